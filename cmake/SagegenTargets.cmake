@@ -1,0 +1,48 @@
+# sagegen_library(name [LLVM] [SOURCES ...] [PUBLIC deps] [PRIVATE deps]): one layer, one static library.
+# Headers are included from the repository root ("generator/dsl/value.h") inside the project, and public
+# ones as <sagegen/...>.
+function(sagegen_compile_options target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+    $<$<BOOL:${SAGEGEN_WERROR}>:-Werror>)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  if(SAGEGEN_SANITIZE)
+    list(JOIN SAGEGEN_SANITIZE "," _sanitizers)
+    target_compile_options(${target} PRIVATE -fsanitize=${_sanitizers} -fno-omit-frame-pointer
+      -fno-sanitize-recover=all)
+    target_link_options(${target} PUBLIC -fsanitize=${_sanitizers})
+  endif()
+endfunction()
+
+function(sagegen_library name)
+  cmake_parse_arguments(ARG "LLVM" "" "SOURCES;PUBLIC;PRIVATE;INCLUDE" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  add_library(sagegen::${name} ALIAS ${name})
+  sagegen_compile_options(${name})
+  foreach(dir ${ARG_INCLUDE})
+    target_include_directories(${name} PUBLIC
+      $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/${dir}> $<INSTALL_INTERFACE:include>)
+  endforeach()
+  target_link_libraries(${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+  if(ARG_LLVM)
+    target_include_directories(${name} SYSTEM PRIVATE ${LLVM_INCLUDE_DIRS})
+    target_compile_definitions(${name} PRIVATE ${LLVM_DEFINITIONS_LIST})
+    # The distribution's LLVM is built without RTTI; classes derived from LLVM's need the same here.
+    target_compile_options(${name} PRIVATE -fno-rtti -Wno-unused-parameter)
+  endif()
+endfunction()
+
+# sagegen_test(name SOURCES ... LIBRARIES ... LABELS ...): a Catch2 executable that is one ctest test.
+# Exit code 77 means skipped with a printed reason.
+function(sagegen_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS;ARGS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  sagegen_compile_options(${name})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} sagegen_catch_main)
+  target_compile_definitions(${name} PRIVATE SAGEGEN_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    SKIP_RETURN_CODE 77)
+endfunction()

@@ -1,0 +1,103 @@
+// Values of the kernel DSL: small typed handles that are free to copy. The instructions they stand for
+// live in the KernelBuilder; nothing here owns anything.
+//
+// Operators emit instructions through the builder that made the operand. Index arithmetic is unsigned
+// where it matters: / % and >> on I32 are unsigned, because the generator's indices are non-negative.
+// Comparisons of I32 are signed. f32 operators are add.rn, sub.rn, mul.rn, div.rn: never contracted.
+#pragma once
+
+#include <cstdint>
+
+namespace llvm {
+class Value;
+}
+
+namespace sagegen::dsl {
+
+class KernelBuilder;
+
+// Where a template called a verb. Defaulted arguments of verbs capture it, so errors and line info name
+// the template's line.
+struct SourceLoc {
+  const char* file;
+  int line;
+  static constexpr SourceLoc here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
+struct ValueBase {
+  KernelBuilder* k = nullptr;
+  llvm::Value* v = nullptr;
+};
+
+struct Pred : ValueBase {};
+struct I32 : ValueBase {};    // also the raw bits of a packed register: 4 x s8, 4 x e4m3, 2 x f16, 8 x s4
+struct I64 : ValueBase {};
+struct F32 : ValueBase {};
+
+enum class Space { global, shared };
+
+// A byte address. + moves by bytes.
+template <Space S>
+struct Ptr : ValueBase {};
+using GlobalPtr = Ptr<Space::global>;
+using SharedPtr = Ptr<Space::shared>;
+
+#define SAGEGEN_DSL_BINARY(op)          \
+  I32 operator op(I32 a, I32 b);        \
+  I32 operator op(I32 a, std::int32_t b); \
+  I32 operator op(std::int32_t a, I32 b);
+SAGEGEN_DSL_BINARY(+)
+SAGEGEN_DSL_BINARY(-)
+SAGEGEN_DSL_BINARY(*)
+SAGEGEN_DSL_BINARY(/)
+SAGEGEN_DSL_BINARY(%)
+SAGEGEN_DSL_BINARY(&)
+SAGEGEN_DSL_BINARY(|)
+SAGEGEN_DSL_BINARY(^)
+SAGEGEN_DSL_BINARY(<<)
+SAGEGEN_DSL_BINARY(>>)
+#undef SAGEGEN_DSL_BINARY
+
+#define SAGEGEN_DSL_COMPARE(op)           \
+  Pred operator op(I32 a, I32 b);         \
+  Pred operator op(I32 a, std::int32_t b); \
+  Pred operator op(F32 a, F32 b);         \
+  Pred operator op(F32 a, float b);
+SAGEGEN_DSL_COMPARE(<)
+SAGEGEN_DSL_COMPARE(<=)
+SAGEGEN_DSL_COMPARE(>)
+SAGEGEN_DSL_COMPARE(>=)
+SAGEGEN_DSL_COMPARE(==)
+SAGEGEN_DSL_COMPARE(!=)
+#undef SAGEGEN_DSL_COMPARE
+
+Pred operator&&(Pred a, Pred b);
+Pred operator||(Pred a, Pred b);
+Pred operator!(Pred a);
+
+I64 operator+(I64 a, I64 b);
+I64 operator*(I64 a, I64 b);
+I64 operator*(I64 a, std::int64_t b);
+Pred operator==(I64 a, std::int64_t b);
+Pred operator!=(I64 a, std::int64_t b);
+
+F32 operator+(F32 a, F32 b);
+F32 operator-(F32 a, F32 b);
+F32 operator*(F32 a, F32 b);
+F32 operator/(F32 a, F32 b);
+F32 operator+(F32 a, float b);
+F32 operator-(F32 a, float b);
+F32 operator*(F32 a, float b);
+F32 operator/(F32 a, float b);
+F32 operator-(F32 a);
+
+template <Space S>
+Ptr<S> operator+(Ptr<S> p, I32 bytes);
+template <Space S>
+Ptr<S> operator+(Ptr<S> p, I64 bytes);
+template <Space S>
+Ptr<S> operator+(Ptr<S> p, std::int64_t bytes);
+
+}  // namespace sagegen::dsl

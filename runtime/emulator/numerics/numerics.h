@@ -1,0 +1,58 @@
+// The arithmetic of the emulated devices, bit by bit: conversions, special functions, fused tensor-core
+// sums. Pure functions of their inputs; no lanes, no memory. Sources: PTX ISA (arithmetic, cvt, ex2) and,
+// for tensor cores, the fused-sum model of MMA-Sim (arXiv 2511.10909).
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace sagegen::emulator {
+
+// ---- scalar formats. Bits in, bits out; round to nearest even unless named otherwise ----
+float f16_to_f32(std::uint16_t bits);
+std::uint16_t f32_to_f16(float value);                   // overflow to infinity; NaN 0x7fff
+float bf16_to_f32(std::uint16_t bits);
+std::uint16_t f32_to_bf16(float value);                  // NaN 0x7fff
+float e4m3_to_f32(std::uint8_t bits);
+std::uint8_t f32_to_e4m3_satfinite(float value);         // |x| > 448 and infinities become 448, NaN 0x7f
+float e5m2_to_f32(std::uint8_t bits);
+std::uint8_t f32_to_e5m2_satfinite(float value);
+
+float canonical_nan(float value);                        // any NaN -> 0x7fffffff
+float flush_denormal(float value);                       // .ftz
+
+// MUFU functions: the correctly rounded value of the PTX ISA's contract, not the hardware's table.
+float ex2_approx(float x, bool ftz);
+float lg2_approx(float x, bool ftz);
+float rcp_approx(float x, bool ftz);
+float rsqrt_approx(float x, bool ftz);
+float sqrt_approx(float x, bool ftz);
+
+// ---- tensor cores -------------------------------------------------------------------------------
+
+enum class Profile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };   // executing device
+
+enum class MmaType { s8, u8, s4, u4, f16, bf16, e4m3, e5m2 };
+
+// One warp-wide mma.sync.m16n8kK: K = 32 bytes of row per operand (8-bit k32, 4-bit k64, 16-bit k16) or
+// half of that. Registers are the fragments of all 32 lanes: a[reg][lane], b[reg][lane], c[reg][lane].
+// s32 accumulators wrap, or clamp with `saturate`. f16 accumulators take 2 registers, others 4.
+struct MmaShape {
+  MmaType a = MmaType::s8, b = MmaType::s8;
+  int k = 32;
+  bool f16_accumulator = false;
+  bool saturate = false;
+};
+struct MmaRegisters {
+  std::uint32_t a[4][32];
+  std::uint32_t b[2][32];
+  std::uint32_t c[4][32];
+  std::uint32_t d[4][32];   // result
+};
+using MmaFunction = void (*)(MmaRegisters&);
+
+// The routine for a shape on a device; null if that device has no such instruction. Speed matters here:
+// the s8, f16 and e4m3 routines are the emulator's inner loop.
+MmaFunction mma_function(Profile profile, const MmaShape& shape);
+
+}  // namespace sagegen::emulator

@@ -1,0 +1,80 @@
+// Quantized attention as a plan of kernels: O = softmax(Q K^T * scale + mask) V, optionally with LSE.
+//
+// An Attention owns loaded kernels for one problem on one device and nothing else: the caller owns
+// tensors, workspace and stream. run() only enqueues launches on the caller's stream; it allocates
+// nothing, does not synchronize and may be captured in a CUDA graph. One Attention may be used from many
+// threads if each call has its own workspace.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sagegen/runtime/device.h"
+#include "sagegen/spec.h"
+
+namespace sagegen::runtime {
+
+struct AttentionShape {
+  std::int64_t batch = 1;
+  std::int64_t q_heads = 1;
+  std::int64_t kv_heads = 1;     // divides q_heads
+  std::int64_t q_len = 1;
+  std::int64_t kv_len = 1;
+};
+
+// Element strides; channels are contiguous. HND: [batch, head, token, channel]; NHD: [batch, token,
+// head, channel].
+struct TensorView {
+  DevicePtr data = 0;            // 16-byte aligned
+  std::int64_t stride_batch = 0;
+  std::int64_t stride_head = 0;
+  std::int64_t stride_token = 0; // all multiples of 8
+};
+TensorView hnd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head_dim);
+TensorView nhd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head_dim);
+
+enum class CausalAlignment { top_left, bottom_right };
+
+struct AttentionArguments {
+  TensorView q, k, v, o;
+  DevicePtr lse = 0;             // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted
+  float softmax_scale = 0.0f;    // 0: 1 / sqrt(head_dim); otherwise > 0
+  CausalAlignment causal = CausalAlignment::top_left;   // ignored without a causal mask
+};
+
+// Where PTX comes from: the generator, the embedded set, or a file.
+using PtxSource = std::function<std::string(const KernelSpec&)>;
+
+// PTX of generated/, embedded in the library. Looks for the exact target, then for a target of the same
+// major version that this device can run; throws SpecError listing what exists.
+PtxSource embedded_ptx();
+
+class Attention {
+ public:
+  // Loads the kernels of kernels_for(problem, quant, schedule, target). Throws SpecError, DriverError.
+  Attention(Device& device, const AttentionProblem& problem, const QuantSpec& quant,
+            const TileSchedule& schedule, Target target, const PtxSource& source);
+  ~Attention();
+  Attention(Attention&&) noexcept;
+
+  // Bytes of workspace that run() needs for this shape, 256-byte aligned. Throws ArgumentError if the
+  // shape is not possible (zero or negative sizes, kv_heads does not divide q_heads, too large).
+  std::size_t workspace_bytes(const AttentionShape& shape) const;
+
+  // Enqueues all kernels. Throws ArgumentError naming tensor and rule before anything is launched:
+  // null or misaligned data, bad strides, an output that overlaps an input, a scale that is not
+  // positive, a workspace that is too small.
+  void run(const AttentionShape& shape, const AttentionArguments& arguments, DevicePtr workspace,
+           std::size_t workspace_bytes, StreamHandle stream) const;
+
+  const AttentionKernels& kernels() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sagegen::runtime

@@ -1,0 +1,126 @@
+// The driver seam: the few functions of the CUDA driver API that sagegen calls, as one interface. It is
+// implemented by the real libcuda (load_cuda), by the emulator (sagegen/runtime/emulator.h) and, in
+// tests, by a fake that fails on demand. Everything above it is one code for all of them.
+//
+// Types mirror cuda.h so that no CUDA toolkit is needed to build. Semantics, units and error codes are
+// those of the CUDA driver API reference. Calls act on the context that set_current made current in the
+// calling thread, as in CUDA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace sagegen::runtime {
+
+using DeviceOrdinal = int;
+using DevicePtr = std::uint64_t;
+struct ContextTag;
+struct ModuleTag;
+struct FunctionTag;
+struct StreamTag;
+struct EventTag;
+using ContextHandle = ContextTag*;
+using ModuleHandle = ModuleTag*;
+using FunctionHandle = FunctionTag*;
+using StreamHandle = StreamTag*;    // nullptr: the default stream
+using EventHandle = EventTag*;
+
+// The CUresult values that sagegen tells apart; any other value is passed through.
+enum class Result : int {
+  success = 0,
+  invalid_value = 1,
+  out_of_memory = 2,
+  not_initialized = 3,
+  deinitialized = 4,
+  no_device = 100,
+  invalid_device = 101,
+  invalid_context = 201,
+  invalid_ptx = 218,
+  unsupported_ptx_version = 222,
+  not_found = 500,
+  not_ready = 600,
+  illegal_address = 700,
+  launch_out_of_resources = 701,
+  launch_failed = 719,
+  not_supported = 801,
+};
+
+// CUdevice_attribute and CUfunction_attribute values that sagegen asks for.
+enum class DeviceAttribute : int {
+  max_threads_per_block = 1,
+  multiprocessor_count = 16,
+  compute_capability_major = 75,
+  compute_capability_minor = 76,
+  max_shared_memory_per_multiprocessor = 81,
+  max_shared_memory_per_block_optin = 97,
+};
+enum class FunctionAttribute : int {
+  max_threads_per_block = 0,
+  shared_size_bytes = 1,
+  local_size_bytes = 3,
+  num_regs = 4,
+  max_dynamic_shared_size_bytes = 8,
+};
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+class DriverApi {
+ public:
+  virtual ~DriverApi() = default;
+
+  virtual std::string name() const = 0;   // "cuda" or "emulator", for reports
+
+  virtual Result init() = 0;
+  virtual Result driver_version(int* version) = 0;
+  virtual Result device_count(int* count) = 0;
+  virtual Result device_name(char* name, int length, DeviceOrdinal device) = 0;
+  virtual Result device_attribute(int* value, DeviceAttribute attribute, DeviceOrdinal device) = 0;
+  virtual Result device_total_memory(std::size_t* bytes, DeviceOrdinal device) = 0;
+
+  virtual Result primary_context_retain(ContextHandle* context, DeviceOrdinal device) = 0;
+  virtual Result primary_context_release(DeviceOrdinal device) = 0;
+  virtual Result set_current(ContextHandle context) = 0;
+  virtual Result get_current(ContextHandle* context) = 0;
+  virtual Result context_synchronize() = 0;
+
+  // ptx: NUL-terminated text. log: receives the JIT's messages, also on success.
+  virtual Result module_load(ModuleHandle* module, const char* ptx, std::string* log) = 0;
+  virtual Result module_unload(ModuleHandle module) = 0;
+  virtual Result module_function(FunctionHandle* function, ModuleHandle module, const char* name) = 0;
+  virtual Result function_attribute(int* value, FunctionAttribute attribute, FunctionHandle function) = 0;
+  virtual Result function_set_attribute(FunctionHandle function, FunctionAttribute attribute, int value) = 0;
+  // params: pointers to the arguments, as cuLaunchKernel's kernelParams.
+  virtual Result launch(FunctionHandle function, Dim3 grid, Dim3 block, unsigned dynamic_smem_bytes,
+                        StreamHandle stream, void** params) = 0;
+
+  virtual Result mem_alloc(DevicePtr* ptr, std::size_t bytes) = 0;
+  virtual Result mem_free(DevicePtr ptr) = 0;
+  virtual Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes, StreamHandle stream) = 0;
+  virtual Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) = 0;
+  virtual Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count, StreamHandle stream) = 0;
+
+  virtual Result stream_create(StreamHandle* stream) = 0;       // non-blocking
+  virtual Result stream_destroy(StreamHandle stream) = 0;
+  virtual Result stream_synchronize(StreamHandle stream) = 0;
+  virtual Result event_create(EventHandle* event) = 0;
+  virtual Result event_destroy(EventHandle event) = 0;
+  virtual Result event_record(EventHandle event, StreamHandle stream) = 0;
+  virtual Result event_synchronize(EventHandle event) = 0;
+  virtual Result event_elapsed_ms(float* ms, EventHandle start, EventHandle end) = 0;
+
+  // "CUDA_ERROR_ILLEGAL_ADDRESS"; "unknown result 1234" if the driver does not know it.
+  virtual std::string result_name(Result result) const = 0;
+  // Detail of the calling thread's last failed call, where the implementation has more to say than the
+  // code (the emulator's findings); otherwise empty.
+  virtual std::string last_error_detail() const { return {}; }
+};
+
+// Loads libcuda.so.1 at run time. Returns null and sets *why (a sentence: not found, no device, symbol
+// missing) if this machine cannot run CUDA; never throws.
+std::shared_ptr<DriverApi> load_cuda(std::string* why);
+
+}  // namespace sagegen::runtime

@@ -1,0 +1,67 @@
+// The emulator as a driver: one emulated device per profile, behind the same DriverApi as a GPU.
+//
+// It executes the PTX text that it is given and nothing else. It is a stricter machine than a GPU: see
+// Checks. Launches run synchronously inside launch(); a finding makes launch() return launch_failed (or
+// illegal_address) and last_error_detail() gives the reports.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sagegen/runtime/driver_api.h"
+
+namespace sagegen::runtime {
+
+// Executing devices whose arithmetic is modelled. `ideal` sums tensor-core products exactly and rounds
+// once; it has the features of sm_120. The ordinal of a profile is its position here.
+enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
+
+enum class Checks {
+  off,   // bounds of memory accesses only
+  on,    // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
+};
+
+// How warps and asynchronous copies are ordered. Every order is legal; different ones reveal different bugs.
+enum class SchedulePolicy { round_robin, random, reverse };
+enum class AsyncPolicy { late, eager, random };   // late: data lands when a wait forces it
+
+struct EmulatorOptions {
+  Checks checks = Checks::on;
+  SchedulePolicy schedule = SchedulePolicy::round_robin;
+  AsyncPolicy async = AsyncPolicy::late;
+  std::uint64_t seed = 0;
+  int threads = 0;               // host threads, one CTA each; 0: as many as the machine has
+};
+
+// One report of a check. Addresses and lanes are decimal or hex as a person would want them.
+struct Finding {
+  std::string kernel;
+  std::string check;        // "out-of-bounds", "uninitialized", "race", "copy-in-flight", ...
+  std::string message;      // a full sentence with values
+  int ptx_line = 0;         // 1-based line of the PTX text, 0 if none
+  std::string source;       // "file:line" of the template, if the PTX has line information
+  int cta[3] = {0, 0, 0};
+  int warp = -1;
+  int lane = -1;
+};
+
+struct LaunchCounters {
+  std::uint64_t warp_instructions = 0;
+  double seconds = 0;       // host time; not a performance of any GPU
+};
+
+class EmulatorDriver : public DriverApi {
+ public:
+  virtual void configure(const EmulatorOptions& options) = 0;
+  virtual const std::vector<Finding>& findings() const = 0;    // since the last clear
+  virtual void clear_findings() = 0;
+  virtual LaunchCounters last_launch() const = 0;
+};
+
+std::shared_ptr<EmulatorDriver> make_emulator(const EmulatorOptions& options = {});
+
+std::string to_string(EmulatorProfile profile);
+
+}  // namespace sagegen::runtime

@@ -1,0 +1,79 @@
+// The judge: exact attention in double precision, a double-precision model of the quantization, error
+// metrics, input distributions. Shares no code with generator or runtime; host arrays only.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sagegen::reference {
+
+// [batch, head, token, channel], contiguous, values already rounded to the io dtype.
+struct Tensor {
+  std::int64_t batch = 1, heads = 1, tokens = 1, channels = 1;
+  std::vector<float> data;
+  Tensor() = default;
+  Tensor(std::int64_t b, std::int64_t h, std::int64_t n, std::int64_t d)
+      : batch(b), heads(h), tokens(n), channels(d), data(static_cast<std::size_t>(b * h * n * d)) {}
+  float* row(std::int64_t b, std::int64_t h, std::int64_t n) {
+    return data.data() + ((b * heads + h) * tokens + n) * channels;
+  }
+  const float* row(std::int64_t b, std::int64_t h, std::int64_t n) const {
+    return data.data() + ((b * heads + h) * tokens + n) * channels;
+  }
+};
+
+enum class IoType { f16, bf16, f32 };
+void round_to(IoType type, Tensor& tensor);
+
+struct Inputs {
+  Tensor q, k, v;                 // q.heads is a multiple of k.heads
+  double softmax_scale = 0.0;     // 0: 1 / sqrt(channels)
+  bool causal = false;
+  std::int64_t causal_offset = 0; // key j is visible to query i if j <= i + offset
+};
+
+struct Output {
+  std::vector<double> o;          // shape of q
+  std::vector<double> lse;        // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row
+};
+
+// Exact attention. A fully masked row gives 0. threads: 0 = as many as the machine has.
+Output attention(const Inputs& inputs, int threads = 0);
+
+// The quantization alone: codes rounded as the formats round, everything else in double, the output
+// rounded to `output`. What is left between this and exact attention is the price of the formats.
+struct QuantModel {
+  int qk_bits = 8;                // 8 or 4: symmetric codes, amax / 127 or amax / 7
+  bool per_thread = true;         // else one scale per group of rows
+  int q_group = 32, k_group = 64; // rows
+  bool smooth_k = true;
+  enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
+  bool v_scaled = true;           // per-channel scale of V (amax / v_max)
+  double v_max = 448.0;
+  double p_max = 448.0;           // static scale of P: 448 for e4m3, 1 for f16
+  int tile_keys = 64;             // P is quantized against the running maximum of the tiles so far
+  IoType output = IoType::f16;
+};
+Output model(const Inputs& inputs, const QuantModel& model, int threads = 0);
+
+// SageAttention2, appendix A.7, and the largest absolute difference.
+struct Metrics {
+  double cosine_similarity = 0, relative_l1 = 0, rmse = 0, max_abs = 0;
+  std::int64_t non_finite = 0;    // values of `got` that are NaN or infinite
+};
+Metrics compare(const std::vector<double>& expected, const std::vector<double>& got);
+
+// Named distributions with stated statistics; the same name, shape and seed give the same values on
+// every machine. `normal`, `k_bias`, `outlier`, `sink`, `v_offset`, ... (see distribution_names()).
+struct Distribution {
+  std::string name;
+  std::string description;        // statistics in words
+};
+const std::vector<Distribution>& distributions();
+struct Shape {
+  std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 128;
+};
+Inputs generate(const std::string& name, const Shape& shape, std::uint64_t seed, IoType io);
+
+}  // namespace sagegen::reference
