@@ -1,0 +1,92 @@
+// The emulated device's global memory: allocations at 64-bit emulated addresses, never host pointers.
+//
+// Addresses are never handed out twice, so a use after free is always told from a wild access, and
+// allocations are surrounded by red zones. Every byte has a shadow that says whether it was ever
+// written. Host calls (allocate, release, copies) may come from many threads; launches work on a
+// snapshot of the address map, so a concurrent allocation or release never moves memory under them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace sagegen::emulator {
+
+using Address = std::uint64_t;
+
+// The generic address space. Shared and local addresses in their own spaces are offsets from the
+// window; offset 0 of either is never valid, so null pointers fault. Global and constant addresses are
+// equal to their generic ones.
+inline constexpr Address kGlobalBase = 0x0000'7000'0000'0000;
+inline constexpr Address kSharedWindow = 0x0000'0100'0000'0000;
+inline constexpr Address kLocalWindow = 0x0000'0200'0000'0000;
+inline constexpr Address kParamWindow = 0x0000'0300'0000'0000;
+inline constexpr Address kWindowBytes = 0x0000'0000'0100'0000;   // of each window
+inline constexpr Address kSharedStart = 1024;   // first shared offset; the driver owns what lies below
+inline constexpr Address kLocalStart = 256;
+inline constexpr std::size_t kRedZone = 256;
+
+struct Allocation {
+  Address base = 0;
+  std::size_t bytes = 0;
+  std::uint8_t* data = nullptr;      // 64-byte aligned, `bytes` long
+  std::uint8_t* written = nullptr;   // shadow: 1 per byte that holds defined data
+  bool freed = false;                // data and written are null
+  std::shared_ptr<void> storage;     // owns data and written
+
+  Address end() const { return base + bytes; }
+};
+
+// The allocations at one moment, sorted by address. Freed ones stay for a while, to name them in reports.
+class AddressMap {
+ public:
+  // The allocation that contains the address, live or freed; null in red zones and elsewhere.
+  const Allocation* find(Address address) const;
+  // The allocation closest to an address that find() does not know, for reports; may be null.
+  const Allocation* nearest(Address address) const;
+  const std::vector<std::shared_ptr<const Allocation>>& allocations() const { return allocations_; }
+
+ private:
+  friend class DeviceMemory;
+  std::vector<std::shared_ptr<const Allocation>> allocations_;
+};
+
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(std::size_t capacity_bytes);
+
+  // A new allocation, undefined, aligned to 256 bytes. 0 if bytes is 0 or the capacity is exhausted.
+  Address allocate(std::size_t bytes);
+  // False if the address is not the base of a live allocation.
+  bool release(Address base);
+
+  // Host access. An empty string, or a sentence that says why the range is not inside one live
+  // allocation. write() and fill() make the bytes defined.
+  std::string write(Address to, const void* from, std::size_t bytes);
+  std::string read(void* to, Address from, std::size_t bytes) const;
+  std::string fill(Address to, std::uint8_t value, std::size_t bytes);
+
+  // Declares all live memory defined: what a launch without checks leaves behind.
+  void assume_defined();
+
+  std::shared_ptr<const AddressMap> snapshot() const;
+  std::size_t capacity_bytes() const { return capacity_; }
+  std::size_t used_bytes() const;
+
+ private:
+  std::string locate(Address address, std::size_t bytes, const Allocation** found) const;
+
+  std::size_t capacity_;
+  mutable std::mutex mutex_;
+  std::size_t used_ = 0;
+  Address next_ = kGlobalBase;
+  std::shared_ptr<const AddressMap> map_;
+};
+
+// "0x700000000010, 16 bytes past the end of the 256 bytes allocated at 0x700000000000", and the like.
+std::string describe_address(const AddressMap& map, Address address);
+
+}  // namespace sagegen::emulator
