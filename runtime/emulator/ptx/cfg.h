@@ -1,0 +1,42 @@
+// Control flow of one PTX function: basic blocks, post-dominators, and where the lanes of a divergent
+// branch rejoin. Pure analysis of ptx::Function; knows opcodes bra, ret, exit and trap only.
+//
+// Method. An exit node joins every ret, exit and trap. Lanes that leave the kernel never rejoin
+// anything, so an early return must not push the reconvergence of the code around it to the end of
+// the kernel (a bar.sync after `if (a) { if (b) return; ... }` is legal and common). Therefore the
+// reconvergence of a branch is its immediate post-dominator over those ways out only that both of its
+// sides can take; each jump to a block that does nothing but leave counts as a way out of its own.
+#pragma once
+
+#include <vector>
+
+#include "runtime/emulator/ptx/module.h"
+
+namespace sagegen::emulator::ptx {
+
+struct BasicBlock {
+  int first = 0;                    // index into Function::body
+  int end = 0;                      // one past the last instruction
+  std::vector<int> successors;      // blocks; ControlFlow::exit_block() for leaving the kernel
+  int post_dominator = 0;           // immediate; exit_block() if only leaving joins all ways
+};
+
+struct ControlFlow {
+  std::vector<BasicBlock> blocks;   // in body order; blocks[0] is the entry
+  std::vector<int> block_of;        // per instruction
+  // Per instruction. For a conditional branch: the instruction at which its lanes rejoin, or
+  // body.size() if they can only leave the kernel. -1 for everything else, also for an unguarded bra
+  // and for a guarded ret, exit or trap (its lanes vanish, the others go on).
+  std::vector<int> reconvergence;
+  // Per instruction: the target of a bra, otherwise -1. A label at the end of the function gives
+  // body.size(), which leaves the kernel like falling off the end does.
+  std::vector<int> target;
+
+  int exit_block() const { return static_cast<int>(blocks.size()); }
+};
+
+// Throws ParseError if a bra has no label of this function as its only operand. Time and memory are
+// linear in practice and bounded for any input.
+ControlFlow analyze(const Function& function);
+
+}  // namespace sagegen::emulator::ptx
