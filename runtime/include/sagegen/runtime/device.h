@@ -1,12 +1,19 @@
-// RAII over the driver seam: Device, Buffer, Stream, Event, Module, Kernel. Every object keeps what it
-// needs alive; every failed driver call throws DriverError with the call and the result's name.
+// RAII over the driver seam: Device, Buffer, Stream, Event, Kernel. Every object keeps what it needs
+// alive; every failed driver call throws DriverError with the call and the result's name. A call leaves
+// the calling thread's current context as it found it, also when it throws. Destructors never throw. A
+// moved-from object owns nothing and may only be destroyed, assigned to or asked for data()/handle().
+//
+// Objects may move between threads. Device and Kernel may be used by several threads at once; the others
+// by one at a time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "sagegen/runtime/driver_api.h"
@@ -14,13 +21,18 @@
 
 namespace sagegen::runtime {
 
-// Throws DriverError unless result is success.
-void check(DriverApi& api, Result result, const char* call);
+// Throws DriverError unless result is success. call: the CUDA function, "cuMemAlloc". about: what it was
+// called for, "of 4096 bytes", or empty. log: the JIT's messages, or empty.
+void check(DriverApi& api, Result result, const char* call, std::string_view about = {},
+           std::string_view log = {});
 
-// One device with its primary context. Copies share the context.
+// One device with its primary context. Copies share the context, which is released with the last one.
 class Device {
  public:
+  // Throws ArgumentError if there is no such device, DriverError.
   Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal);
+  Device(const Device&) = default;   // no move: a moved-from Device would be an empty one
+  Device& operator=(const Device&) = default;
 
   DriverApi& api() const;
   DeviceOrdinal ordinal() const;
@@ -30,17 +42,19 @@ class Device {
   std::size_t total_memory() const;          // bytes
   void synchronize() const;
 
-  // Makes the context current in this thread while alive and restores the caller's afterwards.
+  // Makes the context current in this thread while alive and restores the caller's afterwards. The
+  // destructor restores as well as it can; restore() does it now and throws if that fails.
   class Scope {
    public:
     explicit Scope(const Device& device);
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
+    void restore();
 
    private:
-    DriverApi* api_;
-    ContextHandle previous_;
+    DriverApi* api_;                         // null: nothing to restore
+    ContextHandle previous_ = nullptr;
   };
 
  private:
@@ -48,7 +62,7 @@ class Device {
   std::shared_ptr<Shared> shared_;
 };
 
-// Device memory, freed on destruction.
+// Device memory, freed on destruction. Zero bytes are no allocation.
 class Buffer {
  public:
   Buffer() = default;
@@ -58,17 +72,20 @@ class Buffer {
   Buffer& operator=(Buffer&& other) noexcept;
   DevicePtr data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
-  // Synchronous copies of the whole span, from the start of the buffer.
+
+  // Synchronous copies of the whole span, from the start of the buffer, on the default stream: work on
+  // other streams has to be synchronized by the caller. Throw ArgumentError if the span is larger.
   void upload(std::span<const std::byte> from);
   void download(std::span<std::byte> to) const;
   void fill(unsigned char value);
 
  private:
-  std::shared_ptr<Device> device_;
+  std::optional<Device> device_;
   DevicePtr data_ = 0;
   std::size_t bytes_ = 0;
 };
 
+// A stream that does not synchronize with the default stream.
 class Stream {
  public:
   explicit Stream(const Device& device);
@@ -79,7 +96,7 @@ class Stream {
   void synchronize() const;
 
  private:
-  std::shared_ptr<Device> device_;
+  Device device_;
   StreamHandle handle_ = nullptr;
 };
 
@@ -94,7 +111,7 @@ class Event {
   float milliseconds_since(const Event& start) const;
 
  private:
-  std::shared_ptr<Device> device_;
+  Device device_;
   EventHandle handle_ = nullptr;
 };
 
@@ -102,7 +119,9 @@ class Event {
 // checked against the kernel's declaration in the PTX when the module is loaded.
 class Kernel {
  public:
-  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log.
+  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log, or
+  // SpecError if the entry does not take one block of `param_bytes` bytes or the device has less shared
+  // memory than asked for.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
          int dynamic_smem, std::size_t param_bytes);
   ~Kernel();

@@ -1,0 +1,199 @@
+#include "runtime/driver/cuda_driver.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+
+#include "runtime/driver/cuda_functions.h"
+
+namespace sagegen::runtime {
+namespace {
+
+// The size of an option travels in the pointer that holds its value (CUDA driver API, cuModuleLoadDataEx).
+void* as_option(std::size_t value) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(value)); }
+
+class CudaDriver final : public DriverApi {
+ public:
+  explicit CudaDriver(const CudaFunctions& functions) : cuda_(functions) {}
+
+  std::string name() const override { return "cuda"; }
+
+  Result init() override { return Result{cuda_.init(0)}; }
+  Result driver_version(int* version) override { return Result{cuda_.driver_get_version(version)}; }
+  Result device_count(int* count) override { return Result{cuda_.device_get_count(count)}; }
+
+  Result device_name(char* name, int length, DeviceOrdinal ordinal) override {
+    return with_device(ordinal, [&](int d) { return cuda_.device_get_name(name, length, d); });
+  }
+  Result device_attribute(int* value, DeviceAttribute attribute, DeviceOrdinal ordinal) override {
+    return with_device(ordinal, [&](int d) {
+      return cuda_.device_get_attribute(value, static_cast<int>(attribute), d);
+    });
+  }
+  Result device_total_memory(std::size_t* bytes, DeviceOrdinal ordinal) override {
+    return with_device(ordinal, [&](int d) { return cuda_.device_total_mem(bytes, d); });
+  }
+
+  Result primary_context_retain(ContextHandle* context, DeviceOrdinal ordinal) override {
+    return with_device(ordinal, [&](int d) { return cuda_.device_primary_ctx_retain(context, d); });
+  }
+  Result primary_context_release(DeviceOrdinal ordinal) override {
+    return with_device(ordinal, [&](int d) { return cuda_.device_primary_ctx_release(d); });
+  }
+  Result set_current(ContextHandle context) override { return Result{cuda_.ctx_set_current(context)}; }
+  Result get_current(ContextHandle* context) override { return Result{cuda_.ctx_get_current(context)}; }
+  Result context_synchronize() override { return Result{cuda_.ctx_synchronize()}; }
+
+  Result module_load(ModuleHandle* module, const char* ptx, std::string* log) override {
+    std::array<char, 16384> errors{};
+    std::array<char, 16384> messages{};
+    int options[] = {cuda_constant::kJitErrorLogBuffer, cuda_constant::kJitErrorLogBufferBytes,
+                     cuda_constant::kJitInfoLogBuffer, cuda_constant::kJitInfoLogBufferBytes};
+    void* values[] = {errors.data(), as_option(errors.size() - 1), messages.data(),
+                      as_option(messages.size() - 1)};
+    const Result result{cuda_.module_load_data_ex(module, ptx, 4, options, values)};
+    if (log != nullptr) {
+      *log = errors.data();
+      if (messages[0] != '\0') *log += (log->empty() ? "" : "\n") + std::string(messages.data());
+    }
+    return result;
+  }
+  Result module_unload(ModuleHandle module) override { return Result{cuda_.module_unload(module)}; }
+  Result module_function(FunctionHandle* function, ModuleHandle module, const char* name) override {
+    return Result{cuda_.module_get_function(function, module, name)};
+  }
+  Result function_attribute(int* value, FunctionAttribute attribute, FunctionHandle function) override {
+    return Result{cuda_.func_get_attribute(value, static_cast<int>(attribute), function)};
+  }
+  Result function_set_attribute(FunctionHandle function, FunctionAttribute attribute,
+                                int value) override {
+    return Result{cuda_.func_set_attribute(function, static_cast<int>(attribute), value)};
+  }
+  Result launch(FunctionHandle function, Dim3 grid, Dim3 block, unsigned dynamic_smem_bytes,
+                StreamHandle stream, void** params) override {
+    return Result{cuda_.launch_kernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z,
+                                      dynamic_smem_bytes, stream, params, nullptr)};
+  }
+
+  Result mem_alloc(DevicePtr* ptr, std::size_t bytes) override {
+    return Result{cuda_.mem_alloc(ptr, bytes)};
+  }
+  Result mem_free(DevicePtr ptr) override { return Result{cuda_.mem_free(ptr)}; }
+  Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes,
+                        StreamHandle stream) override {
+    return Result{cuda_.memcpy_htod_async(dst, src, bytes, stream)};
+  }
+  Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) override {
+    return Result{cuda_.memcpy_dtoh_async(dst, src, bytes, stream)};
+  }
+  Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
+                    StreamHandle stream) override {
+    return Result{cuda_.memset_d8_async(dst, value, count, stream)};
+  }
+
+  Result stream_create(StreamHandle* stream) override {
+    return Result{cuda_.stream_create(stream, cuda_constant::kStreamNonBlocking)};
+  }
+  Result stream_destroy(StreamHandle stream) override { return Result{cuda_.stream_destroy(stream)}; }
+  Result stream_synchronize(StreamHandle stream) override {
+    return Result{cuda_.stream_synchronize(stream)};
+  }
+  Result event_create(EventHandle* event) override {
+    return Result{cuda_.event_create(event, cuda_constant::kEventDefault)};
+  }
+  Result event_destroy(EventHandle event) override { return Result{cuda_.event_destroy(event)}; }
+  Result event_record(EventHandle event, StreamHandle stream) override {
+    return Result{cuda_.event_record(event, stream)};
+  }
+  Result event_synchronize(EventHandle event) override {
+    return Result{cuda_.event_synchronize(event)};
+  }
+  Result event_elapsed_ms(float* ms, EventHandle start, EventHandle end) override {
+    return Result{cuda_.event_elapsed_time(ms, start, end)};
+  }
+
+  std::string result_name(Result result) const override {
+    const char* text = nullptr;
+    const int value = static_cast<int>(result);
+    if (cuda_.get_error_name(value, &text) == 0 && text != nullptr) return text;
+    return fmt::format("unknown result {}", value);
+  }
+
+ private:
+  template <typename Call>
+  Result with_device(DeviceOrdinal ordinal, Call call) {
+    int device = 0;
+    const int result = cuda_.device_get(&device, ordinal);
+    return Result{result == 0 ? call(device) : result};
+  }
+
+  const CudaFunctions cuda_;
+};
+
+// Fills the table; the name of the first function that is missing, or null.
+const char* resolve(void* library, CudaFunctions& functions) {
+#define SAGEGEN_RESOLVE(name, symbol, ...)                          \
+  if (void* address = dlsym(library, symbol); address != nullptr) { \
+    std::memcpy(&functions.name, &address, sizeof address);         \
+  } else {                                                          \
+    return symbol;                                                  \
+  }
+  SAGEGEN_CUDA_FUNCTIONS(SAGEGEN_RESOLVE)
+#undef SAGEGEN_RESOLVE
+  return nullptr;
+}
+
+std::shared_ptr<DriverApi> open(const char* library, std::string& why) {
+  void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    const char* reason = dlerror();
+    why = fmt::format("The CUDA driver was not found: {}.", reason != nullptr ? reason : library);
+    return nullptr;
+  }
+  CudaFunctions functions;
+  if (const char* missing = resolve(handle, functions); missing != nullptr) {
+    dlclose(handle);
+    why = fmt::format("The CUDA driver {} is too old or not a CUDA driver: it lacks {}.", library,
+                      missing);
+    return nullptr;
+  }
+  // From here on the library stays loaded: cuInit starts threads and exit handlers that live in it.
+  auto driver = std::make_shared<CudaDriver>(functions);
+  const auto failed = [&](const char* call, Result result) {
+    why = fmt::format("The CUDA driver {} cannot be used: {} failed with {} ({}).", library, call,
+                      driver->result_name(result), static_cast<int>(result));
+    return nullptr;
+  };
+  if (const Result result = driver->init(); result != Result::success) return failed("cuInit", result);
+  int count = 0;
+  if (const Result result = driver->device_count(&count); result != Result::success) {
+    return failed("cuDeviceGetCount", result);
+  }
+  if (count == 0) {
+    why = fmt::format("The CUDA driver {} is installed, but it finds no device.", library);
+    return nullptr;
+  }
+  return driver;
+}
+
+}  // namespace
+
+std::shared_ptr<DriverApi> load_cuda_library(const char* library, std::string* why) noexcept {
+  try {
+    std::string reason;
+    std::shared_ptr<DriverApi> driver = open(library, reason);
+    if (why != nullptr) *why = std::move(reason);
+    return driver;
+  } catch (const std::exception&) {   // out of memory: there is no room for a sentence either
+    return nullptr;
+  }
+}
+
+std::shared_ptr<DriverApi> load_cuda(std::string* why) {
+  return load_cuda_library("libcuda.so.1", why);
+}
+
+}  // namespace sagegen::runtime

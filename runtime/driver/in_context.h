@@ -1,0 +1,27 @@
+// How every RAII object calls the driver: with its device's context current, and the caller's restored.
+#pragma once
+
+#include "sagegen/runtime/device.h"
+
+namespace sagegen::runtime {
+
+// Runs work(DriverApi&); throws what it throws, or DriverError if the context cannot be switched.
+template <typename Work>
+void in_context(const Device& device, Work work) {
+  Device::Scope scope(device);
+  work(device.api());
+  scope.restore();
+}
+
+// The same for destructors, where nobody can act on an error. If the context cannot be switched, the
+// driver is most likely shutting down and has freed everything already.
+template <typename Release>
+void release_in_context(const Device& device, Release release) noexcept {
+  try {
+    Device::Scope scope(device);
+    release(device.api());
+  } catch (const Error&) {
+  }
+}
+
+}  // namespace sagegen::runtime
