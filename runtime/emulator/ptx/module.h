@@ -16,17 +16,19 @@ struct Operand {
     reg,        // %r1, %rd3, %p2, %tid.x, a name declared by .reg
     integer,    // 12, -3, 0x1f
     f32_bits,   // 0f3F800000
-    f64_bits,   // 0d...
+    f64_bits,   // 0d..., and decimals such as 1.5, which PTX converts to the instruction's type
     symbol,     // a param, a shared or global variable, a label; text names it
-    address,    // [base + offset]; base is a reg or symbol in `text`, or empty for an absolute address
+    address,    // [base + offset]; base is a reg or symbol in `text`, or empty for an absolute address.
+                // elements: the coordinates of a tensor copy, [base, {x, y}]
     vector,     // {a, b, ...}: elements
     sink,       // _
   };
   Kind kind = Kind::integer;
-  std::string text;                // register or symbol name
+  std::string text;                // register or symbol name; names declared in an inner { } scope carry
+                                   // a suffix ("p@3") and so are unique in their function
   bool negated = false;            // !p
   std::int64_t value = 0;          // integer, bit pattern, or the byte offset of an address or symbol
-  std::string pair;                // second predicate of `p|q`
+  std::string pair;                // second register of `p|q`; "_" if it is a sink
   std::vector<Operand> elements;   // vector elements
 };
 
@@ -46,7 +48,7 @@ struct Variable {                       // .shared, .global, .const, .local, .pa
   int align = 1;
   bool is_extern = false;
   int line = 0;
-  std::vector<std::uint8_t> initial;    // .global and .const with initializers
+  std::vector<std::uint8_t> initial;    // .global and .const: the first bytes; the rest is zero
 };
 
 struct Register {

@@ -1,0 +1,367 @@
+// Module level: directives, entries, declarations.
+#include "runtime/emulator/ptx/parser.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <optional>
+#include <utility>
+
+namespace sagegen::emulator::ptx {
+namespace {
+
+struct TypeName {
+  std::string_view name;
+  std::uint64_t bytes;
+};
+constexpr TypeName kTypes[] = {
+    {".b8", 1},   {".u8", 1},   {".s8", 1},    {".b16", 2},    {".u16", 2}, {".s16", 2},
+    {".f16", 2},  {".bf16", 2}, {".b32", 4},   {".u32", 4},    {".s32", 4}, {".f32", 4},
+    {".f16x2", 4}, {".bf16x2", 4}, {".b64", 8}, {".u64", 8},   {".s64", 8}, {".f64", 8},
+    {".b128", 16},
+};
+
+std::optional<std::uint64_t> type_bytes(std::string_view name) {
+  const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes),
+                                   [&](const TypeName& type) { return type.name == name; });
+  if (found == std::end(kTypes)) return std::nullopt;
+  return found->bytes;
+}
+
+constexpr std::uint64_t kMaxInt = 0x7fff'ffff;
+
+}  // namespace
+
+// ---- declarations ---------------------------------------------------------------------------------
+
+// [.align n] [.v2 | .v4] .type, in the orders that occur.
+Parser::TypedDeclaration Parser::declaration_type() {
+  TypedDeclaration out;
+  std::uint64_t align = 0;
+  std::uint64_t vector = 1;
+  while (true) {
+    if (accept(".align")) {
+      align = take_integer("the value of .align", Limits::kAlignment);
+      if (!std::has_single_bit(align)) fail(fmt::format(".align {} is no power of two", align));
+    } else if (accept(".v2")) {
+      vector = 2;
+    } else if (accept(".v4")) {
+      vector = 4;
+    } else {
+      break;
+    }
+  }
+  const Token type = take_dotted("a type such as .b32");
+  const auto bytes = type_bytes(type.text);
+  if (!bytes) throw ParseError(type.line, quote(type) + " is no type of a variable");
+  out.scalar_bytes = *bytes;
+  out.element_bytes = *bytes * vector;
+  out.align = static_cast<int>(align != 0 ? align : out.element_bytes);
+  return out;
+}
+
+// .ptr [.space] [.align n] behind the type of a parameter: describes what it points to.
+void Parser::pointer_decoration() {
+  if (!accept(".ptr")) return;
+  for (const std::string_view space : {".global", ".shared", ".const", ".local"}) {
+    if (accept(space)) break;
+  }
+  if (accept(".align")) take_integer("the alignment of a pointer", kMaxInt);
+}
+
+Variable Parser::variable(const TypedDeclaration& type, bool is_extern) {
+  count(names_, Limits::kNames, "names");
+  const Token name = take_identifier("the name of a variable");
+  if (name.text[0] == '%' && name.text.size() == 1) unexpected("the name of a variable");
+  Variable out;
+  out.line = name.line;
+  out.align = type.align;
+  out.is_extern = is_extern;
+  out.bytes = type.element_bytes;
+  bool unsized = false;
+  for (int dimension = 0; accept('['); ++dimension) {
+    if (accept(']')) {
+      if (dimension > 0) fail("only the first dimension of " + quote(name) + " may be left open");
+      unsized = true;
+      continue;
+    }
+    const std::uint64_t extent = take_integer("the size of an array", Limits::kVariableBytes);
+    if (extent == 0) fail("array " + quote(name) + " has size 0");
+    if (extent > Limits::kVariableBytes / out.bytes) {
+      fail(fmt::format("{} is larger than {} bytes", quote(name), Limits::kVariableBytes));
+    }
+    out.bytes *= extent;
+    expect(']', "the size of an array");
+  }
+  if (unsized) out.bytes = 0;
+  out.name = scopes_.declare(name, NameKind::variable);
+  return out;
+}
+
+void Parser::append_initial_value(std::vector<std::uint8_t>& bytes, std::uint64_t size) {
+  const Token first = current_;
+  const Operand value = simple_operand();
+  std::uint64_t bits = 0;
+  if (value.kind == Operand::Kind::integer) {
+    bits = static_cast<std::uint64_t>(value.value);
+  } else if (value.kind == Operand::Kind::f32_bits && size == 4) {
+    bits = static_cast<std::uint64_t>(value.value);
+  } else if (value.kind == Operand::Kind::f64_bits && size == 8) {
+    bits = static_cast<std::uint64_t>(value.value);
+  } else if (value.kind == Operand::Kind::f64_bits && size == 4) {
+    const auto narrowed = static_cast<float>(std::bit_cast<double>(value.value));
+    bits = std::bit_cast<std::uint32_t>(narrowed);
+  } else {
+    throw ParseError(first.line, fmt::format("{} cannot initialize a variable of {} bytes",
+                                             quote(first), size));
+  }
+  for (std::uint64_t i = 0; i < size; ++i) {
+    bytes.push_back(static_cast<std::uint8_t>(i < 8 ? bits >> (8 * i) : 0));
+  }
+}
+
+// = value or = { values }; the rest of the variable is zero.
+std::vector<std::uint8_t> Parser::initializer(const TypedDeclaration& type, std::uint64_t bytes) {
+  std::vector<std::uint8_t> out;
+  const bool braces = accept('{');
+  do {
+    append_initial_value(out, type.scalar_bytes);
+    if (out.size() > bytes) {
+      fail(fmt::format("the initial value is longer than the variable's {} bytes", bytes));
+    }
+  } while (braces && accept(','));
+  if (braces) expect('}', "the values of an initializer");
+  return out;
+}
+
+void Parser::variables(std::vector<Variable>& out, bool is_extern, std::string_view space) {
+  const TypedDeclaration type = declaration_type();
+  do {
+    Variable next = variable(type, is_extern);
+    if (accept('=')) {
+      if (space != ".global" && space != ".const") {
+        fail(fmt::format("{} variables cannot be initialized", space));
+      }
+      next.initial = initializer(type, next.bytes);
+    }
+    if (next.bytes == 0 && !(is_extern && space == ".shared")) {
+      fail(fmt::format("{} has no size; only .extern .shared arrays may be left open",
+                       quote(next.name)));
+    }
+    out.push_back(std::move(next));
+  } while (accept(','));
+  expect(';', "the declaration of a variable");
+}
+
+// .reg .type name {, name} with name or name<count>.
+void Parser::register_declaration(Function& function) {
+  const Token type = take_dotted("the type of registers");
+  Register::Type kind = Register::Type::pred;
+  if (type.text != ".pred") {
+    const std::uint64_t bytes = type_bytes(type.text).value_or(0);
+    switch (bytes) {
+      case 1:
+      case 2: kind = Register::Type::b16; break;
+      case 4: kind = Register::Type::b32; break;
+      case 8: kind = Register::Type::b64; break;
+      default: throw ParseError(type.line, quote(type) + " registers are not supported");
+    }
+  }
+  do {
+    const Token name = take_identifier("the name of a register");
+    std::uint64_t number = 1;
+    const bool range = accept('<');
+    if (range) {
+      number = take_integer("the number of registers", Limits::kRegisters);
+      expect('>', "the number of registers");
+    }
+    registers_ += number;
+    if (registers_ > Limits::kRegisters) {
+      fail(fmt::format("more than {} registers in one text", Limits::kRegisters));
+    }
+    if (range) {
+      scopes_.declare_range(name, number, kind, function.registers);
+    } else {
+      function.registers.push_back({.name = scopes_.declare(name, NameKind::reg), .type = kind});
+    }
+  } while (accept(','));
+  expect(';', "the declaration of registers");
+}
+
+// ---- entries --------------------------------------------------------------------------------------
+
+// "128", "128, 1, 1": the product.
+int Parser::launch_bound(std::string_view directive) {
+  std::uint64_t product = 1;
+  int dimensions = 0;
+  do {
+    product *= take_integer(directive, kMaxInt);
+    if (product == 0 || product > kMaxInt || ++dimensions > 3) {
+      fail(fmt::format("{} needs one to three positive numbers with a product of at most {}",
+                       directive, kMaxInt));
+    }
+  } while (accept(','));
+  return static_cast<int>(product);
+}
+
+void Parser::entry_directives(Function& function) {
+  while (current_.kind == TokenKind::dotted) {
+    const Token name = take();
+    if (name.text == ".maxntid" || name.text == ".reqntid") {
+      function.max_threads = launch_bound(name.text);
+    } else if (name.text == ".minnctapersm") {
+      function.min_blocks = static_cast<int>(take_integer(".minnctapersm", kMaxInt));
+    } else if (name.text == ".maxnreg") {
+      function.max_regs = static_cast<int>(take_integer(".maxnreg", kMaxInt));
+    } else if (name.text == ".pragma") {
+      if (current_.kind != TokenKind::string) unexpected("a string after .pragma");
+      take();
+      expect(';', ".pragma");
+    } else {
+      throw ParseError(name.line, quote(name) + " is not supported on an entry");
+    }
+  }
+}
+
+void Parser::entry() {
+  const Token name = take_identifier("the name of an entry");
+  Function function;
+  function.name = std::string(name.text);
+  function.line = name.line;
+  scopes_.open();
+  if (accept('(') && !accept(')')) {
+    do {
+      if (!accept(".param")) unexpected(".param");
+      // The size of a by-value struct stands behind its name, the .ptr decoration before it.
+      TypedDeclaration type = declaration_type();
+      pointer_decoration();
+      function.params.push_back(variable(type, false));
+      if (function.params.back().bytes == 0) fail("a parameter has no size");
+    } while (accept(','));
+    expect(')', "the parameters");
+  }
+  entry_directives(function);
+  if (accept(';')) {   // a declaration without a body
+    scopes_.close(function.body);
+    return;
+  }
+  for (const Function& other : module_.functions) {
+    if (other.name == function.name) {
+      throw ParseError(name.line, fmt::format("entry {} is defined twice, first in line {}",
+                                              quote(name), other.line));
+    }
+  }
+  source_file_ = source_line_ = 0;
+  body(function);
+  module_.functions.push_back(std::move(function));
+}
+
+// ---- the module -----------------------------------------------------------------------------------
+
+void Parser::skip_braces() {
+  std::size_t depth = 0;
+  do {
+    if (current_.kind == TokenKind::end) unexpected("'}'");
+    depth += current_.is('{') ? 1 : 0;
+    depth -= current_.is('}') ? 1 : 0;
+    take();
+  } while (depth > 0);
+}
+
+// Device functions are skipped: nothing can call them (see instruction()).
+void Parser::skip_device_function() {
+  while (!current_.is('{') && !current_.is(';')) {
+    if (current_.kind == TokenKind::end) unexpected("the body of a .func");
+    take();
+  }
+  if (!accept(';')) skip_braces();
+}
+
+// .file index "name" [, timestamp, size]
+void Parser::file_directive() {
+  const auto index = static_cast<int>(take_integer("the index of .file", kMaxInt));
+  if (current_.kind != TokenKind::string) unexpected("the name of a file");
+  count(names_, Limits::kNames, "names");
+  std::string name(take().text);
+  if (current_.kind == TokenKind::string) name += "/" + std::string(take().text);
+  while (accept(',')) take_integer("the timestamp or size of a file", ~std::uint64_t{0});
+  module_.files.insert_or_assign(index, std::move(name));
+}
+
+// .version, .target and .address_size, in this order.
+void Parser::header() {
+  if (!accept(".version")) unexpected(".version at the start of a module");
+  const Token version = take();
+  const std::size_t dot = version.text.find('.');
+  if (version.kind != TokenKind::f64_bits || dot == 0 || dot > 2 || version.text.size() != dot + 2) {
+    throw ParseError(version.line, quote(version) + " is no PTX version such as 8.4");
+  }
+  for (const char c : version.text) {
+    if (c == '.') continue;
+    if (c < '0' || c > '9') throw ParseError(version.line, quote(version) + " is no PTX version");
+    module_.version = module_.version * 10 + (c - '0');
+  }
+  if (!accept(".target")) unexpected(".target after .version");
+  const Token target = take_identifier("a target such as sm_89");
+  if (!target.text.starts_with("sm_")) {
+    throw ParseError(target.line, quote(target) + " is no target such as sm_89");
+  }
+  module_.target = std::string(target.text);
+  while (accept(',')) {
+    const Token option = take_identifier("an option of .target");
+    if (option.text != "debug" && option.text != "texmode_unified" &&
+        option.text != "texmode_independent") {
+      throw ParseError(option.line, quote(option) + " is not supported as an option of .target");
+    }
+  }
+  if (accept(".address_size")) {
+    if (take_integer("the value of .address_size", 64) != 64) {
+      fail("only .address_size 64 is supported");
+    }
+  }
+}
+
+void Parser::top_level() {
+  bool is_extern = false;
+  while (current_.is_dotted(".visible") || current_.is_dotted(".extern") ||
+         current_.is_dotted(".weak") || current_.is_dotted(".common")) {
+    is_extern |= take().text == ".extern";
+  }
+  const Token name = take_dotted("a directive");
+  if (name.text == ".entry") {
+    entry();
+  } else if (name.text == ".func") {
+    skip_device_function();
+  } else if (name.text == ".shared") {
+    variables(module_.shared, is_extern, name.text);
+  } else if (name.text == ".global" || name.text == ".const") {
+    variables(module_.globals, is_extern, name.text);
+  } else if (name.text == ".file") {
+    file_directive();
+  } else if (name.text == ".section") {
+    while (!current_.is('{')) {
+      if (current_.kind == TokenKind::end) unexpected("'{' after .section");
+      take();
+    }
+    skip_braces();
+  } else {
+    throw ParseError(name.line, quote(name) + " is not supported at module level");
+  }
+}
+
+Module Parser::run() {
+  if (text_bytes_ > Limits::kTextBytes) {
+    throw ParseError(1, fmt::format("the text has {} bytes; at most {} are allowed", text_bytes_,
+                                    Limits::kTextBytes));
+  }
+  current_ = lexer_.next();
+  scopes_.open();
+  header();
+  while (current_.kind != TokenKind::end) {
+    if (!accept(';')) top_level();
+  }
+  return std::move(module_);
+}
+
+}  // namespace sagegen::emulator::ptx
