@@ -1,5 +1,5 @@
-// The judge: exact attention in double precision, a double-precision model of the quantization, error
-// metrics, input distributions. Shares no code with generator or runtime; host arrays only.
+// The judge: exact attention in double precision, a double-precision model of the quantization,
+// error metrics, input distributions. Shares no code with generator or runtime; host arrays only.
 #pragma once
 
 #include <cstdint>
@@ -27,40 +27,44 @@ enum class IoType { f16, bf16, f32 };
 void round_to(IoType type, Tensor& tensor);
 
 struct Inputs {
-  Tensor q, k, v;                 // q.heads is a multiple of k.heads
-  double softmax_scale = 0.0;     // 0: 1 / sqrt(channels)
+  Tensor q, k, v;              // q.heads is a multiple of k.heads
+  double softmax_scale = 0.0;  // 0: 1 / sqrt(channels)
   bool causal = false;
-  std::int64_t causal_offset = 0; // key j is visible to query i if j <= i + offset
+  std::int64_t causal_offset = 0;  // key j is visible to query i if j <= i + offset
 };
 
 struct Output {
-  std::vector<double> o;          // shape of q
-  std::vector<double> lse;        // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row
+  std::vector<double> o;  // shape of q
+  std::vector<double>
+      lse;  // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row
 };
 
-// Exact attention. A fully masked row gives 0. threads: 0 = as many as the machine has.
+// Exact attention. A fully masked row gives 0. threads: 0 = as many as the machine has; the result
+// does not depend on it. Throws std::invalid_argument if the shapes do not fit together.
 Output attention(const Inputs& inputs, int threads = 0);
 
 // The quantization alone: codes rounded as the formats round, everything else in double, the output
 // rounded to `output`. What is left between this and exact attention is the price of the formats.
 struct QuantModel {
-  int qk_bits = 8;                // 8 or 4: symmetric codes, amax / 127 or amax / 7
-  bool per_thread = true;         // else one scale per group of rows
-  int q_group = 32, k_group = 64; // rows
+  int qk_bits = 8;                 // 8 or 4: symmetric codes, amax / 127 or amax / 7
+  bool per_thread = true;          // else one scale per group of rows
+  int q_group = 32, k_group = 64;  // rows
   bool smooth_k = true;
   enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
-  bool v_scaled = true;           // per-channel scale of V (amax / v_max)
+  bool v_scaled = true;  // per-channel scale of V (amax / v_max)
   double v_max = 448.0;
-  double p_max = 448.0;           // static scale of P: 448 for e4m3, 1 for f16
-  int tile_keys = 64;             // P is quantized against the running maximum of the tiles so far
+  double p_max = 448.0;  // static scale of P: 448 for e4m3, 1 for f16
+  int tile_keys = 64;    // P is quantized against the running maximum of the tiles so far
   IoType output = IoType::f16;
 };
 Output model(const Inputs& inputs, const QuantModel& model, int threads = 0);
 
-// SageAttention2, appendix A.7, and the largest absolute difference.
+// SageAttention2, appendix A.7, and the largest absolute difference. A NaN in `got` makes all four
+// NaN, which fails every comparison with a bound. Two zero tensors are equal: cosine similarity 1,
+// relative L1 0.
 struct Metrics {
   double cosine_similarity = 0, relative_l1 = 0, rmse = 0, max_abs = 0;
-  std::int64_t non_finite = 0;    // values of `got` that are NaN or infinite
+  std::int64_t non_finite = 0;  // values of `got` that are NaN or infinite
 };
 Metrics compare(const std::vector<double>& expected, const std::vector<double>& got);
 
@@ -68,7 +72,7 @@ Metrics compare(const std::vector<double>& expected, const std::vector<double>& 
 // every machine. `normal`, `k_bias`, `outlier`, `sink`, `v_offset`, ... (see distribution_names()).
 struct Distribution {
   std::string name;
-  std::string description;        // statistics in words
+  std::string description;  // statistics in words
 };
 const std::vector<Distribution>& distributions();
 struct Shape {

@@ -1,0 +1,237 @@
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numbers>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "tools/reference/quantize.h"
+#include "tools/reference/reference.h"
+#include "tools/reference/rounding.h"
+#include "tools/reference/streaming_softmax.h"
+
+namespace sagegen::reference {
+
+namespace {
+
+constexpr std::int64_t kBlockRows = 32;  // query rows of one piece of work
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+std::string shape_text(const Tensor& t) {
+  return fmt::format("[{}, {}, {}, {}]", t.batch, t.heads, t.tokens, t.channels);
+}
+
+void check(const Inputs& in) {
+  const auto whole = [](const Tensor& t) {
+    return t.batch >= 1 && t.heads >= 1 && t.tokens >= 0 && t.channels >= 1 &&
+           static_cast<std::int64_t>(t.data.size()) == t.batch * t.heads * t.tokens * t.channels;
+  };
+  require(whole(in.q) && whole(in.k) && whole(in.v),
+          fmt::format("q {}, k {}, v {}: sizes must be positive and match the data",
+                      shape_text(in.q), shape_text(in.k), shape_text(in.v)));
+  require(
+      in.k.batch == in.v.batch && in.k.heads == in.v.heads && in.k.tokens == in.v.tokens &&
+          in.k.channels == in.v.channels,
+      fmt::format("k {} and v {} must have the same shape", shape_text(in.k), shape_text(in.v)));
+  require(in.q.batch == in.k.batch && in.q.channels == in.k.channels,
+          fmt::format("q {} and k {} must have the same batch and channels", shape_text(in.q),
+                      shape_text(in.k)));
+  require(in.q.heads % in.k.heads == 0,
+          fmt::format("q has {} heads, which is not a multiple of the {} heads of k", in.q.heads,
+                      in.k.heads));
+}
+
+// Softmax scale in base 2: exp(x * scale) == exp2(x * base2_scale).
+double base2_scale(const Inputs& in) {
+  const double scale = in.softmax_scale != 0.0
+                           ? in.softmax_scale
+                           : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
+  return scale * std::numbers::log2e;
+}
+
+std::vector<double> head_rows(const Tensor& t, std::int64_t batch, std::int64_t head) {
+  const float* begin = t.data.data() + (batch * t.heads + head) * t.tokens * t.channels;
+  return {begin, begin + t.tokens * t.channels};
+}
+
+KeyValues pack(const std::vector<double>& keys, const std::vector<double>& values,
+               std::int64_t tokens, std::int64_t channels) {
+  KeyValues kv{.keys = Panels(channels, tokens),
+               .key_scale = std::vector<double>(static_cast<std::size_t>(tokens), 1.0),
+               .values = Panels(tokens, channels),
+               .value_scale = std::vector<double>(static_cast<std::size_t>(channels), 1.0)};
+  for (std::int64_t n = 0; n < tokens; ++n) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      kv.keys.at(c, n) = keys[static_cast<std::size_t>(n * channels + c)];
+      kv.values.at(n, c) = values[static_cast<std::size_t>(n * channels + c)];
+    }
+  }
+  return kv;
+}
+
+Queries plain_queries(std::vector<double> rows, std::int64_t channels, double scale) {
+  const std::size_t count = rows.size() / static_cast<std::size_t>(channels);
+  return {.count = static_cast<std::int64_t>(count),
+          .channels = channels,
+          .rows = std::move(rows),
+          .scale = std::vector<double>(count, scale),
+          .lse_shift = std::vector<double>(count, 0.0)};
+}
+
+// Runs every head. make_kv(batch, kv head), make_queries(batch, q head).
+template <typename MakeKeyValues, typename MakeQueries>
+Output run_heads(const Inputs& in, const SoftmaxOptions& options, int threads,
+                 const MakeKeyValues& make_kv, const MakeQueries& make_queries) {
+  Output out;
+  out.o.resize(in.q.data.size());
+  out.lse.resize(static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens));
+  const std::int64_t group = in.q.heads / in.k.heads;
+  const std::int64_t blocks = (in.q.tokens + kBlockRows - 1) / kBlockRows;
+  for (std::int64_t b = 0; b < in.q.batch; ++b) {
+    for (std::int64_t kv_head = 0; kv_head < in.k.heads; ++kv_head) {
+      const KeyValues kv = make_kv(b, kv_head);
+      std::vector<Queries> queries(static_cast<std::size_t>(group));
+      for (std::int64_t g = 0; g < group; ++g) {
+        queries[static_cast<std::size_t>(g)] = make_queries(b, kv_head * group + g);
+      }
+      parallel_for(group * blocks, threads, [&](std::int64_t item) {
+        const std::int64_t g = item / blocks;
+        const std::int64_t first = item % blocks * kBlockRows;
+        const std::int64_t last = std::min(first + kBlockRows, in.q.tokens);
+        const std::int64_t row = (b * in.q.heads + kv_head * group + g) * in.q.tokens + first;
+        attend(queries[static_cast<std::size_t>(g)], kv, first, last, options,
+               out.o.data() + row * in.q.channels, out.lse.data() + row);
+      });
+    }
+  }
+  return out;
+}
+
+Rounding rounding_of(QuantModel::Pv format) {
+  switch (format) {
+    case QuantModel::Pv::exact:
+      return {};
+    case QuantModel::Pv::f16:
+    case QuantModel::Pv::bf16: {
+      const Format grid = format == QuantModel::Pv::f16 ? kF16 : kBf16;
+      return [grid](double* x, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) x[i] = round_ieee(x[i], grid);
+      };
+    }
+    case QuantModel::Pv::e4m3:
+      return [](double* x, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) x[i] = round_satfinite(x[i], kE4m3);
+      };
+  }
+  return {};
+}
+
+void check(const QuantModel& m) {
+  require(m.qk_bits == 8 || m.qk_bits == 4,
+          fmt::format("qk_bits is {}; it can be 8 or 4", m.qk_bits));
+  require(m.q_group >= 8 && m.q_group % 8 == 0 && m.k_group >= 8 && m.k_group % 8 == 0,
+          fmt::format("q_group {} and k_group {} must be multiples of 8", m.q_group, m.k_group));
+  require(m.tile_keys >= 8 && m.tile_keys % 8 == 0,
+          fmt::format("tile_keys is {}; it must be a multiple of 8", m.tile_keys));
+  require(m.p_max > 0 && m.v_max > 0, "p_max and v_max must be positive");
+}
+
+}  // namespace
+
+Output attention(const Inputs& in, int threads) {
+  check(in);
+  const double scale = base2_scale(in);
+  return run_heads(
+      in, {.causal = in.causal, .causal_offset = in.causal_offset, .round_p = {}}, threads,
+      [&](std::int64_t b, std::int64_t h) {
+        return pack(head_rows(in.k, b, h), head_rows(in.v, b, h), in.k.tokens, in.k.channels);
+      },
+      [&](std::int64_t b, std::int64_t h) {
+        return plain_queries(head_rows(in.q, b, h), in.q.channels, scale);
+      });
+}
+
+Output model(const Inputs& in, const QuantModel& m, int threads) {
+  check(in);
+  check(m);
+  const double scale = base2_scale(in);
+  const std::int64_t group = in.q.heads / in.k.heads;
+  const auto channels = static_cast<std::size_t>(in.k.channels);
+
+  const auto make_kv = [&](std::int64_t b, std::int64_t h) {
+    std::vector<double> keys = head_rows(in.k, b, h);
+    if (m.smooth_k) {
+      const std::vector<double> mean = channel_mean(in.k, b, h);
+      for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= mean[i % channels];
+    }
+    RowCodes k = quantize_rows(keys, in.k.channels, m.qk_bits,
+                               {.group = m.k_group, .per_thread = m.per_thread, .divisor = 2});
+    ChannelCodes v = quantize_values(in.v, b, h, m);
+    KeyValues kv = pack(k.codes, v.codes, in.k.tokens, in.k.channels);
+    kv.key_scale = std::move(k.row_scale);
+    kv.value_scale = std::move(v.scale);
+    return kv;
+  };
+  const auto make_queries = [&](std::int64_t b, std::int64_t h) {
+    const std::vector<double> rows = head_rows(in.q, b, h);
+    RowCodes q = quantize_rows(rows, in.q.channels, m.qk_bits,
+                               {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
+    Queries queries = plain_queries(std::move(q.codes), in.q.channels, scale);
+    for (std::size_t i = 0; i < q.row_scale.size(); ++i) queries.scale[i] = q.row_scale[i] * scale;
+    if (m.smooth_k && in.k.tokens > 0) {
+      // Smoothing lowers every score of a row by the same amount; only the LSE sees it.
+      const std::vector<double> mean = channel_mean(in.k, b, h / group);
+      for (std::size_t i = 0; i < queries.lse_shift.size(); ++i) {
+        double dot = 0.0;
+        for (std::size_t c = 0; c < channels; ++c) dot += rows[i * channels + c] * mean[c];
+        queries.lse_shift[i] = dot * scale * std::numbers::ln2;
+      }
+    }
+    return queries;
+  };
+
+  Output out = run_heads(in,
+                         {.causal = in.causal,
+                          .causal_offset = in.causal_offset,
+                          .tile_keys = m.tile_keys,
+                          .p_max = m.p_max,
+                          .round_p = rounding_of(m.pv)},
+                         threads, make_kv, make_queries);
+  const Format format = format_of(m.output);
+  for (double& value : out.o) value = round_ieee(value, format);
+  return out;
+}
+
+Metrics compare(const std::vector<double>& expected, const std::vector<double>& got) {
+  require(expected.size() == got.size(),
+          fmt::format("cannot compare {} values with {}", expected.size(), got.size()));
+  double dot = 0, expected_square = 0, got_square = 0, difference_sum = 0, expected_sum = 0;
+  double difference_square = 0;
+  Metrics m;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double e = expected[i], g = got[i], difference = std::fabs(e - g);
+    m.non_finite += !std::isfinite(g);
+    dot += e * g;
+    expected_square += e * e;
+    got_square += g * g;
+    difference_sum += difference;
+    expected_sum += std::fabs(e);
+    difference_square += difference * difference;
+    // Written so that a NaN stays.
+    if (!(difference <= m.max_abs)) m.max_abs = std::isnan(m.max_abs) ? m.max_abs : difference;
+  }
+  // Two zero tensors are equal; a zero tensor against another has no direction and no relative
+  // size.
+  const bool equal = difference_sum == 0.0;
+  m.cosine_similarity = equal ? 1.0 : dot / (std::sqrt(expected_square) * std::sqrt(got_square));
+  m.relative_l1 = equal ? 0.0 : difference_sum / expected_sum;
+  m.rmse =
+      expected.empty() ? 0.0 : std::sqrt(difference_square / static_cast<double>(expected.size()));
+  return m;
+}
+
+}  // namespace sagegen::reference

@@ -1,0 +1,48 @@
+// The codes of the quantization model, in double. Written from the description of the formats in
+// SageAttention2 sections 3.1 to 3.3; tests compare the kernels' workspace with them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tools/reference/reference.h"
+
+namespace sagegen::reference {
+
+// Rows of one head quantized to symmetric integers: value = code * scale[group_of(row)].
+struct RowCodes {
+  std::int64_t rows = 0, channels = 0;
+  std::vector<double> codes;      // [row, channel], whole numbers in [-limit, limit]
+  std::vector<double> scaled;     // [row, channel], x / scale before rounding
+  std::vector<double> row_scale;  // [row]: the scale that the row uses; 0 if its group is all zero
+};
+
+// Which rows share a scale. In every run of `group` rows, row r uses scale (r mod 8) / divisor of
+// that run with per_thread, else the run has one scale.
+struct RowGrouping {
+  std::int64_t group = 32;
+  bool per_thread = true;
+  std::int64_t divisor = 1;  // 1 for Q (8 scales), 2 for K (4 scales)
+};
+
+// data: [row, channel]. bits: 8 or 4, scale = amax / 127 or amax / 7, nearest even.
+RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, int bits,
+                       const RowGrouping& grouping);
+
+// Mean over all tokens of one head, per channel.
+std::vector<double> channel_mean(const Tensor& tensor, std::int64_t batch, std::int64_t head);
+
+// V of one head with one scale per channel: value = code * scale[channel]. Without scaling the
+// scale is 1.
+struct ChannelCodes {
+  std::vector<double> codes;   // [token, channel], on the grid of the format
+  std::vector<double> scaled;  // [token, channel], before rounding
+  std::vector<double> scale;   // [channel]; 0 if the channel is all zero
+};
+ChannelCodes quantize_values(const Tensor& v, std::int64_t batch, std::int64_t head,
+                             const QuantModel& model);
+
+// Rounds to the format of P and V; exact leaves the value as it is.
+double round_pv(QuantModel::Pv format, double x);
+
+}  // namespace sagegen::reference

@@ -1,0 +1,169 @@
+#include "tools/reference/streaming_softmax.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <mutex>
+#include <numbers>
+#include <thread>
+
+namespace sagegen::reference {
+
+namespace {
+
+constexpr std::int64_t kWidth = Panels::kPanelColumns;
+constexpr std::int64_t kRowsAtOnce = 2;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// c[rows, 8] += a[rows, inner] * b[inner, 8]. Sums run in the order of `inner` whatever the vector
+// width of the machine, so results do not depend on it.
+template <std::int64_t rows>
+void panel_product(const double* a, std::int64_t a_stride, const double* b, std::int64_t inner,
+                   double* c, std::int64_t c_stride) {
+  using Lanes =
+      double __attribute__((vector_size(kWidth * sizeof(double)), aligned(sizeof(double))));
+  Lanes sum[rows];
+  for (std::int64_t r = 0; r < rows; ++r) std::memcpy(&sum[r], c + r * c_stride, sizeof(Lanes));
+  for (std::int64_t i = 0; i < inner; ++i) {
+    Lanes column;
+    std::memcpy(&column, b + i * kWidth, sizeof(Lanes));
+    for (std::int64_t r = 0; r < rows; ++r) sum[r] += a[r * a_stride + i] * column;
+  }
+  for (std::int64_t r = 0; r < rows; ++r) std::memcpy(c + r * c_stride, &sum[r], sizeof(Lanes));
+}
+
+void product(const double* a, std::int64_t a_stride, std::int64_t rows, const double* b,
+             std::int64_t inner, double* c, std::int64_t c_stride) {
+  std::int64_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+    panel_product<kRowsAtOnce>(a + r * a_stride, a_stride, b, inner, c + r * c_stride, c_stride);
+  }
+  for (; r < rows; ++r)
+    panel_product<1>(a + r * a_stride, a_stride, b, inner, c + r * c_stride, c_stride);
+}
+
+std::int64_t visible_keys(std::int64_t query, std::int64_t key_count,
+                          const SoftmaxOptions& options) {
+  if (!options.causal) return key_count;
+  // Offsets far beyond either end mean all or nothing; clamping them first keeps the sum in range.
+  const std::int64_t limit = std::int64_t{1} << 40;
+  const std::int64_t offset = std::clamp(options.causal_offset, -limit, limit);
+  return std::clamp<std::int64_t>(query + offset + 1, 0, key_count);
+}
+
+// One tile of one row: updates maximum and sum, turns scores into probabilities, zero where masked.
+// Returns the factor that brings earlier results to the new maximum.
+double softmax_step(double* scores, std::int64_t visible, std::int64_t tile,
+                    const SoftmaxOptions& options, double& maximum, double& sum) {
+  double top = maximum;
+  for (std::int64_t j = 0; j < visible; ++j) top = std::max(top, scores[j]);
+  double tile_sum = 0.0;
+  for (std::int64_t j = 0; j < visible; ++j) {
+    const double p = std::exp2(scores[j] - top);
+    tile_sum += p;
+    scores[j] = p * options.p_max;
+  }
+  if (options.round_p) options.round_p(scores, visible);
+  std::fill(scores + visible, scores + tile, 0.0);
+  const double factor = maximum == -kInfinity ? 0.0 : std::exp2(maximum - top);
+  sum = sum * factor + tile_sum;
+  maximum = top;
+  return factor;
+}
+
+}  // namespace
+
+Panels::Panels(std::int64_t row_count, std::int64_t column_count)
+    : rows(row_count),
+      columns(column_count),
+      data(static_cast<std::size_t>(padded_columns() * row_count)) {}
+
+void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
+            const SoftmaxOptions& options, double* o, double* lse) {
+  const std::int64_t rows = last - first;
+  const std::int64_t channels = queries.channels;
+  const std::int64_t key_count = kv.values.rows;
+  const std::int64_t tile = options.tile_keys;
+  const std::int64_t o_stride = kv.values.padded_columns();
+  std::vector<double> scores(static_cast<std::size_t>(rows * tile));
+  std::vector<double> sums(static_cast<std::size_t>(rows * o_stride));
+  std::vector<double> maximum(static_cast<std::size_t>(rows), -kInfinity);
+  std::vector<double> row_sum(static_cast<std::size_t>(rows), 0.0);
+
+  const double* q = queries.rows.data() + first * channels;
+  const std::int64_t end = visible_keys(last - 1, key_count, options);
+  for (std::int64_t begin = 0; begin < end; begin += options.tile_keys) {
+    const std::int64_t keys = std::min(options.tile_keys, key_count - begin);
+    std::fill(scores.begin(), scores.end(), 0.0);
+    for (std::int64_t j = 0; j < keys; j += kWidth) {
+      product(q, channels, rows, kv.keys.data.data() + (begin + j) * channels, channels,
+              scores.data() + j, tile);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      double* row = scores.data() + r * tile;
+      const std::int64_t visible =
+          std::clamp<std::int64_t>(visible_keys(first + r, key_count, options) - begin, 0, keys);
+      const double scale = queries.scale[static_cast<std::size_t>(first + r)];
+      for (std::int64_t j = 0; j < visible; ++j) {
+        row[j] *= scale * kv.key_scale[static_cast<std::size_t>(begin + j)];
+      }
+      if (visible == 0) {
+        std::fill(row, row + tile, 0.0);
+        continue;
+      }
+      const double factor =
+          softmax_step(row, visible, tile, options, maximum[static_cast<std::size_t>(r)],
+                       row_sum[static_cast<std::size_t>(r)]);
+      double* sum = sums.data() + r * o_stride;
+      for (std::int64_t c = 0; c < o_stride; ++c) sum[c] *= factor;
+    }
+    for (std::int64_t c = 0; c < o_stride; c += kWidth) {
+      product(scores.data(), tile, rows, kv.values.data.data() + c * key_count + begin * kWidth,
+              keys, sums.data() + c, o_stride);
+    }
+  }
+
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const bool sees_nothing = visible_keys(first + r, key_count, options) == 0;
+    const double total = row_sum[static_cast<std::size_t>(r)];
+    for (std::int64_t c = 0; c < channels; ++c) {
+      o[r * channels + c] =
+          sees_nothing
+              ? 0.0
+              : sums[static_cast<std::size_t>(r * o_stride + c)] *
+                    (kv.value_scale[static_cast<std::size_t>(c)] / (total * options.p_max));
+    }
+    lse[r] = sees_nothing
+                 ? -kInfinity
+                 : maximum[static_cast<std::size_t>(r)] * std::numbers::ln2 + std::log(total) +
+                       queries.lse_shift[static_cast<std::size_t>(first + r)];
+  }
+}
+
+void parallel_for(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work) {
+  const std::int64_t machine = std::max(1u, std::thread::hardware_concurrency());
+  const std::int64_t workers = std::min<std::int64_t>(threads > 0 ? threads : machine, count);
+  std::atomic<std::int64_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto loop = [&] {
+    try {
+      for (std::int64_t i = next++; i < count; i = next++) work(i);
+    } catch (...) {
+      next = count;
+      const std::lock_guard lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  };
+  {
+    std::vector<std::jthread> pool;
+    for (std::int64_t i = 1; i < workers; ++i) pool.emplace_back(loop);
+    loop();
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace sagegen::reference

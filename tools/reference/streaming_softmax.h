@@ -1,0 +1,67 @@
+// The arithmetic that exact attention and the model of the quantization share: blocked products and
+// an online softmax in base 2, all in double. What differs between the two is how the operands are
+// made and whether the probabilities are rounded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace sagegen::reference {
+
+// A matrix with its columns in groups of kPanelColumns, each group contiguous:
+// [group][row][column]. The last group is padded with zeros.
+struct Panels {
+  static constexpr std::int64_t kPanelColumns = 8;
+  std::int64_t rows = 0, columns = 0;
+  std::vector<double> data;
+
+  Panels() = default;
+  Panels(std::int64_t row_count, std::int64_t column_count);
+  std::int64_t padded_columns() const {
+    return (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
+  }
+  double& at(std::int64_t row, std::int64_t column) {
+    return data[static_cast<std::size_t>((column / kPanelColumns * rows + row) * kPanelColumns +
+                                         column % kPanelColumns)];
+  }
+};
+
+// One key/value head. The score of query i and key j in base 2 is
+//   (query row i . column j of keys) * query.scale[i] * key_scale[j].
+struct KeyValues {
+  Panels keys;                      // [channel, key]
+  std::vector<double> key_scale;    // [key]
+  Panels values;                    // [key, channel]
+  std::vector<double> value_scale;  // [channel], applied to the finished row
+};
+
+struct Queries {
+  std::int64_t count = 0, channels = 0;
+  std::vector<double> rows;       // [query, channel]
+  std::vector<double> scale;      // [query]
+  std::vector<double> lse_shift;  // [query], added to the natural logarithm of the sum
+};
+
+// Rounds `count` values in place; empty: no rounding.
+using Rounding = std::function<void(double* values, std::int64_t count)>;
+
+struct SoftmaxOptions {
+  bool causal = false;
+  std::int64_t causal_offset = 0;  // key j is visible to query i if j <= i + offset
+  std::int64_t tile_keys = 64;     // the running maximum moves once per tile; a multiple of 8
+  double p_max = 1.0;              // probabilities are multiplied by this before they are rounded
+  Rounding round_p;
+};
+
+// Rows [first, last) of the output, o: [last - first, channels], lse: [last - first]. The row sum
+// uses the probabilities before rounding. A row that sees no key gives 0 and -infinity.
+void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
+            const SoftmaxOptions& options, double* o, double* lse);
+
+// Calls work(i) for i in [0, count) from `threads` threads (0: as many as the machine has). The
+// first exception is rethrown.
+void parallel_for(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work);
+
+}  // namespace sagegen::reference
