@@ -1,0 +1,75 @@
+// How a tensor core sums (MMA-Sim, arXiv 2511.10909): the parameters per device, and the slow but
+// complete implementation that every fast path falls back to.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/emulator/numerics/numerics.h"
+
+namespace sagegen::emulator {
+
+// Which elements of k one fused sum takes, and what happens between sums.
+enum class Chain {
+  one_block,  // all of k and C
+  halves,     // k < K/2 with C; then the rest with that result as C
+  emulated,   // FP8 through two f16 instructions: k mod 4 in {0,1} with C = 0, then {2,3} with that
+             // result; C is added to it by an ordinary rounded addition
+};
+
+struct FusedRule {
+  int fraction_bits = 25;         // F: kept below the largest exponent when terms are aligned
+  int result_fraction_bits = 23;  // kept of an f32 result: 23, or 13 on Ada's FP8 path
+  Chain chain = Chain::one_block;
+  bool exact = false;  // profile ideal: no alignment loss, one rounding to nearest
+
+  constexpr bool operator==(const FusedRule&) const = default;
+};
+
+constexpr int bits_of(MmaType type) {
+  switch (type) {
+    case MmaType::s4:
+    case MmaType::u4:
+      return 4;
+    case MmaType::f16:
+    case MmaType::bf16:
+      return 16;
+    default:
+      return 8;
+  }
+}
+constexpr bool is_integer(MmaType type) {
+  return type == MmaType::s8 || type == MmaType::u8 || type == MmaType::s4 || type == MmaType::u4;
+}
+constexpr bool is_fp8(MmaType type) { return type == MmaType::e4m3 || type == MmaType::e5m2; }
+
+// Smallest exponent of a format, where its subnormals live, and the fraction bits of its
+// significand.
+constexpr int min_exponent(MmaType type) {
+  return type == MmaType::e4m3 ? -6 : type == MmaType::bf16 ? -126 : -14;
+}
+constexpr int fraction_bits_of(MmaType type) {
+  switch (type) {
+    case MmaType::e4m3:
+      return 3;
+    case MmaType::e5m2:
+      return 2;
+    case MmaType::bf16:
+      return 7;
+    default:
+      return 10;
+  }
+}
+
+// Position of element k inside the sequence of blocks: blocks are contiguous in it.
+constexpr int block_order(Chain chain, int depth, int k) {
+  if (chain != Chain::emulated) {
+    return k;
+  }
+  return ((k & 2) != 0 ? depth / 2 : 0) + (k >> 2) * 2 + (k & 1);
+}
+
+// A mma of floating-point operands for any bits whatever: infinities, NaN, subnormals, all
+// exponents. shape.k elements per row.
+void fused_mma_complete(const MmaShape& shape, const FusedRule& rule, MmaRegisters& registers);
+
+}  // namespace sagegen::emulator
