@@ -1,8 +1,8 @@
-# sagegen_library(name [LLVM] [SOURCES ...] [PUBLIC deps] [PRIVATE deps]): one layer, one static library.
-# Headers are included from the repository root ("generator/dsl/value.h") inside the project, and public
-# ones as <sagegen/...>.
+# What every target of the project is compiled with. Headers are included from the repository root
+# ("generator/dsl/value.h") inside the project, and public ones as <sagegen/...>.
 function(sagegen_compile_options target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wnon-virtual-dtor
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor>
     $<$<BOOL:${SAGEGEN_WERROR}>:-Werror>)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
   if(SAGEGEN_SANITIZE)
@@ -13,21 +13,32 @@ function(sagegen_compile_options target)
   endif()
 endfunction()
 
+# sagegen_library(sagegen_name COMPONENT component [USES_LLVM] [SOURCES ...] [INCLUDE dirs] [PUBLIC deps]
+# [PRIVATE deps]): one layer, one static library, known as sagegen::name in this build and to users of the
+# installed package. COMPONENT: the part of the package it belongs to (see cmake/sagegenConfig.cmake.in);
+# without one it is not installed.
 function(sagegen_library name)
-  cmake_parse_arguments(ARG "LLVM" "" "SOURCES;PUBLIC;PRIVATE;INCLUDE" ${ARGN})
+  cmake_parse_arguments(ARG "USES_LLVM" "COMPONENT" "SOURCES;PUBLIC;PRIVATE;INCLUDE" ${ARGN})
+  string(REGEX REPLACE "^sagegen_" "" short_name ${name})
   add_library(${name} STATIC ${ARG_SOURCES})
-  add_library(sagegen::${name} ALIAS ${name})
+  add_library(sagegen::${short_name} ALIAS ${name})
+  set_target_properties(${name} PROPERTIES EXPORT_NAME ${short_name})
+  target_compile_features(${name} PUBLIC cxx_std_20)
   sagegen_compile_options(${name})
   foreach(dir ${ARG_INCLUDE})
     target_include_directories(${name} PUBLIC
       $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/${dir}> $<INSTALL_INTERFACE:include>)
   endforeach()
   target_link_libraries(${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
-  if(ARG_LLVM)
+  if(ARG_USES_LLVM)
     target_include_directories(${name} SYSTEM PRIVATE ${LLVM_INCLUDE_DIRS})
     target_compile_definitions(${name} PRIVATE ${LLVM_DEFINITIONS_LIST})
     # The distribution's LLVM is built without RTTI; classes derived from LLVM's need the same here.
     target_compile_options(${name} PRIVATE -fno-rtti -Wno-unused-parameter)
+  endif()
+  if(ARG_COMPONENT AND SAGEGEN_INSTALL)
+    install(TARGETS ${name} EXPORT sagegen_${ARG_COMPONENT}
+      ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT ${ARG_COMPONENT})
   endif()
 endfunction()
 
