@@ -26,12 +26,12 @@ struct AttentionShape {
 };
 
 // Element strides; channels are contiguous. HND: [batch, head, token, channel]; NHD: [batch, token,
-// head, channel].
+// head, channel]. Strides are multiples of 8 and at least head_dim; that of an axis of size 1 is ignored.
 struct TensorView {
   DevicePtr data = 0;            // 16-byte aligned
   std::int64_t stride_batch = 0;
   std::int64_t stride_head = 0;
-  std::int64_t stride_token = 0; // all multiples of 8
+  std::int64_t stride_token = 0;
 };
 TensorView hnd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head_dim);
 TensorView nhd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head_dim);
@@ -45,17 +45,24 @@ struct AttentionArguments {
   CausalAlignment causal = CausalAlignment::top_left;   // ignored without a causal mask
 };
 
-// Where PTX comes from: the generator, the embedded set, or a file.
+// Where PTX comes from: the generator, the embedded set, or a file. The text holds one entry point; its
+// name may be that of the same kernel for an older target.
 using PtxSource = std::function<std::string(const KernelSpec&)>;
 
-// PTX of generated/, embedded in the library. Looks for the exact target, then for a target of the same
-// major version that this device can run; throws SpecError listing what exists.
+// PTX of generated/, embedded in the library. PTX without a suffix runs on every later device, so a kernel
+// that is not there for the target asked for is taken from the highest embedded target below it (which
+// prefers the same major version). Throws SpecError listing what exists.
 PtxSource embedded_ptx();
+
+// The target to ask for on a device, for example Device::compute_capability(): the highest supported one
+// whose PTX the device's driver can compile. 86 -> sm_86, 87 -> sm_86, 90 -> sm_89, 121 -> sm_120.
+// Throws SpecError below 80.
+Target best_target(int compute_capability);
 
 class Attention {
  public:
   // Loads the kernels of kernels_for(problem, quant, schedule, target). Throws SpecError, DriverError.
-  Attention(Device& device, const AttentionProblem& problem, const QuantSpec& quant,
+  Attention(const Device& device, const AttentionProblem& problem, const QuantSpec& quant,
             const TileSchedule& schedule, Target target, const PtxSource& source);
   ~Attention();
   Attention(Attention&&) noexcept;
@@ -65,15 +72,18 @@ class Attention {
   std::size_t workspace_bytes(const AttentionShape& shape) const;
 
   // Enqueues all kernels. Throws ArgumentError naming tensor and rule before anything is launched:
-  // null or misaligned data, bad strides, an output that overlaps an input, a scale that is not
-  // positive, a workspace that is too small.
+  // null or misaligned data, bad strides, a scale that is not positive, a workspace that is too small,
+  // or memory that is written (o, lse, workspace) and overlaps anything else. Overlap is judged by the
+  // ranges of addresses that tensors span.
   void run(const AttentionShape& shape, const AttentionArguments& arguments, DevicePtr workspace,
            std::size_t workspace_bytes, StreamHandle stream) const;
 
-  const AttentionKernels& kernels() const;
+  const AttentionKernels& kernels() const;          // as asked for
+  std::vector<std::string> kernel_names() const;    // entry points as loaded, in launch order
 
  private:
   struct Impl;
+  struct Call;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,252 @@
+#include "sagegen/runtime/attention.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "runtime/attention/arguments.h"
+#include "runtime/attention/workspace.h"
+#include "runtime/driver/ptx_entry.h"
+#include "sagegen/abi.h"
+
+namespace sagegen::runtime {
+
+TensorView hnd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head_dim) {
+  return TensorView{.data = data,
+                    .stride_batch = heads * tokens * head_dim,
+                    .stride_head = tokens * head_dim,
+                    .stride_token = head_dim};
+}
+
+TensorView nhd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head_dim) {
+  return TensorView{.data = data,
+                    .stride_batch = heads * tokens * head_dim,
+                    .stride_head = head_dim,
+                    .stride_token = heads * head_dim};
+}
+
+Target best_target(int compute_capability) {
+  const TargetInfo* best = nullptr;
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target.suffix != '\0' || info.target.sm > compute_capability) continue;
+    if (best == nullptr || info.target.sm > best->target.sm) best = &info;
+  }
+  if (best != nullptr) return best->target;
+  std::string names;
+  for (const TargetInfo& info : supported_targets()) {
+    names += (names.empty() ? "" : ", ") + info.name;
+  }
+  throw SpecError(fmt::format(
+      "compute capability {}.{}: no kernel runs on it; supported targets and what is newer than them: {}",
+      compute_capability / 10, compute_capability % 10, names));
+}
+
+namespace {
+
+abi::Tensor to_abi(const TensorView& view) {
+  return abi::Tensor{.data = view.data,
+                     .stride_batch = view.stride_batch,
+                     .stride_head = view.stride_head,
+                     .stride_token = view.stride_token};
+}
+
+template <typename Params>
+Kernel load(const Device& device, const KernelSpec& spec, const PtxSource& source) {
+  validate(spec);
+  const KernelResources needs = resources(spec);
+  const std::string ptx = source(spec);
+  const std::vector<PtxEntry> entries = ptx_entries(ptx);
+  // Text that cannot be read at all goes to the driver, whose log says what is wrong with it.
+  const std::string entry = entries.empty() ? key(spec) : entries.front().name;
+  if (entries.size() > 1) {
+    throw SpecError(fmt::format("kernel {}: its PTX has {} entry points instead of one", key(spec),
+                                entries.size()));
+  }
+  return Kernel(device, ptx, entry, needs.threads, needs.dynamic_smem, sizeof(Params));
+}
+
+template <typename Params>
+std::optional<Kernel> load(const Device& device, const std::optional<KernelSpec>& spec,
+                           const PtxSource& source) {
+  if (!spec) return std::nullopt;
+  return load<Params>(device, *spec, source);
+}
+
+Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {
+  return Dim3{.x = static_cast<unsigned>(x), .y = static_cast<unsigned>(y), .z = static_cast<unsigned>(z)};
+}
+
+}  // namespace
+
+struct Attention::Impl {
+  Device device;
+  AttentionProblem problem;
+  QuantSpec quant;
+  TileSchedule schedule;
+  AttentionKernels specs;
+  std::optional<Kernel> kv_statistics;
+  Kernel quantize_k;
+  std::optional<Kernel> quantize_v;
+  Kernel quantize_q;
+  Kernel attention;
+};
+
+// One call: its shape, where its intermediates lie, and the launch arguments that follow.
+struct Attention::Call {
+  const Impl& plan;
+  const AttentionShape& shape;
+  const AttentionArguments& arguments;
+  const WorkspaceLayout& layout;
+  DevicePtr workspace;
+
+  bool smooths_k() const { return plan.quant.smoothing == Smoothing::k; }
+  bool corrects_lse() const { return arguments.lse != 0 && smooths_k(); }
+
+  // Address of a tensor in the workspace, 0 if it is absent.
+  abi::Address at(const Region& region) const {
+    return region.bytes == 0 ? 0 : workspace + static_cast<DevicePtr>(region.offset);
+  }
+  std::int32_t q_len() const { return static_cast<std::int32_t>(shape.q_len); }
+  std::int32_t kv_len() const { return static_cast<std::int32_t>(shape.kv_len); }
+  std::int32_t q_len_padded() const { return static_cast<std::int32_t>(layout.q_len_padded); }
+  std::int32_t kv_len_padded() const { return static_cast<std::int32_t>(layout.kv_len_padded); }
+  std::int32_t chunks() const { return static_cast<std::int32_t>(layout.chunks); }
+  std::int32_t heads_per_kv_head() const {
+    return static_cast<std::int32_t>(shape.q_heads / shape.kv_heads);
+  }
+  float softmax_scale() const {
+    if (arguments.softmax_scale != 0.0f) return arguments.softmax_scale;
+    return static_cast<float>(1.0 / std::sqrt(static_cast<double>(plan.problem.head_dim)));
+  }
+  std::int32_t causal_offset() const {
+    if (plan.problem.mask != Mask::causal || arguments.causal == CausalAlignment::top_left) return 0;
+    return kv_len() - q_len();
+  }
+
+  abi::KvStatisticsParams kv_statistics() const {
+    return {.k = to_abi(arguments.k),
+            .v = to_abi(arguments.v),
+            .k_sum_partial = at(layout.k_sum_partial),
+            .v_amax_partial = at(layout.v_amax_partial),
+            .kv_len = kv_len(),
+            .chunk_len = static_cast<std::int32_t>(layout.chunk_len)};
+  }
+  abi::QuantizeKParams quantize_k() const {
+    return {.k = to_abi(arguments.k),
+            .k_sum_partial = at(layout.k_sum_partial),
+            .k_mean = at(layout.k_mean),
+            .k_codes = at(layout.k_codes),
+            .k_scale = at(layout.k_scale),
+            .kv_len = kv_len(),
+            .kv_len_padded = kv_len_padded(),
+            .chunks = chunks()};
+  }
+  abi::QuantizeVParams quantize_v() const {
+    return {.v = to_abi(arguments.v),
+            .v_amax_partial = at(layout.v_amax_partial),
+            .v_codes = at(layout.v_codes),
+            .v_scale = at(layout.v_scale),
+            .kv_len = kv_len(),
+            .kv_len_padded = kv_len_padded(),
+            .chunks = chunks()};
+  }
+  abi::QuantizeQParams quantize_q() const {
+    return {.q = to_abi(arguments.q),
+            .k_mean = at(layout.k_mean),
+            .q_codes = at(layout.q_codes),
+            .q_scale = at(layout.q_scale),
+            .lse_correction = corrects_lse() ? at(layout.lse_correction) : 0,
+            .softmax_scale = softmax_scale(),
+            .q_len = q_len(),
+            .q_len_padded = q_len_padded(),
+            .heads_per_kv_head = heads_per_kv_head()};
+  }
+  abi::AttentionParams attention() const {
+    const abi::Tensor v_codes{
+        .data = at(layout.v_codes), .stride_batch = 0, .stride_head = 0, .stride_token = 0};
+    return {.q_codes = at(layout.q_codes),
+            .q_scale = at(layout.q_scale),
+            .k_codes = at(layout.k_codes),
+            .k_scale = at(layout.k_scale),
+            .v = plan.quantize_v ? v_codes : to_abi(arguments.v),
+            .v_scale = at(layout.v_scale),
+            .o = to_abi(arguments.o),
+            .lse = arguments.lse,
+            .lse_correction = corrects_lse() ? at(layout.lse_correction) : 0,
+            .q_len = q_len(),
+            .q_len_padded = q_len_padded(),
+            .kv_len = kv_len(),
+            .kv_len_padded = kv_len_padded(),
+            .heads_per_kv_head = heads_per_kv_head(),
+            .causal_offset = causal_offset()};
+  }
+};
+
+Attention::Attention(const Device& device, const AttentionProblem& problem, const QuantSpec& quant,
+                     const TileSchedule& schedule, Target target, const PtxSource& source) {
+  AttentionKernels specs = kernels_for(problem, quant, schedule, target);
+  impl_.reset(new Impl{
+      .device = device,
+      .problem = problem,
+      .quant = quant,
+      .schedule = schedule,
+      .specs = specs,
+      .kv_statistics = load<abi::KvStatisticsParams>(device, specs.kv_statistics, source),
+      .quantize_k = load<abi::QuantizeKParams>(device, specs.quantize_k, source),
+      .quantize_v = load<abi::QuantizeVParams>(device, specs.quantize_v, source),
+      .quantize_q = load<abi::QuantizeQParams>(device, specs.quantize_q, source),
+      .attention = load<abi::AttentionParams>(device, specs.attention, source),
+  });
+}
+
+Attention::~Attention() = default;
+Attention::Attention(Attention&&) noexcept = default;
+
+std::size_t Attention::workspace_bytes(const AttentionShape& shape) const {
+  return static_cast<std::size_t>(
+      workspace_layout(impl_->problem, impl_->quant, impl_->schedule, shape).bytes);
+}
+
+void Attention::run(const AttentionShape& shape, const AttentionArguments& arguments,
+                    DevicePtr workspace, std::size_t workspace_bytes, StreamHandle stream) const {
+  const Impl& plan = *impl_;
+  const WorkspaceLayout layout = workspace_layout(plan.problem, plan.quant, plan.schedule, shape);
+  check_arguments(plan.problem, shape, arguments,
+                  WorkspaceSpan{.data = workspace,
+                                .bytes = workspace_bytes,
+                                .needed = static_cast<std::size_t>(layout.bytes)});
+  const Call call{
+      .plan = plan, .shape = shape, .arguments = arguments, .layout = layout, .workspace = workspace};
+
+  const std::int64_t key_groups = layout.kv_len_padded / plan.quant.k_group;
+  const std::int64_t query_groups = layout.q_len_padded / plan.quant.q_group;
+  const std::int64_t query_tiles = layout.q_len_padded / plan.schedule.cta_q;
+  Device::Scope scope(plan.device);   // once for all launches
+  if (plan.kv_statistics) {
+    plan.kv_statistics->launch(grid(layout.chunks, shape.kv_heads, shape.batch), call.kv_statistics(),
+                               stream);
+  }
+  plan.quantize_k.launch(grid(key_groups, shape.kv_heads, shape.batch), call.quantize_k(), stream);
+  if (plan.quantize_v) {
+    plan.quantize_v->launch(grid(layout.kv_len_padded / kQuantizeVKeys, shape.kv_heads, shape.batch),
+                            call.quantize_v(), stream);
+  }
+  plan.quantize_q.launch(grid(query_groups, shape.q_heads, shape.batch), call.quantize_q(), stream);
+  plan.attention.launch(grid(query_tiles, shape.q_heads, shape.batch), call.attention(), stream);
+  scope.restore();
+}
+
+const AttentionKernels& Attention::kernels() const { return impl_->specs; }
+
+std::vector<std::string> Attention::kernel_names() const {
+  std::vector<std::string> names;
+  if (impl_->kv_statistics) names.push_back(impl_->kv_statistics->name());
+  names.push_back(impl_->quantize_k.name());
+  if (impl_->quantize_v) names.push_back(impl_->quantize_v->name());
+  names.push_back(impl_->quantize_q.name());
+  names.push_back(impl_->attention.name());
+  return names;
+}
+
+}  // namespace sagegen::runtime
