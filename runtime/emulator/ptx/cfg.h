@@ -1,11 +1,12 @@
-// Control flow of one PTX function: basic blocks, post-dominators, and where the lanes of a divergent
-// branch rejoin. Pure analysis of ptx::Function; knows opcodes bra, ret, exit and trap only.
+// Control flow of one PTX function: basic blocks, and where the lanes of a divergent branch rejoin. Pure
+// analysis of ptx::Function; knows the opcodes bra, ret, exit and trap only.
 //
-// Method. An exit node joins every ret, exit and trap. Lanes that leave the kernel never rejoin
-// anything, so an early return must not push the reconvergence of the code around it to the end of
-// the kernel (a bar.sync after `if (a) { if (b) return; ... }` is legal and common). Therefore the
-// reconvergence of a branch is its immediate post-dominator over those ways out only that both of its
-// sides can take; each jump to a block that does nothing but leave counts as a way out of its own.
+// Lanes that leave the kernel never rejoin anything, so an early return must not push the reconvergence
+// of the code around it to the end of the kernel: a bar.sync after `if (a) { if (b) return; ... }` is
+// legal and common. Therefore lanes rejoin at the branch's immediate post-dominator over those ways out
+// only that both of its sides can take, where every ret, exit and trap is a way out of its own, and so
+// is every jump to a block that does nothing else. Without early returns this is the usual immediate
+// post-dominator.
 #pragma once
 
 #include <vector>
@@ -18,7 +19,6 @@ struct BasicBlock {
   int first = 0;                    // index into Function::body
   int end = 0;                      // one past the last instruction
   std::vector<int> successors;      // blocks; ControlFlow::exit_block() for leaving the kernel
-  int post_dominator = 0;           // immediate; exit_block() if only leaving joins all ways
 };
 
 struct ControlFlow {
@@ -35,8 +35,8 @@ struct ControlFlow {
   int exit_block() const { return static_cast<int>(blocks.size()); }
 };
 
-// Throws ParseError if a bra has no label of this function as its only operand. Time and memory are
-// linear in practice and bounded for any input.
+// Throws ParseError if a bra has no label of this function as its only operand, if a function uses brx,
+// and if it has so many branches that the analysis would take longer than a second or so.
 ControlFlow analyze(const Function& function);
 
 }  // namespace sagegen::emulator::ptx
