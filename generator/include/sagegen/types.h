@@ -1,8 +1,10 @@
-// The small enumerations of the spec. Their text forms are the tokens of KernelSpec keys and TOML files.
+// The small enumerations of the spec. Their words are those of TOML files and of reports, and spell
+// the enumerators; kernel keys abbreviate some of them (see key() in spec.h).
 #pragma once
 
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace sagegen {
 
@@ -11,13 +13,17 @@ enum class DType { f16, bf16, f32, s32, s8, s4, e4m3 };
 // Bits of one element as it is stored.
 constexpr int bits(DType type) {
   switch (type) {
-    case DType::s4: return 4;
+    case DType::s4:
+      return 4;
     case DType::s8:
-    case DType::e4m3: return 8;
+    case DType::e4m3:
+      return 8;
     case DType::f16:
-    case DType::bf16: return 16;
+    case DType::bf16:
+      return 16;
     case DType::f32:
-    case DType::s32: return 32;
+    case DType::s32:
+      return 32;
   }
   return 0;
 }
@@ -53,5 +59,9 @@ std::string_view to_string(KernelKind value);
 // Inverse of to_string; empty if the word is unknown.
 template <typename Enum>
 std::optional<Enum> from_string(std::string_view word);
+
+// Every word of an enumeration, in the order of its declaration; for messages that list what is valid.
+template <typename Enum>
+const std::vector<std::string_view>& words();
 
 }  // namespace sagegen

@@ -1,0 +1,238 @@
+// Every rule of validity, as a table of {which kinds, predicate, sentence}. A predicate guards
+// itself against values that another rule refuses, so one mistake is reported once.
+#include "generator/spec/detail.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "sagegen/error.h"
+
+namespace sagegen {
+namespace {
+
+struct Context {
+  const KernelSpec& spec;
+  const TargetInfo* target;  // null if the target is not supported
+  const AttentionProblem& p = spec.problem;
+  const QuantSpec& q = spec.quant;
+  const TileSchedule& s = spec.schedule;
+};
+
+enum Kinds : unsigned {
+  kAttention = 1u << static_cast<int>(KernelKind::attention),
+  kStatistics = 1u << static_cast<int>(KernelKind::kv_statistics),
+  kQuantizeQ = 1u << static_cast<int>(KernelKind::quantize_q),
+  kQuantizeK = 1u << static_cast<int>(KernelKind::quantize_k),
+  kQuantizeV = 1u << static_cast<int>(KernelKind::quantize_v),
+  kAll = kAttention | kStatistics | kQuantizeQ | kQuantizeK | kQuantizeV,
+};
+
+struct Rule {
+  unsigned kinds;
+  bool (*broken)(const Context&);
+  std::string (*sentence)(const Context&);
+};
+
+constexpr int kMinGroup = 16, kMaxGroup = 256;
+constexpr int kMaxWarps = 8, kMaxStages = 4;
+constexpr int kMaxTile = 256;
+
+constexpr bool is_power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
+constexpr bool is_group(int rows) {
+  return is_power_of_two(rows) && rows >= kMinGroup && rows <= kMaxGroup;
+}
+constexpr bool is_tile(int rows) { return is_power_of_two(rows) && rows <= kMaxTile; }
+constexpr bool is_head_dim(int channels) { return channels == 64 || channels == 128; }
+constexpr bool is_pv(DType type) { return type == DType::f16 || type == DType::e4m3; }
+// Keys that one tensor-core instruction of P V sums over.
+constexpr int pv_depth(DType pv) { return pv == DType::e4m3 ? 32 : 16; }
+
+std::string group_sentence(std::string_view name, int rows) {
+  return fmt::format(
+      "{} {} is refused: a group of rows that share scales is a power of two from {} to {}", name,
+      rows, kMinGroup, kMaxGroup);
+}
+
+std::string tile_sentence(std::string_view name, int rows, int smallest) {
+  return fmt::format("{} {} is refused: a tile has a power of two of rows, from {} to {}", name,
+                     rows, smallest, kMaxTile);
+}
+
+const Rule kRules[] = {
+    {kAll, [](const Context& c) { return c.target == nullptr; },
+     [](const Context& c) {
+       std::vector<std::string> names;
+       for (const TargetInfo& info : supported_targets()) names.push_back(info.name);
+       return fmt::format("target {} is not supported; use one of {}", to_string(c.spec.target),
+                          fmt::join(names, ", "));
+     }},
+    {kAll, [](const Context& c) { return !is_head_dim(c.p.head_dim); },
+     [](const Context& c) {
+       return fmt::format(
+           "head_dim {} is refused: kernels exist for 64 and 128; pad the channels of Q, K and V "
+           "with "
+           "zeros up to one of these and keep the softmax scale of the original head_dim",
+           c.p.head_dim);
+     }},
+    {kAll, [](const Context& c) { return c.p.io != DType::f16 && c.p.io != DType::bf16; },
+     [](const Context& c) {
+       return fmt::format("io {} is refused: Q, K, V and O are f16 or bf16; convert them first",
+                          to_string(c.p.io));
+     }},
+    {kAttention | kQuantizeQ | kQuantizeK, [](const Context& c) { return c.q.qk == DType::s4; },
+     [](const Context&) {
+       return std::string("qk s4 is refused: INT4 is not generated yet; use s8");
+     }},
+    {kAttention | kQuantizeQ | kQuantizeK,
+     [](const Context& c) { return c.q.qk != DType::s8 && c.q.qk != DType::s4; },
+     [](const Context& c) {
+       return fmt::format("qk {} is refused: Q and K are quantized to integers; use s8",
+                          to_string(c.q.qk));
+     }},
+    {kAttention | kQuantizeQ, [](const Context& c) { return !is_group(c.q.q_group); },
+     [](const Context& c) { return group_sentence("q_group", c.q.q_group); }},
+    {kAttention | kQuantizeK, [](const Context& c) { return !is_group(c.q.k_group); },
+     [](const Context& c) { return group_sentence("k_group", c.q.k_group); }},
+    {kAttention | kQuantizeV, [](const Context& c) { return !is_pv(c.q.pv); },
+     [](const Context& c) {
+       return fmt::format("pv {} is refused: the second product takes P and V as f16 or e4m3",
+                          to_string(c.q.pv));
+     }},
+    {kAttention | kQuantizeV,
+     [](const Context& c) { return c.q.pv == DType::e4m3 && c.target && !c.target->has_fp8_mma; },
+     [](const Context& c) {
+       return fmt::format("pv e4m3 is refused on {}: its tensor cores have no FP8; use pv f16",
+                          c.target->name);
+     }},
+    {kQuantizeV, [](const Context& c) { return is_pv(c.q.pv) && !v_is_quantized(c.p, c.q); },
+     [](const Context& c) {
+       return fmt::format(
+           "quantize_v with io {} and pv {} is refused: attention reads such a V as it is; leave "
+           "this "
+           "kernel out",
+           to_string(c.p.io), to_string(c.q.pv));
+     }},
+    {kStatistics,
+     [](const Context& c) {
+       return c.q.smoothing == Smoothing::none && is_pv(c.q.pv) && !v_is_quantized(c.p, c.q);
+     },
+     [](const Context&) {
+       return std::string(
+           "kv_statistics with smoothing none and a V that is not quantized is refused: it would "
+           "compute "
+           "nothing; leave this kernel out");
+     }},
+    {kAttention, [](const Context& c) { return c.s.warps < 1 || c.s.warps > kMaxWarps; },
+     [](const Context& c) {
+       return fmt::format("warps {} is refused: a block has 1 to {} warps", c.s.warps, kMaxWarps);
+     }},
+    {kAttention, [](const Context& c) { return c.s.stages < 1 || c.s.stages > kMaxStages; },
+     [](const Context& c) {
+       return fmt::format("stages {} is refused: a pipeline has 1 to {} stages", c.s.stages,
+                          kMaxStages);
+     }},
+    {kAttention, [](const Context& c) { return !is_tile(c.s.cta_q) || c.s.cta_q < 16; },
+     [](const Context& c) { return tile_sentence("cta_q", c.s.cta_q, 16); }},
+    {kAttention,
+     [](const Context& c) {
+       const bool others_fine =
+           is_tile(c.s.cta_q) && c.s.cta_q >= 16 && c.s.warps >= 1 && c.s.warps <= kMaxWarps;
+       return others_fine && c.s.cta_q != 16 * c.s.warps && c.s.cta_q != 32 * c.s.warps;
+     },
+     [](const Context& c) {
+       return fmt::format(
+           "cta_q {} with {} warps is refused: a warp owns 16 or 32 rows of Q; use {} warps",
+           c.s.cta_q, c.s.warps, std::max(1, c.s.cta_q / 32));
+     }},
+    {kAttention,
+     [](const Context& c) {
+       return is_pv(c.q.pv) && (!is_tile(c.s.cta_k) || c.s.cta_k < pv_depth(c.q.pv));
+     },
+     [](const Context& c) {
+       return tile_sentence("cta_k", c.s.cta_k, pv_depth(c.q.pv)) +
+              fmt::format(" ({} tensor cores sum P V over {} keys at once)", to_string(c.q.pv),
+                          pv_depth(c.q.pv));
+     }},
+    {kAttention,
+     [](const Context& c) {
+       const bool rows_fine = c.s.warps >= 1 && c.s.warps <= kMaxWarps &&
+                              (c.s.cta_q == 16 * c.s.warps || c.s.cta_q == 32 * c.s.warps);
+       return rows_fine && is_group(c.q.q_group) && c.q.q_group % (c.s.cta_q / c.s.warps) != 0;
+     },
+     [](const Context& c) {
+       return fmt::format(
+           "q_group {} with {} rows of Q per warp (cta_q {}, {} warps) is refused: all rows of a "
+           "warp lie "
+           "in one group of scales; use q_group {} or more warps",
+           c.q.q_group, c.s.cta_q / c.s.warps, c.s.cta_q, c.s.warps, c.s.cta_q / c.s.warps);
+     }},
+    {kAttention,
+     [](const Context& c) {
+       return is_tile(c.s.cta_k) && is_group(c.q.k_group) && c.q.k_group % c.s.cta_k != 0;
+     },
+     [](const Context& c) {
+       return fmt::format(
+           "k_group {} with cta_k {} is refused: all keys of a tile lie in one group of scales; "
+           "use "
+           "k_group {} or cta_k {}",
+           c.q.k_group, c.s.cta_k, c.s.cta_k, c.q.k_group);
+     }},
+    {kAttention,
+     [](const Context& c) {
+       return is_tile(c.s.cta_k) && is_group(c.q.k_group) && std::max(c.q.k_group, c.s.cta_k) < 64;
+     },
+     [](const Context& c) {
+       return fmt::format(
+           "k_group {} with cta_k {} is refused: keys are padded to the larger of the two, and the "
+           "codes of V come in blocks of 64; use k_group 64",
+           c.q.k_group, c.s.cta_k);
+     }},
+    {kAttention,
+     [](const Context& c) {
+       const bool sizes_fine = is_head_dim(c.p.head_dim) && is_tile(c.s.cta_q) &&
+                               is_tile(c.s.cta_k) && is_pv(c.q.pv) && c.s.stages >= 1 &&
+                               c.s.stages <= kMaxStages;
+       return sizes_fine && c.target &&
+              detail::attention_smem(c.p, c.q, c.s) > c.target->smem_per_block;
+     },
+     [](const Context& c) {
+       return fmt::format(
+           "cta_q {}, cta_k {}, {} stages at head_dim {} and pv {} are refused: they need {} bytes "
+           "of "
+           "shared memory and a block of {} may have {}; use fewer stages or smaller tiles",
+           c.s.cta_q, c.s.cta_k, c.s.stages, c.p.head_dim, to_string(c.q.pv),
+           detail::attention_smem(c.p, c.q, c.s), c.target->name, c.target->smem_per_block);
+     }},
+};
+
+const TargetInfo* find_info(Target target) {
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target == target) return &info;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::vector<std::string> violations(const KernelSpec& spec) {
+  const Context context{spec, find_info(spec.target)};
+  const unsigned kind = 1u << static_cast<int>(spec.kind);
+  std::vector<std::string> sentences;
+  for (const Rule& rule : kRules) {
+    if ((rule.kinds & kind) != 0 && rule.broken(context))
+      sentences.push_back(rule.sentence(context));
+  }
+  return sentences;
+}
+
+void validate(const KernelSpec& spec) {
+  const std::vector<std::string> sentences = violations(spec);
+  if (sentences.empty()) return;
+  std::string text = fmt::format("{} cannot be generated:", key(spec));
+  for (const std::string& sentence : sentences) text += "\n  " + sentence;
+  throw SpecError(text);
+}
+
+}  // namespace sagegen

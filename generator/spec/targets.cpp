@@ -1,0 +1,87 @@
+// The targets whose kernels sagegen generates. Limits of shared memory: CUDA C++ Programming Guide,
+// "Technical Specifications per Compute Capability" (1 KB of each block is the system's). PTX
+// versions: the higher of the target's own and what its instructions ask for (e4m3 mma: 8.4).
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "sagegen/error.h"
+#include "sagegen/spec.h"
+
+namespace sagegen {
+namespace {
+
+constexpr int kKiB = 1024;
+
+std::string supported_names() {
+  std::vector<std::string> names;
+  for (const TargetInfo& info : supported_targets()) names.push_back(info.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+const TargetInfo* find_target(Target target) {
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target == target) return &info;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+const std::vector<TargetInfo>& supported_targets() {
+  static const std::vector<TargetInfo> targets{
+      {.target = {.sm = 80},
+       .name = "sm_80",
+       .ptx_version = 70,
+       .smem_per_block = 163 * kKiB,
+       .smem_per_sm = 164 * kKiB,
+       .has_fp8_mma = false,
+       .has_s4_mma = true,
+       .devices = "A100, A30"},
+      {.target = {.sm = 86},
+       .name = "sm_86",
+       .ptx_version = 71,
+       .smem_per_block = 99 * kKiB,
+       .smem_per_sm = 100 * kKiB,
+       .has_fp8_mma = false,
+       .has_s4_mma = true,
+       .devices = "A10, A40, RTX 3050 to 3090, RTX A2000 to A6000"},
+      {.target = {.sm = 89},
+       .name = "sm_89",
+       .ptx_version = 84,
+       .smem_per_block = 99 * kKiB,
+       .smem_per_sm = 100 * kKiB,
+       .has_fp8_mma = true,
+       .has_s4_mma = true,
+       .devices = "L4, L40, L40S, RTX 4050 to 4090, RTX 6000 Ada"},
+      {.target = {.sm = 120},
+       .name = "sm_120",
+       .ptx_version = 87,
+       .smem_per_block = 99 * kKiB,
+       .smem_per_sm = 100 * kKiB,
+       .has_fp8_mma = true,
+       .has_s4_mma = false,
+       .devices = "RTX 5050 to 5090, RTX PRO 6000 Blackwell"},
+  };
+  return targets;
+}
+
+const TargetInfo& target_info(Target target) {
+  if (const TargetInfo* info = find_target(target)) return *info;
+  throw SpecError(fmt::format("target {} is not supported; use one of {}", to_string(target),
+                              supported_names()));
+}
+
+Target parse_target(std::string_view text) {
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.name == text) return info.target;
+  }
+  throw SpecError(fmt::format("unknown target \"{}\"; use one of {}", text, supported_names()));
+}
+
+std::string to_string(Target target) {
+  std::string text = fmt::format("sm_{}", target.sm);
+  if (target.suffix != '\0') text += target.suffix;
+  return text;
+}
+
+}  // namespace sagegen
