@@ -10,14 +10,15 @@ namespace sagegen::emulator::ptx {
 namespace {
 
 bool leaves(const Instruction& instruction) {
-  return instruction.opcode == "ret" || instruction.opcode == "exit" || instruction.opcode == "trap";
+  return instruction.opcode == "ret" || instruction.opcode == "exit" ||
+         instruction.opcode == "trap";
 }
 
 int branch_target(const Function& function, const Instruction& branch) {
-  const bool one_symbol = branch.operands.size() == 1 &&
-                          branch.operands[0].kind == Operand::Kind::symbol;
-  const auto found = one_symbol ? function.labels.find(branch.operands[0].text)
-                                : function.labels.end();
+  const bool one_symbol =
+      branch.operands.size() == 1 && branch.operands[0].kind == Operand::Kind::symbol;
+  const auto found =
+      one_symbol ? function.labels.find(branch.operands[0].text) : function.labels.end();
   if (found == function.labels.end()) {
     throw ParseError(branch.line, "the target of 'bra' is no label of " + function.name);
   }
@@ -73,7 +74,7 @@ class Reconvergence {
 
   // The block where the two sides of the branch that ends `block` rejoin, or -1.
   int of(int block) {
-    if (graph_.next(block).size() == 1) {   // both sides are the same block
+    if (graph_.next(block).size() == 1) {  // both sides are the same block
       const int side = graph_.next(block)[0];
       return graph_.is_way_out(side) ? -1 : side;
     }
@@ -92,7 +93,7 @@ class Reconvergence {
  private:
   static constexpr std::uint8_t kFromFirst = 1;
   static constexpr std::uint8_t kFromSecond = 2;
-  static constexpr std::uint8_t kCommon = 4;     // leads to a way out that both sides can take
+  static constexpr std::uint8_t kCommon = 4;  // leads to a way out that both sides can take
   static constexpr std::uint8_t kVisited = 8;
 
   std::uint8_t& flags(int node) { return flags_[static_cast<std::size_t>(node)]; }
@@ -147,7 +148,7 @@ class Reconvergence {
     path_.clear();
     stack_.assign(1, block);
     parent(block) = block;
-    for (std::size_t i = 0; i < stack_.size(); ++i) {   // a queue here: breadth first
+    for (std::size_t i = 0; i < stack_.size(); ++i) {  // a queue here: breadth first
       const int node = stack_[i];
       if (common_way(node)) {
         for (int at = node; at != block; at = parent(at)) path_.push_back(at);
@@ -195,7 +196,7 @@ class Reconvergence {
 
   const Graph& graph_;
   std::vector<std::uint8_t> flags_;
-  std::vector<int> position_;   // on path_, or -1
+  std::vector<int> position_;  // on path_, or -1
   std::vector<int> parent_;
   std::vector<int> stack_;
   std::vector<int> path_;
@@ -206,13 +207,15 @@ void find_blocks(const Function& function, ControlFlow& flow) {
   const std::size_t count = function.body.size();
   std::vector<bool> leader(count + 1, false);
   leader[0] = true;
-  for (const auto& [name, index] : function.labels) leader[static_cast<std::size_t>(index)] = true;
+  // Labels that nothing jumps to, as debug information has them, start no block.
   for (std::size_t i = 0; i < count; ++i) {
+    if (flow.target[i] >= 0) leader[static_cast<std::size_t>(flow.target[i])] = true;
     if (function.body[i].opcode == "bra" || leaves(function.body[i])) leader[i + 1] = true;
   }
   flow.block_of.resize(count);
   for (std::size_t i = 0; i < count; ++i) {
-    if (leader[i]) flow.blocks.push_back({.first = static_cast<int>(i), .end = 0, .successors = {}});
+    if (leader[i])
+      flow.blocks.push_back({.first = static_cast<int>(i), .end = 0, .successors = {}});
     flow.blocks.back().end = static_cast<int>(i) + 1;
     flow.block_of[i] = static_cast<int>(flow.blocks.size()) - 1;
   }
@@ -260,7 +263,8 @@ ControlFlow analyze(const Function& function) {
   Reconvergence reconvergence(graph);
   constexpr std::uint64_t kMaxWork = 200'000'000;
   for (int block = 0; block < flow.exit_block(); ++block) {
-    const auto last = static_cast<std::size_t>(flow.blocks[static_cast<std::size_t>(block)].end - 1);
+    const auto last =
+        static_cast<std::size_t>(flow.blocks[static_cast<std::size_t>(block)].end - 1);
     if (function.body[last].opcode != "bra" || function.body[last].guard.empty()) continue;
     const int rejoin = reconvergence.of(block);
     flow.reconvergence[last] = rejoin < 0 ? static_cast<int>(function.body.size())

@@ -16,14 +16,14 @@
 namespace sagegen::emulator::ptx {
 
 struct BasicBlock {
-  int first = 0;                    // index into Function::body
-  int end = 0;                      // one past the last instruction
-  std::vector<int> successors;      // blocks; ControlFlow::exit_block() for leaving the kernel
+  int first = 0;                // index into Function::body
+  int end = 0;                  // one past the last instruction
+  std::vector<int> successors;  // blocks; ControlFlow::exit_block() for leaving the kernel
 };
 
 struct ControlFlow {
-  std::vector<BasicBlock> blocks;   // in body order; blocks[0] is the entry
-  std::vector<int> block_of;        // per instruction
+  std::vector<BasicBlock> blocks;  // in body order; blocks[0] is the entry
+  std::vector<int> block_of;       // per instruction
   // Per instruction. For a conditional branch: the instruction at which its lanes rejoin, or
   // body.size() if they can only leave the kernel. -1 for everything else, also for an unguarded bra
   // and for a guarded ret, exit or trap (its lanes vanish, the others go on).

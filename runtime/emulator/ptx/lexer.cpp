@@ -73,7 +73,8 @@ void Lexer::skip_blanks() {
       at_ = std::min(text_.find('\n', at_), text_.size());
     } else if (c == '/' && peek(1) == '*') {
       const std::size_t close = text_.find("*/", at_ + 2);
-      if (close == std::string_view::npos) throw ParseError(line_, "a comment is not closed with */");
+      if (close == std::string_view::npos)
+        throw ParseError(line_, "a comment is not closed with */");
       for (; at_ < close; ++at_) line_ += text_[at_] == '\n' ? 1 : 0;
       at_ += 2;
     } else {
@@ -127,7 +128,9 @@ Token Lexer::decimal_float(std::size_t begin) {
   if (error != std::errc() || stop != end || is_word(peek())) {
     throw ParseError(line_, quote(token.text) + " is not a number");
   }
-  return {.kind = token.kind, .text = token.text, .value = std::bit_cast<std::uint64_t>(value),
+  return {.kind = token.kind,
+          .text = token.text,
+          .value = std::bit_cast<std::uint64_t>(value),
           .line = line_};
 }
 

@@ -13,46 +13,46 @@ namespace sagegen::emulator::ptx {
 
 struct Operand {
   enum class Kind {
-    reg,        // %r1, %rd3, %p2, %tid.x, a name declared by .reg
-    integer,    // 12, -3, 0x1f
-    f32_bits,   // 0f3F800000
-    f64_bits,   // 0d..., and decimals such as 1.5, which PTX converts to the instruction's type
-    symbol,     // a param, a shared or global variable, a label; text names it
-    address,    // [base + offset]; base is a reg or symbol in `text`, or empty for an absolute address.
-                // elements: the coordinates of a tensor copy, [base, {x, y}]
-    vector,     // {a, b, ...}: elements
-    sink,       // _
+    reg,       // %r1, %rd3, %p2, %tid.x, a name declared by .reg
+    integer,   // 12, -3, 0x1f
+    f32_bits,  // 0f3F800000
+    f64_bits,  // 0d..., and decimals such as 1.5, which PTX converts to the instruction's type
+    symbol,    // a param, a shared or global variable, a label; text names it
+    address,  // [base + offset]; base is a reg or symbol in `text`, or empty for an absolute address.
+              // elements: the coordinates of a tensor copy, [base, {x, y}]
+    vector,  // {a, b, ...}: elements
+    sink,    // _
   };
   Kind kind = Kind::integer;
-  std::string text;                // register or symbol name; names declared in an inner { } scope carry
-                                   // a suffix ("p@3") and so are unique in their function
-  bool negated = false;            // !p
-  std::int64_t value = 0;          // integer, bit pattern, or the byte offset of an address or symbol
-  std::string pair;                // second register of `p|q`; "_" if it is a sink
-  std::vector<Operand> elements;   // vector elements
+  std::string text;        // register or symbol name; names declared in an inner { } scope carry
+                           // a suffix ("p@3") and so are unique in their function
+  bool negated = false;    // !p
+  std::int64_t value = 0;  // integer, bit pattern, or the byte offset of an address or symbol
+  std::string pair;        // second register of `p|q`; "_" if it is a sink
+  std::vector<Operand> elements;  // vector elements
 };
 
 struct Instruction {
-  std::string opcode;                   // "mma", "ld", "bra"
-  std::vector<std::string> modifiers;   // without dots, in order: "sync", "aligned", "m16n8k32", ...
-  std::string guard;                    // predicate register of @p, or empty
+  std::string opcode;                  // "mma", "ld", "bra"
+  std::vector<std::string> modifiers;  // without dots, in order: "sync", "aligned", "m16n8k32", ...
+  std::string guard;                   // predicate register of @p, or empty
   bool guard_negated = false;
   std::vector<Operand> operands;
-  int line = 0;                         // 1-based line of the PTX text
-  int source_file = 0, source_line = 0; // from the last .loc, or 0
+  int line = 0;                          // 1-based line of the PTX text
+  int source_file = 0, source_line = 0;  // from the last .loc, or 0
 };
 
-struct Variable {                       // .shared, .global, .const, .local, .param
+struct Variable {  // .shared, .global, .const, .local, .param
   std::string name;
-  std::uint64_t bytes = 0;              // 0: unsized (extern dynamic shared memory)
+  std::uint64_t bytes = 0;  // 0: unsized (extern dynamic shared memory)
   int align = 1;
   bool is_extern = false;
   int line = 0;
-  std::vector<std::uint8_t> initial;    // .global and .const: the first bytes; the rest is zero
+  std::vector<std::uint8_t> initial;  // .global and .const: the first bytes; the rest is zero
 };
 
 struct Register {
-  std::string name;                     // "%r12"; ranges (%r<13>) are expanded
+  std::string name;  // "%r12"; ranges (%r<13>) are expanded
   enum class Type { pred, b16, b32, b64 } type = Type::b32;
 };
 
@@ -63,21 +63,21 @@ struct Function {
   std::vector<Variable> local;
   std::vector<Register> registers;
   std::vector<Instruction> body;
-  std::map<std::string, int> labels;    // label -> index into body of the next instruction
-  int max_threads = 0;                  // product of .maxntid or .reqntid, 0 if absent
-  int min_blocks = 0;                   // .minnctapersm
-  int max_regs = 0;                     // .maxnreg
+  std::map<std::string, int> labels;  // label -> index into body of the next instruction
+  int max_threads = 0;                // product of .maxntid or .reqntid, 0 if absent
+  int min_blocks = 0;                 // .minnctapersm
+  int max_regs = 0;                   // .maxnreg
   int line = 0;
 };
 
 struct Module {
-  int version = 0;                      // 84 for 8.4
-  std::string target;                   // "sm_89"
+  int version = 0;     // 84 for 8.4
+  std::string target;  // "sm_89"
   int address_size = 64;
-  std::vector<Function> functions;      // .entry only
-  std::vector<Variable> shared;         // module scope
-  std::vector<Variable> globals;        // .global and .const
-  std::map<int, std::string> files;     // .file
+  std::vector<Function> functions;   // .entry only
+  std::vector<Variable> shared;      // module scope
+  std::vector<Variable> globals;     // .global and .const
+  std::map<int, std::string> files;  // .file
 };
 
 // A syntax error or something the emulator does not take; what() starts with "line N: ".

@@ -11,13 +11,38 @@ namespace sagegen::emulator::ptx {
 namespace {
 
 // Names that exist without a declaration. The decoder decides which of them the emulator has.
-constexpr std::string_view kSpecialRegisters[] = {
-    "%tid", "%ntid", "%laneid", "%warpid", "%nwarpid", "%ctaid", "%nctaid", "%smid", "%nsmid",
-    "%gridid", "%is_explicit_cluster", "%clusterid", "%nclusterid", "%cluster_ctaid",
-    "%cluster_nctaid", "%cluster_ctarank", "%cluster_nctarank", "%lanemask_eq", "%lanemask_le",
-    "%lanemask_lt", "%lanemask_ge", "%lanemask_gt", "%clock", "%clock_hi", "%clock64",
-    "%globaltimer", "%globaltimer_lo", "%globaltimer_hi", "%total_smem_size", "%aggr_smem_size",
-    "%dynamic_smem_size", "%current_graph_exec"};
+constexpr std::string_view kSpecialRegisters[] = {"%tid",
+                                                  "%ntid",
+                                                  "%laneid",
+                                                  "%warpid",
+                                                  "%nwarpid",
+                                                  "%ctaid",
+                                                  "%nctaid",
+                                                  "%smid",
+                                                  "%nsmid",
+                                                  "%gridid",
+                                                  "%is_explicit_cluster",
+                                                  "%clusterid",
+                                                  "%nclusterid",
+                                                  "%cluster_ctaid",
+                                                  "%cluster_nctaid",
+                                                  "%cluster_ctarank",
+                                                  "%cluster_nctarank",
+                                                  "%lanemask_eq",
+                                                  "%lanemask_le",
+                                                  "%lanemask_lt",
+                                                  "%lanemask_ge",
+                                                  "%lanemask_gt",
+                                                  "%clock",
+                                                  "%clock_hi",
+                                                  "%clock64",
+                                                  "%globaltimer",
+                                                  "%globaltimer_lo",
+                                                  "%globaltimer_hi",
+                                                  "%total_smem_size",
+                                                  "%aggr_smem_size",
+                                                  "%dynamic_smem_size",
+                                                  "%current_graph_exec"};
 
 bool is_special_register(std::string_view name) {
   return std::find(std::begin(kSpecialRegisters), std::end(kSpecialRegisters), name) !=
@@ -100,7 +125,7 @@ void Parser::name_operand(Operand& out, const Token& name) {
     }
     out.kind = Operand::Kind::reg;
     out.text = std::string(name.text);
-    if (current_.kind == TokenKind::dotted) out.text += take().text;   // %tid.x
+    if (current_.kind == TokenKind::dotted) out.text += take().text;  // %tid.x
     return;
   }
   if (name.text == "WARP_SZ") {
@@ -195,7 +220,7 @@ Operand Parser::address() {
     displacement(out);
   }
   out.kind = Operand::Kind::address;
-  if (accept(',')) out.elements = vector().elements;   // coordinates of a tensor copy
+  if (accept(',')) out.elements = vector().elements;  // coordinates of a tensor copy
   expect(']', "an address");
   return out;
 }
@@ -214,8 +239,7 @@ Operand Parser::operand(std::size_t instruction, std::size_t position) {
       displacement(out);
     } else {
       count(names_, Limits::kNames, "names");
-      scopes_.refer_to_label(
-          {.name = out.text, .instruction = instruction, .operand = position});
+      scopes_.refer_to_label({.name = out.text, .instruction = instruction, .operand = position});
     }
   }
   if ((out.kind == Operand::Kind::reg || out.kind == Operand::Kind::sink) && accept('|')) {

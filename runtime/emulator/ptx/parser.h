@@ -15,12 +15,12 @@ namespace sagegen::emulator::ptx {
 // Bounds that no kernel comes near; they keep hostile text from exhausting memory or stack.
 struct Limits {
   static constexpr std::size_t kTextBytes = std::size_t{16} << 20;
-  static constexpr std::size_t kInstructions = 250'000;      // per module
-  static constexpr std::size_t kOperands = 1'000'000;        // per module, vector elements included
-  static constexpr std::uint64_t kRegisters = 250'000;       // per module
-  static constexpr std::size_t kNames = 100'000;             // variables and labels per module
-  static constexpr std::size_t kModifiers = 24;              // per instruction
-  static constexpr std::size_t kOperandsOfOne = 32;          // per instruction
+  static constexpr std::size_t kInstructions = 250'000;  // per module
+  static constexpr std::size_t kOperands = 1'000'000;    // per module, vector elements included
+  static constexpr std::uint64_t kRegisters = 250'000;   // per module
+  static constexpr std::size_t kNames = 100'000;         // variables and labels per module
+  static constexpr std::size_t kModifiers = 24;          // per instruction
+  static constexpr std::size_t kOperandsOfOne = 32;      // per instruction
   static constexpr std::size_t kVectorElements = 512;
   static constexpr std::size_t kScopeDepth = 64;
   static constexpr std::uint64_t kVariableBytes = std::uint64_t{1} << 32;
@@ -59,7 +59,7 @@ class Parser {
 
   // ---- declarations (parser_module.cpp) ----
   struct TypedDeclaration {
-    std::uint64_t element_bytes = 0;   // of one .v2/.v4 vector or scalar
+    std::uint64_t element_bytes = 0;  // of one .v2/.v4 vector or scalar
     std::uint64_t scalar_bytes = 0;
     int align = 1;
   };

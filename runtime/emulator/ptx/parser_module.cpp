@@ -16,10 +16,10 @@ struct TypeName {
   std::uint64_t bytes;
 };
 constexpr TypeName kTypes[] = {
-    {".b8", 1},   {".u8", 1},   {".s8", 1},    {".b16", 2},    {".u16", 2}, {".s16", 2},
-    {".f16", 2},  {".bf16", 2}, {".b32", 4},   {".u32", 4},    {".s32", 4}, {".f32", 4},
-    {".f16x2", 4}, {".bf16x2", 4}, {".b64", 8}, {".u64", 8},   {".s64", 8}, {".f64", 8},
-    {".b128", 16},
+    {".b8", 1},  {".u8", 1},  {".s8", 1},    {".b16", 2},    {".u16", 2},
+    {".s16", 2}, {".f16", 2}, {".bf16", 2},  {".b32", 4},    {".u32", 4},
+    {".s32", 4}, {".f32", 4}, {".f16x2", 4}, {".bf16x2", 4}, {".b64", 8},
+    {".u64", 8}, {".s64", 8}, {".f64", 8},   {".b128", 16},
 };
 
 std::optional<std::uint64_t> type_bytes(std::string_view name) {
@@ -113,8 +113,8 @@ void Parser::append_initial_value(std::vector<std::uint8_t>& bytes, std::uint64_
     const auto narrowed = static_cast<float>(std::bit_cast<double>(value.value));
     bits = std::bit_cast<std::uint32_t>(narrowed);
   } else {
-    throw ParseError(first.line, fmt::format("{} cannot initialize a variable of {} bytes",
-                                             quote(first), size));
+    throw ParseError(
+        first.line, fmt::format("{} cannot initialize a variable of {} bytes", quote(first), size));
   }
   for (std::uint64_t i = 0; i < size; ++i) {
     bytes.push_back(static_cast<std::uint8_t>(i < 8 ? bits >> (8 * i) : 0));
@@ -162,10 +162,17 @@ void Parser::register_declaration(Function& function) {
     const std::uint64_t bytes = type_bytes(type.text).value_or(0);
     switch (bytes) {
       case 1:
-      case 2: kind = Register::Type::b16; break;
-      case 4: kind = Register::Type::b32; break;
-      case 8: kind = Register::Type::b64; break;
-      default: throw ParseError(type.line, quote(type) + " registers are not supported");
+      case 2:
+        kind = Register::Type::b16;
+        break;
+      case 4:
+        kind = Register::Type::b32;
+        break;
+      case 8:
+        kind = Register::Type::b64;
+        break;
+      default:
+        throw ParseError(type.line, quote(type) + " registers are not supported");
     }
   }
   do {
@@ -242,7 +249,7 @@ void Parser::entry() {
     expect(')', "the parameters");
   }
   entry_directives(function);
-  if (accept(';')) {   // a declaration without a body
+  if (accept(';')) {  // a declaration without a body
     scopes_.close(function.body);
     return;
   }
@@ -294,7 +301,8 @@ void Parser::header() {
   if (!accept(".version")) unexpected(".version at the start of a module");
   const Token version = take();
   const std::size_t dot = version.text.find('.');
-  if (version.kind != TokenKind::f64_bits || dot == 0 || dot > 2 || version.text.size() != dot + 2) {
+  if (version.kind != TokenKind::f64_bits || dot == 0 || dot > 2 ||
+      version.text.size() != dot + 2) {
     throw ParseError(version.line, quote(version) + " is no PTX version such as 8.4");
   }
   for (const char c : version.text) {

@@ -39,7 +39,7 @@ std::optional<NameKind> ScopeStack::find_in(const Scope& scope, std::string_view
     if (c < '0' || c > '9') break;
     index += place * static_cast<std::uint64_t>(c - '0');
     place *= 10;
-    if (c == '0' && split + 1 != name.size()) continue;   // %r01 is not %r1
+    if (c == '0' && split + 1 != name.size()) continue;  // %r01 is not %r1
     const auto found = scope.ranges.find(name.substr(0, split));
     if (found != scope.ranges.end() && index < found->second) return NameKind::reg;
   }
@@ -83,8 +83,9 @@ void ScopeStack::declare_range(const Token& name, std::uint64_t count, Register:
     std::string text(name.text);
     text += std::to_string(i);
     if (!first_names && find_in(scope, text)) {
-      throw ParseError(name.line, fmt::format("{} of the range {}<{}> is declared twice in this scope",
-                                              quote(text), name.text, count));
+      throw ParseError(name.line,
+                       fmt::format("{} of the range {}<{}> is declared twice in this scope",
+                                   quote(text), name.text, count));
     }
     text += scope.suffix;
     out.push_back({.name = std::move(text), .type = type});

@@ -64,7 +64,7 @@ class ScopeStack {
   struct Scope {
     std::string suffix;
     Map<NameKind> names;
-    Map<std::uint64_t> ranges;   // prefix -> count
+    Map<std::uint64_t> ranges;  // prefix -> count
     Map<bool> labels;
     std::vector<LabelReference> references;
   };
