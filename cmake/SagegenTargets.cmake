@@ -1,10 +1,19 @@
 # What every target of the project is compiled with. Headers are included from the repository root
 # ("generator/dsl/value.h") inside the project, and public ones as <sagegen/...>.
+if(SAGEGEN_FUZZ AND NOT CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  message(FATAL_ERROR "SAGEGEN_FUZZ=ON needs libFuzzer: configure with -DCMAKE_CXX_COMPILER=clang++")
+endif()
+
 function(sagegen_compile_options target)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor>
+    # Source locations of templates go into messages and PTX; they must not depend on the checkout.
+    $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>
     $<$<BOOL:${SAGEGEN_WERROR}>:-Werror>)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  if(SAGEGEN_FUZZ)   # libFuzzer needs to see the branches of what it fuzzes
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
   if(SAGEGEN_SANITIZE)
     list(JOIN SAGEGEN_SANITIZE "," _sanitizers)
     target_compile_options(${target} PRIVATE -fsanitize=${_sanitizers} -fno-omit-frame-pointer
@@ -33,8 +42,9 @@ function(sagegen_library name)
   if(ARG_USES_LLVM)
     target_include_directories(${name} SYSTEM PRIVATE ${LLVM_INCLUDE_DIRS})
     target_compile_definitions(${name} PRIVATE ${LLVM_DEFINITIONS_LIST})
-    # The distribution's LLVM is built without RTTI; classes derived from LLVM's need the same here.
-    target_compile_options(${name} PRIVATE -fno-rtti -Wno-unused-parameter)
+    if(NOT LLVM_ENABLE_RTTI)   # classes derived from LLVM's must be built like LLVM
+      target_compile_options(${name} PRIVATE -fno-rtti)
+    endif()
   endif()
   if(ARG_COMPONENT AND SAGEGEN_INSTALL)
     install(TARGETS ${name} EXPORT sagegen_${ARG_COMPONENT}
