@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -17,6 +18,8 @@
 #include <type_traits>
 
 #include "generator/dsl/value.h"
+#include "sagegen/abi.h"
+#include "sagegen/emit.h"
 #include "sagegen/spec.h"
 
 namespace sagegen::dsl {
@@ -57,22 +60,39 @@ class ParamReader {
  public:
   // Field -> DSL value: std::int32_t -> I32, float -> F32, abi::Address -> GlobalPtr, std::int64_t -> I64.
   // A nested abi::Tensor is read field by field: p(&AttentionParams::o, &abi::Tensor::data).
+  // A field is loaded once, at the kernel's entry, however often it is read.
   template <typename Field>
-  auto operator()(Field Params::*member) const;
+  auto operator()(Field Params::*member, SourceLoc loc = SourceLoc::here()) const {
+    return read<Field>(offset_of(member), loc);
+  }
   template <typename Struct, typename Field>
-  auto operator()(Struct Params::*member, Field Struct::*inner) const;
+  auto operator()(Struct Params::*member, Field Struct::*inner,
+                  SourceLoc loc = SourceLoc::here()) const {
+    return read<Field>(offset_of(member) + offset_of(inner), loc);
+  }
 
  private:
   friend class KernelBuilder;
+  explicit ParamReader(KernelBuilder* k) : k_(k) {}
+
+  // A pointer to a data member is its offset (Itanium C++ ABI, section 2.3.1).
+  template <typename Struct, typename Field>
+  static std::size_t offset_of(Field Struct::*member) {
+    static_assert(sizeof(member) == sizeof(std::ptrdiff_t) && std::is_standard_layout_v<Struct>);
+    return static_cast<std::size_t>(std::bit_cast<std::ptrdiff_t>(member));
+  }
+  template <typename Field>
+  auto read(std::size_t offset, SourceLoc loc) const;
+
   KernelBuilder* k_ = nullptr;
 };
 
 class KernelBuilder {
  public:
-  // entry: the kernel's name. threads: block size, printed as .maxntid/.reqntid.
+  // entry: the kernel's name. threads: block size, printed as .reqntid.
   // line_info: whether verbs leave debug locations.
   KernelBuilder(const std::string& entry, Target target, int threads, std::size_t param_bytes,
-                bool line_info);
+                LineInfo line_info = LineInfo::off);
   ~KernelBuilder();
   KernelBuilder(const KernelBuilder&) = delete;
   KernelBuilder& operator=(const KernelBuilder&) = delete;
@@ -85,9 +105,13 @@ class KernelBuilder {
   F32 f32(float value);
   Pred pred(bool value);
   template <typename Params>
-  ParamReader<Params> params();
+  ParamReader<Params> params() {
+    check_param_struct(sizeof(Params));
+    return ParamReader<Params>(this);
+  }
   I32 thread_idx(SourceLoc loc = SourceLoc::here());      // %tid.x
   I32 block_idx(int axis, SourceLoc loc = SourceLoc::here());   // %ctaid.x/y/z
+  I32 grid_dim(int axis, SourceLoc loc = SourceLoc::here());    // %nctaid.x/y/z
   I32 lane_idx(SourceLoc loc = SourceLoc::here());        // thread_idx % 32
   I32 warp_idx(SourceLoc loc = SourceLoc::here());        // thread_idx / 32
 
@@ -171,7 +195,26 @@ class KernelBuilder {
   friend class ParamReader;
   template <typename T>
   friend class Var;
+  void check_param_struct(std::size_t bytes) const;
+  template <typename T>
+  T read_param(std::size_t offset, SourceLoc loc);
+
   std::unique_ptr<Impl> impl_;
 };
+
+template <typename Params>
+template <typename Field>
+auto ParamReader<Params>::read(std::size_t offset, SourceLoc loc) const {
+  if constexpr (std::is_same_v<Field, std::int32_t>) {
+    return k_->template read_param<I32>(offset, loc);
+  } else if constexpr (std::is_same_v<Field, std::int64_t>) {
+    return k_->template read_param<I64>(offset, loc);
+  } else if constexpr (std::is_same_v<Field, float>) {
+    return k_->template read_param<F32>(offset, loc);
+  } else {
+    static_assert(std::is_same_v<Field, abi::Address>, "a field of this type has no DSL value");
+    return k_->template read_param<GlobalPtr>(offset, loc);
+  }
+}
 
 }  // namespace sagegen::dsl

@@ -3,7 +3,9 @@
 //
 // Operators emit instructions through the builder that made the operand. Index arithmetic is unsigned
 // where it matters: / % and >> on I32 are unsigned, because the generator's indices are non-negative.
-// Comparisons of I32 are signed. f32 operators are add.rn, sub.rn, mul.rn, div.rn: never contracted.
+// Comparisons of I32 are signed. + - * of I32 and I64 must not overflow as signed numbers: that is what
+// lets constant distances move into the [register+constant] of a load. f32 operators are add.rn, sub.rn,
+// mul.rn, div.rn: never contracted; their comparisons are false for NaN, except != .
 #pragma once
 
 #include <cstdint>
@@ -91,6 +93,10 @@ F32 operator+(F32 a, float b);
 F32 operator-(F32 a, float b);
 F32 operator*(F32 a, float b);
 F32 operator/(F32 a, float b);
+F32 operator+(float a, F32 b);
+F32 operator-(float a, F32 b);
+F32 operator*(float a, F32 b);
+F32 operator/(float a, F32 b);
 F32 operator-(F32 a);
 
 template <Space S>

@@ -1,0 +1,13 @@
+// The NVPTX target machine for a target of the spec.
+#pragma once
+
+#include <memory>
+
+#include "llvm/Target/TargetMachine.h"
+#include "sagegen/spec.h"
+
+namespace sagegen::codegen {
+
+std::unique_ptr<llvm::TargetMachine> target_machine(const TargetInfo& info);
+
+}  // namespace sagegen::codegen

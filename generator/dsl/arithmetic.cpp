@@ -1,0 +1,155 @@
+// Conversions and arithmetic: one instruction each unless the header says otherwise.
+#include <fmt/format.h>
+
+#include "generator/dsl/impl.h"
+#include "generator/dsl/kernel_builder.h"
+
+namespace sagegen::dsl {
+
+namespace ir = llvm::Intrinsic;
+
+I64 KernelBuilder::to_i64(I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I64>(impl_->b.CreateSExt(impl_->use(value), impl_->b.getInt64Ty()));
+}
+
+F32 KernelBuilder::as_f32(I32 bits, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->b.CreateBitCast(impl_->use(bits), impl_->b.getFloatTy()));
+}
+
+I32 KernelBuilder::as_bits(F32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->b.CreateBitCast(impl_->use(value), impl_->b.getInt32Ty()));
+}
+
+F32 KernelBuilder::to_f32(I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->b.CreateSIToFP(impl_->use(value), impl_->b.getFloatTy()));
+}
+
+I32 KernelBuilder::round_to_s32(F32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->intrinsic(ir::nvvm_f2i_rn, {impl_->use(value)}));
+}
+
+I32 KernelBuilder::min(I32 a, I32 b, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->b.CreateBinaryIntrinsic(ir::smin, impl_->use(a), impl_->use(b)));
+}
+
+I32 KernelBuilder::max(I32 a, I32 b, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->b.CreateBinaryIntrinsic(ir::smax, impl_->use(a), impl_->use(b)));
+}
+
+F32 KernelBuilder::min(F32 a, F32 b, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->b.CreateMinNum(impl_->use(a), impl_->use(b)));
+}
+
+F32 KernelBuilder::max(F32 a, F32 b, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->b.CreateMaxNum(impl_->use(a), impl_->use(b)));
+}
+
+F32 KernelBuilder::abs(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->b.CreateUnaryIntrinsic(ir::fabs, impl_->use(a)));
+}
+
+F32 KernelBuilder::fma(F32 a, F32 b, F32 c, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(
+      impl_->intrinsic(ir::fma, {impl_->use(a), impl_->use(b), impl_->use(c)}, {impl_->b.getFloatTy()}));
+}
+
+F32 KernelBuilder::exp2(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(
+      impl_->intrinsic(ir::nvvm_ex2_approx_ftz, {impl_->use(a)}, {impl_->b.getFloatTy()}));
+}
+
+F32 KernelBuilder::log2(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_lg2_approx_ftz_f, {impl_->use(a)}));
+}
+
+F32 KernelBuilder::reciprocal(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_rcp_approx_ftz_f, {impl_->use(a)}));
+}
+
+// ---- packed values ----
+
+I32 KernelBuilder::pack2(DType type, F32 lo, F32 hi, SourceLoc loc) {
+  impl_->at(loc);
+  if (type != DType::f16 && type != DType::bf16) {
+    impl_->fail(fmt::format("pack2 makes f16 or bf16, not {}", to_string(type)));
+  }
+  const auto id = type == DType::f16 ? ir::nvvm_ff2f16x2_rn : ir::nvvm_ff2bf16x2_rn;
+  llvm::Value* pair = impl_->intrinsic(id, {impl_->use(hi), impl_->use(lo)});
+  return impl_->wrap<I32>(impl_->b.CreateBitCast(pair, impl_->b.getInt32Ty()));
+}
+
+std::array<F32, 2> KernelBuilder::unpack2(DType type, I32 bits, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  llvm::Value* pair = impl_->use(bits);
+  if (type == DType::bf16) {   // a bf16 is the upper half of an f32
+    return {as_f32(impl_->wrap<I32>(b.CreateShl(pair, 16)), loc),
+            as_f32(impl_->wrap<I32>(b.CreateAnd(pair, 0xffff0000u)), loc)};
+  }
+  if (type != DType::f16) {
+    impl_->fail(fmt::format("unpack2 reads f16 or bf16, not {}", to_string(type)));
+  }
+  llvm::Value* halves = b.CreateBitCast(pair, llvm::FixedVectorType::get(b.getHalfTy(), 2));
+  std::array<F32, 2> result;
+  for (unsigned i = 0; i < 2; ++i) {
+    result[i] = impl_->wrap<F32>(b.CreateFPExt(b.CreateExtractElement(halves, i), b.getFloatTy()));
+  }
+  return result;
+}
+
+I32 KernelBuilder::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) {
+  impl_->at(loc);
+  auto& builder = impl_->b;
+  if (type == DType::e4m3) {
+    impl_->require(target().sm >= 89, "the conversion to e4m3", "use f16 for P and V there");
+    const auto pair = [&](F32 lo, F32 hi) {
+      return impl_->intrinsic(ir::nvvm_ff_to_e4m3x2_rn, {impl_->use(hi), impl_->use(lo)});
+    };
+    llvm::Value* pairs = llvm::PoisonValue::get(llvm::FixedVectorType::get(builder.getInt16Ty(), 2));
+    pairs = builder.CreateInsertElement(pairs, pair(a, b), std::uint64_t{0});
+    pairs = builder.CreateInsertElement(pairs, pair(c, d), std::uint64_t{1});
+    return impl_->wrap<I32>(builder.CreateBitCast(pairs, builder.getInt32Ty()));
+  }
+  if (type != DType::s8) {
+    impl_->fail(fmt::format("pack4 makes s8 or e4m3, not {}", to_string(type)));
+  }
+  // Adding 1.5 * 2^23 rounds to an integer, to nearest even, and leaves it in the low bits: an add
+  // instead of a conversion, which runs at a quarter of the rate.
+  constexpr float kRounder = 12582912.0f;
+  const auto integer = [&](F32 value) {
+    llvm::Value* sum = builder.CreateFAdd(impl_->use(value), impl_->use(f32(kRounder)));
+    return as_bits(impl_->wrap<F32>(sum), loc);
+  };
+  const I32 low = permute_bytes(integer(a), integer(b), {0, 4, 0, 4}, loc);
+  const I32 high = permute_bytes(integer(c), integer(d), {0, 4, 0, 4}, loc);
+  return permute_bytes(low, high, {0, 1, 4, 5}, loc);
+}
+
+I32 KernelBuilder::permute_bytes(I32 a, I32 b, std::array<int, 4> selector, SourceLoc loc) {
+  impl_->at(loc);
+  std::uint32_t packed = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    if (selector[i] < 0 || selector[i] > 7) {
+      impl_->fail(fmt::format("permute_bytes selects bytes 0 to 7, not {}", selector[i]));
+    }
+    packed |= static_cast<std::uint32_t>(selector[i]) << (4 * i);
+  }
+  return impl_->wrap<I32>(impl_->intrinsic(
+      ir::nvvm_prmt, {impl_->use(a), impl_->use(b), impl_->b.getInt32(packed)}));
+}
+
+}  // namespace sagegen::dsl

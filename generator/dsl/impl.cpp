@@ -1,0 +1,186 @@
+#include "generator/dsl/impl.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "llvm/BinaryFormat/Dwarf.h"
+#include "llvm/IR/IntrinsicInst.h"
+#include "llvm/IR/Operator.h"
+#include "llvm/TargetParser/Triple.h"
+#include "sagegen/error.h"
+
+namespace sagegen::dsl {
+namespace {
+
+std::unique_ptr<llvm::Module> new_module(const std::string& name, llvm::LLVMContext& context) {
+  auto module = std::make_unique<llvm::Module>(name, context);
+  module->setTargetTriple(llvm::Triple(kTriple));
+  module->setDataLayout(data_layout());
+  return module;
+}
+
+}  // namespace
+
+std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index) {
+  if (auto* constant = llvm::dyn_cast<llvm::ConstantInt>(index)) {
+    return {nullptr, constant->getSExtValue()};
+  }
+  auto* add = llvm::dyn_cast<llvm::BinaryOperator>(index);
+  if (add == nullptr || add->getOpcode() != llvm::Instruction::Add || !add->hasNoSignedWrap()) {
+    return {index, 0};
+  }
+  auto* constant = llvm::dyn_cast<llvm::ConstantInt>(add->getOperand(1));
+  if (constant == nullptr) return {index, 0};
+  return {add->getOperand(0), constant->getSExtValue()};
+}
+
+std::string data_layout() { return llvm::Triple(kTriple).computeDataLayout("shortptr"); }
+
+KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Target target_,
+                          int threads_, std::size_t param_bytes_, LineInfo line_info)
+    : owner(owner_),
+      target(target_),
+      info(target_info(target_)),
+      threads(threads_),
+      param_bytes(param_bytes_),
+      context(std::make_unique<llvm::LLVMContext>()),
+      module(new_module(entry_name, *context)),
+      b(*context, llvm::InstSimplifyFolder(module->getDataLayout())),
+      entry_builder(*context, llvm::InstSimplifyFolder(module->getDataLayout())) {
+  constexpr int kMaxThreads = 1024;
+  if (threads < 1 || threads > kMaxThreads || threads % 32 != 0) {
+    fail(fmt::format("kernel {} asks for {} threads per block; it takes whole warps of 32 and at most {}",
+                     entry_name, threads, kMaxThreads));
+  }
+  context->setDiscardValueNames(true);
+  auto* pointer = llvm::PointerType::get(*context, 0);
+  auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(*context), {pointer}, false);
+  function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, entry_name, *module);
+  function->setCallingConv(llvm::CallingConv::PTX_Kernel);
+  function->addFnAttr("nvvm.reqntid", std::to_string(threads));
+  function->addFnAttr(llvm::Attribute::NoUnwind);
+  auto* params = llvm::ArrayType::get(llvm::Type::getInt8Ty(*context), param_bytes);
+  function->addParamAttr(0, llvm::Attribute::getWithByValType(*context, params));
+  function->addParamAttr(0, llvm::Attribute::getWithAlignment(*context, llvm::Align(8)));
+
+  if (line_info == LineInfo::on) {
+    module->addModuleFlag(llvm::Module::Warning, "Debug Info Version", llvm::DEBUG_METADATA_VERSION);
+    debug_ = std::make_unique<llvm::DIBuilder>(*module);
+  }
+
+  entry = new_block();
+  llvm::BasicBlock* start = new_block();
+  entry_builder.SetInsertPoint(entry);
+  entry_builder.SetInsertPoint(entry_builder.CreateBr(start));
+  b.SetInsertPoint(start);
+}
+
+void KernelBuilder::Impl::at(SourceLoc loc) {
+  loc_ = loc;
+  if (debug_ == nullptr) return;
+  llvm::DIScope* scope = scope_of(loc.file);
+  llvm::DebugLoc location = llvm::DILocation::get(*context, static_cast<unsigned>(loc.line), 0, scope);
+  b.SetCurrentDebugLocation(location);
+  entry_builder.SetCurrentDebugLocation(location);
+}
+
+// The first file that a verb names is the kernel's; verbs of other files get a scope of their own.
+llvm::DIScope* KernelBuilder::Impl::scope_of(const char* file_name) {
+  auto [position, is_new] = scopes_.try_emplace(file_name, nullptr);
+  if (!is_new) return position->second;
+  const std::filesystem::path path(file_name);
+  llvm::DIFile* file = debug_->createFile(path.filename().string(), path.parent_path().string());
+  if (subprogram_ != nullptr) return position->second = debug_->createLexicalBlockFile(subprogram_, file);
+
+  debug_->createCompileUnit(llvm::DISourceLanguageName(llvm::dwarf::DW_LANG_C_plus_plus), file, "sagegen",
+                            true, "", 0, "", llvm::DICompileUnit::DebugDirectivesOnly);
+  auto* type = debug_->createSubroutineType(debug_->getOrCreateTypeArray({}));
+  subprogram_ = debug_->createFunction(file, function->getName(), "", file, 1, type, 1,
+                                       llvm::DINode::FlagPrototyped, llvm::DISubprogram::SPFlagDefinition);
+  function->setSubprogram(subprogram_);
+  return position->second = subprogram_;
+}
+
+void KernelBuilder::Impl::fail(const std::string& message) const {
+  throw CodegenError(fmt::format("{}:{}: {}", loc_.file, loc_.line, message));
+}
+
+llvm::Value* KernelBuilder::Impl::use(const ValueBase& operand) const {
+  if (operand.v == nullptr) fail("an operand was never given a value");
+  if (operand.k != &owner) fail("an operand belongs to another kernel's builder");
+  auto* instruction = llvm::dyn_cast<llvm::Instruction>(operand.v);
+  if (instruction != nullptr && closed_.contains(instruction->getParent())) {
+    fail("an operand was made inside a branch or loop that has ended; keep it in a Var made outside");
+  }
+  return operand.v;
+}
+
+void KernelBuilder::Impl::in_scope(const std::function<void()>& body) {
+  auto first = std::prev(function->end());   // the block that the caller just opened
+  const SourceLoc outer = loc_;
+  body();
+  at(outer);
+  for (auto block = first; block != function->end(); ++block) closed_.insert(&*block);
+}
+
+void KernelBuilder::Impl::require(bool supported, const char* instruction, const char* advice) const {
+  if (!supported) fail(fmt::format("{} does not exist on {}; {}", instruction, info.name, advice));
+}
+
+llvm::Value* KernelBuilder::Impl::offset(llvm::Value* p, llvm::Value* bytes) {
+  auto [variable, constant] = split_constant(bytes);
+  auto* inner = llvm::dyn_cast<llvm::GEPOperator>(p);
+  if (inner != nullptr && inner->hasAllConstantIndices()) {
+    constant += llvm::cast<llvm::ConstantInt>(inner->getOperand(1))->getSExtValue();
+    p = inner->getPointerOperand();
+  }
+  if (variable != nullptr) p = b.CreatePtrAdd(p, variable);
+  if (constant != 0) p = b.CreatePtrAdd(p, llvm::ConstantInt::getSigned(bytes->getType(), constant));
+  return p;
+}
+
+llvm::Value* KernelBuilder::Impl::intrinsic(llvm::Intrinsic::ID id,
+                                            llvm::ArrayRef<llvm::Value*> arguments,
+                                            llvm::ArrayRef<llvm::Type*> overloads) {
+  return b.CreateIntrinsic(id, overloads, arguments);
+}
+
+llvm::Value* KernelBuilder::Impl::special_register(llvm::Intrinsic::ID id, unsigned limit) {
+  llvm::Value*& value = special_registers_[id];
+  if (value == nullptr) {
+    auto* call = entry_builder.CreateIntrinsic(id, llvm::ArrayRef<llvm::Value*>());
+    call->addRangeRetAttr(llvm::ConstantRange(llvm::APInt(32, 0), llvm::APInt(32, limit)));
+    value = call;
+  }
+  return value;
+}
+
+llvm::Value* KernelBuilder::Impl::parameter(std::size_t byte, llvm::Type* type, llvm::Align align) {
+  llvm::Value*& value = parameters_[{byte, type}];
+  if (value == nullptr) {
+    llvm::Value* address = entry_builder.CreateConstInBoundsGEP1_64(
+        entry_builder.getInt8Ty(), function->getArg(0), byte);
+    value = type->isPointerTy()
+                ? entry_builder.CreateIntToPtr(
+                      entry_builder.CreateAlignedLoad(entry_builder.getInt64Ty(), address, align), type)
+                : entry_builder.CreateAlignedLoad(type, address, align);
+  }
+  return value;
+}
+
+llvm::AllocaInst* KernelBuilder::Impl::slot(llvm::Type* type) {
+  return entry_builder.CreateAlloca(type);
+}
+
+llvm::BasicBlock* KernelBuilder::Impl::new_block() {
+  return llvm::BasicBlock::Create(*context, "", function);
+}
+
+void KernelBuilder::Impl::finish() {
+  if (b.GetInsertBlock()->getTerminator() != nullptr) return;
+  b.CreateRetVoid();
+  if (debug_ != nullptr) debug_->finalize();
+}
+
+}  // namespace sagegen::dsl

@@ -1,0 +1,117 @@
+// The inside of KernelBuilder, for dsl/*.cpp and codegen: the LLVM module that is being built and the
+// checks on what templates hand in.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "generator/dsl/kernel_builder.h"
+#include "llvm/ADT/DenseSet.h"
+#include "llvm/Analysis/InstSimplifyFolder.h"
+#include "llvm/IR/DIBuilder.h"
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/IntrinsicsNVPTX.h"
+#include "llvm/IR/LLVMContext.h"
+#include "llvm/IR/Module.h"
+
+namespace sagegen::dsl {
+
+// Address spaces of NVPTX (LLVM's user guide for the NVPTX back end).
+constexpr unsigned address_space(Space space) { return space == Space::global ? 1 : 3; }
+
+struct KernelBuilder::Impl {
+  // Folds constants and identities while it builds, so that a condition known now is a ConstantInt.
+  using Builder = llvm::IRBuilder<llvm::InstSimplifyFolder>;
+
+  Impl(KernelBuilder& owner, const std::string& entry, Target target, int threads,
+       std::size_t param_bytes, LineInfo line_info);
+
+  // Makes `loc` the place that instructions and errors name, until the next verb.
+  void at(SourceLoc loc);
+  // Throws CodegenError "file:line: message".
+  [[noreturn]] void fail(const std::string& message) const;
+  // The LLVM value of an operand; fails if it is empty, of another builder, or out of scope.
+  llvm::Value* use(const ValueBase& operand) const;
+  // Runs a template's lambda; afterwards the values made inside cannot be used any more.
+  void in_scope(const std::function<void()>& body);
+  // Fails with what to do instead if the target lacks an instruction.
+  void require(bool supported, const char* instruction, const char* advice) const;
+
+  // p + bytes, as (base + variable part) + constant part: loads at constant distances then share one
+  // address register and become [reg+imm]. bytes: i32 (shared memory) or i64.
+  llvm::Value* offset(llvm::Value* p, llvm::Value* bytes);
+  llvm::Value* intrinsic(llvm::Intrinsic::ID id, llvm::ArrayRef<llvm::Value*> arguments,
+                         llvm::ArrayRef<llvm::Type*> overloads = {});
+  template <std::size_t N>
+  std::array<llvm::Value*, N> unpack(llvm::Value* aggregate) {
+    std::array<llvm::Value*, N> parts;
+    for (unsigned i = 0; i < N; ++i) parts[i] = b.CreateExtractValue(aggregate, i);
+    return parts;
+  }
+  // Special registers and parameters are read once, in the entry block, which dominates everything.
+  llvm::Value* special_register(llvm::Intrinsic::ID id, unsigned limit);
+  llvm::Value* parameter(std::size_t offset, llvm::Type* type, llvm::Align align);
+  llvm::AllocaInst* slot(llvm::Type* type);
+  llvm::BasicBlock* new_block();
+  // Ends the kernel. Called once, before optimization.
+  void finish();
+
+  template <typename T>
+  T wrap(llvm::Value* value) const {
+    T handle;
+    handle.k = &owner;
+    handle.v = value;
+    return handle;
+  }
+
+  KernelBuilder& owner;
+  Target target;
+  TargetInfo info;
+  int threads;
+  std::size_t param_bytes;
+  std::unique_ptr<llvm::LLVMContext> context;
+  std::unique_ptr<llvm::Module> module;
+  llvm::Function* function = nullptr;
+  llvm::BasicBlock* entry = nullptr;          // slots, parameters and special registers
+  Builder b;                                  // where verbs build
+  Builder entry_builder;                      // before the end of `entry`
+  llvm::GlobalVariable* shared = nullptr;     // the dynamic shared memory
+  int shared_bytes = 0;
+
+ private:
+  llvm::DIScope* scope_of(const char* file);
+
+  SourceLoc loc_{"(kernel)", 0};
+  std::unique_ptr<llvm::DIBuilder> debug_;    // null without line info
+  llvm::DISubprogram* subprogram_ = nullptr;
+  std::map<std::string, llvm::DIScope*> scopes_;
+  std::map<std::pair<std::size_t, llvm::Type*>, llvm::Value*> parameters_;
+  std::map<llvm::Intrinsic::ID, llvm::Value*> special_registers_;
+  llvm::DenseSet<const llvm::BasicBlock*> closed_;
+};
+
+// The LLVM type of a DSL value.
+template <typename T>
+llvm::Type* type_of(llvm::LLVMContext& context) {
+  if constexpr (std::is_same_v<T, Pred>) return llvm::Type::getInt1Ty(context);
+  if constexpr (std::is_same_v<T, I32>) return llvm::Type::getInt32Ty(context);
+  if constexpr (std::is_same_v<T, I64>) return llvm::Type::getInt64Ty(context);
+  if constexpr (std::is_same_v<T, F32>) return llvm::Type::getFloatTy(context);
+  if constexpr (std::is_same_v<T, GlobalPtr>) {
+    return llvm::PointerType::get(context, address_space(Space::global));
+  }
+  if constexpr (std::is_same_v<T, SharedPtr>) {
+    return llvm::PointerType::get(context, address_space(Space::shared));
+  }
+}
+
+// index as {x, constant} where it is x + constant (nsw); x is null if all of it is constant.
+std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index);
+
+// The data layout of the modules: NVPTX with 32-bit pointers to shared memory.
+std::string data_layout();
+inline constexpr const char* kTriple = "nvptx64-nvidia-cuda";
+
+}  // namespace sagegen::dsl

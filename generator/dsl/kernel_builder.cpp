@@ -1,0 +1,222 @@
+// Construction, constants, parameters, mutable registers and control flow.
+#include "generator/dsl/kernel_builder.h"
+
+#include <fmt/format.h>
+
+#include "generator/dsl/impl.h"
+
+namespace sagegen::dsl {
+
+KernelBuilder::KernelBuilder(const std::string& entry, Target target, int threads,
+                             std::size_t param_bytes, LineInfo line_info)
+    : impl_(std::make_unique<Impl>(*this, entry, target, threads, param_bytes, line_info)) {}
+
+KernelBuilder::~KernelBuilder() = default;
+
+Target KernelBuilder::target() const { return impl_->target; }
+
+// ---- constants, parameters, special registers ----
+
+I32 KernelBuilder::i32(std::int32_t value) { return impl_->wrap<I32>(impl_->b.getInt32(value)); }
+I64 KernelBuilder::i64(std::int64_t value) { return impl_->wrap<I64>(impl_->b.getInt64(value)); }
+F32 KernelBuilder::f32(float value) {
+  return impl_->wrap<F32>(llvm::ConstantFP::get(*impl_->context, llvm::APFloat(value)));
+}
+Pred KernelBuilder::pred(bool value) { return impl_->wrap<Pred>(impl_->b.getInt1(value)); }
+
+void KernelBuilder::check_param_struct(std::size_t bytes) const {
+  if (bytes != impl_->param_bytes) {
+    impl_->fail(fmt::format("the kernel was opened with {} bytes of parameters, this struct has {}",
+                            impl_->param_bytes, bytes));
+  }
+}
+
+template <typename T>
+T KernelBuilder::read_param(std::size_t offset, SourceLoc loc) {
+  impl_->at(loc);
+  llvm::Type* type = type_of<T>(*impl_->context);
+  const bool is_wide = std::is_same_v<T, I64> || std::is_same_v<T, GlobalPtr>;
+  return impl_->wrap<T>(impl_->parameter(offset, type, llvm::Align(is_wide ? 8 : 4)));
+}
+template I32 KernelBuilder::read_param<I32>(std::size_t, SourceLoc);
+template I64 KernelBuilder::read_param<I64>(std::size_t, SourceLoc);
+template F32 KernelBuilder::read_param<F32>(std::size_t, SourceLoc);
+template GlobalPtr KernelBuilder::read_param<GlobalPtr>(std::size_t, SourceLoc);
+
+I32 KernelBuilder::thread_idx(SourceLoc loc) {
+  impl_->at(loc);
+  const auto limit = static_cast<unsigned>(impl_->threads);
+  return impl_->wrap<I32>(impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_tid_x, limit));
+}
+
+I32 KernelBuilder::block_idx(int axis, SourceLoc loc) {
+  impl_->at(loc);
+  // Largest grid: CUDA C++ Programming Guide, technical specifications per compute capability.
+  switch (axis) {
+    case 0:
+      return impl_->wrap<I32>(
+          impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_x, 0x7fffffff));
+    case 1:
+      return impl_->wrap<I32>(
+          impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_y, 0xffff));
+    case 2:
+      return impl_->wrap<I32>(
+          impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_z, 0xffff));
+    default: impl_->fail(fmt::format("block_idx takes axis 0, 1 or 2, not {}", axis));
+  }
+}
+
+I32 KernelBuilder::lane_idx(SourceLoc loc) { return thread_idx(loc) % 32; }
+I32 KernelBuilder::warp_idx(SourceLoc loc) { return thread_idx(loc) / 32; }
+
+// ---- mutable registers ----
+
+template <typename T>
+T Var<T>::get() const {
+  auto& impl = k_->impl();
+  return impl.template wrap<T>(impl.b.CreateLoad(type_of<T>(*impl.context), slot_));
+}
+
+template <typename T>
+void Var<T>::set(T value) const {
+  auto& impl = k_->impl();
+  impl.b.CreateStore(impl.use(value), slot_);
+}
+
+template <typename T>
+Var<T> KernelBuilder::var(T initial, SourceLoc loc) {
+  impl_->at(loc);
+  Var<T> var;
+  var.k_ = this;
+  var.slot_ = impl_->slot(type_of<T>(*impl_->context));
+  var.set(initial);
+  return var;
+}
+
+template <typename T>
+T KernelBuilder::select(Pred condition, T if_true, T if_false, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<T>(
+      impl_->b.CreateSelect(impl_->use(condition), impl_->use(if_true), impl_->use(if_false)));
+}
+
+#define SAGEGEN_DSL_INSTANTIATE(T)                      \
+  template class Var<T>;                                \
+  template Var<T> KernelBuilder::var<T>(T, SourceLoc);  \
+  template T KernelBuilder::select<T>(Pred, T, T, SourceLoc);
+SAGEGEN_DSL_INSTANTIATE(Pred)
+SAGEGEN_DSL_INSTANTIATE(I32)
+SAGEGEN_DSL_INSTANTIATE(I64)
+SAGEGEN_DSL_INSTANTIATE(F32)
+SAGEGEN_DSL_INSTANTIATE(GlobalPtr)
+SAGEGEN_DSL_INSTANTIATE(SharedPtr)
+#undef SAGEGEN_DSL_INSTANTIATE
+
+// ---- control flow ----
+
+void KernelBuilder::if_(Pred condition, const std::function<void()>& then, SourceLoc loc) {
+  if_else(condition, then, nullptr, loc);
+}
+
+void KernelBuilder::if_else(Pred condition, const std::function<void()>& then,
+                            const std::function<void()>& otherwise, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  llvm::Value* test = impl_->use(condition);
+  if (auto* known = llvm::dyn_cast<llvm::ConstantInt>(test)) {
+    const auto& taken = known->isOne() ? then : otherwise;
+    if (taken) taken();
+    impl_->at(loc);
+    return;
+  }
+  llvm::BasicBlock* before = b.GetInsertBlock();
+  const auto branch = [&](const std::function<void()>& body) {
+    llvm::BasicBlock* first = impl_->new_block();
+    b.SetInsertPoint(first);
+    impl_->in_scope(body);
+    return std::pair(first, b.GetInsertBlock());
+  };
+  const auto [then_first, then_last] = branch(then);
+  llvm::BasicBlock* else_first = nullptr;
+  llvm::BasicBlock* else_last = nullptr;
+  if (otherwise) std::tie(else_first, else_last) = branch(otherwise);
+  llvm::BasicBlock* after = impl_->new_block();
+  b.SetInsertPoint(then_last);
+  b.CreateBr(after);
+  if (else_last != nullptr) {
+    b.SetInsertPoint(else_last);
+    b.CreateBr(after);
+  }
+  b.SetInsertPoint(before);
+  b.CreateCondBr(test, then_first, else_first != nullptr ? else_first : after);
+  b.SetInsertPoint(after);
+}
+
+// A loop whose test is at its end, behind a guard, with a block of its own to hoist invariants into.
+void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<void(I32)>& body,
+                              SourceLoc loc) {
+  impl_->at(loc);
+  if (step < 1) impl_->fail(fmt::format("for_range counts upwards; a step of {} would not end", step));
+  auto& b = impl_->b;
+  llvm::Value* first = impl_->use(begin);
+  llvm::Value* limit = impl_->use(end);
+  llvm::Value* enters = b.CreateICmpSLT(first, limit);
+  auto* known = llvm::dyn_cast<llvm::ConstantInt>(enters);
+  if (known != nullptr && known->isZero()) return;
+
+  llvm::BasicBlock* guard = b.GetInsertBlock();
+  llvm::BasicBlock* preheader = impl_->new_block();
+  llvm::BasicBlock* loop = impl_->new_block();
+  b.SetInsertPoint(preheader);
+  b.CreateBr(loop);
+  b.SetInsertPoint(loop);
+  llvm::PHINode* index = b.CreatePHI(b.getInt32Ty(), 2);
+  index->addIncoming(first, preheader);
+  llvm::Value* again = nullptr;
+  impl_->in_scope([&] {
+    body(impl_->wrap<I32>(index));
+    impl_->at(loc);
+    llvm::Value* next = b.CreateNSWAdd(index, b.getInt32(step));
+    index->addIncoming(next, b.GetInsertBlock());
+    again = b.CreateICmpSLT(next, limit);
+  });
+  llvm::BasicBlock* after = impl_->new_block();
+  b.CreateCondBr(again, loop, after);
+  b.SetInsertPoint(guard);
+  if (known != nullptr) {
+    b.CreateBr(preheader);
+  } else {
+    b.CreateCondBr(enters, preheader, after);
+  }
+  b.SetInsertPoint(after);
+}
+
+// ---- shared memory ----
+
+SharedPtr KernelBuilder::shared(int bytes, int align, SourceLoc loc) {
+  impl_->at(loc);
+  if (bytes < 1 || align < 1 || (align & (align - 1)) != 0) {
+    impl_->fail(fmt::format("shared memory of {} bytes aligned to {}: sizes are positive, alignments "
+                            "powers of two", bytes, align));
+  }
+  const int begin = (impl_->shared_bytes + align - 1) / align * align;
+  if (begin + bytes > impl_->info.smem_per_block) {
+    impl_->fail(fmt::format("{} bytes of shared memory behind the {} in use exceed the {} bytes that a "
+                            "block may have on {}; use smaller tiles or fewer stages",
+                            bytes, begin, impl_->info.smem_per_block, impl_->info.name));
+  }
+  impl_->shared_bytes = begin + bytes;
+  if (impl_->shared == nullptr) {
+    auto* type = llvm::ArrayType::get(impl_->b.getInt8Ty(), 0);
+    impl_->shared = new llvm::GlobalVariable(
+        *impl_->module, type, false, llvm::GlobalValue::ExternalLinkage, nullptr, "shared_memory",
+        nullptr, llvm::GlobalValue::NotThreadLocal, address_space(Space::shared));
+  }
+  const llvm::Align needed(static_cast<std::uint64_t>(align));
+  if (impl_->shared->getAlign().valueOrOne() < needed) impl_->shared->setAlignment(needed);
+  return impl_->wrap<SharedPtr>(impl_->offset(impl_->shared, impl_->b.getInt32(begin)));
+}
+
+int KernelBuilder::shared_bytes() const { return impl_->shared_bytes; }
+
+}  // namespace sagegen::dsl

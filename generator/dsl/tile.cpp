@@ -1,0 +1,319 @@
+#include "generator/dsl/tile.h"
+
+#include <string>
+
+#include "sagegen/error.h"
+
+namespace sagegen::dsl {
+
+namespace {
+
+// Lane -> row and chunk that its ldmatrix address names, for the two orders of the four matrices.
+// walk_16x2: rows 0-7 then 8-15 of chunk 0, the same of chunk 1. walk_8x4: rows 0-7 of chunks 0 to 3.
+struct MatrixWalk {
+  I32 row;
+  I32 chunk;
+};
+MatrixWalk walk_16x2(KernelBuilder& k) {
+  const I32 lane = k.lane_idx();
+  return {.row = lane % 16, .chunk = lane / 16};
+}
+MatrixWalk walk_8x4(KernelBuilder& k) {
+  const I32 lane = k.lane_idx();
+  return {.row = lane % 8, .chunk = lane / 8};
+}
+
+SharedPtr address(const SharedTile& tile, I32 lane_offset, int row, int chunk) {
+  return tile.base + lane_offset + static_cast<std::int64_t>(tile.offset + tile.layout.offset(row, chunk));
+}
+
+void require(bool condition, const std::string& what) {
+  if (!condition) throw InternalError("tile: " + what);
+}
+
+void require_panels(const TileLayout& layout, int panel_bytes) {
+  require(layout.panel_bytes == panel_bytes && layout.row_bytes % panel_bytes == 0,
+          "this operand reads panels of " + std::to_string(panel_bytes) + " bytes, the tile has rows of " +
+              std::to_string(layout.row_bytes) + " in panels of " + std::to_string(layout.panel_bytes));
+}
+
+}  // namespace
+
+// ---- copies ---------------------------------------------------------------------------------------
+
+TileCopy::TileCopy(KernelBuilder& k, const TileLayout& layout, int threads, I64 row_stride)
+    : k_(&k), layout_(layout), threads_(threads), row_stride_(row_stride) {
+  const int chunks = layout.chunks_per_row();
+  const int panel_chunks = chunks * layout.rows;
+  require(threads % (8 * chunks) == 0 && layout.bytes() % (threads * kChunkBytes) == 0 &&
+              (panel_chunks % threads == 0 || threads % panel_chunks == 0),
+          std::to_string(threads) + " threads cannot copy a tile of " + std::to_string(layout.rows) +
+              " rows of " + std::to_string(layout.row_bytes) + " bytes in whole passes");
+  const I32 thread = k.thread_idx();
+  const I32 chunk = thread % chunks + thread / panel_chunks * chunks;
+  thread_row_ = thread / chunks % layout.rows;
+  shared_offset_ = layout.offset(thread_row_, chunk);
+  global_offset_ = k.to_i64(thread_row_) * row_stride + k.to_i64(chunk * kChunkBytes);
+}
+
+template <typename CopyChunk>
+void TileCopy::each_pass(const SharedTile& to, GlobalPtr from, const CopyChunk& copy_chunk) const {
+  const int chunks_per_pass = threads_ / layout_.chunks_per_row();
+  const GlobalPtr thread_from = from + global_offset_;
+  for (int pass = 0; pass < layout_.bytes() / (threads_ * kChunkBytes); ++pass) {
+    const int row = pass * chunks_per_pass % layout_.rows;
+    const int chunk = pass * chunks_per_pass / layout_.rows * layout_.chunks_per_row();
+    const SharedPtr dst = address(to, shared_offset_, row, chunk);
+    const GlobalPtr row_from = 
+        row == 0 ? thread_from : thread_from + row_stride_ * std::int64_t{row};
+    copy_chunk(dst, row_from + static_cast<std::int64_t>(chunk * kChunkBytes), row);
+  }
+}
+
+void TileCopy::copy(const SharedTile& to, GlobalPtr from) const {
+  each_pass(to, from, [&](SharedPtr dst, GlobalPtr src, int) { k_->cp_async_16(dst, src); });
+}
+
+void TileCopy::copy_rows(const SharedTile& to, GlobalPtr from, I32 valid_rows) const {
+  each_pass(to, from, [&](SharedPtr dst, GlobalPtr src, int row) {
+    const Pred valid = thread_row_ < valid_rows - row;
+    k_->cp_async_16_zfill(dst, src, k_->select(valid, k_->i32(kChunkBytes), k_->i32(0)));
+  });
+}
+
+void store_tile(KernelBuilder& k, const SharedTile& from, int threads, GlobalPtr to, I64 row_stride,
+                I32 valid_rows) {
+  const int row_chunks = from.layout.row_bytes / kChunkBytes;
+  const int pass_rows = threads / row_chunks;
+  require(threads % row_chunks == 0 && pass_rows % 8 == 0 && from.layout.rows % pass_rows == 0,
+          std::to_string(threads) + " threads cannot store rows of " +
+              std::to_string(from.layout.row_bytes) + " bytes in whole passes");
+  const I32 row = k.thread_idx() / row_chunks;
+  const I32 chunk = k.thread_idx() % row_chunks;
+  const I32 shared_offset = from.layout.offset(row, chunk);
+  GlobalPtr pass_to = to + k.to_i64(row) * row_stride + chunk * kChunkBytes;
+  for (int pass = 0; pass < from.layout.rows / pass_rows; ++pass) {
+    if (pass > 0) pass_to = pass_to + row_stride * static_cast<std::int64_t>(pass_rows);
+    k.if_(row < valid_rows - pass * pass_rows, [&] {
+      k.store_v4(pass_to, k.load_v4(address(from, shared_offset, pass * pass_rows, 0)));
+    });
+  }
+}
+
+// ---- operands -------------------------------------------------------------------------------------
+
+OperandA::OperandA(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
+  require_panels(layout, kPanelBytes);
+  const MatrixWalk walk = walk_16x2(k);
+  lane_offset_ = layout.offset(walk.row, walk.chunk);
+}
+
+MmaA OperandA::load(const SharedTile& tile, int row_block, int k_step) const {
+  return k_->ldmatrix_x4(address(tile, lane_offset_, 16 * row_block, 2 * k_step), Transpose::no);
+}
+
+OperandB::OperandB(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
+  require_panels(layout, kPanelBytes);
+  const MatrixWalk walk = walk_8x4(k);
+  lane_offset_ = layout.offset(walk.row, walk.chunk);
+}
+
+std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_block, int k_pair) const {
+  const auto m =
+      k_->ldmatrix_x4(address(tile, lane_offset_, 8 * column_block, 4 * k_pair), Transpose::no);
+  return {MmaB{m[0], m[1]}, MmaB{m[2], m[3]}};
+}
+
+TileLayout OperandV::layout(DType type, int keys, int channels) {
+  if (type == DType::e4m3) return {.rows = channels, .row_bytes = keys, .panel_bytes = 64};
+  return {.rows = keys, .row_bytes = 2 * channels, .panel_bytes = 64};
+}
+
+OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout) : k_(&k), type_(type) {
+  require_panels(layout, 64);
+  for (int parity = 0; parity < 2; ++parity) {
+    const MatrixWalk walk = type == DType::e4m3 ? walk_8x4(k) : walk_16x2(k);
+    const int first_chunk = type == DType::e4m3 ? 0 : 2 * parity;
+    lane_offset_[static_cast<std::size_t>(parity)] = layout.offset(walk.row, walk.chunk + first_chunk);
+  }
+}
+
+std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice) const {
+  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(slice % 2)];
+  std::vector<std::array<MmaB, 2>> steps;
+  if (type_ == DType::e4m3) {
+    steps.resize(static_cast<std::size_t>(tile.layout.row_bytes / 32));
+    for (std::size_t block = 0; block < 2; ++block) {
+      for (std::size_t step = 0; step < steps.size(); step += 2) {
+        const auto m = k_->ldmatrix_x4(address(tile, lane_offset, 16 * slice + 8 * static_cast<int>(block),
+                                               2 * static_cast<int>(step)),
+                                       Transpose::no);
+        steps[step][block] = {m[0], m[1]};
+        steps[step + 1][block] = {m[2], m[3]};
+      }
+    }
+  } else {
+    for (int row = 0; row < tile.layout.rows; row += 16) {
+      const auto m = k_->ldmatrix_x4(address(tile, lane_offset, row, slice / 2 * 4), Transpose::yes);
+      steps.push_back({MmaB{m[0], m[1]}, MmaB{m[2], m[3]}});
+    }
+  }
+  return steps;
+}
+
+// ---- accumulators ---------------------------------------------------------------------------------
+
+I32 lane_row(KernelBuilder& k) { return k.lane_idx() / 4; }
+I32 lane_quad(KernelBuilder& k) { return k.lane_idx() % 4; }
+
+Accumulator::Accumulator(int rows, int columns, I32 initial)
+    : row_blocks_(rows / 16), column_blocks_(columns / 8),
+      blocks_(static_cast<std::size_t>(row_blocks_ * column_blocks_),
+              MmaC{initial, initial, initial, initial}) {
+  require(rows % 16 == 0 && columns % 8 == 0, "an accumulator has 16 x 8 blocks, asked for " +
+                                                  std::to_string(rows) + " x " + std::to_string(columns));
+}
+
+MmaC& Accumulator::block(int row_block, int column_block) {
+  return blocks_[static_cast<std::size_t>(row_block * column_blocks_ + column_block)];
+}
+
+I32& Accumulator::at(int lane_row, int lane_column) {
+  return block(lane_row / 2, lane_column / 2)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
+}
+
+void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& update) {
+  std::vector<Var<I32>> values;
+  for (const MmaC& block : blocks_) {
+    for (const I32 value : block) values.push_back(k.var(value));
+  }
+  const auto each = [&](const auto& visit) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const int block = static_cast<int>(i / 4), element = static_cast<int>(i % 4);
+      const int row = block / column_blocks_ * 2 + element / 2;
+      const int column = block % column_blocks_ * 2 + element % 2;
+      visit(values[i], row, column);
+    }
+  };
+  k.if_(condition, [&] {
+    each([&](const Var<I32>& value, int row, int column) { value = update(row, column, value); });
+  });
+  each([&](const Var<I32>& value, int row, int column) { at(row, column) = value; });
+}
+
+MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step) {
+  const auto value = [&](int half, int lane_column) {
+    return k.as_f32(values.at(2 * row_block + half, lane_column));
+  };
+  MmaA a;
+  for (int step_half = 0; step_half < 2; ++step_half) {
+    for (int half = 0; half < 2; ++half) {
+      I32& packed = a[static_cast<std::size_t>(2 * step_half + half)];
+      if (type == DType::e4m3) {
+        const int column = 8 * k_step + 4 * step_half;
+        packed = k.pack4(type, value(half, column), value(half, column + 1), value(half, column + 2),
+                         value(half, column + 3));
+      } else {
+        const int column = 4 * k_step + 2 * step_half;
+        packed = k.pack2(type, value(half, column), value(half, column + 1));
+      }
+    }
+  }
+  return a;
+}
+
+AccumulatorVars::AccumulatorVars(KernelBuilder& k, int rows, int columns)
+    : lane_rows_(rows / 8), lane_columns_(columns / 4) {
+  const F32 zero = k.f32(0.0f);
+  for (int i = 0; i < lane_rows_ * lane_columns_; ++i) values_.push_back(k.var(zero));
+}
+
+const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column) const {
+  return values_[static_cast<std::size_t>(lane_row * lane_columns_ + lane_column)];
+}
+
+void store_quad_part(KernelBuilder& k, const SharedTile& tile, int row_block, int chunk, I32 part) {
+  const I32 lane_offset = tile.layout.offset(lane_row(k), chunk) + 4 * lane_quad(k);
+  k.store(address(tile, lane_offset, 8 * row_block, 0), part);
+}
+
+// ---- reductions -----------------------------------------------------------------------------------
+
+F32 quad_max(KernelBuilder& k, F32 value) {
+  for (const int mask : {1, 2}) value = k.max(value, k.shuffle_xor(value, mask));
+  return value;
+}
+
+F32 quad_sum(KernelBuilder& k, F32 value) {
+  for (const int mask : {1, 2}) value = value + k.shuffle_xor(value, mask);
+  return value;
+}
+
+// ---- pipeline -------------------------------------------------------------------------------------
+
+namespace {
+
+void run_prologue(KernelBuilder& k, int pending_groups, const PipelineSteps& steps) {
+  if (!steps.prologue) return;
+  k.cp_async_wait(pending_groups);
+  k.barrier();
+  steps.prologue();
+}
+
+void pipelined_in_turns(KernelBuilder& k, I32 tiles, SharedPtr buffer, const PipelineSteps& steps) {
+  k.if_(k.i32(0) < tiles, [&] { steps.load_keys(k.i32(0), buffer); });
+  k.cp_async_commit();
+  run_prologue(k, 1, steps);
+  k.for_range(k.i32(0), tiles, 1, [&](I32 tile) {
+    k.cp_async_wait(0);
+    k.barrier();   // these keys are visible, and nobody reads the previous values any more
+    steps.load_values(tile, buffer);
+    k.cp_async_commit();
+    steps.scores(tile, buffer);
+    k.barrier();   // nobody reads these keys any more
+    k.if_(tile + 1 < tiles, [&] { steps.load_keys(tile + 1, buffer); });
+    k.cp_async_commit();
+    steps.softmax(tile);
+    k.cp_async_wait(1);
+    k.barrier();   // these values are visible
+    steps.values(tile, buffer);
+  });
+}
+
+}  // namespace
+
+void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int stage_bytes,
+               const PipelineSteps& steps) {
+  if (stages == 1) return pipelined_in_turns(k, tiles, buffers, steps);
+
+  const auto load = [&](I32 tile, SharedPtr stage) {
+    k.if_(tile < tiles, [&] {
+      steps.load_keys(tile, stage);
+      steps.load_values(tile, stage);
+    });
+    k.cp_async_commit();
+  };
+  const auto next_stage = [&](I32 offset) {
+    if (stages == 2) return offset ^ stage_bytes;
+    return k.select(offset == (stages - 1) * stage_bytes, k.i32(0), offset + stage_bytes);
+  };
+  for (int tile = 0; tile < stages - 1; ++tile) {
+    load(k.i32(tile), buffers + static_cast<std::int64_t>(tile * stage_bytes));
+  }
+  run_prologue(k, stages - 1, steps);
+  const Var<I32> compute_offset = k.var(k.i32(0));
+  const Var<I32> load_offset = k.var(k.i32((stages - 1) * stage_bytes));
+  k.for_range(k.i32(0), tiles, 1, [&](I32 tile) {
+    k.cp_async_wait(stages - 2);
+    k.barrier();   // this tile is visible, and nobody reads the previous one any more
+    load(tile + (stages - 1), buffers + load_offset.get());
+    const SharedPtr stage = buffers + compute_offset.get();
+    steps.scores(tile, stage);
+    steps.softmax(tile);
+    steps.values(tile, stage);
+    compute_offset = next_stage(compute_offset);
+    load_offset = next_stage(load_offset);
+  });
+}
+
+}  // namespace sagegen::dsl

@@ -1,0 +1,215 @@
+// Tiles: where every element of a tile lives, in shared memory and in the registers of a warp. This is
+// the only place that knows swizzles and fragment layouts; templates speak of row blocks, k steps and
+// elements of a lane.
+//
+// Sources: PTX ISA, warp-level matrix instructions: mma (m16n8k16, m16n8k32 fragments), ldmatrix.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <vector>
+
+#include "generator/dsl/kernel_builder.h"
+
+namespace sagegen::dsl {
+
+// ---- shared memory ------------------------------------------------------------------------------
+
+inline constexpr int kChunkBytes = 16;   // what cp.async moves and what one row of an ldmatrix matrix is
+inline constexpr int kBankBytes = 128;   // one wavefront of shared memory
+
+// A tile of rows x row_bytes in shared memory. It is cut into panels of panel_bytes columns, stored one
+// after the other, and inside a panel the chunks of a row are permuted by exclusive or with the number
+// of its 128-byte line. So
+//   - eight rows at one chunk column (an ldmatrix matrix) fall into eight different bank groups,
+//   - so do eight consecutive chunks of a panel (what eight lanes of a cp.async write),
+//   - a block of 8 rows and whole panels is a constant away from the tile's first block: the address of
+//     a fragment is one register per lane plus an immediate.
+struct TileLayout {
+  int rows;
+  int row_bytes;
+  int panel_bytes;   // 32, 64 or 128; divides row_bytes
+
+  constexpr int bytes() const { return rows * row_bytes; }
+  constexpr int chunks_per_row() const { return panel_bytes / kChunkBytes; }   // inside one panel
+  constexpr int rows_per_line() const { return kBankBytes / panel_bytes; }
+
+  // Byte offset of a chunk from the tile's start. Row and Chunk are int or I32.
+  template <typename Row, typename Chunk>
+  constexpr auto offset(Row row, Chunk chunk) const {
+    const auto swizzle = (row / rows_per_line()) % chunks_per_row();
+    return chunk / chunks_per_row() * (rows * panel_bytes) + row * panel_bytes +
+           ((chunk % chunks_per_row()) ^ swizzle) * kChunkBytes;
+  }
+};
+
+// A tile at an address: base + offset bytes. The constant part is kept apart so that it ends as an
+// immediate of the instruction.
+struct SharedTile {
+  TileLayout layout;
+  SharedPtr base;
+  int offset = 0;
+  // The tile that starts `row` rows further down; row is a multiple of 8.
+  SharedTile rows_from(I32 row) const { return {layout, base + row * layout.panel_bytes, offset}; }
+  // The tile that starts `panel` panels further right.
+  SharedTile panels_from(I32 panel) const {
+    return {layout, base + panel * (layout.rows * layout.panel_bytes), offset};
+  }
+};
+
+// Copies a tile from global memory with cp.async, 16 bytes per thread and pass. Made once, outside
+// loops; copy() then costs one cp.async per pass and the address arithmetic of runtime strides.
+class TileCopy {
+ public:
+  TileCopy() = default;   // copies nothing until it is assigned
+  // row_stride: bytes between rows in global memory.
+  TileCopy(KernelBuilder& k, const TileLayout& layout, int threads, I64 row_stride);
+  void copy(const SharedTile& to, GlobalPtr from) const;
+  // Rows from valid_rows on are filled with zeros and not read.
+  void copy_rows(const SharedTile& to, GlobalPtr from, I32 valid_rows) const;
+
+ private:
+  template <typename CopyChunk>
+  void each_pass(const SharedTile& to, GlobalPtr from, const CopyChunk& copy_chunk) const;
+
+  KernelBuilder* k_ = nullptr;
+  TileLayout layout_{};
+  int threads_ = 0;
+  I64 row_stride_;
+  I32 thread_row_;
+  I32 shared_offset_;
+  I64 global_offset_;
+};
+
+// Writes the first valid_rows rows of a tile to global memory, 16 bytes per thread and pass.
+void store_tile(KernelBuilder& k, const SharedTile& from, int threads, GlobalPtr to, I64 row_stride,
+                I32 valid_rows);
+
+// ---- operands of mma: shared memory -> registers ------------------------------------------------
+
+// A operand of 8-bit elements: rows of the tile are rows of A, bytes run along k. Panels of 32 bytes.
+class OperandA {
+ public:
+  static constexpr int kPanelBytes = 32;
+  OperandA(KernelBuilder& k, const TileLayout& layout);
+  // Rows 16 row_block .. +15, k elements 32 k_step .. +31.
+  MmaA load(const SharedTile& tile, int row_block, int k_step) const;
+
+ private:
+  KernelBuilder* k_;
+  I32 lane_offset_;
+};
+
+// B operand of 8-bit elements: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes.
+class OperandB {
+ public:
+  static constexpr int kPanelBytes = 64;
+  OperandB(KernelBuilder& k, const TileLayout& layout);
+  // Columns 8 column_block .. +7; two k steps, k elements 64 k_pair .. +63.
+  std::array<MmaB, 2> load(const SharedTile& tile, int column_block, int k_pair) const;
+
+ private:
+  KernelBuilder* k_;
+  I32 lane_offset_;
+};
+
+// B operand of P V for either type of V. FP8 values lie channel-major (rows are channels, bytes run along
+// the keys), FP16 values key-major (rows are keys). Panels of 64 bytes.
+class OperandV {
+ public:
+  static constexpr int kChannels = 16;   // of one slice: two column blocks
+  static TileLayout layout(DType type, int keys, int channels);
+  OperandV(KernelBuilder& k, DType type, const TileLayout& layout);
+  // Channels 16 slice .. +15 for all keys: fragments by k step and column block.
+  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice) const;
+
+ private:
+  KernelBuilder* k_;
+  DType type_;
+  std::array<I32, 2> lane_offset_;   // of even and odd slices
+};
+
+// ---- accumulators -------------------------------------------------------------------------------
+
+// The part of a matrix of mma accumulators that one lane holds. Seen from the lane it is a small matrix
+// of lane_rows() x lane_columns() elements; element (row, column) is the tile's element
+// (tile_row(row) + lane_row, tile_column(column) + 2 * lane_quad).
+class Accumulator {
+ public:
+  Accumulator(int rows, int columns, I32 initial);   // rows: multiple of 16, columns: of 8
+
+  int row_blocks() const { return row_blocks_; }
+  int column_blocks() const { return column_blocks_; }
+  MmaC& block(int row_block, int column_block);
+
+  int lane_rows() const { return 2 * row_blocks_; }
+  int lane_columns() const { return 2 * column_blocks_; }
+  I32& at(int lane_row, int lane_column);
+  // Under a branch that is the same for the whole warp: replaces every element.
+  using Update = std::function<I32(int lane_row, int lane_column, I32 value)>;
+  void update_if(KernelBuilder& k, Pred condition, const Update& update);
+
+  static constexpr int tile_row(int lane_row) { return 8 * lane_row; }
+  static constexpr int tile_column(int lane_column) { return 8 * (lane_column / 2) + lane_column % 2; }
+
+ private:
+  int row_blocks_;
+  int column_blocks_;
+  std::vector<MmaC> blocks_;
+};
+
+I32 lane_row(KernelBuilder& k);    // lane / 4: row of the lane inside every 8 rows
+I32 lane_quad(KernelBuilder& k);   // lane % 4: pair of columns of the lane inside every 8 columns
+
+// Keys that one A operand of this type spans: 32 (e4m3), 16 (f16).
+constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }
+
+// Turns f32 accumulators into an A operand without moving data between lanes: rows 16 row_block .. +15,
+// columns operand_keys * k_step .. The k index of an e4m3 operand is permuted inside every 16 columns
+// as abi.h says for V.
+MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step);
+
+// Accumulators that live across loop iterations, as f32.
+class AccumulatorVars {
+ public:
+  AccumulatorVars(KernelBuilder& k, int rows, int columns);   // all zero
+  int lane_rows() const { return lane_rows_; }
+  int lane_columns() const { return lane_columns_; }
+  const Var<F32>& at(int lane_row, int lane_column) const;
+
+ private:
+  int lane_rows_;
+  int lane_columns_;
+  std::vector<Var<F32>> values_;
+};
+
+// Stores what a lane holds of a row and a 16-byte chunk that its quad shares: two 16-bit elements of an
+// accumulator's row, or four bytes. Row 8 row_block + lane_row.
+void store_quad_part(KernelBuilder& k, const SharedTile& tile, int row_block, int chunk, I32 part);
+
+// ---- reductions over the lanes that share rows ----------------------------------------------------
+
+F32 quad_max(KernelBuilder& k, F32 value);
+F32 quad_sum(KernelBuilder& k, F32 value);
+
+// ---- pipeline -------------------------------------------------------------------------------------
+
+// One loop over tiles of keys and values that streams them through `stages` buffers. The steps see the
+// address of the buffer that holds their tile; barriers and waits are placed here.
+//   stages >= 2: keys and values of tile i + stages - 1 are in flight while tile i is computed; one
+//                barrier per tile.
+//   stages == 1: one buffer each, in turns: values load under the scores, the next keys load under
+//                softmax and values; three barriers per tile.
+struct PipelineSteps {
+  // Once, while the first tiles are in flight; what was copied before is there. May be empty.
+  std::function<void()> prologue;
+  std::function<void(I32 tile, SharedPtr stage)> load_keys;
+  std::function<void(I32 tile, SharedPtr stage)> load_values;
+  std::function<void(I32 tile, SharedPtr stage)> scores;     // reads the keys
+  std::function<void(I32 tile)> softmax;                     // reads neither
+  std::function<void(I32 tile, SharedPtr stage)> values;     // reads the values
+};
+void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int stage_bytes,
+               const PipelineSteps& steps);
+
+}  // namespace sagegen::dsl
