@@ -13,7 +13,7 @@ enum class Chain {
   one_block,  // all of k and C
   halves,     // k < K/2 with C; then the rest with that result as C
   emulated,   // FP8 through two f16 instructions: k mod 4 in {0,1} with C = 0, then {2,3} with that
-             // result; C is added to it by an ordinary rounded addition
+              // result; C is added to it by an ordinary rounded addition
 };
 
 struct FusedRule {

@@ -1,84 +1,109 @@
-// Chooses the routine of a shape on a device, and among its versions the one for this host.
-#include <array>
-#include <utility>
+// The routine of a shape on a device: which fused sums it makes, in which order.
+#include <cstring>
 
 #include "runtime/emulator/numerics/fused_sum.h"
-#include "runtime/emulator/numerics/mma_tile.h"
+#include "runtime/emulator/numerics/mma_kernels.h"
 #include "runtime/emulator/numerics/numerics.h"
 
 namespace sagegen::emulator {
 namespace {
 
-template <MmaType kA, MmaType kB, int kDepth, bool kSaturate>
-struct IntegerMma {
-  [[gnu::always_inline]] static void run(MmaRegisters& registers) {
-    tile::integer_mma<kA, kB, kDepth, kSaturate>(registers);
-  }
-};
+using tile::Accumulators;
+using tile::Block;
+using tile::Kernels;
+using tile::Operands;
+using tile::Precision;
 
-template <MmaType kA, MmaType kB, int kDepth, FusedRule kRule, bool kF16>
-struct FusedMma {
-  [[gnu::always_inline]] static void run(MmaRegisters& registers) {
-    if (!tile::fused_mma<kA, kB, kDepth, kRule, kF16>(registers)) [[unlikely]] {
-      fused_mma_complete({.a = kA, .b = kB, .k = kDepth, .f16_accumulator = kF16}, kRule,
-                         registers);
+bool all_zero(const tile::VecI& lanes) {
+  std::uint64_t words[8];
+  static_assert(sizeof(words) == sizeof(lanes));
+  std::memcpy(words, &lanes, sizeof(words));
+  std::uint64_t any = 0;
+  for (const std::uint64_t word : words) {
+    any |= word;
+  }
+  return any == 0;
+}
+
+constexpr int index_of(MmaType type) { return static_cast<int>(type); }
+
+// Registers along k of an operand.
+constexpr int halves_of(const MmaShape& shape) { return shape.k * bits_of(shape.a) / 128; }
+
+void unpack(const Kernels& kernels, const MmaShape& shape, const MmaRegisters& registers,
+            Operands& out) {
+  kernels.unpack_rows[index_of(shape.a)](registers.a, halves_of(shape), out);
+  kernels.unpack_columns[index_of(shape.b)](registers.b, halves_of(shape), out);
+}
+
+void integer_mma(const MmaShape& shape, MmaRegisters& registers) {
+  const Kernels& kernels = tile::host_kernels();
+  Operands operands;
+  unpack(kernels, shape, registers, operands);
+  kernels.integer_sum[shape.saturate ? 1 : 0](operands, shape.k, registers);
+}
+
+// False if the operands need the complete implementation.
+bool fused_mma_fast(const MmaShape& shape, const FusedRule& rule, MmaRegisters& registers) {
+  const Kernels& kernels = tile::host_kernels();
+  const int f16 = shape.f16_accumulator ? 1 : 0;
+  const int depth = shape.k;
+  Operands operands;
+  Accumulators c;
+  unpack(kernels, shape, registers, operands);
+  kernels.load[rule.exact ? 1 : 0][f16](registers, c);
+  if (!all_zero(operands.wild | c.wild)) {
+    return false;
+  }
+  if (rule.exact) {
+    if (!kernels.sums_fit_double(operands, depth,
+                                 fraction_bits_of(shape.a) + fraction_bits_of(shape.b))) {
+      return false;
+    }
+    kernels.exact_sum[f16](operands, depth, c);
+  } else {
+    const Precision precision = rule.fraction_bits == 13   ? Precision::ada_fp8
+                                : rule.fraction_bits == 24 ? Precision::bits24
+                                                           : Precision::bits25;
+    auto* const sum = kernels.fused_block[static_cast<int>(precision)][f16];
+    const int half = depth / 2;
+    switch (rule.chain) {
+      case Chain::one_block:
+        sum(operands, {0, depth, depth, depth}, c);
+        break;
+      case Chain::halves:
+        sum(operands, {0, half, half, half}, c);
+        sum(operands, {half, depth, half, half}, c);
+        break;
+      case Chain::emulated: {
+        Accumulators partial{};
+        sum(operands, {0, depth, 4, 2}, partial);
+        sum(operands, {2, depth, 4, 2}, partial);
+        kernels.add_rounded[f16](partial, c);
+        break;
+      }
     }
   }
-};
-
-template <typename Body>
-void run_portable(MmaRegisters& registers) {
-  Body::run(registers);
-}
-
-#if defined(__x86_64__) && defined(__GNUC__)
-template <typename Body>
-[[gnu::target("avx2")]] void run_avx2(MmaRegisters& registers) {
-  Body::run(registers);
-}
-template <typename Body>
-[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void run_avx512(
-    MmaRegisters& registers) {
-  Body::run(registers);
-}
-#endif
-
-enum class HostSet { portable, avx2, avx512 };
-
-HostSet detect_host() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return HostSet::avx512;
+  if (!all_zero(c.wild)) {
+    return false;
   }
-  if (__builtin_cpu_supports("avx2")) {
-    return HostSet::avx2;
-  }
-#endif
-  return HostSet::portable;
+  kernels.store[f16](c, registers);
+  return true;
 }
 
-template <typename Body>
-MmaFunction pick() {
-  static const HostSet host = detect_host();
-#if defined(__x86_64__) && defined(__GNUC__)
-  if (host == HostSet::avx512) {
-    return run_avx512<Body>;
+void fused_mma(const MmaShape& shape, const FusedRule& rule, MmaRegisters& registers) {
+  if (!fused_mma_fast(shape, rule, registers)) {
+    fused_mma_complete(shape, rule, registers);
   }
-  if (host == HostSet::avx2) {
-    return run_avx2<Body>;
-  }
-#endif
-  return run_portable<Body>;
 }
 
-// ---- integers: the same on every device
-// -----------------------------------------------------------
+// ---- from a shape to a function --------------------------------------------------------------------
 
 template <MmaType kA, MmaType kB, int kDepth>
 MmaFunction integer_by_overflow(bool saturate) {
-  return saturate ? pick<IntegerMma<kA, kB, kDepth, true>>()
-                  : pick<IntegerMma<kA, kB, kDepth, false>>();
+  return saturate ? [](MmaRegisters&
+                           r) { integer_mma({.a = kA, .b = kB, .k = kDepth, .saturate = true}, r); }
+                  : [](MmaRegisters& r) { integer_mma({.a = kA, .b = kB, .k = kDepth}, r); };
 }
 
 template <MmaType kA, MmaType kB>
@@ -100,16 +125,17 @@ MmaFunction integer_by_type(const MmaShape& shape) {
                             : integer_by_depth<kUnsigned, kUnsigned>(shape);
 }
 
-// ---- floating point: by device
-// -----------------------------------------------------------------------
-
 template <MmaType kA, MmaType kB, int kDepth, FusedRule kRule>
 MmaFunction fused_by_accumulator(bool f16) {
+  if (!f16) {
+    return [](MmaRegisters& r) { fused_mma({.a = kA, .b = kB, .k = kDepth}, kRule, r); };
+  }
   if constexpr (kA == MmaType::bf16) {
-    return f16 ? nullptr : pick<FusedMma<kA, kB, kDepth, kRule, false>>();
+    return nullptr;
   } else {
-    return f16 ? pick<FusedMma<kA, kB, kDepth, kRule, true>>()
-               : pick<FusedMma<kA, kB, kDepth, kRule, false>>();
+    return [](MmaRegisters& r) {
+      fused_mma({.a = kA, .b = kB, .k = kDepth, .f16_accumulator = true}, kRule, r);
+    };
   }
 }
 
@@ -143,8 +169,7 @@ MmaFunction half_precision(Profile profile, const MmaShape& shape) {
   return nullptr;
 }
 
-// FP8 operands. Ada: 13 bits, 16 elements at a time. Hopper: through f16 instructions. sm_120: f32
-// accuracy.
+// FP8 operands. Ada: 13 bits, 16 elements at a time. Hopper: through f16 instructions. sm_120: f32 accuracy.
 template <MmaType kA, MmaType kB>
 MmaFunction fp8(Profile profile, const MmaShape& shape) {
   constexpr FusedRule kAdaHalves{
@@ -176,10 +201,17 @@ MmaFunction fp8(Profile profile, const MmaShape& shape) {
   return nullptr;
 }
 
+template <MmaType kA>
+MmaFunction fp8_by_second(Profile profile, const MmaShape& shape) {
+  if (shape.b == MmaType::e4m3) {
+    return fp8<kA, MmaType::e4m3>(profile, shape);
+  }
+  return shape.b == MmaType::e5m2 ? fp8<kA, MmaType::e5m2>(profile, shape) : nullptr;
+}
+
 }  // namespace
 
 MmaFunction mma_function(Profile profile, const MmaShape& shape) {
-  const bool same = shape.a == shape.b;
   if (is_integer(shape.a)) {
     if (!is_integer(shape.b) || bits_of(shape.a) != bits_of(shape.b) || shape.f16_accumulator) {
       return nullptr;
@@ -190,21 +222,18 @@ MmaFunction mma_function(Profile profile, const MmaShape& shape) {
   if (shape.saturate) {
     return nullptr;
   }
-  if (is_fp8(shape.a)) {
-    if (shape.a == MmaType::e4m3) {
-      return same                       ? fp8<MmaType::e4m3, MmaType::e4m3>(profile, shape)
-             : shape.b == MmaType::e5m2 ? fp8<MmaType::e4m3, MmaType::e5m2>(profile, shape)
-                                        : nullptr;
-    }
-    return same                       ? fp8<MmaType::e5m2, MmaType::e5m2>(profile, shape)
-           : shape.b == MmaType::e4m3 ? fp8<MmaType::e5m2, MmaType::e4m3>(profile, shape)
-                                      : nullptr;
+  switch (shape.a) {
+    case MmaType::e4m3:
+      return fp8_by_second<MmaType::e4m3>(profile, shape);
+    case MmaType::e5m2:
+      return fp8_by_second<MmaType::e5m2>(profile, shape);
+    case MmaType::f16:
+      return shape.b == MmaType::f16 ? half_precision<MmaType::f16>(profile, shape) : nullptr;
+    case MmaType::bf16:
+      return shape.b == MmaType::bf16 ? half_precision<MmaType::bf16>(profile, shape) : nullptr;
+    default:
+      return nullptr;
   }
-  if (!same) {
-    return nullptr;
-  }
-  return shape.a == MmaType::f16 ? half_precision<MmaType::f16>(profile, shape)
-                                 : half_precision<MmaType::bf16>(profile, shape);
 }
 
 }  // namespace sagegen::emulator

@@ -10,16 +10,16 @@ namespace sagegen::emulator {
 
 // ---- scalar formats. Bits in, bits out; round to nearest even unless named otherwise ----
 float f16_to_f32(std::uint16_t bits);
-std::uint16_t f32_to_f16(float value);                   // overflow to infinity; NaN 0x7fff
+std::uint16_t f32_to_f16(float value);  // overflow to infinity; NaN 0x7fff
 float bf16_to_f32(std::uint16_t bits);
-std::uint16_t f32_to_bf16(float value);                  // NaN 0x7fff
+std::uint16_t f32_to_bf16(float value);  // NaN 0x7fff
 float e4m3_to_f32(std::uint8_t bits);
-std::uint8_t f32_to_e4m3_satfinite(float value);         // |x| > 448 and infinities become 448, NaN 0x7f
+std::uint8_t f32_to_e4m3_satfinite(float value);  // |x| > 448 and infinities become 448, NaN 0x7f
 float e5m2_to_f32(std::uint8_t bits);
 std::uint8_t f32_to_e5m2_satfinite(float value);
 
-float canonical_nan(float value);                        // any NaN -> 0x7fffffff
-float flush_denormal(float value);                       // .ftz
+float canonical_nan(float value);   // any NaN -> 0x7fffffff
+float flush_denormal(float value);  // .ftz
 
 // MUFU functions: the correctly rounded value of the PTX ISA's contract, not the hardware's table.
 float ex2_approx(float x, bool ftz);
@@ -30,7 +30,7 @@ float sqrt_approx(float x, bool ftz);
 
 // ---- tensor cores -------------------------------------------------------------------------------
 
-enum class Profile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };   // executing device
+enum class Profile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };  // executing device
 
 enum class MmaType { s8, u8, s4, u4, f16, bf16, e4m3, e5m2 };
 
@@ -47,7 +47,7 @@ struct MmaRegisters {
   std::uint32_t a[4][32];
   std::uint32_t b[2][32];
   std::uint32_t c[4][32];
-  std::uint32_t d[4][32];   // result
+  std::uint32_t d[4][32];  // result
 };
 using MmaFunction = void (*)(MmaRegisters&);
 

@@ -1,0 +1,38 @@
+// Which instruction set the mma kernels use on this machine.
+#include "runtime/emulator/numerics/mma_kernels.h"
+
+namespace sagegen::emulator::tile {
+
+const Kernels* kernels_for(Host host) {
+  switch (host) {
+    case Host::portable:
+      return portable_kernels();
+#if defined(__x86_64__) && defined(__GNUC__)
+    case Host::avx2:
+      return __builtin_cpu_supports("avx2") ? avx2_kernels() : nullptr;
+    case Host::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+                 ? avx512_kernels()
+                 : nullptr;
+#else
+    default:
+      return nullptr;
+#endif
+  }
+  return nullptr;
+}
+
+const Kernels& host_kernels() {
+  static const Kernels& best = []() -> const Kernels& {
+    for (const Host host : {Host::avx512, Host::avx2}) {
+      if (const Kernels* kernels = kernels_for(host)) {
+        return *kernels;
+      }
+    }
+    return *portable_kernels();
+  }();
+  return best;
+}
+
+}  // namespace sagegen::emulator::tile

@@ -1,0 +1,67 @@
+// The building blocks of the fast mma routines as a table of functions, one table per instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/emulator/numerics/numerics.h"
+
+namespace sagegen::emulator::tile {
+
+constexpr int kRows = 16, kColumns = 8, kMaxDepth = 64;
+constexpr std::int32_t kNoExponent =
+    -(1 << 20);  // of a zero: loses every maximum, also when doubled
+
+// One lane per row of the tile. GNU vectors: wider than a host's registers they become several.
+using VecF [[gnu::vector_size(64)]] = float;
+using VecI [[gnu::vector_size(64)]] = std::int32_t;
+using VecU [[gnu::vector_size(64)]] = std::uint32_t;
+
+struct Operands {
+  VecF a[kMaxDepth];
+  VecI a_exponent[kMaxDepth];
+  alignas(64) float b[kMaxDepth][kColumns];
+  alignas(64) std::int32_t b_exponent[kMaxDepth][kColumns];
+  VecI wild{};  // a nonzero lane: some operand is outside what the fast arithmetic takes
+};
+
+struct Accumulators {
+  VecF value[kColumns];
+  VecI wild{};
+};
+
+// Elements of k of one fused sum: runs of `run` consecutive ones, every `stride`, from `first` below `end`.
+struct Block {
+  int first, end, stride, run;
+};
+
+// kF and result bits of the fused sums that exist.
+enum class Precision { ada_fp8, bits24, bits25 };
+
+struct Kernels {
+  void (*unpack_rows[8])(const std::uint32_t (&a)[4][32], int halves, Operands& out);  // by MmaType
+  void (*unpack_columns[8])(const std::uint32_t (&b)[2][32], int halves, Operands& out);
+  void (*integer_sum[2])(const Operands& operands, int depth,
+                         MmaRegisters& registers);  // by saturate
+  void (*load[2][2])(const MmaRegisters& registers,
+                     Accumulators& out);  // by exact, by f16 accumulator
+  void (*store[2])(const Accumulators& in, MmaRegisters& registers);
+  void (*fused_block[3][2])(const Operands& operands, const Block& block,
+                            Accumulators& accumulators);
+  void (*add_rounded[2])(const Accumulators& sum, Accumulators& accumulators);
+  bool (*sums_fit_double)(const Operands& operands, int depth, int product_fraction_bits);
+  void (*exact_sum[2])(const Operands& operands, int depth, Accumulators& accumulators);
+};
+
+enum class Host { portable, avx2, avx512 };
+
+// The table of one instruction set; null if this machine cannot run it.
+const Kernels* kernels_for(Host host);
+// The best table for the machine that this process runs on.
+const Kernels& host_kernels();
+
+// One per mma_host_*.cpp; null if the file was compiled for another architecture.
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+
+}  // namespace sagegen::emulator::tile
