@@ -1,0 +1,130 @@
+#include "templates/attention/block.h"
+
+#include <algorithm>
+
+#include "templates/tensor.h"
+
+namespace sagegen::templates {
+
+using namespace dsl;
+using abi::AttentionParams;
+using abi::Tensor;
+
+namespace {
+
+constexpr float kLog2OfLargestE4m3 = 8.807354922f;   // log2(448)
+constexpr int kScaleBytes = 4;
+
+}  // namespace
+
+AttentionPlan::AttentionPlan(const KernelSpec& spec)
+    : head_dim(spec.problem.head_dim),
+      cta_q(spec.schedule.cta_q),
+      cta_k(spec.schedule.cta_k),
+      stages(spec.schedule.stages),
+      threads(spec.schedule.warps * 32),
+      warp_rows(cta_q / spec.schedule.warps),
+      q_group(spec.quant.q_group),
+      k_group(spec.quant.k_group),
+      io(spec.problem.io),
+      pv(spec.quant.pv),
+      causal(spec.problem.mask == Mask::causal),
+      per_thread(spec.quant.granularity == Granularity::per_thread),
+      two_level(spec.quant.accumulation == Accumulation::two_level_f32),
+      v_quantized(v_is_quantized(spec.problem, spec.quant)),
+      queries_in_registers(head_dim <= 64),
+      p_offset(pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0.0f),
+      q_tile{cta_q, head_dim, OperandA::kPanelBytes},
+      k_tile{cta_k, head_dim, OperandB::kPanelBytes},
+      v_tile(OperandV::layout(pv, cta_k, head_dim)),
+      o_tile{cta_q, static_cast<int>(head_dim * kElementBytes), kBankBytes} {}
+
+int AttentionPlan::shared_bytes() const {
+  return std::max(q_tile.bytes() + stages * stage_bytes(), o_tile.bytes());
+}
+
+AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan,
+                                     const ParamReader<AttentionParams>& p) {
+  batch = k.block_idx(2);
+  q_head = k.block_idx(1);
+  q_index = batch * k.grid_dim(1) + q_head;
+  kv_head = q_head / p(&AttentionParams::heads_per_kv_head);
+  kv_index = q_index / p(&AttentionParams::heads_per_kv_head);
+  // Under a causal mask the last queries see most keys: they start first.
+  const I32 q_tile = plan.causal ? k.grid_dim(0) - 1 - k.block_idx(0) : k.block_idx(0);
+  first_query = q_tile * plan.cta_q;
+  warp_row = k.warp_idx() * plan.warp_rows;
+  lane_row = dsl::lane_row(k);
+  lane_quad = dsl::lane_quad(k);
+}
+
+AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
+                                 const ParamReader<AttentionParams>& p)
+    : k_(k), plan_(plan), kv_len_(p(&AttentionParams::kv_len)) {
+  const std::int64_t row_bytes = plan.head_dim;   // of codes
+  const I32 q_rows = p(&AttentionParams::q_len_padded), k_rows = p(&AttentionParams::kv_len_padded);
+  const I64 first_q_row = k.to_i64(at.q_index) * k.to_i64(q_rows) + k.to_i64(at.first_query);
+  const I64 first_k_row = k.to_i64(at.kv_index) * k.to_i64(k_rows);
+  q_codes_ = p(&AttentionParams::q_codes) + first_q_row * row_bytes;
+  k_codes_ = p(&AttentionParams::k_codes) + first_k_row * row_bytes;
+
+  if (!plan.v_quantized) {
+    values_ = head_of(k, p, &AttentionParams::v, at.batch, at.kv_head);
+    value_row_bytes_ = p(&AttentionParams::v, &Tensor::stride_token) * kElementBytes;
+    value_tile_bytes_ = value_row_bytes_ * std::int64_t{plan.cta_k};
+  } else if (plan.pv == DType::e4m3) {
+    values_ = p(&AttentionParams::v, &Tensor::data) + first_k_row * std::int64_t{plan.head_dim};
+    value_row_bytes_ = k.to_i64(k_rows);
+    value_tile_bytes_ = k.i64(plan.cta_k);
+  } else {
+    values_ = p(&AttentionParams::v, &Tensor::data) + first_k_row * (plan.head_dim * kElementBytes);
+    value_row_bytes_ = k.i64(plan.head_dim * kElementBytes);
+    value_tile_bytes_ = k.i64(plan.cta_k * plan.head_dim * kElementBytes);
+  }
+  q_copy_ = TileCopy(k, plan.q_tile, plan.threads, k.i64(row_bytes));
+  k_copy_ = TileCopy(k, plan.k_tile, plan.threads, k.i64(row_bytes));
+  v_copy_ = TileCopy(k, plan.v_tile, plan.threads, value_row_bytes_);
+
+  const auto scales = [&](GlobalPtr base, I32 index, I32 rows, I32 first_row, int group, int per_group,
+                          I32 lane_scale) {
+    const I32 first_group = first_row / group;
+    const I64 count = k.to_i64(index) * k.to_i64(rows / group) + k.to_i64(first_group);
+    const GlobalPtr of_group = base + count * std::int64_t{kScaleBytes * per_group};
+    return plan.per_thread ? of_group + lane_scale * kScaleBytes : of_group;
+  };
+  q_scale_ = scales(p(&AttentionParams::q_scale), at.q_index, q_rows, at.first_query + at.warp_row,
+                    plan.q_group, plan.per_thread ? 8 : 1, at.lane_row);
+  k_scale_ = scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, k.i32(0), plan.k_group,
+                    plan.per_thread ? 4 : 1, at.lane_quad);
+}
+
+void AttentionInputs::load_queries(const SharedTile& to) const { q_copy_.copy(to, q_codes_); }
+
+void AttentionInputs::load_keys(I32 tile, const SharedTile& to) const {
+  const std::int64_t tile_bytes = plan_.k_tile.bytes();
+  k_copy_.copy(to, k_codes_ + k_.to_i64(tile) * tile_bytes);
+}
+
+// The caller's V ends at kv_len; codes are padded with zeros.
+void AttentionInputs::load_values(I32 tile, const SharedTile& to) const {
+  const GlobalPtr from = values_ + k_.to_i64(tile) * value_tile_bytes_;
+  if (plan_.v_quantized) return v_copy_.copy(to, from);
+  const I32 left = kv_len_ - tile * plan_.cta_k;
+  k_.if_else(left >= plan_.cta_k, [&] { v_copy_.copy(to, from); },
+             [&] { v_copy_.copy_rows(to, from, left); });
+}
+
+F32 AttentionInputs::q_scale() const { return k_.load<F32>(q_scale_); }
+
+F32 AttentionInputs::k_scale(I32 tile) const {
+  const int tiles_per_group = plan_.k_group / plan_.cta_k;
+  const int group_bytes = kScaleBytes * (plan_.per_thread ? 4 : 1);
+  return k_.load<F32>(k_scale_ + tile / tiles_per_group * group_bytes);
+}
+
+std::array<F32, 2> AttentionInputs::v_scales(int channel_block) const {
+  const GlobalPtr of_block = v_scale_ + std::int64_t{8 * kScaleBytes * channel_block};
+  return {k_.load<F32>(of_block), k_.load<F32>(of_block + std::int64_t{kScaleBytes})};
+}
+
+}  // namespace sagegen::templates

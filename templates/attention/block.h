@@ -1,0 +1,64 @@
+// What a thread block of the attention kernel works on: sizes that the spec fixes, where the block
+// stands in the problem, and the loads of its tiles.
+#pragma once
+
+#include "generator/dsl/tile.h"
+#include "sagegen/abi.h"
+
+namespace sagegen::templates {
+
+// What the spec fixes.
+struct AttentionPlan {
+  explicit AttentionPlan(const KernelSpec& spec);
+
+  int head_dim, cta_q, cta_k, stages, threads;
+  int warp_rows;       // queries of one warp
+  int q_group, k_group;
+  DType io, pv;
+  bool causal, per_thread, two_level, v_quantized;
+  bool queries_in_registers;   // few channels leave enough of them
+  float p_offset;      // P <= 2^p_offset
+  dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
+  int stage_bytes() const { return k_tile.bytes() + v_tile.bytes(); }
+  int shared_bytes() const;   // queries and stages, in the end O
+};
+
+// Position of block, warp and lane. Indices count heads over all batches.
+struct AttentionPosition {
+  AttentionPosition(dsl::KernelBuilder& k, const AttentionPlan& plan,
+                    const dsl::ParamReader<abi::AttentionParams>& p);
+
+  dsl::I32 batch, q_head, kv_head, q_index, kv_index;
+  dsl::I32 first_query;   // of the block
+  dsl::I32 warp_row;      // first row of the warp in the block
+  dsl::I32 lane_row, lane_quad;
+};
+
+// Codes and scales of the block's queries and of its head's keys and values.
+class AttentionInputs {
+ public:
+  AttentionInputs(dsl::KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
+                  const dsl::ParamReader<abi::AttentionParams>& p);
+
+  // Asynchronous copies to shared memory; the caller commits and waits.
+  void load_queries(const dsl::SharedTile& to) const;
+  void load_keys(dsl::I32 tile, const dsl::SharedTile& to) const;
+  void load_values(dsl::I32 tile, const dsl::SharedTile& to) const;
+
+  // Scales of the scores that this lane holds: softmax_scale * log2(e) is part of the first.
+  dsl::F32 q_scale() const;
+  dsl::F32 k_scale(dsl::I32 tile) const;
+  // Of V, for the two channels of a block of 8 that this lane holds.
+  std::array<dsl::F32, 2> v_scales(int channel_block) const;
+
+ private:
+  dsl::KernelBuilder& k_;
+  const AttentionPlan& plan_;
+  dsl::I32 kv_len_;
+  dsl::GlobalPtr q_codes_, k_codes_, values_;
+  dsl::GlobalPtr q_scale_, k_scale_, v_scale_;   // of this lane
+  dsl::I64 value_row_bytes_, value_tile_bytes_;
+  dsl::TileCopy q_copy_, k_copy_, v_copy_;
+};
+
+}  // namespace sagegen::templates

@@ -1,0 +1,20 @@
+// Access to the caller's tensors, whose elements are f16 or bf16.
+#pragma once
+
+#include "generator/dsl/kernel_builder.h"
+#include "sagegen/abi.h"
+
+namespace sagegen::templates {
+
+inline constexpr std::int64_t kElementBytes = 2;
+
+// Address of token 0 of a head.
+template <typename Params>
+dsl::GlobalPtr head_of(dsl::KernelBuilder& k, const dsl::ParamReader<Params>& p,
+                       abi::Tensor Params::*tensor, dsl::I32 batch, dsl::I32 head) {
+  const dsl::I64 elements = k.to_i64(batch) * p(tensor, &abi::Tensor::stride_batch) +
+                            k.to_i64(head) * p(tensor, &abi::Tensor::stride_head);
+  return p(tensor, &abi::Tensor::data) + elements * kElementBytes;
+}
+
+}  // namespace sagegen::templates
