@@ -56,10 +56,10 @@ struct Target {
 // One kernel. Fields that its kind does not depend on hold their defaults (see canonical()).
 struct KernelSpec {
   KernelKind kind = KernelKind::attention;
-  AttentionProblem problem;
-  QuantSpec quant;
-  TileSchedule schedule;
-  Target target;
+  AttentionProblem problem = {};
+  QuantSpec quant = {};
+  TileSchedule schedule = {};
+  Target target = {};
   friend bool operator==(const KernelSpec&, const KernelSpec&) = default;
 };
 
