@@ -66,6 +66,22 @@ I32 KernelBuilder::block_idx(int axis, SourceLoc loc) {
   }
 }
 
+I32 KernelBuilder::grid_dim(int axis, SourceLoc loc) {
+  impl_->at(loc);
+  switch (axis) {
+    case 0:
+      return impl_->wrap<I32>(
+          impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_x, 0x80000000));
+    case 1:
+      return impl_->wrap<I32>(
+          impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_y, 0x10000));
+    case 2:
+      return impl_->wrap<I32>(
+          impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_z, 0x10000));
+    default: impl_->fail(fmt::format("grid_dim takes axis 0, 1 or 2, not {}", axis));
+  }
+}
+
 I32 KernelBuilder::lane_idx(SourceLoc loc) { return thread_idx(loc) % 32; }
 I32 KernelBuilder::warp_idx(SourceLoc loc) { return thread_idx(loc) / 32; }
 
