@@ -12,8 +12,8 @@
 namespace sagegen::runtime {
 namespace {
 
-constexpr DevicePtr kTensorAlignment = 16;   // bytes of one vector load
-constexpr std::int64_t kStrideStep = 8;      // the same in elements of f16 or bf16
+constexpr DevicePtr kTensorAlignment = 16;  // bytes of one vector load
+constexpr std::int64_t kStrideStep = 8;     // the same in elements of f16 or bf16
 constexpr std::uint64_t kElementBytes = 2;
 constexpr DevicePtr kLseAlignment = sizeof(float);
 
@@ -32,9 +32,9 @@ struct Axis {
 
 Range span_from(const char* name, DevicePtr begin, std::uint64_t bytes) {
   if (bytes > std::numeric_limits<DevicePtr>::max() - begin) {
-    throw ArgumentError(fmt::format(
-        "attention: {} at {:#x} with {} bytes runs past the end of the address space", name, begin,
-        bytes));
+    throw ArgumentError(
+        fmt::format("attention: {} at {:#x} with {} bytes runs past the end of the address space",
+                    name, begin, bytes));
   }
   return Range{.name = name, .begin = begin, .end = begin + bytes};
 }
@@ -42,22 +42,23 @@ Range span_from(const char* name, DevicePtr begin, std::uint64_t bytes) {
 void check_address(const char* name, DevicePtr data, DevicePtr alignment) {
   if (data == 0) throw ArgumentError(fmt::format("attention: {} is a null pointer", name));
   if (data % alignment != 0) {
-    throw ArgumentError(fmt::format(
-        "attention: {} is at {:#x}, which is not aligned to {} bytes", name, data, alignment));
+    throw ArgumentError(fmt::format("attention: {} is at {:#x}, which is not aligned to {} bytes",
+                                    name, data, alignment));
   }
 }
 
 void check_stride(const char* name, const Axis& axis, int head_dim) {
-  if (axis.size == 1) return;   // the stride is never used, and frameworks put anything there
+  if (axis.size == 1) return;  // the stride is never used, and frameworks put anything there
   if (axis.stride < 0) {
     throw ArgumentError(fmt::format("attention: {}.{} is {}; strides cannot be negative", name,
                                     axis.name, axis.stride));
   }
   if (axis.stride % kStrideStep != 0) {
-    throw ArgumentError(fmt::format(
-        "attention: {}.{} is {} elements; strides must be multiples of {} ({} bytes), because rows are "
-        "read and written 16 bytes at a time: pad the rows or copy the tensor",
-        name, axis.name, axis.stride, kStrideStep, kTensorAlignment));
+    throw ArgumentError(
+        fmt::format("attention: {}.{} is {} elements; strides must be multiples of {} ({} bytes), "
+                    "because rows are "
+                    "read and written 16 bytes at a time: pad the rows or copy the tensor",
+                    name, axis.name, axis.stride, kStrideStep, kTensorAlignment));
   }
   if (axis.stride < head_dim) {
     throw ArgumentError(fmt::format(
@@ -73,16 +74,16 @@ std::int64_t span_elements(const char* name, const std::array<Axis, 3>& axes, in
     std::int64_t reach = 0;
     if (axis.size > 1 && (__builtin_mul_overflow(axis.size - 1, axis.stride, &reach) ||
                           __builtin_add_overflow(span, reach, &span))) {
-      throw ArgumentError(fmt::format(
-          "attention: {}.{} of {} elements for {} steps spans more than 2^63 elements", name, axis.name,
-          axis.stride, axis.size));
+      throw ArgumentError(
+          fmt::format("attention: {}.{} of {} elements for {} steps spans more than 2^63 elements",
+                      name, axis.name, axis.stride, axis.size));
     }
   }
   return span;
 }
 
-// An output whose rows share memory would be written by several blocks. Every sane layout nests: the
-// stride of an axis steps over everything that the axes with smaller strides span.
+// An output whose rows share memory would be written by several blocks. Every sane layout nests:
+// the stride of an axis steps over everything that the axes with smaller strides span.
 void check_rows_are_disjoint(const char* name, std::array<Axis, 3> axes, int head_dim) {
   std::sort(axes.begin(), axes.end(),
             [](const Axis& a, const Axis& b) { return a.stride < b.stride; });
@@ -90,10 +91,11 @@ void check_rows_are_disjoint(const char* name, std::array<Axis, 3> axes, int hea
   for (const Axis& axis : axes) {
     if (axis.size == 1) continue;
     if (axis.stride < inner) {
-      throw ArgumentError(fmt::format(
-          "attention: {}.{} is {} elements, but the axes with smaller strides span {}; rows of the output "
-          "would overlap",
-          name, axis.name, axis.stride, inner));
+      throw ArgumentError(
+          fmt::format("attention: {}.{} is {} elements, but the axes with smaller strides span {}; "
+                      "rows of the output "
+                      "would overlap",
+                      name, axis.name, axis.stride, inner));
     }
     inner += (axis.size - 1) * axis.stride;
   }
@@ -123,11 +125,12 @@ void check_disjoint(const Range& written, const Range& other) {
 }
 
 void check_scale(float scale) {
-  if (scale == 0.0f) return;   // asks for the default
+  if (scale == 0.0f) return;  // asks for the default
   if (!(scale > 0.0f) || !std::isfinite(scale)) {
-    throw ArgumentError(fmt::format(
-        "attention: softmax_scale is {}; it must be positive and finite, or 0 for 1 / sqrt(head_dim)",
-        scale));
+    throw ArgumentError(
+        fmt::format("attention: softmax_scale is {}; it must be positive and finite, or 0 for 1 / "
+                    "sqrt(head_dim)",
+                    scale));
   }
 }
 
@@ -136,12 +139,14 @@ void check_scale(float scale) {
 void check_arguments(const AttentionProblem& problem, const AttentionShape& shape,
                      const AttentionArguments& arguments, const WorkspaceSpan& workspace) {
   const int head_dim = problem.head_dim;
-  const std::array<Range, 3> inputs{
-      check_tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, head_dim, Access::read),
-      check_tensor("k", arguments.k, shape.batch, shape.kv_heads, shape.kv_len, head_dim, Access::read),
-      check_tensor("v", arguments.v, shape.batch, shape.kv_heads, shape.kv_len, head_dim, Access::read)};
-  const Range o =
-      check_tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, head_dim, Access::write);
+  const std::array<Range, 3> inputs{check_tensor("q", arguments.q, shape.batch, shape.q_heads,
+                                                 shape.q_len, head_dim, Access::read),
+                                    check_tensor("k", arguments.k, shape.batch, shape.kv_heads,
+                                                 shape.kv_len, head_dim, Access::read),
+                                    check_tensor("v", arguments.v, shape.batch, shape.kv_heads,
+                                                 shape.kv_len, head_dim, Access::read)};
+  const Range o = check_tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, head_dim,
+                               Access::write);
   check_scale(arguments.softmax_scale);
 
   check_address("workspace", workspace.data, kWorkspaceAlignment);

@@ -1,5 +1,5 @@
-// The rules for what a caller may pass to Attention::run. Pure arithmetic on addresses and strides: no
-// memory is touched and nothing is launched.
+// The rules for what a caller may pass to Attention::run. Pure arithmetic on addresses and strides:
+// no memory is touched and nothing is launched.
 #pragma once
 
 #include <cstdint>

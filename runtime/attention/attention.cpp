@@ -26,22 +26,6 @@ TensorView nhd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head
                     .stride_token = heads * head_dim};
 }
 
-Target best_target(int compute_capability) {
-  const TargetInfo* best = nullptr;
-  for (const TargetInfo& info : supported_targets()) {
-    if (info.target.suffix != '\0' || info.target.sm > compute_capability) continue;
-    if (best == nullptr || info.target.sm > best->target.sm) best = &info;
-  }
-  if (best != nullptr) return best->target;
-  std::string names;
-  for (const TargetInfo& info : supported_targets()) {
-    names += (names.empty() ? "" : ", ") + info.name;
-  }
-  throw SpecError(fmt::format(
-      "compute capability {}.{}: no kernel runs on it; supported targets and what is newer than them: {}",
-      compute_capability / 10, compute_capability % 10, names));
-}
-
 namespace {
 
 abi::Tensor to_abi(const TensorView& view) {
@@ -74,7 +58,8 @@ std::optional<Kernel> load(const Device& device, const std::optional<KernelSpec>
 }
 
 Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {
-  return Dim3{.x = static_cast<unsigned>(x), .y = static_cast<unsigned>(y), .z = static_cast<unsigned>(z)};
+  return Dim3{
+      .x = static_cast<unsigned>(x), .y = static_cast<unsigned>(y), .z = static_cast<unsigned>(z)};
 }
 
 }  // namespace
@@ -120,7 +105,8 @@ struct Attention::Call {
     return static_cast<float>(1.0 / std::sqrt(static_cast<double>(plan.problem.head_dim)));
   }
   std::int32_t causal_offset() const {
-    if (plan.problem.mask != Mask::causal || arguments.causal == CausalAlignment::top_left) return 0;
+    if (plan.problem.mask != Mask::causal || arguments.causal == CausalAlignment::top_left)
+      return 0;
     return kv_len() - q_len();
   }
 
@@ -216,21 +202,25 @@ void Attention::run(const AttentionShape& shape, const AttentionArguments& argum
                   WorkspaceSpan{.data = workspace,
                                 .bytes = workspace_bytes,
                                 .needed = static_cast<std::size_t>(layout.bytes)});
-  const Call call{
-      .plan = plan, .shape = shape, .arguments = arguments, .layout = layout, .workspace = workspace};
+  const Call call{.plan = plan,
+                  .shape = shape,
+                  .arguments = arguments,
+                  .layout = layout,
+                  .workspace = workspace};
 
   const std::int64_t key_groups = layout.kv_len_padded / plan.quant.k_group;
   const std::int64_t query_groups = layout.q_len_padded / plan.quant.q_group;
   const std::int64_t query_tiles = layout.q_len_padded / plan.schedule.cta_q;
-  Device::Scope scope(plan.device);   // once for all launches
+  Device::Scope scope(plan.device);  // once for all launches
   if (plan.kv_statistics) {
-    plan.kv_statistics->launch(grid(layout.chunks, shape.kv_heads, shape.batch), call.kv_statistics(),
-                               stream);
+    plan.kv_statistics->launch(grid(layout.chunks, shape.kv_heads, shape.batch),
+                               call.kv_statistics(), stream);
   }
   plan.quantize_k.launch(grid(key_groups, shape.kv_heads, shape.batch), call.quantize_k(), stream);
   if (plan.quantize_v) {
-    plan.quantize_v->launch(grid(layout.kv_len_padded / kQuantizeVKeys, shape.kv_heads, shape.batch),
-                            call.quantize_v(), stream);
+    plan.quantize_v->launch(
+        grid(layout.kv_len_padded / kQuantizeVKeys, shape.kv_heads, shape.batch), call.quantize_v(),
+        stream);
   }
   plan.quantize_q.launch(grid(query_groups, shape.q_heads, shape.batch), call.quantize_q(), stream);
   plan.attention.launch(grid(query_tiles, shape.q_heads, shape.batch), call.attention(), stream);

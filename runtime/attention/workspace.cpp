@@ -10,20 +10,23 @@
 namespace sagegen::runtime {
 namespace {
 
-constexpr std::int64_t kMaxGridYZ = 65535;   // CUDA C++ Programming Guide, compute capabilities
+constexpr std::int64_t kMaxGridYZ = 65535;  // CUDA C++ Programming Guide, compute capabilities
 constexpr std::int64_t kMaxLength = std::numeric_limits<std::int32_t>::max();
 
-// Enough chunks that the reduction over keys fills a GPU, few enough that reading the partial results
-// back costs nothing.
+// Enough chunks that the reduction over keys fills a GPU, few enough that reading the partial
+// results back costs nothing.
 constexpr std::int64_t kKeysPerChunk = 512;
 constexpr std::int64_t kMaxChunks = 16;
 constexpr std::int64_t kChunkStep = 64;
 
-std::int64_t ceil_div(std::int64_t value, std::int64_t by) { return value / by + (value % by != 0); }
+std::int64_t ceil_div(std::int64_t value, std::int64_t by) {
+  return value / by + (value % by != 0);
+}
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return ceil_div(value, to) * to; }
 
 [[noreturn]] void throw_too_large() {
-  throw ArgumentError("attention shape: the workspace would need more than 2^63 bytes; split the batch");
+  throw ArgumentError(
+      "attention shape: the workspace would need more than 2^63 bytes; split the batch");
 }
 
 // Places regions one after the other.
@@ -36,7 +39,8 @@ class Allocator {
     }
     if (bytes > std::numeric_limits<std::int64_t>::max() - kWorkspaceAlignment) throw_too_large();
     const Region region{.offset = end_, .bytes = bytes};
-    if (__builtin_add_overflow(end_, round_up(bytes, kWorkspaceAlignment), &end_)) throw_too_large();
+    if (__builtin_add_overflow(end_, round_up(bytes, kWorkspaceAlignment), &end_))
+      throw_too_large();
     return region;
   }
   std::int64_t end() const { return end_; }
@@ -69,10 +73,11 @@ void check_shape(const AttentionShape& shape) {
     }
   }
   if (shape.q_heads % shape.kv_heads != 0) {
-    throw ArgumentError(fmt::format(
-        "attention shape: {} query heads cannot share {} key/value heads evenly; kv_heads must divide "
-        "q_heads",
-        shape.q_heads, shape.kv_heads));
+    throw ArgumentError(
+        fmt::format("attention shape: {} query heads cannot share {} key/value heads evenly; "
+                    "kv_heads must divide "
+                    "q_heads",
+                    shape.q_heads, shape.kv_heads));
   }
 }
 
@@ -80,9 +85,10 @@ std::int64_t padded(const char* name, std::int64_t length, int group, int tile) 
   const std::int64_t unit = std::lcm(group, tile);
   const std::int64_t result = round_up(length, unit);
   if (result > kMaxLength) {
-    throw ArgumentError(fmt::format(
-        "attention shape: {} is {}; padded to a multiple of {} it exceeds {}: lengths are 32-bit numbers",
-        name, length, unit, kMaxLength));
+    throw ArgumentError(
+        fmt::format("attention shape: {} is {}; padded to a multiple of {} it exceeds {}: lengths "
+                    "are 32-bit numbers",
+                    name, length, unit, kMaxLength));
   }
   return result;
 }
@@ -107,11 +113,11 @@ WorkspaceLayout workspace_layout(const AttentionProblem& problem, const QuantSpe
   constexpr std::int64_t kF32 = sizeof(float);
 
   Allocator allocator;
-  layout.q_codes =
-      allocator.take({shape.batch, shape.q_heads, layout.q_len_padded, channels * bits(quant.qk) / 8});
+  layout.q_codes = allocator.take(
+      {shape.batch, shape.q_heads, layout.q_len_padded, channels * bits(quant.qk) / 8});
   layout.q_scale = allocator.take({shape.batch, shape.q_heads, q_scales, kF32});
-  layout.k_codes =
-      allocator.take({shape.batch, shape.kv_heads, layout.kv_len_padded, channels * bits(quant.qk) / 8});
+  layout.k_codes = allocator.take(
+      {shape.batch, shape.kv_heads, layout.kv_len_padded, channels * bits(quant.qk) / 8});
   layout.k_scale = allocator.take({shape.batch, shape.kv_heads, k_scales, kF32});
   if (v_is_quantized(problem, quant)) {
     layout.v_codes = allocator.take(

@@ -12,8 +12,11 @@
 namespace sagegen::runtime {
 namespace {
 
-// The size of an option travels in the pointer that holds its value (CUDA driver API, cuModuleLoadDataEx).
-void* as_option(std::size_t value) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(value)); }
+// The size of an option travels in the pointer that holds its value (CUDA driver API,
+// cuModuleLoadDataEx).
+void* as_option(std::size_t value) {
+  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(value));
+}
 
 class CudaDriver final : public DriverApi {
  public:
@@ -43,8 +46,12 @@ class CudaDriver final : public DriverApi {
   Result primary_context_release(DeviceOrdinal ordinal) override {
     return with_device(ordinal, [&](int d) { return cuda_.device_primary_ctx_release(d); });
   }
-  Result set_current(ContextHandle context) override { return Result{cuda_.ctx_set_current(context)}; }
-  Result get_current(ContextHandle* context) override { return Result{cuda_.ctx_get_current(context)}; }
+  Result set_current(ContextHandle context) override {
+    return Result{cuda_.ctx_set_current(context)};
+  }
+  Result get_current(ContextHandle* context) override {
+    return Result{cuda_.ctx_get_current(context)};
+  }
   Result context_synchronize() override { return Result{cuda_.ctx_synchronize()}; }
 
   Result module_load(ModuleHandle* module, const char* ptx, std::string* log) override {
@@ -56,8 +63,8 @@ class CudaDriver final : public DriverApi {
                       as_option(messages.size() - 1)};
     const Result result{cuda_.module_load_data_ex(module, ptx, 4, options, values)};
     if (log != nullptr) {
-      *log = errors.data();
-      if (messages[0] != '\0') *log += (log->empty() ? "" : "\n") + std::string(messages.data());
+      const bool both = errors[0] != '\0' && messages[0] != '\0';
+      *log = fmt::format("{}{}{}", errors.data(), both ? "\n" : "", messages.data());
     }
     return result;
   }
@@ -65,7 +72,8 @@ class CudaDriver final : public DriverApi {
   Result module_function(FunctionHandle* function, ModuleHandle module, const char* name) override {
     return Result{cuda_.module_get_function(function, module, name)};
   }
-  Result function_attribute(int* value, FunctionAttribute attribute, FunctionHandle function) override {
+  Result function_attribute(int* value, FunctionAttribute attribute,
+                            FunctionHandle function) override {
     return Result{cuda_.func_get_attribute(value, static_cast<int>(attribute), function)};
   }
   Result function_set_attribute(FunctionHandle function, FunctionAttribute attribute,
@@ -97,7 +105,9 @@ class CudaDriver final : public DriverApi {
   Result stream_create(StreamHandle* stream) override {
     return Result{cuda_.stream_create(stream, cuda_constant::kStreamNonBlocking)};
   }
-  Result stream_destroy(StreamHandle stream) override { return Result{cuda_.stream_destroy(stream)}; }
+  Result stream_destroy(StreamHandle stream) override {
+    return Result{cuda_.stream_destroy(stream)};
+  }
   Result stream_synchronize(StreamHandle stream) override {
     return Result{cuda_.stream_synchronize(stream)};
   }
@@ -135,11 +145,11 @@ class CudaDriver final : public DriverApi {
 
 // Fills the table; the name of the first function that is missing, or null.
 const char* resolve(void* library, CudaFunctions& functions) {
-#define SAGEGEN_RESOLVE(name, symbol, ...)                          \
-  if (void* address = dlsym(library, symbol); address != nullptr) { \
-    std::memcpy(&functions.name, &address, sizeof address);         \
-  } else {                                                          \
-    return symbol;                                                  \
+#define SAGEGEN_RESOLVE(name, symbol, ...)                           \
+  if (void* address = dlsym(library, #symbol); address != nullptr) { \
+    std::memcpy(&functions.name, &address, sizeof address);          \
+  } else {                                                           \
+    return #symbol;                                                  \
   }
   SAGEGEN_CUDA_FUNCTIONS(SAGEGEN_RESOLVE)
 #undef SAGEGEN_RESOLVE
@@ -167,7 +177,8 @@ std::shared_ptr<DriverApi> open(const char* library, std::string& why) {
                       driver->result_name(result), static_cast<int>(result));
     return nullptr;
   };
-  if (const Result result = driver->init(); result != Result::success) return failed("cuInit", result);
+  if (const Result result = driver->init(); result != Result::success)
+    return failed("cuInit", result);
   int count = 0;
   if (const Result result = driver->device_count(&count); result != Result::success) {
     return failed("cuDeviceGetCount", result);
@@ -187,7 +198,7 @@ std::shared_ptr<DriverApi> load_cuda_library(const char* library, std::string* w
     std::shared_ptr<DriverApi> driver = open(library, reason);
     if (why != nullptr) *why = std::move(reason);
     return driver;
-  } catch (const std::exception&) {   // out of memory: there is no room for a sentence either
+  } catch (const std::exception&) {  // out of memory: there is no room for a sentence either
     return nullptr;
   }
 }

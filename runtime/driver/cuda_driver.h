@@ -1,4 +1,5 @@
-// The real driver, from a named library. load_cuda() is this with libcuda.so.1; tests use stand-ins.
+// The real driver, from a named library. load_cuda() is this with libcuda.so.1; tests use
+// stand-ins.
 #pragma once
 
 #include <memory>
@@ -8,8 +9,8 @@
 
 namespace sagegen::runtime {
 
-// library: as for dlopen. Returns null and sets *why (which may be null) if the library is missing, lacks
-// a function, cannot be initialized or has no device. Never throws.
+// library: as for dlopen. Returns null and sets *why (which may be null) if the library is missing,
+// lacks a function, cannot be initialized or has no device. Never throws.
 std::shared_ptr<DriverApi> load_cuda_library(const char* library, std::string* why) noexcept;
 
 }  // namespace sagegen::runtime

@@ -1,6 +1,6 @@
-// The functions of libcuda that sagegen calls: X(name, symbol, parameter types). The symbol is what the
-// library exports for that signature: functions whose types changed since CUDA 2 carry a suffix that
-// cuda.h hides behind a macro. Handles and enums have the size of cuda.h's.
+// The functions of libcuda that sagegen calls: X(name, symbol, parameter types). The symbol is what
+// the library exports for that signature: functions whose types changed since CUDA 2 carry a suffix
+// that cuda.h hides behind a macro. Handles and enums have the size of cuda.h's.
 #pragma once
 
 #include <cstddef>
@@ -8,40 +8,40 @@
 #include "sagegen/runtime/driver_api.h"
 
 // clang-format off
-#define SAGEGEN_CUDA_FUNCTIONS(X)                                                                      \
-  X(init, "cuInit", unsigned)                                                                          \
-  X(driver_get_version, "cuDriverGetVersion", int*)                                                    \
-  X(get_error_name, "cuGetErrorName", int, const char**)                                               \
-  X(device_get, "cuDeviceGet", int*, int)                                                              \
-  X(device_get_count, "cuDeviceGetCount", int*)                                                        \
-  X(device_get_name, "cuDeviceGetName", char*, int, int)                                               \
-  X(device_get_attribute, "cuDeviceGetAttribute", int*, int, int)                                      \
-  X(device_total_mem, "cuDeviceTotalMem_v2", std::size_t*, int)                                        \
-  X(device_primary_ctx_retain, "cuDevicePrimaryCtxRetain", ContextHandle*, int)                        \
-  X(device_primary_ctx_release, "cuDevicePrimaryCtxRelease_v2", int)                                   \
-  X(ctx_set_current, "cuCtxSetCurrent", ContextHandle)                                                 \
-  X(ctx_get_current, "cuCtxGetCurrent", ContextHandle*)                                                \
-  X(ctx_synchronize, "cuCtxSynchronize")                                                               \
-  X(module_load_data_ex, "cuModuleLoadDataEx", ModuleHandle*, const void*, unsigned, int*, void**)     \
-  X(module_unload, "cuModuleUnload", ModuleHandle)                                                     \
-  X(module_get_function, "cuModuleGetFunction", FunctionHandle*, ModuleHandle, const char*)            \
-  X(func_get_attribute, "cuFuncGetAttribute", int*, int, FunctionHandle)                               \
-  X(func_set_attribute, "cuFuncSetAttribute", FunctionHandle, int, int)                                \
-  X(launch_kernel, "cuLaunchKernel", FunctionHandle, unsigned, unsigned, unsigned, unsigned, unsigned, \
-    unsigned, unsigned, StreamHandle, void**, void**)                                                  \
-  X(mem_alloc, "cuMemAlloc_v2", DevicePtr*, std::size_t)                                               \
-  X(mem_free, "cuMemFree_v2", DevicePtr)                                                               \
-  X(memcpy_htod_async, "cuMemcpyHtoDAsync_v2", DevicePtr, const void*, std::size_t, StreamHandle)      \
-  X(memcpy_dtoh_async, "cuMemcpyDtoHAsync_v2", void*, DevicePtr, std::size_t, StreamHandle)            \
-  X(memset_d8_async, "cuMemsetD8Async", DevicePtr, unsigned char, std::size_t, StreamHandle)           \
-  X(stream_create, "cuStreamCreate", StreamHandle*, unsigned)                                          \
-  X(stream_destroy, "cuStreamDestroy_v2", StreamHandle)                                                \
-  X(stream_synchronize, "cuStreamSynchronize", StreamHandle)                                           \
-  X(event_create, "cuEventCreate", EventHandle*, unsigned)                                             \
-  X(event_destroy, "cuEventDestroy_v2", EventHandle)                                                   \
-  X(event_record, "cuEventRecord", EventHandle, StreamHandle)                                          \
-  X(event_synchronize, "cuEventSynchronize", EventHandle)                                              \
-  X(event_elapsed_time, "cuEventElapsedTime", float*, EventHandle, EventHandle)
+#define SAGEGEN_CUDA_FUNCTIONS(X)                                                                 \
+  X(init, cuInit, unsigned)                                                                       \
+  X(driver_get_version, cuDriverGetVersion, int*)                                                 \
+  X(get_error_name, cuGetErrorName, int, const char**)                                            \
+  X(device_get, cuDeviceGet, int*, int)                                                           \
+  X(device_get_count, cuDeviceGetCount, int*)                                                     \
+  X(device_get_name, cuDeviceGetName, char*, int, int)                                            \
+  X(device_get_attribute, cuDeviceGetAttribute, int*, int, int)                                   \
+  X(device_total_mem, cuDeviceTotalMem_v2, std::size_t*, int)                                     \
+  X(device_primary_ctx_retain, cuDevicePrimaryCtxRetain, ContextHandle*, int)                     \
+  X(device_primary_ctx_release, cuDevicePrimaryCtxRelease_v2, int)                                \
+  X(ctx_set_current, cuCtxSetCurrent, ContextHandle)                                              \
+  X(ctx_get_current, cuCtxGetCurrent, ContextHandle*)                                             \
+  X(ctx_synchronize, cuCtxSynchronize)                                                            \
+  X(module_load_data_ex, cuModuleLoadDataEx, ModuleHandle*, const void*, unsigned, int*, void**)  \
+  X(module_unload, cuModuleUnload, ModuleHandle)                                                  \
+  X(module_get_function, cuModuleGetFunction, FunctionHandle*, ModuleHandle, const char*)         \
+  X(func_get_attribute, cuFuncGetAttribute, int*, int, FunctionHandle)                            \
+  X(func_set_attribute, cuFuncSetAttribute, FunctionHandle, int, int)                             \
+  X(launch_kernel, cuLaunchKernel, FunctionHandle, unsigned, unsigned, unsigned, unsigned,         \
+    unsigned, unsigned, unsigned, StreamHandle, void**, void**)                                   \
+  X(mem_alloc, cuMemAlloc_v2, DevicePtr*, std::size_t)                                            \
+  X(mem_free, cuMemFree_v2, DevicePtr)                                                            \
+  X(memcpy_htod_async, cuMemcpyHtoDAsync_v2, DevicePtr, const void*, std::size_t, StreamHandle)   \
+  X(memcpy_dtoh_async, cuMemcpyDtoHAsync_v2, void*, DevicePtr, std::size_t, StreamHandle)         \
+  X(memset_d8_async, cuMemsetD8Async, DevicePtr, unsigned char, std::size_t, StreamHandle)        \
+  X(stream_create, cuStreamCreate, StreamHandle*, unsigned)                                       \
+  X(stream_destroy, cuStreamDestroy_v2, StreamHandle)                                             \
+  X(stream_synchronize, cuStreamSynchronize, StreamHandle)                                        \
+  X(event_create, cuEventCreate, EventHandle*, unsigned)                                          \
+  X(event_destroy, cuEventDestroy_v2, EventHandle)                                                \
+  X(event_record, cuEventRecord, EventHandle, StreamHandle)                                       \
+  X(event_synchronize, cuEventSynchronize, EventHandle)                                           \
+  X(event_elapsed_time, cuEventElapsedTime, float*, EventHandle, EventHandle)
 // clang-format on
 
 namespace sagegen::runtime {
@@ -59,7 +59,7 @@ inline constexpr int kJitInfoLogBufferBytes = 4;
 inline constexpr int kJitErrorLogBuffer = 5;
 inline constexpr int kJitErrorLogBufferBytes = 6;
 inline constexpr unsigned kStreamNonBlocking = 1;
-inline constexpr unsigned kEventDefault = 0;   // with timing
+inline constexpr unsigned kEventDefault = 0;  // with timing
 }  // namespace cuda_constant
 
 }  // namespace sagegen::runtime

@@ -42,9 +42,8 @@ Device::Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal)
   int count = 0;
   check(driver, driver.device_count(&count), "cuDeviceGetCount");
   if (ordinal < 0 || ordinal >= count) {
-    throw ArgumentError(fmt::format(
-        "device {}: the {} driver has {} device{}, numbered from 0", ordinal, driver.name(), count,
-        count == 1 ? "" : "s"));
+    throw ArgumentError(fmt::format("device {}: the {} driver has {} device{}, numbered from 0",
+                                    ordinal, driver.name(), count, count == 1 ? "" : "s"));
   }
   shared_->compute_capability = 10 * attribute(DeviceAttribute::compute_capability_major) +
                                 attribute(DeviceAttribute::compute_capability_minor);
@@ -96,7 +95,7 @@ Device::Scope::~Scope() {
 
 void Device::Scope::restore() {
   if (api_ == nullptr) return;
-  check(*api_, api_->set_current(previous_), "cuCtxSetCurrent");   // if it fails, ~Scope tries again
+  check(*api_, api_->set_current(previous_), "cuCtxSetCurrent");  // if it fails, ~Scope tries again
   api_ = nullptr;
 }
 
@@ -170,7 +169,7 @@ void Buffer::fill(unsigned char value) {
   });
 }
 
-// ---- Stream and Event -----------------------------------------------------------------------------
+// ---- Stream and Event ---------------------------------------------------------------------------
 
 namespace {
 

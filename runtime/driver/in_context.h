@@ -1,4 +1,5 @@
-// How every RAII object calls the driver: with its device's context current, and the caller's restored.
+// How every RAII object calls the driver: with its device's context current, and the caller's
+// restored.
 #pragma once
 
 #include "sagegen/runtime/device.h"
@@ -13,8 +14,8 @@ void in_context(const Device& device, Work work) {
   scope.restore();
 }
 
-// The same for destructors, where nobody can act on an error. If the context cannot be switched, the
-// driver is most likely shutting down and has freed everything already.
+// The same for destructors, where nobody can act on an error. If the context cannot be switched,
+// the driver is most likely shutting down and has freed everything already.
 template <typename Release>
 void release_in_context(const Device& device, Release release) noexcept {
   try {

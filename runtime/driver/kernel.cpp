@@ -11,7 +11,8 @@
 namespace sagegen::runtime {
 namespace {
 
-// What every device allows a block without asking (CUDA C++ Programming Guide, compute capabilities).
+// What every device allows a block without asking (CUDA C++ Programming Guide, compute
+// capabilities).
 constexpr int kDynamicSmemWithoutOptIn = 48 * 1024;
 
 void check_parameters(const std::string& ptx, const std::string& entry, std::size_t param_bytes) {
@@ -21,23 +22,26 @@ void check_parameters(const std::string& ptx, const std::string& entry, std::siz
   if (found == entries.end()) {
     std::vector<std::string> names;
     for (const PtxEntry& e : entries) names.push_back(e.name);
-    throw SpecError(fmt::format("kernel {}: the PTX has no entry of that name; it has: {}", entry,
-                                names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
+    throw SpecError(
+        fmt::format("kernel {}: the PTX has no entry of that name; it has: {}", entry,
+                    names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
   }
   if (found->parameter_bytes == std::vector<std::size_t>{param_bytes}) return;
-  throw SpecError(fmt::format(
-      "kernel {}: the PTX declares parameters of [{}] bytes, but this library passes one block of {} "
-      "bytes; the PTX comes from another version of sagegen, generate it again",
-      entry, fmt::join(found->parameter_bytes, ", "), param_bytes));
+  throw SpecError(
+      fmt::format("kernel {}: the PTX declares parameters of [{}] bytes, but this library passes "
+                  "one block of {} "
+                  "bytes; the PTX comes from another version of sagegen, generate it again",
+                  entry, fmt::join(found->parameter_bytes, ", "), param_bytes));
 }
 
 void check_shared_memory(const Device& device, const std::string& entry, int dynamic_smem) {
   const int limit = device.attribute(DeviceAttribute::max_shared_memory_per_block_optin);
   if (dynamic_smem <= limit) return;
-  throw SpecError(fmt::format(
-      "kernel {}: it needs {} bytes of shared memory per block, and {} (compute capability {}) allows "
-      "{}; choose a smaller tile or fewer stages",
-      entry, dynamic_smem, device.name(), device.compute_capability(), limit));
+  throw SpecError(
+      fmt::format("kernel {}: it needs {} bytes of shared memory per block, and {} (compute "
+                  "capability {}) allows "
+                  "{}; choose a smaller tile or fewer stages",
+                  entry, dynamic_smem, device.name(), device.compute_capability(), limit));
 }
 
 }  // namespace
@@ -76,7 +80,8 @@ Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& 
       check(driver,
             driver.function_set_attribute(
                 impl_->function, FunctionAttribute::max_dynamic_shared_size_bytes, dynamic_smem),
-            "cuFuncSetAttribute", fmt::format("{} bytes of shared memory for {}", dynamic_smem, entry));
+            "cuFuncSetAttribute",
+            fmt::format("{} bytes of shared memory for {}", dynamic_smem, entry));
     }
   });
 }
@@ -89,8 +94,8 @@ const std::string& Kernel::name() const { return impl_->name; }
 int Kernel::attribute(FunctionAttribute attribute) const {
   int value = 0;
   in_context(impl_->device, [&](DriverApi& driver) {
-    check(driver, driver.function_attribute(&value, attribute, impl_->function), "cuFuncGetAttribute",
-          impl_->name);
+    check(driver, driver.function_attribute(&value, attribute, impl_->function),
+          "cuFuncGetAttribute", impl_->name);
   });
   return value;
 }
@@ -98,16 +103,17 @@ int Kernel::attribute(FunctionAttribute attribute) const {
 void Kernel::launch_bytes(Dim3 grid, const void* params, std::size_t bytes,
                           StreamHandle stream) const {
   if (bytes != impl_->param_bytes) {
-    throw ArgumentError(fmt::format("kernel {}: launched with a parameter block of {} bytes, loaded "
-                                    "for one of {}",
-                                    impl_->name, bytes, impl_->param_bytes));
+    throw ArgumentError(
+        fmt::format("kernel {}: launched with a parameter block of {} bytes, loaded "
+                    "for one of {}",
+                    impl_->name, bytes, impl_->param_bytes));
   }
   in_context(impl_->device, [&](DriverApi& driver) {
-    void* arguments[] = {const_cast<void*>(params)};   // the driver only reads them
+    void* arguments[] = {const_cast<void*>(params)};  // the driver only reads them
     const Result result = driver.launch(
         impl_->function, grid, Dim3{.x = static_cast<unsigned>(impl_->threads), .y = 1, .z = 1},
         static_cast<unsigned>(impl_->dynamic_smem), stream, arguments);
-    if (result == Result::success) return;   // no text is made on the fast path
+    if (result == Result::success) return;  // no text is made on the fast path
     check(driver, result, "cuLaunchKernel",
           fmt::format("{} with grid ({}, {}, {})", impl_->name, grid.x, grid.y, grid.z));
   });

@@ -65,7 +65,8 @@ std::size_t type_bytes(std::string_view word) {
   return 0;
 }
 
-// Reads `.param [.align N] .type [.ptr ...] name [ '[' N ']' ]` up to ',' or ')', which is returned.
+// Reads `.param [.align N] .type [.ptr ...] name [ '[' N ']' ]` up to ',' or ')', which is
+// returned.
 std::string_view read_parameter(Scanner& scanner, std::size_t& bytes) {
   std::size_t element = 0;
   std::size_t count = 1;

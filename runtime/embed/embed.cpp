@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
+#include <utility>
 #include <vector>
+
+#include "runtime/embed/target_choice.h"
 
 // Written by the assembler file that cmake/EmbedPtx.cmake generates.
 extern "C" {
@@ -24,7 +27,8 @@ namespace {
 // A long list helps nobody: what is embedded for the kind asked for, or the number of kernels.
 std::string what_exists(std::span<const EmbeddedKernel> kernels, const KernelSpec& spec) {
   if (kernels.empty()) {
-    return "this library was built from an empty generated/ directory and embeds no PTX; run `sagegen "
+    return "this library was built from an empty generated/ directory and embeds no PTX; run "
+           "`sagegen "
            "generate` and build again, or pass the generator's emit() as the source";
   }
   std::string keys;
@@ -55,20 +59,16 @@ std::vector<EmbeddedKernel> embedded_kernels() {
 
 const EmbeddedKernel& find_kernel(std::span<const EmbeddedKernel> kernels, const KernelSpec& spec) {
   const KernelSpec wanted = canonical(spec);
-  const EmbeddedKernel* best = nullptr;
-  int best_sm = -1;
+  std::vector<Target> targets;  // of the same kernel
+  std::vector<const EmbeddedKernel*> candidates;
   for (const EmbeddedKernel& kernel : kernels) {
     KernelSpec candidate = parse_key(kernel.key);
-    if (candidate == wanted) return kernel;
-    const Target target = candidate.target;
-    if (target.suffix != '\0' || wanted.target.suffix != '\0') continue;
-    if (target.sm > wanted.target.sm || target.sm <= best_sm) continue;
-    candidate.target = wanted.target;
+    const Target target = std::exchange(candidate.target, wanted.target);
     if (candidate != wanted) continue;
-    best = &kernel;
-    best_sm = target.sm;
+    targets.push_back(target);
+    candidates.push_back(&kernel);
   }
-  if (best != nullptr) return *best;
+  if (const auto found = closest_target(targets, wanted.target)) return *candidates[*found];
   throw SpecError(fmt::format("no embedded PTX for {}, nor for a lower target: {}", key(wanted),
                               what_exists(kernels, wanted)));
 }

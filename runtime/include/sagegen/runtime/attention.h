@@ -1,9 +1,10 @@
-// Quantized attention as a plan of kernels: O = softmax(Q K^T * scale + mask) V, optionally with LSE.
+// Quantized attention as a plan of kernels: O = softmax(Q K^T * scale + mask) V, optionally with
+// LSE.
 //
 // An Attention owns loaded kernels for one problem on one device and nothing else: the caller owns
 // tensors, workspace and stream. run() only enqueues launches on the caller's stream; it allocates
-// nothing, does not synchronize and may be captured in a CUDA graph. One Attention may be used from many
-// threads if each call has its own workspace.
+// nothing, does not synchronize and may be captured in a CUDA graph. One Attention may be used from
+// many threads if each call has its own workspace.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +21,16 @@ namespace sagegen::runtime {
 struct AttentionShape {
   std::int64_t batch = 1;
   std::int64_t q_heads = 1;
-  std::int64_t kv_heads = 1;     // divides q_heads
+  std::int64_t kv_heads = 1;  // divides q_heads
   std::int64_t q_len = 1;
   std::int64_t kv_len = 1;
 };
 
 // Element strides; channels are contiguous. HND: [batch, head, token, channel]; NHD: [batch, token,
-// head, channel]. Strides are multiples of 8 and at least head_dim; that of an axis of size 1 is ignored.
+// head, channel]. Strides are multiples of 8 and at least head_dim; that of an axis of size 1 is
+// ignored.
 struct TensorView {
-  DevicePtr data = 0;            // 16-byte aligned
+  DevicePtr data = 0;  // 16-byte aligned
   std::int64_t stride_batch = 0;
   std::int64_t stride_head = 0;
   std::int64_t stride_token = 0;
@@ -40,46 +42,48 @@ enum class CausalAlignment { top_left, bottom_right };
 
 struct AttentionArguments {
   TensorView q, k, v, o;
-  DevicePtr lse = 0;             // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted
-  float softmax_scale = 0.0f;    // 0: 1 / sqrt(head_dim); otherwise > 0
-  CausalAlignment causal = CausalAlignment::top_left;   // ignored without a causal mask
+  DevicePtr lse = 0;           // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted
+  float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0
+  CausalAlignment causal = CausalAlignment::top_left;  // ignored without a causal mask
 };
 
-// Where PTX comes from: the generator, the embedded set, or a file. The text holds one entry point; its
-// name may be that of the same kernel for an older target.
+// Where PTX comes from: the generator, the embedded set, or a file. The text holds one entry point;
+// its name may be that of the same kernel for an older target.
 using PtxSource = std::function<std::string(const KernelSpec&)>;
 
-// PTX of generated/, embedded in the library. PTX without a suffix runs on every later device, so a kernel
-// that is not there for the target asked for is taken from the highest embedded target below it (which
-// prefers the same major version). Throws SpecError listing what exists.
+// PTX of generated/, embedded in the library. PTX without a suffix runs on every later device, so a
+// kernel that is not there for the target asked for is taken from the highest embedded target below
+// it (which prefers the same major version). Throws SpecError listing what exists.
 PtxSource embedded_ptx();
 
-// The target to ask for on a device, for example Device::compute_capability(): the highest supported one
-// whose PTX the device's driver can compile. 86 -> sm_86, 87 -> sm_86, 90 -> sm_89, 121 -> sm_120.
-// Throws SpecError below 80.
+// The target to ask for on a device, for example Device::compute_capability(): the highest
+// supported one whose PTX the device's driver can compile. 86 -> sm_86, 87 -> sm_86, 90 -> sm_89,
+// 121 -> sm_120. Throws SpecError below 80.
 Target best_target(int compute_capability);
 
 class Attention {
  public:
-  // Loads the kernels of kernels_for(problem, quant, schedule, target). Throws SpecError, DriverError.
+  // Loads the kernels of kernels_for(problem, quant, schedule, target). Throws SpecError,
+  // DriverError.
   Attention(const Device& device, const AttentionProblem& problem, const QuantSpec& quant,
             const TileSchedule& schedule, Target target, const PtxSource& source);
   ~Attention();
   Attention(Attention&&) noexcept;
 
-  // Bytes of workspace that run() needs for this shape, 256-byte aligned. Throws ArgumentError if the
-  // shape is not possible (zero or negative sizes, kv_heads does not divide q_heads, too large).
+  // Bytes of workspace that run() needs for this shape, 256-byte aligned. Throws ArgumentError if
+  // the shape is not possible (zero or negative sizes, kv_heads does not divide q_heads, too
+  // large).
   std::size_t workspace_bytes(const AttentionShape& shape) const;
 
   // Enqueues all kernels. Throws ArgumentError naming tensor and rule before anything is launched:
-  // null or misaligned data, bad strides, a scale that is not positive, a workspace that is too small,
-  // or memory that is written (o, lse, workspace) and overlaps anything else. Overlap is judged by the
-  // ranges of addresses that tensors span.
+  // null or misaligned data, bad strides, a scale that is not positive, a workspace that is too
+  // small, or memory that is written (o, lse, workspace) and overlaps anything else. Overlap is
+  // judged by the ranges of addresses that tensors span.
   void run(const AttentionShape& shape, const AttentionArguments& arguments, DevicePtr workspace,
            std::size_t workspace_bytes, StreamHandle stream) const;
 
-  const AttentionKernels& kernels() const;          // as asked for
-  std::vector<std::string> kernel_names() const;    // entry points as loaded, in launch order
+  const AttentionKernels& kernels() const;        // as asked for
+  std::vector<std::string> kernel_names() const;  // entry points as loaded, in launch order
 
  private:
   struct Impl;

@@ -1,10 +1,11 @@
-// RAII over the driver seam: Device, Buffer, Stream, Event, Kernel. Every object keeps what it needs
-// alive; every failed driver call throws DriverError with the call and the result's name. A call leaves
-// the calling thread's current context as it found it, also when it throws. Destructors never throw. A
-// moved-from object owns nothing and may only be destroyed, assigned to or asked for data()/handle().
+// RAII over the driver seam: Device, Buffer, Stream, Event, Kernel. Every object keeps what it
+// needs alive; every failed driver call throws DriverError with the call and the result's name. A
+// call leaves the calling thread's current context as it found it, also when it throws. Destructors
+// never throw. A moved-from object owns nothing and may only be destroyed, assigned to or asked for
+// data()/handle().
 //
-// Objects may move between threads. Device and Kernel may be used by several threads at once; the others
-// by one at a time.
+// Objects may move between threads. Device and Kernel may be used by several threads at once; the
+// others by one at a time.
 #pragma once
 
 #include <cstddef>
@@ -21,25 +22,26 @@
 
 namespace sagegen::runtime {
 
-// Throws DriverError unless result is success. call: the CUDA function, "cuMemAlloc". about: what it was
-// called for, "of 4096 bytes", or empty. log: the JIT's messages, or empty.
+// Throws DriverError unless result is success. call: the CUDA function, "cuMemAlloc". about: what
+// it was called for, "of 4096 bytes", or empty. log: the JIT's messages, or empty.
 void check(DriverApi& api, Result result, const char* call, std::string_view about = {},
            std::string_view log = {});
 
-// One device with its primary context. Copies share the context, which is released with the last one.
+// One device with its primary context. Copies share the context, which is released with the last
+// one.
 class Device {
  public:
   // Throws ArgumentError if there is no such device, DriverError.
   Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal);
-  Device(const Device&) = default;   // no move: a moved-from Device would be an empty one
+  Device(const Device&) = default;  // no move: a moved-from Device would be an empty one
   Device& operator=(const Device&) = default;
 
   DriverApi& api() const;
   DeviceOrdinal ordinal() const;
   std::string name() const;
-  int compute_capability() const;            // 89 for 8.9
+  int compute_capability() const;  // 89 for 8.9
   int attribute(DeviceAttribute attribute) const;
-  std::size_t total_memory() const;          // bytes
+  std::size_t total_memory() const;  // bytes
   void synchronize() const;
 
   // Makes the context current in this thread while alive and restores the caller's afterwards. The
@@ -53,7 +55,7 @@ class Device {
     void restore();
 
    private:
-    DriverApi* api_;                         // null: nothing to restore
+    DriverApi* api_;  // null: nothing to restore
     ContextHandle previous_ = nullptr;
   };
 
@@ -73,8 +75,9 @@ class Buffer {
   DevicePtr data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
 
-  // Synchronous copies of the whole span, from the start of the buffer, on the default stream: work on
-  // other streams has to be synchronized by the caller. Throw ArgumentError if the span is larger.
+  // Synchronous copies of the whole span, from the start of the buffer, on the default stream: work
+  // on other streams has to be synchronized by the caller. Throw ArgumentError if the span is
+  // larger.
   void upload(std::span<const std::byte> from);
   void download(std::span<std::byte> to) const;
   void fill(unsigned char value);
@@ -119,9 +122,9 @@ class Event {
 // checked against the kernel's declaration in the PTX when the module is loaded.
 class Kernel {
  public:
-  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log, or
-  // SpecError if the entry does not take one block of `param_bytes` bytes or the device has less shared
-  // memory than asked for.
+  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log,
+  // or SpecError if the entry does not take one block of `param_bytes` bytes or the device has less
+  // shared memory than asked for.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
          int dynamic_smem, std::size_t param_bytes);
   ~Kernel();

@@ -7,7 +7,8 @@
 
 namespace sagegen::runtime {
 
-// A driver call failed. The text names the call, the CUresult by name, and the JIT log if there is one.
+// A driver call failed. The text names the call, the CUresult by name, and the JIT log if there is
+// one.
 class DriverError : public Error {
  public:
   DriverError(int result, std::string call, const std::string& text)
@@ -21,7 +22,8 @@ class DriverError : public Error {
   std::string call_;
 };
 
-// The caller passed arguments that a launch cannot take: shapes, strides, alignment, overlap, a scale.
+// The caller passed arguments that a launch cannot take: shapes, strides, alignment, overlap, a
+// scale.
 class ArgumentError : public Error {
  public:
   using Error::Error;

@@ -1,0 +1,175 @@
+// load_cuda() against stand-ins for libcuda: what it finds missing, and that every function of the
+// seam reaches the right symbol with its arguments in the right order.
+#include <dlfcn.h>
+
+#include <catch2/catch.hpp>
+#include <string>
+
+#include "runtime/driver/cuda_driver.h"
+
+using namespace sagegen::runtime;
+using Catch::Matchers::Contains;
+
+namespace {
+
+// The log of the stand-in that is already loaded under this path.
+class Log {
+ public:
+  explicit Log(const char* library) : handle_(dlopen(library, RTLD_NOW | RTLD_NOLOAD)) {
+    REQUIRE(handle_ != nullptr);
+    read_ = reinterpret_cast<const char* (*)()>(dlsym(handle_, "fake_libcuda_log"));
+    clear_ = reinterpret_cast<void (*)()>(dlsym(handle_, "fake_libcuda_clear"));
+  }
+  ~Log() { dlclose(handle_); }
+  std::string take() {
+    std::string text = read_();
+    clear_();
+    return text;
+  }
+
+ private:
+  void* handle_;
+  const char* (*read_)();
+  void (*clear_)();
+};
+
+template <typename Handle>
+Handle handle(std::uintptr_t value) {
+  return reinterpret_cast<Handle>(value);
+}
+
+}  // namespace
+
+TEST_CASE("a driver that cannot be used is refused with a sentence") {
+  std::string why;
+  SECTION("no such library") {
+    CHECK(load_cuda_library("libsagegen_no_such_driver.so", &why) == nullptr);
+    CHECK_THAT(why, Contains("not found") && Contains("libsagegen_no_such_driver.so"));
+  }
+  SECTION("a function is missing") {
+    CHECK(load_cuda_library(FAKE_LIBCUDA_WITHOUT_MEMSET, &why) == nullptr);
+    CHECK_THAT(why, Contains("lacks cuMemsetD8Async"));
+  }
+  SECTION("it does not initialize") {
+    CHECK(load_cuda_library(FAKE_LIBCUDA_INIT_FAILS, &why) == nullptr);
+    CHECK_THAT(why, Contains("cuInit failed with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"));
+  }
+  SECTION("it has no device") {
+    CHECK(load_cuda_library(FAKE_LIBCUDA_NO_DEVICE, &why) == nullptr);
+    CHECK_THAT(why, Contains("no device"));
+  }
+  SECTION("nobody wants to know why") {
+    CHECK(load_cuda_library("libsagegen_no_such_driver.so", nullptr) == nullptr);
+  }
+}
+
+TEST_CASE("load_cuda returns a driver or a reason on every machine") {
+  std::string why = "untouched";
+  const std::shared_ptr<DriverApi> driver = load_cuda(&why);
+  CHECK((driver == nullptr) == !why.empty());
+  if (driver != nullptr) CHECK(driver->name() == "cuda");
+}
+
+TEST_CASE("every call reaches its symbol with its arguments in order") {
+  std::string why;
+  const std::shared_ptr<DriverApi> driver = load_cuda_library(FAKE_LIBCUDA, &why);
+  REQUIRE(driver != nullptr);
+  CHECK(why.empty());
+  Log log(FAKE_LIBCUDA);
+  CHECK(log.take() == "init 0\ndevice_count\n");
+  const auto returns_and_logs = [&](Result result, const std::string& expected) {
+    CHECK(result == Result::success);
+    CHECK(log.take() == expected);
+  };
+
+  int value = 0;
+  returns_and_logs(driver->init(), "init 0\n");
+  returns_and_logs(driver->driver_version(&value), "driver_version\n");
+  CHECK(value == 12080);
+  returns_and_logs(driver->device_count(&value), "device_count\n");
+  CHECK(value == 1);
+  char name[16];
+  returns_and_logs(driver->device_name(name, sizeof name, 0), "device_name 16 70\n");
+  CHECK(std::string(name) == "Fake 70");
+  returns_and_logs(
+      driver->device_attribute(&value, DeviceAttribute::max_shared_memory_per_block_optin, 0),
+      "device_attribute 97 70\n");
+  CHECK(value == 1097);
+  std::size_t bytes = 0;
+  returns_and_logs(driver->device_total_memory(&bytes, 0), "device_total_memory 70\n");
+  CHECK(bytes == std::size_t{5} << 32);
+  CHECK(driver->device_total_memory(&bytes, 1) == Result::invalid_device);
+  CHECK(log.take().empty());
+
+  ContextHandle context = nullptr;
+  returns_and_logs(driver->primary_context_retain(&context, 0), "retain 70\n");
+  CHECK(context == handle<ContextHandle>(0xc0));
+  returns_and_logs(driver->set_current(context), "set_current 0xc0\n");
+  returns_and_logs(driver->get_current(&context), "get_current\n");
+  CHECK(context == handle<ContextHandle>(0xabc));
+  returns_and_logs(driver->context_synchronize(), "synchronize\n");
+  returns_and_logs(driver->primary_context_release(0), "release 70\n");
+
+  ModuleHandle module = nullptr;
+  FunctionHandle function = nullptr;
+  std::string text;
+  returns_and_logs(driver->module_load(&module, "good", &text),
+                   "module_load option 5 has 1 bytes\nmodule_load option 3 has 1 bytes\n"
+                   "module_load good\n");
+  CHECK(text == "error in good\ninfo: 12 registers");
+  returns_and_logs(driver->module_function(&function, module, "entry"),
+                   "module_function 0x30 entry\n");
+  returns_and_logs(driver->function_attribute(&value, FunctionAttribute::num_regs, function),
+                   "function_attribute 4 0x31\n");
+  CHECK(value == 55);
+  returns_and_logs(driver->function_set_attribute(
+                       function, FunctionAttribute::max_dynamic_shared_size_bytes, 65536),
+                   "function_set_attribute 0x31 8 65536\n");
+  int argument = -17;
+  void* params[] = {&argument};
+  returns_and_logs(
+      driver->launch(function, Dim3{1, 2, 3}, Dim3{4, 5, 6}, 7, handle<StreamHandle>(0x40), params),
+      "launch 0x31 (1 2 3) (4 5 6) 7 0x40 -17 0\n");
+  returns_and_logs(driver->module_unload(module), "module_unload 0x30\n");
+
+  DevicePtr ptr = 0;
+  returns_and_logs(driver->mem_alloc(&ptr, 4096), "mem_alloc 4096\n");
+  CHECK(ptr == 0x7f0000001000);
+  CHECK(driver->mem_alloc(&ptr, std::size_t{1} << 41) == Result::out_of_memory);
+  const auto* source = handle<const void*>(0x61);
+  auto* target = handle<void*>(0x62);
+  const auto stream = handle<StreamHandle>(0x63);
+  returns_and_logs(driver->copy_to_device(ptr, source, 10, stream),
+                   "htod 0x7f0000001000 0x61 10 0x63\n");
+  returns_and_logs(driver->copy_to_host(target, ptr, 11, stream),
+                   "dtoh 0x62 0x7f0000001000 11 0x63\n");
+  returns_and_logs(driver->fill_bytes(ptr, 200, 12, stream), "fill 0x7f0000001000 200 12 0x63\n");
+  returns_and_logs(driver->mem_free(ptr), "mem_free 0x7f0000001000\n");
+
+  StreamHandle created = nullptr;
+  returns_and_logs(driver->stream_create(&created), "stream_create 1\n");  // non-blocking
+  returns_and_logs(driver->stream_synchronize(created), "stream_synchronize 0x40\n");
+  returns_and_logs(driver->stream_destroy(created), "stream_destroy 0x40\n");
+  EventHandle event = nullptr;
+  returns_and_logs(driver->event_create(&event), "event_create 0\n");  // with timing
+  returns_and_logs(driver->event_record(event, stream), "event_record 0x50 0x63\n");
+  returns_and_logs(driver->event_synchronize(event), "event_synchronize 0x50\n");
+  float milliseconds = 0;
+  returns_and_logs(
+      driver->event_elapsed_ms(&milliseconds, handle<EventHandle>(0x71), handle<EventHandle>(0x72)),
+      "event_elapsed 0x71 0x72\n");
+  CHECK(milliseconds == 2.5f);
+  returns_and_logs(driver->event_destroy(event), "event_destroy 0x50\n");
+}
+
+TEST_CASE("results have the driver's names, and the log of a failed module survives") {
+  std::string why;
+  const std::shared_ptr<DriverApi> driver = load_cuda_library(FAKE_LIBCUDA, &why);
+  REQUIRE(driver != nullptr);
+  CHECK(driver->result_name(Result::out_of_memory) == "CUDA_ERROR_OUT_OF_MEMORY");
+  CHECK(driver->result_name(Result{1234}) == "unknown result 1234");
+  ModuleHandle module = nullptr;
+  std::string text;
+  CHECK(driver->module_load(&module, "bad", &text) == Result::invalid_ptx);
+  CHECK_THAT(text, Contains("error in bad"));
+}
