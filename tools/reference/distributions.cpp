@@ -8,7 +8,6 @@
 #include <stdexcept>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "tools/reference/reference.h"
 
@@ -123,8 +122,8 @@ void add_channel_offset(Tensor& tensor, const Draw& draw) {
   });
 }
 
-// Exactly one channel in ten, chosen at random per head, gets an offset of 8 N(0,1).
-void add_outlier_channels(Tensor& tensor, Random random) {
+// One channel in ten, chosen at random per head, gets an offset of deviation * N(0,1).
+void add_outlier_channels(Tensor& tensor, double deviation, Random random) {
   std::int64_t left = 0, channels_left = 0;
   add_channel_offset(tensor, [&]() -> double {
     if (channels_left == 0) {
@@ -135,7 +134,7 @@ void add_outlier_channels(Tensor& tensor, Random random) {
         random.uniform() * static_cast<double>(channels_left) < static_cast<double>(left);
     --channels_left;
     left -= chosen;
-    return chosen ? 8.0 * random.normal() : 0.0;
+    return chosen ? deviation * random.normal() : 0.0;
   });
 }
 
@@ -147,8 +146,8 @@ void make_k_bias(Inputs& in, std::uint64_t seed) {
 }
 
 void make_outlier(Inputs& in, std::uint64_t seed) {
-  add_outlier_channels(in.q, Random(seed, kChannelsQ));
-  add_outlier_channels(in.k, Random(seed, kChannelsK));
+  add_outlier_channels(in.q, 6.0, Random(seed, kChannelsQ));
+  add_outlier_channels(in.k, 10.0, Random(seed, kChannelsK));
   Random random(seed, kChannelsV);
   add_channel_offset(in.v, [&] { return 2.0 * random.sign(); });
 }
@@ -222,9 +221,10 @@ const std::vector<Entry>& entries() {
         "deviations"},
        make_k_bias},
       {{"outlier",
-        "Q, K, V ~ N(0,1); one channel in ten of Q and of K moved by 8 N(0,1), the channels drawn "
-        "anew "
-        "for each head; every channel of V moved by 2, up or down at random"},
+        "Q, K, V ~ N(0,1); one channel in ten of Q moved by 6 N(0,1) and one in ten of K by 10 "
+        "N(0,1), "
+        "the channels drawn anew for each head; every channel of V moved by 2, up or down at "
+        "random"},
        make_outlier},
       {{"sink",
         "Q, K, V ~ N(0,1); Q moved by 4 along one direction per head; the first key is 2 "
@@ -260,10 +260,10 @@ Inputs generate(const std::string& name, const Shape& shape, std::uint64_t seed,
   const auto entry = std::find_if(entries().begin(), entries().end(),
                                   [&](const Entry& e) { return e.distribution.name == name; });
   if (entry == entries().end()) {
-    std::vector<std::string> names;
-    for (const Distribution& d : distributions()) names.push_back(d.name);
+    std::string names;
+    for (const Distribution& d : distributions()) names += (names.empty() ? "" : ", ") + d.name;
     throw std::invalid_argument(
-        fmt::format("unknown distribution '{}'; there are {}", name, fmt::join(names, ", ")));
+        fmt::format("unknown distribution '{}'; there are {}", name, names));
   }
   if (shape.batch < 1 || shape.q_heads < 1 || shape.kv_heads < 1 || shape.q_len < 1 ||
       shape.kv_len < 1 || shape.head_dim < 1 || shape.q_heads % shape.kv_heads != 0) {

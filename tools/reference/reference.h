@@ -35,8 +35,8 @@ struct Inputs {
 
 struct Output {
   std::vector<double> o;  // shape of q
-  std::vector<double>
-      lse;  // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row
+  // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row
+  std::vector<double> lse;
 };
 
 // Exact attention. A fully masked row gives 0. threads: 0 = as many as the machine has; the result
@@ -69,7 +69,7 @@ struct Metrics {
 Metrics compare(const std::vector<double>& expected, const std::vector<double>& got);
 
 // Named distributions with stated statistics; the same name, shape and seed give the same values on
-// every machine. `normal`, `k_bias`, `outlier`, `sink`, `v_offset`, ... (see distribution_names()).
+// every machine. `normal`, `k_bias`, `outlier`, `sink`, `v_offset`, ... (see distributions()).
 struct Distribution {
   std::string name;
   std::string description;  // statistics in words
@@ -78,6 +78,7 @@ const std::vector<Distribution>& distributions();
 struct Shape {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 128;
 };
+// Throws std::invalid_argument for an unknown name (lists what exists) or an impossible shape.
 Inputs generate(const std::string& name, const Shape& shape, std::uint64_t seed, IoType io);
 
 }  // namespace sagegen::reference
