@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Checks the layering: which directory may include what (LAYERS below is the rule book).
+
+Reads every .h and .cpp of the tree and reports, as file:line, each include that its layer may not have,
+each include that names no file of the project, each public or template-visible header that reaches LLVM
+through others, and each cycle of includes.
+
+    tools/check_layers.py [ROOT]        check a tree (default: the one this script lies in)
+    tools/check_layers.py --self-test   check that the checker finds planted breaches
+
+Exit code: 0 clean, 1 findings.
+"""
+import argparse
+import os
+import re
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+THIRD_PARTY = ("llvm", "llvm-c", "fmt", "toml++", "nlohmann", "CLI", "catch2")
+VOCABULARY = ("error.h", "types.h", "spec.h", "abi.h")
+
+
+@dataclass(frozen=True)
+class Layer:
+    name: str
+    paths: tuple          # files (or directories, with a final /) that belong to it; the longest match wins
+    layers: tuple = ()    # layers it may include besides itself
+    libraries: tuple = ()  # third-party libraries it may include
+    never_reaches: tuple = ()  # libraries or layers that must not be reached through any chain of includes
+
+
+LAYERS = (
+    Layer("error", ("generator/include/sagegen/error.h",)),
+    Layer("spec", ("generator/include/sagegen/types.h", "generator/include/sagegen/spec.h",
+                   "generator/include/sagegen/abi.h", "generator/spec/"),
+          layers=("error",), libraries=("fmt", "toml++"), never_reaches=("llvm",)),
+    Layer("emit interface", ("generator/include/sagegen/emit.h",),
+          layers=("error", "spec"), never_reaches=("llvm",)),
+    Layer("dsl", ("generator/dsl/",), layers=("error", "spec", "emit interface"), libraries=("fmt",),
+          never_reaches=("llvm",)),
+    Layer("dsl implementation", ("generator/dsl/*.cpp", "generator/dsl/impl.h"),
+          layers=("error", "spec", "emit interface", "dsl"), libraries=("fmt", "llvm")),
+    Layer("codegen", ("generator/codegen/",),
+          layers=("error", "spec", "emit interface", "dsl", "dsl implementation"),
+          libraries=("fmt", "llvm")),
+    Layer("templates", ("templates/",), layers=("error", "spec", "dsl"), libraries=("fmt",),
+          never_reaches=("llvm",)),
+    Layer("emit", ("generator/emit/",),
+          layers=("error", "spec", "emit interface", "dsl", "codegen", "templates"), libraries=("fmt",)),
+    Layer("driver seam", ("runtime/include/sagegen/runtime/driver_api.h",
+                          "runtime/include/sagegen/runtime/emulator.h",
+                          "runtime/include/sagegen/runtime/error.h"),
+          layers=("error",), never_reaches=("spec", "llvm")),
+    Layer("emulator", ("runtime/emulator/",), layers=("error", "driver seam"), libraries=("fmt",),
+          never_reaches=("spec", "llvm")),
+    Layer("runtime", ("runtime/",), layers=("error", "spec", "driver seam"),
+          libraries=("fmt", "nlohmann"), never_reaches=("llvm", "dsl", "codegen")),
+    Layer("reference", ("tools/reference/",), libraries=("fmt", "nlohmann")),
+    Layer("tools", ("tools/",),
+          layers=("error", "spec", "emit interface", "driver seam", "runtime headers", "reference"),
+          libraries=("fmt", "nlohmann", "CLI"), never_reaches=("llvm",)),
+    Layer("runtime headers", ("runtime/include/",), layers=("error", "spec", "driver seam"),
+          never_reaches=("llvm",)),
+)
+# The runtime's own sources see its public headers.
+EXTRA = {"runtime": ("runtime headers",)}
+ROOTS = ("generator", "templates", "runtime", "tools")
+INCLUDE_PATHS = ("", "generator/include/", "runtime/include/")
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+
+
+@dataclass
+class Tree:
+    root: str
+    includes: dict = field(default_factory=dict)   # file -> [(line, "<" or '"', text)]
+
+    def read(self):
+        for top in ROOTS:
+            for directory, _, names in os.walk(os.path.join(self.root, top)):
+                for name in names:
+                    if name.endswith((".h", ".cpp")):
+                        path = os.path.relpath(os.path.join(directory, name), self.root)
+                        self.includes[path] = self.read_file(path)
+        return self
+
+    def read_file(self, path):
+        found = []
+        with open(os.path.join(self.root, path), encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                match = INCLUDE.match(line)
+                if match:
+                    found.append((number, match.group(1), match.group(2)))
+        return found
+
+    def resolve(self, text):
+        for prefix in INCLUDE_PATHS:
+            if prefix + text in self.includes:
+                return prefix + text
+        return None
+
+
+def layer_of(path):
+    best, length = None, -1
+    for layer in LAYERS:
+        for pattern in layer.paths:
+            if "*" in pattern:
+                head, tail = pattern.split("*")
+                hit, size = path.startswith(head) and path.endswith(tail), len(pattern)
+            elif pattern.endswith("/"):
+                hit, size = path.startswith(pattern), len(pattern)
+            else:
+                hit, size = path == pattern, len(pattern) + 100
+            if hit and size > length:
+                best, length = layer, size
+    return best
+
+
+def library_of(text):
+    head = text.split("/")[0]
+    return head if head in THIRD_PARTY else None
+
+
+def check_direct(tree):
+    for path, includes in sorted(tree.includes.items()):
+        layer = layer_of(path)
+        allowed = (layer.name,) + layer.layers + EXTRA.get(layer.name, ())
+        for line, kind, text in includes:
+            library = library_of(text)
+            if library is not None:
+                if library.replace("llvm-c", "llvm") not in layer.libraries:
+                    yield f"{path}:{line}: {layer.name} may not include {library} ({text})"
+                continue
+            target = tree.resolve(text)
+            if target is None:
+                if kind == '"':
+                    yield (f"{path}:{line}: \"{text}\" names no file of the project; write paths from the "
+                           "root, public headers as sagegen/...")
+                continue
+            other = layer_of(target)
+            if other.name not in allowed:
+                yield f"{path}:{line}: {layer.name} may not include {other.name} ({text})"
+
+
+def check_reach(tree):
+    """Forbidden libraries and layers behind chains of includes, with the chain."""
+    for path in sorted(tree.includes):
+        forbidden = layer_of(path).never_reaches
+        if not forbidden:
+            continue
+        pending, seen = [(path, (path,))], {path}
+        while pending:
+            current, chain = pending.pop()
+            for _, _, text in tree.includes[current]:
+                library, target = library_of(text), tree.resolve(text)
+                name = library or (target and layer_of(target).name)
+                if name in forbidden and len(chain) > 1:
+                    yield f"{path}:1: reaches {name} ({text}) through {' -> '.join(chain[1:])}"
+                elif target and target not in seen:
+                    seen.add(target)
+                    pending.append((target, chain + (target,)))
+
+
+def check_cycles(tree):
+    """Cycles of files, and cycles of layers by the includes that are there."""
+    files = {path: {t for _, _, text in includes if (t := tree.resolve(text))}
+             for path, includes in tree.includes.items()}
+    layers = {}
+    for path, targets in files.items():
+        own = layer_of(path).name
+        layers.setdefault(own, set()).update(layer_of(t).name for t in targets)
+        layers[own].discard(own)
+    for what, graph in (("files", files), ("layers", layers)):
+        cycle = find_cycle(graph)
+        if cycle:
+            yield f"{cycle[0]}:1: cycle of {what}: {' -> '.join(cycle)}"
+
+
+def find_cycle(graph):
+    state = {}
+
+    def visit(node, stack):
+        state[node] = "open"
+        for target in sorted(graph.get(node, ())):
+            if state.get(target) == "open":
+                return stack[stack.index(target):] + [target]
+            if target not in state:
+                cycle = visit(target, stack + [target])
+                if cycle:
+                    return cycle
+        state[node] = "done"
+        return None
+
+    for node in sorted(graph):
+        if node not in state:
+            cycle = visit(node, [node])
+            if cycle:
+                return cycle
+    return None
+
+
+def check(root):
+    tree = Tree(root).read()
+    if not tree.includes:
+        return [f"{root}: no sources found"]
+    strays = [path for path in tree.includes if layer_of(path) is None]
+    if strays:
+        return [f"{path}:1: belongs to no layer; add it to LAYERS" for path in sorted(strays)]
+    return [*check_direct(tree), *check_reach(tree), *check_cycles(tree)]
+
+
+# ---- self-test: a small clean tree, and breaches planted into it one at a time -------------------------
+
+CLEAN = {
+    "generator/include/sagegen/error.h": "#include <string>\n",
+    "generator/include/sagegen/spec.h": "#include <string>\n",
+    "generator/include/sagegen/emit.h": '#include "sagegen/spec.h"\n',
+    "generator/spec/key.cpp": '#include <fmt/format.h>\n#include "sagegen/spec.h"\n',
+    "generator/dsl/value.h": "#include <cstdint>\n",
+    "generator/dsl/impl.h": '#include "llvm/IR/IRBuilder.h"\n#include "generator/dsl/value.h"\n',
+    "generator/dsl/value.cpp": '#include "generator/dsl/impl.h"\n',
+    "generator/codegen/codegen.h": '#include "generator/dsl/value.h"\n',
+    "generator/emit/emit.cpp": '#include "sagegen/emit.h"\n#include "generator/codegen/codegen.h"\n'
+                               '#include "templates/kernels.h"\n',
+    "templates/kernels.h": '#include "generator/dsl/value.h"\n',
+    "runtime/include/sagegen/runtime/driver_api.h": "#include <memory>\n",
+    "runtime/include/sagegen/runtime/device.h": '#include "sagegen/runtime/driver_api.h"\n',
+    "runtime/driver/device.cpp": '#include "sagegen/runtime/device.h"\n#include "sagegen/spec.h"\n',
+    "runtime/emulator/ptx/module.h": '#include "sagegen/runtime/driver_api.h"\n',
+    "tools/reference/reference.h": "#include <vector>\n",
+    "tools/sagegen/main.cpp": '#include <CLI/CLI.hpp>\n#include "sagegen/emit.h"\n'
+                              '#include "tools/reference/reference.h"\n#include "sagegen/runtime/device.h"\n',
+}
+# (what is planted, where, the line that is added, what the report must contain)
+BREACHES = (
+    ("LLVM in spec", "generator/spec/key.cpp", '#include "llvm/IR/Module.h"',
+     "generator/spec/key.cpp:3: spec may not include llvm"),
+    ("spec includes dsl", "generator/spec/key.cpp", '#include "generator/dsl/value.h"', "spec may not include dsl"),
+    ("LLVM in a dsl header", "generator/dsl/value.h", "#include <llvm/IR/Value.h>", "dsl may not include llvm"),
+    ("LLVM in a template", "templates/kernels.h", '#include "llvm/IR/Module.h"', "templates may not include llvm"),
+    ("dsl implementation in a template", "templates/kernels.h", '#include "generator/dsl/impl.h"',
+     "templates may not include dsl implementation"),
+    ("LLVM behind a public header", "generator/dsl/value.h", '#include "generator/dsl/impl.h"',
+     "templates/kernels.h:1: reaches llvm"),
+    ("codegen in the runtime", "runtime/driver/device.cpp", '#include "generator/codegen/codegen.h"',
+     "runtime may not include codegen"),
+    ("generator's entry in the runtime", "runtime/driver/device.cpp", '#include "sagegen/emit.h"',
+     "runtime may not include emit interface"),
+    ("emulator internals in the runtime", "runtime/driver/device.cpp", '#include "runtime/emulator/ptx/module.h"',
+     "runtime may not include emulator"),
+    ("spec in the emulator", "runtime/emulator/ptx/module.h", '#include "sagegen/spec.h"',
+     "emulator may not include spec"),
+    ("spec behind the driver seam", "runtime/include/sagegen/runtime/driver_api.h", '#include "sagegen/spec.h"',
+     "runtime/emulator/ptx/module.h:1: reaches spec"),
+    ("runtime header in the emulator", "runtime/emulator/ptx/module.h", '#include "sagegen/runtime/device.h"',
+     "emulator may not include runtime headers"),
+    ("generator in the reference", "tools/reference/reference.h", '#include "sagegen/spec.h"',
+     "reference may not include spec"),
+    ("internals in a tool", "tools/sagegen/main.cpp", '#include "generator/dsl/value.h"', "tools may not include dsl"),
+    ("relative include", "runtime/driver/device.cpp", '#include "in_context.h"', "names no file of the project"),
+    ("cycle of files", "generator/include/sagegen/error.h", '#include "sagegen/spec.h"', "error may not include spec"),
+    ("cycle of headers", "generator/include/sagegen/spec.h", '#include "sagegen/spec.h"', "cycle of files"),
+    ("layers that need each other", "generator/dsl/value.h", '#include "generator/codegen/codegen.h"',
+     "cycle of layers"),
+    ("file without a layer", "generator/stray.cpp", "#include <string>", "belongs to no layer"),
+)
+
+
+def write_tree(root, files):
+    for path, text in files.items():
+        full = os.path.join(root, path)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        with open(full, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def self_test():
+    failures = []
+    with tempfile.TemporaryDirectory() as root:
+        write_tree(root, CLEAN)
+        failures += [f"clean tree: {finding}" for finding in check(root)]
+    for what, path, line, expected in BREACHES:
+        with tempfile.TemporaryDirectory() as root:
+            write_tree(root, {**CLEAN, path: CLEAN.get(path, "") + line + "\n"})
+            findings = check(root)
+            if not any(expected in finding for finding in findings):
+                failures.append(f"{what}: expected \"{expected}\", got {findings}")
+    for failure in failures:
+        print(failure)
+    print(f"self-test: {len(BREACHES)} breaches planted, {len(failures)} failures")
+    return 1 if failures else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", nargs="?", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+    parser.add_argument("--self-test", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.self_test:
+        return self_test()
+    findings = check(os.path.normpath(arguments.root))
+    for finding in findings:
+        print(finding)
+    if findings:
+        print(f"{len(findings)} breaches of the layering; the rules are LAYERS in tools/check_layers.py")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
