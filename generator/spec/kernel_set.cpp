@@ -103,7 +103,7 @@ TileSchedule default_schedule(const AttentionProblem& problem, const QuantSpec& 
         .problem = problem, .quant = quant, .schedule = schedule, .target = target};
     return 2 * (resources(spec).dynamic_smem + kSystemSmemPerBlock) <= info.smem_per_sm;
   };
-  if (!two_fit()) schedule.cta_k = 32;
+  if (!two_fit()) schedule.stages = 1;
   return schedule;
 }
 

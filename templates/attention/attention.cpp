@@ -102,9 +102,9 @@ void Attention::build() {
   PipelineSteps steps;
   if (plan_.queries_in_registers) {
     steps.prologue = [&] {
-      for (int step = 0; step < plan_.head_dim / 32; ++step) {
-        held_queries_.push_back(query_operands(step));
-      }
+      std::vector<Operands> held;
+      for (int step = 0; step < plan_.head_dim / 32; ++step) held.push_back(query_operands(step));
+      held_queries_ = held;
     };
   }
   steps.load_keys = [&](I32 tile, SharedPtr stage) { inputs_.load_keys(tile, keys(stage)); };

@@ -96,6 +96,9 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, co
                     plan.q_group, plan.per_thread ? 8 : 1, at.lane_row);
   k_scale_ = scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, k.i32(0), plan.k_group,
                     plan.per_thread ? 4 : 1, at.lane_quad);
+  v_scale_ = p(&AttentionParams::v_scale) +
+             k.to_i64(at.kv_index) * std::int64_t{kScaleBytes * plan.head_dim} +
+             at.lane_quad * (2 * kScaleBytes);
 }
 
 void AttentionInputs::load_queries(const SharedTile& to) const { q_copy_.copy(to, q_codes_); }
