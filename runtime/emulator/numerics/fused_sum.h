@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "runtime/emulator/numerics/numerics.h"
 
@@ -66,6 +67,37 @@ constexpr int block_order(Chain chain, int depth, int k) {
     return k;
   }
   return ((k & 2) != 0 ? depth / 2 : 0) + (k >> 2) * 2 + (k & 1);
+}
+
+// What a device does with a floating-point shape; nothing if it has no such instruction.
+constexpr std::optional<FusedRule> fused_rule(Profile profile, const MmaShape& shape) {
+  const bool fp8 = is_fp8(shape.a);
+  const int full = 256 / bits_of(shape.a);
+  const bool full_depth = shape.k == full;
+  if (is_integer(shape.a) || shape.saturate || (!full_depth && shape.k != full / 2) ||
+      (fp8 ? !is_fp8(shape.b) : shape.a != shape.b) ||
+      (shape.a == MmaType::bf16 && shape.f16_accumulator)) {
+    return std::nullopt;
+  }
+  switch (profile) {
+    case Profile::sm_80:
+    case Profile::sm_86:
+    case Profile::sm_89: {
+      const Chain chain = full_depth ? Chain::halves : Chain::one_block;
+      if (!fp8) {
+        return FusedRule{.fraction_bits = 24, .chain = chain};
+      }
+      if (profile != Profile::sm_89) {
+        return std::nullopt;
+      }
+      return FusedRule{.fraction_bits = 13, .result_fraction_bits = 13, .chain = chain};
+    }
+    case Profile::sm_90:
+      return FusedRule{.fraction_bits = 25, .chain = fp8 ? Chain::emulated : Chain::one_block};
+    case Profile::sm_120: return FusedRule{.fraction_bits = 25};
+    case Profile::ideal: return FusedRule{.exact = true};
+  }
+  return std::nullopt;
 }
 
 // A mma of floating-point operands for any bits whatever: infinities, NaN, subnormals, all

@@ -1,5 +1,7 @@
 // The routine of a shape on a device: which fused sums it makes, in which order.
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "runtime/emulator/numerics/fused_sum.h"
 #include "runtime/emulator/numerics/mma_kernels.h"
@@ -9,7 +11,6 @@ namespace sagegen::emulator {
 namespace {
 
 using tile::Accumulators;
-using tile::Block;
 using tile::Kernels;
 using tile::Operands;
 using tile::Precision;
@@ -25,27 +26,101 @@ bool all_zero(const tile::VecI& lanes) {
   return any == 0;
 }
 
-constexpr int index_of(MmaType type) { return static_cast<int>(type); }
-
-// Registers along k of an operand.
-constexpr int halves_of(const MmaShape& shape) { return shape.k * bits_of(shape.a) / 128; }
-
 void unpack(const Kernels& kernels, const MmaShape& shape, const MmaRegisters& registers,
             Operands& out) {
-  kernels.unpack_rows[index_of(shape.a)](registers.a, halves_of(shape), out);
-  kernels.unpack_columns[index_of(shape.b)](registers.b, halves_of(shape), out);
+  const int halves = shape.k * bits_of(shape.a) / 128;   // registers along k
+  kernels.unpack_rows[static_cast<int>(shape.a)](registers.a, halves, out);
+  kernels.unpack_columns[static_cast<int>(shape.b)](registers.b, halves, out);
 }
 
-void integer_mma(const MmaShape& shape, MmaRegisters& registers) {
-  const Kernels& kernels = tile::host_kernels();
+// ---- every shape on every device as a function ---------------------------------------------------------
+
+constexpr auto kShapes = [] {
+  std::array<MmaShape, 54> shapes{};
+  std::size_t n = 0;
+  for (const auto& [first, second] : {std::pair{MmaType::s8, MmaType::u8}, {MmaType::s4, MmaType::u4}}) {
+    for (const MmaType a : {first, second}) {
+      for (const MmaType b : {first, second}) {
+        for (const int k : {128 / bits_of(a), 256 / bits_of(a)}) {
+          for (const bool saturate : {false, true}) {
+            shapes[n++] = {.a = a, .b = b, .k = k, .saturate = saturate};
+          }
+        }
+      }
+    }
+  }
+  for (const bool f16 : {false, true}) {
+    for (const int k : {8, 16}) {
+      shapes[n++] = {.a = MmaType::f16, .b = MmaType::f16, .k = k, .f16_accumulator = f16};
+      if (!f16) {
+        shapes[n++] = {.a = MmaType::bf16, .b = MmaType::bf16, .k = k};
+      }
+    }
+    for (const MmaType a : {MmaType::e4m3, MmaType::e5m2}) {
+      for (const MmaType b : {MmaType::e4m3, MmaType::e5m2}) {
+        for (const int k : {16, 32}) {
+          shapes[n++] = {.a = a, .b = b, .k = k, .f16_accumulator = f16};
+        }
+      }
+    }
+  }
+  return shapes;
+}();
+static_assert(kShapes.back().k != 0 && kShapes.back().a == MmaType::e5m2);
+
+template <std::size_t kIndex>
+void run_integer(MmaRegisters& registers) {
+  integer_mma(tile::host_kernels(), kShapes[kIndex], registers);
+}
+
+template <Profile kProfile, std::size_t kIndex>
+void run_fused(MmaRegisters& registers) {
+  constexpr FusedRule kRule = *fused_rule(kProfile, kShapes[kIndex]);
+  if (!fused_mma_fast(tile::host_kernels(), kShapes[kIndex], kRule, registers)) {
+    fused_mma_complete(kShapes[kIndex], kRule, registers);
+  }
+}
+
+template <Profile kProfile, std::size_t kIndex>
+constexpr MmaFunction routine() {
+  if constexpr (is_integer(kShapes[kIndex].a)) {
+    return run_integer<kIndex>;
+  } else if constexpr (fused_rule(kProfile, kShapes[kIndex]).has_value()) {
+    return run_fused<kProfile, kIndex>;
+  } else {
+    return nullptr;
+  }
+}
+
+using Routines = std::array<MmaFunction, kShapes.size()>;
+
+template <Profile kProfile>
+constexpr Routines kRoutines = []<std::size_t... kIndices>(std::index_sequence<kIndices...>) {
+  return Routines{routine<kProfile, kIndices>()...};
+}(std::make_index_sequence<kShapes.size()>());
+
+const Routines& routines_of(Profile profile) {
+  switch (profile) {
+    case Profile::sm_80: return kRoutines<Profile::sm_80>;
+    case Profile::sm_86: return kRoutines<Profile::sm_86>;
+    case Profile::sm_89: return kRoutines<Profile::sm_89>;
+    case Profile::sm_90: return kRoutines<Profile::sm_90>;
+    case Profile::sm_120: return kRoutines<Profile::sm_120>;
+    case Profile::ideal: break;
+  }
+  return kRoutines<Profile::ideal>;
+}
+
+}  // namespace
+
+void integer_mma(const Kernels& kernels, const MmaShape& shape, MmaRegisters& registers) {
   Operands operands;
   unpack(kernels, shape, registers, operands);
   kernels.integer_sum[shape.saturate ? 1 : 0](operands, shape.k, registers);
 }
 
-// False if the operands need the complete implementation.
-bool fused_mma_fast(const MmaShape& shape, const FusedRule& rule, MmaRegisters& registers) {
-  const Kernels& kernels = tile::host_kernels();
+bool fused_mma_fast(const Kernels& kernels, const MmaShape& shape, const FusedRule& rule,
+                    MmaRegisters& registers) {
   const int f16 = shape.f16_accumulator ? 1 : 0;
   const int depth = shape.k;
   Operands operands;
@@ -56,11 +131,10 @@ bool fused_mma_fast(const MmaShape& shape, const FusedRule& rule, MmaRegisters& 
     return false;
   }
   if (rule.exact) {
-    if (!kernels.sums_fit_double(operands, depth,
-                                 fraction_bits_of(shape.a) + fraction_bits_of(shape.b))) {
+    const int product_fraction_bits = fraction_bits_of(shape.a) + fraction_bits_of(shape.b);
+    if (!kernels.exact_sum[f16](operands, depth, product_fraction_bits, c)) {
       return false;
     }
-    kernels.exact_sum[f16](operands, depth, c);
   } else {
     const Precision precision = rule.fraction_bits == 13   ? Precision::ada_fp8
                                 : rule.fraction_bits == 24 ? Precision::bits24
@@ -68,9 +142,7 @@ bool fused_mma_fast(const MmaShape& shape, const FusedRule& rule, MmaRegisters& 
     auto* const sum = kernels.fused_block[static_cast<int>(precision)][f16];
     const int half = depth / 2;
     switch (rule.chain) {
-      case Chain::one_block:
-        sum(operands, {0, depth, depth, depth}, c);
-        break;
+      case Chain::one_block: sum(operands, {0, depth, depth, depth}, c); break;
       case Chain::halves:
         sum(operands, {0, half, half, half}, c);
         sum(operands, {half, depth, half, half}, c);
@@ -91,149 +163,14 @@ bool fused_mma_fast(const MmaShape& shape, const FusedRule& rule, MmaRegisters& 
   return true;
 }
 
-void fused_mma(const MmaShape& shape, const FusedRule& rule, MmaRegisters& registers) {
-  if (!fused_mma_fast(shape, rule, registers)) {
-    fused_mma_complete(shape, rule, registers);
-  }
-}
-
-// ---- from a shape to a function --------------------------------------------------------------------
-
-template <MmaType kA, MmaType kB, int kDepth>
-MmaFunction integer_by_overflow(bool saturate) {
-  return saturate ? [](MmaRegisters&
-                           r) { integer_mma({.a = kA, .b = kB, .k = kDepth, .saturate = true}, r); }
-                  : [](MmaRegisters& r) { integer_mma({.a = kA, .b = kB, .k = kDepth}, r); };
-}
-
-template <MmaType kA, MmaType kB>
-MmaFunction integer_by_depth(const MmaShape& shape) {
-  constexpr int kFull = 256 / bits_of(kA);
-  if (shape.k == kFull) {
-    return integer_by_overflow<kA, kB, kFull>(shape.saturate);
-  }
-  return shape.k == kFull / 2 ? integer_by_overflow<kA, kB, kFull / 2>(shape.saturate) : nullptr;
-}
-
-template <MmaType kSigned, MmaType kUnsigned>
-MmaFunction integer_by_type(const MmaShape& shape) {
-  if (shape.a == kSigned) {
-    return shape.b == kSigned ? integer_by_depth<kSigned, kSigned>(shape)
-                              : integer_by_depth<kSigned, kUnsigned>(shape);
-  }
-  return shape.b == kSigned ? integer_by_depth<kUnsigned, kSigned>(shape)
-                            : integer_by_depth<kUnsigned, kUnsigned>(shape);
-}
-
-template <MmaType kA, MmaType kB, int kDepth, FusedRule kRule>
-MmaFunction fused_by_accumulator(bool f16) {
-  if (!f16) {
-    return [](MmaRegisters& r) { fused_mma({.a = kA, .b = kB, .k = kDepth}, kRule, r); };
-  }
-  if constexpr (kA == MmaType::bf16) {
-    return nullptr;
-  } else {
-    return [](MmaRegisters& r) {
-      fused_mma({.a = kA, .b = kB, .k = kDepth, .f16_accumulator = true}, kRule, r);
-    };
-  }
-}
-
-constexpr FusedRule kExact{.exact = true};
-constexpr FusedRule kBlock25{.fraction_bits = 25};
-
-// 16-bit operands. Ampere and Ada take 8 elements at a time, Hopper and later all 16.
-template <MmaType kType>
-MmaFunction half_precision(Profile profile, const MmaShape& shape) {
-  constexpr FusedRule kHalves24{.fraction_bits = 24, .chain = Chain::halves};
-  constexpr FusedRule kBlock24{.fraction_bits = 24};
-  const bool f16 = shape.f16_accumulator;
-  if (shape.k != 8 && shape.k != 16) {
-    return nullptr;
-  }
-  const bool full = shape.k == 16;
-  switch (profile) {
-    case Profile::sm_80:
-    case Profile::sm_86:
-    case Profile::sm_89:
-      return full ? fused_by_accumulator<kType, kType, 16, kHalves24>(f16)
-                  : fused_by_accumulator<kType, kType, 8, kBlock24>(f16);
-    case Profile::sm_90:
-    case Profile::sm_120:
-      return full ? fused_by_accumulator<kType, kType, 16, kBlock25>(f16)
-                  : fused_by_accumulator<kType, kType, 8, kBlock25>(f16);
-    case Profile::ideal:
-      return full ? fused_by_accumulator<kType, kType, 16, kExact>(f16)
-                  : fused_by_accumulator<kType, kType, 8, kExact>(f16);
-  }
-  return nullptr;
-}
-
-// FP8 operands. Ada: 13 bits, 16 elements at a time. Hopper: through f16 instructions. sm_120: f32 accuracy.
-template <MmaType kA, MmaType kB>
-MmaFunction fp8(Profile profile, const MmaShape& shape) {
-  constexpr FusedRule kAdaHalves{
-      .fraction_bits = 13, .result_fraction_bits = 13, .chain = Chain::halves};
-  constexpr FusedRule kAdaBlock{.fraction_bits = 13, .result_fraction_bits = 13};
-  constexpr FusedRule kEmulated{.fraction_bits = 25, .chain = Chain::emulated};
-  const bool f16 = shape.f16_accumulator;
-  if (shape.k != 16 && shape.k != 32) {
-    return nullptr;
-  }
-  const bool full = shape.k == 32;
-  switch (profile) {
-    case Profile::sm_80:
-    case Profile::sm_86:
-      return nullptr;
-    case Profile::sm_89:
-      return full ? fused_by_accumulator<kA, kB, 32, kAdaHalves>(f16)
-                  : fused_by_accumulator<kA, kB, 16, kAdaBlock>(f16);
-    case Profile::sm_90:
-      return full ? fused_by_accumulator<kA, kB, 32, kEmulated>(f16)
-                  : fused_by_accumulator<kA, kB, 16, kEmulated>(f16);
-    case Profile::sm_120:
-      return full ? fused_by_accumulator<kA, kB, 32, kBlock25>(f16)
-                  : fused_by_accumulator<kA, kB, 16, kBlock25>(f16);
-    case Profile::ideal:
-      return full ? fused_by_accumulator<kA, kB, 32, kExact>(f16)
-                  : fused_by_accumulator<kA, kB, 16, kExact>(f16);
-  }
-  return nullptr;
-}
-
-template <MmaType kA>
-MmaFunction fp8_by_second(Profile profile, const MmaShape& shape) {
-  if (shape.b == MmaType::e4m3) {
-    return fp8<kA, MmaType::e4m3>(profile, shape);
-  }
-  return shape.b == MmaType::e5m2 ? fp8<kA, MmaType::e5m2>(profile, shape) : nullptr;
-}
-
-}  // namespace
-
 MmaFunction mma_function(Profile profile, const MmaShape& shape) {
-  if (is_integer(shape.a)) {
-    if (!is_integer(shape.b) || bits_of(shape.a) != bits_of(shape.b) || shape.f16_accumulator) {
-      return nullptr;
+  const Routines& routines = routines_of(profile);
+  for (std::size_t i = 0; i < kShapes.size(); ++i) {
+    if (kShapes[i] == shape) {
+      return routines[i];
     }
-    return bits_of(shape.a) == 8 ? integer_by_type<MmaType::s8, MmaType::u8>(shape)
-                                 : integer_by_type<MmaType::s4, MmaType::u4>(shape);
   }
-  if (shape.saturate) {
-    return nullptr;
-  }
-  switch (shape.a) {
-    case MmaType::e4m3:
-      return fp8_by_second<MmaType::e4m3>(profile, shape);
-    case MmaType::e5m2:
-      return fp8_by_second<MmaType::e5m2>(profile, shape);
-    case MmaType::f16:
-      return shape.b == MmaType::f16 ? half_precision<MmaType::f16>(profile, shape) : nullptr;
-    case MmaType::bf16:
-      return shape.b == MmaType::bf16 ? half_precision<MmaType::bf16>(profile, shape) : nullptr;
-    default:
-      return nullptr;
-  }
+  return nullptr;
 }
 
 }  // namespace sagegen::emulator

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "runtime/emulator/numerics/fused_sum.h"
 #include "runtime/emulator/numerics/numerics.h"
 
 namespace sagegen::emulator::tile {
@@ -15,6 +16,8 @@ constexpr std::int32_t kNoExponent =
 using VecF [[gnu::vector_size(64)]] = float;
 using VecI [[gnu::vector_size(64)]] = std::int32_t;
 using VecU [[gnu::vector_size(64)]] = std::uint32_t;
+
+using VecD [[gnu::vector_size(64)]] = double;   // half of the rows
 
 struct Operands {
   VecF a[kMaxDepth];
@@ -48,8 +51,9 @@ struct Kernels {
   void (*fused_block[3][2])(const Operands& operands, const Block& block,
                             Accumulators& accumulators);
   void (*add_rounded[2])(const Accumulators& sum, Accumulators& accumulators);
-  bool (*sums_fit_double)(const Operands& operands, int depth, int product_fraction_bits);
-  void (*exact_sum[2])(const Operands& operands, int depth, Accumulators& accumulators);
+  // Returns false where the sums of products span more bits than two doubles hold exactly.
+  bool (*exact_sum[2])(const Operands& operands, int depth, int product_fraction_bits,
+                       Accumulators& accumulators);
 };
 
 enum class Host { portable, avx2, avx512 };
@@ -65,3 +69,13 @@ const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 
 }  // namespace sagegen::emulator::tile
+
+namespace sagegen::emulator {
+
+// D = A * B + C with the kernels of one instruction set. The second returns false, with `registers`
+// unchanged, if the operands need fused_mma_complete.
+void integer_mma(const tile::Kernels& kernels, const MmaShape& shape, MmaRegisters& registers);
+bool fused_mma_fast(const tile::Kernels& kernels, const MmaShape& shape, const FusedRule& rule,
+                    MmaRegisters& registers);
+
+}  // namespace sagegen::emulator

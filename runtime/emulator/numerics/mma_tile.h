@@ -28,6 +28,16 @@ inline void power_of_two(const VecI& exponent, VecF& out) {
   out = reinterpret_cast<VecF>((exponent + 127) << 23);
 }
 
+inline void widen(const VecF& value, VecD (&out)[2]) {
+  float half[2][kRows / 2];
+  std::memcpy(half, &value, sizeof(half));
+  for (int n = 0; n < 2; ++n) {
+    for (int i = 0; i < kRows / 2; ++i) {
+      out[n][i] = half[n][i];
+    }
+  }
+}
+
 // Element e of each word as value and exponent; kNoExponent for zeros.
 template <MmaType kType>
 inline void decode_float(const VecU& words, int e, VecF& value, VecI& exponent, VecI& wild) {
@@ -66,28 +76,68 @@ inline void decode_integer(const VecU& words, int e, VecF& value) {
   value = __builtin_convertvector(wide, VecF);
 }
 
-// Word t of the four-lane groups (one row or column each) of two registers.
-inline void gather(const std::uint32_t (&low)[32], const std::uint32_t (&high)[32], int t,
-                   VecU& out) {
-  for (int g = 0; g < 8; ++g) {
-    out[g] = low[4 * g + t];
-    out[g + 8] = high[4 * g + t];
+// The words of two registers by position in their four-lane groups: out[t] has word t of each group, the
+// eight of `low` (rows or columns 0-7) before the eight of `high`. This and scatter are transpositions.
+inline void gather(const std::uint32_t (&low)[32], const std::uint32_t (&high)[32], VecU (&out)[4]) {
+  VecU half[4];
+  std::memcpy(&half[0], low, sizeof(low));
+  std::memcpy(&half[2], high, sizeof(high));
+  VecU pairs[2][2];   // [t / 2][low or high]: eight groups' word t, then their word t + 1
+  for (int side = 0; side < 2; ++side) {
+    const VecU& first = half[2 * side];
+    const VecU& second = half[2 * side + 1];
+    pairs[0][side] = __builtin_shufflevector(first, second, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17,
+                                             21, 25, 29);
+    pairs[1][side] = __builtin_shufflevector(first, second, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15,
+                                             19, 23, 27, 31);
   }
+  for (int pair = 0; pair < 2; ++pair) {
+    const VecU& first = pairs[pair][0];
+    const VecU& second = pairs[pair][1];
+    out[2 * pair] = __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
+                                            22, 23);
+    out[2 * pair + 1] = __builtin_shufflevector(first, second, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26,
+                                                27, 28, 29, 30, 31);
+  }
+}
+
+// The inverse of gather.
+inline void scatter(const VecU (&in)[4], std::uint32_t (&low)[32], std::uint32_t (&high)[32]) {
+  VecU pairs[2][2];   // [t / 2][low or high]: word t and t + 1 of each of eight groups in turn
+  for (int pair = 0; pair < 2; ++pair) {
+    const VecU& even = in[2 * pair];
+    const VecU& odd = in[2 * pair + 1];
+    pairs[pair][0] = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
+                                             23);
+    pairs[pair][1] = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
+                                             30, 15, 31);
+  }
+  VecU half[4];
+  for (int side = 0; side < 2; ++side) {
+    const VecU& first = pairs[0][side];
+    const VecU& second = pairs[1][side];
+    half[2 * side] = __builtin_shufflevector(first, second, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7,
+                                             22, 23);
+    half[2 * side + 1] = __builtin_shufflevector(first, second, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28,
+                                                 29, 14, 15, 30, 31);
+  }
+  std::memcpy(low, &half[0], sizeof(low));
+  std::memcpy(high, &half[2], sizeof(high));
 }
 
 template <MmaType kType>
 inline void unpack_rows(const std::uint32_t (&a)[4][32], int halves, Operands& out) {
   constexpr int kPerWord = 32 / bits_of(kType);
   for (int h = 0; h < halves; ++h) {
+    VecU words[4];
+    gather(a[2 * h], a[2 * h + 1], words);
     for (int t = 0; t < 4; ++t) {
-      VecU words;
-      gather(a[2 * h], a[2 * h + 1], t, words);
       for (int e = 0; e < kPerWord; ++e) {
         const int k = (4 * h + t) * kPerWord + e;
         if constexpr (is_integer(kType)) {
-          decode_integer<kType>(words, e, out.a[k]);
+          decode_integer<kType>(words[t], e, out.a[k]);
         } else {
-          decode_float<kType>(words, e, out.a[k], out.a_exponent[k], out.wild);
+          decode_float<kType>(words[t], e, out.a[k], out.a_exponent[k], out.wild);
         }
       }
     }
@@ -98,17 +148,17 @@ inline void unpack_rows(const std::uint32_t (&a)[4][32], int halves, Operands& o
 template <MmaType kType>
 inline void unpack_columns(const std::uint32_t (&b)[2][32], int halves, Operands& out) {
   constexpr int kPerWord = 32 / bits_of(kType);
+  VecU words[4];
+  gather(b[0], b[halves - 1], words);
   for (int t = 0; t < 4; ++t) {
-    VecU words;
-    gather(b[0], b[halves - 1], t, words);
     for (int e = 0; e < kPerWord; ++e) {
       const int k = t * kPerWord + e;
       VecF value;
       if constexpr (is_integer(kType)) {
-        decode_integer<kType>(words, e, value);
+        decode_integer<kType>(words[t], e, value);
       } else {
         VecI exponent;
-        decode_float<kType>(words, e, value, exponent, out.wild);
+        decode_float<kType>(words[t], e, value, exponent, out.wild);
         std::memcpy(out.b_exponent[k], &exponent, sizeof(exponent) / 2);
         std::memcpy(out.b_exponent[k + 4 * kPerWord], reinterpret_cast<const char*>(&exponent) + 32,
                     32);
@@ -122,21 +172,20 @@ inline void unpack_columns(const std::uint32_t (&b)[2][32], int halves, Operands
 // ---- accumulators as [column] vectors over rows ------------------------------------------------------
 
 inline void load_words(const std::uint32_t (&c)[4][32], VecU (&out)[kColumns]) {
+  VecU even[4], odd[4];
+  gather(c[0], c[2], even);
+  gather(c[1], c[3], odd);
   for (int t = 0; t < 4; ++t) {
-    gather(c[0], c[2], t, out[2 * t]);
-    gather(c[1], c[3], t, out[2 * t + 1]);
+    out[2 * t] = even[t];
+    out[2 * t + 1] = odd[t];
   }
 }
 
 inline void store_words(const VecU (&in)[kColumns], std::uint32_t (&d)[4][32]) {
-  for (int t = 0; t < 4; ++t) {
-    for (int g = 0; g < 8; ++g) {
-      d[0][4 * g + t] = in[2 * t][g];
-      d[1][4 * g + t] = in[2 * t + 1][g];
-      d[2][4 * g + t] = in[2 * t][g + 8];
-      d[3][4 * g + t] = in[2 * t + 1][g + 8];
-    }
-  }
+  const VecU even[4] = {in[0], in[2], in[4], in[6]};
+  const VecU odd[4] = {in[1], in[3], in[5], in[7]};
+  scatter(even, d[0], d[2]);
+  scatter(odd, d[1], d[3]);
 }
 
 // kExact: any finite C will do.
@@ -165,12 +214,12 @@ inline void store_f32(const Accumulators& in, MmaRegisters& registers) {
 }
 
 inline void load_f16(const MmaRegisters& registers, Accumulators& out) {
+  VecU words[4];
+  gather(registers.c[0], registers.c[1], words);
   for (int t = 0; t < 4; ++t) {
-    VecU words;
     VecI exponent;
-    gather(registers.c[0], registers.c[1], t, words);
-    decode_float<MmaType::f16>(words, 0, out.value[2 * t], exponent, out.wild);
-    decode_float<MmaType::f16>(words, 1, out.value[2 * t + 1], exponent, out.wild);
+    decode_float<MmaType::f16>(words[t], 0, out.value[2 * t], exponent, out.wild);
+    decode_float<MmaType::f16>(words[t], 1, out.value[2 * t + 1], exponent, out.wild);
   }
 }
 
@@ -187,16 +236,14 @@ inline void encode_f16(const VecF& value, VecU& code) {
 }
 
 inline void store_f16(const Accumulators& in, MmaRegisters& registers) {
+  VecU words[4];
   for (int t = 0; t < 4; ++t) {
     VecU even, odd;
     encode_f16(in.value[2 * t], even);
     encode_f16(in.value[2 * t + 1], odd);
-    const VecU words = even | (odd << 16);
-    for (int g = 0; g < 8; ++g) {
-      registers.d[0][4 * g + t] = words[g];
-      registers.d[1][4 * g + t] = words[g + 8];
-    }
+    words[t] = even | (odd << 16);
   }
+  scatter(words, registers.d[0], registers.d[1]);
 }
 
 // ---- integers -------------------------------------------------------------------------------------------
@@ -347,21 +394,8 @@ inline void add_rounded(const Accumulators& sum, Accumulators& accumulators) {
   accumulators.wild |= sum.wild;
 }
 
-// x + y rounded to odd at 53 bits.
-inline double add_to_odd(double x, double y) {
-  const double sum = x + y;
-  const double y_part = sum - x;
-  const double error = (x - (sum - y_part)) + (y - y_part);
-  const std::uint64_t bits = std::bit_cast<std::uint64_t>(sum);
-  // An inexact even sum moves one unit toward the lost part: away from zero if the signs agree.
-  const bool adjust = error != 0.0 && (bits & 1u) == 0;
-  const bool grow = (error > 0.0) == (sum > 0.0);
-  const std::uint64_t moved = grow ? bits + 1 : bits - 1;
-  return std::bit_cast<double>(adjust ? moved : bits);
-}
-
-// Whether a double holds every sum of products: the spread of the exponents bounds the bits.
-inline bool sums_fit_double(const Operands& operands, int depth, int product_fraction_bits) {
+// Bits that the sums of products span: from the lowest bit of any to the top of the largest sum.
+inline int span_of_sums(const Operands& operands, int depth, int product_fraction_bits) {
   constexpr std::int32_t kNone = 1 << 20;
   VecI low = VecI{} + kNone, high = VecI{} + kNoExponent;
   std::int32_t b_low = kNone, b_high = kNoExponent;
@@ -380,34 +414,74 @@ inline bool sums_fit_double(const Operands& operands, int depth, int product_fra
     a_high = high[i] > a_high ? high[i] : a_high;
   }
   if (a_high == kNoExponent || b_high == kNoExponent) {
-    return true;  // all products are zero
+    return 0;   // all products are zero
   }
-  const int carry = std::bit_width(static_cast<unsigned>(depth)) + 1;  // each product is below 4
-  return (a_high - a_low) + (b_high - b_low) + product_fraction_bits + carry <= 53;
+  const int carry = std::bit_width(static_cast<unsigned>(depth)) + 1;   // each product is below 4
+  return (a_high - a_low) + (b_high - b_low) + product_fraction_bits + carry;
 }
 
-// All of k and C exactly, one rounding; the sums of products fit a double.
+// sum = the double nearest to x + y; what it misses is added to rest.
+inline void add_exactly(VecD& sum, const VecD& y, VecD& rest) {
+  const VecD x = sum;
+  sum = x + y;
+  const VecD y_part = sum - x;
+  rest += (x - (sum - y_part)) + (y - y_part);
+}
+
+// sum + rest rounded to odd at 53 bits; |rest| is below one unit of sum.
+inline double round_to_odd(double sum, double rest) {
+  const std::uint64_t bits = std::bit_cast<std::uint64_t>(sum);
+  // An inexact even sum moves one unit toward the lost part: away from zero if the signs agree.
+  const bool adjust = rest != 0.0 && (bits & 1u) == 0;
+  const bool grow = (rest > 0.0) == (sum > 0.0);
+  const std::uint64_t moved = grow ? bits + 1 : bits - 1;
+  return std::bit_cast<double>(adjust ? moved : bits);
+}
+
+// All of k and C exactly, one rounding. False where the products span more than two doubles hold.
 template <bool kF16>
-inline void exact_sum(const Operands& operands, int depth, Accumulators& accumulators) {
+inline bool exact_sum(const Operands& operands, int depth, int product_fraction_bits,
+                      Accumulators& accumulators) {
+  const int span = span_of_sums(operands, depth, product_fraction_bits);
+  if (span > 96) {   // the losses, each a multiple of the lowest bit, would not fit `rest`
+    return false;
+  }
   for (int j = 0; j < kColumns; ++j) {
-    alignas(64) double sum[kRows] = {};
+    VecD sum[2] = {}, rest[2] = {};
     for (int k = 0; k < depth; ++k) {
-      const double b = operands.b[k][j];
-      for (int i = 0; i < kRows; ++i) {
-        sum[i] += static_cast<double>(operands.a[k][i]) * b;
+      VecD a[2];
+      widen(operands.a[k], a);
+      const VecD b = VecD{} + operands.b[k][j];
+      for (int n = 0; n < 2; ++n) {
+        if (span <= 53) {
+          sum[n] += a[n] * b;
+        } else {
+          add_exactly(sum[n], a[n] * b, rest[n]);
+        }
       }
     }
-    alignas(64) float c[kRows];
-    std::memcpy(c, &accumulators.value[j], sizeof(c));
-    for (int i = 0; i < kRows; ++i) {
-      const double total = add_to_odd(sum[i], c[i]);
-      c[i] = static_cast<float>(kF16 ? nearest_f16(total) : total);
+    VecD c[2];
+    widen(accumulators.value[j], c);
+    alignas(64) float result[kRows];
+    for (int n = 0; n < 2; ++n) {
+      // sum + rest + c, each exact, as a sum and one rest that only says in which direction to round.
+      VecD lost = {}, tiny = {};
+      add_exactly(sum[n], c[n], lost);
+      add_exactly(rest[n], lost, tiny);
+      lost = VecD{};
+      add_exactly(sum[n], rest[n], lost);
+      lost += tiny;
+      for (int i = 0; i < kRows / 2; ++i) {
+        const double total = round_to_odd(sum[n][i], lost[i]);
+        result[n * (kRows / 2) + i] = static_cast<float>(kF16 ? nearest_f16(total) : total);
+      }
     }
-    std::memcpy(&accumulators.value[j], c, sizeof(c));
+    std::memcpy(&accumulators.value[j], result, sizeof(result));
     if constexpr (kF16) {
       note_f16_overflow(accumulators.value[j], accumulators.wild);
     }
   }
+  return true;
 }
 
 constexpr Kernels kTable{
@@ -425,7 +499,6 @@ constexpr Kernels kTable{
                     {fused_block<24, 23, false>, fused_block<24, 23, true>},
                     {fused_block<25, 23, false>, fused_block<25, 23, true>}},
     .add_rounded = {add_rounded<false>, add_rounded<true>},
-    .sums_fit_double = sums_fit_double,
     .exact_sum = {exact_sum<false>, exact_sum<true>},
 };
 

@@ -42,6 +42,8 @@ struct MmaShape {
   int k = 32;
   bool f16_accumulator = false;
   bool saturate = false;
+
+  bool operator==(const MmaShape&) const = default;
 };
 struct MmaRegisters {
   std::uint32_t a[4][32];
