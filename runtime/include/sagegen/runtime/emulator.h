@@ -55,7 +55,7 @@ struct LaunchCounters {
 class EmulatorDriver : public DriverApi {
  public:
   virtual void configure(const EmulatorOptions& options) = 0;
-  virtual const std::vector<Finding>& findings() const = 0;    // since the last clear
+  virtual std::vector<Finding> findings() const = 0;   // of all launches since the last clear
   virtual void clear_findings() = 0;
   virtual LaunchCounters last_launch() const = 0;
 };

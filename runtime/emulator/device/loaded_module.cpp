@@ -1,0 +1,85 @@
+#include "runtime/emulator/device/loaded_module.h"
+
+#include <fmt/format.h>
+
+#include <new>
+
+namespace sagegen::emulator {
+
+using runtime::Result;
+
+LoadedModule::~LoadedModule() {
+  for (const Address variable : variables_) memory_->release(variable);
+}
+
+bool LoadedModule::allocate_variables(const ptx::Module& module, SymbolAddresses& addresses) {
+  for (const ptx::Variable& variable : module.globals) {
+    if (variable.is_extern) {
+      throw ptx::ParseError(variable.line,
+                            fmt::format("'{}' is extern, but there is nothing to link "
+                                        "it with",
+                                        variable.name));
+    }
+    const Address address = memory_->allocate(variable.bytes);
+    if (address == 0) return false;
+    variables_.push_back(address);
+    memory_->fill(address, 0, variable.bytes);
+    memory_->write(address, variable.initial.data(), variable.initial.size());
+    addresses.emplace(variable.name, address);
+  }
+  return true;
+}
+
+std::shared_ptr<LoadedModule> LoadedModule::load(std::string_view text,
+                                                 const DeviceDescription& device,
+                                                 std::shared_ptr<DeviceMemory> memory,
+                                                 std::string& log, Result& result) {
+  std::shared_ptr<LoadedModule> loaded(new LoadedModule(std::move(memory)));
+  try {
+    const ptx::Module module = ptx::parse(text);
+    if (module.version > kNewestPtx) {
+      log +=
+          fmt::format("PTX version {}.{} is newer than {}.{}, the newest that this driver takes\n",
+                      module.version / 10, module.version % 10, kNewestPtx / 10, kNewestPtx % 10);
+      result = Result::unsupported_ptx_version;
+      return nullptr;
+    }
+    if (const std::string why = why_not_loadable(module.target, device); !why.empty()) {
+      log += why + "\n";
+      result = Result::invalid_ptx;
+      return nullptr;
+    }
+    SymbolAddresses addresses;
+    if (!loaded->allocate_variables(module, addresses)) {
+      log += "not enough device memory for the module's variables\n";
+      result = Result::out_of_memory;
+      return nullptr;
+    }
+    for (const ptx::Function& function : module.functions) {
+      loaded->functions_.push_back(decode(module, function, device.arithmetic, addresses));
+      const ProgramInfo& program = info(*loaded->functions_.back());
+      for (const std::string& warning : program.warnings) {
+        log += fmt::format("{}: {}\n", program.name, warning);
+      }
+    }
+  } catch (const ptx::ParseError& error) {
+    log += fmt::format("{}\n", error.what());
+    result = Result::invalid_ptx;
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    log += "not enough host memory to decode the module\n";
+    result = Result::out_of_memory;
+    return nullptr;
+  }
+  result = Result::success;
+  return loaded;
+}
+
+std::shared_ptr<const Program> LoadedModule::function(std::string_view name) const {
+  for (const auto& function : functions_) {
+    if (info(*function).name == name) return function;
+  }
+  return nullptr;
+}
+
+}  // namespace sagegen::emulator
