@@ -1,0 +1,110 @@
+// Uses the installed package as an application would: attention in the emulator, no GPU needed.
+//   consumer attention   runs the embedded kernels
+//   consumer device      only opens a device (a package without embedded PTX)
+#include <sagegen/abi.h>
+#include <sagegen/error.h>
+#include <sagegen/runtime/attention.h>
+#include <sagegen/runtime/device.h>
+#include <sagegen/runtime/driver_api.h>
+#include <sagegen/runtime/emulator.h>
+#include <sagegen/runtime/error.h>
+#include <sagegen/spec.h>
+#include <sagegen/types.h>
+#ifdef CONSUMER_HAS_GENERATOR
+#include <sagegen/emit.h>
+#endif
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <span>
+#include <string>
+#include <vector>
+
+using namespace sagegen;
+using namespace sagegen::runtime;
+
+namespace {
+
+// Small integers as f16 bits, and back.
+std::uint16_t half(int value) {
+  if (value == 0) return 0;
+  const int magnitude = std::abs(value);
+  const int exponent = static_cast<int>(std::log2(magnitude));
+  const int mantissa = (magnitude << (10 - exponent)) & 0x3ff;
+  return static_cast<std::uint16_t>((value < 0 ? 0x8000 : 0) | (exponent + 15) << 10 | mantissa);
+}
+
+double value_of(std::uint16_t bits) {
+  const int exponent = bits >> 10 & 0x1f;
+  const int mantissa = bits & 0x3ff;
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+  return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+// Channels of V that are constant over the keys have to come out as they are, whatever the weights.
+int run_attention(const Device& device, const PtxSource& source) {
+  constexpr int kQueries = 33, kKeys = 70, kChannels = 128;
+  const AttentionProblem problem{.head_dim = kChannels};
+  const Target target = best_target(device.compute_capability());
+  const QuantSpec quant = default_quant(target);
+  const Attention attention(device, problem, quant, default_schedule(problem, quant, target),
+                            target, source);
+
+  std::vector<std::uint16_t> q(kQueries * kChannels), k(kKeys * kChannels), v(kKeys * kChannels);
+  for (std::size_t i = 0; i < q.size(); ++i) q[i] = half(static_cast<int>(i * 7 % 5) - 2);
+  for (std::size_t i = 0; i < k.size(); ++i) k[i] = half(static_cast<int>(i * 11 % 7) - 3);
+  for (std::size_t i = 0; i < v.size(); ++i) v[i] = half(static_cast<int>(i % kChannels % 9) - 4);
+  const auto upload = [&](const std::vector<std::uint16_t>& from) {
+    Buffer buffer(device, from.size() * 2);
+    buffer.upload(std::as_bytes(std::span(from)));
+    return buffer;
+  };
+  const Buffer q_memory = upload(q), k_memory = upload(k), v_memory = upload(v);
+  const Buffer o_memory(device, q.size() * 2);
+  const AttentionShape shape{
+      .batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = kQueries, .kv_len = kKeys};
+  const Buffer workspace(device, attention.workspace_bytes(shape));
+  const Stream stream(device);
+  attention.run(shape,
+                {.q = hnd(q_memory.data(), 1, kQueries, kChannels),
+                 .k = hnd(k_memory.data(), 1, kKeys, kChannels),
+                 .v = hnd(v_memory.data(), 1, kKeys, kChannels),
+                 .o = hnd(o_memory.data(), 1, kQueries, kChannels)},
+                workspace.data(), workspace.bytes(), stream.handle());
+  stream.synchronize();
+
+  std::vector<std::uint16_t> o(q.size());
+  o_memory.download(std::as_writable_bytes(std::span(o)));
+  for (std::size_t i = 0; i < o.size(); ++i) {
+    const double expected = static_cast<int>(i % kChannels % 9) - 4;
+    if (std::abs(value_of(o[i]) - expected) > 0.02) {
+      std::printf("o[%zu] is %g instead of %g\n", i, value_of(o[i]), expected);
+      return 1;
+    }
+  }
+  for (const std::string& name : attention.kernel_names()) std::printf("ran %s\n", name.c_str());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    std::string why;
+    if (load_cuda(&why) == nullptr) std::printf("no GPU: %s\n", why.c_str());
+    const Device device(make_emulator(), static_cast<int>(EmulatorProfile::sm_89));
+    std::printf("%s, compute capability %d\n", device.name().c_str(), device.compute_capability());
+#ifdef CONSUMER_HAS_GENERATOR
+    const auto emitted = [](const KernelSpec& spec) { return emit(spec).ptx; };
+    if (run_attention(device, emitted) != 0) return 1;
+#endif
+    if (argc == 2 && std::string(argv[1]) == "attention")
+      return run_attention(device, embedded_ptx());
+    return device.compute_capability() == 89 ? 0 : 1;
+  } catch (const Error& e) {
+    std::printf("%s: %s\n", e.kind(), e.what());
+    return 1;
+  }
+}
