@@ -306,7 +306,8 @@ TEST_CASE("variables") {
   refused(ptx_module(".shared .b8 a[];"), 4, "'a' has no size");
   refused(ptx_module(".global .b8 a[4][];"), 4, "only the first dimension");
   refused(ptx_module(".global .b8 a[0];"), 4, "array 'a' has size 0");
-  refused(ptx_module(".global .b8 a[4294967296][4294967296];"), 4, "larger than 4294967296 bytes");
+  refused(ptx_module(".global .b8 a[1073741824][2];"), 4, "larger than 1073741824 bytes");
+  refused(ptx_module(".global .b8 a[1073741825];"), 4, "at most 1073741824 is possible");
   refused(ptx_module(".shared .b32 a = 1;"), 4, ".shared variables cannot be initialized");
   refused(ptx_module(".global .b8 a[2] = {1, 2, 3};"), 4, "longer than the variable's 2 bytes");
   refused(ptx_module(".global .b64 a = a;"), 4, "'a' cannot initialize");

@@ -50,8 +50,14 @@ std::shared_ptr<LoadedModule> LoadedModule::load(std::string_view text,
       return nullptr;
     }
     SymbolAddresses addresses;
-    if (!loaded->allocate_variables(module, addresses)) {
-      log += "not enough device memory for the module's variables\n";
+    std::uint64_t bytes = 0;
+    for (const ptx::Variable& variable : module.globals) bytes += variable.bytes;
+    // Asked beforehand, so that a hostile text does not fill gigabytes before it is refused.
+    if (bytes > loaded->memory_->capacity_bytes() ||
+        !loaded->allocate_variables(module, addresses)) {
+      log += fmt::format(
+          "the module has variables of {} bytes; the device has {}, of which {} are used\n", bytes,
+          loaded->memory_->capacity_bytes(), loaded->memory_->used_bytes());
       result = Result::out_of_memory;
       return nullptr;
     }

@@ -23,7 +23,7 @@ struct Limits {
   static constexpr std::size_t kOperandsOfOne = 32;      // per instruction
   static constexpr std::size_t kVectorElements = 512;
   static constexpr std::size_t kScopeDepth = 64;
-  static constexpr std::uint64_t kVariableBytes = std::uint64_t{1} << 32;
+  static constexpr std::uint64_t kVariableBytes = std::uint64_t{1} << 30;
   static constexpr std::uint64_t kAlignment = 65536;
 };
 
