@@ -1,18 +1,24 @@
 #include "generator/codegen/codegen.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+
 #include "generator/codegen/target_machine.h"
 #include "generator/dsl/impl.h"
 #include "llvm/Analysis/AliasAnalysis.h"
 #include "llvm/Config/llvm-config.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LegacyPassManager.h"
+#include "llvm/IR/Operator.h"
 #include "llvm/IR/Verifier.h"
+#include "llvm/PassInfo.h"
+#include "llvm/PassRegistry.h"
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/raw_ostream.h"
-#include "llvm/Transforms/InstCombine/InstCombine.h"
 #include "llvm/Transforms/Scalar/EarlyCSE.h"
 #include "llvm/Transforms/Scalar/LICM.h"
 #include "llvm/Transforms/Scalar/LoopPassManager.h"
-#include "llvm/Transforms/Scalar/SROA.h"
 #include "llvm/Transforms/Scalar/SimplifyCFG.h"
 #include "llvm/Transforms/Utils/Mem2Reg.h"
 #include "sagegen/error.h"
@@ -35,13 +41,71 @@ llvm::FunctionPassManager pipeline() {
   llvm::FunctionPassManager passes;
   passes.addPass(llvm::PromotePass());
   passes.addPass(llvm::EarlyCSEPass());
-  passes.addPass(llvm::InstCombinePass());
   passes.addPass(llvm::SimplifyCFGPass());
   passes.addPass(llvm::createFunctionToLoopPassAdaptor(
       llvm::LICMPass(llvm::LICMOptions()), /*UseMemorySSA=*/true));
-  passes.addPass(llvm::EarlyCSEPass());
   return passes;
 }
+
+// Moves base + constant next to each use in another block (where loop-invariant code motion put it), so
+// that instruction selection sees it there and prints [base+constant] instead of keeping a register.
+void keep_constant_offsets_at_uses(llvm::Function& function) {
+  llvm::SmallVector<llvm::GetElementPtrInst*> offsets;
+  for (llvm::Instruction& instruction : llvm::instructions(function)) {
+    auto* gep = llvm::dyn_cast<llvm::GetElementPtrInst>(&instruction);
+    if (gep != nullptr && gep->hasAllConstantIndices()) offsets.push_back(gep);
+  }
+  for (llvm::GetElementPtrInst* gep : offsets) {
+    for (llvm::Use& use : llvm::make_early_inc_range(gep->uses())) {
+      auto* user = llvm::cast<llvm::Instruction>(use.getUser());
+      if (user->getParent() == gep->getParent() || llvm::isa<llvm::PHINode>(user)) continue;
+      llvm::Instruction* copy = gep->clone();
+      copy->insertBefore(user->getIterator());
+      use.set(copy);
+    }
+    if (gep->use_empty()) gep->eraseFromParent();
+  }
+}
+
+// The passes that LLVM's code generator asks for, without those that would optimize the IR once more:
+// they cost half the time of an emission, and some would undo what the template's author wrote.
+class CodegenPasses final : public llvm::legacy::PassManagerBase {
+ public:
+  void add(llvm::Pass* pass) override {
+    if (is_wanted(*pass)) {
+      passes_.add(pass);
+    } else {
+      delete pass;
+    }
+  }
+  void run(llvm::Module& module) { passes_.run(module); }
+
+ private:
+  static bool is_wanted(const llvm::Pass& pass) {
+    static constexpr std::array<std::string_view, 16> kUnwanted{
+        "canon-freeze",
+        "codegenprepare",
+        "consthoist",
+        "early-cse",
+        "expand-memcmp",
+        "load-store-vectorizer",
+        "loop-reduce",
+        "loop-simplify",
+        "mergeicmps",
+        "nary-reassociate",
+        "partially-inline-libcalls",
+        "replace-with-veclib",
+        "separate-const-offset-from-gep",
+        "slsr",
+        "speculative-execution",
+        "verify",
+    };
+    const llvm::PassInfo* info = llvm::PassRegistry::getPassRegistry()->getPassInfo(pass.getPassID());
+    return info == nullptr || std::ranges::find(kUnwanted, std::string_view(info->getPassArgument())) == kUnwanted.end();
+  }
+
+  llvm::legacy::PassManager passes_;
+};
 
 }  // namespace
 
@@ -69,6 +133,7 @@ void optimize(dsl::KernelBuilder& k) {
   builder.registerLoopAnalyses(loops);
   builder.crossRegisterProxies(loops, functions, components, modules);
   pipeline().run(*impl.function, functions);
+  keep_constant_offsets_at_uses(*impl.function);
   verify(impl, "after optimization");
 }
 
@@ -77,8 +142,9 @@ std::string print_ptx(dsl::KernelBuilder& k) {
   const auto machine = target_machine(impl.info);
   llvm::SmallString<0> text;
   llvm::raw_svector_ostream stream(text);
-  llvm::legacy::PassManager passes;
-  if (machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::AssemblyFile)) {
+  CodegenPasses passes;
+  if (machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::AssemblyFile,
+                                   /*DisableVerify=*/true)) {
     throw InternalError("LLVM's NVPTX target cannot print assembly");
   }
   passes.run(*impl.module);

@@ -89,12 +89,17 @@ I32 KernelBuilder::warp_idx(SourceLoc loc) { return thread_idx(loc) / 32; }
 
 template <typename T>
 T Var<T>::get() const {
+  if (k_ == nullptr) return {};   // the verb that uses it reports it, with its line
   auto& impl = k_->impl();
   return impl.template wrap<T>(impl.b.CreateLoad(type_of<T>(*impl.context), slot_));
 }
 
 template <typename T>
 void Var<T>::set(T value) const {
+  if (k_ == nullptr) {
+    if (value.k != nullptr) value.k->impl().fail("a Var was never made with var()");
+    return;
+  }
   auto& impl = k_->impl();
   impl.b.CreateStore(impl.use(value), slot_);
 }

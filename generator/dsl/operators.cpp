@@ -7,37 +7,40 @@
 #include "generator/dsl/impl.h"
 #include "generator/dsl/kernel_builder.h"
 #include "generator/dsl/value.h"
-#include "sagegen/error.h"
 
 namespace sagegen::dsl {
 namespace {
 
-KernelBuilder::Impl& builder_of(const ValueBase& operand) {
-  if (operand.k == nullptr) {
-    throw CodegenError("an operator was applied to a DSL value that was never given one");
-  }
-  return operand.k->impl();
-}
+using Impl = KernelBuilder::Impl;
 
-I32 constant(const ValueBase& like, std::int32_t value) {
-  builder_of(like);
-  return like.k->i32(value);
+// Applies `make` to the checked operands. Operators do not know their line in the template, so an empty
+// operand is reported by the builder of the other one, or passes on to the next verb, which knows.
+template <typename Result, typename Make>
+Result unary(const ValueBase& a, Make make) {
+  if (a.k == nullptr) return {};
+  Impl& impl = a.k->impl();
+  return impl.template wrap<Result>(make(impl, impl.use(a)));
 }
-F32 constant(const ValueBase& like, float value) {
-  builder_of(like);
-  return like.k->f32(value);
-}
-
-// Applies `make` to the checked operands of a binary operator.
 template <typename Result, typename Make>
 Result binary(const ValueBase& a, const ValueBase& b, Make make) {
-  auto& impl = builder_of(a.k != nullptr ? a : b);
+  KernelBuilder* k = a.k != nullptr ? a.k : b.k;
+  if (k == nullptr) return {};
+  Impl& impl = k->impl();
   llvm::Value* left = impl.use(a);
   llvm::Value* right = impl.use(b);
   return impl.template wrap<Result>(make(impl, left, right));
 }
 
-using Impl = KernelBuilder::Impl;
+// A constant for the builder of the other operand.
+I32 constant(const ValueBase& like, std::int32_t value) {
+  return like.k == nullptr ? I32{} : like.k->i32(value);
+}
+I64 constant(const ValueBase& like, std::int64_t value) {
+  return like.k == nullptr ? I64{} : like.k->i64(value);
+}
+F32 constant(const ValueBase& like, float value) {
+  return like.k == nullptr ? F32{} : like.k->f32(value);
+}
 
 // (x + c) + d is x + (c + d): the constant stays in one place, where address arithmetic finds it.
 llvm::Value* add(Impl& impl, llvm::Value* a, llvm::Value* b) {
@@ -126,8 +129,7 @@ Pred operator||(Pred a, Pred b) {
   });
 }
 Pred operator!(Pred a) {
-  auto& impl = builder_of(a);
-  return impl.wrap<Pred>(impl.b.CreateNot(impl.use(a)));
+  return unary<Pred>(a, [](Impl& impl, llvm::Value* x) { return impl.b.CreateNot(x); });
 }
 
 I64 operator+(I64 a, I64 b) {
@@ -140,9 +142,9 @@ I64 operator*(I64 a, I64 b) {
     return impl.b.CreateNSWMul(x, y);
   });
 }
-I64 operator*(I64 a, std::int64_t b) { return a * builder_of(a).owner.i64(b); }
+I64 operator*(I64 a, std::int64_t b) { return a * constant(a, b); }
 Pred operator==(I64 a, std::int64_t b) {
-  return binary<Pred>(a, builder_of(a).owner.i64(b), [](Impl& impl, llvm::Value* x, llvm::Value* y) {
+  return binary<Pred>(a, constant(a, b), [](Impl& impl, llvm::Value* x, llvm::Value* y) {
     return impl.b.CreateICmpEQ(x, y);
   });
 }
@@ -163,8 +165,7 @@ SAGEGEN_DSL_REAL(/, FDiv)
 #undef SAGEGEN_DSL_REAL
 
 F32 operator-(F32 a) {
-  auto& impl = builder_of(a);
-  return impl.wrap<F32>(impl.b.CreateFNeg(impl.use(a)));
+  return unary<F32>(a, [](Impl& impl, llvm::Value* x) { return impl.b.CreateFNeg(x); });
 }
 
 template <Space S>
@@ -191,8 +192,7 @@ Ptr<S> operator+(Ptr<S> p, I64 bytes) {
 
 template <Space S>
 Ptr<S> operator+(Ptr<S> p, std::int64_t bytes) {
-  auto& impl = builder_of(p);
-  return p + impl.owner.i64(bytes);
+  return p + constant(p, bytes);
 }
 
 template GlobalPtr operator+(GlobalPtr, I32);

@@ -301,18 +301,19 @@ void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int s
     load(k.i32(tile), buffers + static_cast<std::int64_t>(tile * stage_bytes));
   }
   run_prologue(k, stages - 1, steps);
-  const Var<I32> compute_offset = k.var(k.i32(0));
-  const Var<I32> load_offset = k.var(k.i32((stages - 1) * stage_bytes));
+  const Var<I32> stage_offset = k.var(k.i32(0));
   k.for_range(k.i32(0), tiles, 1, [&](I32 tile) {
+    const SharedPtr stage = buffers + stage_offset.get();
+    const I32 ahead = tile + (stages - 1);
+    I32 ahead_offset = stage_offset;
+    for (int i = 1; i < stages; ++i) ahead_offset = next_stage(ahead_offset);
     k.cp_async_wait(stages - 2);
     k.barrier();   // this tile is visible, and nobody reads the previous one any more
-    load(tile + (stages - 1), buffers + load_offset.get());
-    const SharedPtr stage = buffers + compute_offset.get();
+    load(ahead, buffers + ahead_offset);
     steps.scores(tile, stage);
     steps.softmax(tile);
     steps.values(tile, stage);
-    compute_offset = next_stage(compute_offset);
-    load_offset = next_stage(load_offset);
+    stage_offset = next_stage(stage_offset);
   });
 }
 
