@@ -44,6 +44,32 @@ void check_shared_memory(const Device& device, const std::string& entry, int dyn
                   entry, dynamic_smem, device.name(), device.compute_capability(), limit));
 }
 
+// Also makes the driver load the code now: with lazy loading the first launch would allocate, and a
+// stream that is being captured does not allow that.
+void check_threads(DriverApi& driver, FunctionHandle function, const std::string& entry,
+                   int threads) {
+  int limit = 0;
+  check(driver,
+        driver.function_attribute(&limit, FunctionAttribute::max_threads_per_block, function),
+        "cuFuncGetAttribute", entry);
+  if (threads <= limit) return;
+  throw SpecError(
+      fmt::format("kernel {}: it is launched with {} threads per block, and this device runs it "
+                  "with at most {}",
+                  entry, threads, limit));
+}
+
+// What to do about a failed load, where the result alone does not say it.
+std::string load_hint(DriverApi& driver, Result loaded) {
+  int version = 0;
+  if (loaded != Result::unsupported_ptx_version ||
+      driver.driver_version(&version) != Result::success) {
+    return {};
+  }
+  return fmt::format("\nThe PTX is newer than this driver (CUDA {}.{}): update the driver.",
+                     version / 1000, version % 1000 / 10);
+}
+
 }  // namespace
 
 struct Kernel::Impl {
@@ -72,10 +98,12 @@ Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& 
   in_context(device, [&](DriverApi& driver) {
     std::string log;
     const Result loaded = driver.module_load(&impl_->module, ptx.c_str(), &log);
+    if (loaded != Result::success) log += load_hint(driver, loaded);
     check(driver, loaded, "cuModuleLoadDataEx", "for kernel " + entry, log);
     check_parameters(ptx, entry, param_bytes);
     check(driver, driver.module_function(&impl_->function, impl_->module, entry.c_str()),
           "cuModuleGetFunction", entry);
+    check_threads(driver, impl_->function, entry, threads);
     if (dynamic_smem > kDynamicSmemWithoutOptIn) {
       check(driver,
             driver.function_set_attribute(

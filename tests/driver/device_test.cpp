@@ -208,6 +208,11 @@ TEST_CASE("PTX that does not fit the launch is refused") {
     CHECK_THROWS_WITH(Kernel(device, fake_ptx("k", 16), "k", 64, 1001, 16),
                       Contains("1001 bytes") && Contains("allows 1000"));
   }
+  SECTION("more threads than the device runs the kernel with") {
+    driver->set_threads_per_block(63);
+    CHECK_THROWS_WITH(Kernel(device, fake_ptx("k", 16), "k", 64, 0, 16),
+                      Contains("64 threads") && Contains("at most 63"));
+  }
   CHECK(driver->live() == std::vector<std::string>{"primary context"});
 }
 

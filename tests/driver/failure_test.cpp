@@ -133,3 +133,12 @@ TEST_CASE("the JIT's log is part of the error") {
       Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
       Contains("cuModuleLoadDataEx") && Contains("kernel k") && Contains("at line 7"));
 }
+
+TEST_CASE("PTX that is too new for the driver says so") {
+  const auto driver = std::make_shared<FakeDriver>();
+  const Device device(driver, 0);
+  driver->reject_ptx("ptxas fatal: unsupported .version 9.9", Result::unsupported_ptx_version);
+  CHECK_THROWS_WITH(
+      Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
+      Contains(".version 9.9") && Contains("CUDA 13.0") && Contains("update the driver"));
+}

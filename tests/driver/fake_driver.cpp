@@ -176,7 +176,7 @@ Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::strin
   FAKE_BEGIN("cuModuleLoadDataEx", Needs::context);
   if (!jit_log_.empty()) {
     *log = jit_log_;
-    return Result::invalid_ptx;
+    return jit_result_;
   }
   std::map<std::string, std::size_t> entries;
   const std::string text = ptx;
@@ -209,10 +209,11 @@ Result FakeDriver::module_function(FunctionHandle* function, ModuleHandle module
   return Result::success;
 }
 
-Result FakeDriver::function_attribute(int* value, FunctionAttribute, FunctionHandle function) {
+Result FakeDriver::function_attribute(int* value, FunctionAttribute attribute,
+                                      FunctionHandle function) {
   FAKE_BEGIN("cuFuncGetAttribute", Needs::context);
   if (functions_.count(number(function)) == 0) return Result::invalid_value;
-  *value = 42;
+  *value = attribute == FunctionAttribute::max_threads_per_block ? threads_per_block_ : 42;
   return Result::success;
 }
 

@@ -35,7 +35,12 @@ class FakeDriver final : public DriverApi {
   void set_devices(int count) { devices_ = count; }
   void set_compute_capability(int value) { compute_capability_ = value; }
   void set_smem_optin(int bytes) { smem_optin_ = bytes; }
-  void reject_ptx(const std::string& log) { jit_log_ = log; }  // module_load fails with this log
+  void set_threads_per_block(int limit) { threads_per_block_ = limit; }
+  // module_load fails with this log and result.
+  void reject_ptx(const std::string& log, Result result = Result::invalid_ptx) {
+    jit_log_ = log;
+    jit_result_ = result;
+  }
   int call_count() const { return static_cast<int>(calls_.size()); }
   const std::vector<std::string>& calls() const { return calls_; }  // names as in cuda.h
   const std::vector<FakeLaunch>& launches() const { return launches_; }
@@ -104,7 +109,9 @@ class FakeDriver final : public DriverApi {
   int devices_ = 1;
   int compute_capability_ = 89;
   int smem_optin_ = 101376;
+  int threads_per_block_ = 1024;
   std::string jit_log_;
+  Result jit_result_ = Result::invalid_ptx;
   int failing_call_ = 0;
   Result failure_ = Result::success;
   std::vector<std::string> calls_;

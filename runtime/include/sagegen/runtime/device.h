@@ -122,9 +122,9 @@ class Event {
 // checked against the kernel's declaration in the PTX when the module is loaded.
 class Kernel {
  public:
-  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log,
-  // or SpecError if the entry does not take one block of `param_bytes` bytes or the device has less
-  // shared memory than asked for.
+  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log, or
+  // SpecError if the entry does not take one block of `param_bytes` bytes or the device cannot run it
+  // with so much shared memory or so many threads.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
          int dynamic_smem, std::size_t param_bytes);
   ~Kernel();
