@@ -294,7 +294,7 @@ TEST_CASE("modules that do not load say why in the log") {
     CHECK(got == result);
     CHECK_THAT(log, Contains(words));
   };
-  expect("hello", Result::invalid_ptx, "line 1: expected .version, found 'hello'");
+  expect("hello", Result::invalid_ptx, "line 1: expected .version at the start of a module, found 'hello'");
   expect("", Result::invalid_ptx, "line 1: expected .version");
   expect(broken_module("frobnicate.b32 %r1, %r2;"), Result::invalid_ptx, "line 6: ");
   expect(broken_module("frobnicate.b32 %r1, %r2;"), Result::invalid_ptx, "frobnicate");

@@ -33,6 +33,8 @@ struct EmulatorOptions {
   AsyncPolicy async = AsyncPolicy::late;
   std::uint64_t seed = 0;
   int threads = 0;               // host threads, one CTA each; 0: as many as the machine has
+  // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
+  std::uint64_t instruction_limit = 500'000'000;
 };
 
 // One report of a check. Addresses and lanes are decimal or hex as a person would want them.
