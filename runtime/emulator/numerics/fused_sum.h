@@ -94,8 +94,10 @@ constexpr std::optional<FusedRule> fused_rule(Profile profile, const MmaShape& s
     }
     case Profile::sm_90:
       return FusedRule{.fraction_bits = 25, .chain = fp8 ? Chain::emulated : Chain::one_block};
-    case Profile::sm_120: return FusedRule{.fraction_bits = 25};
-    case Profile::ideal: return FusedRule{.exact = true};
+    case Profile::sm_120:
+      return FusedRule{.fraction_bits = 25};
+    case Profile::ideal:
+      return FusedRule{.exact = true};
   }
   return std::nullopt;
 }

@@ -28,7 +28,7 @@ bool all_zero(const tile::VecI& lanes) {
 
 void unpack(const Kernels& kernels, const MmaShape& shape, const MmaRegisters& registers,
             Operands& out) {
-  const int halves = shape.k * bits_of(shape.a) / 128;   // registers along k
+  const int halves = shape.k * bits_of(shape.a) / 128;  // registers along k
   kernels.unpack_rows[static_cast<int>(shape.a)](registers.a, halves, out);
   kernels.unpack_columns[static_cast<int>(shape.b)](registers.b, halves, out);
 }
@@ -38,7 +38,8 @@ void unpack(const Kernels& kernels, const MmaShape& shape, const MmaRegisters& r
 constexpr auto kShapes = [] {
   std::array<MmaShape, 54> shapes{};
   std::size_t n = 0;
-  for (const auto& [first, second] : {std::pair{MmaType::s8, MmaType::u8}, {MmaType::s4, MmaType::u4}}) {
+  for (const auto& [first, second] :
+       {std::pair{MmaType::s8, MmaType::u8}, {MmaType::s4, MmaType::u4}}) {
     for (const MmaType a : {first, second}) {
       for (const MmaType b : {first, second}) {
         for (const int k : {128 / bits_of(a), 256 / bits_of(a)}) {
@@ -97,16 +98,23 @@ using Routines = std::array<MmaFunction, kShapes.size()>;
 template <Profile kProfile>
 constexpr Routines kRoutines = []<std::size_t... kIndices>(std::index_sequence<kIndices...>) {
   return Routines{routine<kProfile, kIndices>()...};
-}(std::make_index_sequence<kShapes.size()>());
+}
+(std::make_index_sequence<kShapes.size()>());
 
 const Routines& routines_of(Profile profile) {
   switch (profile) {
-    case Profile::sm_80: return kRoutines<Profile::sm_80>;
-    case Profile::sm_86: return kRoutines<Profile::sm_86>;
-    case Profile::sm_89: return kRoutines<Profile::sm_89>;
-    case Profile::sm_90: return kRoutines<Profile::sm_90>;
-    case Profile::sm_120: return kRoutines<Profile::sm_120>;
-    case Profile::ideal: break;
+    case Profile::sm_80:
+      return kRoutines<Profile::sm_80>;
+    case Profile::sm_86:
+      return kRoutines<Profile::sm_86>;
+    case Profile::sm_89:
+      return kRoutines<Profile::sm_89>;
+    case Profile::sm_90:
+      return kRoutines<Profile::sm_90>;
+    case Profile::sm_120:
+      return kRoutines<Profile::sm_120>;
+    case Profile::ideal:
+      break;
   }
   return kRoutines<Profile::ideal>;
 }
@@ -142,7 +150,9 @@ bool fused_mma_fast(const Kernels& kernels, const MmaShape& shape, const FusedRu
     auto* const sum = kernels.fused_block[static_cast<int>(precision)][f16];
     const int half = depth / 2;
     switch (rule.chain) {
-      case Chain::one_block: sum(operands, {0, depth, depth, depth}, c); break;
+      case Chain::one_block:
+        sum(operands, {0, depth, depth, depth}, c);
+        break;
       case Chain::halves:
         sum(operands, {0, half, half, half}, c);
         sum(operands, {half, depth, half, half}, c);

@@ -17,7 +17,7 @@ using VecF [[gnu::vector_size(64)]] = float;
 using VecI [[gnu::vector_size(64)]] = std::int32_t;
 using VecU [[gnu::vector_size(64)]] = std::uint32_t;
 
-using VecD [[gnu::vector_size(64)]] = double;   // half of the rows
+using VecD [[gnu::vector_size(64)]] = double;  // half of the rows
 
 struct Operands {
   VecF a[kMaxDepth];

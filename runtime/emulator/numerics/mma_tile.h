@@ -29,13 +29,11 @@ inline void power_of_two(const VecI& exponent, VecF& out) {
 }
 
 inline void widen(const VecF& value, VecD (&out)[2]) {
-  float half[2][kRows / 2];
+  using Half [[gnu::vector_size(32)]] = float;
+  Half half[2];
   std::memcpy(half, &value, sizeof(half));
-  for (int n = 0; n < 2; ++n) {
-    for (int i = 0; i < kRows / 2; ++i) {
-      out[n][i] = half[n][i];
-    }
-  }
+  out[0] = __builtin_convertvector(half[0], VecD);
+  out[1] = __builtin_convertvector(half[1], VecD);
 }
 
 // Element e of each word as value and exponent; kNoExponent for zeros.
@@ -78,48 +76,49 @@ inline void decode_integer(const VecU& words, int e, VecF& value) {
 
 // The words of two registers by position in their four-lane groups: out[t] has word t of each group, the
 // eight of `low` (rows or columns 0-7) before the eight of `high`. This and scatter are transpositions.
-inline void gather(const std::uint32_t (&low)[32], const std::uint32_t (&high)[32], VecU (&out)[4]) {
+inline void gather(const std::uint32_t (&low)[32], const std::uint32_t (&high)[32],
+                   VecU (&out)[4]) {
   VecU half[4];
   std::memcpy(&half[0], low, sizeof(low));
   std::memcpy(&half[2], high, sizeof(high));
-  VecU pairs[2][2];   // [t / 2][low or high]: eight groups' word t, then their word t + 1
+  VecU pairs[2][2];  // [t / 2][low or high]: eight groups' word t, then their word t + 1
   for (int side = 0; side < 2; ++side) {
     const VecU& first = half[2 * side];
     const VecU& second = half[2 * side + 1];
-    pairs[0][side] = __builtin_shufflevector(first, second, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17,
-                                             21, 25, 29);
-    pairs[1][side] = __builtin_shufflevector(first, second, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15,
-                                             19, 23, 27, 31);
+    pairs[0][side] = __builtin_shufflevector(first, second, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9,
+                                             13, 17, 21, 25, 29);
+    pairs[1][side] = __builtin_shufflevector(first, second, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11,
+                                             15, 19, 23, 27, 31);
   }
   for (int pair = 0; pair < 2; ++pair) {
     const VecU& first = pairs[pair][0];
     const VecU& second = pairs[pair][1];
-    out[2 * pair] = __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
-                                            22, 23);
-    out[2 * pair + 1] = __builtin_shufflevector(first, second, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26,
-                                                27, 28, 29, 30, 31);
+    out[2 * pair] = __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19,
+                                            20, 21, 22, 23);
+    out[2 * pair + 1] = __builtin_shufflevector(first, second, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25,
+                                                26, 27, 28, 29, 30, 31);
   }
 }
 
 // The inverse of gather.
 inline void scatter(const VecU (&in)[4], std::uint32_t (&low)[32], std::uint32_t (&high)[32]) {
-  VecU pairs[2][2];   // [t / 2][low or high]: word t and t + 1 of each of eight groups in turn
+  VecU pairs[2][2];  // [t / 2][low or high]: word t and t + 1 of each of eight groups in turn
   for (int pair = 0; pair < 2; ++pair) {
     const VecU& even = in[2 * pair];
     const VecU& odd = in[2 * pair + 1];
-    pairs[pair][0] = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
-                                             23);
-    pairs[pair][1] = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
-                                             30, 15, 31);
+    pairs[pair][0] =
+        __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    pairs[pair][1] = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+                                             29, 14, 30, 15, 31);
   }
   VecU half[4];
   for (int side = 0; side < 2; ++side) {
     const VecU& first = pairs[0][side];
     const VecU& second = pairs[1][side];
-    half[2 * side] = __builtin_shufflevector(first, second, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7,
-                                             22, 23);
-    half[2 * side + 1] = __builtin_shufflevector(first, second, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28,
-                                                 29, 14, 15, 30, 31);
+    half[2 * side] = __builtin_shufflevector(first, second, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20,
+                                             21, 6, 7, 22, 23);
+    half[2 * side + 1] = __builtin_shufflevector(first, second, 8, 9, 24, 25, 10, 11, 26, 27, 12,
+                                                 13, 28, 29, 14, 15, 30, 31);
   }
   std::memcpy(low, &half[0], sizeof(low));
   std::memcpy(high, &half[2], sizeof(high));
@@ -144,6 +143,13 @@ inline void unpack_rows(const std::uint32_t (&a)[4][32], int halves, Operands& o
   }
 }
 
+// The lower eight lanes to one place, the upper eight to another.
+inline void split(const auto& vector, auto& low, auto& high) {
+  static_assert(sizeof(vector) == 2 * sizeof(low) && sizeof(low) == sizeof(high));
+  std::memcpy(&low, &vector, sizeof(low));
+  std::memcpy(&high, reinterpret_cast<const char*>(&vector) + sizeof(low), sizeof(high));
+}
+
 // Both halves of k at once: columns of the first register in lanes 0-7, of the second in lanes 8-15.
 template <MmaType kType>
 inline void unpack_columns(const std::uint32_t (&b)[2][32], int halves, Operands& out) {
@@ -153,18 +159,16 @@ inline void unpack_columns(const std::uint32_t (&b)[2][32], int halves, Operands
   for (int t = 0; t < 4; ++t) {
     for (int e = 0; e < kPerWord; ++e) {
       const int k = t * kPerWord + e;
+      const int k_high = k + 4 * kPerWord;
       VecF value;
       if constexpr (is_integer(kType)) {
         decode_integer<kType>(words[t], e, value);
       } else {
         VecI exponent;
         decode_float<kType>(words[t], e, value, exponent, out.wild);
-        std::memcpy(out.b_exponent[k], &exponent, sizeof(exponent) / 2);
-        std::memcpy(out.b_exponent[k + 4 * kPerWord], reinterpret_cast<const char*>(&exponent) + 32,
-                    32);
+        split(exponent, out.b_exponent[k], out.b_exponent[k_high]);
       }
-      std::memcpy(out.b[k], &value, sizeof(value) / 2);
-      std::memcpy(out.b[k + 4 * kPerWord], reinterpret_cast<const char*>(&value) + 32, 32);
+      split(value, out.b[k], out.b[k_high]);
     }
   }
 }
@@ -414,9 +418,9 @@ inline int span_of_sums(const Operands& operands, int depth, int product_fractio
     a_high = high[i] > a_high ? high[i] : a_high;
   }
   if (a_high == kNoExponent || b_high == kNoExponent) {
-    return 0;   // all products are zero
+    return 0;  // all products are zero
   }
-  const int carry = std::bit_width(static_cast<unsigned>(depth)) + 1;   // each product is below 4
+  const int carry = std::bit_width(static_cast<unsigned>(depth)) + 1;  // each product is below 4
   return (a_high - a_low) + (b_high - b_low) + product_fraction_bits + carry;
 }
 
@@ -438,29 +442,39 @@ inline double round_to_odd(double sum, double rest) {
   return std::bit_cast<double>(adjust ? moved : bits);
 }
 
+// Sums of products of one column, exact as sum + rest; kShort: a single double holds them.
+template <bool kShort>
+inline void sum_products(const Operands& operands, int depth, int j, VecD (&sum)[2],
+                         VecD (&rest)[2]) {
+  for (int k = 0; k < depth; ++k) {
+    VecD a[2];
+    widen(operands.a[k], a);
+    const VecD b = VecD{} + static_cast<double>(operands.b[k][j]);
+    for (int n = 0; n < 2; ++n) {
+      if constexpr (kShort) {
+        sum[n] += a[n] * b;
+      } else {
+        add_exactly(sum[n], a[n] * b, rest[n]);
+      }
+    }
+  }
+}
+
 // All of k and C exactly, one rounding. False where the products span more than two doubles hold.
 template <bool kF16>
 inline bool exact_sum(const Operands& operands, int depth, int product_fraction_bits,
                       Accumulators& accumulators) {
   const int span = span_of_sums(operands, depth, product_fraction_bits);
-  if (span > 96) {   // the losses, each a multiple of the lowest bit, would not fit `rest`
+  if (span > 96) {  // the losses, each a multiple of the lowest bit, would not fit `rest`
     return false;
   }
   for (int j = 0; j < kColumns; ++j) {
-    VecD sum[2] = {}, rest[2] = {};
-    for (int k = 0; k < depth; ++k) {
-      VecD a[2];
-      widen(operands.a[k], a);
-      const VecD b = VecD{} + operands.b[k][j];
-      for (int n = 0; n < 2; ++n) {
-        if (span <= 53) {
-          sum[n] += a[n] * b;
-        } else {
-          add_exactly(sum[n], a[n] * b, rest[n]);
-        }
-      }
+    VecD sum[2] = {}, rest[2] = {}, c[2];
+    if (span <= 53) {
+      sum_products<true>(operands, depth, j, sum, rest);
+    } else {
+      sum_products<false>(operands, depth, j, sum, rest);
     }
-    VecD c[2];
     widen(accumulators.value[j], c);
     alignas(64) float result[kRows];
     for (int n = 0; n < 2; ++n) {
@@ -471,9 +485,12 @@ inline bool exact_sum(const Operands& operands, int depth, int product_fraction_
       lost = VecD{};
       add_exactly(sum[n], rest[n], lost);
       lost += tiny;
+      alignas(64) double total[kRows / 2], missing[kRows / 2];
+      std::memcpy(total, &sum[n], sizeof(total));
+      std::memcpy(missing, &lost, sizeof(missing));
       for (int i = 0; i < kRows / 2; ++i) {
-        const double total = round_to_odd(sum[n][i], lost[i]);
-        result[n * (kRows / 2) + i] = static_cast<float>(kF16 ? nearest_f16(total) : total);
+        const double odd = round_to_odd(total[i], missing[i]);
+        result[n * (kRows / 2) + i] = static_cast<float>(kF16 ? nearest_f16(odd) : odd);
       }
     }
     std::memcpy(&accumulators.value[j], result, sizeof(result));
