@@ -8,19 +8,30 @@ namespace sagegen::dsl {
 
 namespace {
 
-// Lane -> row and chunk that its ldmatrix address names, for the two orders of the four matrices.
-// walk_16x2: rows 0-7 then 8-15 of chunk 0, the same of chunk 1. walk_8x4: rows 0-7 of chunks 0 to 3.
+// Row and chunk that a lane's ldmatrix address names, by the order of the four matrices of 8 rows:
+// walk_rows: rows 0-7 then 8-15 of chunk 0, the same of chunk 1. walk_columns: chunks 0 and 1 of rows 0-7,
+// the same of rows 8-15.
 struct MatrixWalk {
   I32 row;
   I32 chunk;
 };
-MatrixWalk walk_16x2(KernelBuilder& k) {
+MatrixWalk walk_rows(KernelBuilder& k) {
   const I32 lane = k.lane_idx();
   return {.row = lane % 16, .chunk = lane / 16};
 }
-MatrixWalk walk_8x4(KernelBuilder& k) {
+MatrixWalk walk_columns(KernelBuilder& k) {
   const I32 lane = k.lane_idx();
-  return {.row = lane % 8, .chunk = lane / 8};
+  return {.row = lane / 16 * 8 + lane % 8, .chunk = lane / 8 % 2};
+}
+
+// For the even and the odd pair of chunks of a 64-byte panel.
+std::array<I32, 2> lane_offsets(const TileLayout& layout, const MatrixWalk& walk) {
+  return {layout.offset(walk.row, walk.chunk), layout.offset(walk.row, walk.chunk + 2)};
+}
+
+// Fragments of two column blocks of a B operand.
+std::array<MmaB, 2> two_columns(const std::array<I32, 4>& m) {
+  return {MmaB{m[0], m[1]}, MmaB{m[2], m[3]}};
 }
 
 SharedPtr address(const SharedTile& tile, I32 lane_offset, int row, int chunk) {
@@ -104,7 +115,7 @@ void store_tile(KernelBuilder& k, const SharedTile& from, int threads, GlobalPtr
 
 OperandA::OperandA(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
   require_panels(layout, kPanelBytes);
-  const MatrixWalk walk = walk_16x2(k);
+  const MatrixWalk walk = walk_rows(k);
   lane_offset_ = layout.offset(walk.row, walk.chunk);
 }
 
@@ -114,49 +125,40 @@ MmaA OperandA::load(const SharedTile& tile, int row_block, int k_step) const {
 
 OperandB::OperandB(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
   require_panels(layout, kPanelBytes);
-  const MatrixWalk walk = walk_8x4(k);
-  lane_offset_ = layout.offset(walk.row, walk.chunk);
+  lane_offset_ = lane_offsets(layout, walk_columns(k));
 }
 
-std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_block, int k_pair) const {
-  const auto m =
-      k_->ldmatrix_x4(address(tile, lane_offset_, 8 * column_block, 4 * k_pair), Transpose::no);
-  return {MmaB{m[0], m[1]}, MmaB{m[2], m[3]}};
+std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_pair, int k_step) const {
+  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % 2)];
+  return two_columns(
+      k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, k_step / 2 * 4), Transpose::no));
 }
 
 TileLayout OperandV::layout(DType type, int keys, int channels) {
-  if (type == DType::e4m3) return {.rows = channels, .row_bytes = keys, .panel_bytes = 64};
-  return {.rows = keys, .row_bytes = 2 * channels, .panel_bytes = 64};
+  if (type == DType::e4m3) return {.rows = channels, .row_bytes = keys, .panel_bytes = kPanelBytes};
+  return {.rows = keys, .row_bytes = 2 * channels, .panel_bytes = kPanelBytes};
 }
 
 OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout) : k_(&k), type_(type) {
-  require_panels(layout, 64);
-  for (int parity = 0; parity < 2; ++parity) {
-    const MatrixWalk walk = type == DType::e4m3 ? walk_8x4(k) : walk_16x2(k);
-    const int first_chunk = type == DType::e4m3 ? 0 : 2 * parity;
-    lane_offset_[static_cast<std::size_t>(parity)] = layout.offset(walk.row, walk.chunk + first_chunk);
-  }
+  require_panels(layout, kPanelBytes);
+  const MatrixWalk walk = type == DType::e4m3 ? walk_columns(k) : walk_rows(k);
+  lane_offset_ = lane_offsets(layout, walk);
 }
 
 std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice) const {
-  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(slice % 2)];
   std::vector<std::array<MmaB, 2>> steps;
+  const auto add = [&](int parity, int row, int panel, Transpose transpose) {
+    const I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
+    steps.push_back(two_columns(k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
+  };
   if (type_ == DType::e4m3) {
-    steps.resize(static_cast<std::size_t>(tile.layout.row_bytes / 32));
-    for (std::size_t block = 0; block < 2; ++block) {
-      for (std::size_t step = 0; step < steps.size(); step += 2) {
-        const auto m = k_->ldmatrix_x4(address(tile, lane_offset, 16 * slice + 8 * static_cast<int>(block),
-                                               2 * static_cast<int>(step)),
-                                       Transpose::no);
-        steps[step][block] = {m[0], m[1]};
-        steps[step + 1][block] = {m[2], m[3]};
-      }
+    const int key_steps = tile.layout.row_bytes / 32;
+    for (int step = 0; step < key_steps; ++step) {
+      add(step % 2, kChannels * slice, step / 2, Transpose::no);
     }
   } else {
-    for (int row = 0; row < tile.layout.rows; row += 16) {
-      const auto m = k_->ldmatrix_x4(address(tile, lane_offset, row, slice / 2 * 4), Transpose::yes);
-      steps.push_back({MmaB{m[0], m[1]}, MmaB{m[2], m[3]}});
-    }
+    const int key_steps = tile.layout.rows / 16;
+    for (int step = 0; step < key_steps; ++step) add(slice % 2, 16 * step, slice / 2, Transpose::yes);
   }
   return steps;
 }

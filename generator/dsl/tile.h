@@ -105,18 +105,19 @@ class OperandB {
  public:
   static constexpr int kPanelBytes = 64;
   OperandB(KernelBuilder& k, const TileLayout& layout);
-  // Columns 8 column_block .. +7; two k steps, k elements 64 k_pair .. +63.
-  std::array<MmaB, 2> load(const SharedTile& tile, int column_block, int k_pair) const;
+  // Two column blocks, columns 16 column_pair .. +15; k elements 32 k_step .. +31.
+  std::array<MmaB, 2> load(const SharedTile& tile, int column_pair, int k_step) const;
 
  private:
   KernelBuilder* k_;
-  I32 lane_offset_;
+  std::array<I32, 2> lane_offset_;   // of even and odd k steps
 };
 
 // B operand of P V for either type of V. FP8 values lie channel-major (rows are channels, bytes run along
 // the keys), FP16 values key-major (rows are keys). Panels of 64 bytes.
 class OperandV {
  public:
+  static constexpr int kPanelBytes = 64;
   static constexpr int kChannels = 16;   // of one slice: two column blocks
   static TileLayout layout(DType type, int keys, int channels);
   OperandV(KernelBuilder& k, DType type, const TileLayout& layout);
@@ -126,7 +127,7 @@ class OperandV {
  private:
   KernelBuilder* k_;
   DType type_;
-  std::array<I32, 2> lane_offset_;   // of even and odd slices
+  std::array<I32, 2> lane_offset_;   // of even and odd k steps (FP8) or slices (FP16)
 };
 
 // ---- accumulators -------------------------------------------------------------------------------

@@ -150,14 +150,14 @@ Attention::Operands Attention::query_operands(int k_step) const {
 
 void Attention::quantized_qk(SharedPtr stage) {
   scores_ = Accumulator(plan_.warp_rows, plan_.cta_k, k_.i32(kScoreBiasBits));
-  for (int k_pair = 0; k_pair < plan_.head_dim / 64; ++k_pair) {
-    const std::array q = {query_operands(2 * k_pair), query_operands(2 * k_pair + 1)};
-    for (int column = 0; column < scores_.column_blocks(); ++column) {
-      const std::array<MmaB, 2> key = k_operand_.load(keys(stage), column, k_pair);
-      for (int step = 0; step < 2; ++step) {
+  for (int step = 0; step < plan_.head_dim / 32; ++step) {
+    const Operands q = query_operands(step);
+    for (int pair = 0; pair < scores_.column_blocks() / 2; ++pair) {
+      const std::array<MmaB, 2> key = k_operand_.load(keys(stage), pair, step);
+      for (int half = 0; half < 2; ++half) {
         for (int row = 0; row < scores_.row_blocks(); ++row) {
-          MmaC& score = scores_.block(row, column);
-          score = k_.mma(Mma::s8, q[step][row], key[step], score);
+          MmaC& score = scores_.block(row, 2 * pair + half);
+          score = k_.mma(Mma::s8, q[row], key[half], score);
         }
       }
     }
@@ -202,7 +202,7 @@ void Attention::online_softmax(I32 tile) {
     }
     maximum_[row] = maximum;
     sum_[row] = sum;
-    rescale_.push_back(rescale);
+    rescale_.push_back(k_.max(rescale, -sum));
   }
 }
 
