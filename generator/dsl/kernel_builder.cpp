@@ -188,17 +188,19 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
   llvm::BasicBlock* guard = b.GetInsertBlock();
   llvm::BasicBlock* preheader = impl_->new_block();
   llvm::BasicBlock* loop = impl_->new_block();
+  // A slot, not a phi: the folder would take a phi whose back edge is still missing for its first value.
+  llvm::AllocaInst* counter = impl_->slot(b.getInt32Ty());
   b.SetInsertPoint(preheader);
+  b.CreateStore(first, counter);
   b.CreateBr(loop);
   b.SetInsertPoint(loop);
-  llvm::PHINode* index = b.CreatePHI(b.getInt32Ty(), 2);
-  index->addIncoming(first, preheader);
+  llvm::Value* index = b.CreateLoad(b.getInt32Ty(), counter);
   llvm::Value* again = nullptr;
   impl_->in_scope([&] {
     body(impl_->wrap<I32>(index));
     impl_->at(loc);
     llvm::Value* next = b.CreateNSWAdd(index, b.getInt32(step));
-    index->addIncoming(next, b.GetInsertBlock());
+    b.CreateStore(next, counter);
     again = b.CreateICmpSLT(next, limit);
   });
   llvm::BasicBlock* after = impl_->new_block();
