@@ -164,14 +164,21 @@ void Attention::quantized_qk(SharedPtr stage) {
   }
 }
 
-// All queries of the block see all keys of the tiles before the first masked one.
+// All queries of the block see all keys of the tiles before the first masked one. Distances are taken
+// from the tile, so that nothing of this stays in registers outside the branch.
 void Attention::mask_scores(I32 tile) {
   const I32 first_masked_tile = visible_keys(at_.first_query) / plan_.cta_k;
-  std::vector<I32> visible(scores_.lane_rows());   // by row, counted from the lane's first key
+  I32 keys_left, diagonal;        // of the lane's first query, from its first key on
+  std::vector<I32> visible(scores_.lane_rows());
   scores_.update_if(k_, tile >= first_masked_tile, [&](int row, int column, I32 score) {
+    if (row == 0 && column == 0) {
+      const I32 first_key = tile * plan_.cta_k + 2 * at_.lane_quad;
+      keys_left = p_(&AttentionParams::kv_len) - first_key;
+      diagonal = at_.lane_query - first_key + (p_(&AttentionParams::causal_offset) + 1);
+    }
     if (column == 0) {
-      const I32 query = at_.first_query + at_.warp_row + at_.lane_row + Accumulator::tile_row(row);
-      visible[row] = visible_keys(query) - tile * plan_.cta_k - 2 * at_.lane_quad;
+      const I32 up_to_diagonal = diagonal + Accumulator::tile_row(row);
+      visible[row] = plan_.causal ? k_.min(keys_left, up_to_diagonal) : keys_left;
     }
     const Pred hidden = visible[row] <= Accumulator::tile_column(column);
     return k_.select(hidden, k_.as_bits(k_.f32(kMasked)), score);
@@ -258,7 +265,7 @@ void Attention::write_lse(const std::vector<F32>& sum) const {
   const I64 head = k_.to_i64(at_.q_index);
   k_.if_(!k_.is_null(lse), [&] {
     for (int row = 0; row < o_.lane_rows(); ++row) {
-      const I32 query = at_.first_query + at_.warp_row + at_.lane_row + Accumulator::tile_row(row);
+      const I32 query = at_.lane_query + Accumulator::tile_row(row);
       const I32 q_len = p_(&AttentionParams::q_len), q_rows = p_(&AttentionParams::q_len_padded);
       const auto of_query = [&](GlobalPtr base, I32 rows) {
         return base + (head * k_.to_i64(rows) + k_.to_i64(query)) * sizeof(float);

@@ -56,6 +56,7 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
   warp_row = k.warp_idx() * plan.warp_rows;
   lane_row = dsl::lane_row(k);
   lane_quad = dsl::lane_quad(k);
+  lane_query = first_query + warp_row + lane_row;
 }
 
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,

@@ -32,6 +32,7 @@ struct AttentionPosition {
   dsl::I32 first_query;   // of the block
   dsl::I32 warp_row;      // first row of the warp in the block
   dsl::I32 lane_row, lane_quad;
+  dsl::I32 lane_query;    // of the first row that the lane holds
 };
 
 // Codes and scales of the block's queries and of its head's keys and values.
