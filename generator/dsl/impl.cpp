@@ -161,10 +161,11 @@ llvm::Value* KernelBuilder::Impl::parameter(std::size_t byte, llvm::Type* type, 
   if (value == nullptr) {
     llvm::Value* address = entry_builder.CreateConstInBoundsGEP1_64(
         entry_builder.getInt8Ty(), function->getArg(0), byte);
-    value = type->isPointerTy()
-                ? entry_builder.CreateIntToPtr(
-                      entry_builder.CreateAlignedLoad(entry_builder.getInt64Ty(), address, align), type)
-                : entry_builder.CreateAlignedLoad(type, address, align);
+    llvm::Type* stored = type->isPointerTy() ? entry_builder.getInt64Ty() : type;
+    value = entry_builder.CreateAlignedLoad(stored, address, align);
+    // Else a select of two parameters would turn into a load from a selected address.
+    value = entry_builder.CreateFreeze(value);
+    if (type->isPointerTy()) value = entry_builder.CreateIntToPtr(value, type);
   }
   return value;
 }
