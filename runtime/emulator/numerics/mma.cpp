@@ -1,6 +1,5 @@
 // The routine of a shape on a device: which fused sums it makes, in which order.
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "runtime/emulator/numerics/fused_sum.h"
@@ -14,17 +13,6 @@ using tile::Accumulators;
 using tile::Kernels;
 using tile::Operands;
 using tile::Precision;
-
-bool all_zero(const tile::VecI& lanes) {
-  std::uint64_t words[8];
-  static_assert(sizeof(words) == sizeof(lanes));
-  std::memcpy(words, &lanes, sizeof(words));
-  std::uint64_t any = 0;
-  for (const std::uint64_t word : words) {
-    any |= word;
-  }
-  return any == 0;
-}
 
 void unpack(const Kernels& kernels, const MmaShape& shape, const MmaRegisters& registers,
             Operands& out) {
@@ -135,7 +123,7 @@ bool fused_mma_fast(const Kernels& kernels, const MmaShape& shape, const FusedRu
   Accumulators c;
   unpack(kernels, shape, registers, operands);
   kernels.load[rule.exact ? 1 : 0][f16](registers, c);
-  if (!all_zero(operands.wild | c.wild)) {
+  if (operands.wild || c.wild) {
     return false;
   }
   if (rule.exact) {
@@ -166,7 +154,7 @@ bool fused_mma_fast(const Kernels& kernels, const MmaShape& shape, const FusedRu
       }
     }
   }
-  if (!all_zero(c.wild)) {
+  if (c.wild) {
     return false;
   }
   kernels.store[f16](c, registers);

@@ -14,6 +14,11 @@
 #else
 #pragma GCC target("avx2")
 #endif
+namespace sagegen::emulator::tile {
+namespace {
+constexpr int kLanes = 8;
+}
+}  // namespace sagegen::emulator::tile
 #include "runtime/emulator/numerics/mma_tile.h"
 
 namespace sagegen::emulator::tile {

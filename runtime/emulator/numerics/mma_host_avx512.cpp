@@ -15,6 +15,11 @@
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
+namespace sagegen::emulator::tile {
+namespace {
+constexpr int kLanes = 16;
+}
+}  // namespace sagegen::emulator::tile
 #include "runtime/emulator/numerics/mma_tile.h"
 
 namespace sagegen::emulator::tile {

@@ -1,4 +1,9 @@
 // The mma kernels for the instruction set of the build.
+namespace sagegen::emulator::tile {
+namespace {
+constexpr int kLanes = 4;
+}
+}  // namespace sagegen::emulator::tile
 #include "runtime/emulator/numerics/mma_tile.h"
 
 namespace sagegen::emulator::tile {

@@ -12,24 +12,19 @@ constexpr int kRows = 16, kColumns = 8, kMaxDepth = 64;
 constexpr std::int32_t kNoExponent =
     -(1 << 20);  // of a zero: loses every maximum, also when doubled
 
-// One lane per row of the tile. GNU vectors: wider than a host's registers they become several.
-using VecF [[gnu::vector_size(64)]] = float;
-using VecI [[gnu::vector_size(64)]] = std::int32_t;
-using VecU [[gnu::vector_size(64)]] = std::uint32_t;
-
-using VecD [[gnu::vector_size(64)]] = double;  // half of the rows
-
-struct Operands {
-  VecF a[kMaxDepth];
-  VecI a_exponent[kMaxDepth];
-  alignas(64) float b[kMaxDepth][kColumns];
-  alignas(64) std::int32_t b_exponent[kMaxDepth][kColumns];
-  VecI wild{};  // a nonzero lane: some operand is outside what the fast arithmetic takes
+// Operands as numbers; the inner index runs over rows of A and columns of B. Exponents are those of the
+// unnormalised significands, for floating-point types only.
+struct alignas(64) Operands {
+  float a[kMaxDepth][kRows];
+  std::int32_t a_exponent[kMaxDepth][kRows];
+  float b[kMaxDepth][kColumns];
+  std::int32_t b_exponent[kMaxDepth][kColumns];
+  bool wild = false;  // some operand is outside what the fast arithmetic takes
 };
 
-struct Accumulators {
-  VecF value[kColumns];
-  VecI wild{};
+struct alignas(64) Accumulators {
+  float value[kColumns][kRows];
+  bool wild = false;
 };
 
 // Elements of k of one fused sum: runs of `run` consecutive ones, every `stride`, from `first` below `end`.
