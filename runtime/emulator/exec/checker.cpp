@@ -1,0 +1,174 @@
+#include "runtime/emulator/exec/checker.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace sagegen::emulator {
+namespace {
+
+const char* past_tense(AccessKind kind) {
+  switch (kind) {
+    case AccessKind::read: return "read";
+    case AccessKind::write: return "wrote";
+    case AccessKind::strong_read: return "read (volatile)";
+    case AccessKind::strong_write: break;
+  }
+  return "updated atomically";
+}
+
+bool all_equal(const std::uint8_t* bytes, std::uint32_t count, std::uint8_t value) {
+  std::uint8_t difference = 0;
+  for (std::uint32_t i = 0; i < count; ++i) difference |= bytes[i] ^ value;
+  return difference == 0;
+}
+
+std::string name_address(const Target& target) {
+  return target.space == Space::shared ? fmt::format("shared address {:#x}", target.address)
+                                       : fmt::format("address {:#x}", target.address);
+}
+
+}  // namespace
+
+Checker::Checker(const Cta& cta, GlobalRaces& global)
+    : cta_(cta),
+      global_(global),
+      races_(static_cast<int>(cta.warps.size()), cta.shared_end),
+      shared_state_(cta.shared_end + 4, 0),
+      copy_op_(cta.shared_end / 4 + 1, 0) {}
+
+bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target,
+                   std::uint32_t bytes, AccessKind kind) {
+  switch (target.space) {
+    case Space::shared: {
+      const std::uint8_t* state = shared_state_.data() + target.address;
+      bool defined = all_equal(state, bytes, kDefined);
+      if (!defined) require_landed(w, op, lane, target.address, bytes, "reads");
+      race_check(w, op, lane, target, bytes, kind);
+      return defined;
+    }
+    case Space::param: return true;
+    case Space::local: return all_equal(target.written, bytes, 1);
+    default:
+      race_check(w, op, lane, target, bytes, kind);
+      return all_equal(target.written, bytes, 1);
+  }
+}
+
+bool Checker::shared_defined(std::uint32_t offset, std::uint32_t bytes) const {
+  return all_equal(shared_state_.data() + offset, bytes, kDefined);
+}
+
+void Checker::write(const Warp& w, const Op& op, int lane, const Target& target,
+                    std::uint32_t bytes, bool defined, AccessKind kind) {
+  switch (target.space) {
+    case Space::shared:
+      require_landed(w, op, lane, target.address, bytes, "writes");
+      race_check(w, op, lane, target, bytes, kind);
+      std::memset(shared_state_.data() + target.address, defined ? kDefined : 0, bytes);
+      return;
+    case Space::local: std::memset(target.written, defined ? 1 : 0, bytes); return;
+    default:
+      if (!defined) {
+        fail(w, op, lane, "uninitialized",
+             fmt::format("stores {} bytes to global {} that were computed from uninitialized data",
+                         bytes, name_address(target)));
+      }
+      race_check(w, op, lane, target, bytes, kind);
+      std::memset(target.written, 1, bytes);
+  }
+}
+
+void Checker::race_check(const Warp& w, const Op& op, int lane, const Target& target,
+                         std::uint32_t bytes, AccessKind kind) {
+  std::uint32_t index = op_index(w, op);
+  bool shared = target.space == Space::shared;
+  auto conflict = shared ? races_.access_shared(target.address, bytes, w.index, index, kind)
+                         : races_.access_global(target.address, bytes, w.index, index, kind);
+  if (conflict) {
+    Target at = target;
+    at.address = conflict->address;
+    fail(w, op, lane, "race",
+         fmt::format("warp {} {} {} that warp {} {} at line {} ({}), with no barrier between them",
+                     w.index, is_write(kind) ? "writes" : "reads", name_address(at), conflict->warp,
+                     past_tense(conflict->kind), w.program->ops[conflict->op].line,
+                     w.program->text[conflict->op]));
+  }
+  if (!shared) global_.access(target.address, bytes, cta_.linear, index, kind);
+}
+
+void Checker::require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
+                             std::uint32_t bytes, const char* doing) const {
+  for (std::uint64_t at = offset; at < offset + bytes; ++at) {
+    if ((shared_state_[at] & kInFlight) == 0) continue;
+    std::uint32_t copy = copy_op_[at / 4];
+    fail(w, op, lane, "copy-in-flight",
+         fmt::format("{} shared address {:#x} while the cp.async of line {} that fills it has not been "
+                     "waited for by the thread that issued it",
+                     doing, at, w.program->ops[copy].line));
+  }
+}
+
+void Checker::same_instruction(const Warp& w, const Op& op, std::uint32_t mask,
+                               const Target* targets, std::uint32_t bytes,
+                               const std::uint8_t* values) const {
+  // Usually addresses ascend with the lanes and nothing overlaps.
+  int lanes[kLanes];
+  int count = 0;
+  bool ascending = true;
+  for_lanes(mask, [&](int lane) {
+    if (count > 0) {
+      const Target& before = targets[lanes[count - 1]];
+      ascending &= before.space == targets[lane].space &&
+                   before.address + bytes <= targets[lane].address;
+    }
+    lanes[count++] = lane;
+  });
+  if (ascending) return;
+  std::sort(lanes, lanes + count, [&](int a, int b) {
+    if (targets[a].space != targets[b].space) return targets[a].space < targets[b].space;
+    return targets[a].address != targets[b].address ? targets[a].address < targets[b].address : a < b;
+  });
+  for (int i = 1; i < count; ++i) {
+    const Target& low = targets[lanes[i - 1]];
+    const Target& high = targets[lanes[i]];
+    if (low.space != high.space || low.space == Space::local) continue;
+    if (low.address + bytes <= high.address) continue;
+    std::uint64_t shift = high.address - low.address;
+    const std::uint8_t* a = values + static_cast<std::size_t>(lanes[i - 1]) * bytes + shift;
+    const std::uint8_t* b = values + static_cast<std::size_t>(lanes[i]) * bytes;
+    if (std::memcmp(a, b, bytes - shift) == 0) continue;
+    fail(w, op, lanes[i], "race",
+         fmt::format("lanes {} and {} store different values to {} in one instruction", lanes[i - 1],
+                     lanes[i], name_address(high)));
+  }
+}
+
+void Checker::copy_issued(const Warp& w, const Op& op, int lane, std::uint32_t offset,
+                          std::uint32_t bytes) {
+  require_landed(w, op, lane, offset, bytes, "copies to");
+  // The data may arrive from now on: whoever may still use the old contents races with it.
+  Target target{.space = Space::shared, .address = offset};
+  race_check(w, op, lane, target, bytes, AccessKind::write);
+  std::memset(shared_state_.data() + offset, kInFlight, bytes);
+  for (std::uint32_t at = offset; at < offset + bytes; at += 4) copy_op_[at / 4] = op_index(w, op);
+}
+
+void Checker::copy_landed(std::uint32_t offset, std::uint32_t bytes, std::uint32_t source_bytes,
+                          const std::uint8_t* source_written) {
+  for (std::uint32_t i = 0; i < bytes; ++i) {
+    bool defined = i >= source_bytes || source_written[i] != 0;
+    if (defined) shared_state_[offset + i] |= kDefined;
+  }
+}
+
+void Checker::copy_waited(const Warp& w, std::uint32_t copy_op, int lane, std::uint32_t offset,
+                          std::uint32_t bytes) {
+  for (std::uint32_t i = 0; i < bytes; ++i) shared_state_[offset + i] &= ~kInFlight;
+  // To other warps the data is a write by this one, now.
+  Target target{.space = Space::shared, .address = offset};
+  race_check(w, w.ops[copy_op], lane, target, bytes, AccessKind::write);
+}
+
+}  // namespace sagegen::emulator

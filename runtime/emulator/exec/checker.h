@@ -1,0 +1,55 @@
+// The checks of one CTA: definedness and copies in flight of shared memory, races, undefined global
+// writes. Handlers compiled for checks call it for every lane's access, after bounds and alignment.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/emulator/exec/access.h"
+#include "runtime/emulator/exec/races.h"
+
+namespace sagegen::emulator {
+
+class Checker {
+ public:
+  Checker(const Cta& cta, GlobalRaces& global);
+
+  // True if all bytes are defined.
+  bool read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
+            AccessKind kind = AccessKind::read);
+  bool shared_defined(std::uint32_t offset, std::uint32_t bytes) const;
+  // `defined` is the state of the stored value.
+  void write(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
+             bool defined, AccessKind kind = AccessKind::write);
+  // Fails if two lanes of one instruction store different values to one address. `values` holds
+  // `bytes` bytes per lane.
+  void same_instruction(const Warp& w, const Op& op, std::uint32_t mask, const Target* targets,
+                        std::uint32_t bytes, const std::uint8_t* values) const;
+
+  // A copy to shared memory: from its issue until the issuing thread has waited, nobody may touch the
+  // destination.
+  void copy_issued(const Warp& w, const Op& op, int lane, std::uint32_t offset, std::uint32_t bytes);
+  void copy_landed(std::uint32_t offset, std::uint32_t bytes, std::uint32_t source_bytes,
+                   const std::uint8_t* source_written);
+  void copy_waited(const Warp& w, std::uint32_t copy_op, int lane, std::uint32_t offset,
+                   std::uint32_t bytes);
+
+  void barrier_arrive(int warp, int barrier) { races_.barrier_arrive(warp, barrier); }
+  void barrier_release(int barrier, std::uint32_t warps) { races_.barrier_release(barrier, warps); }
+
+ private:
+  enum State : std::uint8_t { kDefined = 1, kInFlight = 2 };
+
+  void require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
+                      std::uint32_t bytes, const char* doing) const;
+  void race_check(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
+                  AccessKind kind);
+
+  const Cta& cta_;
+  GlobalRaces& global_;
+  RaceDetector races_;
+  std::vector<std::uint8_t> shared_state_;    // State bits, by shared offset
+  std::vector<std::uint32_t> copy_op_;        // per 4 bytes of shared memory: the copy in flight
+};
+
+}  // namespace sagegen::emulator

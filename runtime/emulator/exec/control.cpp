@@ -1,0 +1,237 @@
+// Branches, barriers, exits, and instructions that change no value.
+
+#include <fmt/format.h>
+
+#include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/forms.h"
+#include "runtime/emulator/exec/warp.h"
+
+namespace sagegen::emulator {
+namespace {
+
+void branch(Warp& w, const Op& op, std::uint32_t mask) {
+  const Op* target = w.ops + op.imm;
+  std::uint32_t rest = w.active & ~mask;
+  if (rest == 0) {
+    w.pc = target;
+    return;
+  }
+  // Two parts run one after the other up to where they rejoin. If they never do, they still stop where
+  // the part that they belong to has to.
+  std::uint32_t at = op_info(w, op).rejoin;
+  const Op* join = at == kNoRejoin ? w.join : w.ops + at;
+  if (join != w.join) w.splits.push_back({.pc = join, .join = w.join, .mask = w.active});
+  w.splits.push_back({.pc = w.pc, .join = join, .mask = rest});
+  w.pc = target;
+  w.join = join;
+  w.active = mask;
+}
+
+void branch_uniform(Warp& w, const Op& op, std::uint32_t mask) {
+  if (mask != w.active) {
+    fail(w, op, first_lane(w.active & ~mask), "divergent-collective",
+         fmt::format("bra.uni is taken by lanes {} of the running lanes {}", hex_mask(mask),
+                     hex_mask(w.active)));
+  }
+  w.pc = w.ops + op.imm;
+}
+
+void leave(Warp& w, const Op&, std::uint32_t mask) {
+  exit_lanes(w, mask);
+}
+
+void trap(Warp& w, const Op& op, std::uint32_t mask) {
+  fail(w, op, first_lane(mask), "trap", fmt::format("lanes {} executed trap", hex_mask(mask)));
+}
+
+void nothing(Warp&, const Op&, std::uint32_t) {}
+
+void sleep(Warp& w, const Op&, std::uint32_t) { yield(w); }
+
+// ---- barriers ----------------------------------------------------------------------------------
+
+std::uint32_t uniform_operand(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
+                              const char* what) {
+  const std::uint32_t* values = row32(w, row);
+  std::uint32_t value = values[first_lane(mask)];
+  for_lanes(mask, [&](int lane) {
+    if (values[lane] != value) {
+      fail(w, op, lane, "barrier",
+           fmt::format("the lanes of a warp give different {}s: {} and {}", what, value, values[lane]));
+    }
+  });
+  if (w.cta->checker != nullptr) require_defined(w, op, row, mask, what);
+  return value;
+}
+
+bool complete(const Cta& cta, const Barrier& barrier) {
+  if (barrier.arrived == 0) return false;
+  if (barrier.expected != 0) return barrier.arrived == barrier.expected;
+  for (const Warp& w : cta.warps) {
+    if (w.state != WarpState::exited && (barrier.came >> w.index & 1) == 0) return false;
+  }
+  return true;
+}
+
+// d = the number of predicates that hold, or whether all or any do.
+void finish_reduction(Warp& w, const Barrier& barrier) {
+  const Op& op = *w.reduction;
+  w.reduction = nullptr;
+  std::uint32_t lanes = w.live;
+  switch (op.imm & 0xff) {
+    case 'c':
+      for_lanes(lanes, [&](int lane) { row32(w, op.r[0])[lane] = barrier.votes; });
+      return;
+    case 'a':
+      set_predicate(w, op.r[0], barrier.votes == barrier.voters ? kFullMask : 0, lanes);
+      return;
+    default: set_predicate(w, op.r[0], barrier.votes != 0 ? kFullMask : 0, lanes);
+  }
+}
+
+void release(Cta& cta, int id) {
+  Barrier& barrier = cta.barriers[id];
+  if (cta.checker != nullptr) cta.checker->barrier_release(id, barrier.waiting);
+  for_lanes(barrier.waiting, [&](int index) {
+    Warp& w = cta.warps[index];
+    w.state = WarpState::ready;
+    w.barrier = -1;
+    if (w.reduction != nullptr) finish_reduction(w, barrier);
+  });
+  barrier = {};
+}
+
+enum class Arrival { wait, go_on };
+
+void arrive(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t id, std::uint32_t count,
+            Arrival arrival) {
+  if (mask != w.live) {
+    fail(w, op, first_lane(w.live & ~mask), "divergent-collective",
+         fmt::format("lanes {} reach the barrier, but {} of the warp have not exited; the others wait "
+                     "or run elsewhere",
+                     hex_mask(mask), hex_mask(w.live)));
+  }
+  Cta& cta = *w.cta;
+  int lane = first_lane(mask);
+  if (id >= cta.barriers.size()) {
+    fail(w, op, lane, "barrier", fmt::format("barrier {} does not exist; there are 16", id));
+  }
+  if (count % kLanes != 0) {
+    fail(w, op, lane, "barrier", fmt::format("a count of {} threads is no multiple of 32", count));
+  }
+  Barrier& barrier = cta.barriers[id];
+  if (barrier.arrived != 0 && barrier.expected != count) {
+    auto text = [](std::uint32_t n) { return n == 0 ? std::string("all") : std::to_string(n); };
+    fail(w, op, lane, "barrier",
+         fmt::format("barrier {} is used with {} threads while others use it with {}", id, text(count),
+                     text(barrier.expected)));
+  }
+  if ((barrier.came >> w.index & 1) != 0) {
+    fail(w, op, lane, "barrier",
+         fmt::format("warp {} reaches barrier {} a second time before it completed", w.index, id));
+  }
+  barrier.expected = count;
+  barrier.arrived += kLanes;
+  barrier.came |= 1u << w.index;
+  if (count != 0 && barrier.arrived > count) {
+    fail(w, op, lane, "barrier",
+         fmt::format("{} threads arrive at barrier {}, which expects {}", barrier.arrived, id, count));
+  }
+  if (cta.checker != nullptr) cta.checker->barrier_arrive(w.index, static_cast<int>(id));
+  if (arrival == Arrival::wait) {
+    barrier.waiting |= 1u << w.index;
+    w.state = WarpState::at_barrier;
+    w.barrier = static_cast<int>(id);
+    yield(w);
+  }
+  if (complete(cta, barrier)) release(cta, static_cast<int>(id));
+}
+
+void barrier_all(Warp& w, const Op& op, std::uint32_t mask) {
+  arrive(w, op, mask, uniform_operand(w, op, op.r[0], mask, "barrier number"), 0, Arrival::wait);
+}
+
+std::uint32_t count_operand(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
+  std::uint32_t count = uniform_operand(w, op, row, mask, "thread count");
+  if (count == 0) fail(w, op, first_lane(mask), "barrier", "a thread count of 0");
+  return count;
+}
+
+void barrier_counted(Warp& w, const Op& op, std::uint32_t mask) {
+  std::uint32_t id = uniform_operand(w, op, op.r[0], mask, "barrier number");
+  arrive(w, op, mask, id, count_operand(w, op, op.r[1], mask), Arrival::wait);
+}
+
+void barrier_arrive(Warp& w, const Op& op, std::uint32_t mask) {
+  std::uint32_t id = uniform_operand(w, op, op.r[0], mask, "barrier number");
+  arrive(w, op, mask, id, count_operand(w, op, op.r[1], mask), Arrival::go_on);
+}
+
+// bar.red d, id{, count}, p: operands d, id, p or d, id, count, p. The vote counts before the warp
+// arrives, since its arrival may complete the barrier.
+template <bool kCounted>
+void barrier_reduce(Warp& w, const Op& op, std::uint32_t mask) {
+  std::uint32_t id = uniform_operand(w, op, op.r[1], mask, "barrier number");
+  std::uint32_t count = kCounted ? count_operand(w, op, op.r[2], mask) : 0;
+  std::uint32_t votes = predicate_operand(w, op, kCounted ? 3 : 2) & mask;
+  if (id < w.cta->barriers.size()) {
+    w.cta->barriers[id].voters += static_cast<std::uint32_t>(std::popcount(mask));
+    w.cta->barriers[id].votes += static_cast<std::uint32_t>(std::popcount(votes));
+  }
+  w.reduction = &op;
+  arrive(w, op, mask, id, count, Arrival::wait);
+}
+
+void warp_barrier(Warp& w, const Op& op, std::uint32_t mask) {
+  const std::uint32_t* members = row32(w, op.r[0]);
+  for_lanes(mask, [&](int lane) {
+    if (members[lane] != mask) {
+      fail(w, op, lane, "divergent-collective",
+           fmt::format("bar.warp.sync names lanes {}, but lanes {} execute it", hex_mask(members[lane]),
+                       hex_mask(mask)));
+    }
+  });
+}
+
+}  // namespace
+
+void settle_barriers(Cta& cta) {
+  for (std::size_t id = 0; id < cta.barriers.size(); ++id) {
+    if (complete(cta, cta.barriers[id])) release(cta, static_cast<int>(id));
+  }
+}
+
+void register_control(FormTable& t) {
+  t.add_checked("bra", "L", branch, nullptr, Taint::none);
+  t.add_checked("bra.uni", "L", branch_uniform, nullptr, Taint::none);
+  t.add_checked("{ret|exit}{|.uni}", "", leave, nullptr, Taint::none);
+  t.add_checked("trap", "", trap, nullptr, Taint::none);
+
+  for (const char* name : {"bar{|.cta}.sync", "barrier{|.cta}.sync{|.aligned}"}) {
+    t.add_checked(name, "W", barrier_all, nullptr, Taint::none);
+    t.add_checked(name, "WW", barrier_counted, nullptr, Taint::none);
+  }
+  for (const char* name : {"bar{|.cta}.arrive", "barrier{|.cta}.arrive{|.aligned}"}) {
+    t.add_checked(name, "WW", barrier_arrive, nullptr, Taint::none);
+  }
+  auto add_reduction = [&](const char* name, const std::string& destination, char which) {
+    std::uint32_t number = static_cast<std::uint32_t>(which);
+    t.add_checked(name, (destination + "WP").c_str(), barrier_reduce<false>, nullptr,
+                  Taint::propagate, number);
+    t.add_checked(name, (destination + "WWP").c_str(), barrier_reduce<true>, nullptr,
+                  Taint::propagate, number);
+  };
+  add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.popc.u32", "w", 'c');
+  add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.and.pred", "p", 'a');
+  add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.or.pred", "p", 'o');
+  t.add_checked("bar.warp.sync", "W", warp_barrier, nullptr, Taint::none);
+
+  // One warp runs at a time and memory has no caches: fences order nothing that could be seen.
+  t.add_checked("membar{.cta|.gl|.sys}", "", nothing, nullptr, Taint::none);
+  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.cta|.cluster|.gpu|.sys}", "", nothing,
+                nullptr, Taint::none);
+  t.add_checked("griddepcontrol{.wait|.launch_dependents}", "", nothing, nullptr, Taint::none);
+  t.add_checked("nanosleep.u32", "W", sleep, nullptr, Taint::none);
+}
+
+}  // namespace sagegen::emulator

@@ -1,0 +1,133 @@
+// Race detection: accesses to one address, at least one of them a write, that nothing orders.
+//
+// Inside a CTA the warps are the threads of a FastTrack-like detector (Flanagan and Freund, PLDI 2009):
+// each warp has a vector clock, barriers join clocks, and every cell of memory remembers its last write
+// and the reads since. Lanes of one warp count as ordered. Atomic and volatile accesses do not race
+// with each other and order nothing.
+//
+// Between CTAs nothing orders anything before the kernel ends, so it is enough to know which CTAs
+// touched an address in which way. That summary does not depend on the order in which CTAs ran, so
+// reports are the same for any number of host threads.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/emulator/exec/memory.h"
+
+namespace sagegen::emulator {
+
+enum class AccessKind : std::uint8_t { read, write, strong_read, strong_write };
+inline bool is_write(AccessKind kind) {
+  return kind == AccessKind::write || kind == AccessKind::strong_write;
+}
+inline bool is_strong(AccessKind kind) {
+  return kind == AccessKind::strong_read || kind == AccessKind::strong_write;
+}
+
+struct RaceConflict {
+  int warp = 0;                 // the other party, and what it did
+  std::uint32_t op = 0;
+  AccessKind kind = AccessKind::read;
+  std::uint64_t address = 0;
+};
+
+class RaceDetector {
+ public:
+  static constexpr int kMaxWarps = 32;
+
+  RaceDetector(int warps, std::size_t shared_bytes);
+
+  // Records an access; the conflict if it races. Shared addresses are offsets.
+  std::optional<RaceConflict> access_shared(std::uint64_t offset, std::uint32_t bytes, int warp,
+                                            std::uint32_t op, AccessKind kind);
+  std::optional<RaceConflict> access_global(std::uint64_t address, std::uint32_t bytes, int warp,
+                                            std::uint32_t op, AccessKind kind);
+
+  void barrier_arrive(int warp, int barrier);
+  void barrier_release(int barrier, std::uint32_t warps);
+
+ private:
+  using Clock = std::array<std::uint32_t, kMaxWarps>;
+
+  // The history of four bytes, or of one byte once anyone accessed less than four.
+  struct Cell {
+    std::uint32_t write_clock = 0;   // 0: never written
+    std::uint32_t read_clock = 0;    // of every warp in `readers`, unless many_clocks
+    std::uint32_t readers = 0;       // since the last write; or an index into splits_ or read_clocks_
+    std::uint32_t write_op = 0, read_op = 0;
+    std::uint8_t write_warp = 0;
+    bool strong_write = false, strong_reads = false;
+    bool many_clocks = false, split = false;
+  };
+  static constexpr std::uint32_t kChunkCells = 256;
+
+  template <class CellAt>
+  std::optional<RaceConflict> access(CellAt&& cell_at, std::uint64_t address, std::uint32_t bytes,
+                                     int warp, std::uint32_t op, AccessKind kind);
+  std::optional<RaceConflict> touch(Cell& cell, int warp, std::uint32_t op, AccessKind kind);
+  std::optional<RaceConflict> against_write(const Cell& cell, int warp, bool strong) const;
+  std::optional<RaceConflict> against_reads(const Cell& cell, int warp, bool strong) const;
+  void note_read(Cell& cell, int warp, std::uint32_t op, bool strong);
+  std::array<Cell, 4>& split(Cell& cell);
+
+  std::vector<Clock> clocks_;                  // per warp
+  std::array<Clock, 16> barriers_ = {};
+  std::vector<Cell> shared_;
+  std::unordered_map<std::uint64_t, std::unique_ptr<Cell[]>> global_;   // by chunk of 1 KB
+  std::uint64_t last_chunk_ = ~std::uint64_t{0};
+  Cell* last_cells_ = nullptr;
+  std::vector<std::array<Cell, 4>> splits_;
+  std::vector<Clock> read_clocks_;
+};
+
+class GlobalRaces {
+ public:
+  explicit GlobalRaces(const AddressMap& map);
+  ~GlobalRaces();
+  GlobalRaces(const GlobalRaces&) = delete;
+  GlobalRaces& operator=(const GlobalRaces&) = delete;
+
+  // Thread-safe. The range lies inside one live allocation.
+  void access(std::uint64_t address, std::uint32_t bytes, std::uint32_t cta, std::uint32_t op,
+              AccessKind kind);
+
+  struct Party {
+    std::uint32_t cta = 0, op = 0;
+    AccessKind kind = AccessKind::read;
+  };
+  struct Conflict {
+    std::uint64_t address = 0;
+    Party first, second;
+  };
+  // After the launch: one conflict per pair of instructions, by address; at most `limit`.
+  std::vector<Conflict> conflicts(std::size_t limit) const;
+
+ private:
+  static constexpr std::uint64_t kChunkBytes = 4096;
+  // The lowest and the highest access, as (cta + 1) << 32 | op, so that their order is CTA order.
+  struct Extremes {
+    std::atomic<std::uint64_t> low{~std::uint64_t{0}}, high{0};
+    void add(std::uint64_t key);
+    bool empty() const { return high.load(std::memory_order_relaxed) == 0; }
+  };
+  // Words are accesses of whole aligned 4-byte cells, bytes all others.
+  struct Summary {
+    const Allocation* allocation = nullptr;
+    std::array<std::vector<std::atomic<Extremes*>>, 4> words, bytes;   // by AccessKind, then chunk
+  };
+  struct Merged;
+
+  Summary* find(std::uint64_t address);
+  static Extremes* cells(std::vector<std::atomic<Extremes*>>& chunks, std::size_t chunk,
+                         std::size_t count);
+
+  std::vector<std::unique_ptr<Summary>> summaries_;   // by address
+};
+
+}  // namespace sagegen::emulator

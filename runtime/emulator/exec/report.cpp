@@ -1,0 +1,47 @@
+// Findings, and the checks of masks and operands that many handlers share.
+
+#include <fmt/format.h>
+
+#include "runtime/emulator/exec/warp.h"
+
+namespace sagegen::emulator {
+
+void fail(const Warp& w, const Op& op, int lane, const char* check, std::string message) {
+  const Program& program = *w.program;
+  std::uint32_t index = op_index(w, op);
+  runtime::Finding finding;
+  finding.kernel = program.info.name;
+  finding.check = check;
+  finding.message = fmt::format("{}: {}", program.text[index], message);
+  finding.ptx_line = program.ops[index].line;
+  finding.source = program.source_of(index);
+  for (int i = 0; i < 3; ++i) finding.cta[i] = w.cta->id[i];
+  finding.warp = w.index;
+  finding.lane = lane;
+  throw Stop{std::move(finding)};
+}
+
+std::string hex_mask(std::uint32_t mask) { return fmt::format("{:#010x}", mask); }
+
+void require_full_warp(const Warp& w, const Op& op, std::uint32_t mask) {
+  if (mask == kFullMask) return;
+  std::uint32_t missing = ~mask;
+  std::uint32_t exited = ~w.live;
+  fail(w, op, first_lane(missing), "divergent-collective",
+       fmt::format("all 32 lanes of a warp must execute this together, but only lanes {} do (running "
+                   "{}, exited {})",
+                   hex_mask(mask), hex_mask(w.active), hex_mask(exited)));
+}
+
+void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
+                     const char* role) {
+  std::uint32_t undefined = mask & ~defined_row(w, row);
+  if (undefined == 0) return;
+  int lane = first_lane(undefined);
+  fail(w, op, lane, "uninitialized",
+       fmt::format("the {} was never written, or was computed from uninitialized data, in lanes {}; "
+                   "lane {} holds {:#x}",
+                   role, hex_mask(undefined), lane, row32(w, row)[lane]));
+}
+
+}  // namespace sagegen::emulator

@@ -1,0 +1,105 @@
+// Runs the warps of one CTA by turns until all have exited.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/warp.h"
+
+namespace sagegen::emulator {
+namespace {
+
+using runtime::SchedulePolicy;
+
+constexpr std::int32_t kQuantum = 256;
+
+std::uint32_t ready_warps(const Cta& cta) {
+  std::uint32_t ready = 0;
+  for (const Warp& w : cta.warps) {
+    if (w.state == WarpState::ready) ready |= 1u << w.index;
+  }
+  return ready;
+}
+
+// The warp that runs next, given the one that ran last.
+int choose(Cta& cta, std::uint32_t ready, int last) {
+  switch (cta.request->options.schedule) {
+    case SchedulePolicy::reverse: return 31 - std::countl_zero(ready);
+    case SchedulePolicy::random: {
+      std::uint32_t skip = cta.random.below(static_cast<std::uint32_t>(std::popcount(ready)));
+      for (; skip > 0; --skip) ready &= ready - 1;
+      return std::countr_zero(ready);
+    }
+    case SchedulePolicy::round_robin: break;
+  }
+  std::uint32_t after = last >= 31 ? 0 : ready & (kFullMask << (last + 1));
+  return std::countr_zero(after != 0 ? after : ready);
+}
+
+std::int32_t choose_quantum(Cta& cta) {
+  bool random = cta.request->options.schedule == SchedulePolicy::random;
+  return random ? 1 + static_cast<std::int32_t>(cta.random.below(2 * kQuantum)) : kQuantum;
+}
+
+std::string describe_wait(const Warp& w) {
+  const Barrier& barrier = w.cta->barriers[w.barrier];
+  const Op& op = *(w.pc - 1);
+  std::uint32_t index = op_index(w, op);
+  std::string source = w.program->source_of(index);
+  std::uint32_t threads = barrier.expected;
+  if (threads == 0) {
+    for (const Warp& other : w.cta->warps) threads += other.state == WarpState::exited ? 0 : kLanes;
+  }
+  return fmt::format("warp {} waits at line {}{} ({}) for barrier {}: {} of {} threads have arrived",
+                     w.index, w.program->ops[index].line,
+                     source.empty() ? "" : fmt::format(" ({})", source), w.program->text[index],
+                     w.barrier, barrier.arrived, threads);
+}
+
+[[noreturn]] void report_deadlock(const Cta& cta) {
+  std::string text = "no warp can go on.";
+  const Warp* first = nullptr;
+  std::uint32_t exited = 0;
+  for (const Warp& w : cta.warps) {
+    if (w.state == WarpState::exited) {
+      exited |= 1u << w.index;
+      continue;
+    }
+    if (first == nullptr) first = &w;
+    text += "\n  " + describe_wait(w);
+  }
+  if (exited != 0) text += fmt::format("\n  {} warps have exited", std::popcount(exited));
+  fail(*first, *(first->pc - 1), -1, "deadlock", text);
+}
+
+void check_limit(const Cta& cta, const Warp& w, std::uint64_t& total, std::uint64_t executed) {
+  total += executed;
+  if (total <= cta.request->instruction_limit) return;
+  fail(w, *w.pc, -1, "instruction-limit",
+       fmt::format("the CTA has executed {} warp instructions, the limit of this launch; warp {} is "
+                   "here and may never finish",
+                   cta.request->instruction_limit, w.index));
+}
+
+}  // namespace
+
+void run_cta(Cta& cta) {
+  int last = -1;
+  std::uint64_t total = 0;
+  for (;;) {
+    std::uint32_t ready = ready_warps(cta);
+    if (ready == 0) break;
+    last = choose(cta, ready, last);
+    Warp& w = cta.warps[last];
+    std::uint64_t before = w.executed;
+    run_warp(w, choose_quantum(cta));
+    if (w.state == WarpState::exited) settle_barriers(cta);
+    check_limit(cta, w, total, w.executed - before);
+  }
+  bool all_exited = std::all_of(cta.warps.begin(), cta.warps.end(),
+                                [](const Warp& w) { return w.state == WarpState::exited; });
+  if (!all_exited) report_deadlock(cta);
+}
+
+}  // namespace sagegen::emulator

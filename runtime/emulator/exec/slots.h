@@ -1,0 +1,36 @@
+// Assigns rows of the register file to the virtual registers of a function.
+//
+// LLVM prints PTX with thousands of registers, each written once. Given rows of their own they would
+// not fit a cache; sharing rows by liveness keeps the file of a warp at a few dozen kilobytes. It is
+// exact per lane: a lane that could read a register before writing it keeps the register alive from the
+// entry, so its row is never another one's, and an uninitialized read stays visible as one.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/emulator/ptx/cfg.h"
+
+namespace sagegen::emulator {
+
+struct RegisterUse {
+  std::uint32_t id = 0;       // of a virtual register
+  bool written = false;
+};
+
+struct SlotRequest {
+  // Per virtual register: rows it takes, 1 or 2; 0 for what takes none.
+  std::vector<std::uint8_t> size;
+  // Per instruction of the body, in order; a guarded write does not end a life.
+  std::vector<std::vector<RegisterUse>> uses;
+  std::vector<bool> guarded;
+};
+
+struct SlotAssignment {
+  std::vector<std::uint32_t> row;   // per virtual register; unused ones have 0
+  std::uint32_t rows = 0;
+};
+
+SlotAssignment assign_slots(const SlotRequest& request, const ptx::ControlFlow& flow);
+
+}  // namespace sagegen::emulator
