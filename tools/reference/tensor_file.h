@@ -1,0 +1,65 @@
+// Tensor files: safetensors (F16, BF16, F32) and npy (versions 1 and 2; f2, f4, f8; C order).
+//
+// The readers trust nothing: sizes are checked against the bytes that are there before anything is
+// allocated, and every refusal is a FileError that names the file, the tensor and the broken rule.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/reference/reference.h"
+
+namespace sagegen::reference {
+
+class FileError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A tensor as a file holds it, in C order. Values of f8 files are rounded to float.
+struct StoredTensor {
+  std::string name;
+  IoType type = IoType::f32;
+  std::vector<std::int64_t> shape;
+  std::vector<float> data;
+};
+
+struct TensorFile {
+  std::map<std::string, std::string> metadata;
+  std::vector<StoredTensor> tensors;  // in the order of their data
+  const StoredTensor* find(std::string_view name) const;
+};
+
+using Bytes = std::span<const std::uint8_t>;
+
+// `file` is only used in messages.
+TensorFile parse_safetensors(Bytes bytes, const std::string& file);
+StoredTensor parse_npy(Bytes bytes, const std::string& file);
+
+// The same tensors always give the same bytes. Values are rounded to each tensor's type.
+std::vector<std::uint8_t> format_safetensors(const TensorFile& contents);
+std::vector<std::uint8_t> format_npy(const StoredTensor& tensor);
+
+TensorFile read_safetensors(const std::string& path);
+StoredTensor read_npy(const std::string& path);
+void write_safetensors(const std::string& path, const TensorFile& contents);
+void write_npy(const std::string& path, const StoredTensor& tensor);
+
+// Q, K and V of one attention, 4-D [batch, head, token, channel]. With one path: a safetensors file
+// with tensors `q`, `k`, `v`, or `<prefix>.q` and so on. With three: npy files of Q, K, V in this
+// order. Refuses shapes that do not belong together, empty tensors, NaN and infinity.
+struct LoadedInputs {
+  Inputs inputs;
+  IoType type = IoType::f16;  // of Q, K and V as stored; f32 if they differ
+};
+LoadedInputs load_qkv(const std::vector<std::string>& paths, const std::string& prefix = {});
+
+// The prefixes for which a file has q, k and v; "" if it has them bare.
+std::vector<std::string> qkv_prefixes(const TensorFile& file);
+
+}  // namespace sagegen::reference
