@@ -108,20 +108,20 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
     Target target = locate(w, op, op.imm, lane, addresses[lane], bytes, "writes");
     std::uint64_t old = 0;
     std::memcpy(&old, target.data, bytes);
+    bool flush = target.space == Space::global;   // f32 sums in global memory flush subnormals
+    std::uint64_t next = update(detail, flush, old, operand(w, b, lane, bytes),
+                                has_c ? operand(w, c, lane, bytes) : 0);
     if constexpr (kChecked) {
       Checker& checker = *w.cta->checker;
       bool old_defined = checker.read(w, op, lane, target, bytes, AccessKind::strong_read);
       bool new_defined = (defined_row(w, b) >> lane & 1) != 0 &&
                          (!has_c || (defined_row(w, c) >> lane & 1) != 0) &&
                          (old_defined || detail.operation == Operation::exchange);
-      checker.write(w, op, lane, target, bytes, new_defined, AccessKind::strong_write);
+      checker.write(w, op, lane, target, bytes, &next, new_defined, AccessKind::strong_write);
       if (detail.returns) {
         set_defined_row(w, op.r[0], old_defined ? kFullMask : 0, 1u << lane);
       }
     }
-    bool flush = target.space == Space::global;   // f32 sums in global memory flush subnormals
-    std::uint64_t next = update(detail, flush, old, operand(w, b, lane, bytes),
-                                has_c ? operand(w, c, lane, bytes) : 0);
     std::memcpy(target.data, &next, bytes);
     if (!detail.returns) return;
     if (bytes == 8) {

@@ -11,7 +11,8 @@ namespace {
 const char* past_tense(AccessKind kind) {
   switch (kind) {
     case AccessKind::read: return "read";
-    case AccessKind::write: return "wrote";
+    case AccessKind::write:
+    case AccessKind::same_write: return "wrote";
     case AccessKind::strong_read: return "read (volatile)";
     case AccessKind::strong_write: break;
   }
@@ -61,10 +62,15 @@ bool Checker::shared_defined(std::uint32_t offset, std::uint32_t bytes) const {
 }
 
 void Checker::write(const Warp& w, const Op& op, int lane, const Target& target,
-                    std::uint32_t bytes, bool defined, AccessKind kind) {
+                    std::uint32_t bytes, const void* value, bool defined, AccessKind kind) {
   switch (target.space) {
     case Space::shared:
       require_landed(w, op, lane, target.address, bytes, "writes");
+      if (kind == AccessKind::write && defined &&
+          shared_defined(static_cast<std::uint32_t>(target.address), bytes) &&
+          std::memcmp(target.data, value, bytes) == 0) {
+        kind = AccessKind::same_write;
+      }
       race_check(w, op, lane, target, bytes, kind);
       std::memset(shared_state_.data() + target.address, defined ? kDefined : 0, bytes);
       return;

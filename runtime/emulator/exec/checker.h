@@ -18,9 +18,9 @@ class Checker {
   bool read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
             AccessKind kind = AccessKind::read);
   bool shared_defined(std::uint32_t offset, std::uint32_t bytes) const;
-  // `defined` is the state of the stored value.
+  // Call it before memory changes: `value` are the bytes to store, `defined` is their state.
   void write(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
-             bool defined, AccessKind kind = AccessKind::write);
+             const void* value, bool defined, AccessKind kind = AccessKind::write);
   // Fails if two lanes of one instruction store different values to one address. `values` holds
   // `bytes` bytes per lane.
   void same_instruction(const Warp& w, const Op& op, std::uint32_t mask, const Target* targets,

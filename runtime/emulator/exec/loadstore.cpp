@@ -153,13 +153,15 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
     for_lanes(mask, [&](int lane) {
       for (int e = 0; e < access.count; ++e) {
         std::uint32_t offset = std::uint32_t{access.bytes} * e;
-        take_bytes(w, r[1 + e], lane, access, values.data() + lane * bytes + offset);
+        std::uint8_t* value = values.data() + lane * bytes + offset;
+        take_bytes(w, r[1 + e], lane, access, value);
         Target element = targets[lane];
         element.address += offset;
         element.data += offset;
         if (element.written != nullptr) element.written += offset;
         bool defined = (defined_row(w, r[1 + e]) >> lane & 1) != 0;
-        w.cta->checker->write(w, op, lane, element, access.bytes, defined, write_kind(access));
+        w.cta->checker->write(w, op, lane, element, access.bytes, value, defined,
+                              write_kind(access));
       }
     });
     w.cta->checker->same_instruction(w, op, mask, targets.data(), bytes, values.data());

@@ -105,11 +105,11 @@ void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
         Target target = targets[8 * m + at.row];
         target.address += at.byte;
         target.data += at.byte;
+        std::uint16_t element = static_cast<std::uint16_t>(value >> (16 * half));
         if constexpr (kChecked) {
           bool defined = (defined_row(w, op.r[1 + m]) >> lane & 1) != 0;
-          w.cta->checker->write(w, op, 8 * m + at.row, target, 2, defined);
+          w.cta->checker->write(w, op, 8 * m + at.row, target, 2, &element, defined);
         }
-        std::uint16_t element = static_cast<std::uint16_t>(value >> (16 * half));
         std::memcpy(target.data, &element, 2);
       }
     }

@@ -108,7 +108,9 @@ std::optional<RaceConflict> RaceDetector::touch(Cell& cell, int warp, std::uint3
     note_read(cell, warp, op, strong);
     return std::nullopt;
   }
-  if (auto conflict = against_write(cell, warp, strong)) return conflict;
+  if (kind != AccessKind::same_write) {
+    if (auto conflict = against_write(cell, warp, strong)) return conflict;
+  }
   if (auto conflict = against_reads(cell, warp, strong)) return conflict;
   cell.write_clock = clocks_[warp][warp];
   cell.write_warp = static_cast<std::uint8_t>(warp);
@@ -241,6 +243,7 @@ GlobalRaces::Extremes* GlobalRaces::cells(std::vector<std::atomic<Extremes*>>& c
 
 void GlobalRaces::access(std::uint64_t address, std::uint32_t bytes, std::uint32_t cta,
                          std::uint32_t op, AccessKind kind) {
+  if (kind == AccessKind::same_write) kind = AccessKind::write;
   Summary& summary = *find(address);
   std::size_t k = static_cast<std::size_t>(kind);
   std::uint64_t key = (std::uint64_t{cta} + 1) << 32 | op;

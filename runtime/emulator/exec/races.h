@@ -22,9 +22,10 @@
 
 namespace sagegen::emulator {
 
-enum class AccessKind : std::uint8_t { read, write, strong_read, strong_write };
+// same_write: a write of the value that is there already. Several warps may set one flag.
+enum class AccessKind : std::uint8_t { read, write, strong_read, strong_write, same_write };
 inline bool is_write(AccessKind kind) {
-  return kind == AccessKind::write || kind == AccessKind::strong_write;
+  return kind != AccessKind::read && kind != AccessKind::strong_read;
 }
 inline bool is_strong(AccessKind kind) {
   return kind == AccessKind::strong_read || kind == AccessKind::strong_write;
