@@ -4,16 +4,6 @@
 #include "generator/spec/detail.h"
 
 namespace sagegen {
-namespace {
-
-QuantSpec with_pv(QuantSpec quant, DType pv) {
-  quant.pv = pv;
-  quant.accumulation = pv == DType::e4m3 ? Accumulation::two_level_f32 : Accumulation::f32;
-  return quant;
-}
-
-}  // namespace
-
 KernelSpec canonical(const KernelSpec& spec) {
   KernelSpec result;
   result.kind = spec.kind;
@@ -82,6 +72,12 @@ std::vector<KernelSpec> AttentionKernels::in_order() const {
   order.push_back(quantize_q);
   order.push_back(attention);
   return order;
+}
+
+QuantSpec with_pv(QuantSpec quant, DType pv) {
+  quant.pv = pv;
+  quant.accumulation = pv == DType::e4m3 ? Accumulation::two_level_f32 : Accumulation::f32;
+  return quant;
 }
 
 QuantSpec default_quant(Target target, Granularity granularity) {

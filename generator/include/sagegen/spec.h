@@ -113,8 +113,8 @@ void validate(const KernelSpec& spec);  // throws SpecError with all violations
 
 // What a launch of a valid spec needs. Pure arithmetic, so a runtime without the generator knows it.
 struct KernelResources {
-  int threads;       // per block
-  int dynamic_smem;  // bytes per block
+  int threads = 0;       // per block
+  int dynamic_smem = 0;  // bytes per block
 };
 KernelResources resources(const KernelSpec& spec);
 
@@ -137,6 +137,8 @@ bool v_is_quantized(const AttentionProblem& problem, const QuantSpec& quant);
 // What SageAttention2 does on this target: FP8 PV with two-level accumulation where e4m3 is a
 // tensor-core type, FP16 PV elsewhere. per_block scales 128 rows of Q together instead of 32.
 QuantSpec default_quant(Target target, Granularity granularity = Granularity::per_thread);
+// The same with P V in another dtype and the accumulation that goes with it.
+QuantSpec with_pv(QuantSpec quant, DType pv);
 TileSchedule default_schedule(const AttentionProblem& problem, const QuantSpec& quant,
                               Target target);
 

@@ -1,0 +1,99 @@
+#include "tools/sagegen/app.h"
+
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "sagegen/error.h"
+#include "sagegen/runtime/error.h"
+#include "tools/sagegen/errors.h"
+#include "tools/sagegen/generator.h"
+
+namespace sagegen::cli {
+namespace {
+
+constexpr const char* kDescription =
+    "sagegen: quantized attention kernels, from a spec to PTX to a checked result.\n"
+    "No GPU and no CUDA toolkit are needed.";
+
+constexpr const char* kFooter = R"(Examples:
+  sagegen emit --target all --out /tmp/ptx     PTX of the default set, for every target
+  sagegen run --dist outlier --q-len 512       attention in the emulator or on a GPU, against fp64
+  sagegen COMMAND --help                       options and examples of one command
+
+Exit codes: 0 ok; 1 a check failed (findings, accuracy, drift); 2 usage; 3 bad spec or key;
+4 the generator cannot do it; 5 no device, or the driver failed; 6 a file that cannot be read, understood
+or written; 70 a bug in sagegen. Results go to stdout, progress and errors to stderr.)";
+
+}  // namespace
+
+App::App() : app_(kDescription, "sagegen") {
+  app_.footer(kFooter);
+  app_.require_subcommand(1);
+  app_.set_version_flag("--version", "sagegen " + version_line());
+  app_.get_formatter()->column_width(34);
+  for (void (*add_one)(App&) : {add_targets, add_list, add_emit, add_inspect, add_trace,
+                                add_generate, add_run, add_devices, add_env}) {
+    add_one(*this);
+  }
+}
+
+CLI::App* App::add_command(const std::string& name, const std::string& description,
+                           const std::string& examples) {
+  CLI::App* command = app_.add_subcommand(name, description);
+  command->footer("Examples:\n" + examples);
+  command->add_flag_callback(
+      "--json", [this] { format_ = OutputFormat::json; }, "print one JSON object on stdout");
+  return command;
+}
+
+int App::report(const char* kind, const std::string& text, Exit code) {
+  std::string block = fmt::format("sagegen: {}\n  ", kind);
+  for (char c : text) {
+    block += c;
+    if (c == '\n') block += "  ";
+  }
+  fmt::print(stderr, "{}\n", block);
+  if (format_ == OutputFormat::json) {
+    Output(chosen_, format_)
+        .json({{"error",
+                {{"kind", kind}, {"message", text}, {"exit_code", static_cast<int>(code)}}}});
+  }
+  return static_cast<int>(code);
+}
+
+int App::run(int argc, char** argv) {
+  try {
+    app_.parse(argc, argv);
+    Output output(chosen_, format_);
+    const Exit code = action_(output);
+    if (std::fflush(stdout) != 0) throw FileError("cannot write to stdout");
+    return static_cast<int>(code);
+  } catch (const CLI::Success& help) {  // --help and --version
+    return app_.exit(help);
+  } catch (const CLI::ParseError& error) {
+    return report("usage error", std::string(error.what()) + "\nsee `sagegen --help`", Exit::usage);
+  } catch (const UsageError& error) {
+    return report(error.kind(), error.what(), Exit::usage);
+  } catch (const FileError& error) {
+    return report(error.kind(), error.what(), Exit::file);
+  } catch (const SpecError& error) {
+    return report(error.kind(), error.what(), Exit::spec);
+  } catch (const CodegenError& error) {
+    return report(error.kind(), error.what(), Exit::codegen);
+  } catch (const runtime::DriverError& error) {
+    return report(error.kind(), error.what(), Exit::driver);
+  } catch (const runtime::ArgumentError& error) {
+    return report(error.kind(), error.what(), Exit::usage);
+  } catch (const std::exception& error) {
+    return report("internal error",
+                  std::string(error.what()) + "\nthis is a bug in sagegen; please report it",
+                  Exit::internal);
+  }
+}
+
+int run(int argc, char** argv) { return App().run(argc, argv); }
+
+}  // namespace sagegen::cli

@@ -1,0 +1,74 @@
+// How commands plug into the tool: each registers a subcommand whose callback stores what to do, and the
+// tool runs it after parsing, so that one place turns errors into messages and exit codes.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "tools/sagegen/output.h"
+
+namespace sagegen::cli {
+
+// Documented in `sagegen --help`.
+enum class Exit : int {
+  ok = 0,
+  check_failed =
+      1,  // findings of the emulator, an accuracy bound missed, generated files that drifted
+  usage = 2,
+  spec = 3,       // a kernel that cannot be, a bad key or set description
+  codegen = 4,    // the generator cannot produce this kernel, or this build has no generator
+  driver = 5,     // no such device, a failed driver call
+  file = 6,       // a file that cannot be read, understood or written
+  internal = 70,  // a bug in sagegen
+};
+
+// Runs the tool; never throws.
+int run(int argc, char** argv);
+
+class App {
+ public:
+  App();
+
+  // Adds a command. `define` adds options to the subcommand, bound to an `Options` object that outlives
+  // parsing; `action` does the work. Every command has --json.
+  template <typename Options>
+  void add(const std::string& name, const std::string& description, const std::string& examples,
+           const std::function<void(CLI::App&, Options&)>& define,
+           const std::function<Exit(const Options&, Output&)>& action) {
+    auto options = std::make_shared<Options>();
+    CLI::App* command = add_command(name, description, examples);
+    define(*command, *options);
+    command->callback([this, name, options, action] {
+      chosen_ = name;
+      action_ = [options, action](Output& output) { return action(*options, output); };
+    });
+  }
+
+  int run(int argc, char** argv);
+
+ private:
+  CLI::App* add_command(const std::string& name, const std::string& description,
+                        const std::string& examples);
+  int report(const char* kind, const std::string& text, Exit code);
+
+  CLI::App app_;
+  std::string chosen_;
+  std::function<Exit(Output&)> action_;
+  OutputFormat format_ = OutputFormat::text;
+};
+
+// One per command, each in the file of its name.
+void add_targets(App& app);
+void add_list(App& app);
+void add_emit(App& app);
+void add_inspect(App& app);
+void add_trace(App& app);
+void add_generate(App& app);
+void add_run(App& app);
+void add_devices(App& app);
+void add_env(App& app);
+
+}  // namespace sagegen::cli

@@ -1,0 +1,121 @@
+#include <algorithm>
+#include <chrono>
+
+#include <fmt/format.h>
+
+#include "tools/sagegen/app.h"
+#include "tools/sagegen/errors.h"
+#include "tools/sagegen/files.h"
+#include "tools/sagegen/generator.h"
+#include "tools/sagegen/kernel_choice.h"
+
+namespace sagegen::cli {
+namespace {
+
+struct EmitCommand {
+  KernelChoice choice;
+  std::string out;
+  bool to_stdout = false, line_info = false, time = false;
+  int repeats = 5;
+};
+
+struct Timed {
+  EmittedKernel kernel;
+  double milliseconds;  // median over the repeats
+};
+
+Timed emit_timed(const KernelSpec& spec, const EmitCommand& command) {
+  using Clock = std::chrono::steady_clock;
+  const EmitOptions options{.line_info = command.line_info ? LineInfo::on : LineInfo::off};
+  const int repeats = command.time ? command.repeats : 1;
+  EmittedKernel kernel;
+  std::vector<double> times;
+  for (int i = 0; i < repeats; ++i) {
+    const auto begin = Clock::now();
+    kernel = emit_kernel(spec, options);
+    times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+  }
+  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+  return {std::move(kernel), times[static_cast<std::size_t>(repeats / 2)]};
+}
+
+void check_options(const EmitCommand& command) {
+  if (command.to_stdout && !command.out.empty())
+    throw UsageError("--stdout and --out exclude each other");
+  if (command.to_stdout && command.time)
+    throw UsageError("--stdout prints PTX and --time prints a table");
+}
+
+Exit emit_kernels(const EmitCommand& command, Output& output) {
+  check_options(command);
+  if (command.to_stdout && output.is_json())
+    throw UsageError("--stdout and --json exclude each other");
+  const std::vector<KernelSpec> specs = chosen_kernels(command.choice);
+  if (command.to_stdout && specs.size() != 1) {
+    throw UsageError(
+        fmt::format("--stdout prints one kernel, and {} are chosen; name one key", specs.size()));
+  }
+  Table table(command.time ? std::vector<std::string>{"kernel", "bytes", "median ms"}
+                           : std::vector<std::string>{"kernel", "bytes", "ms"});
+  Json list = Json::array();
+  double median_sum = 0;
+  std::size_t bytes = 0;
+  const auto begin = std::chrono::steady_clock::now();
+  for (const KernelSpec& spec : specs) {
+    const Timed emitted = emit_timed(spec, command);
+    const EmittedKernel& kernel = emitted.kernel;
+    median_sum += emitted.milliseconds;
+    bytes += kernel.ptx.size();
+    const std::string file =
+        command.out.empty() ? std::string{} : fmt::format("{}/{}.ptx", command.out, kernel.name);
+    if (!file.empty()) write_file(file, kernel.ptx);
+    if (command.to_stdout) output.text(kernel.ptx);
+    table.add({kernel.name, std::to_string(kernel.ptx.size()),
+               fmt::format("{:.2f}", emitted.milliseconds)});
+    list.push_back({{"key", kernel.name},
+                    {"target", to_string(spec.target)},
+                    {"bytes", kernel.ptx.size()},
+                    {"threads", kernel.resources.threads},
+                    {"dynamic_smem", kernel.resources.dynamic_smem},
+                    {"milliseconds", emitted.milliseconds}});
+    if (!file.empty()) list.back()["file"] = file;
+  }
+  const double total =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  const int repeats = command.time ? command.repeats : 1;
+  const std::string summary =
+      fmt::format("{} kernels, {} bytes of PTX, {:.1f} ms ({:.1f} ms with {} repeats and files)",
+                  specs.size(), bytes, median_sum, total, repeats);
+  if (!command.to_stdout) output.text(table.text() + summary + "\n");
+  output.json({{"kernels", list},
+               {"bytes", bytes},
+               {"repeats", repeats},
+               {"sum_of_medians_ms", median_sum},
+               {"total_ms", total}});
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_emit(App& app) {
+  app.add<EmitCommand>(
+      "emit", "make PTX",
+      "  sagegen emit --target sm_89 --out ptx/        the default set for one target\n"
+      "  sagegen emit --target all --time              median milliseconds of every kernel\n"
+      "  sagegen emit --stdout --lineinfo KEY          one kernel with the template's lines\n"
+      "  sagegen emit --target sm_120 --stdout KEY     the same kernel for another target",
+      [](CLI::App& app_command, EmitCommand& command) {
+        define_kernel_choice(app_command, command.choice);
+        app_command.add_option("--out", command.out, "write DIR/<key>.ptx");
+        app_command.add_flag("--stdout", command.to_stdout,
+                             "print the PTX of one kernel and nothing else");
+        app_command.add_flag("--lineinfo", command.line_info,
+                             ".loc directives that name the template's lines");
+        app_command.add_flag("--time", command.time, "emit repeatedly and report the median");
+        app_command.add_option("--repeats", command.repeats, "of --time")
+            ->capture_default_str()->check(CLI::Range(1, 10000));
+      },
+      emit_kernels);
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,72 @@
+#include <cstdlib>
+
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "sagegen/runtime/driver_api.h"
+#include "tools/sagegen/app.h"
+#include "tools/sagegen/generator.h"
+
+namespace sagegen::cli {
+namespace {
+
+struct EnvOptions {};
+
+struct Variable {
+  const char* name;
+  const char* meaning;
+};
+constexpr Variable kVariables[] = {
+    {"CUDA_VISIBLE_DEVICES", "which GPUs the CUDA driver shows, and in which order"},
+    {"CUDA_CACHE_DISABLE", "1: the CUDA driver compiles PTX anew at every start"},
+    {"LD_LIBRARY_PATH", "where libcuda.so.1 is looked for first"},
+};
+
+std::string driver_version() {
+  std::string why;
+  const auto cuda = runtime::load_cuda(&why);
+  if (!cuda) return "none: " + why;
+  int version = 0;
+  if (cuda->driver_version(&version) != runtime::Result::success) return "unknown";
+  return fmt::format("CUDA {}.{}", version / 1000, version % 1000 / 10);
+}
+
+Exit print_env(const EnvOptions&, Output& output) {
+  std::error_code ignored;
+  const bool generator = generator_state() == GeneratorState::built_in;
+  const std::vector<std::pair<std::string, std::string>> facts = {
+      {"sagegen", tool_version()},
+      {"generator",
+       generator ? "LLVM " + generator_llvm_version() : "not built in; PTX is the embedded set"},
+      {"executable", std::filesystem::read_symlink("/proc/self/exe", ignored).string()},
+      {"driver", driver_version()},
+  };
+  Table variables({"variable", "value", "meaning"});
+  Json variable_list = Json::object();
+  for (const Variable& variable : kVariables) {
+    const char* value = std::getenv(variable.name);
+    variables.add({variable.name, value ? value : "(not set)", variable.meaning});
+    variable_list[variable.name] = value ? Json(value) : Json(nullptr);
+  }
+  Table table({"what", "value"});
+  Json fields = Json::object();
+  for (const auto& [name, value] : facts) {
+    table.add({name, value});
+    fields[name] = value;
+  }
+  fields["variables"] = variable_list;
+  output.text(table.text() + "\n" + variables.text());
+  output.json(fields);
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_env(App& app) {
+  app.add<EnvOptions>(
+      "env", "show versions, paths and environment variables",
+      "  sagegen env\n  sagegen env --json", [](CLI::App&, EnvOptions&) {}, print_env);
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,16 @@
+// Whole files in and out. Errors are FileError that begin with the path.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace sagegen::cli {
+
+std::string read_file(const std::filesystem::path& path);
+std::optional<std::string> read_file_if_exists(const std::filesystem::path& path);
+// Creates missing directories.
+void write_file(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace sagegen::cli

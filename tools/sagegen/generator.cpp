@@ -1,0 +1,43 @@
+#include "tools/sagegen/generator.h"
+
+namespace sagegen::cli {
+
+std::string tool_version() { return SAGEGEN_VERSION; }
+
+#ifdef SAGEGEN_HAS_GENERATOR
+
+GeneratorState generator_state() { return GeneratorState::built_in; }
+EmittedKernel emit_kernel(const KernelSpec& spec, const EmitOptions& options) {
+  return emit(spec, options);
+}
+std::vector<Stage> trace_kernel(const KernelSpec& spec, const EmitOptions& options) {
+  return trace(spec, options);
+}
+std::string generator_llvm_version() { return llvm_version(); }
+
+#else
+
+namespace {
+
+[[noreturn]] void refuse() {
+  throw CodegenError(
+      "this sagegen was built without the generator (SAGEGEN_GENERATOR=OFF), so it cannot make "
+      "PTX; "
+      "`run` uses the embedded PTX. Build with -DSAGEGEN_GENERATOR=ON for this command");
+}
+
+}  // namespace
+
+GeneratorState generator_state() { return GeneratorState::absent; }
+EmittedKernel emit_kernel(const KernelSpec&, const EmitOptions&) { refuse(); }
+std::vector<Stage> trace_kernel(const KernelSpec&, const EmitOptions&) { refuse(); }
+std::string generator_llvm_version() { return {}; }
+
+#endif
+
+std::string version_line() {
+  const bool there = generator_state() == GeneratorState::built_in;
+  return tool_version() + (there ? ", LLVM " + generator_llvm_version() : ", no generator");
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,24 @@
+// The generator as the commands see it. A build without it (SAGEGEN_GENERATOR=OFF) has the same functions;
+// those that need it throw CodegenError that says so.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sagegen/emit.h"
+
+namespace sagegen::cli {
+
+enum class GeneratorState { built_in, absent };
+GeneratorState generator_state();
+
+EmittedKernel emit_kernel(const KernelSpec& spec, const EmitOptions& options);
+std::vector<Stage> trace_kernel(const KernelSpec& spec, const EmitOptions& options);
+
+// "0.1.0, LLVM 22.1.8" or "0.1.0, no generator".
+std::string version_line();
+// "22.1.8" or empty.
+std::string generator_llvm_version();
+std::string tool_version();
+
+}  // namespace sagegen::cli

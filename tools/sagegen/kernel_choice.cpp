@@ -1,0 +1,52 @@
+#include "tools/sagegen/kernel_choice.h"
+
+#include <algorithm>
+#include <set>
+
+#include "tools/sagegen/default_set.h"
+
+namespace sagegen::cli {
+
+void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
+  command.add_option("KEY", choice.keys, "kernels by key (default: the whole set)");
+  command.add_option("--target", choice.target,
+                     "sm_80, ... or all; with keys: make these kernels for that target");
+  command.add_option("--set", choice.set_file,
+                     "set description in TOML (default: the default set)");
+}
+
+std::vector<KernelSpec> default_set() { return read_spec_set(kDefaultSetToml, "default.toml"); }
+
+std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice) {
+  std::vector<Target> targets;
+  if (choice.target == "all") {
+    for (const TargetInfo& info : supported_targets()) targets.push_back(info.target);
+  } else if (!choice.target.empty()) {
+    targets.push_back(parse_target(choice.target));
+  }
+  std::vector<KernelSpec> wanted;
+  if (choice.keys.empty()) {
+    wanted = choice.set_file.empty() ? default_set() : read_spec_set_file(choice.set_file);
+    std::erase_if(wanted, [&](const KernelSpec& spec) {
+      return !targets.empty() &&
+             std::find(targets.begin(), targets.end(), spec.target) == targets.end();
+    });
+  }
+  for (const std::string& text : choice.keys) {
+    const KernelSpec spec = parse_key(text);
+    if (targets.empty()) wanted.push_back(spec);
+    for (Target target : targets) {
+      wanted.push_back(spec);
+      wanted.back().target = target;
+    }
+  }
+  std::vector<KernelSpec> result;
+  std::set<std::string> seen;
+  for (const KernelSpec& spec : wanted) {
+    validate(spec);
+    if (seen.insert(key(spec)).second) result.push_back(spec);
+  }
+  return result;
+}
+
+}  // namespace sagegen::cli

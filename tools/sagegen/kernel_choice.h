@@ -1,0 +1,28 @@
+// Which kernels a command works on: keys, or a set description, for one target, all, or as they are.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "sagegen/spec.h"
+
+namespace sagegen::cli {
+
+struct KernelChoice {
+  std::vector<std::string> keys;  // empty: the set
+  std::string set_file;           // empty: the default set, which is built in
+  std::string target;             // empty, a target's name or "all"
+};
+
+void define_kernel_choice(CLI::App& command, KernelChoice& choice);
+
+// Keys are taken for their own target, or for `target` if that is given; of a set, the kernels of `target`.
+// Valid specs in a stable order, each once. Throws SpecError.
+std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice);
+
+// templates/specs/default.toml as it was when this tool was built.
+std::vector<KernelSpec> default_set();
+
+}  // namespace sagegen::cli

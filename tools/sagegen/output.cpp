@@ -1,0 +1,56 @@
+#include "tools/sagegen/output.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include <fmt/format.h>
+
+namespace sagegen::cli {
+namespace {
+
+bool is_number(const std::string& cell) {
+  return !cell.empty() &&
+         (std::isdigit(static_cast<unsigned char>(cell[0])) != 0 || cell[0] == '-');
+}
+
+}  // namespace
+
+std::string Table::text() const {
+  std::vector<std::size_t> width(rows_[0].size(), 0);
+  std::vector<bool> right(rows_[0].size(), rows_.size() > 1);
+  for (std::size_t row = 0; row < rows_.size(); ++row) {
+    for (std::size_t column = 0; column < rows_[row].size(); ++column) {
+      width[column] = std::max(width[column], rows_[row][column].size());
+      if (row > 0 && !is_number(rows_[row][column])) right[column] = false;
+    }
+  }
+  std::string text;
+  for (const std::vector<std::string>& row : rows_) {
+    std::string line;
+    for (std::size_t column = 0; column < row.size(); ++column) {
+      if (column > 0) line += "  ";
+      line += right[column] ? fmt::format("{:>{}}", row[column], width[column])
+                            : fmt::format("{:<{}}", row[column], width[column]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+void Output::text(const std::string& text) const {
+  if (format_ == OutputFormat::text) std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+void Output::json(const Json& fields) const {
+  if (format_ != OutputFormat::json) return;
+  Json object{{"schema", "sagegen." + command_}, {"schema_version", kSchemaVersion}};
+  object.update(fields);
+  // Text of a damaged file may be no UTF-8; a report must come out all the same.
+  const std::string text = object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+void Output::progress(const std::string& line) const { fmt::print(stderr, "{}\n", line); }
+
+}  // namespace sagegen::cli

@@ -1,0 +1,45 @@
+// What commands print: aligned tables for people or one JSON object for programs on stdout, progress on
+// stderr.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace sagegen::cli {
+
+using Json = nlohmann::ordered_json;
+enum class OutputFormat { text, json };
+
+// Columns padded to their widest cell; numbers (cells that begin with a digit) are right-aligned.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> header) : rows_{std::move(header)} {}
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  std::string text() const;
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+class Output {
+ public:
+  Output(std::string command, OutputFormat format)
+      : command_(std::move(command)), format_(format) {}
+
+  bool is_json() const { return format_ == OutputFormat::json; }
+  // Text mode only.
+  void text(const std::string& text) const;
+  // JSON mode only. Adds "schema" ("sagegen.<command>") and "schema_version" in front.
+  void json(const Json& fields) const;
+  // A line on stderr, in both modes.
+  void progress(const std::string& line) const;
+
+ private:
+  static constexpr int kSchemaVersion = 1;
+  std::string command_;
+  OutputFormat format_;
+};
+
+}  // namespace sagegen::cli

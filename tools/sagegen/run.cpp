@@ -1,0 +1,384 @@
+// `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
+// of the same quantization.
+#include <cmath>
+#include <map>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "tools/reference/tensor_file.h"
+#include "tools/sagegen/app.h"
+#include "tools/sagegen/errors.h"
+#include "tools/sagegen/generator.h"
+#include "tools/sagegen/run_attention.h"
+#include "tools/sagegen/run_device.h"
+#include "tools/sagegen/run_inputs.h"
+
+namespace sagegen::cli {
+namespace {
+
+struct RunCommand {
+  InputOptions input;
+  std::string device = "auto", target, mode = "int8", granularity = "per_thread", accumulation, ptx,
+              out;
+  bool no_smooth_k = false, lse = false;
+  Layout layout = Layout::hnd;
+  runtime::EmulatorOptions emulator;
+};
+
+struct Judgement {
+  reference::Metrics kernel, model;
+  double lse_max_abs = 0;
+  std::int64_t lse_wrong_infinities = 0;  // -inf on one side only
+  AccuracyBound bound;
+  double limit = 0;
+  bool passed = false;
+};
+
+// ---- from options to a job ------------------------------------------------------------------------
+
+QuantSpec chosen_quant(const RunCommand& command, Target target) {
+  QuantSpec quant = default_quant(target, *from_string<Granularity>(command.granularity));
+  if (command.mode == "int8-fp8") quant = with_pv(quant, DType::e4m3);
+  if (command.mode == "int8-fp16") quant = with_pv(quant, DType::f16);
+  if (command.no_smooth_k) quant.smoothing = Smoothing::none;
+  if (!command.accumulation.empty())
+    quant.accumulation = *from_string<Accumulation>(command.accumulation);
+  return quant;
+}
+
+std::string mode_name(const QuantSpec& quant) {
+  return quant.pv == DType::e4m3 ? "int8-fp8" : "int8-fp16";
+}
+
+// The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.
+int kernel_head_dim(std::int64_t channels) {
+  for (int head_dim : {64, 128}) {
+    if (channels <= head_dim) return head_dim;
+  }
+  return static_cast<int>(channels);
+}
+
+std::string ptx_origin(const RunCommand& command) {
+  if (!command.ptx.empty()) return command.ptx;
+  return generator_state() == GeneratorState::built_in ? "generator" : "embedded";
+}
+
+runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
+  if (ptx_origin(command) == "embedded") return runtime::embedded_ptx();
+  // The emulator's findings name lines of the template; a GPU has no use for them.
+  const EmitOptions options{.line_info = on.emulator ? LineInfo::on : LineInfo::off};
+  return [options](const KernelSpec& spec) { return emit_kernel(spec, options).ptx; };
+}
+
+AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
+  AttentionJob job;
+  job.inputs = inputs.values;
+  job.problem = {.head_dim = kernel_head_dim(inputs.values.q.channels),
+                 .io = inputs.io,
+                 .mask = inputs.values.causal ? Mask::causal : Mask::none};
+  job.quant = chosen_quant(command, on.target);
+  job.schedule = default_schedule(job.problem, job.quant, on.target);
+  job.layout = command.layout;
+  job.causal = command.input.causal == Causal::bottom_right ? runtime::CausalAlignment::bottom_right
+                                                            : runtime::CausalAlignment::top_left;
+  job.ptx = ptx_source(command, on);
+  for (const KernelSpec& spec :
+       kernels_for(job.problem, job.quant, job.schedule, on.target).in_order()) {
+    validate(spec);
+  }
+  return job;
+}
+
+// ---- judgement ------------------------------------------------------------------------------------
+
+void compare_lse(const std::vector<double>& expected, const std::vector<double>& got,
+                 Judgement& judgement) {
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (std::isinf(expected[i]) || std::isinf(got[i])) {
+      if (expected[i] != got[i]) ++judgement.lse_wrong_infinities;
+    } else if (!(std::fabs(expected[i] - got[i]) <= judgement.lse_max_abs)) {
+      judgement.lse_max_abs = std::fabs(expected[i] - got[i]);
+    }
+  }
+}
+
+Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on) {
+  const reference::Output exact = reference::attention(job.inputs);
+  const reference::Output model = reference::model(job.inputs, quant_model(job));
+  Judgement judgement;
+  judgement.kernel = reference::compare(exact.o, result.o);
+  judgement.model = reference::compare(exact.o, model.o);
+  judgement.bound = accuracy_bound(job.quant, on.device.compute_capability());
+  judgement.limit = judgement.bound.limit(judgement.model.relative_l1);
+  compare_lse(exact.lse, result.lse, judgement);
+  judgement.passed =
+      judgement.kernel.relative_l1 <= judgement.limit && judgement.lse_wrong_infinities == 0;
+  return judgement;
+}
+
+// ---- report ---------------------------------------------------------------------------------------
+
+std::string_view causal_word(Causal causal) {
+  return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
+}
+
+Json json_of(const reference::Metrics& metrics) {
+  return {{"cosine_similarity", metrics.cosine_similarity},
+          {"relative_l1", metrics.relative_l1},
+          {"rmse", metrics.rmse},
+          {"max_abs", metrics.max_abs}};
+}
+
+Json json_of(const runtime::Finding& finding) {
+  return {{"kernel", finding.kernel},   {"check", finding.check},
+          {"message", finding.message}, {"ptx_line", finding.ptx_line},
+          {"source", finding.source},   {"cta", {finding.cta[0], finding.cta[1], finding.cta[2]}},
+          {"warp", finding.warp},       {"lane", finding.lane}};
+}
+
+std::string text_of(const runtime::Finding& f) {
+  std::string where = fmt::format("{}, block ({}, {}, {})", f.kernel, f.cta[0], f.cta[1], f.cta[2]);
+  if (f.warp >= 0) where += fmt::format(", warp {}", f.warp);
+  if (f.lane >= 0) where += fmt::format(", lane {}", f.lane);
+  if (f.ptx_line > 0) where += fmt::format(", PTX line {}", f.ptx_line);
+  if (!f.source.empty()) where += ", " + f.source;
+  return fmt::format("  {}: {}\n    in {}\n", f.check, f.message, where);
+}
+
+Json setup_json(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
+                const RunDevice& on, const AttentionResult& result) {
+  const reference::Inputs& in = job.inputs;
+  Json fields{{"device", on.name},
+              {"device_name", on.device.name()},
+              {"target", to_string(on.target)},
+              {"mode", mode_name(job.quant)},
+              {"granularity", to_string(job.quant.granularity)},
+              {"smoothing", to_string(job.quant.smoothing)},
+              {"accumulation", to_string(job.quant.accumulation)},
+              {"dtype", to_string(job.problem.io)},
+              {"input", inputs.origin},
+              {"shape",
+               {{"batch", in.q.batch},
+                {"heads", in.q.heads},
+                {"kv_heads", in.k.heads},
+                {"q_len", in.q.tokens},
+                {"kv_len", in.k.tokens},
+                {"head_dim", in.q.channels}}},
+              {"kernel_head_dim", job.problem.head_dim},
+              {"causal", causal_word(command.input.causal)},
+              {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
+              {"ptx", ptx_origin(command)},
+              {"kernels", result.kernels},
+              {"load_ms", result.load_ms},
+              {"run_ms", result.run_ms}};
+  if (on.emulator) fields["checks"] = command.emulator.checks == runtime::Checks::on ? "on" : "off";
+  return fields;
+}
+
+std::string setup_text(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
+                       const RunDevice& on, const AttentionResult& result) {
+  const reference::Inputs& in = job.inputs;
+  std::string text = fmt::format(
+      "input    {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, head_dim {}, {}, causal "
+      "{}\n",
+      inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens, in.q.channels,
+      to_string(job.problem.io), causal_word(command.input.causal));
+  if (in.q.channels != job.problem.head_dim) {
+    text += fmt::format("         channels padded with zeros from {} to {}; softmax scale of {}\n",
+                        in.q.channels, job.problem.head_dim, in.q.channels);
+  }
+  text += fmt::format("device   {} ({})", on.name, on.device.name());
+  if (on.emulator)
+    text +=
+        fmt::format(", checks {}", command.emulator.checks == runtime::Checks::on ? "on" : "off");
+  if (!on.why_no_gpu.empty()) text += fmt::format("; no GPU: {}", on.why_no_gpu);
+  text += fmt::format("\nmode     {}, {} scales, smoothing {}, accumulation {}\n",
+                      mode_name(job.quant), to_string(job.quant.granularity),
+                      to_string(job.quant.smoothing), to_string(job.quant.accumulation));
+  text += fmt::format(
+      "kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n", to_string(on.target),
+      ptx_origin(command) == "embedded" ? "embedded" : "from the generator", result.load_ms,
+      result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
+  for (const std::string& kernel : result.kernels) text += fmt::format("         {}\n", kernel);
+  return text;
+}
+
+std::string judgement_text(const Judgement& judgement, bool with_lse) {
+  Table table({"against fp64", "kernel", "model"});
+  const auto row = [&](const char* name, double kernel, double model) {
+    table.add({name, fmt::format("{:.6g}", kernel), fmt::format("{:.6g}", model)});
+  };
+  table.add({"cosine similarity", fmt::format("{:.4f} %", 100 * judgement.kernel.cosine_similarity),
+             fmt::format("{:.4f} %", 100 * judgement.model.cosine_similarity)});
+  row("relative L1", judgement.kernel.relative_l1, judgement.model.relative_l1);
+  row("RMSE", judgement.kernel.rmse, judgement.model.rmse);
+  row("largest error", judgement.kernel.max_abs, judgement.model.max_abs);
+  std::string text = "\n" + table.text() + "\n";
+  if (with_lse) text += fmt::format("LSE      largest error {:.3g}\n", judgement.lse_max_abs);
+  if (judgement.lse_wrong_infinities > 0) {
+    text += fmt::format("LSE      {} rows are infinite on one side only\n",
+                        judgement.lse_wrong_infinities);
+  }
+  if (judgement.kernel.non_finite > 0) {
+    text += fmt::format("output   {} values are NaN or infinite\n", judgement.kernel.non_finite);
+  }
+  text += fmt::format("bound    relative L1 <= {} x model + {} = {:.6g} ({}): {}\n",
+                      judgement.bound.factor, judgement.bound.offset, judgement.limit,
+                      judgement.bound.arithmetic, judgement.passed ? "met" : "MISSED");
+  return text;
+}
+
+Json judgement_json(const Judgement& judgement) {
+  Json fields = json_of(judgement.kernel);
+  fields["model"] = json_of(judgement.model);
+  fields["non_finite"] = judgement.kernel.non_finite;
+  fields["lse"] = {{"max_abs", judgement.lse_max_abs},
+                   {"wrong_infinities", judgement.lse_wrong_infinities}};
+  fields["bound"] = {{"factor", judgement.bound.factor},
+                     {"offset", judgement.bound.offset},
+                     {"relative_l1", judgement.limit},
+                     {"arithmetic", judgement.bound.arithmetic}};
+  return fields;
+}
+
+void save_output(const std::string& path, const AttentionJob& job, const AttentionResult& result) {
+  const reference::Tensor& q = job.inputs.q;
+  const auto narrow = [](const std::vector<double>& values) {
+    return std::vector<float>(values.begin(), values.end());
+  };
+  reference::TensorFile file;
+  file.metadata = {{"made_by", "sagegen " + tool_version()}, {"mode", mode_name(job.quant)}};
+  file.tensors = {
+      {.name = "o",
+       .type = job.problem.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16,
+       .shape = {q.batch, q.heads, q.tokens, q.channels},
+       .data = narrow(result.o)},
+      {.name = "lse",
+       .type = reference::IoType::f32,
+       .shape = {q.batch, q.heads, q.tokens},
+       .data = narrow(result.lse)}};
+  try {
+    reference::write_safetensors(path, file);
+  } catch (const reference::FileError& error) {
+    throw FileError(error.what());
+  }
+}
+
+// ---- the command ----------------------------------------------------------------------------------
+
+Exit run_command(const RunCommand& command, Output& output) {
+  const RunInputs inputs = load_run_inputs(command.input);
+  const RunDevice on = open_run_device(command.device, command.target, command.emulator);
+  const AttentionJob job = make_job(command, inputs, on);
+  output.progress(fmt::format("running on {}", on.name));
+  const AttentionResult result = run_attention(job, on);
+
+  Json fields = setup_json(command, inputs, job, on, result);
+  std::string text = setup_text(command, inputs, job, on, result);
+  bool passed = result.findings.empty();
+  if (!result.o.empty()) {
+    output.progress("computing exact attention and the model");
+    const Judgement judgement = judge(job, result, on);
+    text += judgement_text(judgement, command.lse);
+    fields.update(judgement_json(judgement));
+    passed = passed && judgement.passed;
+    if (!command.out.empty()) save_output(command.out, job, result);
+  } else {
+    text += "\nno result: a kernel was stopped\n";
+  }
+  fields["passed"] = passed;
+  fields["findings"] = Json::array();
+  for (const runtime::Finding& finding : result.findings)
+    fields["findings"].push_back(json_of(finding));
+  if (on.emulator) text += fmt::format("findings {}\n", result.findings.size());
+  for (const runtime::Finding& finding : result.findings) text += text_of(finding);
+  output.text(text);
+  output.json(fields);
+  return passed ? Exit::ok : Exit::check_failed;
+}
+
+void define_inputs(CLI::App& app, InputOptions& input) {
+  app.add_option("--input", input.files,
+                 "a safetensors file with q, k, v, or npy files of Q, K and V")
+      ->expected(1, 3);
+  app.add_option("--prefix", input.prefix,
+                 "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file");
+  std::vector<std::string> names;
+  for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
+  app.add_option("--dist", input.distribution,
+                 fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
+      ->capture_default_str();
+  reference::Shape& shape = input.shape;
+  shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 128};
+  app.add_option("--batch", shape.batch, "of --dist")->capture_default_str();
+  app.add_option("--heads", shape.q_heads, "of --dist, of Q")->capture_default_str();
+  app.add_option("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)");
+  app.add_option("--q-len", shape.q_len, "of --dist")->capture_default_str();
+  app.add_option("--kv-len", shape.kv_len, "of --dist (default: as --q-len)");
+  app.add_option("--head-dim", shape.head_dim, "of --dist")->capture_default_str();
+  app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
+  app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
+  app.add_option("--causal", input.causal, "none, top-left or bottom-right")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Causal>{{"none", Causal::none},
+                                        {"top-left", Causal::top_left},
+                                        {"bottom-right", Causal::bottom_right}}));
+  app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))");
+}
+
+void define_run(CLI::App& app, RunCommand& command) {
+  define_inputs(app, command.input);
+  app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")
+      ->capture_default_str();
+  app.add_option("--target", command.target,
+                 "make PTX for sm_80, ... (default: the device's best)");
+  app.add_option("--mode", command.mode, "int8 (what the target does best), int8-fp8 or int8-fp16")
+      ->check(CLI::IsMember({"int8", "int8-fp8", "int8-fp16"}))
+      ->capture_default_str();
+  app.add_option("--granularity", command.granularity, "per_thread or per_block")
+      ->check(CLI::IsMember({"per_thread", "per_block"}))
+      ->capture_default_str();
+  app.add_option("--accumulation", command.accumulation, "f32 or two_level_f32 (default: by mode)")
+      ->check(CLI::IsMember({"f32", "two_level_f32"}));
+  app.add_flag("--no-smooth-k", command.no_smooth_k, "do not subtract the mean of K");
+  app.add_option("--layout", command.layout, "of the tensors on the device: hnd or nhd")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Layout>{{"hnd", Layout::hnd}, {"nhd", Layout::nhd}}));
+  app.add_flag("--lse", command.lse, "report the error of the log-sum-exp, too");
+  app.add_option("--ptx", command.ptx,
+                 "generator or embedded (default: generator if it is built in)")
+      ->check(CLI::IsMember({"generator", "embedded"}));
+  app.add_option("--checks", command.emulator.checks, "of the emulator: on or off")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, runtime::Checks>{
+          {"on", runtime::Checks::on}, {"off", runtime::Checks::off}}));
+  app.add_option("--order", command.emulator.schedule,
+                 "of warps in the emulator: round_robin, random or reverse")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, runtime::SchedulePolicy>{
+          {"round_robin", runtime::SchedulePolicy::round_robin},
+          {"random", runtime::SchedulePolicy::random},
+          {"reverse", runtime::SchedulePolicy::reverse}}));
+  app.add_option("--async", command.emulator.async,
+                 "when copies land in the emulator: late, eager or random")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, runtime::AsyncPolicy>{{"late", runtime::AsyncPolicy::late},
+                                                      {"eager", runtime::AsyncPolicy::eager},
+                                                      {"random", runtime::AsyncPolicy::random}}));
+  app.add_option("--order-seed", command.emulator.seed, "of random orders");
+  app.add_option("--out", command.out, "write o and lse to a safetensors file");
+}
+
+}  // namespace
+
+void add_run(App& app) {
+  app.add<RunCommand>(
+      "run", "compute attention and compare it with fp64 and with a model of the quantization",
+      "  sagegen run --dist outlier --heads 4 --q-len 1024\n"
+      "  sagegen run --input qkv.safetensors --device cuda:0 --out o.safetensors\n"
+      "  sagegen run --input q.npy k.npy v.npy --causal bottom-right --dtype bf16\n"
+      "  sagegen run --device emulator --target sm_80 --mode int8-fp16 --granularity per_block "
+      "--json",
+      define_run, run_command);
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,176 @@
+#include "tools/sagegen/run_attention.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <span>
+
+#include "sagegen/runtime/error.h"
+#include "tools/reference/rounding.h"
+
+namespace sagegen::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Bits = std::vector<std::uint16_t>;
+
+double ms_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+// Where element (b, h, n, 0) of a [batch, head, token, channel] tensor lies on the device.
+struct Placement {
+  std::int64_t heads, tokens;
+  int head_dim;
+  Layout layout;
+  std::size_t at(std::int64_t b, std::int64_t h, std::int64_t n) const {
+    const std::int64_t row =
+        layout == Layout::hnd ? (b * heads + h) * tokens + n : (b * tokens + n) * heads + h;
+    return static_cast<std::size_t>(row * head_dim);
+  }
+  runtime::TensorView view(runtime::DevicePtr data) const {
+    return layout == Layout::hnd ? runtime::hnd(data, heads, tokens, head_dim)
+                                 : runtime::nhd(data, heads, tokens, head_dim);
+  }
+};
+
+std::uint16_t to_bits(DType io, double value) {
+  return io == DType::f16 ? reference::f16_bits(value) : reference::bf16_bits(value);
+}
+
+double from_bits(DType io, std::uint16_t bits) {
+  return io == DType::f16 ? reference::f16_value(bits) : reference::bf16_value(bits);
+}
+
+template <typename Visit>
+void for_each_row(std::int64_t batch, std::int64_t heads, std::int64_t tokens, const Visit& visit) {
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (std::int64_t h = 0; h < heads; ++h) {
+      for (std::int64_t n = 0; n < tokens; ++n) visit(b, h, n);
+    }
+  }
+}
+
+struct DeviceTensor {
+  Placement placement;
+  runtime::Buffer buffer;
+  runtime::TensorView view() const { return placement.view(buffer.data()); }
+};
+
+DeviceTensor allocate(const runtime::Device& device, const reference::Tensor& like,
+                      const AttentionJob& job) {
+  const Placement placement{like.heads, like.tokens, job.problem.head_dim, job.layout};
+  const auto elements =
+      static_cast<std::size_t>(like.batch * like.heads * like.tokens * job.problem.head_dim);
+  return {placement, runtime::Buffer(device, elements * sizeof(std::uint16_t))};
+}
+
+DeviceTensor upload(const runtime::Device& device, const reference::Tensor& tensor,
+                    const AttentionJob& job) {
+  DeviceTensor result = allocate(device, tensor, job);
+  Bits bits(result.buffer.bytes() / sizeof(std::uint16_t), 0);
+  for_each_row(tensor.batch, tensor.heads, tensor.tokens, [&](auto b, auto h, auto n) {
+    const float* row = tensor.row(b, h, n);
+    std::uint16_t* to = bits.data() + result.placement.at(b, h, n);
+    for (std::int64_t c = 0; c < tensor.channels; ++c) to[c] = to_bits(job.problem.io, row[c]);
+  });
+  result.buffer.upload(std::as_bytes(std::span(bits)));
+  return result;
+}
+
+std::vector<double> download_o(const DeviceTensor& o, const AttentionJob& job) {
+  const reference::Tensor& q = job.inputs.q;
+  Bits bits(o.buffer.bytes() / sizeof(std::uint16_t));
+  o.buffer.download(std::as_writable_bytes(std::span(bits)));
+  std::vector<double> values;
+  values.reserve(q.data.size());
+  for_each_row(q.batch, q.heads, q.tokens, [&](auto b, auto h, auto n) {
+    const std::uint16_t* row = bits.data() + o.placement.at(b, h, n);
+    for (std::int64_t c = 0; c < q.channels; ++c)
+      values.push_back(from_bits(job.problem.io, row[c]));
+  });
+  return values;
+}
+
+}  // namespace
+
+AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
+  const reference::Inputs& in = job.inputs;
+  const runtime::AttentionShape shape{.batch = in.q.batch,
+                                      .q_heads = in.q.heads,
+                                      .kv_heads = in.k.heads,
+                                      .q_len = in.q.tokens,
+                                      .kv_len = in.k.tokens};
+  AttentionResult result;
+  const auto load_begin = Clock::now();
+  const runtime::Attention attention(on.device, job.problem, job.quant, job.schedule, on.target,
+                                     job.ptx);
+  result.load_ms = ms_since(load_begin);
+  result.kernels = attention.kernel_names();
+
+  const DeviceTensor q = upload(on.device, in.q, job);
+  const DeviceTensor k = upload(on.device, in.k, job);
+  const DeviceTensor v = upload(on.device, in.v, job);
+  DeviceTensor o = allocate(on.device, in.q, job);
+  constexpr unsigned char kNaNByte = 0xFF;  // what a kernel forgets to write shows up as NaN
+  o.buffer.fill(kNaNByte);
+  const auto rows = static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens);
+  runtime::Buffer lse(on.device, rows * sizeof(float));
+  lse.fill(kNaNByte);
+  const std::size_t workspace_bytes = attention.workspace_bytes(shape);
+  const runtime::Buffer workspace(on.device, workspace_bytes);
+  const runtime::Stream stream(on.device);
+
+  const double scale =
+      in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
+  const runtime::AttentionArguments arguments{.q = q.view(),
+                                              .k = k.view(),
+                                              .v = v.view(),
+                                              .o = o.view(),
+                                              .lse = lse.data(),
+                                              .softmax_scale = static_cast<float>(scale),
+                                              .causal = job.causal};
+  const auto run_begin = Clock::now();
+  try {
+    attention.run(shape, arguments, workspace.data(), workspace_bytes, stream.handle());
+    stream.synchronize();
+  } catch (const runtime::DriverError&) {
+    if (on.emulator) result.findings = on.emulator->findings();
+    if (result.findings.empty()) throw;
+    return result;
+  }
+  result.run_ms = ms_since(run_begin);
+  result.o = download_o(o, job);
+  std::vector<float> lse_values(rows);
+  lse.download(std::as_writable_bytes(std::span(lse_values)));
+  result.lse.assign(lse_values.begin(), lse_values.end());
+  if (on.emulator) result.findings = on.emulator->findings();
+  return result;
+}
+
+reference::QuantModel quant_model(const AttentionJob& job) {
+  const QuantSpec& q = job.quant;
+  const bool fp8 = q.pv == DType::e4m3;
+  reference::QuantModel model;
+  model.qk_bits = bits(q.qk);
+  model.per_thread = q.granularity == Granularity::per_thread;
+  model.q_group = q.q_group;
+  model.k_group = q.k_group;
+  model.smooth_k = q.smoothing == Smoothing::k;
+  model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
+  model.v_scaled = v_is_quantized(job.problem, q);
+  model.v_max = fp8 ? 448.0 : 1024.0;  // sagegen/abi.h, QuantizeVParams
+  model.p_max = fp8 ? 448.0 : 1.0;
+  model.tile_keys = job.schedule.cta_k;
+  model.output = job.problem.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
+  return model;
+}
+
+AccuracyBound accuracy_bound(const QuantSpec& quant, int compute_capability) {
+  if (quant.pv == DType::e4m3 && compute_capability == 89) {
+    return {.factor = 1.05, .offset = 5e-4, .arithmetic = "13-bit tensor-core accumulators"};
+  }
+  return {.factor = 1.02, .offset = 2e-4, .arithmetic = "accumulation of f32 precision"};
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,50 @@
+// One attention on a device, from host tensors to host tensors, and its judges.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sagegen/runtime/attention.h"
+#include "sagegen/runtime/emulator.h"
+#include "tools/reference/reference.h"
+#include "tools/sagegen/run_device.h"
+
+namespace sagegen::cli {
+
+enum class Layout { hnd, nhd };
+
+struct AttentionJob {
+  reference::Inputs inputs;  // values rounded to `problem.io`; channels may be fewer than head_dim
+  AttentionProblem problem;
+  QuantSpec quant;
+  TileSchedule schedule;
+  Layout layout = Layout::hnd;  // of Q, K, V and O in device memory
+  runtime::CausalAlignment causal = runtime::CausalAlignment::top_left;
+  runtime::PtxSource ptx;
+};
+
+struct AttentionResult {
+  std::vector<std::string> kernels;  // as loaded, in launch order
+  std::vector<double> o, lse;        // shapes of reference::Output; empty if a launch failed
+  std::vector<runtime::Finding> findings;
+  double load_ms = 0;  // PTX made or looked up, and loaded
+  double run_ms = 0;   // host time of the launches; says nothing about a GPU's speed
+};
+
+// Channels beyond those of the inputs are zero on the device and cut from the result. Findings of the
+// emulator are part of the result; other failures throw DriverError.
+AttentionResult run_attention(const AttentionJob& job, const RunDevice& on);
+
+// The double-precision model of what the kernels of `job` do.
+reference::QuantModel quant_model(const AttentionJob& job);
+
+// The largest relative L1 error that a correct kernel may have, given that of the model. FP8 tensor cores of
+// sm_89 keep 13 bits of each sum; everything else sums (nearly) exactly.
+struct AccuracyBound {
+  double factor, offset;
+  std::string arithmetic;  // in words
+  double limit(double model_relative_l1) const { return factor * model_relative_l1 + offset; }
+};
+AccuracyBound accuracy_bound(const QuantSpec& quant, int compute_capability);
+
+}  // namespace sagegen::cli

@@ -1,0 +1,113 @@
+#include "tools/sagegen/run_device.h"
+
+#include <charconv>
+
+#include <fmt/format.h>
+
+#include "sagegen/runtime/attention.h"
+#include "tools/sagegen/errors.h"
+
+namespace sagegen::cli {
+namespace {
+
+constexpr Target kEmulatorTarget{.sm = 89};  // when neither device nor target says anything
+
+// "cuda:3" -> 3
+int ordinal_of(std::string_view device) {
+  const std::string_view digits = device.substr(std::string_view("cuda:").size());
+  int ordinal = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size() ||
+      ordinal < 0) {
+    throw UsageError(fmt::format("--device {}: a GPU is cuda:N with N from 0", device));
+  }
+  return ordinal;
+}
+
+void check_runs(Target target, const runtime::Device& device, const std::string& name) {
+  const int capability = device.compute_capability();
+  if (target.sm > capability) {
+    throw UsageError(
+        fmt::format("PTX for {} does not run on {}, whose compute capability is {}.{}; use {}",
+                    to_string(target), name, capability / 10, capability % 10,
+                    to_string(runtime::best_target(capability))));
+  }
+}
+
+RunDevice gpu(const std::shared_ptr<runtime::DriverApi>& cuda, int ordinal,
+              const std::string& target) {
+  RunDevice result{.name = fmt::format("cuda:{}", ordinal),
+                   .emulator = nullptr,
+                   .device = runtime::Device(cuda, ordinal),
+                   .target = {},
+                   .why_no_gpu = {}};
+  result.target = target.empty() ? runtime::best_target(result.device.compute_capability())
+                                 : parse_target(target);
+  check_runs(result.target, result.device, result.name);
+  return result;
+}
+
+std::string profile_names(runtime::DriverApi& emulator) {
+  int count = 0;
+  runtime::check(emulator, emulator.device_count(&count), "cuDeviceGetCount");
+  std::string names;
+  for (int i = 0; i < count; ++i) {
+    names += (i > 0 ? ", " : "") + to_string(static_cast<runtime::EmulatorProfile>(i));
+  }
+  return names;
+}
+
+int profile_ordinal(runtime::DriverApi& emulator, const std::string& profile) {
+  int count = 0;
+  runtime::check(emulator, emulator.device_count(&count), "cuDeviceGetCount");
+  for (int i = 0; i < count; ++i) {
+    if (to_string(static_cast<runtime::EmulatorProfile>(i)) == profile) return i;
+  }
+  throw UsageError(fmt::format("the emulator has no profile \"{}\"; use one of {}", profile,
+                               profile_names(emulator)));
+}
+
+// Without a profile, the device that the target was made for.
+RunDevice emulated(const std::string& profile, const std::string& target,
+                   const runtime::EmulatorOptions& options) {
+  const std::shared_ptr<runtime::EmulatorDriver> emulator = runtime::make_emulator(options);
+  std::optional<Target> asked;
+  if (!target.empty()) asked = parse_target(target);
+  const std::string name = !profile.empty() ? profile : to_string(asked.value_or(kEmulatorTarget));
+  RunDevice result{.name = "emulator:" + name,
+                   .emulator = emulator,
+                   .device = runtime::Device(emulator, profile_ordinal(*emulator, name)),
+                   .target = {},
+                   .why_no_gpu = {}};
+  result.target = asked.value_or(runtime::best_target(result.device.compute_capability()));
+  check_runs(result.target, result.device, result.name);
+  return result;
+}
+
+}  // namespace
+
+RunDevice open_run_device(const std::string& device, const std::string& target,
+                          const runtime::EmulatorOptions& options) {
+  if (device == "emulator") return emulated({}, target, options);
+  if (device.starts_with("emulator:")) return emulated(device.substr(9), target, options);
+  std::string why;
+  if (device == "auto") {
+    if (const auto cuda = runtime::load_cuda(&why)) return gpu(cuda, 0, target);
+    RunDevice result = emulated({}, target, options);
+    result.why_no_gpu = why;
+    return result;
+  }
+  if (device != "cuda" && !device.starts_with("cuda:")) {
+    throw UsageError(fmt::format(
+        "--device {} is unknown; use auto, cuda:N, emulator or emulator:PROFILE", device));
+  }
+  const int ordinal = device == "cuda" ? 0 : ordinal_of(device);
+  const auto cuda = runtime::load_cuda(&why);
+  constexpr int kNoDevice = 100;
+  if (!cuda)
+    throw runtime::DriverError(kNoDevice, "load_cuda",
+                               fmt::format("no GPU for --device {}: {}", device, why));
+  return gpu(cuda, ordinal, target);
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,94 @@
+#include "tools/sagegen/run_inputs.h"
+
+#include <cmath>
+#include <stdexcept>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "tools/reference/tensor_file.h"
+#include "tools/sagegen/errors.h"
+
+namespace sagegen::cli {
+namespace {
+
+using reference::IoType;
+
+IoType io_type(DType type) { return type == DType::f16 ? IoType::f16 : IoType::bf16; }
+
+DType chosen_dtype(const std::string& word, IoType stored) {
+  if (word.empty()) return stored == IoType::bf16 ? DType::bf16 : DType::f16;
+  const std::optional<DType> type = from_string<DType>(word);
+  if (type != DType::f16 && type != DType::bf16) {
+    throw UsageError(fmt::format("--dtype {} is refused; use f16 or bf16", word));
+  }
+  return *type;
+}
+
+// Rounding a wider file may overflow; attention needs finite inputs.
+void round_and_check(reference::Tensor& tensor, const char* name, DType io) {
+  const std::vector<float> before = tensor.data;
+  reference::round_to(io_type(io), tensor);
+  for (std::size_t i = 0; i < tensor.data.size(); ++i) {
+    if (std::isfinite(tensor.data[i])) continue;
+    const auto at = static_cast<std::int64_t>(i);
+    throw UsageError(fmt::format(
+        "tensor {}: the value at [{}, {}, {}, {}] is {}, which {} cannot hold; use --dtype bf16",
+        name, at / (tensor.channels * tensor.tokens * tensor.heads),
+        at / (tensor.channels * tensor.tokens) % tensor.heads, at / tensor.channels % tensor.tokens,
+        at % tensor.channels, before[i], to_string(io)));
+  }
+}
+
+RunInputs from_files(const InputOptions& options) {
+  if (options.files.size() == 2)
+    throw UsageError("--input takes one safetensors file, or npy files of Q, K and V");
+  try {
+    reference::LoadedInputs loaded = reference::load_qkv(options.files, options.prefix);
+    RunInputs result;
+    result.io = chosen_dtype(options.dtype, loaded.type);
+    result.values = std::move(loaded.inputs);
+    result.origin = fmt::format("{}", fmt::join(options.files, ", "));
+    if (!options.prefix.empty()) result.origin += " (" + options.prefix + ")";
+    return result;
+  } catch (const reference::FileError& error) {
+    throw FileError(error.what());
+  }
+}
+
+RunInputs from_distribution(const InputOptions& options) {
+  reference::Shape shape = options.shape;
+  if (shape.kv_heads == 0) shape.kv_heads = shape.q_heads;
+  if (shape.kv_len == 0) shape.kv_len = shape.q_len;
+  RunInputs result;
+  result.io = chosen_dtype(options.dtype, IoType::f16);
+  try {
+    result.values =
+        reference::generate(options.distribution, shape, options.seed, io_type(result.io));
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(error.what());
+  }
+  result.origin = fmt::format("{}, seed {}", options.distribution, options.seed);
+  return result;
+}
+
+}  // namespace
+
+RunInputs load_run_inputs(const InputOptions& options) {
+  RunInputs result = options.files.empty() ? from_distribution(options) : from_files(options);
+  reference::Inputs& values = result.values;
+  round_and_check(values.q, "q", result.io);
+  round_and_check(values.k, "k", result.io);
+  round_and_check(values.v, "v", result.io);
+  values.causal = options.causal != Causal::none;
+  if (options.causal == Causal::bottom_right)
+    values.causal_offset = values.k.tokens - values.q.tokens;
+  if (!(options.softmax_scale >= 0) || std::isinf(options.softmax_scale)) {
+    throw UsageError(fmt::format("--softmax-scale {} is refused; it is a positive number",
+                                 options.softmax_scale));
+  }
+  if (options.softmax_scale > 0) values.softmax_scale = options.softmax_scale;
+  return result;
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,35 @@
+// What `run` computes on: tensors from files or from a named distribution.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "sagegen/types.h"
+#include "tools/reference/reference.h"
+
+namespace sagegen::cli {
+
+enum class Causal { none, top_left, bottom_right };
+
+struct InputOptions {
+  std::vector<std::string> files;  // one safetensors file, or npy files of Q, K and V
+  std::string prefix;              // of the tensors' names in a safetensors file
+  std::string distribution = "normal";
+  reference::Shape shape;  // of the distribution; 0 in kv_heads and kv_len: as for the queries
+  std::uint64_t seed = 1;
+  std::string dtype;  // f16, bf16 or empty: as in the file, else f16
+  Causal causal = Causal::none;
+  double softmax_scale = 0;  // 0: 1 / sqrt(head_dim)
+};
+
+struct RunInputs {
+  reference::Inputs values;  // rounded to `io`
+  DType io = DType::f16;
+  std::string origin;  // in words: file or distribution and seed
+};
+
+// Throws FileError (naming file, tensor, index), UsageError.
+RunInputs load_run_inputs(const InputOptions& options);
+
+}  // namespace sagegen::cli
