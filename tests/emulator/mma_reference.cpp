@@ -495,6 +495,19 @@ std::uint32_t element(MmaType type, Fill fill, bool large, std::mt19937_64& rand
     case Fill::huge_and_tiny:
       return large ? random_code(format, one + 5, one + 6, random)
                    : random_code(format, one - 6, one - 4, random);
+    case Fill::all_large: {
+      const std::uint32_t ones = (1u << format.fraction_bits) - 1u;
+      return (static_cast<std::uint32_t>(one) << format.fraction_bits) |
+             (random_below(random, 32) == 0 ? ones >> 1 : ones);
+    }
+    case Fill::low_end: {
+      const int low = one - 72 + static_cast<int>(random_below(random, 2)) * 20;
+      return random_code(format, low, one - 44, random);
+    }
+    case Fill::high_end: {
+      const int high = one + 58 + static_cast<int>(random_below(random, 2)) * 6;
+      return random_code(format, one + 45, high, random);
+    }
     case Fill::moderate:
     case Fill::cancelling:
       break;

@@ -67,11 +67,15 @@ enum class Fill {
   cancelling,     // every product appears with both signs
   huge_and_tiny,  // one large product per output, the others small
   subnormal,      // mostly subnormals and zeros
+  all_large,      // one sign, largest significands: sums as large as they get beside their exponent
+  low_end,        // bf16: products near the lower end of f32; others: the lowest exponents
+  high_end,       // bf16: products near the upper end of f32; others: the highest exponents
   any_bits,       // NaN and infinities included
   specials,       // moderate with a few NaN, infinities and zeros
 };
-constexpr Fill kFills[] = {Fill::moderate,  Fill::spread,   Fill::cancelling, Fill::huge_and_tiny,
-                           Fill::subnormal, Fill::any_bits, Fill::specials};
+constexpr Fill kFills[] = {Fill::moderate,  Fill::spread,    Fill::cancelling, Fill::huge_and_tiny,
+                           Fill::subnormal, Fill::all_large, Fill::low_end,    Fill::high_end,
+                           Fill::any_bits,  Fill::specials};
 // How C compares with the products.
 enum class FillC { zero, similar, larger, smaller, opposite, any_bits };
 constexpr FillC kFillsC[] = {FillC::zero,    FillC::similar,  FillC::larger,

@@ -188,20 +188,24 @@ TEST_CASE("tensor-core sums agree with a second implementation, bit for bit") {
       }
       for (const Fill fill : kFills) {
         for (const FillC fill_c : kFillsC) {
-          for (int repeat = 0; repeat < 3; ++repeat) {
+          for (int repeat = 0; repeat < 2; ++repeat) {
             MmaRegisters registers = random_registers(shape, fill, fill_c, random);
+            MmaRegisters complete = registers;  // what the fast path hands over to
             mma(registers);
+            emulator::fused_mma_complete(shape, *emulator::fused_rule(profile, shape), complete);
             int wrong = 0;
             for (int row = 0; row < 16; ++row) {
               for (int column = 0; column < 8; ++column) {
                 const std::uint32_t expected =
                     reference_output(*device, shape, registers, row, column);
-                const std::uint32_t got = get_d(registers, shape, row, column);
-                if (expected != got && wrong++ == 0) {
-                  UNSCOPED_INFO("fill " << static_cast<int>(fill) << " C "
-                                        << static_cast<int>(fill_c) << " row " << row << " column "
-                                        << column << std::hex << " expected " << expected << " got "
-                                        << got);
+                for (const MmaRegisters* result : {&registers, &complete}) {
+                  const std::uint32_t got = get_d(*result, shape, row, column);
+                  if (expected != got && wrong++ == 0) {
+                    UNSCOPED_INFO("fill " << static_cast<int>(fill) << " C "
+                                          << static_cast<int>(fill_c) << " row " << row
+                                          << " column " << column << std::hex << " expected "
+                                          << expected << " got " << got);
+                  }
                 }
               }
             }
@@ -243,8 +247,8 @@ TEST_CASE("profile ideal rounds the exact sum once") {
     const MmaFunction mma = mma_function(Profile::ideal, shape);
     INFO(name_of(shape));
     REQUIRE(mma != nullptr);
-    for (const Fill fill :
-         {Fill::moderate, Fill::spread, Fill::cancelling, Fill::huge_and_tiny, Fill::subnormal}) {
+    for (const Fill fill : {Fill::moderate, Fill::spread, Fill::cancelling, Fill::huge_and_tiny,
+                            Fill::subnormal, Fill::all_large, Fill::low_end, Fill::high_end}) {
       for (const FillC fill_c :
            {FillC::zero, FillC::similar, FillC::larger, FillC::smaller, FillC::opposite}) {
         for (int repeat = 0; repeat < 3; ++repeat) {
@@ -426,6 +430,22 @@ TEST_CASE("what each device keeps, by hand") {
   CHECK(first_output(Profile::sm_89, fp8_f16, {448}, {448}, 0) == INFINITY);
   // A sum that cancels is +0, whatever the signs.
   CHECK(!std::signbit(first_output(Profile::sm_89, fp8, {-1, 1}, {1, 1}, -0.0f)));
+}
+
+TEST_CASE("an exact sum is rounded by bits far below the tie") {
+  const MmaShape half{.a = MmaType::f16, .b = MmaType::f16, .k = 16};
+  // 2^-24 (1 + 2^-24) is halfway between two floats, and arises from 2^30 - 2^30 with its parts in
+  // different places; then C decides, however small.
+  const std::vector<float> a = {0x1p15f, 0x1p-24f, -0x1p15f, 0x1p-12f};
+  const std::vector<float> b = {0x1p15f, 0x1p-24f, 0x1p15f, 0x1p-12f};
+  CHECK(first_output(Profile::ideal, half, a, b, 0) == 0x1p-24f);
+  CHECK(first_output(Profile::ideal, half, a, b, 0x1p-149f) == 0x1p-24f + 0x1p-47f);
+  CHECK(first_output(Profile::ideal, half, a, b, -0x1p-149f) == 0x1p-24f);
+  // Just more bits than a double has.
+  const float big = 1023.5f;
+  const float small = 0x1.004p-8f;
+  CHECK(first_output(Profile::ideal, half, {big, small, -big}, {big, small, big}, 0) ==
+        small * small);
 }
 
 TEST_CASE("an f16 overflow between the halves stays infinite") {

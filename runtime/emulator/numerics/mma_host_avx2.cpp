@@ -16,8 +16,8 @@
 #endif
 namespace sagegen::emulator::tile {
 namespace {
-constexpr int kLanes = 8;
-}
+constexpr int kLanes = 8;  // of a 256-bit register
+}  // namespace
 }  // namespace sagegen::emulator::tile
 #include "runtime/emulator/numerics/mma_tile.h"
 

@@ -17,8 +17,8 @@
 #endif
 namespace sagegen::emulator::tile {
 namespace {
-constexpr int kLanes = 16;
-}
+constexpr int kLanes = 16;  // of a 512-bit register
+}  // namespace
 }  // namespace sagegen::emulator::tile
 #include "runtime/emulator/numerics/mma_tile.h"
 
