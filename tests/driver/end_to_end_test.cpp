@@ -156,17 +156,23 @@ Outcome run(const Device& device, const Attention& attention, const reference::S
   return result;
 }
 
+// For normal inputs. Codes of N(0, 1) have errors of about 0.0075, and a score sums as many as
+// there are channels of Q and K: 0.085 for 64, 0.12 for 128, times the softmax scale. The LSE is a
+// mean of scores, so three times that bounds it.
 void check_close(const reference::Inputs& inputs, const Outcome& result) {
   const reference::Output exact = reference::attention(inputs);
   const reference::Metrics metrics = reference::compare(exact.o, to_doubles(result.o));
   CHECK(metrics.non_finite == 0);
   CHECK(metrics.relative_l1 < 0.06);  // e4m3 alone costs 0.036 on normal inputs
   CHECK(metrics.cosine_similarity > 0.997);
+  const auto channels = static_cast<double>(inputs.q.channels);
+  const double scale = inputs.softmax_scale != 0 ? inputs.softmax_scale : 1 / std::sqrt(channels);
+  const double score_error = 0.0075 * std::sqrt(2 * channels) * scale;
   for (std::size_t i = 0; i < result.lse.size(); ++i) {
     if (std::isinf(exact.lse[i])) {
       CHECK(result.lse[i] == -std::numeric_limits<float>::infinity());
     } else {
-      CHECK(result.lse[i] == Approx(exact.lse[i]).margin(0.02));
+      CHECK(result.lse[i] == Approx(exact.lse[i]).epsilon(0).margin(3 * score_error));
     }
   }
 }
@@ -295,7 +301,8 @@ TEST_CASE("strides beyond 2^32 bytes reach the right rows") {
   const Attention attention = plan_on(device, {.head_dim = kChannels});
   const std::size_t slab_bytes = kRows * kRows * kChannels * sizeof(std::uint16_t);
   Buffer low(device, slab_bytes);
-  for (int i = 0; i < 9; ++i) Buffer(device, std::size_t{1} << 29);
+  for (int i = 0; i < 520; ++i)
+    Buffer(device, std::size_t{1} << 23);  // small ones: the host reuses them
   Buffer high(device, slab_bytes);
   const auto stride = static_cast<std::int64_t>((high.data() - low.data()) / sizeof(std::uint16_t));
   REQUIRE(stride > std::int64_t{1} << 31);

@@ -1,7 +1,7 @@
 #include "tests/driver/fake_driver.h"
 
+#include <cstdio>
 #include <cstring>
-#include <regex>
 
 namespace sagegen::test {
 namespace {
@@ -180,9 +180,14 @@ Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::strin
   }
   std::map<std::string, std::size_t> entries;
   const std::string text = ptx;
-  const std::regex entry(R"(\.entry\s+(\w+)\s*\(\s*\.param\s+\.align\s+\d+\s+\.b8\s+\w+\[(\d+)\])");
-  for (std::sregex_iterator it(text.begin(), text.end(), entry), end; it != end; ++it) {
-    entries[(*it)[1]] = std::stoul((*it)[2]);
+  for (std::size_t at = text.find(".entry "); at != std::string::npos;
+       at = text.find(".entry ", at + 1)) {
+    char name[256] = {};
+    std::size_t bytes = 0;
+    if (std::sscanf(text.c_str() + at, ".entry %255[^( ] ( .param .align %*d .b8 %*[^[][%zu]", name,
+                    &bytes) == 2) {
+      entries[name] = bytes;
+    }
   }
   const std::uintptr_t handle = give("module");
   modules_[handle] = entries;
