@@ -43,7 +43,8 @@ double value_of(std::uint16_t bits) {
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
-// Channels of V that are constant over the keys have to come out as they are, whatever the weights.
+// Channels of V that are constant over the keys come out as they are, whatever the weights are, but
+// for the rounding of the weights to e4m3, which is at most 1/16.
 int run_attention(const Device& device, const PtxSource& source) {
   constexpr int kQueries = 33, kKeys = 70, kChannels = 128;
   const AttentionProblem problem{.head_dim = kChannels};
@@ -79,7 +80,7 @@ int run_attention(const Device& device, const PtxSource& source) {
   o_memory.download(std::as_writable_bytes(std::span(o)));
   for (std::size_t i = 0; i < o.size(); ++i) {
     const double expected = static_cast<int>(i % kChannels % 9) - 4;
-    if (std::abs(value_of(o[i]) - expected) > 0.02) {
+    if (std::abs(value_of(o[i]) - expected) > std::abs(expected) / 16) {
       std::printf("o[%zu] is %g instead of %g\n", i, value_of(o[i]), expected);
       return 1;
     }
