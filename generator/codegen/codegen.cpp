@@ -32,8 +32,8 @@ void verify(const Impl& impl, const char* when) {
   std::string report;
   llvm::raw_string_ostream stream(report);
   if (llvm::verifyModule(*impl.module, &stream)) {
-    throw CodegenError("kernel " + impl.function->getName().str() + " is not valid LLVM IR " + when + ": " +
-                       report);
+    throw CodegenError("kernel " + impl.function->getName().str() + " is not valid LLVM IR " +
+                       when + ": " + report);
   }
 }
 
@@ -42,8 +42,8 @@ llvm::FunctionPassManager pipeline() {
   passes.addPass(llvm::PromotePass());
   passes.addPass(llvm::EarlyCSEPass());
   passes.addPass(llvm::SimplifyCFGPass());
-  passes.addPass(llvm::createFunctionToLoopPassAdaptor(
-      llvm::LICMPass(llvm::LICMOptions()), /*UseMemorySSA=*/true));
+  passes.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(llvm::LICMOptions()),
+                                                       /*UseMemorySSA=*/true));
   return passes;
 }
 
@@ -100,8 +100,11 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
         "speculative-execution",
         "verify",
     };
-    const llvm::PassInfo* info = llvm::PassRegistry::getPassRegistry()->getPassInfo(pass.getPassID());
-    return info == nullptr || std::ranges::find(kUnwanted, std::string_view(info->getPassArgument())) == kUnwanted.end();
+    const llvm::PassInfo* info =
+        llvm::PassRegistry::getPassRegistry()->getPassInfo(pass.getPassID());
+    return info == nullptr ||
+           std::ranges::find(kUnwanted, std::string_view(info->getPassArgument())) ==
+               kUnwanted.end();
   }
 
   llvm::legacy::PassManager passes_;

@@ -46,10 +46,10 @@ std::unique_ptr<llvm::TargetMachine> target_machine(const TargetInfo& info) {
   const llvm::Target* target = llvm::TargetRegistry::lookupTarget(triple, message);
   if (target == nullptr) throw InternalError("LLVM has no NVPTX target: " + message);
   llvm::TargetOptions options;
-  options.AllowFPOpFusion = llvm::FPOpFusion::Strict;   // add.rn and mul.rn, never a fused pair
+  options.AllowFPOpFusion = llvm::FPOpFusion::Strict;  // add.rn and mul.rn, never a fused pair
   std::unique_ptr<llvm::TargetMachine> machine(target->createTargetMachine(
-      triple, info.name, fmt::format("+ptx{}", info.ptx_version), options, std::nullopt, std::nullopt,
-      llvm::CodeGenOptLevel::Default));
+      triple, info.name, fmt::format("+ptx{}", info.ptx_version), options, std::nullopt,
+      std::nullopt, llvm::CodeGenOptLevel::Default));
   if (machine->createDataLayout().getStringRepresentation() != dsl::data_layout()) {
     throw InternalError("LLVM's NVPTX data layout is not the one that kernels are built with");
   }

@@ -60,8 +60,8 @@ F32 KernelBuilder::abs(F32 a, SourceLoc loc) {
 
 F32 KernelBuilder::fma(F32 a, F32 b, F32 c, SourceLoc loc) {
   impl_->at(loc);
-  return impl_->wrap<F32>(
-      impl_->intrinsic(ir::fma, {impl_->use(a), impl_->use(b), impl_->use(c)}, {impl_->b.getFloatTy()}));
+  return impl_->wrap<F32>(impl_->intrinsic(ir::fma, {impl_->use(a), impl_->use(b), impl_->use(c)},
+                                           {impl_->b.getFloatTy()}));
 }
 
 F32 KernelBuilder::exp2(F32 a, SourceLoc loc) {
@@ -96,7 +96,7 @@ std::array<F32, 2> KernelBuilder::unpack2(DType type, I32 bits, SourceLoc loc) {
   impl_->at(loc);
   auto& b = impl_->b;
   llvm::Value* pair = impl_->use(bits);
-  if (type == DType::bf16) {   // a bf16 is the upper half of an f32
+  if (type == DType::bf16) {  // a bf16 is the upper half of an f32
     return {as_f32(impl_->wrap<I32>(b.CreateShl(pair, 16)), loc),
             as_f32(impl_->wrap<I32>(b.CreateAnd(pair, 0xffff0000u)), loc)};
   }
@@ -119,7 +119,8 @@ I32 KernelBuilder::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) 
     const auto pair = [&](F32 lo, F32 hi) {
       return impl_->intrinsic(ir::nvvm_ff_to_e4m3x2_rn, {impl_->use(hi), impl_->use(lo)});
     };
-    llvm::Value* pairs = llvm::PoisonValue::get(llvm::FixedVectorType::get(builder.getInt16Ty(), 2));
+    llvm::Value* pairs =
+        llvm::PoisonValue::get(llvm::FixedVectorType::get(builder.getInt16Ty(), 2));
     pairs = builder.CreateInsertElement(pairs, pair(a, b), std::uint64_t{0});
     pairs = builder.CreateInsertElement(pairs, pair(c, d), std::uint64_t{1});
     return impl_->wrap<I32>(builder.CreateBitCast(pairs, builder.getInt32Ty()));
@@ -148,8 +149,8 @@ I32 KernelBuilder::permute_bytes(I32 a, I32 b, std::array<int, 4> selector, Sour
     }
     packed |= static_cast<std::uint32_t>(selector[i]) << (4 * i);
   }
-  return impl_->wrap<I32>(impl_->intrinsic(
-      ir::nvvm_prmt, {impl_->use(a), impl_->use(b), impl_->b.getInt32(packed)}));
+  return impl_->wrap<I32>(
+      impl_->intrinsic(ir::nvvm_prmt, {impl_->use(a), impl_->use(b), impl_->b.getInt32(packed)}));
 }
 
 }  // namespace sagegen::dsl

@@ -50,8 +50,9 @@ KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, 
       entry_builder(*context, llvm::InstSimplifyFolder(module->getDataLayout())) {
   constexpr int kMaxThreads = 1024;
   if (threads < 1 || threads > kMaxThreads || threads % 32 != 0) {
-    fail(fmt::format("kernel {} asks for {} threads per block; it takes whole warps of 32 and at most {}",
-                     entry_name, threads, kMaxThreads));
+    fail(fmt::format(
+        "kernel {} asks for {} threads per block; it takes whole warps of 32 and at most {}",
+        entry_name, threads, kMaxThreads));
   }
   context->setDiscardValueNames(true);
   auto* pointer = llvm::PointerType::get(*context, 0);
@@ -65,7 +66,8 @@ KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, 
   function->addParamAttr(0, llvm::Attribute::getWithAlignment(*context, llvm::Align(8)));
 
   if (line_info == LineInfo::on) {
-    module->addModuleFlag(llvm::Module::Warning, "Debug Info Version", llvm::DEBUG_METADATA_VERSION);
+    module->addModuleFlag(llvm::Module::Warning, "Debug Info Version",
+                          llvm::DEBUG_METADATA_VERSION);
     debug_ = std::make_unique<llvm::DIBuilder>(*module);
   }
 
@@ -80,7 +82,8 @@ void KernelBuilder::Impl::at(SourceLoc loc) {
   loc_ = loc;
   if (debug_ == nullptr) return;
   llvm::DIScope* scope = scope_of(loc.file);
-  llvm::DebugLoc location = llvm::DILocation::get(*context, static_cast<unsigned>(loc.line), 0, scope);
+  llvm::DebugLoc location =
+      llvm::DILocation::get(*context, static_cast<unsigned>(loc.line), 0, scope);
   b.SetCurrentDebugLocation(location);
   entry_builder.SetCurrentDebugLocation(location);
 }
@@ -91,13 +94,15 @@ llvm::DIScope* KernelBuilder::Impl::scope_of(const char* file_name) {
   if (!is_new) return position->second;
   const std::filesystem::path path(file_name);
   llvm::DIFile* file = debug_->createFile(path.filename().string(), path.parent_path().string());
-  if (subprogram_ != nullptr) return position->second = debug_->createLexicalBlockFile(subprogram_, file);
+  if (subprogram_ != nullptr)
+    return position->second = debug_->createLexicalBlockFile(subprogram_, file);
 
-  debug_->createCompileUnit(llvm::DISourceLanguageName(llvm::dwarf::DW_LANG_C_plus_plus), file, "sagegen",
-                            true, "", 0, "", llvm::DICompileUnit::DebugDirectivesOnly);
+  debug_->createCompileUnit(llvm::DISourceLanguageName(llvm::dwarf::DW_LANG_C_plus_plus), file,
+                            "sagegen", true, "", 0, "", llvm::DICompileUnit::DebugDirectivesOnly);
   auto* type = debug_->createSubroutineType(debug_->getOrCreateTypeArray({}));
-  subprogram_ = debug_->createFunction(file, function->getName(), "", file, 1, type, 1,
-                                       llvm::DINode::FlagPrototyped, llvm::DISubprogram::SPFlagDefinition);
+  subprogram_ =
+      debug_->createFunction(file, function->getName(), "", file, 1, type, 1,
+                             llvm::DINode::FlagPrototyped, llvm::DISubprogram::SPFlagDefinition);
   function->setSubprogram(subprogram_);
   return position->second = subprogram_;
 }
@@ -111,20 +116,23 @@ llvm::Value* KernelBuilder::Impl::use(const ValueBase& operand) const {
   if (operand.k != &owner) fail("an operand belongs to another kernel's builder");
   auto* instruction = llvm::dyn_cast<llvm::Instruction>(operand.v);
   if (instruction != nullptr && closed_.contains(instruction->getParent())) {
-    fail("an operand was made inside a branch or loop that has ended; keep it in a Var made outside");
+    fail(
+        "an operand was made inside a branch or loop that has ended; keep it in a Var made "
+        "outside");
   }
   return operand.v;
 }
 
 void KernelBuilder::Impl::in_scope(const std::function<void()>& body) {
-  auto first = std::prev(function->end());   // the block that the caller just opened
+  auto first = std::prev(function->end());  // the block that the caller just opened
   const SourceLoc outer = loc_;
   body();
   at(outer);
   for (auto block = first; block != function->end(); ++block) closed_.insert(&*block);
 }
 
-void KernelBuilder::Impl::require(bool supported, const char* instruction, const char* advice) const {
+void KernelBuilder::Impl::require(bool supported, const char* instruction,
+                                  const char* advice) const {
   if (!supported) fail(fmt::format("{} does not exist on {}; {}", instruction, info.name, advice));
 }
 
@@ -136,7 +144,8 @@ llvm::Value* KernelBuilder::Impl::offset(llvm::Value* p, llvm::Value* bytes) {
     p = inner->getPointerOperand();
   }
   if (variable != nullptr) p = b.CreatePtrAdd(p, variable);
-  if (constant != 0) p = b.CreatePtrAdd(p, llvm::ConstantInt::getSigned(bytes->getType(), constant));
+  if (constant != 0)
+    p = b.CreatePtrAdd(p, llvm::ConstantInt::getSigned(bytes->getType(), constant));
   return p;
 }
 
@@ -159,8 +168,8 @@ llvm::Value* KernelBuilder::Impl::special_register(llvm::Intrinsic::ID id, unsig
 llvm::Value* KernelBuilder::Impl::parameter(std::size_t byte, llvm::Type* type, llvm::Align align) {
   llvm::Value*& value = parameters_[{byte, type}];
   if (value == nullptr) {
-    llvm::Value* address = entry_builder.CreateConstInBoundsGEP1_64(
-        entry_builder.getInt8Ty(), function->getArg(0), byte);
+    llvm::Value* address = entry_builder.CreateConstInBoundsGEP1_64(entry_builder.getInt8Ty(),
+                                                                    function->getArg(0), byte);
     llvm::Type* stored = type->isPointerTy() ? entry_builder.getInt64Ty() : type;
     value = entry_builder.CreateAlignedLoad(stored, address, align);
     // Else a select of two parameters would turn into a load from a selected address.

@@ -74,17 +74,17 @@ struct KernelBuilder::Impl {
   std::unique_ptr<llvm::LLVMContext> context;
   std::unique_ptr<llvm::Module> module;
   llvm::Function* function = nullptr;
-  llvm::BasicBlock* entry = nullptr;          // slots, parameters and special registers
-  Builder b;                                  // where verbs build
-  Builder entry_builder;                      // before the end of `entry`
-  llvm::GlobalVariable* shared = nullptr;     // the dynamic shared memory
+  llvm::BasicBlock* entry = nullptr;       // slots, parameters and special registers
+  Builder b;                               // where verbs build
+  Builder entry_builder;                   // before the end of `entry`
+  llvm::GlobalVariable* shared = nullptr;  // the dynamic shared memory
   int shared_bytes = 0;
 
  private:
   llvm::DIScope* scope_of(const char* file);
 
   SourceLoc loc_{"(kernel)", 0};
-  std::unique_ptr<llvm::DIBuilder> debug_;    // null without line info
+  std::unique_ptr<llvm::DIBuilder> debug_;  // null without line info
   llvm::DISubprogram* subprogram_ = nullptr;
   std::map<std::string, llvm::DIScope*> scopes_;
   std::map<std::pair<std::size_t, llvm::Type*>, llvm::Value*> parameters_;

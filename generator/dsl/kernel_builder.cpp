@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "generator/dsl/impl.h"
+#include "llvm/IR/InlineAsm.h"
 
 namespace sagegen::dsl {
 
@@ -24,7 +25,8 @@ F32 KernelBuilder::f32(float value) {
 }
 Pred KernelBuilder::pred(bool value) { return impl_->wrap<Pred>(impl_->b.getInt1(value)); }
 
-void KernelBuilder::check_param_struct(std::size_t bytes) const {
+void KernelBuilder::check_param_struct(std::size_t bytes, SourceLoc loc) {
+  impl_->at(loc);
   if (bytes != impl_->param_bytes) {
     impl_->fail(fmt::format("the kernel was opened with {} bytes of parameters, this struct has {}",
                             impl_->param_bytes, bytes));
@@ -46,7 +48,16 @@ template GlobalPtr KernelBuilder::read_param<GlobalPtr>(std::size_t, SourceLoc);
 I32 KernelBuilder::thread_idx(SourceLoc loc) {
   impl_->at(loc);
   const auto limit = static_cast<unsigned>(impl_->threads);
-  return impl_->wrap<I32>(impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_tid_x, limit));
+  return impl_->wrap<I32>(
+      impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_tid_x, limit));
+}
+
+I32 KernelBuilder::reread_thread_idx(SourceLoc loc) {
+  impl_->at(loc);
+  auto* type = llvm::FunctionType::get(impl_->b.getInt32Ty(), /*isVarArg=*/false);
+  // Side effects keep it from being merged with the first read.
+  auto* read = llvm::InlineAsm::get(type, "mov.u32 $0, %tid.x;", "=r", /*hasSideEffects=*/true);
+  return impl_->wrap<I32>(impl_->b.CreateCall(type, read));
 }
 
 I32 KernelBuilder::block_idx(int axis, SourceLoc loc) {
@@ -62,7 +73,8 @@ I32 KernelBuilder::block_idx(int axis, SourceLoc loc) {
     case 2:
       return impl_->wrap<I32>(
           impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_z, 0xffff));
-    default: impl_->fail(fmt::format("block_idx takes axis 0, 1 or 2, not {}", axis));
+    default:
+      impl_->fail(fmt::format("block_idx takes axis 0, 1 or 2, not {}", axis));
   }
 }
 
@@ -78,7 +90,8 @@ I32 KernelBuilder::grid_dim(int axis, SourceLoc loc) {
     case 2:
       return impl_->wrap<I32>(
           impl_->special_register(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_z, 0x10000));
-    default: impl_->fail(fmt::format("grid_dim takes axis 0, 1 or 2, not {}", axis));
+    default:
+      impl_->fail(fmt::format("grid_dim takes axis 0, 1 or 2, not {}", axis));
   }
 }
 
@@ -89,7 +102,7 @@ I32 KernelBuilder::warp_idx(SourceLoc loc) { return thread_idx(loc) / 32; }
 
 template <typename T>
 T Var<T>::get() const {
-  if (k_ == nullptr) return {};   // the verb that uses it reports it, with its line
+  if (k_ == nullptr) return {};  // the verb that uses it reports it, with its line
   auto& impl = k_->impl();
   return impl.template wrap<T>(impl.b.CreateLoad(type_of<T>(*impl.context), slot_));
 }
@@ -121,9 +134,9 @@ T KernelBuilder::select(Pred condition, T if_true, T if_false, SourceLoc loc) {
       impl_->b.CreateSelect(impl_->use(condition), impl_->use(if_true), impl_->use(if_false)));
 }
 
-#define SAGEGEN_DSL_INSTANTIATE(T)                      \
-  template class Var<T>;                                \
-  template Var<T> KernelBuilder::var<T>(T, SourceLoc);  \
+#define SAGEGEN_DSL_INSTANTIATE(T)                     \
+  template class Var<T>;                               \
+  template Var<T> KernelBuilder::var<T>(T, SourceLoc); \
   template T KernelBuilder::select<T>(Pred, T, T, SourceLoc);
 SAGEGEN_DSL_INSTANTIATE(Pred)
 SAGEGEN_DSL_INSTANTIATE(I32)
@@ -177,7 +190,8 @@ void KernelBuilder::if_else(Pred condition, const std::function<void()>& then,
 void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<void(I32)>& body,
                               SourceLoc loc) {
   impl_->at(loc);
-  if (step < 1) impl_->fail(fmt::format("for_range counts upwards; a step of {} would not end", step));
+  if (step < 1)
+    impl_->fail(fmt::format("for_range counts upwards; a step of {} would not end", step));
   auto& b = impl_->b;
   llvm::Value* first = impl_->use(begin);
   llvm::Value* limit = impl_->use(end);
@@ -219,14 +233,17 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
 SharedPtr KernelBuilder::shared(int bytes, int align, SourceLoc loc) {
   impl_->at(loc);
   if (bytes < 1 || align < 1 || (align & (align - 1)) != 0) {
-    impl_->fail(fmt::format("shared memory of {} bytes aligned to {}: sizes are positive, alignments "
-                            "powers of two", bytes, align));
+    impl_->fail(
+        fmt::format("shared memory of {} bytes aligned to {}: sizes are positive, alignments "
+                    "powers of two",
+                    bytes, align));
   }
   const int begin = (impl_->shared_bytes + align - 1) / align * align;
   if (begin + bytes > impl_->info.smem_per_block) {
-    impl_->fail(fmt::format("{} bytes of shared memory behind the {} in use exceed the {} bytes that a "
-                            "block may have on {}; use smaller tiles or fewer stages",
-                            bytes, begin, impl_->info.smem_per_block, impl_->info.name));
+    impl_->fail(
+        fmt::format("{} bytes of shared memory behind the {} in use exceed the {} bytes that a "
+                    "block may have on {}; use smaller tiles or fewer stages",
+                    bytes, begin, impl_->info.smem_per_block, impl_->info.name));
   }
   impl_->shared_bytes = begin + bytes;
   if (impl_->shared == nullptr) {

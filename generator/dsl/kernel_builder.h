@@ -105,11 +105,14 @@ class KernelBuilder {
   F32 f32(float value);
   Pred pred(bool value);
   template <typename Params>
-  ParamReader<Params> params() {
-    check_param_struct(sizeof(Params));
+  ParamReader<Params> params(SourceLoc loc = SourceLoc::here()) {
+    check_param_struct(sizeof(Params), loc);
     return ParamReader<Params>(this);
   }
   I32 thread_idx(SourceLoc loc = SourceLoc::here());      // %tid.x
+  // The same, read at this point of the program: what is computed from it does not occupy registers on
+  // the way here.
+  I32 reread_thread_idx(SourceLoc loc = SourceLoc::here());
   I32 block_idx(int axis, SourceLoc loc = SourceLoc::here());   // %ctaid.x/y/z
   I32 grid_dim(int axis, SourceLoc loc = SourceLoc::here());    // %nctaid.x/y/z
   I32 lane_idx(SourceLoc loc = SourceLoc::here());        // thread_idx % 32
@@ -195,7 +198,7 @@ class KernelBuilder {
   friend class ParamReader;
   template <typename T>
   friend class Var;
-  void check_param_struct(std::size_t bytes) const;
+  void check_param_struct(std::size_t bytes, SourceLoc loc);
   template <typename T>
   T read_param(std::size_t offset, SourceLoc loc);
 

@@ -97,18 +97,18 @@ SAGEGEN_DSL_BINARY(<<, (check_shift(impl, y), impl.b.CreateShl(x, y)))
 SAGEGEN_DSL_BINARY(>>, (check_shift(impl, y), impl.b.CreateLShr(x, y)))
 #undef SAGEGEN_DSL_BINARY
 
-#define SAGEGEN_DSL_COMPARE(op, integer, real)                                                 \
-  Pred operator op(I32 a, I32 b) {                                                             \
-    return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {                 \
-      return impl.b.CreateICmp##integer(x, y);                                                 \
-    });                                                                                        \
-  }                                                                                            \
-  Pred operator op(I32 a, std::int32_t b) { return a op constant(a, b); }                      \
-  Pred operator op(F32 a, F32 b) {                                                             \
-    return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {                 \
-      return impl.b.CreateFCmp##real(x, y);                                                    \
-    });                                                                                        \
-  }                                                                                            \
+#define SAGEGEN_DSL_COMPARE(op, integer, real)                                 \
+  Pred operator op(I32 a, I32 b) {                                             \
+    return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { \
+      return impl.b.CreateICmp##integer(x, y);                                 \
+    });                                                                        \
+  }                                                                            \
+  Pred operator op(I32 a, std::int32_t b) { return a op constant(a, b); }      \
+  Pred operator op(F32 a, F32 b) {                                             \
+    return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { \
+      return impl.b.CreateFCmp##real(x, y);                                    \
+    });                                                                        \
+  }                                                                            \
   Pred operator op(F32 a, float b) { return a op constant(a, b); }
 SAGEGEN_DSL_COMPARE(<, SLT, OLT)
 SAGEGEN_DSL_COMPARE(<=, SLE, OLE)
@@ -119,28 +119,24 @@ SAGEGEN_DSL_COMPARE(!=, NE, UNE)
 #undef SAGEGEN_DSL_COMPARE
 
 Pred operator&&(Pred a, Pred b) {
-  return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {
-    return impl.b.CreateAnd(x, y);
-  });
+  return binary<Pred>(
+      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateAnd(x, y); });
 }
 Pred operator||(Pred a, Pred b) {
-  return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {
-    return impl.b.CreateOr(x, y);
-  });
+  return binary<Pred>(
+      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateOr(x, y); });
 }
 Pred operator!(Pred a) {
   return unary<Pred>(a, [](Impl& impl, llvm::Value* x) { return impl.b.CreateNot(x); });
 }
 
 I64 operator+(I64 a, I64 b) {
-  return binary<I64>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {
-    return impl.b.CreateNSWAdd(x, y);
-  });
+  return binary<I64>(
+      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateNSWAdd(x, y); });
 }
 I64 operator*(I64 a, I64 b) {
-  return binary<I64>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {
-    return impl.b.CreateNSWMul(x, y);
-  });
+  return binary<I64>(
+      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateNSWMul(x, y); });
 }
 I64 operator*(I64 a, std::int64_t b) { return a * constant(a, b); }
 Pred operator==(I64 a, std::int64_t b) {
@@ -150,13 +146,13 @@ Pred operator==(I64 a, std::int64_t b) {
 }
 Pred operator!=(I64 a, std::int64_t b) { return !(a == b); }
 
-#define SAGEGEN_DSL_REAL(op, function)                                                         \
-  F32 operator op(F32 a, F32 b) {                                                              \
-    return binary<F32>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) {                  \
-      return impl.b.Create##function(x, y);                                                    \
-    });                                                                                        \
-  }                                                                                            \
-  F32 operator op(F32 a, float b) { return a op constant(a, b); }                              \
+#define SAGEGEN_DSL_REAL(op, function)                                        \
+  F32 operator op(F32 a, F32 b) {                                             \
+    return binary<F32>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { \
+      return impl.b.Create##function(x, y);                                   \
+    });                                                                       \
+  }                                                                           \
+  F32 operator op(F32 a, float b) { return a op constant(a, b); }             \
   F32 operator op(float a, F32 b) { return constant(b, a) op b; }
 SAGEGEN_DSL_REAL(+, FAdd)
 SAGEGEN_DSL_REAL(-, FSub)
@@ -174,7 +170,8 @@ Ptr<S> operator+(Ptr<S> p, I32 bytes) {
     if constexpr (S == Space::global) {
       // sext(x + c) is sext(x) + c, since index arithmetic does not overflow.
       const auto [variable, constant] = split_constant(index);
-      if (variable != nullptr) base = impl.offset(base, impl.b.CreateSExt(variable, impl.b.getInt64Ty()));
+      if (variable != nullptr)
+        base = impl.offset(base, impl.b.CreateSExt(variable, impl.b.getInt64Ty()));
       return impl.offset(base, impl.b.getInt64(static_cast<std::uint64_t>(constant)));
     } else {
       return impl.offset(base, index);

@@ -13,26 +13,33 @@ namespace {
 
 void build(dsl::KernelBuilder& k, const KernelSpec& spec) {
   switch (spec.kind) {
-    case KernelKind::attention: return templates::build_attention(k, spec);
-    case KernelKind::kv_statistics: return templates::build_kv_statistics(k, spec);
-    case KernelKind::quantize_q: return templates::build_quantize_q(k, spec);
-    case KernelKind::quantize_k: return templates::build_quantize_k(k, spec);
-    case KernelKind::quantize_v: return templates::build_quantize_v(k, spec);
+    case KernelKind::attention:
+      return templates::build_attention(k, spec);
+    case KernelKind::kv_statistics:
+      return templates::build_kv_statistics(k, spec);
+    case KernelKind::quantize_q:
+      return templates::build_quantize_q(k, spec);
+    case KernelKind::quantize_k:
+      return templates::build_quantize_k(k, spec);
+    case KernelKind::quantize_v:
+      return templates::build_quantize_v(k, spec);
   }
 }
 
 // The runtime sizes launches from resources(spec) alone, so a template must need exactly that.
 void check_shared_memory(const dsl::KernelBuilder& k, const EmittedKernel& kernel) {
   if (k.shared_bytes() != kernel.resources.dynamic_smem) {
-    throw InternalError(fmt::format("kernel {} carves {} bytes of shared memory, resources() says {}",
-                                    kernel.name, k.shared_bytes(), kernel.resources.dynamic_smem));
+    throw InternalError(
+        fmt::format("kernel {} carves {} bytes of shared memory, resources() says {}", kernel.name,
+                    k.shared_bytes(), kernel.resources.dynamic_smem));
   }
 }
 
 // Sees each stage when it is done: a title and a function that gives its text.
 using Observer = std::function<void(const char* title, const std::function<std::string()>& text)>;
 
-EmittedKernel emit_observed(const KernelSpec& spec, const EmitOptions& options, const Observer& observe) {
+EmittedKernel emit_observed(const KernelSpec& spec, const EmitOptions& options,
+                            const Observer& observe) {
   validate(spec);
   EmittedKernel kernel{.spec = spec, .name = key(spec), .ptx = {}, .resources = resources(spec)};
   observe("spec", [&] { return kernel.name; });
@@ -68,7 +75,7 @@ std::vector<Stage> trace(const KernelSpec& spec, const EmitOptions& options) {
   emit_observed(spec, options, [&](const char* title, const std::function<std::string()>& text) {
     const std::chrono::duration<double, std::milli> spent = Clock::now() - begin;
     stages.push_back({title, text(), spent.count()});
-    begin = Clock::now();   // printing a stage is not part of the next one
+    begin = Clock::now();  // printing a stage is not part of the next one
   });
   return stages;
 }

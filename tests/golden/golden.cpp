@@ -54,14 +54,16 @@ std::vector<std::string> instructions(const std::string& ptx) {
   std::istringstream lines(ptx.substr(body + 2, ptx.rfind('}') - body - 2));
   for (std::string line; std::getline(lines, line);) {
     line = line.substr(0, line.find("//"));
+    const std::size_t first = line.find_first_not_of(" \t");
+    if (first == std::string::npos || line[first] == '.') continue;  // .reg, .loc
     pending += line + " ";
-    const std::size_t last = line.find_last_not_of(" \t");
-    if (last == std::string::npos || (line[last] != ';' && line[last] != ':')) continue;
+    const char last = line[line.find_last_not_of(" \t")];
+    if (last != ';' && last != ':') continue;
     std::string text = std::regex_replace(pending, registers, "%");
     text = std::regex_replace(text, blanks, " ");
     text = text.substr(text.find_first_not_of(' '));
     text.erase(text.find_last_not_of(' ') + 1);
-    if (text[0] != '.') result.push_back(text);
+    result.push_back(text);
     pending.clear();
   }
   return result;
@@ -95,7 +97,8 @@ std::string ptxas_complaint(const std::string& ptx, Target target) {
   static const std::string ptxas = find_ptxas();
   if (ptxas.empty()) return "";
   const std::string stem =
-      (std::filesystem::temp_directory_path() / ("sagegen_golden_" + std::to_string(getpid()))).string();
+      (std::filesystem::temp_directory_path() / ("sagegen_golden_" + std::to_string(getpid())))
+          .string();
   std::ofstream(stem + ".ptx") << ptx;
   const std::string command =
       ptxas + " -arch=" + to_string(target) + " " + stem + ".ptx -o " + stem + ".cubin 2>&1";

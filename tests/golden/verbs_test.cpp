@@ -93,11 +93,14 @@ TEST_CASE("conversions") {
        kAda},
       {"pack4 s8",
        [](Kernel& t) { t.keep(t.k.pack4(DType::s8, t.x, t.y, t.z, t.w)); },
-       {"add.rn.f32 %, %, 0f4B400000;", "add.rn.f32 %, %, 0f4B400000;", "prmt.b32 %, %, %, 0x4040U;",
-        "add.rn.f32 %, %, 0f4B400000;", "add.rn.f32 %, %, 0f4B400000;", "prmt.b32 %, %, %, 0x4040U;",
+       {"add.rn.f32 %, %, 0f4B400000;", "add.rn.f32 %, %, 0f4B400000;",
+        "prmt.b32 %, %, %, 0x4040U;", "add.rn.f32 %, %, 0f4B400000;",
+        "add.rn.f32 %, %, 0f4B400000;", "prmt.b32 %, %, %, 0x4040U;",
         "prmt.b32 %, %, %, 0x5410U;"}},
       {"permute_bytes",
-       [](Kernel& t) { t.keep(t.k.permute_bytes(t.a, t.b, {7, 0, 3, 4})); },
+       [](Kernel& t) {
+         t.keep(t.k.permute_bytes(t.a, t.b, {7, 0, 3, 4}));
+       },
        {"prmt.b32 %, %, %, 0x4307U;"}},
   });
 }
@@ -128,7 +131,8 @@ TEST_CASE("integers") {
        {"setp.neu.f32 %, %, %;", "selp.f32 %, %, %, %;"}},
       {"both conditions",
        [](Kernel& t) { t.keep(t.k.select(t.a < t.b && t.c < t.d, t.x, t.y)); },
-       {"setp.lt.s32 %, %, %;", "setp.lt.s32 %, %, %;", "selp.f32 %, %, %, %;", "selp.f32 %, %, %, %;"}},
+       {"setp.lt.s32 %, %, %;", "setp.lt.s32 %, %, %;", "selp.f32 %, %, %, %;",
+        "selp.f32 %, %, %, %;"}},
   });
 }
 
@@ -163,10 +167,15 @@ TEST_CASE("memory") {
          t.keep(t.k.load<I32>(t.in + t.a));
          t.keep(t.k.load<I32>(t.in + (t.a + 16)));
        },
-       {"cvt.s64.s32 %, %;", "add.s64 %, %, %;", "ld.global.b32 %, [%];", "ld.global.b32 %, [%+16];"}},
-      {"load_v4", [](Kernel& t) { t.keep(t.k.load_v4(t.in)); }, {"ld.global.v4.b32 {%, %, %, %}, [%];"}},
+       {"cvt.s64.s32 %, %;", "add.s64 %, %, %;", "ld.global.b32 %, [%];",
+        "ld.global.b32 %, [%+16];"}},
+      {"load_v4",
+       [](Kernel& t) { t.keep(t.k.load_v4(t.in)); },
+       {"ld.global.v4.b32 {%, %, %, %}, [%];"}},
       {"store_v2",
-       [](Kernel& t) { t.k.store_v2(t.out, {t.a, t.b}); },
+       [](Kernel& t) {
+         t.k.store_v2(t.out, {t.a, t.b});
+       },
        {"st.global.v2.b32 [%], {%, %};"}},
       {"store_v4",
        [](Kernel& t) { t.k.store_v4(t.out, t.ints()); },
@@ -248,7 +257,8 @@ TEST_CASE("tensor cores") {
       {"s4", mma(Mma::s4), line("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32")},
       {"f16", mma(Mma::f16), line("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")},
       {"bf16", mma(Mma::bf16), line("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")},
-      {"e4m3 sm_89", mma(Mma::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"), kAda},
+      {"e4m3 sm_89", mma(Mma::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
+       kAda},
       {"e4m3 sm_120", mma(Mma::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
        kBlackwell},
   });

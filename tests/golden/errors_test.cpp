@@ -1,0 +1,118 @@
+// Misuse of the DSL is an error that names the template's file and line, and says what to do.
+#include <catch2/catch.hpp>
+
+#include <optional>
+
+#include "generator/codegen/codegen.h"
+#include "sagegen/error.h"
+#include "tests/golden/golden.h"
+
+namespace sagegen::golden {
+namespace {
+
+using namespace dsl;
+using Catch::Contains;
+
+constexpr Target kAmpere{.sm = 80};
+
+// The message with which building the kernel fails.
+std::string error_of(const Build& build, Target target = kAmpere) {
+  Kernel kernel(target);
+  try {
+    build(kernel);
+  } catch (const CodegenError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string here(int line) { return "tests/golden/errors_test.cpp:" + std::to_string(line) + ": "; }
+
+TEST_CASE("operands that are not values of this kernel") {
+  SECTION("never given a value") {
+    I32 nothing;
+    const std::string error = error_of([&](Kernel& t) { t.keep(t.k.min(nothing, t.a)); });
+    CHECK(error == here(__LINE__ - 1) + "an operand was never given a value");
+    // Operators have no line of their own: the next verb reports what they were applied to.
+    CHECK_THAT(error_of([&](Kernel& t) { t.k.max(nothing + 1, t.a); }),
+               Contains(here(__LINE__ - 1)));
+    CHECK_THAT(error_of([&](Kernel& t) { t.keep(nothing + t.a); }),
+               Contains("never given a value"));
+  }
+  SECTION("of a Var that was never made") {
+    Var<I32> nothing;
+    CHECK_THAT(error_of([&](Kernel& t) { t.k.min(nothing.get(), t.a); }),
+               Contains("never given a value"));
+    CHECK_THAT(error_of([&](Kernel& t) { nothing = t.a; }), Contains("a Var was never made"));
+  }
+  SECTION("of another builder") {
+    Kernel other(kAmpere);
+    CHECK_THAT(error_of([&](Kernel& t) { t.k.min(t.a, other.a); }),
+               Contains(here(__LINE__ - 1)) && Contains("another kernel's builder"));
+    CHECK_THAT(error_of([&](Kernel& t) { t.keep(t.a + other.a); }),
+               Contains("another kernel's builder"));
+  }
+  SECTION("made in a branch or loop that has ended") {
+    I32 inner;
+    CHECK_THAT(error_of([&](Kernel& t) {
+                 t.k.if_(t.a < t.b, [&] { inner = t.a + t.b; });
+                 t.keep(inner);
+               }),
+               Contains("inside a branch or loop that has ended") && Contains("Var"));
+    CHECK_THAT(error_of([&](Kernel& t) {
+                 t.k.for_range(t.a, t.b, 1, [&](I32 i) { inner = i * t.c; });
+                 t.keep(inner);
+               }),
+               Contains("inside a branch or loop that has ended"));
+  }
+}
+
+TEST_CASE("arguments that no instruction has") {
+  const auto rejects = [](const Build& build, const std::string& words) {
+    CHECK_THAT(error_of(build), Contains("tests/golden/errors_test.cpp:") && Contains(words));
+  };
+  rejects([](Kernel& t) { t.k.shuffle_xor(t.a, 32); }, "mask of 1 to 31, not 32");
+  rejects([](Kernel& t) { t.k.permute_bytes(t.a, t.b, {0, 1, 2, 8}); }, "bytes 0 to 7, not 8");
+  rejects([](Kernel& t) { t.k.pack2(DType::s8, t.x, t.y); }, "f16 or bf16, not s8");
+  rejects([](Kernel& t) { t.k.unpack2(DType::e4m3, t.a); }, "f16 or bf16, not e4m3");
+  rejects([](Kernel& t) { t.k.pack4(DType::f16, t.x, t.y, t.z, t.w); }, "s8 or e4m3, not f16");
+  rejects([](Kernel& t) { t.k.cp_async_wait(-1); }, "leaves -1 groups");
+  rejects([](Kernel& t) { t.k.block_idx(3); }, "axis 0, 1 or 2, not 3");
+  rejects([](Kernel& t) { t.k.for_range(t.a, t.b, 0, [](I32) {}); }, "a step of 0");
+  rejects([](Kernel& t) { t.k.shared(0, 16); }, "sizes are positive");
+  rejects([](Kernel& t) { t.k.shared(64, 24); }, "powers of two");
+  rejects([](Kernel& t) { t.k.barrier(), t.keep(t.a / 0); }, "division by the constant 0");
+  rejects([](Kernel& t) { t.k.barrier(), t.keep(t.a << 32); }, "shift of 32 bits by 32");
+  rejects([](Kernel& t) { t.k.params<abi::Tensor>(); },
+          "56 bytes of parameters, this struct has 32");
+}
+
+TEST_CASE("what the target does not have") {
+  const auto mma = [](Mma kind) {
+    return [kind](Kernel& t) { t.k.mma(kind, t.ints(), {t.a, t.b}, t.ints()); };
+  };
+  CHECK_THAT(error_of(mma(Mma::e4m3), {.sm = 80}),
+             Contains("mma of e4m3") && Contains("sm_80") && Contains("use f16"));
+  CHECK_THAT(error_of(mma(Mma::s4), {.sm = 120}), Contains("mma of s4") && Contains("sm_120"));
+  CHECK_THAT(error_of([](Kernel& t) { t.k.pack4(DType::e4m3, t.x, t.y, t.z, t.w); }, {.sm = 86}),
+             Contains("conversion to e4m3") && Contains("sm_86"));
+  CHECK(error_of(mma(Mma::e4m3), {.sm = 89}) == "no error");
+
+  const TargetInfo& info = target_info({.sm = 89});
+  CHECK_THAT(error_of([&](Kernel& t) { t.k.shared(1024, 16), t.k.shared(info.smem_per_block, 16); },
+                      info.target),
+             Contains(std::to_string(info.smem_per_block)) && Contains("behind the 1024 in use") &&
+                 Contains("smaller tiles or fewer stages"));
+  CHECK(error_of([&](Kernel& t) { t.k.shared(info.smem_per_block, 16); }, info.target) ==
+        "no error");
+}
+
+TEST_CASE("block sizes are whole warps") {
+  for (const int threads : {0, -32, 33, 1056}) {
+    CHECK_THROWS_WITH(KernelBuilder("odd", kAmpere, threads, 8),
+                      Contains("kernel odd") && Contains(std::to_string(threads)));
+  }
+}
+
+}  // namespace
+}  // namespace sagegen::golden
