@@ -1,0 +1,330 @@
+// What the quantization kernels leave in the workspace, element by element, against codes computed in
+// double from sagegen/abi.h's description. Codes may differ only where a value lies so near the middle
+// between two codes that the kernels' f32 arithmetic decides.
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <numbers>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/attention/workspace.h"
+#include "sagegen/emit.h"
+#include "sagegen/runtime/attention.h"
+#include "sagegen/runtime/emulator.h"
+#include "tools/reference/quantize.h"
+#include "tools/reference/rounding.h"
+
+using namespace sagegen;
+namespace rt = sagegen::runtime;
+namespace ref = sagegen::reference;
+
+namespace {
+
+constexpr double kTieWidth = 1e-3;      // of a code step
+constexpr double kFloatError = 1e-6;    // relative, of a few f32 operations
+constexpr double kMaxUndecided = 0.01;  // share of codes that may lie near a tie
+
+struct Setup {
+  int sm = 89;
+  rt::EmulatorProfile profile = rt::EmulatorProfile::sm_89;
+  DType io = DType::f16;
+  int head_dim = 128;
+  Granularity granularity = Granularity::per_thread;
+  std::string distribution = "normal";
+  ref::Shape shape;
+};
+
+ref::IoType io_type(DType io) { return io == DType::f16 ? ref::IoType::f16 : ref::IoType::bf16; }
+
+// The kernels' results for one attention, still in the workspace.
+struct Workspace {
+  rt::WorkspaceLayout layout;
+  QuantSpec quant;
+  AttentionProblem problem;
+  std::vector<std::byte> bytes;
+
+  template <typename T>
+  T at(const rt::Region& region, std::int64_t index) const {
+    T value;
+    const std::int64_t offset = index * static_cast<std::int64_t>(sizeof(T));
+    REQUIRE(offset + static_cast<std::int64_t>(sizeof(T)) <= region.bytes);
+    std::memcpy(&value, bytes.data() + region.offset + offset, sizeof(T));
+    return value;
+  }
+};
+
+rt::Buffer upload(const rt::Device& device, const ref::Tensor& tensor, DType io) {
+  std::vector<std::uint16_t> bits;
+  for (const float x : tensor.data)
+    bits.push_back(io == DType::f16 ? ref::f16_bits(x) : ref::bf16_bits(x));
+  rt::Buffer buffer(device, bits.size() * sizeof(bits[0]));
+  buffer.upload(std::as_bytes(std::span(bits)));
+  return buffer;
+}
+
+Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
+  static const std::shared_ptr<rt::EmulatorDriver> driver =
+      rt::make_emulator({.checks = rt::Checks::off});
+  const rt::Device device(driver, static_cast<rt::DeviceOrdinal>(setup.profile));
+  const Target target{.sm = setup.sm};
+  Workspace out;
+  out.problem = {.head_dim = setup.head_dim, .io = setup.io};
+  out.quant = default_quant(target, setup.granularity);
+  const TileSchedule schedule = default_schedule(out.problem, out.quant, target);
+  const rt::Attention attention(device, out.problem, out.quant, schedule, target,
+                                [](const KernelSpec& spec) { return emit(spec).ptx; });
+  const rt::AttentionShape shape{.batch = in.q.batch,
+                                 .q_heads = in.q.heads,
+                                 .kv_heads = in.k.heads,
+                                 .q_len = in.q.tokens,
+                                 .kv_len = in.k.tokens};
+  out.layout = rt::workspace_layout(out.problem, out.quant, schedule, shape);
+
+  const rt::Buffer q = upload(device, in.q, setup.io), k = upload(device, in.k, setup.io),
+                   v = upload(device, in.v, setup.io), o(device, q.bytes());
+  const rt::Buffer lse(device, static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens) * 4);
+  rt::Buffer workspace(device, attention.workspace_bytes(shape));
+  workspace.fill(0xFF);
+  const rt::Stream stream(device);
+  attention.run(shape,
+                {.q = rt::hnd(q.data(), in.q.heads, in.q.tokens, setup.head_dim),
+                 .k = rt::hnd(k.data(), in.k.heads, in.k.tokens, setup.head_dim),
+                 .v = rt::hnd(v.data(), in.v.heads, in.v.tokens, setup.head_dim),
+                 .o = rt::hnd(o.data(), in.q.heads, in.q.tokens, setup.head_dim),
+                 .lse = lse.data()},
+                workspace.data(), workspace.bytes(), stream.handle());
+  stream.synchronize();
+  out.bytes.resize(workspace.bytes());
+  workspace.download(out.bytes);
+  return out;
+}
+
+// Counts codes; fails on one that f32 arithmetic cannot explain.
+class CodeCheck {
+ public:
+  void integer(double scaled, double got) {
+    ++total_;
+    if (got == std::nearbyint(scaled)) return;
+    ++undecided_;
+    const double from_tie = std::fabs(std::fabs(scaled - std::trunc(scaled)) - 0.5);
+    INFO("value " << scaled << " of a step, code " << got);
+    REQUIRE(from_tie < kTieWidth);
+    REQUIRE(std::fabs(scaled - got) < 0.5 + kTieWidth);
+  }
+  void floating(double scaled, double got, ref::QuantModel::Pv format) {
+    ++total_;
+    if (got == ref::round_pv(format, scaled)) return;
+    ++undecided_;
+    INFO("value " << scaled << ", code " << got);
+    REQUIRE((got == ref::round_pv(format, scaled * (1 - kFloatError)) ||
+             got == ref::round_pv(format, scaled * (1 + kFloatError))));
+  }
+  void finish() const {
+    CHECK(total_ > 0);
+    CHECK(static_cast<double>(undecided_) <= 1 + kMaxUndecided * static_cast<double>(total_));
+  }
+
+ private:
+  std::int64_t total_ = 0, undecided_ = 0;
+};
+
+struct RowsOfHead {
+  rt::Region codes, scales;
+  std::int64_t head_index = 0, padded = 0, group = 0, scales_per_group = 0, divisor = 1;
+  double scale_factor = 1.0;
+};
+
+void check_rows(const Workspace& w, const RowsOfHead& where, const ref::RowCodes& want,
+                CodeCheck& check) {
+  for (std::int64_t r = 0; r < where.padded; ++r) {
+    const bool there = r < want.rows;
+    const std::int64_t in_group =
+        where.scales_per_group == 1 ? 0 : r % where.group % 8 / where.divisor;
+    const double scale = w.at<float>(
+        where.scales, (where.head_index * (where.padded / where.group) + r / where.group) *
+                              where.scales_per_group +
+                          in_group);
+    INFO("row " << r);
+    if (there) {
+      REQUIRE(scale == Approx(want.row_scale[static_cast<std::size_t>(r)] * where.scale_factor)
+                           .epsilon(kFloatError)
+                           .margin(0));
+    } else {
+      REQUIRE(std::isfinite(scale));
+    }
+    for (std::int64_t c = 0; c < want.channels; ++c) {
+      const double code =
+          w.at<std::int8_t>(where.codes, (where.head_index * where.padded + r) * want.channels + c);
+      if (there) {
+        check.integer(want.scaled[static_cast<std::size_t>(r * want.channels + c)], code);
+      } else {
+        REQUIRE(code == 0.0);
+      }
+    }
+  }
+}
+
+std::vector<double> rows_of(const ref::Tensor& t, std::int64_t b, std::int64_t h) {
+  const float* begin = t.row(b, h, 0);
+  return {begin, begin + t.tokens * t.channels};
+}
+
+void check_q(const Workspace& w, const ref::Inputs& in) {
+  const bool per_thread = w.quant.granularity == Granularity::per_thread;
+  const double softmax_scale = 1.0 / std::sqrt(static_cast<double>(in.q.channels));
+  CodeCheck check;
+  for (std::int64_t head = 0; head < in.q.batch * in.q.heads; ++head) {
+    const std::int64_t b = head / in.q.heads, h = head % in.q.heads;
+    const std::vector<double> rows = rows_of(in.q, b, h);
+    INFO("Q, batch " << b << ", head " << h);
+    check_rows(
+        w,
+        {.codes = w.layout.q_codes,
+         .scales = w.layout.q_scale,
+         .head_index = head,
+         .padded = w.layout.q_len_padded,
+         .group = w.quant.q_group,
+         .scales_per_group = per_thread ? 8 : 1,
+         .scale_factor = softmax_scale * std::numbers::log2e},
+        ref::quantize_rows(rows, in.q.channels, 8,
+                           {.group = w.quant.q_group, .per_thread = per_thread, .divisor = 1}),
+        check);
+
+    const std::vector<double> mean = ref::channel_mean(in.k, b, h / (in.q.heads / in.k.heads));
+    for (std::int64_t r = 0; r < in.q.tokens; ++r) {
+      double dot = 0, magnitude = 0;
+      for (std::size_t c = 0; c < mean.size(); ++c) {
+        const double term = rows[static_cast<std::size_t>(r) * mean.size() + c] * mean[c];
+        dot += term;
+        magnitude += std::fabs(term);
+      }
+      REQUIRE(w.at<float>(w.layout.lse_correction, head * w.layout.q_len_padded + r) ==
+              Approx(dot * softmax_scale).margin(magnitude * softmax_scale * 4 * kFloatError));
+    }
+  }
+  check.finish();
+}
+
+void check_k(const Workspace& w, const ref::Inputs& in) {
+  const bool per_thread = w.quant.granularity == Granularity::per_thread;
+  CodeCheck check;
+  for (std::int64_t head = 0; head < in.k.batch * in.k.heads; ++head) {
+    const std::int64_t b = head / in.k.heads, h = head % in.k.heads;
+    INFO("K, batch " << b << ", head " << h);
+    std::vector<double> rows = rows_of(in.k, b, h);
+    const std::vector<double> mean = ref::channel_mean(in.k, b, h);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] -= mean[i % mean.size()];
+    for (std::size_t c = 0; c < mean.size(); ++c) {
+      REQUIRE(w.at<float>(w.layout.k_mean, head * in.k.channels + static_cast<std::int64_t>(c)) ==
+              Approx(mean[c]).epsilon(kFloatError).margin(kFloatError));
+    }
+    check_rows(
+        w,
+        {.codes = w.layout.k_codes,
+         .scales = w.layout.k_scale,
+         .head_index = head,
+         .padded = w.layout.kv_len_padded,
+         .group = w.quant.k_group,
+         .scales_per_group = per_thread ? 4 : 1,
+         .divisor = 2,
+         .scale_factor = 1.0},
+        ref::quantize_rows(rows, in.k.channels, 8,
+                           {.group = w.quant.k_group, .per_thread = per_thread, .divisor = 2}),
+        check);
+  }
+  check.finish();
+}
+
+void check_v(const Workspace& w, const ref::Inputs& in) {
+  if (!v_is_quantized(w.problem, w.quant)) {
+    CHECK(w.layout.v_codes.bytes == 0);
+    return;
+  }
+  const bool fp8 = w.quant.pv == DType::e4m3;
+  const ref::QuantModel model{.pv = fp8 ? ref::QuantModel::Pv::e4m3 : ref::QuantModel::Pv::f16,
+                              .v_max = fp8 ? 448.0 : 1024.0};
+  // Position p of every 16 keys of a channel holds this key.
+  constexpr std::array<std::int64_t, 16> kOrder = {0, 1, 8,  9,  2, 3, 10, 11,
+                                                   4, 5, 12, 13, 6, 7, 14, 15};
+  const std::int64_t padded = w.layout.kv_len_padded, channels = in.v.channels;
+  CodeCheck check;
+  for (std::int64_t head = 0; head < in.v.batch * in.v.heads; ++head) {
+    const ref::ChannelCodes want =
+        ref::quantize_values(in.v, head / in.v.heads, head % in.v.heads, model);
+    INFO("V, head " << head);
+    for (std::int64_t c = 0; c < channels; ++c) {
+      REQUIRE(w.at<float>(w.layout.v_scale, head * channels + c) ==
+              Approx(want.scale[static_cast<std::size_t>(c)]).epsilon(kFloatError).margin(0));
+      for (std::int64_t p = 0; p < padded; ++p) {
+        const std::int64_t key = fp8 ? p / 16 * 16 + kOrder[static_cast<std::size_t>(p % 16)] : p;
+        const double code = fp8 ? ref::e4m3_value(w.at<std::uint8_t>(
+                                      w.layout.v_codes, (head * channels + c) * padded + p))
+                                : ref::f16_value(w.at<std::uint16_t>(
+                                      w.layout.v_codes, (head * padded + p) * channels + c));
+        if (key < in.v.tokens) {
+          check.floating(want.scaled[static_cast<std::size_t>(key * channels + c)], code, model.pv);
+        } else {
+          REQUIRE(code == 0.0);
+        }
+      }
+    }
+  }
+  check.finish();
+}
+
+void check_codes(const Setup& setup) {
+  INFO("sm_" << setup.sm << ", " << to_string(setup.io) << ", head_dim " << setup.head_dim << ", "
+             << to_string(setup.granularity) << ", " << setup.distribution << ", lengths "
+             << setup.shape.q_len << " and " << setup.shape.kv_len);
+  ref::Shape shape = setup.shape;
+  shape.head_dim = setup.head_dim;
+  const ref::Inputs in = ref::generate(setup.distribution, shape, 5, io_type(setup.io));
+  const Workspace w = run_kernels(setup, in);
+  check_q(w, in);
+  check_k(w, in);
+  check_v(w, in);
+}
+
+constexpr ref::Shape kRagged{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 70, .kv_len = 150};
+
+}  // namespace
+
+TEST_CASE("codes and scales are those of double arithmetic, for every dtype and granularity") {
+  for (const auto& [sm, profile] :
+       {std::pair{80, rt::EmulatorProfile::sm_80}, std::pair{89, rt::EmulatorProfile::sm_89}}) {
+    for (const int head_dim : {64, 128}) {
+      for (const DType io : {DType::f16, DType::bf16}) {
+        for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
+          check_codes({.sm = sm,
+                       .profile = profile,
+                       .io = io,
+                       .head_dim = head_dim,
+                       .granularity = granularity,
+                       .distribution = "normal",
+                       .shape = kRagged});
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("codes of biased K, outliers, zero channels and zero rows") {
+  for (const ref::Distribution& d : ref::distributions()) {
+    for (const DType io : {DType::f16, DType::bf16}) {
+      check_codes({.io = io, .head_dim = 64, .distribution = d.name, .shape = kRagged});
+    }
+  }
+}
+
+TEST_CASE("codes at lengths around the groups, chunks and tiles") {
+  for (const std::int64_t length : {1, 7, 31, 32, 33, 63, 64, 65, 127, 128, 129, 513, 1100}) {
+    check_codes({.head_dim = 64,
+                 .shape = {.q_len = std::max<std::int64_t>(length / 3, 1), .kv_len = length}});
+  }
+}
