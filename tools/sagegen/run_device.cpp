@@ -71,6 +71,7 @@ int profile_ordinal(runtime::DriverApi& emulator, const std::string& profile) {
 RunDevice emulated(const std::string& profile, const std::string& target,
                    const runtime::EmulatorOptions& options) {
   const std::shared_ptr<runtime::EmulatorDriver> emulator = runtime::make_emulator(options);
+  runtime::check(*emulator, emulator->init(), "cuInit");
   std::optional<Target> asked;
   if (!target.empty()) asked = parse_target(target);
   const std::string name = !profile.empty() ? profile : to_string(asked.value_or(kEmulatorTarget));
