@@ -76,7 +76,7 @@ std::string kernel_text(const Mix& mix) {
   mov.b64 %d3, s;
   mov.u32 %w20, %tid.x;
   mul.wide.u32 %d4, %w20, 4; add.s64 %d1, %d3, %d4;
-  mul.wide.u32 %d4, %w20, 16; add.s64 %d2, %d3, %d4;
+  mul.wide.u32 %d4, %w20, 16; add.s64 %d2, %d3, %d4; add.s64 %d2, %d2, 4096;
   ld.param.b32 %w21, [trips];
 )";
   for (int i = 0; i < 16; ++i) text += fmt::format("  cvt.rn.f32.u32 %w{}, %w20;\n", i);

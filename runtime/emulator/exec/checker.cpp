@@ -20,6 +20,16 @@ const char* past_tense(AccessKind kind) {
 }
 
 bool all_equal(const std::uint8_t* bytes, std::uint32_t count, std::uint8_t value) {
+  if (count == 4) {
+    std::uint32_t word;
+    std::memcpy(&word, bytes, 4);
+    return word == value * 0x01010101u;
+  }
+  if (count == 16) {
+    std::uint64_t words[2], expected = value * 0x0101010101010101u;
+    std::memcpy(words, bytes, 16);
+    return ((words[0] ^ expected) | (words[1] ^ expected)) == 0;
+  }
   std::uint8_t difference = 0;
   for (std::uint32_t i = 0; i < count; ++i) difference |= bytes[i] ^ value;
   return difference == 0;
@@ -38,6 +48,14 @@ Checker::Checker(const Cta& cta, GlobalRaces& global)
       races_(static_cast<int>(cta.warps.size()), cta.shared_end),
       shared_state_(cta.shared_end + 4, 0),
       copy_op_(cta.shared_end / 4 + 1, 0) {}
+
+bool Checker::defined(const Target& target, std::uint32_t bytes) const {
+  if (target.space == Space::param) return true;
+  if (target.space == Space::shared) {
+    return shared_defined(static_cast<std::uint32_t>(target.address), bytes);
+  }
+  return all_equal(target.written, bytes, 1);
+}
 
 bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target,
                    std::uint32_t bytes, AccessKind kind) {

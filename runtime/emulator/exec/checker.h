@@ -17,6 +17,8 @@ class Checker {
   // True if all bytes are defined.
   bool read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
             AccessKind kind = AccessKind::read);
+  // The same without a check.
+  bool defined(const Target& target, std::uint32_t bytes) const;
   bool shared_defined(std::uint32_t offset, std::uint32_t bytes) const;
   // Call it before memory changes: `value` are the bytes to store, `defined` is their state.
   void write(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,

@@ -28,8 +28,6 @@ void members_of(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t ma
   require_members(w, op, row, mask);
 }
 
-enum class Shuffle : std::uint32_t { up, down, bfly, idx };
-
 // shfl.sync d|p, a, b, c, members
 template <bool kChecked, Shuffle kMode>
 void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
@@ -239,9 +237,15 @@ void active_mask(Warp& w, const Op& op, std::uint32_t mask) {
   for_lanes(mask, [&](int lane) { row32(w, op.r[0])[lane] = mask; });
 }
 
-template <Shuffle kMode>
-void add_shuffle(FormTable& t, const char* name) {
-  t.add_checked(name, "vWWWW", shuffle<false, kMode>, shuffle<true, kMode>, Taint::custom);
+template <bool kChecked>
+Handler shuffle_for(Shuffle mode) {
+  switch (mode) {
+    case Shuffle::up: return shuffle<kChecked, Shuffle::up>;
+    case Shuffle::down: return shuffle<kChecked, Shuffle::down>;
+    case Shuffle::bfly: return shuffle<kChecked, Shuffle::bfly>;
+    case Shuffle::idx: break;
+  }
+  return shuffle<kChecked, Shuffle::idx>;
 }
 template <Vote kMode>
 void add_vote(FormTable& t, const char* name, const char* format) {
@@ -250,11 +254,11 @@ void add_vote(FormTable& t, const char* name, const char* format) {
 
 }  // namespace
 
+Handler careful_shuffle(Shuffle mode, ShuffleChecks checks) {
+  return checks == ShuffleChecks::on ? shuffle_for<true>(mode) : shuffle_for<false>(mode);
+}
+
 void register_exchange(FormTable& t) {
-  add_shuffle<Shuffle::up>(t, "shfl.sync.up.b32");
-  add_shuffle<Shuffle::down>(t, "shfl.sync.down.b32");
-  add_shuffle<Shuffle::bfly>(t, "shfl.sync.bfly.b32");
-  add_shuffle<Shuffle::idx>(t, "shfl.sync.idx.b32");
   add_vote<Vote::all>(t, "vote.sync.all.pred", "pPW");
   add_vote<Vote::any>(t, "vote.sync.any.pred", "pPW");
   add_vote<Vote::uni>(t, "vote.sync.uni.pred", "pPW");

@@ -102,6 +102,11 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction);
 std::vector<Form> mma_forms(const ptx::Instruction& instruction);
 std::vector<Form> async_forms(const ptx::Instruction& instruction);
 
+// shfl.sync for any mask. The lane loops have a quick one for whole warps, which falls back on it.
+enum class Shuffle : std::uint32_t { up, down, bfly, idx };
+enum class ShuffleChecks { off, on };
+Handler careful_shuffle(Shuffle mode, ShuffleChecks checks);
+
 // Handler of a mov from a clock: warp instructions executed so far.
 void read_clock(Warp& w, const Op& op, std::uint32_t mask);
 

@@ -188,6 +188,28 @@ void register_half_compares(FormTable& t) {
   add_compare<nan>(t, "nan");
 }
 
+// ---- an f32 result of f16 or bf16 operands and an f32 (PTX ISA, mixed precision instructions) -------
+
+template <class Half>
+float widen(u16 bits) {
+  return static_cast<float>(Half::load(bits));
+}
+template <class Half>
+constexpr auto kMixedSum = [](u16 a, float c) { return canonical(widen<Half>(a) + c); };
+template <class Half>
+constexpr auto kMixedDifference = [](u16 a, float c) { return canonical(widen<Half>(a) - c); };
+template <class Half>
+constexpr auto kMixedFma = [](u16 a, u16 b, float c) {
+  return canonical(std::fma(widen<Half>(a), widen<Half>(b), c));
+};
+
+template <class Half>
+void add_mixed(FormTable& t, const std::string& type) {
+  t.add(("add{|.rn}.f32." + type).c_str(), "wHW", each_lane<kMixedSum<Half>>);
+  t.add(("sub{|.rn}.f32." + type).c_str(), "wHW", each_lane<kMixedDifference<Half>>);
+  t.add(("fma.rn.f32." + type).c_str(), "wHHW", each_lane<kMixedFma<Half>>);
+}
+
 }  // namespace
 
 void register_half(FormTable& t) {
@@ -210,6 +232,8 @@ void register_half(FormTable& t) {
   f16.unary<ex2_f16>("ex2.approx.");
   bf16.unary<ex2_bf16>("ex2.approx.ftz.");
   register_half_compares(t);
+  add_mixed<HalfF16>(t, "f16");
+  add_mixed<HalfBf16>(t, "bf16");
 }
 
 }  // namespace sagegen::emulator

@@ -126,6 +126,36 @@ void select_lanes(Warp& w, const Op& op, u32 mask) {
   }
 }
 
+// shfl.sync d|p, a, b, c, members when the whole warp takes part.
+template <Shuffle kMode>
+void shuffle_warp(Warp& w, const Op& op, u32 mask) {
+  const u32* members = row32(w, op.r[5]);
+  u32 missing = ~mask;
+  for (int i = 0; i < kLanes; ++i) missing |= ~members[i];
+  if (missing != 0) return careful_shuffle(kMode, ShuffleChecks::off)(w, op, mask);
+  const u32* a = row32(w, op.r[2]);
+  const u32* b = row32(w, op.r[3]);
+  const u32* c = row32(w, op.r[4]);
+  alignas(64) u32 result[kLanes];
+  u32 valid = 0;
+#pragma GCC ivdep
+  for (int lane = 0; lane < kLanes; ++lane) {
+    s32 segment = static_cast<s32>(c[lane] >> 8 & 31), clamp = static_cast<s32>(c[lane] & 31);
+    s32 distance = static_cast<s32>(b[lane] & 31);
+    s32 min_lane = lane & segment, max_lane = min_lane | (clamp & ~segment);
+    s32 source = kMode == Shuffle::up     ? lane - distance
+                 : kMode == Shuffle::down ? lane + distance
+                 : kMode == Shuffle::bfly ? lane ^ distance
+                                          : min_lane | (distance & ~segment);
+    bool in_range = kMode == Shuffle::up ? source >= max_lane : source <= max_lane;
+    valid |= (in_range ? u32{1} : u32{0}) << lane;
+    result[lane] = a[in_range ? source & 31 : lane];
+  }
+  u32* d = row32(w, op.r[0]);
+  for (int lane = 0; lane < kLanes; ++lane) d[lane] = result[lane];
+  w.predicates[op.r[1]] = valid;
+}
+
 // ---- f32 helpers -------------------------------------------------------------------------------
 
 [[gnu::always_inline]] static inline u32 bits_of(float x) { return __builtin_bit_cast(u32, x); }

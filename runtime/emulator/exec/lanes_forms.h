@@ -365,7 +365,17 @@ void register_floats(FormTable& t) {
   t.add("cvt.rn.f32.u32", "wW", each_lane<[](u32 a) { return static_cast<float>(a); }>);
 }
 
+template <Shuffle kMode>
+void add_shuffle(FormTable& t, const char* name) {
+  t.add_checked(name, "vWWWW", shuffle_warp<kMode>, careful_shuffle(kMode, ShuffleChecks::on),
+                Taint::custom);
+}
+
 void register_vector_forms(FormTable& t) {
+  add_shuffle<Shuffle::up>(t, "shfl.sync.up.b32");
+  add_shuffle<Shuffle::down>(t, "shfl.sync.down.b32");
+  add_shuffle<Shuffle::bfly>(t, "shfl.sync.bfly.b32");
+  add_shuffle<Shuffle::idx>(t, "shfl.sync.idx.b32");
   register_integer_arithmetic(t);
   register_bits(t);
   register_compares(t);

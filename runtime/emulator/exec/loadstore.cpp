@@ -11,6 +11,7 @@ namespace sagegen::emulator {
 namespace {
 
 constexpr std::uint32_t kMaxVectorBytes = 32;
+constexpr int kMaxElements = 8;
 
 // Operands of ld: destinations, address{, cache policy}; of st: address, sources{, cache policy}.
 const std::uint16_t* operands(const Warp& w, const Op& op, const Access& access) {
@@ -60,6 +61,14 @@ void gather_row(const Warp& w, std::uint16_t row, const LanePointers& data, std:
   }
 }
 
+Target element_of(Target target, const Access& access, int element) {
+  std::size_t offset = std::size_t{access.bytes} * element;
+  target.address += offset;
+  target.data += offset;
+  if (target.written != nullptr) target.written += offset;
+  return target;
+}
+
 AccessKind read_kind(const Access& a) { return a.strong ? AccessKind::strong_read : AccessKind::read; }
 AccessKind write_kind(const Access& a) {
   return a.strong ? AccessKind::strong_write : AccessKind::write;
@@ -79,20 +88,17 @@ void load(Warp& w, const Op& op, std::uint32_t mask) {
   if constexpr (kChecked) {
     LaneTargets targets;
     locate_targets(w, op, op.imm, mask, addresses, bytes, "reads", targets);
-    for (int e = 0; e < access.count; ++e) {
-      std::uint32_t defined = 0;
-      for_lanes(mask, [&](int lane) {
-        Target element = targets[lane];
-        std::size_t offset = std::size_t{access.bytes} * e;
-        data[lane] = element.data;
-        element.address += offset;
-        element.data += offset;
-        if (element.written != nullptr) element.written += offset;
-        bool good = w.cta->checker->read(w, op, lane, element, access.bytes, read_kind(access));
-        defined |= static_cast<std::uint32_t>(good) << lane;
-      });
-      set_defined_row(w, r[e], defined, mask);
-    }
+    std::array<std::uint32_t, kMaxElements> undefined = {};   // lanes, per element
+    for_lanes(mask, [&](int lane) {
+      data[lane] = targets[lane].data;
+      Checker& checker = *w.cta->checker;
+      if (checker.read(w, op, lane, targets[lane], bytes, read_kind(access))) return;
+      for (int e = 0; e < access.count; ++e) {
+        bool good = checker.defined(element_of(targets[lane], access, e), access.bytes);
+        undefined[e] |= static_cast<std::uint32_t>(!good) << lane;
+      }
+    });
+    for (int e = 0; e < access.count; ++e) set_defined_row(w, r[e], ~undefined[e], mask);
   } else {
     locate_lanes(w, op, op.imm, mask, addresses, bytes, "reads", data);
   }
@@ -150,18 +156,22 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
     LaneTargets targets;
     locate_targets(w, op, op.imm, mask, addresses, bytes, "writes", targets);
     std::array<std::uint8_t, kLanes * kMaxVectorBytes> values;
+    std::uint32_t whole = mask;   // lanes whose elements are all defined
+    for (int e = 0; e < access.count; ++e) whole &= defined_row(w, r[1 + e]);
     for_lanes(mask, [&](int lane) {
+      std::uint8_t* value = values.data() + lane * bytes;
       for (int e = 0; e < access.count; ++e) {
-        std::uint32_t offset = std::uint32_t{access.bytes} * e;
-        std::uint8_t* value = values.data() + lane * bytes + offset;
-        take_bytes(w, r[1 + e], lane, access, value);
-        Target element = targets[lane];
-        element.address += offset;
-        element.data += offset;
-        if (element.written != nullptr) element.written += offset;
+        take_bytes(w, r[1 + e], lane, access, value + e * access.bytes);
+      }
+      Checker& checker = *w.cta->checker;
+      if ((whole >> lane & 1) != 0) {
+        checker.write(w, op, lane, targets[lane], bytes, value, true, write_kind(access));
+        return;
+      }
+      for (int e = 0; e < access.count; ++e) {
         bool defined = (defined_row(w, r[1 + e]) >> lane & 1) != 0;
-        w.cta->checker->write(w, op, lane, element, access.bytes, value, defined,
-                              write_kind(access));
+        checker.write(w, op, lane, element_of(targets[lane], access, e), access.bytes,
+                      value + e * access.bytes, defined, write_kind(access));
       }
     });
     w.cta->checker->same_instruction(w, op, mask, targets.data(), bytes, values.data());

@@ -57,6 +57,12 @@ std::optional<RaceConflict> RaceDetector::against_reads(const Cell& cell, int wa
   return std::nullopt;
 }
 
+// The warp has read the cell since it last passed a barrier, and nothing has happened to it since.
+inline bool RaceDetector::read_before(const Cell& cell, int warp, bool strong) const {
+  return !cell.many_clocks && (cell.readers >> warp & 1) != 0 &&
+         cell.read_clock == clocks_[warp][warp] && cell.strong_reads == strong;
+}
+
 void RaceDetector::note_read(Cell& cell, int warp, std::uint32_t op, bool strong) {
   const Clock& mine = clocks_[warp];
   std::uint32_t bit = 1u << warp;
@@ -101,9 +107,6 @@ std::optional<RaceConflict> RaceDetector::touch(Cell& cell, int warp, std::uint3
                                                 AccessKind kind) {
   bool strong = is_strong(kind);
   if (!is_write(kind)) {
-    bool again = !cell.many_clocks && (cell.readers >> warp & 1) != 0 &&
-                 cell.read_clock == clocks_[warp][warp] && cell.strong_reads == strong;
-    if (again) return std::nullopt;
     if (auto conflict = against_write(cell, warp, strong)) return conflict;
     note_read(cell, warp, op, strong);
     return std::nullopt;
@@ -148,6 +151,10 @@ std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t
     std::uint64_t next = std::min(end, (at | 3) + 1);
     bool whole = (at & 3) == 0 && next - at == 4;
     if (whole && !cell.split) {
+      if (!is_write(kind) && read_before(cell, warp, is_strong(kind))) {
+        at = next;
+        continue;
+      }
       if (auto conflict = touch(cell, warp, op, kind)) {
         conflict->address = at;
         return conflict;

@@ -74,6 +74,7 @@ class RaceDetector {
   std::optional<RaceConflict> touch(Cell& cell, int warp, std::uint32_t op, AccessKind kind);
   std::optional<RaceConflict> against_write(const Cell& cell, int warp, bool strong) const;
   std::optional<RaceConflict> against_reads(const Cell& cell, int warp, bool strong) const;
+  bool read_before(const Cell& cell, int warp, bool strong) const;
   void note_read(Cell& cell, int warp, std::uint32_t op, bool strong);
   std::array<Cell, 4>& split(Cell& cell);
 
