@@ -120,6 +120,17 @@ TEST_CASE("the embedded set is well formed") {
   }
 }
 
+TEST_CASE("the embedded set is the default set, or empty") {
+  const std::vector<EmbeddedKernel> kernels = embedded_kernels();
+  if (kernels.empty()) {
+    WARN("built from an empty generated/ directory");
+    return;
+  }
+  const auto specs = read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
+  CHECK(kernels.size() == specs.size());
+  for (const KernelSpec& spec : specs) CHECK(find_kernel(kernels, spec).key == key(spec));
+}
+
 TEST_CASE("each device gets the highest target that its driver can compile") {
   CHECK(best_target(80) == Target{.sm = 80});
   CHECK(best_target(86) == Target{.sm = 86});

@@ -20,6 +20,7 @@
 
 using namespace sagegen;
 using namespace sagegen::runtime;
+using Catch::Matchers::Contains;
 
 namespace {
 
@@ -291,6 +292,26 @@ TEST_CASE("one Attention serves two threads that have their own workspaces") {
     for (const Bits& output : outputs[i]) CHECK(output == expected[i].o);
   }
   CHECK(emulator()->findings().empty());
+}
+
+TEST_CASE("what the emulator finds is part of the driver error") {
+  const reference::Shape s{.q_len = 10, .kv_len = 10, .head_dim = 64};
+  const Device device = device_of(EmulatorProfile::sm_89);
+  const Attention attention = plan_on(device, {.head_dim = 64});
+  const Bits values(640);
+  const Buffer k = upload(device, values), v = upload(device, values), o(device, 1280);
+  const DevicePtr freed = Buffer(device, 1280).data();
+  const Buffer workspace(device, attention.workspace_bytes(shape_of(s)));
+  emulator()->clear_findings();
+  CHECK_THROWS_WITH(attention.run(shape_of(s),
+                                  {.q = hnd(freed, 1, 10, 64),
+                                   .k = hnd(k.data(), 1, 10, 64),
+                                   .v = hnd(v.data(), 1, 10, 64),
+                                   .o = hnd(o.data(), 1, 10, 64)},
+                                  workspace.data(), workspace.bytes(), nullptr),
+                    Contains("cuLaunchKernel") && Contains("sage_quantq_d64") && Contains("free"));
+  CHECK_FALSE(emulator()->findings().empty());
+  emulator()->clear_findings();
 }
 
 TEST_CASE("strides beyond 2^32 bytes reach the right rows") {
