@@ -1,0 +1,353 @@
+// What real devices computed, instruction by instruction, must come out of the emulator's profile of that
+// device. Recordings lie under tests/hardware/recorded/<device>/ and are made by sagegen-record on a machine
+// with a GPU (tools/gpu_check.sh).
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "sagegen/runtime/error.h"
+#include "tools/hardware/replay.h"
+
+namespace sagegen::test {
+namespace {
+
+using namespace hardware;
+using runtime::EmulatorProfile;
+namespace fs = std::filesystem;
+
+// Probes that the emulator does not execute yet. A probe leaves this list when the emulator learns it.
+const std::set<std::string> kWaiting = {
+    "wgmma_m64n8k32_s8_s32",  "wgmma_m64n8k32_e4m3_f32", "wgmma_m64n8k32_e4m3_f16",
+    "wgmma_m64n8k16_f16_f32", "wgmma_m64n8k16_bf16_f32",
+};
+
+constexpr int kCapabilities[] = {80, 86, 89, 90, 120};
+
+// A directory of its own for one test, removed at the end.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string name = (fs::temp_directory_path() / "sagegen-replay-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) {
+      throw std::runtime_error("cannot make a temporary directory");
+    }
+    path_ = name;
+  }
+  ~TemporaryDirectory() { fs::remove_all(path_); }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+
+ private:
+  fs::path path_;
+};
+
+runtime::Device emulated(EmulatorProfile profile) {
+  return runtime::Device(runtime::make_emulator(), static_cast<int>(profile));
+}
+
+Recording record_on(EmulatorProfile profile, const std::string& name, std::uint64_t seed = 5) {
+  const Probe* probe = find_probe(name);
+  REQUIRE(probe != nullptr);
+  return record(emulated(profile), *probe, seed);
+}
+
+std::vector<std::string> hardware_recordings() {
+  std::vector<std::string> paths;
+  const fs::path root = fs::path(SAGEGEN_SOURCE_DIR) / "tests/hardware/recorded";
+  if (fs::exists(root)) {
+    for (const auto& entry : fs::recursive_directory_iterator(root)) {
+      if (entry.path().extension() == ".rec") {
+        paths.push_back(entry.path().string());
+      }
+    }
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+TEST_CASE("the emulator agrees with every hardware recording") {
+  const std::vector<std::string> paths = hardware_recordings();
+  if (paths.empty()) {
+    WARN(
+        "no hardware recordings yet: the emulator's arithmetic follows published models only; "
+        "tools/gpu_check.sh makes them on a machine with a GPU");
+  }
+  std::set<std::string> waiting;
+  for (const std::string& path : paths) {
+    const Recording recording = load(path);
+    INFO(path);
+    CHECK(recording.api == "cuda");
+    const Replay result = replay(recording);
+    INFO(result.text);
+    CHECK(result.verdict != Verdict::stale);
+    CHECK(result.verdict != Verdict::differs);
+    if (result.verdict == Verdict::waiting) {
+      waiting.insert(recording.probe);
+    }
+  }
+  for (const std::string& name : waiting) {
+    INFO("recorded on hardware, not modelled: " << name);
+    CHECK(kWaiting.contains(name));
+  }
+}
+
+TEST_CASE("the list of instructions that wait for a model is right") {
+  for (const std::string& name : kWaiting) {
+    INFO(name);
+    CHECK(find_probe(name) != nullptr);
+  }
+  for (const Probe& probe : all_probes()) {
+    for (const int capability : kCapabilities) {
+      if (!runs_on(probe, capability)) {
+        continue;
+      }
+      const std::string why = why_not_modelled(probe, *profile_of(capability));
+      INFO(probe.name << " on compute capability " << capability << ": " << why);
+      CHECK(why.empty() == !kWaiting.contains(probe.name));
+      break;  // the least device is enough: later ones differ in arithmetic only
+    }
+  }
+}
+
+TEST_CASE("a recording made by the emulator survives the file and replays equal") {
+  const TemporaryDirectory directory;
+  for (const Probe& probe : all_probes()) {
+    if (kWaiting.contains(probe.name)) {
+      continue;
+    }
+    for (const int capability : kCapabilities) {
+      if (!runs_on(probe, capability)) {
+        continue;
+      }
+      INFO(probe.name << " on compute capability " << capability);
+      const Recording made = record(emulated(*profile_of(capability)), probe, 3);
+      const std::string path = directory.file(probe.name + ".rec");
+      save(made, path);
+      const Recording loaded = load(path);
+      CHECK(loaded.results == made.results);
+      CHECK(loaded.device == made.device);
+      CHECK(loaded.seed == 3);
+      CHECK(loaded.compute_capability == capability);
+      CHECK(loaded.api == "emulator");
+      const Replay result = replay(loaded);
+      INFO(result.text);
+      CHECK(result.verdict == Verdict::agrees);
+      CHECK(result.difference.largest_ulps == 0);
+      break;
+    }
+  }
+}
+
+TEST_CASE("the vectors tell the devices apart") {
+  struct Pair {
+    const char* probe;
+    EmulatorProfile one, other;
+  };
+  const Pair pairs[] = {
+      {"mma_m16n8k16_f16_f16_f32", EmulatorProfile::sm_80, EmulatorProfile::sm_90},
+      {"mma_m16n8k16_f16_f16_f16", EmulatorProfile::sm_80, EmulatorProfile::sm_90},
+      {"mma_m16n8k8_f16_f16_f32", EmulatorProfile::sm_80, EmulatorProfile::sm_90},
+      {"mma_m16n8k16_bf16_bf16_f32", EmulatorProfile::sm_86, EmulatorProfile::sm_120},
+      {"mma_m16n8k16_f16_f16_f32", EmulatorProfile::sm_90, EmulatorProfile::ideal},
+      {"mma_m16n8k32_e4m3_e4m3_f32", EmulatorProfile::sm_89, EmulatorProfile::sm_90},
+      {"mma_m16n8k32_e4m3_e4m3_f32", EmulatorProfile::sm_89, EmulatorProfile::sm_120},
+      {"mma_m16n8k32_e4m3_e4m3_f32", EmulatorProfile::sm_90, EmulatorProfile::sm_120},
+      {"mma_m16n8k32_e4m3_e4m3_f32", EmulatorProfile::sm_120, EmulatorProfile::ideal},
+      {"mma_m16n8k32_e4m3_e4m3_f16", EmulatorProfile::sm_89, EmulatorProfile::sm_120},
+      {"mma_m16n8k32_e5m2_e5m2_f32", EmulatorProfile::sm_89, EmulatorProfile::sm_90},
+  };
+  for (const Pair& pair : pairs) {
+    INFO(pair.probe << ": " << runtime::to_string(pair.one) << " and "
+                    << runtime::to_string(pair.other));
+    const Recording one = record_on(pair.one, pair.probe);
+    const Recording other = record_on(pair.other, pair.probe);
+    const Difference difference = compare(*find_probe(pair.probe), one, other.results);
+    CHECK(difference.words > 20);
+  }
+  // And agree where the devices do.
+  const Recording ampere = record_on(EmulatorProfile::sm_80, "mma_m16n8k64_s4_s32");
+  CHECK(compare(*find_probe("mma_m16n8k64_s4_s32"), ampere,
+                record_on(EmulatorProfile::sm_120, "mma_m16n8k64_s4_s32").results)
+            .words == 0);
+}
+
+std::string read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+void write(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+void check_refused(const std::string& path, const std::string& reason) {
+  try {
+    load(path);
+    FAIL("loaded, expected: " << reason);
+  } catch (const RecordingError& e) {
+    CHECK_THAT(e.what(), Catch::Contains(reason));
+    CHECK_THAT(e.what(), Catch::Contains(path));
+  }
+}
+
+TEST_CASE("damaged recordings are refused") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("shfl_bfly.rec");
+  save(record_on(EmulatorProfile::sm_80, "shfl_bfly"), path);
+  const std::string good = read(path);
+  const std::size_t body = good.find('\n') + 1;
+
+  std::string flipped = good;
+  flipped[body + 100] ^= 1;
+  write(path, flipped);
+  check_refused(path, "checksum");
+  write(path, good.substr(0, good.size() - 4));
+  check_refused(path, "bytes of results");
+  write(path, good.substr(0, body / 2));
+  check_refused(path, "not a recording");
+  write(path, "");
+  check_refused(path, "cannot read");
+  write(path, "[1, 2]\n");
+  check_refused(path, "not a recording");
+  auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    const std::size_t at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    return text.replace(at, from.size(), to);
+  };
+  write(path, replaced("\"schema\":1", "\"schema\":7"));
+  check_refused(path, "schema 7");
+  write(path, replaced("\"seed\":5", "\"sEEd\":5"));
+  check_refused(path, "seed");
+  check_refused(directory.file("absent.rec"), "cannot read");
+  write(path, good);
+  CHECK(load(path).results.size() > 0);
+}
+
+TEST_CASE("a recording that disagrees is reported with case, lane and operands") {
+  Recording recording = record_on(EmulatorProfile::sm_89, "mma_m16n8k32_e4m3_e4m3_f32");
+  const std::size_t index = (17 * 4 + 2) * 32 + 9;  // case 17, word 2, lane 9
+  recording.results[index] ^= 1;
+  const Replay result = replay(recording);
+  CHECK(result.verdict == Verdict::differs);
+  CHECK(result.difference.words == 1);
+  CHECK_THAT(result.text, Catch::Contains("case 17, word 2, lane 9"));
+  CHECK_THAT(result.text,
+             Catch::Contains(fmt::format("recorded {:08x}, now {:08x}", recording.results[index],
+                                         recording.results[index] ^ 1)));
+}
+
+TEST_CASE("recordings of other probes, operands or devices do not pass for agreement") {
+  const Recording good = record_on(EmulatorProfile::sm_80, "shfl_bfly");
+  CHECK(replay(good).verdict == Verdict::agrees);
+  Recording other = good;
+  other.generator = kGeneratorVersion + 1;
+  CHECK(replay(other).verdict == Verdict::stale);
+  other = good;
+  other.ptx_crc ^= 1;
+  CHECK(replay(other).verdict == Verdict::stale);
+  other = good;
+  other.seed += 1;
+  CHECK(replay(other).verdict == Verdict::stale);
+  other = good;
+  other.cases -= 1;
+  CHECK(replay(other).verdict == Verdict::stale);
+  other = good;
+  other.probe = "shfl_sideways";
+  CHECK(replay(other).verdict == Verdict::stale);
+  other = good;
+  other.compute_capability = 75;
+  CHECK(replay(other).verdict == Verdict::waiting);
+}
+
+TEST_CASE("special functions are held to a bound in units of the last place") {
+  Probe probe = *find_probe("rcp_approx_f32");
+  REQUIRE(probe.tolerance.ulps == 1);
+  Recording recording;
+  recording.probe = probe.name;
+  auto differing = [&](std::uint32_t recorded, std::uint32_t now) {
+    recording.results.assign(32, recorded);
+    return compare(probe, recording, Words(32, now)).words;
+  };
+  CHECK(differing(0x3f800000, 0x3f800000) == 0);
+  CHECK(differing(0x3f800000, 0x3f800001) == 0);
+  CHECK(differing(0x3f800000, 0x3f7fffff) == 0);
+  CHECK(differing(0x3f800000, 0x3f800002) == 32);
+  CHECK(differing(0x00000000, 0x80000000) == 0);
+  CHECK(differing(0x00000001, 0x80000000) == 0);
+  CHECK(differing(0x00000001, 0x80000001) == 32);
+  CHECK(differing(0x7f800000, 0x7f7fffff) == 32);
+  CHECK(differing(0x7f800000, 0xff800000) == 32);
+  CHECK(differing(0x7fffffff, 0x7fc00000) == 0);
+  CHECK(differing(0x7fffffff, 0x7f800000) == 32);
+  probe.tolerance = {.kind = Tolerance::Kind::f32_ulps, .ulps = 0, .absolute = 0x1p-20};
+  CHECK(differing(0x00000000, 0x35000000) == 0);   // 2^-21
+  CHECK(differing(0x00000000, 0x35900000) == 32);  // 1.125 * 2^-20
+  probe.tolerance = {.kind = Tolerance::Kind::f16x2_ulps, .ulps = 2};
+  CHECK(differing(0x3c003c00, 0x3c023bfe) == 0);
+  CHECK(differing(0x3c003c00, 0x3c033c00) == 32);
+  CHECK(differing(0x7fff3c00, 0x7e013c00) == 0);
+  probe.tolerance.kind = Tolerance::Kind::bf16x2_ulps;
+  CHECK(differing(0x3f803f80, 0x3f7e3f82) == 0);
+  CHECK(differing(0x3f803f80, 0x3f803f83) == 32);
+}
+
+TEST_CASE("operands of this generator version never change") {
+  // If this fails, the change needs a new kGeneratorVersion: recordings store results only.
+  Words checksums;
+  std::set<std::string> names;
+  for (const Probe& probe : all_probes()) {
+    const Words operands = probe_operands(probe, 1);
+    CHECK(operands.size() == static_cast<std::size_t>(probe.cases * probe.inputs) * kLanes);
+    checksums.push_back(crc32(operands.data(), operands.size() * 4));
+    CHECK(names.insert(probe.name).second);
+    CHECK(probe.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_N") ==
+          std::string::npos);
+  }
+  CHECK(kGeneratorVersion == 1);
+  CHECK(crc32(checksums.data(), checksums.size() * 4) == 0x9670d8c6u);
+  CHECK(crc32("123456789", 9) == 0xcbf43926u);  // the check value of CRC-32
+  // The exhaustive ones are.
+  const Words halves = probe_operands(*find_probe("cvt_e4m3x2_f16x2_all"), 1);
+  std::set<std::uint32_t> values;
+  for (const std::uint32_t word : halves) {
+    values.insert(word & 0xffffu);
+    values.insert(word >> 16);
+  }
+  CHECK(values.size() == 65536);
+}
+
+std::string ptxas() {
+  for (const char* path : {"/usr/local/cuda/bin/ptxas", "/usr/bin/ptxas"}) {
+    if (fs::exists(path)) {
+      return path;
+    }
+  }
+  return "";
+}
+
+TEST_CASE("every probe assembles for the devices that it names") {
+  if (ptxas().empty()) {
+    WARN("no ptxas on this machine: the probes' PTX is checked by the emulator only");
+    return;
+  }
+  const TemporaryDirectory directory;
+  for (const Probe& probe : all_probes()) {
+    INFO(probe.name);
+    write(directory.file("probe.ptx"), probe_ptx(probe));
+    const std::string command = fmt::format("{} -arch {} -o {} {} > {} 2>&1", ptxas(), probe.target,
+                                            directory.file("probe.cubin"),
+                                            directory.file("probe.ptx"), directory.file("log"));
+    const int status = std::system(command.c_str());
+    INFO(read(directory.file("log")));
+    CHECK(status == 0);
+    CHECK_THAT(read(directory.file("log")), !Catch::Contains("C75"));
+  }
+}
+
+}  // namespace
+}  // namespace sagegen::test

@@ -1,0 +1,73 @@
+// Probes: kernels of one instruction each, whose results on a real GPU the emulator is held to.
+//
+// A case of a probe is one warp. Lane l gets `inputs` 32-bit words and returns `outputs` of them; operands
+// follow from (probe, seed, case) alone, so a recording stores results only. kGeneratorVersion counts the
+// changes of that mapping: recordings of another version cannot be replayed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace sagegen::hardware {
+
+inline constexpr int kGeneratorVersion = 1;
+inline constexpr int kLanes = 32;
+
+// SplitMix64: the same numbers with every compiler and library.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t next();
+  std::uint32_t word() { return static_cast<std::uint32_t>(next() >> 32); }
+  int below(int bound) { return static_cast<int>(next() % static_cast<std::uint64_t>(bound)); }
+
+ private:
+  std::uint64_t state_;
+};
+
+// Operands of one case: words[i * kLanes + lane].
+using Words = std::vector<std::uint32_t>;
+
+// How far the emulator may be from the device.
+struct Tolerance {
+  enum class Kind {
+    bits,      // equal words
+    f32_ulps,  // words are f32: both NaN or both of one sign and kind, at most `ulps` apart or closer than `absolute`
+    f16x2_ulps,  // words are two f16, each at most `ulps` apart
+    bf16x2_ulps,
+  };
+  Kind kind = Kind::bits;
+  int ulps = 0;
+  double absolute = 0;
+};
+
+struct Probe {
+  std::string name;             // also the file name of its recordings
+  std::string what;             // one line for people
+  int compute_capability = 80;  // least device
+  std::string
+      target;  // of the PTX; an architecture-specific one ("sm_90a") runs on that device only
+  int ptx_version = 80;         // 84 is 8.4
+  int inputs = 0, outputs = 0;  // words per lane
+  int cases = 0;
+  int shared_bytes = 0;  // per warp, 16-byte aligned; %shared is this warp's base address
+  std::string body;      // instructions on %in0.., %out0.., %lane, %shared
+  std::function<void(int index, Random& random, Words& words)> fill;
+  Tolerance tolerance{};
+};
+
+// All probes, in a fixed order, with distinct names.
+const std::vector<Probe>& all_probes();
+
+// The probe's kernel `probe(const u32* in, u32* out, u32 cases)`: a block has kWarpsPerBlock warps.
+inline constexpr int kWarpsPerBlock = 4;
+std::string probe_ptx(const Probe& probe);
+
+// Operands of all cases: [case][word][lane].
+Words probe_operands(const Probe& probe, std::uint64_t seed);
+
+std::uint32_t crc32(const void* data, std::size_t bytes);
+
+}  // namespace sagegen::hardware

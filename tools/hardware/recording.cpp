@@ -1,0 +1,255 @@
+#include "tools/hardware/recording.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace sagegen::hardware {
+namespace {
+
+constexpr const char* kMagic = "sagegen-recording";
+
+static_assert(std::endian::native == std::endian::little,
+              "recordings are read as they lie in memory");
+
+std::uint32_t crc_of(const Words& words) {
+  return crc32(words.data(), words.size() * sizeof(words[0]));
+}
+
+// A float format by its position in a word.
+struct Part {
+  int shift, exponent_bits, fraction_bits;
+};
+
+// Distance in representable values; large where sign, NaN-ness or infinity differ. Zeros are equal.
+int ulps_between(std::uint32_t x, std::uint32_t y, const Part& part) {
+  constexpr int kFar = 1 << 30;
+  const int width = part.exponent_bits + part.fraction_bits;
+  const std::uint32_t mask = (1u << width) - 1u;
+  const std::uint32_t infinity = ((1u << part.exponent_bits) - 1u) << part.fraction_bits;
+  auto magnitude = [&](std::uint32_t word) { return (word >> part.shift) & mask; };
+  auto negative = [&](std::uint32_t word) { return ((word >> (part.shift + width)) & 1u) != 0; };
+  const std::uint32_t a = magnitude(x);
+  const std::uint32_t b = magnitude(y);
+  if (a > infinity || b > infinity) {
+    return a > infinity && b > infinity ? 0 : kFar;
+  }
+  if (a == b && (a == 0 || negative(x) == negative(y))) {
+    return 0;
+  }
+  if (a == infinity || b == infinity) {
+    return kFar;
+  }
+  const std::int64_t signed_a = negative(x) ? -std::int64_t{a} : std::int64_t{a};
+  const std::int64_t signed_b = negative(y) ? -std::int64_t{b} : std::int64_t{b};
+  return static_cast<int>(std::min<std::int64_t>(std::llabs(signed_a - signed_b), kFar));
+}
+
+// The largest distance of the words' parts.
+int word_ulps(Tolerance::Kind kind, std::uint32_t x, std::uint32_t y) {
+  switch (kind) {
+    case Tolerance::Kind::f32_ulps:
+      return ulps_between(x, y, {0, 8, 23});
+    case Tolerance::Kind::f16x2_ulps:
+      return std::max(ulps_between(x, y, {0, 5, 10}), ulps_between(x, y, {16, 5, 10}));
+    case Tolerance::Kind::bf16x2_ulps:
+      return std::max(ulps_between(x, y, {0, 8, 7}), ulps_between(x, y, {16, 8, 7}));
+    case Tolerance::Kind::bits:
+      break;
+  }
+  return x == y ? 0 : 1;
+}
+
+bool within(const Tolerance& tolerance, std::uint32_t x, std::uint32_t y, int ulps) {
+  if (ulps <= tolerance.ulps) {
+    return true;
+  }
+  return tolerance.kind == Tolerance::Kind::f32_ulps && tolerance.absolute > 0 &&
+         std::fabs(static_cast<double>(std::bit_cast<float>(x)) -
+                   static_cast<double>(std::bit_cast<float>(y))) <= tolerance.absolute;
+}
+
+}  // namespace
+
+void save(const Recording& recording, const std::string& path) {
+  const nlohmann::ordered_json header = {
+      {"format", kMagic},
+      {"schema", kSchemaVersion},
+      {"probe", recording.probe},
+      {"device", recording.device},
+      {"compute_capability", recording.compute_capability},
+      {"driver_version", recording.driver_version},
+      {"api", recording.api},
+      {"generator", recording.generator},
+      {"seed", recording.seed},
+      {"cases", recording.cases},
+      {"ptx_crc32", recording.ptx_crc},
+      {"operands_crc32", recording.operands_crc},
+      {"result_words", recording.results.size()},
+      {"results_crc32", crc_of(recording.results)},
+  };
+  const std::string temporary = path + ".part";
+  {
+    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+    file << header.dump() << '\n';
+    file.write(
+        reinterpret_cast<const char*>(recording.results.data()),
+        static_cast<std::streamsize>(recording.results.size() * sizeof(recording.results[0])));
+    file.close();
+    if (!file) {
+      throw RecordingError(fmt::format("{}: cannot write", temporary));
+    }
+  }
+  std::filesystem::rename(temporary, path);
+}
+
+Recording load(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string line;
+  if (!file || !std::getline(file, line)) {
+    throw RecordingError(fmt::format("{}: cannot read", path));
+  }
+  const auto header = nlohmann::json::parse(line, nullptr, false);
+  if (!header.is_object() || header.value("format", "") != kMagic) {
+    throw RecordingError(fmt::format("{}: not a recording", path));
+  }
+  if (header.value("schema", 0) != kSchemaVersion) {
+    throw RecordingError(fmt::format("{}: schema {}, and this program reads {}", path,
+                                     header.value("schema", 0), kSchemaVersion));
+  }
+  Recording recording;
+  std::size_t words = 0;
+  std::uint32_t crc = 0;
+  try {
+    recording.probe = header.at("probe");
+    recording.device = header.at("device");
+    recording.compute_capability = header.at("compute_capability");
+    recording.driver_version = header.at("driver_version");
+    recording.api = header.at("api");
+    recording.generator = header.at("generator");
+    recording.seed = header.at("seed");
+    recording.cases = header.at("cases");
+    recording.ptx_crc = header.at("ptx_crc32");
+    recording.operands_crc = header.at("operands_crc32");
+    words = header.at("result_words");
+    crc = header.at("results_crc32");
+  } catch (const nlohmann::json::exception& e) {
+    throw RecordingError(fmt::format("{}: header: {}", path, e.what()));
+  }
+  const std::string payload{std::istreambuf_iterator<char>(file), {}};
+  if (payload.size() != words * sizeof(std::uint32_t)) {
+    throw RecordingError(fmt::format("{}: {} bytes of results, and the header says {} words", path,
+                                     payload.size(), words));
+  }
+  recording.results.resize(words);
+  std::copy(payload.begin(), payload.end(), reinterpret_cast<char*>(recording.results.data()));
+  if (crc_of(recording.results) != crc) {
+    throw RecordingError(fmt::format("{}: the checksum of the results is wrong", path));
+  }
+  return recording;
+}
+
+std::string why_stale(const Recording& recording, const Probe& probe) {
+  if (recording.generator != kGeneratorVersion) {
+    return fmt::format("operands of generator version {}, and this is {}", recording.generator,
+                       kGeneratorVersion);
+  }
+  const std::string ptx = probe_ptx(probe);
+  if (recording.ptx_crc != crc32(ptx.data(), ptx.size())) {
+    return "the probe's PTX has changed since";
+  }
+  if (recording.operands_crc != crc_of(probe_operands(probe, recording.seed))) {
+    return "the probe's operands have changed since, without a new generator version";
+  }
+  const std::size_t words = static_cast<std::size_t>(probe.cases * probe.outputs) * kLanes;
+  if (recording.cases != probe.cases || recording.results.size() != words) {
+    return fmt::format("{} cases of {} words in all, and the probe has {} of {}", recording.cases,
+                       recording.results.size(), probe.cases, words);
+  }
+  return {};
+}
+
+Recording record(const runtime::Device& device, const Probe& probe, std::uint64_t seed) {
+  struct Parameters {
+    runtime::DevicePtr in, out;
+    std::uint32_t cases, unused;
+  };
+  const std::string ptx = probe_ptx(probe);
+  const Words operands = probe_operands(probe, seed);
+  Recording recording;
+  recording.results.assign(static_cast<std::size_t>(probe.cases * probe.outputs) * kLanes, 0);
+
+  const runtime::Kernel kernel(device, ptx, "probe", kWarpsPerBlock * kLanes, 0,
+                               sizeof(Parameters));
+  runtime::Buffer in(device, operands.size() * sizeof(operands[0]));
+  runtime::Buffer out(device, recording.results.size() * sizeof(recording.results[0]));
+  in.upload(std::as_bytes(std::span(operands)));
+  out.fill(0xcd);
+  const auto blocks = static_cast<unsigned>((probe.cases + kWarpsPerBlock - 1) / kWarpsPerBlock);
+  kernel.launch({.x = blocks},
+                Parameters{.in = in.data(),
+                           .out = out.data(),
+                           .cases = static_cast<std::uint32_t>(probe.cases),
+                           .unused = 0},
+                nullptr);
+  device.synchronize();
+  out.download(std::as_writable_bytes(std::span(recording.results)));
+
+  recording.probe = probe.name;
+  recording.seed = seed;
+  recording.cases = probe.cases;
+  recording.ptx_crc = crc32(ptx.data(), ptx.size());
+  recording.operands_crc = crc_of(operands);
+  recording.device = device.name();
+  recording.compute_capability = device.compute_capability();
+  recording.api = device.api().name();
+  runtime::check(device.api(), device.api().driver_version(&recording.driver_version),
+                 "cuDriverGetVersion");
+  return recording;
+}
+
+Difference compare(const Probe& probe, const Recording& recording, const Words& other) {
+  Difference difference;
+  const std::size_t per_case = static_cast<std::size_t>(probe.outputs) * kLanes;
+  if (recording.results.size() != other.size()) {
+    difference.words = static_cast<int>(std::max(recording.results.size(), other.size()));
+    difference.first = fmt::format("{} words against {}", recording.results.size(), other.size());
+    return difference;
+  }
+  difference.compared = static_cast<int>(other.size());
+  for (std::size_t i = 0; i < other.size(); ++i) {
+    const std::uint32_t recorded = recording.results[i];
+    const int ulps = word_ulps(probe.tolerance.kind, recorded, other[i]);
+    difference.largest_ulps = std::max(difference.largest_ulps, ulps);
+    if (within(probe.tolerance, recorded, other[i], ulps)) {
+      continue;
+    }
+    if (difference.words++ == 0) {
+      const std::size_t index = i / per_case;
+      const std::size_t lane = i % kLanes;
+      std::vector<std::string> operands;
+      const Words all = probe_operands(probe, recording.seed);
+      for (int word = 0; word < probe.inputs; ++word) {
+        operands.push_back(fmt::format(
+            "{:08x}",
+            all[(index * static_cast<std::size_t>(probe.inputs) + static_cast<std::size_t>(word)) *
+                    kLanes +
+                lane]));
+      }
+      difference.first = fmt::format(
+          "case {}, word {}, lane {}: recorded {:08x}, now {:08x}; the lane's "
+          "operands were {}",
+          index, i % per_case / kLanes, lane, recorded, other[i], fmt::join(operands, " "));
+    }
+  }
+  return difference;
+}
+
+}  // namespace sagegen::hardware
