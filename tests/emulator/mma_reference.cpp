@@ -463,9 +463,9 @@ std::uint32_t random_code(const Format& format, int low, int high, std::mt19937_
          random_below(random, 1u << format.fraction_bits);
 }
 
-std::uint32_t special_code(MmaType type, std::mt19937_64& random) {
-  const Format format = format_of(type);
-  const std::uint32_t sign = random_below(random, 2) << (bit_width(type) - 1);
+std::uint32_t special_code(const Format& format, std::mt19937_64& random) {
+  const std::uint32_t sign = random_below(random, 2)
+                             << (format.exponent_bits + format.fraction_bits);
   const std::uint32_t ones = ((1u << format.exponent_bits) - 1u) << format.fraction_bits;
   switch (random_below(random, 4)) {
     case 0:
@@ -490,7 +490,7 @@ std::uint32_t element(MmaType type, Fill fill, bool large, std::mt19937_64& rand
     case Fill::any_bits:
       return random_below(random, 0x10000u) & mask_of(bit_width(type));
     case Fill::specials:
-      return random_below(random, 64) == 0 ? special_code(type, random)
+      return random_below(random, 64) == 0 ? special_code(format, random)
                                            : random_code(format, one - 3, one + 3, random);
     case Fill::huge_and_tiny:
       return large ? random_code(format, one + 5, one + 6, random)
@@ -500,14 +500,14 @@ std::uint32_t element(MmaType type, Fill fill, bool large, std::mt19937_64& rand
       return (static_cast<std::uint32_t>(one) << format.fraction_bits) |
              (random_below(random, 32) == 0 ? ones >> 1 : ones);
     }
-    case Fill::low_end: {
-      const int low = one - 72 + static_cast<int>(random_below(random, 2)) * 20;
-      return random_code(format, low, one - 44, random);
-    }
-    case Fill::high_end: {
-      const int high = one + 58 + static_cast<int>(random_below(random, 2)) * 6;
-      return random_code(format, one + 45, high, random);
-    }
+    case Fill::low_end:
+      return random_code(format, one - 50, one - 44, random);
+    case Fill::below_low_end:
+      return random_code(format, one - 72, one - 48, random);
+    case Fill::high_end:
+      return random_code(format, one + 47, one + 55, random);
+    case Fill::above_high_end:
+      return random_code(format, one + 53, one + 66, random);
     case Fill::moderate:
     case Fill::cancelling:
       break;
@@ -540,6 +540,11 @@ std::uint32_t accumulator(const MmaShape& shape, const MmaRegisters& registers, 
       }
       return shape.f16_accumulator ? nearest_f16(-sum)
                                    : std::bit_cast<std::uint32_t>(static_cast<float>(-sum));
+    case FillC::specials:
+      if (random_below(random, 64) == 0) {
+        return special_code(format, random);
+      }
+      return random_code(format, one + scale - 2, one + scale + 2, random);
     case FillC::any_bits:
       return static_cast<std::uint32_t>(random()) & mask_of(width_c(shape));
   }

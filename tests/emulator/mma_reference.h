@@ -68,18 +68,21 @@ enum class Fill {
   huge_and_tiny,  // one large product per output, the others small
   subnormal,      // mostly subnormals and zeros
   all_large,      // one sign, largest significands: sums as large as they get beside their exponent
-  low_end,        // bf16: products near the lower end of f32; others: the lowest exponents
-  high_end,       // bf16: products near the upper end of f32; others: the highest exponents
-  any_bits,       // NaN and infinities included
-  specials,       // moderate with a few NaN, infinities and zeros
+  low_end,        // bf16: products at the lower end of what the fast path takes, and just below it
+  below_low_end,
+  high_end,  // the same above; other formats: their lowest and highest exponents
+  above_high_end,
+  any_bits,  // NaN and infinities included
+  specials,  // moderate with a few NaN, infinities and zeros
 };
-constexpr Fill kFills[] = {Fill::moderate,  Fill::spread,    Fill::cancelling, Fill::huge_and_tiny,
-                           Fill::subnormal, Fill::all_large, Fill::low_end,    Fill::high_end,
-                           Fill::any_bits,  Fill::specials};
+constexpr Fill kFills[] = {Fill::moderate,       Fill::spread,        Fill::cancelling,
+                           Fill::huge_and_tiny,  Fill::subnormal,     Fill::all_large,
+                           Fill::low_end,        Fill::below_low_end, Fill::high_end,
+                           Fill::above_high_end, Fill::any_bits,      Fill::specials};
 // How C compares with the products.
-enum class FillC { zero, similar, larger, smaller, opposite, any_bits };
-constexpr FillC kFillsC[] = {FillC::zero,    FillC::similar,  FillC::larger,
-                             FillC::smaller, FillC::opposite, FillC::any_bits};
+enum class FillC { zero, similar, larger, smaller, opposite, specials, any_bits };
+constexpr FillC kFillsC[] = {FillC::zero,     FillC::similar,  FillC::larger,  FillC::smaller,
+                             FillC::opposite, FillC::specials, FillC::any_bits};
 
 MmaRegisters random_registers(const MmaShape& shape, Fill fill, FillC fill_c,
                               std::mt19937_64& random);

@@ -248,7 +248,8 @@ TEST_CASE("profile ideal rounds the exact sum once") {
     INFO(name_of(shape));
     REQUIRE(mma != nullptr);
     for (const Fill fill : {Fill::moderate, Fill::spread, Fill::cancelling, Fill::huge_and_tiny,
-                            Fill::subnormal, Fill::all_large, Fill::low_end, Fill::high_end}) {
+                            Fill::subnormal, Fill::all_large, Fill::low_end, Fill::below_low_end,
+                            Fill::high_end, Fill::above_high_end}) {
       for (const FillC fill_c :
            {FillC::zero, FillC::similar, FillC::larger, FillC::smaller, FillC::opposite}) {
         for (int repeat = 0; repeat < 3; ++repeat) {
