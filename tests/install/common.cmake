@@ -38,7 +38,7 @@ endif()
 # Builds tests/install/consumer against an installed prefix and runs it.
 function(use_package prefix directory)
   run(${configure} -S ${SOURCE_DIR}/tests/install/consumer -B ${directory}
-    -DCMAKE_PREFIX_PATH=${prefix} -DCMAKE_EXE_LINKER_FLAGS=${sanitizer_flags} ${ARGN})
+    -DCMAKE_PREFIX_PATH=${prefix} ${ARGN})
   run(${CMAKE_COMMAND} --build ${directory})
   run(${directory}/consumer ${consumer_mode})
   message(STATUS "${run_output}")
