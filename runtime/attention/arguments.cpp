@@ -54,11 +54,10 @@ void check_stride(const char* name, const Axis& axis, int head_dim) {
                                     axis.name, axis.stride));
   }
   if (axis.stride % kStrideStep != 0) {
-    throw ArgumentError(
-        fmt::format("attention: {}.{} is {} elements; strides must be multiples of {} ({} bytes), "
-                    "because rows are "
-                    "read and written 16 bytes at a time: pad the rows or copy the tensor",
-                    name, axis.name, axis.stride, kStrideStep, kTensorAlignment));
+    throw ArgumentError(fmt::format(
+        "attention: {}.{} is {} elements; strides must be multiples of {} ({} bytes), "
+        "because rows are read and written 16 bytes at a time: pad the rows or copy the tensor",
+        name, axis.name, axis.stride, kStrideStep, kTensorAlignment));
   }
   if (axis.stride < head_dim) {
     throw ArgumentError(fmt::format(
@@ -93,8 +92,7 @@ void check_rows_are_disjoint(const char* name, std::array<Axis, 3> axes, int hea
     if (axis.stride < inner) {
       throw ArgumentError(
           fmt::format("attention: {}.{} is {} elements, but the axes with smaller strides span {}; "
-                      "rows of the output "
-                      "would overlap",
+                      "rows of the output would overlap",
                       name, axis.name, axis.stride, inner));
     }
     inner += (axis.size - 1) * axis.stride;

@@ -75,8 +75,7 @@ void check_shape(const AttentionShape& shape) {
   if (shape.q_heads % shape.kv_heads != 0) {
     throw ArgumentError(
         fmt::format("attention shape: {} query heads cannot share {} key/value heads evenly; "
-                    "kv_heads must divide "
-                    "q_heads",
+                    "kv_heads must divide q_heads",
                     shape.q_heads, shape.kv_heads));
   }
 }

@@ -27,11 +27,10 @@ void check_parameters(const std::string& ptx, const std::string& entry, std::siz
                     names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
   }
   if (found->parameter_bytes == std::vector<std::size_t>{param_bytes}) return;
-  throw SpecError(
-      fmt::format("kernel {}: the PTX declares parameters of [{}] bytes, but this library passes "
-                  "one block of {} "
-                  "bytes; the PTX comes from another version of sagegen, generate it again",
-                  entry, fmt::join(found->parameter_bytes, ", "), param_bytes));
+  throw SpecError(fmt::format(
+      "kernel {}: the PTX declares parameters of [{}] bytes, but this library passes "
+      "one block of {} bytes; the PTX comes from another version of sagegen, generate it again",
+      entry, fmt::join(found->parameter_bytes, ", "), param_bytes));
 }
 
 void check_shared_memory(const Device& device, const std::string& entry, int dynamic_smem) {
@@ -39,8 +38,7 @@ void check_shared_memory(const Device& device, const std::string& entry, int dyn
   if (dynamic_smem <= limit) return;
   throw SpecError(
       fmt::format("kernel {}: it needs {} bytes of shared memory per block, and {} (compute "
-                  "capability {}) allows "
-                  "{}; choose a smaller tile or fewer stages",
+                  "capability {}) allows {}; choose a smaller tile or fewer stages",
                   entry, dynamic_smem, device.name(), device.compute_capability(), limit));
 }
 

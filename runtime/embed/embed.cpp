@@ -28,8 +28,7 @@ namespace {
 std::string what_exists(std::span<const EmbeddedKernel> kernels, const KernelSpec& spec) {
   if (kernels.empty()) {
     return "this library was built from an empty generated/ directory and embeds no PTX; run "
-           "`sagegen "
-           "generate` and build again, or pass the generator's emit() as the source";
+           "`sagegen generate` and build again, or pass the generator's emit() as the source";
   }
   std::string keys;
   int same_kind = 0;

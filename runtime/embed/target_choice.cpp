@@ -32,8 +32,7 @@ Target best_target(int compute_capability) {
   if (found) return targets[*found];
   throw SpecError(
       fmt::format("compute capability {}.{}: no kernel runs on such a device; there are kernels "
-                  "for {} and devices "
-                  "newer than these",
+                  "for {} and devices newer than these",
                   compute_capability / 10, compute_capability % 10, names));
 }
 
