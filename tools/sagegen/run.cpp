@@ -170,6 +170,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
               {"ptx", ptx_origin(command)},
               {"kernels", result.kernels},
+              {"emit_ms", result.emit_ms},
               {"load_ms", result.load_ms},
               {"run_ms", result.run_ms}};
   if (on.emulator) fields["checks"] = command.emulator.checks == runtime::Checks::on ? "on" : "off";

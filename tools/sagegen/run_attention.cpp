@@ -103,8 +103,14 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
                                       .kv_len = in.k.tokens};
   AttentionResult result;
   const auto load_begin = Clock::now();
+  const auto timed_ptx = [&](const KernelSpec& spec) {
+    const auto begin = Clock::now();
+    std::string ptx = job.ptx(spec);
+    result.emit_ms += ms_since(begin);
+    return ptx;
+  };
   const runtime::Attention attention(on.device, job.problem, job.quant, job.schedule, on.target,
-                                     job.ptx);
+                                     timed_ptx);
   result.load_ms = ms_since(load_begin);
   result.kernels = attention.kernel_names();
 

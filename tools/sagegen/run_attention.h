@@ -27,7 +27,8 @@ struct AttentionResult {
   std::vector<std::string> kernels;  // as loaded, in launch order
   std::vector<double> o, lse;        // shapes of reference::Output; empty if a launch failed
   std::vector<runtime::Finding> findings;
-  double load_ms = 0;  // PTX made or looked up, and loaded
+  double emit_ms = 0;  // PTX of all kernels made or looked up
+  double load_ms = 0;  // emit_ms and loading it
   double run_ms = 0;   // host time of the launches; says nothing about a GPU's speed
 };
 

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# From a fresh Debian 12 machine to checked attention: installs what is missing, builds the command-line
+# tool, emits the default kernels for every target and runs attention on recorded activations of a real
+# transformer, on a GPU if there is one, else in the emulator.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+echo "== packages"
+tools/install_packages.sh
+echo "== build (the first time takes some minutes)"
+cmake --preset release >/dev/null
+cmake --build build --target sagegen
+echo "== PTX of the default kernels, every target"
+build/bin/sagegen emit --target all --out build/ptx | tail -n 1
+echo "== attention on real inputs: exact fp64 against the kernels and against a model of their number formats"
+tools/accuracy_table.py --sagegen build/bin/sagegen --input tests/data/minilm_qkv.safetensors \
+  --prefix layer0 layer2 layer5
+echo "== done: build/bin/sagegen --help"
