@@ -1,10 +1,12 @@
 #include "tools/sagegen/app.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <stdexcept>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "sagegen/error.h"
 #include "sagegen/runtime/error.h"
@@ -64,8 +66,19 @@ int App::report(const char* kind, const std::string& text, Exit code) {
   return static_cast<int>(code);
 }
 
+// CLI11 would only say that a command is missing.
+void App::check_command(const std::string& word) const {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app_.get_subcommands(nullptr))
+    names.push_back(command->get_name());
+  if (word.starts_with('-') || std::find(names.begin(), names.end(), word) != names.end()) return;
+  throw UsageError(
+      fmt::format("unknown command \"{}\"; use one of {}", word, fmt::join(names, ", ")));
+}
+
 int App::run(int argc, char** argv) {
   try {
+    if (argc > 1) check_command(argv[1]);
     app_.parse(argc, argv);
     Output output(chosen_, format_);
     const Exit code = action_(output);

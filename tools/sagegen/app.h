@@ -52,6 +52,7 @@ class App {
  private:
   CLI::App* add_command(const std::string& name, const std::string& description,
                         const std::string& examples);
+  void check_command(const std::string& word) const;
   int report(const char* kind, const std::string& text, Exit code);
 
   CLI::App app_;

@@ -47,6 +47,7 @@ Exit print_devices(const DevicesOptions&, Output& output) {
   }
   const auto emulator = runtime::make_emulator();
   int profiles = 0;
+  runtime::check(*emulator, emulator->init(), "cuInit");
   runtime::check(*emulator, emulator->device_count(&profiles), "cuDeviceGetCount");
   for (int i = 0; i < profiles; ++i) {
     const auto profile = static_cast<runtime::EmulatorProfile>(i);

@@ -113,7 +113,8 @@ void add_emit(App& app) {
                              ".loc directives that name the template's lines");
         app_command.add_flag("--time", command.time, "emit repeatedly and report the median");
         app_command.add_option("--repeats", command.repeats, "of --time")
-            ->capture_default_str()->check(CLI::Range(1, 10000));
+            ->capture_default_str()
+            ->check(CLI::Range(1, 10000));
       },
       emit_kernels);
 }

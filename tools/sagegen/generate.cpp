@@ -170,7 +170,8 @@ void add_generate(App& app) {
       "  sagegen generate             rewrite what changed, remove what is stale\n"
       "  sagegen generate --check     only report; exit code 1 if anything is out of date",
       [](CLI::App& app_command, GenerateCommand& command) {
-        app_command.add_option("--root", command.root, "root of the repository")->capture_default_str();
+        app_command.add_option("--root", command.root, "root of the repository")
+            ->capture_default_str();
         app_command.add_flag("--check", command.check, "change nothing");
       },
       generate);

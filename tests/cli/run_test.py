@@ -1,0 +1,245 @@
+"""`sagegen run` in the emulator: results, reports, and every way to refuse an input."""
+import math
+import struct
+import unittest
+
+from support import (DRIVER, FILE, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors, sagegen, waves)
+
+GENERATOR = has_generator()
+HAS_GPU = sagegen("devices", "--json").json()["cuda"]
+SMALL = ("--device", "emulator", "--heads", 2, "--q-len", 70, "--kv-len", 65, "--head-dim", 64)
+METRICS = ("cosine_similarity", "relative_l1", "rmse", "max_abs")
+
+
+def qkv(channels=64, tokens=9, dtype="F16"):
+    count = 2 * tokens * channels
+    return {name: (dtype, [1, 2, tokens, channels], waves(count, step))
+            for name, step in (("q", 37), ("k", 91), ("v", 53))}
+
+
+class RunTest(CliTest):
+    def run_json(self, *arguments, code=OK):
+        return self.expect_json(code, "run", *arguments)
+
+    def write(self, name, data):
+        with open(self.path(name), "wb") as file:
+            file.write(data)
+        return self.path(name)
+
+    def run_file(self, tensors, *arguments):
+        return ("run", "--device", "emulator", "--input", self.write("in.safetensors", safetensors(tensors)),
+                *arguments)
+
+
+class Report(RunTest):
+    def test_fields(self):
+        report = self.run_json(*SMALL, "--target", "sm_89")
+        self.assertEqual((report["device"], report["target"]), ("emulator:sm_89", "sm_89"))
+        self.assertEqual(report["mode"], "int8-fp8")
+        self.assertEqual(len(report["kernels"]), 5)
+        self.assertTrue(all(name.endswith("sm89") for name in report["kernels"]))
+        self.assertTrue(report["kernels"][-1].startswith("sage_fwd_d64_f16_none"))
+        for metrics in (report, report["model"]):
+            for name in METRICS:
+                self.assertIsInstance(metrics[name], float)
+        self.assertGreater(report["cosine_similarity"], 0.99)
+        self.assertGreater(report["relative_l1"], 0)
+        self.assertEqual(report["findings"], [])
+        self.assertTrue(report["passed"])
+        self.assertLessEqual(report["relative_l1"], report["bound"]["relative_l1"])
+        self.assertLess(report["lse"]["max_abs"], 0.1)
+        self.assertEqual(report["shape"], {"batch": 1, "heads": 2, "kv_heads": 2, "q_len": 70, "kv_len": 65,
+                                           "head_dim": 64})
+
+    def test_text(self):
+        text = self.expect(OK, "run", *SMALL, "--lse").out
+        for part in ("normal, seed 1", "emulator:sm_89", "cosine similarity", "relative L1", "model", "findings 0",
+                     "LSE", "bound", "checks on", "sage_fwd_d64"):
+            self.assertIn(part, text)
+
+    def test_same_seed_same_result(self):
+        first, again = self.run_json(*SMALL, "--seed", 7), self.run_json(*SMALL, "--seed", 7)
+        other = self.run_json(*SMALL, "--seed", 8)
+        for report in (first, again, other):
+            del report["load_ms"], report["run_ms"]
+        self.assertEqual(first, again)
+        self.assertNotEqual(first["relative_l1"], other["relative_l1"])
+
+
+class Modes(RunTest):
+    def test_targets_and_modes(self):
+        for target, mode, expected in (("sm_80", "int8", "int8-fp16"), ("sm_86", "int8-fp16", "int8-fp16"),
+                                       ("sm_89", "int8-fp16", "int8-fp16"), ("sm_120", "int8", "int8-fp8")):
+            if not GENERATOR and (target, mode) == ("sm_89", "int8-fp16"):
+                continue   # not in the embedded set
+            with self.subTest(target=target, mode=mode):
+                report = self.run_json(*SMALL, "--target", target, "--mode", mode)
+                self.assertEqual((report["target"], report["mode"]), (target, expected))
+                self.assertTrue(report["passed"])
+
+    def test_f16_values_cost_less_accuracy_than_fp8(self):
+        fp8 = self.run_json(*SMALL, "--target", "sm_89")
+        fp16 = self.run_json(*SMALL, "--target", "sm_80")
+        self.assertLess(fp16["relative_l1"], 0.5 * fp8["relative_l1"])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_options_of_the_quantization(self):
+        report = self.run_json(*SMALL, "--granularity", "per_block", "--no-smooth-k", "--accumulation", "f32",
+                               "--dtype", "bf16", "--causal", "top-left")
+        self.assertEqual((report["granularity"], report["smoothing"], report["accumulation"], report["dtype"]),
+                         ("per_block", "none", "f32", "bf16"))
+        self.assertIn("_bf16_causal_qk_s8b_g128x64_pv_e4m3_f32_", report["kernels"][-1])
+        self.assertTrue(any("_plain_" in name for name in report["kernels"]))
+
+    def test_smoothing_helps_biased_keys(self):
+        arguments = ("--device", "emulator", "--dist", "k_bias", "--heads", 1, "--q-len", 64, "--kv-len", 256)
+        with_k = self.run_json(*arguments)
+        without = self.run_json(*arguments, "--no-smooth-k")
+        self.assertLess(2 * with_k["relative_l1"], without["relative_l1"])
+
+    def test_grouped_heads_and_fully_masked_rows(self):
+        # Bottom-right with more queries than keys: the first 5 queries see nothing, give 0 and LSE -inf.
+        out = self.path("o.safetensors")
+        report = self.run_json("--device", "emulator", "--heads", 4, "--kv-heads", 2, "--q-len", 70, "--kv-len", 65,
+                               "--head-dim", 64, "--causal", "bottom-right", "--out", out)
+        self.assertEqual((report["causal"], report["shape"]["kv_heads"]), ("bottom-right", 2))
+        self.assertTrue(report["passed"])
+        o, lse = self.read_output(out, (4, 70, 64))
+        for head in range(4):
+            self.assertEqual([v for n in range(5) for v in o[head][n]], [0.0] * 5 * 64)
+            self.assertEqual(lse[head][:5], [-math.inf] * 5)
+            self.assertTrue(math.isfinite(lse[head][5]))
+
+    def read_output(self, path, shape):
+        import json
+        heads, tokens, channels = shape
+        with open(path, "rb") as file:
+            data = file.read()
+        size = struct.unpack("<Q", data[:8])[0]
+        header, body = json.loads(data[8:8 + size]), data[8 + size:]
+        self.assertEqual(header["o"]["shape"], [1, heads, tokens, channels])
+        self.assertEqual(header["lse"]["shape"], [1, heads, tokens])
+
+        def values(name, letter):
+            begin, end = header[name]["data_offsets"]
+            count = (end - begin) // struct.calcsize(letter)
+            return struct.unpack(f"<{count}{letter}", body[begin:end])
+
+        o, lse = values("o", "e"), values("lse", "f")
+        return ([[o[(h * tokens + n) * channels:(h * tokens + n + 1) * channels] for n in range(tokens)]
+                 for h in range(heads)],
+                [list(lse[h * tokens:(h + 1) * tokens]) for h in range(heads)])
+
+    def test_layout_does_not_change_the_result(self):
+        outputs = []
+        for layout in ("hnd", "nhd"):
+            out = self.path(layout)
+            report = self.run_json(*SMALL, "--batch", 2, "--layout", layout, "--out", out)
+            self.assertEqual(report["layout"], layout)
+            with open(out, "rb") as file:
+                outputs.append(file.read())
+        self.assertEqual(outputs[0], outputs[1])
+
+
+class Files(RunTest):
+    def test_safetensors(self):
+        report = self.expect(OK, *self.run_file(qkv()), "--json").json()
+        self.assertEqual(report["shape"], {"batch": 1, "heads": 2, "kv_heads": 2, "q_len": 9, "kv_len": 9,
+                                           "head_dim": 64})
+        self.assertTrue(report["input"].endswith("in.safetensors"))
+
+    def test_npy_gives_the_same(self):
+        paths = [self.write(f"{name}.npy", npy(shape, values)) for name, (_, shape, values) in qkv(dtype="F32").items()]
+        from_npy = self.run_json("--device", "emulator", "--input", *paths)
+        from_safetensors = self.expect(OK, *self.run_file(qkv(dtype="F32")), "--json").json()
+        self.assertEqual(from_npy["relative_l1"], from_safetensors["relative_l1"])
+
+    def test_prefix(self):
+        tensors = {f"layer0.{name}": value for name, value in qkv().items()}
+        self.expect(OK, *self.run_file(tensors, "--prefix", "layer0"))
+        self.expect_error(FILE, "file error", ["layer0"], *self.run_file(tensors))
+
+    def test_other_head_dims_are_padded_and_said_so(self):
+        for channels, padded in ((32, 64), (72, 128)):
+            result = self.expect(OK, *self.run_file(qkv(channels)))
+            self.assertIn(f"padded with zeros from {channels} to {padded}", result.out)
+            report = self.expect(OK, *self.run_file(qkv(channels)), "--json").json()
+            self.assertEqual((report["shape"]["head_dim"], report["kernel_head_dim"]), (channels, padded))
+            self.assertTrue(report["passed"])
+
+    def test_damaged_files(self):
+        good = safetensors(qkv())
+        cases = {"truncated": good[:-1], "header only": good[:100], "empty": b"", "text": b"hello, world",
+                 "huge header": struct.pack("<Q", 1 << 60) + b"{}"}
+        for what, data in cases.items():
+            with self.subTest(what=what):
+                path = self.write("bad.safetensors", data)
+                self.expect_error(FILE, "file error", [path], "run", "--device", "emulator", "--input", path)
+        self.expect_error(FILE, "file error", ["/nonexistent"], "run", "--input", "/nonexistent.safetensors")
+        self.expect_error(FILE, "file error", [self.directory], "run", "--input", self.directory)
+
+    def test_nan_and_infinity_are_named(self):
+        for name, bad, shown in (("q", math.nan, "nan"), ("v", -math.inf, "-inf")):
+            tensors = qkv()
+            dtype, shape, values = tensors[name]
+            values[(1 * 9 + 4) * 64 + 5] = bad
+            tensors[name] = (dtype, shape, values)
+            self.expect_error(FILE, "file error", [f"'{name}'", "[0, 1, 4, 5]", shown], *self.run_file(tensors))
+
+    def test_value_that_f16_cannot_hold(self):
+        tensors = qkv(dtype="F32")
+        tensors["k"][2][3] = 1e6
+        self.expect_error(USAGE, "usage error", ["tensor k", "[0, 0, 0, 3]", "1000000", "--dtype bf16"],
+                          *self.run_file(tensors))
+        self.expect(OK, *self.run_file(tensors, "--dtype", "bf16"))
+
+    def test_shapes_that_do_not_belong_together(self):
+        tensors = qkv()
+        tensors["v"] = ("F16", [1, 2, 8, 64], waves(2 * 8 * 64, 3))
+        self.expect_error(FILE, "file error", ["k and v must have the same shape"], *self.run_file(tensors))
+        del tensors["v"]
+        self.expect_error(FILE, "file error", ["v"], *self.run_file(tensors))
+
+    def test_output_that_cannot_be_written(self):
+        self.expect_error(FILE, "file error", ["/nonexistent/o"], *self.run_file(qkv(), "--out", "/nonexistent/o"))
+
+
+class Refusals(RunTest):
+    def test_shapes(self):
+        small = ("run", "--device", "emulator")
+        self.expect_error(USAGE, "usage error", ["head"], *small, "--head-dim", 0)
+        self.expect_error(SPEC, "spec error", ["head_dim 192"], *small, "--head-dim", 192, "--q-len", 8)
+        self.expect_error(USAGE, "usage error", [], *small, "--q-len", 0)
+        self.expect_error(USAGE, "usage error", [], *small, "--q-len", -5)
+        self.expect_error(USAGE, "usage error", ["3"], *small, "--heads", 4, "--kv-heads", 3)
+        self.expect_error(USAGE, "usage error", ["--q-len"], *small, "--q-len", "many")
+
+    def test_words(self):
+        small = ("run", "--device", "emulator", "--q-len", 8)
+        self.expect_error(USAGE, "usage error", ["frobnicate", "normal"], *small, "--dist", "frobnicate")
+        self.expect_error(USAGE, "usage error", ["--mode"], *small, "--mode", "int3")
+        self.expect_error(USAGE, "usage error", ["f32", "bf16"], *small, "--dtype", "f32")
+        self.expect_error(USAGE, "usage error", ["--causal"], *small, "--causal", "sideways")
+        self.expect_error(USAGE, "usage error", ["--softmax-scale"], *small, "--softmax-scale", -1)
+        self.expect_error(USAGE, "usage error", ["--input"], *small, "--input", "a", "b")
+
+    def test_devices_and_targets(self):
+        self.expect_error(USAGE, "usage error", ["toaster", "emulator:PROFILE"], "run", "--device", "toaster")
+        self.expect_error(USAGE, "usage error", ["sm_77", "sm_80", "ideal"], "run", "--device", "emulator:sm_77")
+        self.expect_error(USAGE, "usage error", ["cuda:N"], "run", "--device", "cuda:x")
+        self.expect_error(SPEC, "spec error", ["sm_77"], "run", "--device", "emulator", "--target", "sm_77")
+        self.expect_error(USAGE, "usage error", ["sm_120", "8.0", "use sm_80"], "run", "--device", "emulator:sm_80",
+                          "--target", "sm_120")
+        self.expect_error(SPEC, "spec error", ["e4m3", "no FP8"], "run", "--device", "emulator", "--target", "sm_80",
+                          "--mode", "int8-fp8")
+
+    @unittest.skipIf(HAS_GPU, "this machine has a GPU")
+    def test_no_gpu(self):
+        self.expect_error(DRIVER, "driver error", ["no GPU for --device cuda:0"], "run", "--device", "cuda:0")
+        result = self.expect(OK, "run", "--q-len", 8, "--heads", 1)
+        self.assertIn("emulator:sm_89", result.out)
+        self.assertIn("no GPU:", result.out)
+
+
+if __name__ == "__main__":
+    unittest.main()

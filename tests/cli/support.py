@@ -1,0 +1,89 @@
+"""What the tests of the command-line tool share: running it, and writing small tensor files."""
+import json
+import os
+import struct
+import subprocess
+import tempfile
+import unittest
+
+OK, CHECK_FAILED, USAGE, SPEC, CODEGEN, DRIVER, FILE = 0, 1, 2, 3, 4, 5, 6
+TOOL = os.environ.get("SAGEGEN_TOOL", "sagegen")
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FWD = "sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_e4m3_f32x2_q128k64w4s2_sm89"
+QUANTQ = "sage_quantq_d64_f16_s8t_g32_sm89"
+
+
+class Result:
+    def __init__(self, done):
+        self.code = done.returncode
+        self.out = done.stdout.decode(errors="replace")
+        self.err = done.stderr.decode(errors="replace")
+
+    def json(self):
+        return json.loads(self.out)
+
+
+def sagegen(*arguments, cwd=None):
+    command = [TOOL, *map(str, arguments)]
+    return Result(subprocess.run(command, capture_output=True, cwd=cwd, timeout=300, check=False))
+
+
+def has_generator():
+    return sagegen("env", "--json").json()["generator"].startswith("LLVM")
+
+
+class CliTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = directory.name
+
+    def path(self, *parts):
+        return os.path.join(self.directory, *parts)
+
+    def expect(self, code, *arguments, cwd=None):
+        """Runs the tool and checks its exit code; returns the result."""
+        result = sagegen(*arguments, cwd=cwd)
+        self.assertEqual(result.code, code, f"{arguments}\nstdout: {result.out}\nstderr: {result.err}")
+        return result
+
+    def expect_error(self, code, kind, parts, *arguments, cwd=None):
+        """The tool must fail with this code and one readable block on stderr that holds all parts."""
+        result = self.expect(code, *arguments, cwd=cwd)
+        self.assertIn(f"sagegen: {kind}\n  ", result.err)
+        for part in parts:
+            self.assertIn(part, result.err, arguments)
+        return result
+
+    def expect_json(self, code, command, *arguments):
+        result = self.expect(code, command, "--json", *arguments)
+        report = result.json()
+        self.assertEqual(report["schema"], f"sagegen.{command}")
+        self.assertEqual(report["schema_version"], 1)
+        return report
+
+
+def safetensors(tensors, truncate=0):
+    """tensors: {name: (dtype, shape, values)}; dtype F16 or F32."""
+    header, body = {}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        data = struct.pack(f"<{len(values)}{'e' if dtype == 'F16' else 'f'}", *values)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(header).encode()
+    whole = struct.pack("<Q", len(text)) + text + body
+    return whole[:len(whole) - truncate]
+
+
+def npy(shape, values):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {tuple(shape)}, }}"
+    header += " " * (-(10 + len(header) + 1) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + struct.pack(
+        f"<{len(values)}f", *values)
+
+
+def waves(count, step):
+    """Deterministic values within (-2, 2)."""
+    return [((i * step) % 997) / 250.0 - 2.0 for i in range(count)]
+
+
