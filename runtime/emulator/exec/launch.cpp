@@ -332,8 +332,8 @@ std::vector<LineCount> line_counts(const Launch& launch) {
 LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRequest& request) {
   check_request(program, request);
   auto start = std::chrono::steady_clock::now();
-  Launch shared(program, request, memory.snapshot());
   bool checks = request.options.checks == runtime::Checks::on;
+  Launch shared(program, request, checks ? memory.snapshot_with_shadows() : memory.snapshot());
   if (checks) shared.races = std::make_unique<GlobalRaces>(*shared.map);
   run_grid(shared);
 

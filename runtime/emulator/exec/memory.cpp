@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -12,9 +13,14 @@ namespace {
 constexpr std::size_t kAlignment = 256;
 constexpr std::size_t kQuarantine = 4096;   // freed allocations that reports can still name
 
-struct AlignedDelete {
-  void operator()(std::uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
+constexpr std::size_t kHuge = std::size_t{16} << 20;
+
+// Zeros; pages that nobody touches are never backed by memory.
+std::shared_ptr<std::uint8_t> zeroed(std::size_t bytes) {
+  auto* p = static_cast<std::uint8_t*>(std::calloc(bytes, 1));
+  if (p == nullptr) throw std::bad_alloc();
+  return {p, [](std::uint8_t* q) { std::free(q); }};
+}
 
 std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
 
@@ -47,9 +53,7 @@ Address DeviceMemory::allocate(std::size_t bytes) {
   if (bytes == 0 || bytes > capacity_ - used_) return 0;
   // One block holds data and shadow, so that both live and die together.
   std::size_t shadow_offset = round_up(bytes, kAlignment);
-  std::shared_ptr<std::uint8_t> block(
-      static_cast<std::uint8_t*>(::operator new(shadow_offset + bytes, std::align_val_t{64})),
-      AlignedDelete{});
+  std::shared_ptr<std::uint8_t> block = zeroed(shadow_offset + bytes);
   auto allocation = std::make_shared<Allocation>();
   allocation->base = next_;
   allocation->bytes = bytes;
@@ -57,8 +61,7 @@ Address DeviceMemory::allocate(std::size_t bytes) {
   allocation->written = block.get() + shadow_offset;
   allocation->storage = block;
   // Poison: a pattern that is a NaN in every float format and an implausible integer.
-  std::memset(allocation->data, 0xff, bytes);
-  std::memset(allocation->written, 0, bytes);
+  if (bytes < kHuge) std::memset(allocation->data, 0xff, bytes);
 
   auto map = std::make_shared<AddressMap>(*map_);
   map->allocations_.push_back(std::move(allocation));   // addresses only grow: still sorted
@@ -137,8 +140,18 @@ std::string DeviceMemory::fill(Address to, std::uint8_t value, std::size_t bytes
 void DeviceMemory::assume_defined() {
   std::lock_guard lock(mutex_);
   for (const auto& allocation : map_->allocations_) {
-    if (!allocation->freed) std::memset(allocation->written, 1, allocation->bytes);
+    allocation->assumed_defined = !allocation->freed;
   }
+}
+
+std::shared_ptr<const AddressMap> DeviceMemory::snapshot_with_shadows() {
+  std::lock_guard lock(mutex_);
+  for (const auto& allocation : map_->allocations_) {
+    if (!allocation->assumed_defined) continue;
+    std::memset(allocation->written, 1, allocation->bytes);
+    allocation->assumed_defined = false;
+  }
+  return map_;
 }
 
 std::shared_ptr<const AddressMap> DeviceMemory::snapshot() const {

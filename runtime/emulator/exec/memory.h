@@ -32,9 +32,10 @@ inline constexpr std::size_t kRedZone = 256;
 struct Allocation {
   Address base = 0;
   std::size_t bytes = 0;
-  std::uint8_t* data = nullptr;      // 64-byte aligned, `bytes` long
+  std::uint8_t* data = nullptr;      // `bytes` long
   std::uint8_t* written = nullptr;   // shadow: 1 per byte that holds defined data
   bool freed = false;                // data and written are null
+  mutable bool assumed_defined = false;   // the shadow is to be set before anybody looks at it
   std::shared_ptr<void> storage;     // owns data and written
 
   Address end() const { return base + bytes; }
@@ -59,6 +60,7 @@ class DeviceMemory {
   explicit DeviceMemory(std::size_t capacity_bytes);
 
   // A new allocation, undefined, aligned to 256 bytes. 0 if bytes is 0 or the capacity is exhausted.
+  // It holds poison; zeros if it is huge, so that untouched pages cost nothing.
   Address allocate(std::size_t bytes);
   // False if the address is not the base of a live allocation.
   bool release(Address base);
@@ -72,7 +74,9 @@ class DeviceMemory {
   // Declares all live memory defined: what a launch without checks leaves behind.
   void assume_defined();
 
+  // The shadows of the second are up to date.
   std::shared_ptr<const AddressMap> snapshot() const;
+  std::shared_ptr<const AddressMap> snapshot_with_shadows();
   std::size_t capacity_bytes() const { return capacity_; }
   std::size_t used_bytes() const;
 
