@@ -1,6 +1,6 @@
-// What the quantization kernels leave in the workspace, element by element, against codes computed in
-// double from sagegen/abi.h's description. Codes may differ only where a value lies so near the middle
-// between two codes that the kernels' f32 arithmetic decides.
+// What the quantization kernels leave in the workspace, element by element, against codes computed
+// in double from sagegen/abi.h's description. Codes may differ only where a value lies so near the
+// middle between two codes that the kernels' f32 arithmetic decides.
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
