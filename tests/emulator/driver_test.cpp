@@ -49,10 +49,9 @@ DONE:
 .extern .shared .align 16 .b8 dynamic[];
 .visible .entry shared_user()
 {
-  .reg .b32 %r<3>;
+  .reg .b32 %r<2>;
   .shared .align 4 .b8 fixed[1024];
-  mov.b32 %r1, 0;
-  st.shared.b32 [fixed], %r1;
+  mov.b32 %r1, fixed;
   ret;
 }
 )";
@@ -265,6 +264,26 @@ TEST_CASE("copies and fills stay inside one live allocation") {
   CHECK(api.mem_free(0) == Result::invalid_value);
 }
 
+TEST_CASE("copying undefined bytes to the host is a finding, not a failure") {
+  const OnDevice device;
+  DriverApi& api = *device.api;
+  const DevicePtr ptr = device.allocate(256);
+  std::array<unsigned char, 256> out{};
+  REQUIRE(api.fill_bytes(ptr, 1, 100, nullptr) == Result::success);
+  CHECK(api.copy_to_host(out.data(), ptr, 100, nullptr) == Result::success);
+  CHECK(device.api->findings().empty());
+  CHECK(api.copy_to_host(out.data(), ptr + 50, 60, nullptr) == Result::success);
+  REQUIRE(device.api->findings().size() == 1);
+  CHECK(device.api->findings()[0].check == "uninitialized");
+  CHECK_THAT(device.api->findings()[0].message, StartsWith("10 of 60 bytes"));
+  device.api->clear_findings();
+  EmulatorOptions options;
+  options.checks = Checks::off;
+  device.api->configure(options);
+  CHECK(api.copy_to_host(out.data(), ptr, 256, nullptr) == Result::success);
+  CHECK(device.api->findings().empty());
+}
+
 TEST_CASE("allocations that cannot be") {
   const OnDevice device;
   DevicePtr ptr = 0;
@@ -294,7 +313,8 @@ TEST_CASE("modules that do not load say why in the log") {
     CHECK(got == result);
     CHECK_THAT(log, Contains(words));
   };
-  expect("hello", Result::invalid_ptx, "line 1: expected .version at the start of a module, found 'hello'");
+  expect("hello", Result::invalid_ptx,
+         "line 1: expected .version at the start of a module, found 'hello'");
   expect("", Result::invalid_ptx, "line 1: expected .version");
   expect(broken_module("frobnicate.b32 %r1, %r2;"), Result::invalid_ptx, "line 6: ");
   expect(broken_module("frobnicate.b32 %r1, %r2;"), Result::invalid_ptx, "frobnicate");

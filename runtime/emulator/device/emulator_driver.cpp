@@ -333,7 +333,11 @@ class Driver final : public EmulatorDriver {
     return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
       if (bytes == 0) return Result::success;
       if (dst == nullptr) return null_argument();
-      return in_range(context->memory->read(dst, src, bytes));
+      const Result result = in_range(context->memory->read(dst, src, bytes));
+      if (result == Result::success && options_.checks == Checks::on) {
+        report_undefined(*context->memory, src, bytes);
+      }
+      return result;
     });
   }
   Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
@@ -487,6 +491,25 @@ class Driver final : public EmulatorDriver {
     events_.remove_if(belongs);
     contexts_.remove(primary.handle);
     primary.handle = nullptr;
+  }
+
+  // The host may copy what no kernel wrote, but a result that depends on it is a bug.
+  void report_undefined(const DeviceMemory& memory, DevicePtr src, std::size_t bytes) {
+    const auto map = memory.snapshot();
+    const Allocation* allocation = map->find(src);
+    if (allocation == nullptr || allocation->freed) return;
+    const std::uint8_t* first = allocation->written + (src - allocation->base);
+    const std::uint8_t* undefined = std::find(first, first + bytes, std::uint8_t{0});
+    if (undefined == first + bytes) return;
+    Finding finding;
+    finding.kernel = "copy to host";
+    finding.check = "uninitialized";
+    finding.message = fmt::format(
+        "{} of {} bytes from {:#x} on were never written or hold undefined data, the first at "
+        "{:#x}",
+        std::count(first, first + bytes, std::uint8_t{0}), bytes, src,
+        src + static_cast<std::uint64_t>(undefined - first));
+    findings_.push_back(std::move(finding));
   }
 
   Result finish(const LaunchReport& report) {

@@ -2,7 +2,8 @@
 //
 // It executes the PTX text that it is given and nothing else. It is a stricter machine than a GPU: see
 // Checks. Launches run synchronously inside launch(); a finding makes launch() return launch_failed (or
-// illegal_address) and last_error_detail() gives the reports.
+// illegal_address) and last_error_detail() gives the reports. A copy to the host of bytes that hold no
+// defined data succeeds and leaves the finding "uninitialized".
 #pragma once
 
 #include <cstdint>
