@@ -52,55 +52,59 @@ void require_panels(const TileLayout& layout, int panel_bytes) {
 
 // ---- copies ---------------------------------------------------------------------------------------
 
-TileCopy::TileCopy(KernelBuilder& k, const TileLayout& layout, int threads, I64 row_stride)
-    : k_(&k), layout_(layout), threads_(threads), row_stride_(row_stride) {
+namespace {
+
+// copy_chunk(shared address, global address, row of the thread, row of the pass) for each pass.
+template <typename CopyChunk>
+void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread, int threads,
+                    const CopyChunk& copy_chunk) {
+  const TileLayout& layout = to.layout;
   const int chunks = layout.chunks_per_row();
   const int panel_chunks = chunks * layout.rows;
   require(threads % (8 * chunks) == 0 && layout.bytes() % (threads * kChunkBytes) == 0 &&
               (panel_chunks % threads == 0 || threads % panel_chunks == 0),
           std::to_string(threads) + " threads cannot copy a tile of " + std::to_string(layout.rows) +
               " rows of " + std::to_string(layout.row_bytes) + " bytes in whole passes");
-  const I32 thread = k.thread_idx();
-  const I32 chunk = thread % chunks + thread / panel_chunks * chunks;
-  thread_row_ = thread / chunks % layout.rows;
-  shared_offset_ = layout.offset(thread_row_, chunk);
-  global_offset_ = k.to_i64(thread_row_) * row_stride + k.to_i64(chunk * kChunkBytes);
-}
-
-template <typename CopyChunk>
-void TileCopy::each_pass(const SharedTile& to, GlobalPtr from, const CopyChunk& copy_chunk) const {
-  const int chunks_per_pass = threads_ / layout_.chunks_per_row();
-  const GlobalPtr thread_from = from + global_offset_;
-  for (int pass = 0; pass < layout_.bytes() / (threads_ * kChunkBytes); ++pass) {
-    const int row = pass * chunks_per_pass % layout_.rows;
-    const int chunk = pass * chunks_per_pass / layout_.rows * layout_.chunks_per_row();
-    const SharedPtr dst = address(to, shared_offset_, row, chunk);
-    const GlobalPtr row_from = 
-        row == 0 ? thread_from : thread_from + row_stride_ * std::int64_t{row};
-    copy_chunk(dst, row_from + static_cast<std::int64_t>(chunk * kChunkBytes), row);
+  const I32 thread_row = thread / chunks % layout.rows;
+  const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
+  const I32 shared_offset = layout.offset(thread_row, thread_chunk);
+  const GlobalPtr thread_from = from.data + k.to_i64(thread_row) * from.row_stride +
+                                k.to_i64(thread_chunk * kChunkBytes);
+  const int rows_per_pass = threads / chunks;
+  for (int pass = 0; pass < layout.bytes() / (threads * kChunkBytes); ++pass) {
+    const int row = pass * rows_per_pass % layout.rows;
+    const int chunk = pass * rows_per_pass / layout.rows * chunks;
+    const GlobalPtr row_from = row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
+    copy_chunk(address(to, shared_offset, row, chunk),
+               row_from + static_cast<std::int64_t>(chunk * kChunkBytes), thread_row, row);
   }
 }
 
-void TileCopy::copy(const SharedTile& to, GlobalPtr from) const {
-  each_pass(to, from, [&](SharedPtr dst, GlobalPtr src, int) { k_->cp_async_16(dst, src); });
+}  // namespace
+
+void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
+                     int threads) {
+  each_copy_pass(k, to, from, thread, threads,
+                 [&](SharedPtr dst, GlobalPtr src, I32, int) { k.cp_async_16(dst, src); });
 }
 
-void TileCopy::copy_rows(const SharedTile& to, GlobalPtr from, I32 valid_rows) const {
-  each_pass(to, from, [&](SharedPtr dst, GlobalPtr src, int row) {
-    const Pred valid = thread_row_ < valid_rows - row;
-    k_->cp_async_16_zfill(dst, src, k_->select(valid, k_->i32(kChunkBytes), k_->i32(0)));
+void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
+                     int threads, I32 valid_rows) {
+  each_copy_pass(k, to, from, thread, threads, [&](SharedPtr dst, GlobalPtr src, I32 thread_row, int row) {
+    const Pred valid = thread_row < valid_rows - row;
+    k.cp_async_16_zfill(dst, src, k.select(valid, k.i32(kChunkBytes), k.i32(0)));
   });
 }
 
-void store_tile(KernelBuilder& k, const SharedTile& from, int threads, GlobalPtr to, I64 row_stride,
-                I32 valid_rows) {
+void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
+                I64 row_stride, I32 valid_rows) {
   const int row_chunks = from.layout.row_bytes / kChunkBytes;
   const int pass_rows = threads / row_chunks;
   require(threads % row_chunks == 0 && pass_rows % 8 == 0 && from.layout.rows % pass_rows == 0,
           std::to_string(threads) + " threads cannot store rows of " +
               std::to_string(from.layout.row_bytes) + " bytes in whole passes");
-  const I32 row = k.thread_idx() / row_chunks;
-  const I32 chunk = k.thread_idx() % row_chunks;
+  const I32 row = thread / row_chunks;
+  const I32 chunk = thread % row_chunks;
   const I32 shared_offset = from.layout.offset(row, chunk);
   GlobalPtr pass_to = to + k.to_i64(row) * row_stride + chunk * kChunkBytes;
   for (int pass = 0; pass < from.layout.rows / pass_rows; ++pass) {
@@ -145,10 +149,11 @@ OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout) : k_(
   lane_offset_ = lane_offsets(layout, walk);
 }
 
-std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice) const {
+std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice, F32 earlier) const {
   std::vector<std::array<MmaB, 2>> steps;
   const auto add = [&](int parity, int row, int panel, Transpose transpose) {
-    const I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
+    I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
+    if (earlier.v != nullptr) lane_offset = after(*k_, lane_offset, earlier);
     steps.push_back(two_columns(k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
   };
   if (type_ == DType::e4m3) {
@@ -164,9 +169,6 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
 }
 
 // ---- accumulators ---------------------------------------------------------------------------------
-
-I32 lane_row(KernelBuilder& k) { return k.lane_idx() / 4; }
-I32 lane_quad(KernelBuilder& k) { return k.lane_idx() % 4; }
 
 Accumulator::Accumulator(int rows, int columns, I32 initial)
     : row_blocks_(rows / 16), column_blocks_(columns / 8),
@@ -234,9 +236,17 @@ const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column) const {
   return values_[static_cast<std::size_t>(lane_row * lane_columns_ + lane_column)];
 }
 
-void store_quad_part(KernelBuilder& k, const SharedTile& tile, int row_block, int chunk, I32 part) {
-  const I32 lane_offset = tile.layout.offset(lane_row(k), chunk) + 4 * lane_quad(k);
-  k.store(address(tile, lane_offset, 8 * row_block, 0), part);
+void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane, int row_block,
+                     int chunk, I32 part) {
+  k.store(address(tile, tile.layout.offset(lane.row, chunk) + 4 * lane.quad, 8 * row_block, 0), part);
+}
+
+// ---- order ----------------------------------------------------------------------------------------
+
+F32 after(KernelBuilder& k, F32 value, F32 earlier) { return k.max(value, -k.abs(earlier)); }
+
+I32 after(KernelBuilder& k, I32 value, F32 earlier) {
+  return k.as_bits(after(k, k.as_f32(value), earlier));
 }
 
 // ---- reductions -----------------------------------------------------------------------------------
@@ -311,9 +321,9 @@ void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int s
     for (int i = 1; i < stages; ++i) ahead_offset = next_stage(ahead_offset);
     k.cp_async_wait(stages - 2);
     k.barrier();   // this tile is visible, and nobody reads the previous one any more
-    load(ahead, buffers + ahead_offset);
     steps.scores(tile, stage);
     steps.softmax(tile);
+    load(ahead, buffers + ahead_offset);
     steps.values(tile, stage);
     stage_offset = next_stage(stage_offset);
   });

@@ -57,33 +57,21 @@ struct SharedTile {
   }
 };
 
-// Copies a tile from global memory with cp.async, 16 bytes per thread and pass. Made once, outside
-// loops; copy() then costs one cp.async per pass and the address arithmetic of runtime strides.
-class TileCopy {
- public:
-  TileCopy() = default;   // copies nothing until it is assigned
-  // row_stride: bytes between rows in global memory.
-  TileCopy(KernelBuilder& k, const TileLayout& layout, int threads, I64 row_stride);
-  void copy(const SharedTile& to, GlobalPtr from) const;
-  // Rows from valid_rows on are filled with zeros and not read.
-  void copy_rows(const SharedTile& to, GlobalPtr from, I32 valid_rows) const;
-
- private:
-  template <typename CopyChunk>
-  void each_pass(const SharedTile& to, GlobalPtr from, const CopyChunk& copy_chunk) const;
-
-  KernelBuilder* k_ = nullptr;
-  TileLayout layout_{};
-  int threads_ = 0;
-  I64 row_stride_;
-  I32 thread_row_;
-  I32 shared_offset_;
-  I64 global_offset_;
+// Copies a tile from global memory to shared memory with cp.async, 16 bytes per thread and pass; rows from
+// valid_rows on are filled with zeros and not read. thread: the thread's index among `threads`.
+struct TileSource {
+  GlobalPtr data;
+  I64 row_stride;   // bytes
 };
+void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
+                     int threads);
+void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
+                     int threads, I32 valid_rows);
 
-// Writes the first valid_rows rows of a tile to global memory, 16 bytes per thread and pass.
-void store_tile(KernelBuilder& k, const SharedTile& from, int threads, GlobalPtr to, I64 row_stride,
-                I32 valid_rows);
+// Writes the first valid_rows rows of a tile to global memory, 16 bytes per thread and pass. thread: the
+// thread's index among `threads`.
+void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
+                I64 row_stride, I32 valid_rows);
 
 // ---- operands of mma: shared memory -> registers ------------------------------------------------
 
@@ -121,8 +109,9 @@ class OperandV {
   static constexpr int kChannels = 16;   // of one slice: two column blocks
   static TileLayout layout(DType type, int keys, int channels);
   OperandV(KernelBuilder& k, DType type, const TileLayout& layout);
-  // Channels 16 slice .. +15 for all keys: fragments by k step and column block.
-  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice) const;
+  // Channels 16 slice .. +15 for all keys: fragments by k step and column block. Not loaded before
+  // `earlier` is computed, if that is given: see after().
+  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice, F32 earlier = {}) const;
 
  private:
   KernelBuilder* k_;
@@ -132,9 +121,16 @@ class OperandV {
 
 // ---- accumulators -------------------------------------------------------------------------------
 
+// Where a lane stands in the 8 x 8 blocks of accumulators: it holds columns 2 quad and 2 quad + 1 of a row.
+struct LanePosition {
+  explicit LanePosition(I32 thread) : row(thread % 32 / 4), quad(thread % 4) {}
+  I32 row;
+  I32 quad;
+};
+
 // The part of a matrix of mma accumulators that one lane holds. Seen from the lane it is a small matrix
 // of lane_rows() x lane_columns() elements; element (row, column) is the tile's element
-// (tile_row(row) + lane_row, tile_column(column) + 2 * lane_quad).
+// (tile_row(row) + lane.row, tile_column(column) + 2 * lane.quad).
 class Accumulator {
  public:
   Accumulator(int rows, int columns, I32 initial);   // rows: multiple of 16, columns: of 8
@@ -159,9 +155,6 @@ class Accumulator {
   std::vector<MmaC> blocks_;
 };
 
-I32 lane_row(KernelBuilder& k);    // lane / 4: row of the lane inside every 8 rows
-I32 lane_quad(KernelBuilder& k);   // lane % 4: pair of columns of the lane inside every 8 columns
-
 // Keys that one A operand of this type spans: 32 (e4m3), 16 (f16).
 constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }
 
@@ -185,8 +178,17 @@ class AccumulatorVars {
 };
 
 // Stores what a lane holds of a row and a 16-byte chunk that its quad shares: two 16-bit elements of an
-// accumulator's row, or four bytes. Row 8 row_block + lane_row.
-void store_quad_part(KernelBuilder& k, const SharedTile& tile, int row_block, int chunk, I32 part);
+// accumulator's row, or four bytes. Row 8 row_block + lane.row.
+void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane, int row_block,
+                     int chunk, I32 part);
+
+// ---- order --------------------------------------------------------------------------------------
+
+// `value`, but not before `earlier` is computed. value must not be negative; costs one instruction. The
+// assembler puts off what only the next iteration needs, and meanwhile keeps its operands in registers:
+// where registers are short, this makes it finish first.
+F32 after(KernelBuilder& k, F32 value, F32 earlier);
+I32 after(KernelBuilder& k, I32 value, F32 earlier);
 
 // ---- reductions over the lanes that share rows ----------------------------------------------------
 

@@ -43,8 +43,8 @@ class Attention {
   void online_softmax(I32 tile);
   std::vector<Operands> quantized_p();
   void accumulate_pv(SharedPtr stage);
-  void write_lse(const std::vector<F32>& sum) const;
-  void write_output(const std::vector<F32>& sum) const;
+  void write_lse(const AttentionPosition& at, const std::vector<F32>& sum) const;
+  void write_output(const AttentionPosition& at, const std::vector<F32>& sum) const;
 
   SharedTile keys(SharedPtr stage) const { return {plan_.k_tile, stage}; }
   SharedTile values(SharedPtr stage) const { return {plan_.v_tile, stage, plan_.k_tile.bytes()}; }
@@ -78,7 +78,7 @@ Attention::Attention(KernelBuilder& k, const KernelSpec& spec)
     : k_(k),
       plan_(spec),
       p_(k.params<AttentionParams>()),
-      at_(k, plan_, p_),
+      at_(k, plan_, p_, k.thread_idx()),
       inputs_(k, plan_, at_, p_),
       shared_(k.shared(plan_.shared_bytes(), kBankBytes)),
       queries_{plan_.q_tile, shared_},
@@ -86,9 +86,9 @@ Attention::Attention(KernelBuilder& k, const KernelSpec& spec)
       k_operand_(k, plan_.k_tile),
       v_operand_(k, plan_.pv, plan_.v_tile),
       key_tiles_(count_key_tiles()),
-      q_scale_(inputs_.q_scale()),
+      q_scale_(inputs_.q_scale(at_)),
       o_(k, plan_.warp_rows, plan_.head_dim),
-      next_k_scale_(k.var(inputs_.k_scale(k.i32(0)))),
+      next_k_scale_(k.var(inputs_.k_scale(at_.thread, k.i32(0)))),
       scores_(plan_.warp_rows, plan_.cta_k, k.i32(kScoreBiasBits)) {
   for (int row = 0; row < o_.lane_rows(); ++row) {
     maximum_.push_back(k.var(k.f32(kFirstMaximum)));
@@ -97,7 +97,7 @@ Attention::Attention(KernelBuilder& k, const KernelSpec& spec)
 }
 
 void Attention::build() {
-  inputs_.load_queries(queries_);
+  inputs_.load_queries(at_.thread, queries_);
   k_.cp_async_commit();
   PipelineSteps steps;
   if (plan_.queries_in_registers) {
@@ -107,8 +107,12 @@ void Attention::build() {
       held_queries_ = held;
     };
   }
-  steps.load_keys = [&](I32 tile, SharedPtr stage) { inputs_.load_keys(tile, keys(stage)); };
-  steps.load_values = [&](I32 tile, SharedPtr stage) { inputs_.load_values(tile, values(stage)); };
+  steps.load_keys = [&](I32 tile, SharedPtr stage) {
+    inputs_.load_keys(k_.reread_thread_idx(), tile, keys(stage));
+  };
+  steps.load_values = [&](I32 tile, SharedPtr stage) {
+    inputs_.load_values(k_.reread_thread_idx(), tile, values(stage));
+  };
   steps.scores = [&](I32 tile, SharedPtr stage) {
     quantized_qk(stage);
     mask_scores(tile);
@@ -120,8 +124,9 @@ void Attention::build() {
 
   std::vector<F32> sum;
   for (const Var<F32>& lane_sum : sum_) sum.push_back(quad_sum(k_, lane_sum));
-  write_lse(sum);
-  write_output(sum);
+  const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
+  write_lse(at, sum);
+  write_output(at, sum);
 }
 
 // ---- the walk over keys ---------------------------------------------------------------------------
@@ -168,13 +173,14 @@ void Attention::quantized_qk(SharedPtr stage) {
 // from the tile, so that nothing of this stays in registers outside the branch.
 void Attention::mask_scores(I32 tile) {
   const I32 first_masked_tile = visible_keys(at_.first_query) / plan_.cta_k;
-  I32 keys_left, diagonal;        // of the lane's first query, from its first key on
+  I32 keys_left, diagonal;   // of the lane's first query, from its first key on
   std::vector<I32> visible(scores_.lane_rows());
   scores_.update_if(k_, tile >= first_masked_tile, [&](int row, int column, I32 score) {
     if (row == 0 && column == 0) {
-      const I32 first_key = tile * plan_.cta_k + 2 * at_.lane_quad;
+      const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
+      const I32 first_key = tile * plan_.cta_k + 2 * at.lane.quad;
       keys_left = p_(&AttentionParams::kv_len) - first_key;
-      diagonal = at_.lane_query - first_key + (p_(&AttentionParams::causal_offset) + 1);
+      diagonal = at.lane_query - first_key + (p_(&AttentionParams::causal_offset) + 1);
     }
     if (column == 0) {
       const I32 up_to_diagonal = diagonal + Accumulator::tile_row(row);
@@ -188,7 +194,7 @@ void Attention::mask_scores(I32 tile) {
 // score = (s - kScoreBias) * scale in base 2, P = 2^(score - maximum + p_offset): one fma per element.
 void Attention::online_softmax(I32 tile) {
   const F32 scale = k_.max(q_scale_ * next_k_scale_.get(), k_.f32(kSmallestScale));
-  next_k_scale_ = inputs_.k_scale(k_.min(tile + 1, key_tiles_ - 1));
+  next_k_scale_ = inputs_.k_scale(k_.reread_thread_idx(), k_.min(tile + 1, key_tiles_ - 1));
   const F32 minus_bias = k_.f32(-kScoreBias);
   const F32 maximum_shift = k_.fma(scale, minus_bias, k_.f32(-plan_.p_offset));
   rescale_.clear();
@@ -209,7 +215,7 @@ void Attention::online_softmax(I32 tile) {
     }
     maximum_[row] = maximum;
     sum_[row] = sum;
-    rescale_.push_back(k_.max(rescale, -sum));
+    rescale_.push_back(rescale);
   }
 }
 
@@ -259,18 +265,17 @@ void Attention::accumulate_pv(SharedPtr stage) {
 
 // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores. Where no key
 // is visible the sum is 0 and the result -inf.
-void Attention::write_lse(const std::vector<F32>& sum) const {
+void Attention::write_lse(const AttentionPosition& at, const std::vector<F32>& sum) const {
   const GlobalPtr lse = p_(&AttentionParams::lse);
   const GlobalPtr lse_correction = p_(&AttentionParams::lse_correction);
-  const I64 head = k_.to_i64(at_.q_index);
+  const I32 q_len = p_(&AttentionParams::q_len), q_rows = p_(&AttentionParams::q_len_padded);
   k_.if_(!k_.is_null(lse), [&] {
     for (int row = 0; row < o_.lane_rows(); ++row) {
-      const I32 query = at_.lane_query + Accumulator::tile_row(row);
-      const I32 q_len = p_(&AttentionParams::q_len), q_rows = p_(&AttentionParams::q_len_padded);
+      const I32 query = at.lane_query + Accumulator::tile_row(row);
       const auto of_query = [&](GlobalPtr base, I32 rows) {
-        return base + (head * k_.to_i64(rows) + k_.to_i64(query)) * sizeof(float);
+        return base + (k_.to_i64(at.q_index) * k_.to_i64(rows) + k_.to_i64(query)) * std::int64_t{4};
       };
-      k_.if_(query < q_len && at_.lane_quad == 0, [&] {
+      k_.if_(query < q_len && at.lane.quad == 0, [&] {
         const Var<F32> value = k_.var((maximum_[row].get() + k_.log2(sum[row])) * kLn2);
         k_.if_(!k_.is_null(lse_correction), [&] {
           value = value.get() + k_.load<F32>(of_query(lse_correction, q_rows));
@@ -282,31 +287,37 @@ void Attention::write_lse(const std::vector<F32>& sum) const {
 }
 
 // O / sum, times the scale of the channel of V, through shared memory so that rows leave in one piece.
-void Attention::write_output(const std::vector<F32>& sum) const {
+void Attention::write_output(const AttentionPosition& at, const std::vector<F32>& sum) const {
   k_.cp_async_wait(0);
   k_.barrier();   // nobody reads queries, keys or values any more
   const SharedTile out{plan_.o_tile, shared_};
+  const SharedTile warp_out = out.rows_from(at.warp_row);
+  const GlobalPtr v_scale = p_(&AttentionParams::v_scale) +
+                            (k_.to_i64(at.kv_index) * std::int64_t{plan_.head_dim} +
+                             k_.to_i64(2 * at.lane.quad)) * std::int64_t{4};
   std::vector<F32> inverse;
   for (const F32 s : sum) {
     inverse.push_back(k_.select(s > 0.0f, k_.reciprocal(s), k_.f32(0.0f)));
   }
   for (int block = 0; block < plan_.head_dim / 8; ++block) {
-    std::array<F32, 2> scale{k_.f32(1.0f), k_.f32(1.0f)};
-    if (plan_.v_quantized) scale = inputs_.v_scales(block);
+    std::array<F32, 2> scale;
+    for (int i = 0; plan_.v_quantized && i < 2; ++i) {
+      scale[i] = k_.load<F32>(v_scale + std::int64_t{4 * (8 * block + i)});
+    }
     for (int row = 0; row < o_.lane_rows(); ++row) {
       const auto value = [&](int i) {
         const F32 o = o_.at(row, 2 * block + i).get() * inverse[row];
         return plan_.v_quantized ? o * scale[i] : o;
       };
-      store_quad_part(k_, out.rows_from(at_.warp_row), row, block,
-                      k_.pack2(plan_.io, value(0), value(1)));
+      store_quad_part(k_, warp_out, at.lane, row, block, k_.pack2(plan_.io, value(0), value(1)));
     }
   }
   k_.barrier();
-  const I64 row_stride = p_(&AttentionParams::o, &Tensor::stride_token) * std::int64_t{2};
-  const GlobalPtr o = head_of(k_, p_, &AttentionParams::o, at_.batch, at_.q_head) +
-                      k_.to_i64(at_.first_query) * row_stride;
-  store_tile(k_, out, plan_.threads, o, row_stride, p_(&AttentionParams::q_len) - at_.first_query);
+  const I64 row_stride = p_(&AttentionParams::o, &Tensor::stride_token) * kElementBytes;
+  const GlobalPtr o = head_of(k_, p_, &AttentionParams::o, at.batch, at.q_head) +
+                      k_.to_i64(at.first_query) * row_stride;
+  store_tile(k_, out, at.thread, plan_.threads, o, row_stride,
+             p_(&AttentionParams::q_len) - at.first_query);
 }
 
 }  // namespace

@@ -44,20 +44,18 @@ int AttentionPlan::shared_bytes() const {
 }
 
 AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan,
-                                     const ParamReader<AttentionParams>& p) {
-  batch = k.block_idx(2);
-  q_head = k.block_idx(1);
-  q_index = batch * k.grid_dim(1) + q_head;
-  kv_head = q_head / p(&AttentionParams::heads_per_kv_head);
-  kv_index = q_index / p(&AttentionParams::heads_per_kv_head);
-  // Under a causal mask the last queries see most keys: they start first.
-  const I32 q_tile = plan.causal ? k.grid_dim(0) - 1 - k.block_idx(0) : k.block_idx(0);
-  first_query = q_tile * plan.cta_q;
-  warp_row = k.warp_idx() * plan.warp_rows;
-  lane_row = dsl::lane_row(k);
-  lane_quad = dsl::lane_quad(k);
-  lane_query = first_query + warp_row + lane_row;
-}
+                                     const ParamReader<AttentionParams>& p, I32 thread_index)
+    : batch(k.block_idx(2)),
+      q_head(k.block_idx(1)),
+      kv_head(q_head / p(&AttentionParams::heads_per_kv_head)),
+      q_index(batch * k.grid_dim(1) + q_head),
+      kv_index(q_index / p(&AttentionParams::heads_per_kv_head)),
+      // Under a causal mask the last queries see most keys: they start first.
+      first_query((plan.causal ? k.grid_dim(0) - 1 - k.block_idx(0) : k.block_idx(0)) * plan.cta_q),
+      thread(thread_index),
+      warp_row(thread / 32 * plan.warp_rows),
+      lane(thread),
+      lane_query(first_query + warp_row + lane.row) {}
 
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
                                  const ParamReader<AttentionParams>& p)
@@ -82,53 +80,43 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, co
     value_row_bytes_ = k.i64(plan.head_dim * kElementBytes);
     value_tile_bytes_ = k.i64(plan.cta_k * plan.head_dim * kElementBytes);
   }
-  q_copy_ = TileCopy(k, plan.q_tile, plan.threads, k.i64(row_bytes));
-  k_copy_ = TileCopy(k, plan.k_tile, plan.threads, k.i64(row_bytes));
-  v_copy_ = TileCopy(k, plan.v_tile, plan.threads, value_row_bytes_);
 
-  const auto scales = [&](GlobalPtr base, I32 index, I32 rows, I32 first_row, int group, int per_group,
-                          I32 lane_scale) {
-    const I32 first_group = first_row / group;
-    const I64 count = k.to_i64(index) * k.to_i64(rows / group) + k.to_i64(first_group);
-    const GlobalPtr of_group = base + count * std::int64_t{kScaleBytes * per_group};
-    return plan.per_thread ? of_group + lane_scale * kScaleBytes : of_group;
+  const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
+    return base + k.to_i64(index) * k.to_i64(rows / group) * std::int64_t{kScaleBytes * per_group};
   };
-  q_scale_ = scales(p(&AttentionParams::q_scale), at.q_index, q_rows, at.first_query + at.warp_row,
-                    plan.q_group, plan.per_thread ? 8 : 1, at.lane_row);
-  k_scale_ = scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, k.i32(0), plan.k_group,
-                    plan.per_thread ? 4 : 1, at.lane_quad);
-  v_scale_ = p(&AttentionParams::v_scale) +
-             k.to_i64(at.kv_index) * std::int64_t{kScaleBytes * plan.head_dim} +
-             at.lane_quad * (2 * kScaleBytes);
+  q_scale_ = scales(p(&AttentionParams::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
+  k_scale_ = scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
 }
 
-void AttentionInputs::load_queries(const SharedTile& to) const { q_copy_.copy(to, q_codes_); }
+void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
+  copy_tile_async(k_, to, {q_codes_, k_.i64(plan_.head_dim)}, thread, plan_.threads);
+}
 
-void AttentionInputs::load_keys(I32 tile, const SharedTile& to) const {
+void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to) const {
   const std::int64_t tile_bytes = plan_.k_tile.bytes();
-  k_copy_.copy(to, k_codes_ + k_.to_i64(tile) * tile_bytes);
+  const GlobalPtr from = k_codes_ + k_.to_i64(tile) * tile_bytes;
+  copy_tile_async(k_, to, {from, k_.i64(plan_.head_dim)}, thread, plan_.threads);
 }
 
 // The caller's V ends at kv_len; codes are padded with zeros.
-void AttentionInputs::load_values(I32 tile, const SharedTile& to) const {
-  const GlobalPtr from = values_ + k_.to_i64(tile) * value_tile_bytes_;
-  if (plan_.v_quantized) return v_copy_.copy(to, from);
+void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to) const {
+  const TileSource from{values_ + k_.to_i64(tile) * value_tile_bytes_, value_row_bytes_};
+  if (plan_.v_quantized) return copy_tile_async(k_, to, from, thread, plan_.threads);
   const I32 left = kv_len_ - tile * plan_.cta_k;
-  k_.if_else(left >= plan_.cta_k, [&] { v_copy_.copy(to, from); },
-             [&] { v_copy_.copy_rows(to, from, left); });
+  k_.if_else(left >= plan_.cta_k, [&] { copy_tile_async(k_, to, from, thread, plan_.threads); },
+             [&] { copy_rows_async(k_, to, from, thread, plan_.threads, left); });
 }
 
-F32 AttentionInputs::q_scale() const { return k_.load<F32>(q_scale_); }
-
-F32 AttentionInputs::k_scale(I32 tile) const {
-  const int tiles_per_group = plan_.k_group / plan_.cta_k;
-  const int group_bytes = kScaleBytes * (plan_.per_thread ? 4 : 1);
-  return k_.load<F32>(k_scale_ + tile / tiles_per_group * group_bytes);
+F32 AttentionInputs::q_scale(const AttentionPosition& at) const {
+  const I32 group = (at.first_query + at.warp_row) / plan_.q_group;
+  const I32 index = plan_.per_thread ? group * plan_.q_scales() + at.lane.row : group;
+  return k_.load<F32>(q_scale_ + index * kScaleBytes);
 }
 
-std::array<F32, 2> AttentionInputs::v_scales(int channel_block) const {
-  const GlobalPtr of_block = v_scale_ + std::int64_t{8 * kScaleBytes * channel_block};
-  return {k_.load<F32>(of_block), k_.load<F32>(of_block + std::int64_t{kScaleBytes})};
+F32 AttentionInputs::k_scale(I32 thread, I32 tile) const {
+  const I32 group = tile / (plan_.k_group / plan_.cta_k);
+  const I32 index = plan_.per_thread ? group * plan_.k_scales() + LanePosition(thread).quad : group;
+  return k_.load<F32>(k_scale_ + index * kScaleBytes);
 }
 
 }  // namespace sagegen::templates

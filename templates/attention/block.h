@@ -19,6 +19,8 @@ struct AttentionPlan {
   bool queries_in_registers;   // few channels leave enough of them
   float p_offset;      // P <= 2^p_offset
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
+  int q_scales() const { return per_thread ? 8 : 1; }   // of a group
+  int k_scales() const { return per_thread ? 4 : 1; }
   int stage_bytes() const { return k_tile.bytes() + v_tile.bytes(); }
   int shared_bytes() const;   // queries and stages, in the end O
 };
@@ -26,40 +28,37 @@ struct AttentionPlan {
 // Position of block, warp and lane. Indices count heads over all batches.
 struct AttentionPosition {
   AttentionPosition(dsl::KernelBuilder& k, const AttentionPlan& plan,
-                    const dsl::ParamReader<abi::AttentionParams>& p);
+                    const dsl::ParamReader<abi::AttentionParams>& p, dsl::I32 thread_index);
 
   dsl::I32 batch, q_head, kv_head, q_index, kv_index;
   dsl::I32 first_query;   // of the block
-  dsl::I32 warp_row;      // first row of the warp in the block
-  dsl::I32 lane_row, lane_quad;
+  dsl::I32 thread, warp_row;   // warp_row: first row of the warp in the block
+  dsl::LanePosition lane;
   dsl::I32 lane_query;    // of the first row that the lane holds
 };
 
-// Codes and scales of the block's queries and of its head's keys and values.
+// Codes and scales of the block's queries and of its head's keys and values. What depends on the thread is
+// computed where it is used, from a thread index that the caller reads there: registers are short.
 class AttentionInputs {
  public:
   AttentionInputs(dsl::KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
                   const dsl::ParamReader<abi::AttentionParams>& p);
 
   // Asynchronous copies to shared memory; the caller commits and waits.
-  void load_queries(const dsl::SharedTile& to) const;
-  void load_keys(dsl::I32 tile, const dsl::SharedTile& to) const;
-  void load_values(dsl::I32 tile, const dsl::SharedTile& to) const;
+  void load_queries(dsl::I32 thread, const dsl::SharedTile& to) const;
+  void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to) const;
+  void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to) const;
 
-  // Scales of the scores that this lane holds: softmax_scale * log2(e) is part of the first.
-  dsl::F32 q_scale() const;
-  dsl::F32 k_scale(dsl::I32 tile) const;
-  // Of V, for the two channels of a block of 8 that this lane holds.
-  std::array<dsl::F32, 2> v_scales(int channel_block) const;
+  // Scales of the scores that a lane holds: softmax_scale * log2(e) is part of the first.
+  dsl::F32 q_scale(const AttentionPosition& at) const;
+  dsl::F32 k_scale(dsl::I32 thread, dsl::I32 tile) const;
 
  private:
   dsl::KernelBuilder& k_;
   const AttentionPlan& plan_;
   dsl::I32 kv_len_;
-  dsl::GlobalPtr q_codes_, k_codes_, values_;
-  dsl::GlobalPtr q_scale_, k_scale_, v_scale_;   // of this lane
+  dsl::GlobalPtr q_codes_, k_codes_, values_, q_scale_, k_scale_;
   dsl::I64 value_row_bytes_, value_tile_bytes_;
-  dsl::TileCopy q_copy_, k_copy_, v_copy_;
 };
 
 }  // namespace sagegen::templates

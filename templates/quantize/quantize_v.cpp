@@ -66,13 +66,14 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
   const SharedTile out{out_layout, k.shared(out_layout.bytes(), kBankBytes)};
   const SharedPtr inverses = k.shared(4 * head_dim, 16);
 
-  TileCopy(k, in_layout, threads, block.row_bytes).copy_rows(in, block.values, block.left);
+  copy_rows_async(k, in, {block.values, block.row_bytes}, k.thread_idx(), threads, block.left);
   k.cp_async_commit();
   share_inverses(k, p, head_dim, kLargestE4m3, block.head_index, inverses);
   k.cp_async_wait(0);
   k.barrier();
 
   const OperandV operand(k, DType::f16, in_layout);
+  const LanePosition lane(k.thread_idx());
   const I32 warp_channel = k.warp_idx() * warp_channels;
   const SharedTile warp_in = in.panels_from(k.warp_idx());
   const SharedTile warp_out = out.rows_from(warp_channel);
@@ -80,13 +81,13 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
     const auto fragments = operand.load(warp_in, slice);
     for (int half = 0; half < 2; ++half) {
       const int channel_block = 2 * slice + half;
-      const F32 inverse = k.load<F32>(inverses + (warp_channel + lane_row(k) + 8 * channel_block) * 4);
+      const F32 inverse = k.load<F32>(inverses + (warp_channel + lane.row + 8 * channel_block) * 4);
       for (std::size_t step = 0; step < fragments.size(); ++step) {
         const auto low = k.unpack2(io, fragments[step][half][0]);
         const auto high = k.unpack2(io, fragments[step][half][1]);
         const I32 codes = k.pack4(DType::e4m3, low[0] * inverse, low[1] * inverse, high[0] * inverse,
                                   high[1] * inverse);
-        store_quad_part(k, warp_out, channel_block, static_cast<int>(step), codes);
+        store_quad_part(k, warp_out, lane, channel_block, static_cast<int>(step), codes);
       }
     }
   }
@@ -95,7 +96,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
   const GlobalPtr to = p(&QuantizeVParams::v_codes) +
                        k.to_i64(block.head_index) * padded * std::int64_t{head_dim} +
                        k.to_i64(block.first_key);
-  store_tile(k, out, threads, to, padded, k.i32(head_dim));
+  store_tile(k, out, k.thread_idx(), threads, to, padded, k.i32(head_dim));
 }
 
 void to_f16(KernelBuilder& k, DType io, int head_dim) {
