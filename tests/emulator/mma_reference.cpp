@@ -501,7 +501,7 @@ std::uint32_t element(MmaType type, Fill fill, bool large, std::mt19937_64& rand
              (random_below(random, 32) == 0 ? ones >> 1 : ones);
     }
     case Fill::low_end:
-      return random_code(format, one - 50, one - 44, random);
+      return random_code(format, one - 50, one - 48, random);
     case Fill::below_low_end:
       return random_code(format, one - 72, one - 48, random);
     case Fill::high_end:

@@ -1,5 +1,5 @@
 // What real devices computed, instruction by instruction, must come out of the emulator's profile of that
-// device. Recordings lie under tests/hardware/recorded/<device>/ and are made by sagegen-record on a machine
+// device. Recordings lie under tests/hardware/recorded/<device>/ and are made by `sagegen-hardware record` on a machine
 // with a GPU (tools/gpu_check.sh).
 #include <fmt/format.h>
 #include <fmt/ranges.h>

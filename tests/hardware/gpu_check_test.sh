@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# tools/gpu_check.sh without a GPU: the dry run passes, continues where it stopped, and notices failures.
+# Usage: gpu_check_test.sh SOURCE_DIR SAGEGEN SAGEGEN_HARDWARE
+set -uo pipefail
+script="$1/tools/gpu_check.sh"
+export SAGEGEN=$2 SAGEGEN_HARDWARE=$3
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() { echo "FAILED: $1"; [ -f log ] && tail -n 30 log; exit 1; }
+check() {   # WANTED-EXIT ARGUMENTS...
+  local wanted=$1; shift
+  "$script" "$@" >log 2>&1
+  local got=$?
+  [ $got -eq "$wanted" ] || fail "gpu_check $* exited with $got instead of $wanted"
+}
+expect() { grep -q -- "$1" "${2:-log}" || fail "no '$1' in ${2:-the output}"; }
+
+check 2 --nonsense
+expect 'unknown argument --nonsense'
+check 2 --part sing
+expect 'no part is named sing'
+check 2 --out
+check 0 --help
+expect '--dry'
+check 3 --device emulator:sm_75
+expect 'no device emulator:sm_75'
+
+check 0 --dry sm_86 --quick --out out
+expect ' 0 failed'
+expect 'sm_80-d64-f16-causal' out/summary.txt
+expect 'close  0, largest 0' out/summary.txt
+expect '0 differ from the emulator' out/summary.txt
+[ -s out/recorded/emulated_sm_86/shfl_bfly.rec ] || fail 'no recording was made'
+steps=$(sed -n 's/^\([0-9]*\) steps passed.*/\1/p' out/summary.txt)
+[ "$steps" -ge 14 ] || fail "only $steps steps"
+
+# A second run repeats nothing; one step taken away is made again.
+check 0 --dry sm_86 --quick --out out
+expect "$steps steps passed ($steps of them earlier)" out/summary.txt
+rm out/steps/compare-sm_80-d64-f16-causal.status
+check 0 --dry sm_86 --quick --out out
+expect "$steps steps passed ($((steps - 1)) of them earlier)" out/summary.txt
+
+# A recording that differs is found, and one that is damaged is made again.
+head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >cut && mv cut out/recorded/emulated_sm_86/shfl_idx.rec
+rm out/steps/record.status out/steps/replay.status
+check 0 --dry sm_86 --quick --out out --part record
+expect 'bytes of results' out/steps/record.err
+expect '1 recorded' out/steps/record.out
+
+# Another device's tensor-core arithmetic under this device's name does not pass.
+"$SAGEGEN_HARDWARE" record --device emulator:sm_120 --probe mma_m16n8k16_f16_f16_f32 --out other \
+  >/dev/null 2>&1 || fail 'cannot record'
+sed -i '1s/"compute_capability":120/"compute_capability":86/' other/mma_m16n8k16_f16_f16_f32.rec
+"$SAGEGEN_HARDWARE" replay other >log 2>&1 && fail 'a wrong recording agrees'
+expect 'DIFFERS *mma_m16n8k16_f16_f16_f32'
+
+# A device that computes something else fails the comparison, and so the whole.
+cat >wrong <<'WRONG'
+#!/usr/bin/env bash
+# On the "device", attention of another seed.
+arguments=("$@")
+case " $* " in
+  *' --device emulator:sm_86 --target '*) arguments=("${@/#7/8}") ;;
+esac
+exec "$REAL" "${arguments[@]}"
+WRONG
+chmod +x wrong
+REAL=$SAGEGEN SAGEGEN=$work/wrong check 1 --dry sm_86 --quick --out wrong_out --part run
+expect 'FAILED compare-sm_80-d64-f16-ragged'
+expect 'APART o' wrong_out/steps/compare-sm_80-d64-f16-ragged.out
+echo 'gpu_check: all checks passed'

@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Everything that a machine with a GPU can tell about sagegen, in one run: the default kernels through the
+# real driver against fp64 and against the emulator's profile of that GPU, the CUDA toolkit's memory, race
+# and synchronisation checkers where they are installed, and recordings of single instructions for
+# tests/hardware/recorded/. Needs an NVIDIA driver and two carried binaries, no LLVM and no compiler.
+#
+#   tools/gpu_check.sh [--device cuda:0] [--out DIR] [--part run|sanitize|record]... [--quick]
+#   tools/gpu_check.sh --dry [PROFILE]      the same steps on an emulated device (default sm_89), for CI
+#
+# The binaries `sagegen` and `sagegen-hardware` are looked for beside this script, then in build/bin; set
+# SAGEGEN and SAGEGEN_HARDWARE to name them. Build them to be carried with
+#   cmake --preset static-llvm && cmake --build build/static-llvm --target sagegen sagegen-hardware
+#
+# A run that was cut off continues: steps that passed are not repeated unless the binaries have changed.
+# Exit code: 0 everything passed, 1 something did not (see DIR/summary.txt), 2 usage, 3 no device.
+set -uo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+device=cuda:0
+out=gpu_check
+parts=()
+quick=0
+dry=""
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --device|--out|--part)
+      if [ $# -lt 2 ]; then echo "gpu_check: $1 needs a value" >&2; exit 2; fi
+      case "$1" in
+        --device) device=$2 ;;
+        --out) out=$2 ;;
+        --part) parts+=("$2") ;;
+      esac
+      shift 2 ;;
+    --quick) quick=1; shift ;;
+    --dry)
+      dry=sm_89; shift
+      if [ $# -gt 0 ] && [[ $1 == sm_* ]]; then dry=$1; shift; fi
+      device="emulator:$dry" ;;
+    -h|--help) usage; exit 0 ;;
+    *) echo "gpu_check: unknown argument $1 (see --help)" >&2; exit 2 ;;
+  esac
+done
+if [ ${#parts[@]} -eq 0 ]; then parts=(run sanitize record); fi
+for part in "${parts[@]}"; do
+  case "$part" in
+    run|sanitize|record) ;;
+    *) echo "gpu_check: no part is named $part; there are run, sanitize, record" >&2; exit 2 ;;
+  esac
+done
+
+find_binary() {   # NAME: its path
+  local candidate
+  for candidate in "$here/$1" "$here/../build/bin/$1" "$here/../build/static-llvm/bin/$1"; do
+    if [ -x "$candidate" ]; then echo "$candidate"; return; fi
+  done
+  command -v "$1" || { echo "gpu_check: $1 is not beside this script nor in build/bin" >&2; exit 2; }
+}
+sagegen=${SAGEGEN:-$(find_binary sagegen)} || exit 2
+hardware=${SAGEGEN_HARDWARE:-$(find_binary sagegen-hardware)} || exit 2
+
+mkdir -p "$out/steps" "$out/outputs" || exit 2
+# Results of other binaries or of another device do not count.
+identity="$device $(cksum <"$sagegen") $(cksum <"$hardware")"
+if [ "$(cat "$out/identity.txt" 2>/dev/null)" != "$identity" ]; then
+  rm -f "$out"/steps/*.status
+  echo "$identity" >"$out/identity.txt"
+fi
+
+# A string or number field of the one JSON object of a file; fields of nested objects are not looked at
+# unless their names are unique.
+field() { sed -n "s/^ *\"$2\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | head -1; }
+
+passed=0 failed=0 kept=0
+step() {   # NAME COMMAND...: standard output to steps/NAME.out, errors to steps/NAME.err
+  local name=$1; shift
+  local base="$out/steps/$name"
+  if [ "$(cat "$base.status" 2>/dev/null)" = 0 ]; then
+    kept=$((kept + 1)); passed=$((passed + 1)); return 0
+  fi
+  printf '%s\n' "$*" >"$base.command"
+  "$@" >"$base.out" 2>"$base.err"
+  local status=$?
+  echo $status >"$base.status"
+  if [ $status -eq 0 ]; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "FAILED $name (exit $status): $(tail -n 1 "$base.err")" | tee -a "$out/failures.txt" >&2
+  fi
+  return $status
+}
+: >"$out/failures.txt"
+
+# ---- which device ------------------------------------------------------------------------------------
+
+"$sagegen" devices --json >"$out/devices.json" 2>"$out/devices.err"
+"$sagegen" env >"$out/env.txt" 2>&1
+if command -v nvidia-smi >/dev/null; then nvidia-smi -q >"$out/nvidia-smi.txt" 2>&1; fi
+capability=$(awk -v want="\"$device\"" '
+  index($0, "\"device\":") { here = index($0, want) }
+  here && /"compute_capability"/ { gsub(/[^0-9.]/, ""); print; exit }' "$out/devices.json")
+if [ -z "$capability" ]; then
+  echo "gpu_check: no device $device here: $(field "$out/devices.json" why_no_cuda)" >&2
+  exit 3
+fi
+number=${capability/./}
+case "$number" in
+  80|86|89|90|120) profile=sm_$number ;;
+  87) profile=sm_86 ;;                # no arithmetic of its own in the emulator
+  121) profile=sm_120 ;;
+  *) profile="" ;;
+esac
+echo "device $device, compute capability $capability, emulator profile ${profile:-none}" | tee "$out/device.txt"
+
+# ---- default kernels -----------------------------------------------------------------------------------
+
+# Targets whose PTX this device can load: those of lower or equal number.
+targets=()
+for target in sm_80 sm_86 sm_89 sm_120; do
+  if [ "${target#sm_}" -le "$number" ]; then targets+=("$target"); fi
+done
+
+# name and arguments: ragged lengths, GQA, both masks, both layouts, both scales, one long case.
+cases=(
+  "ragged|--dist outlier --heads 2 --q-len 129 --kv-len 193"
+  "causal|--dist outlier --heads 2 --q-len 200 --causal top-left"
+  "gqa|--dist outlier --batch 2 --heads 4 --kv-heads 2 --q-len 65 --kv-len 300 --causal bottom-right"
+  "nhd|--dist outlier --heads 3 --q-len 150 --layout nhd"
+  "block|--dist outlier --heads 2 --q-len 256 --granularity per_block"
+  "one|--dist normal --heads 1 --q-len 1 --kv-len 1"
+  "kbias|--dist k_bias --heads 2 --q-len 257"
+  "zero|--dist zero_parts --heads 2 --q-len 140"
+)
+if [ $quick -eq 1 ]; then cases=("${cases[@]:0:2}"); else cases+=("long|--dist outlier --heads 2 --q-len 1500"); fi
+dims=(64 128) dtypes=(f16 bf16)
+if [ $quick -eq 1 ]; then dims=(64); dtypes=(f16); fi
+
+run_case() {   # TARGET DIM DTYPE NAME ARGUMENTS
+  local name="$1-d$2-$3-$4"
+  local arguments=(--target "$1" --head-dim "$2" --dtype "$3" --seed 7 --lse)
+  local extra; read -ra extra <<<"$5"
+  local gpu="$out/outputs/$name.device.safetensors" emulated="$out/outputs/$name.emulator.safetensors"
+  step "run-$name" "$sagegen" run --device "$device" "${arguments[@]}" "${extra[@]}" --json --out "$gpu" ||
+    return
+  if [ -n "$profile" ]; then
+    step "emulate-$name" "$sagegen" run --device "emulator:$profile" --checks off "${arguments[@]}" \
+      "${extra[@]}" --json --out "$emulated" &&
+      step "compare-$name" "$hardware" compare "$gpu" "$emulated"
+  fi
+}
+
+part_run() {
+  local target dim dtype one
+  for target in "${targets[@]}"; do
+    for dim in "${dims[@]}"; do
+      for dtype in "${dtypes[@]}"; do
+        for one in "${cases[@]}"; do
+          run_case "$target" "$dim" "$dtype" "${one%%|*}" "${one#*|}"
+        done
+      done
+    done
+  done
+}
+
+# ---- the toolkit's checkers ------------------------------------------------------------------------------
+
+part_sanitize() {
+  local sanitizer tool target
+  sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+  if [ -n "$dry" ]; then
+    echo "no compute-sanitizer run: this is a dry run" | tee "$out/sanitizer.txt"
+    return
+  fi
+  if [ -z "$sanitizer" ]; then
+    echo "no compute-sanitizer run: it is not installed" | tee "$out/sanitizer.txt"
+    return
+  fi
+  rm -f "$out/sanitizer.txt"
+  for target in "${targets[@]}"; do
+    for tool in memcheck racecheck synccheck initcheck; do
+      step "$tool-$target" "$sanitizer" --tool "$tool" --error-exitcode 77 "$sagegen" run --device "$device" \
+        --target "$target" --dist outlier --heads 2 --q-len 129 --kv-len 193 --head-dim 64
+    done
+  done
+}
+
+# ---- single instructions -----------------------------------------------------------------------------------
+
+part_record() {
+  local slug
+  slug=$(awk -v want="\"$device\"" 'index($0, "\"device\":") { here = index($0, want) }
+    here && /"name"/ { sub(/.*"name": *"/, ""); sub(/".*/, ""); print; exit }' "$out/devices.json" |
+    tr 'A-Z' 'a-z' | tr -cs 'a-z0-9\n' '_')
+  # Recordings carry their own checks: `record` keeps those that are up to date.
+  step record "$hardware" record --device "$device" --out "$out/recorded/$slug"
+  step replay "$hardware" replay "$out/recorded/$slug"
+  echo "recordings of this device: copy $out/recorded/$slug to tests/hardware/recorded/"
+}
+
+for part in "${parts[@]}"; do "part_$part"; done
+
+# ---- summary ---------------------------------------------------------------------------------------------------
+
+{
+  cat "$out/device.txt"
+  [ -f "$out/sanitizer.txt" ] && cat "$out/sanitizer.txt"
+  printf '%-36s %12s %12s %s\n' "case" "relative L1" "of model" "against the emulator"
+  for result in "$out"/steps/run-*.out; do
+    [ -s "$result" ] || continue
+    name=$(basename "$result" .out); name=${name#run-}
+    model=$(sed -n '/"model"/,/}/s/^ *"relative_l1": *\([^,]*\),*$/\1/p' "$result")
+    compared="$out/steps/compare-$name.out"
+    printf '%-36s %12.6f %12.6f %s\n' "$name" "$(field "$result" relative_l1)" "${model:-0}" \
+      "$(sed -n 's/ o: relative L1/ /p' "$compared" 2>/dev/null | head -1)"
+  done
+  if [ -s "$out/steps/replay.out" ]; then
+    echo
+    grep -v '^agrees' "$out/steps/replay.out"
+  fi
+  echo
+  echo "$passed steps passed ($kept of them earlier), $failed failed"
+} >"$out/summary.txt"
+tail -n 40 "$out/summary.txt"
+[ $failed -eq 0 ]

@@ -1,0 +1,230 @@
+// What real devices do, for machines with a GPU and no toolkit (tools/gpu_check.sh drives it):
+//   sagegen-hardware record --device cuda:0 --out DIR   what each probe gives; existing recordings are kept
+//   sagegen-hardware replay DIR                         recordings against the emulator
+//   sagegen-hardware compare A.safetensors B.safetensors
+//   sagegen-hardware probes
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "sagegen/runtime/emulator.h"
+#include "sagegen/runtime/error.h"
+#include "tools/hardware/recording.h"
+#include "tools/hardware/replay.h"
+#include "tools/reference/tensor_file.h"
+
+namespace {
+
+using namespace sagegen;
+using namespace sagegen::hardware;
+namespace fs = std::filesystem;
+
+constexpr int kExitProblems = 1, kExitNoDevice = 3;
+
+// "cuda:0", "emulator:sm_89". Throws std::runtime_error naming what is missing.
+runtime::Device open_device(const std::string& text) {
+  const std::size_t colon = text.find(':');
+  const std::string kind = text.substr(0, colon);
+  const std::string which = colon == std::string::npos ? "" : text.substr(colon + 1);
+  if (kind == "cuda") {
+    std::string why;
+    auto api = runtime::load_cuda(&why);
+    if (api == nullptr) {
+      throw std::runtime_error(fmt::format("no CUDA device: {}", why));
+    }
+    if (which.find_first_not_of("0123456789") != std::string::npos || which.size() > 3) {
+      throw std::runtime_error(fmt::format("device '{}': cuda takes a number, as in cuda:0", text));
+    }
+    return runtime::Device(api, which.empty() ? 0 : std::stoi(which));
+  }
+  if (kind == "emulator") {
+    for (int ordinal = 0; ordinal <= static_cast<int>(runtime::EmulatorProfile::ideal); ++ordinal) {
+      if (runtime::to_string(static_cast<runtime::EmulatorProfile>(ordinal)) == which) {
+        return runtime::Device(runtime::make_emulator(), ordinal);
+      }
+    }
+  }
+  throw std::runtime_error(fmt::format("device '{}' is neither cuda:N nor emulator:sm_XX", text));
+}
+
+std::vector<std::string> recordings_under(const std::string& directory) {
+  std::vector<std::string> paths;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (entry.path().extension() == ".rec") {
+      paths.push_back(entry.path().string());
+    }
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+// Whether the file is a recording of the probe as it is now, made on this device with this driver.
+bool is_current(const std::string& path, const Probe& probe, const runtime::Device& device) {
+  if (!fs::exists(path)) {
+    return false;
+  }
+  try {
+    const Recording recording = load(path);
+    int driver_version = 0;
+    runtime::check(device.api(), device.api().driver_version(&driver_version),
+                   "cuDriverGetVersion");
+    return why_stale(recording, probe).empty() && recording.device == device.name() &&
+           recording.api == device.api().name() && recording.driver_version == driver_version;
+  } catch (const RecordingError& e) {
+    fmt::print(stderr, "{}; recording again\n", e.what());
+    return false;
+  }
+}
+
+struct RecordOptions {
+  std::string device = "cuda:0", out, only;
+  std::uint64_t seed = 1;
+};
+
+int record_all(const RecordOptions& options) {
+  const runtime::Device device = open_device(options.device);
+  const int capability = device.compute_capability();
+  fmt::print(stderr, "{} (compute capability {}.{})\n", device.name(), capability / 10,
+             capability % 10);
+  fs::create_directories(options.out);
+  int recorded = 0, kept = 0, failed = 0, skipped = 0;
+  for (const Probe& probe : all_probes()) {
+    if (!options.only.empty() && probe.name != options.only) {
+      continue;
+    }
+    if (!runs_on(probe, capability)) {
+      ++skipped;
+      continue;
+    }
+    const std::string path = fmt::format("{}/{}.rec", options.out, probe.name);
+    if (is_current(path, probe, device)) {
+      ++kept;
+      continue;
+    }
+    try {
+      save(record(device, probe, options.seed), path);
+      fmt::print(stderr, "recorded {}\n", probe.name);
+      ++recorded;
+    } catch (const Error& e) {
+      fmt::print(stderr, "FAILED {}: {}\n", probe.name, e.what());
+      ++failed;
+    }
+  }
+  fmt::print("{} recorded, {} already there, {} not for this device, {} failed\n", recorded, kept,
+             skipped, failed);
+  return failed == 0 && recorded + kept > 0 ? 0 : kExitProblems;
+}
+
+int replay_all(const std::string& directory) {
+  const std::vector<std::string> paths = recordings_under(directory);
+  int differing = 0;
+  for (const std::string& path : paths) {
+    const Recording recording = load(path);
+    const Replay result = replay(recording);
+    constexpr const char* kWords[] = {"agrees", "DIFFERS", "waiting", "stale"};
+    fmt::print("{:8} {:32} {}\n", kWords[static_cast<int>(result.verdict)], recording.probe,
+               result.text);
+    differing += result.verdict == Verdict::differs ? 1 : 0;
+  }
+  fmt::print("{} recordings, {} differ from the emulator\n", paths.size(), differing);
+  return differing == 0 && !paths.empty() ? 0 : kExitProblems;
+}
+
+// Two results of `sagegen run --out`: the relative L1 distance of each tensor, |a - b| over |a|.
+int compare_files(const std::string& one, const std::string& other, double limit) {
+  const reference::TensorFile a = reference::read_safetensors(one);
+  const reference::TensorFile b = reference::read_safetensors(other);
+  bool close = !a.tensors.empty();
+  for (const reference::StoredTensor& x : a.tensors) {
+    const reference::StoredTensor* y = b.find(x.name);
+    if (y == nullptr || y->shape != x.shape) {
+      throw std::runtime_error(
+          fmt::format("{}: no tensor {} of the shape that {} has", other, x.name, one));
+    }
+    double distance = 0, size = 0, largest = 0;
+    std::size_t different = 0;
+    bool finite = true;
+    for (std::size_t i = 0; i < x.data.size(); ++i) {
+      if (x.data[i] == y->data[i]) {  // also infinities: LSE of rows without keys
+        size += std::isfinite(x.data[i]) ? std::fabs(x.data[i]) : 0.0;
+        continue;
+      }
+      ++different;
+      finite = finite && std::isfinite(x.data[i]) && std::isfinite(y->data[i]);
+      const double apart = std::fabs(static_cast<double>(x.data[i]) - y->data[i]);
+      distance += apart;
+      size += std::fabs(x.data[i]);
+      largest = std::max(largest, apart);
+    }
+    const double relative = size > 0 ? distance / size : distance;
+    const bool good = finite && relative <= limit;
+    close = close && good;
+    fmt::print("{} {}: relative L1 {:.3g}, largest {:.3g}, {} of {} values differ{}\n",
+               good ? "close" : "APART", x.name, relative, largest, different, x.data.size(),
+               finite ? "" : ", some not finite on one side");
+  }
+  return close ? 0 : kExitProblems;
+}
+
+void print_probes() {
+  for (const Probe& probe : all_probes()) {
+    fmt::print("{:32} {:7} {:5} cases  {}\n", probe.name, probe.target, probe.cases, probe.what);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"What real devices compute, recorded and compared with the emulator"};
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::help);
+
+  RecordOptions options;
+  CLI::App* record_command = app.add_subcommand("record", "run every probe and keep its results");
+  record_command->add_option("--device", options.device, "cuda:N or emulator:sm_XX")
+      ->capture_default_str();
+  record_command->add_option("--out", options.out, "directory of the recordings; made if missing")
+      ->required();
+  record_command->add_option("--probe", options.only, "only this probe");
+  record_command->add_option("--seed", options.seed, "of the operands")->capture_default_str();
+
+  std::string directory;
+  CLI::App* replay_command = app.add_subcommand("replay", "compare recordings with the emulator");
+  replay_command->add_option("directory", directory, "searched for *.rec")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+
+  std::string one, other;
+  double limit = 1e-3;
+  CLI::App* compare_command =
+      app.add_subcommand("compare", "distance of two results of `sagegen run --out`");
+  compare_command->add_option("one", one)->required()->check(CLI::ExistingFile);
+  compare_command->add_option("other", other)->required()->check(CLI::ExistingFile);
+  compare_command->add_option("--limit", limit, "largest relative L1 distance")
+      ->capture_default_str();
+
+  CLI::App* probes_command = app.add_subcommand("probes", "list the probes");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    if (record_command->parsed()) {
+      return record_all(options);
+    }
+    if (replay_command->parsed()) {
+      return replay_all(directory);
+    }
+    if (compare_command->parsed()) {
+      return compare_files(one, other, limit);
+    }
+    if (probes_command->parsed()) {
+      print_probes();
+    }
+    return 0;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "{}\n", e.what());
+    return record_command->parsed() ? kExitNoDevice : kExitProblems;
+  }
+}
