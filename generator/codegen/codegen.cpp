@@ -4,13 +4,12 @@
 #include <array>
 #include <string_view>
 
+#include "generator/codegen/live_ranges.h"
 #include "generator/codegen/target_machine.h"
 #include "generator/dsl/impl.h"
 #include "llvm/Analysis/AliasAnalysis.h"
 #include "llvm/Config/llvm-config.h"
-#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LegacyPassManager.h"
-#include "llvm/IR/Operator.h"
 #include "llvm/IR/Verifier.h"
 #include "llvm/PassInfo.h"
 #include "llvm/PassRegistry.h"
@@ -42,33 +41,17 @@ llvm::FunctionPassManager pipeline() {
   passes.addPass(llvm::PromotePass());
   passes.addPass(llvm::EarlyCSEPass());
   passes.addPass(llvm::SimplifyCFGPass());
-  passes.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(llvm::LICMOptions()),
+  // Without speculation: what a template computes inside a branch stays there.
+  llvm::LICMOptions hoisting;
+  hoisting.AllowSpeculation = false;
+  passes.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(hoisting),
                                                        /*UseMemorySSA=*/true));
   return passes;
 }
 
-// Moves base + constant next to each use in another block (where loop-invariant code motion put it), so
-// that instruction selection sees it there and prints [base+constant] instead of keeping a register.
-void keep_constant_offsets_at_uses(llvm::Function& function) {
-  llvm::SmallVector<llvm::GetElementPtrInst*> offsets;
-  for (llvm::Instruction& instruction : llvm::instructions(function)) {
-    auto* gep = llvm::dyn_cast<llvm::GetElementPtrInst>(&instruction);
-    if (gep != nullptr && gep->hasAllConstantIndices()) offsets.push_back(gep);
-  }
-  for (llvm::GetElementPtrInst* gep : offsets) {
-    for (llvm::Use& use : llvm::make_early_inc_range(gep->uses())) {
-      auto* user = llvm::cast<llvm::Instruction>(use.getUser());
-      if (user->getParent() == gep->getParent() || llvm::isa<llvm::PHINode>(user)) continue;
-      llvm::Instruction* copy = gep->clone();
-      copy->insertBefore(user->getIterator());
-      use.set(copy);
-    }
-    if (gep->use_empty()) gep->eraseFromParent();
-  }
-}
-
-// The passes that LLVM's code generator asks for, without those that would optimize the IR once more:
-// they cost half the time of an emission, and some would undo what the template's author wrote.
+// The passes that LLVM's code generator asks for, without those that would optimize once more: they cost
+// half the time of an emission, and some would undo what the template's author wrote or lengthen the
+// lives of values (see live_ranges.h).
 class CodegenPasses final : public llvm::legacy::PassManagerBase {
  public:
   void add(llvm::Pass* pass) override {
@@ -82,15 +65,18 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
 
  private:
   static bool is_wanted(const llvm::Pass& pass) {
-    static constexpr std::array<std::string_view, 16> kUnwanted{
+    static constexpr std::array<std::string_view, 19> kUnwanted{
+        "block-placement",
         "canon-freeze",
         "codegenprepare",
         "consthoist",
         "early-cse",
+        "early-machinelicm",
         "expand-memcmp",
         "load-store-vectorizer",
         "loop-reduce",
         "loop-simplify",
+        "machine-cse",
         "mergeicmps",
         "nary-reassociate",
         "partially-inline-libcalls",
@@ -136,6 +122,8 @@ void optimize(dsl::KernelBuilder& k) {
   builder.registerLoopAnalyses(loops);
   builder.crossRegisterProxies(loops, functions, components, modules);
   pipeline().run(*impl.function, functions);
+  recompute_behind_loops(*impl.function,
+                         functions.getResult<llvm::DominatorTreeAnalysis>(*impl.function));
   keep_constant_offsets_at_uses(*impl.function);
   verify(impl, "after optimization");
 }

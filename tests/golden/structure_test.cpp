@@ -130,6 +130,34 @@ TEST_CASE("what does not change leaves the loop, constant distances stay at the 
   CHECK_FALSE(contains(body, "mul.rn.f32"));
 }
 
+TEST_CASE("what a loop does not need is computed again behind it, not kept in a register") {
+  const Lines lines = lines_of([](Kernel& t) {
+    const I32 offset = t.k.thread_idx() * 4 + t.a;   // used before and behind the loop
+    const I32 sum = t.b + t.c;                       // used inside as well
+    t.k.store(t.out + offset, t.x);
+    t.k.for_range(t.k.i32(0), t.d, 1, [&](I32 i) { t.k.store(t.out + i * 16, sum); });
+    t.k.store(t.out + offset + 8, sum);
+  });
+  INFO(Catch::StringMaker<Lines>::convert(lines));
+  CHECK(std::count(lines.begin(), lines.end(), "mov.u32 %, %tid.x;") == 2);
+  CHECK(std::count(lines.begin(), lines.end(), "shl.b32 %, %, 2;") == 2);
+  CHECK(std::count(lines.begin(), lines.end(), "add.s32 %, %, %;") == 3);   // offset twice, sum once
+}
+
+TEST_CASE("what a branch inside a loop computes stays inside the branch") {
+  const Lines lines = lines_of([](Kernel& t) {
+    t.k.for_range(t.k.i32(0), t.d, 1, [&](I32 i) {
+      t.k.if_(i == t.c, [&] { t.k.store(t.out, t.a * t.b); });
+      t.k.barrier();
+    });
+  });
+  INFO(Catch::StringMaker<Lines>::convert(lines));
+  const auto product = std::find(lines.begin(), lines.end(), "mul.lo.s32 %, %, %;");
+  const auto test = std::find(lines.begin(), lines.end(), "setp.ne.b32 %, %, %;");
+  REQUIRE(product != lines.end());
+  CHECK(test < product);
+}
+
 TEST_CASE("parameters") {
   SECTION("are read once, at their offset") {
     const Lines lines = instructions(ptx_of(kTarget, [](Kernel& t) {
