@@ -192,7 +192,7 @@ part_record() {
   local slug
   slug=$(awk -v want="\"$device\"" 'index($0, "\"device\":") { here = index($0, want) }
     here && /"name"/ { sub(/.*"name": *"/, ""); sub(/".*/, ""); print; exit }' "$out/devices.json" |
-    tr 'A-Z' 'a-z' | tr -cs 'a-z0-9\n' '_')
+    tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9\n' '_')
   # Recordings carry their own checks: `record` keeps those that are up to date.
   step record "$hardware" record --device "$device" --out "$out/recorded/$slug"
   step replay "$hardware" replay "$out/recorded/$slug"

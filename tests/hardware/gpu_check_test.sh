@@ -6,7 +6,7 @@ script="$1/tools/gpu_check.sh"
 export SAGEGEN=$2 SAGEGEN_HARDWARE=$3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cd "$work"
+cd "$work" || exit 1
 
 fail() { echo "FAILED: $1"; [ -f log ] && tail -n 30 log; exit 1; }
 check() {   # WANTED-EXIT ARGUMENTS...
@@ -44,7 +44,8 @@ check 0 --dry sm_86 --quick --out out
 expect "$steps steps passed ($((steps - 1)) of them earlier)" out/summary.txt
 
 # A recording that differs is found, and one that is damaged is made again.
-head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >cut && mv cut out/recorded/emulated_sm_86/shfl_idx.rec
+head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >shorter &&
+  mv shorter out/recorded/emulated_sm_86/shfl_idx.rec
 rm out/steps/record.status out/steps/replay.status
 check 0 --dry sm_86 --quick --out out --part record
 expect 'bytes of results' out/steps/record.err
@@ -68,7 +69,8 @@ esac
 exec "$REAL" "${arguments[@]}"
 WRONG
 chmod +x wrong
-REAL=$SAGEGEN SAGEGEN=$work/wrong check 1 --dry sm_86 --quick --out wrong_out --part run
+export REAL=$SAGEGEN SAGEGEN=$work/wrong
+check 1 --dry sm_86 --quick --out wrong_out --part run
 expect 'FAILED compare-sm_80-d64-f16-ragged'
 expect 'APART o' wrong_out/steps/compare-sm_80-d64-f16-ragged.out
 echo 'gpu_check: all checks passed'
