@@ -70,7 +70,7 @@ Tensor as_attention_input(const StoredTensor& stored, const std::string& file) {
 }
 
 void check_together(const std::array<const StoredTensor*, 3>& qkv, const std::string& file) {
-  const auto& [q, k, v] = qkv;
+  const StoredTensor *q = qkv[0], *k = qkv[1], *v = qkv[2];
   const auto refuse = [&](const std::string& rule) {
     return FileError(fmt::format("{}: q {}, k {}, v {}: {}", file, shape_text(*q), shape_text(*k),
                                  shape_text(*v), rule));
