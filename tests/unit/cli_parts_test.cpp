@@ -1,0 +1,121 @@
+// Parts of the command-line tool that need no process: digests, tables, kernel choice, descriptions.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <set>
+
+#include "sagegen/error.h"
+#include "tools/sagegen/describe.h"
+#include "tools/sagegen/kernel_choice.h"
+#include "tools/sagegen/output.h"
+#include "tools/sagegen/run_attention.h"
+#include "tools/sagegen/sha256.h"
+
+using namespace sagegen;
+using namespace sagegen::cli;
+
+TEST_CASE("SHA-256: the vectors of FIPS 180-4 and of its example documents") {
+  CHECK(sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(sha256("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  CHECK(sha256(std::string(1000000, 'a')) ==
+        "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+TEST_CASE("SHA-256: lengths around the padding's boundaries") {
+  // Digests of n times 'x', from another implementation.
+  const std::pair<std::size_t, const char*> cases[] = {
+      {1, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"},
+      {54, "45f316e10b2c99abf374b22bda893cf3300d77263f1e272349ed414680522952"},
+      {55, "d5e285683cd4efc02d021a5c62014694958901005d6f71e89e0989fac77e4072"},
+      {56, "04c26261370ee7541549d16dee320c723e3fd14671e66a099afe0a377c16888e"},
+      {57, "ae14a2563ccf969d99aca69ce6bb74981f734bbf9f655f73b8f06db68cab5217"},
+      {63, "75220b47218278e656f2013bb8f0c455a25eaf01e86c64924e9d48d89776d6f2"},
+      {64, "7ce100971f64e7001e8fe5a51973ecdfe1ced42befe7ee8d5fd6219506b5393c"},
+      {65, "9537c5fdf120482f7d58d25e9ed583f52c02b4e304ea814db1633ad565aed7e9"},
+      {119, "000b48d4edf0fa7bee3c6236ecd2785baa5db4eeb8bb54341b029e0d9fa5fb0c"},
+      {120, "13f05a0b594787f5ecd315edc96141bd3243203d1b7d4f0836f37308b276ba98"},
+      {128, "24da1b81d0b16df6428eee73c69fcb2a93c76bc6df706f0c6670fe6bfe800464"},
+  };
+  for (const auto& [length, digest] : cases) {
+    INFO(length);
+    CHECK(sha256(std::string(length, 'x')) == digest);
+  }
+}
+
+TEST_CASE("tables align columns, numbers to the right") {
+  Table table({"name", "n"});
+  table.add({"a", "5"});
+  table.add({"long", "1234"});
+  CHECK(table.text() ==
+        "name     n\n"
+        "a        5\n"
+        "long  1234\n");
+}
+
+TEST_CASE("chosen kernels: each once, filtered or made for a target") {
+  const std::string key89 = "sage_quantq_d64_f16_s8t_g32_sm89";
+  const auto keys = [](const KernelChoice& choice) {
+    std::vector<std::string> result;
+    for (const KernelSpec& spec : chosen_kernels(choice)) result.push_back(key(spec));
+    return result;
+  };
+  CHECK(keys({.keys = {key89, key89}, .set_file = {}, .target = {}}) == std::vector{key89});
+  CHECK(keys({.keys = {key89}, .set_file = {}, .target = "sm_120"}) ==
+        std::vector<std::string>{"sage_quantq_d64_f16_s8t_g32_sm120"});
+  CHECK(keys({.keys = {key89}, .set_file = {}, .target = "all"}).size() ==
+        supported_targets().size());
+  CHECK(keys({}) == keys({.keys = {}, .set_file = {}, .target = "all"}));
+  std::size_t sum = 0;
+  for (const TargetInfo& info : supported_targets()) {
+    for (const KernelSpec& spec :
+         chosen_kernels({.keys = {}, .set_file = {}, .target = info.name})) {
+      CHECK(spec.target == info.target);
+      ++sum;
+    }
+  }
+  CHECK(sum == default_set().size());
+}
+
+TEST_CASE("every kernel of the default set can be described, and each differently") {
+  std::set<std::string> texts;
+  for (const KernelSpec& spec : default_set()) {
+    std::string text;
+    for (const Section& section : describe(spec)) {
+      CHECK_FALSE(section.lines.empty());
+      for (const std::string& line : section.lines) text += line + "\n";
+    }
+    INFO(key(spec));
+    CHECK(texts.insert(text).second);
+  }
+}
+
+TEST_CASE("the model of a job follows its quantization") {
+  AttentionJob job;
+  reference::QuantModel model = quant_model(job);  // INT8 + FP8
+  CHECK(model.qk_bits == 8);
+  CHECK(model.per_thread);
+  CHECK(model.smooth_k);
+  CHECK(model.pv == reference::QuantModel::Pv::e4m3);
+  CHECK((model.v_scaled && model.v_max == 448.0 && model.p_max == 448.0));
+  job.quant = with_pv(default_quant({.sm = 80}, Granularity::per_block), DType::f16);
+  job.quant.smoothing = Smoothing::none;
+  model = quant_model(job);
+  CHECK_FALSE(model.per_thread);
+  CHECK_FALSE(model.smooth_k);
+  CHECK(model.q_group == 128);
+  CHECK_FALSE(model.v_scaled);  // f16 V is read as it is
+  CHECK(model.p_max == 1.0);
+  job.problem.io = DType::bf16;
+  model = quant_model(job);
+  CHECK((model.v_scaled && model.v_max == 1024.0));
+  CHECK(model.output == reference::IoType::bf16);
+}
+
+TEST_CASE("accuracy bounds are wider only where tensor cores keep 13 bits") {
+  const QuantSpec fp8, fp16 = with_pv(fp8, DType::f16);
+  CHECK(accuracy_bound(fp8, 89).limit(0.02) == Approx(0.02 * 1.05 + 5e-4));
+  CHECK(accuracy_bound(fp8, 120).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
+  CHECK(accuracy_bound(fp16, 89).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
+}
