@@ -27,7 +27,7 @@ inline constexpr Address kParamWindow = 0x0000'0300'0000'0000;
 inline constexpr Address kWindowBytes = 0x0000'0000'0100'0000;   // of each window
 inline constexpr Address kSharedStart = 1024;   // first shared offset; the driver owns what lies below
 inline constexpr Address kLocalStart = 256;
-inline constexpr std::size_t kRedZone = 256;
+inline constexpr std::size_t kRedZone = std::size_t{1} << 20;   // between allocations; costs no memory
 
 struct Allocation {
   Address base = 0;

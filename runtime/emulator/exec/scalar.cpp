@@ -317,6 +317,17 @@ void add_special(FormTable& t, const char* plain, const char* ftz) {
   t.add(ftz, "wW", each_lane<kSpecial<F, true>>);
 }
 
+// ex2 is frequent enough for a routine that takes the whole warp.
+template <bool kFtz>
+void ex2_lanes(Warp& w, const Op& op, u32 mask) {
+  u32* d = lane_row<float>(w, op.r[0]);
+  const u32* a = lane_row<float>(w, op.r[1]);
+  if (mask == kFullMask) return ex2_approx_warp(a, d, kFtz);
+  u32 result[kLanes];
+  ex2_approx_warp(a, result, kFtz);
+  for (int i = 0; i < kLanes; ++i) d[i] = (mask >> i & 1) != 0 ? result[i] : d[i];
+}
+
 template <bool kFtz>
 constexpr auto kReciprocal = [](float a) { return finish<kFtz, false>(1.0f / input<kFtz>(a)); };
 template <bool kFtz>
@@ -347,7 +358,8 @@ void register_rest(FormTable& t) {
   add_directed<FE_TOWARDZERO>(t, ".rz");
   add_directed<FE_DOWNWARD>(t, ".rm");
   add_directed<FE_UPWARD>(t, ".rp");
-  add_special<ex2_approx>(t, "ex2.approx.f32", "ex2.approx.ftz.f32");
+  t.add("ex2.approx.f32", "wW", ex2_lanes<false>);
+  t.add("ex2.approx.ftz.f32", "wW", ex2_lanes<true>);
   add_special<lg2_approx>(t, "lg2.approx.f32", "lg2.approx.ftz.f32");
   add_special<rcp_approx>(t, "rcp.approx.f32", "rcp.approx.ftz.f32");
   add_special<rsqrt_approx>(t, "rsqrt.approx.f32", "rsqrt.approx.ftz.f32");
