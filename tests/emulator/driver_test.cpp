@@ -326,6 +326,13 @@ TEST_CASE("modules that do not load say why in the log") {
   std::string huge = ".version 8.0\n.target sm_80\n";
   for (int i = 0; i < 9; ++i) huge += ".global .b8 v" + std::to_string(i) + "[1073741824];\n";
   expect(huge, Result::out_of_memory, "variables of 9663676416 bytes");
+  const std::string head = ".version 8.0\n.target sm_80\n";
+  expect(head + ".entry k(.param .b8 p[32768]) { ret; }\n", Result::invalid_ptx,
+         "line 3: 'k' has 32768 bytes of parameters; at most 32764");
+  expect(head + ".entry k() { .reg .b32 %r<2>; .shared .b8 s[49156]; mov.b32 %r1, s; ret; }\n",
+         Result::invalid_ptx, "at most 49152 are possible");
+  expect(head + ".entry k() { .reg .b32 %r<2>; .local .b8 s[524292]; mov.b32 %r1, s; ret; }\n",
+         Result::invalid_ptx, "of local memory per thread; at most 524288");
   CHECK(device.api->module_load(nullptr, kFill, nullptr) == Result::invalid_value);
   ModuleHandle module = nullptr;
   CHECK(device.api->module_load(&module, nullptr, nullptr) == Result::invalid_value);

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <vector>
 
 #include "runtime/emulator/device/handle_table.h"
@@ -281,12 +282,11 @@ class Driver final : public EmulatorDriver {
     });
     if (found != Result::success) return found;
     return call([&] {
-      const Refusal refusal =
-          why_not_launchable(info(*object->program), *object->context->device,
-                             {.grid = grid,
-                              .block = block,
-                              .dynamic_shared = dynamic_smem_bytes,
-                              .max_dynamic_shared = object->max_dynamic_shared});
+      const Refusal refusal = why_not_launchable(
+          info(*object->program), {.grid = grid,
+                                   .block = block,
+                                   .dynamic_shared = dynamic_smem_bytes,
+                                   .max_dynamic_shared = object->max_dynamic_shared});
       if (refusal.result != Result::success) return fail(refusal.result, refusal.why);
       LaunchRequest request;
       request.grid = grid;
@@ -416,6 +416,8 @@ class Driver final : public EmulatorDriver {
       return body();
     } catch (const std::bad_alloc&) {
       return fail(Result::out_of_memory, "the host has no memory left");
+    } catch (const std::invalid_argument& error) {
+      return fail(Result::invalid_value, error.what());
     } catch (const std::exception& error) {
       return fail(kUnknownError, error.what());
     }

@@ -51,8 +51,7 @@ std::string why_not_dynamic_shared(const ProgramInfo& program, const DeviceDescr
       program.static_shared_bytes, bytes, device.name, limit);
 }
 
-Refusal why_not_launchable(const ProgramInfo& program, const DeviceDescription& device,
-                           const LaunchShape& shape) {
+Refusal why_not_launchable(const ProgramInfo& program, const LaunchShape& shape) {
   if (!within(shape.grid, kMaxGridX, kMaxGridYZ, kMaxGridYZ)) {
     return {Result::invalid_value,
             fmt::format("grid {}: each extent must be between 1 and ({}, {}, {})",
@@ -76,12 +75,6 @@ Refusal why_not_launchable(const ProgramInfo& program, const DeviceDescription& 
     return {Result::launch_out_of_resources,
             fmt::format("{} threads per block with at least {} registers each; a block has {}",
                         threads, registers_per_thread(program), kRegistersPerBlock)};
-  }
-  const auto limit = static_cast<std::size_t>(device.shared_per_block_optin);
-  if (program.static_shared_bytes > std::min<std::size_t>(limit, kDefaultSharedPerBlock)) {
-    return {Result::launch_out_of_resources,
-            fmt::format("{} declares {} bytes of static shared memory; at most {} are possible",
-                        program.name, program.static_shared_bytes, kDefaultSharedPerBlock)};
   }
   if (shape.dynamic_shared > static_cast<unsigned>(shape.max_dynamic_shared)) {
     return {Result::invalid_value,

@@ -35,8 +35,7 @@ int default_dynamic_shared(const ProgramInfo& program);
 std::string why_not_dynamic_shared(const ProgramInfo& program, const DeviceDescription& device,
                                    int bytes);
 
-Refusal why_not_launchable(const ProgramInfo& program, const DeviceDescription& device,
-                           const LaunchShape& shape);
+Refusal why_not_launchable(const ProgramInfo& program, const LaunchShape& shape);
 
 // Copies the arguments, one pointer per parameter, to their places. False if a pointer is null.
 bool pack_parameters(const ProgramInfo& program, void** arguments, std::vector<std::uint8_t>& out);

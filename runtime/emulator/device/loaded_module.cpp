@@ -8,6 +8,23 @@ namespace sagegen::emulator {
 
 using runtime::Result;
 
+namespace {
+
+// What the assembler refuses whatever the launch.
+void check_sizes(const ptx::Function& function, const ProgramInfo& program) {
+  const auto at_most = [&](std::size_t bytes, std::size_t limit, const char* what) {
+    if (bytes <= limit) return;
+    throw ptx::ParseError(function.line,
+                          fmt::format("'{}' has {} bytes of {}; at most {} are possible",
+                                      function.name, bytes, what, limit));
+  };
+  at_most(program.param_bytes, kMaxParameterBytes, "parameters");
+  at_most(program.static_shared_bytes, kDefaultSharedPerBlock, "static shared memory");
+  at_most(program.local_bytes, kMaxLocalBytes, "local memory per thread");
+}
+
+}  // namespace
+
 LoadedModule::~LoadedModule() {
   for (const Address variable : variables_) memory_->release(variable);
 }
@@ -64,6 +81,7 @@ std::shared_ptr<LoadedModule> LoadedModule::load(std::string_view text,
     for (const ptx::Function& function : module.functions) {
       loaded->functions_.push_back(decode(module, function, device.arithmetic, addresses));
       const ProgramInfo& program = info(*loaded->functions_.back());
+      check_sizes(function, program);
       for (const std::string& warning : program.warnings) {
         log += fmt::format("{}: {}\n", program.name, warning);
       }
