@@ -149,11 +149,12 @@ void locate_lanes(const Warp& w, const Op& op, std::uint32_t access, std::uint32
   if (size >= bytes) {
     std::uint64_t last = size - bytes;
     std::uint32_t bad = 0;
+    const auto host = reinterpret_cast<std::uintptr_t>(memory);   // lanes outside may point anywhere
     for (int i = 0; i < kLanes; ++i) {
       std::uint64_t offset = addresses[i] - start;
       bool outside_range = offset > last || (addresses[i] & (bytes - 1)) != 0;
       bad |= static_cast<std::uint32_t>(outside_range) << i;
-      data[i] = memory + offset;
+      data[i] = reinterpret_cast<std::uint8_t*>(host + offset);
     }
     if ((bad & mask) == 0) return;
   }
