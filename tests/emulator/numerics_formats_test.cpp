@@ -3,11 +3,13 @@
 #include <bit>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "runtime/emulator/numerics/mma_kernels.h"
 #include "runtime/emulator/numerics/numerics.h"
 
 namespace sagegen::test {
@@ -240,6 +242,73 @@ TEST_CASE("ex2 is the nearest float to 2^x") {
   CHECK(bits(ex2_approx(-127.0f, false)) == 0x00400000u);
   CHECK(ex2_approx(-1e30f, false) == 0.0f);
   CHECK(bits(ex2_approx(from_bits(0xffc12345u), false)) == 0x7fffffffu);
+}
+
+TEST_CASE("ex2 of a warp is ex2 of each lane, on every instruction set") {
+  std::mt19937 random(15);
+  const float edges[] = {0.0f,
+                         -0.0f,
+                         1.0f,
+                         -1.0f,
+                         0.5f,
+                         127.5f,
+                         128.0f,
+                         129.5f,
+                         -125.5f,
+                         -126.0f,
+                         -126.5f,
+                         -149.0f,
+                         -149.5f,
+                         -150.0f,
+                         -150.5f,
+                         -1e30f,
+                         1e30f,
+                         1e-30f,
+                         kInfinity,
+                         -kInfinity,
+                         from_bits(1),
+                         from_bits(0x80000001u),
+                         from_bits(0x7fc00000u),
+                         from_bits(0xff800001u)};
+  for (const auto host : {tile::Host::portable, tile::Host::avx2, tile::Host::avx512}) {
+    const tile::Kernels* kernels = tile::kernels_for(host);
+    if (kernels == nullptr) {
+      continue;
+    }
+    int wrong = 0;
+    for (int repeat = 0; repeat < 4000; ++repeat) {
+      std::uint32_t x[32], y[32];
+      for (std::uint32_t& word : x) {
+        float lane = 0;
+        const double unit = static_cast<double>(random()) / 4294967296.0;
+        switch (repeat % 4) {
+          case 0:
+            lane = static_cast<float>(-unit);
+            break;
+          case 1:
+            lane = static_cast<float>(unit * 280 - 151);
+            break;
+          case 2:
+            lane = from_bits(static_cast<std::uint32_t>(random()));
+            break;
+          default:
+            lane = edges[random() % std::size(edges)];
+            break;
+        }
+        word = bits(lane);
+      }
+      const bool ftz = repeat % 8 < 4;
+      kernels->ex2(x, y, 32, ftz);
+      for (int lane = 0; lane < 32; ++lane) {
+        wrong += y[lane] == bits(ex2_approx(from_bits(x[lane]), ftz)) ? 0 : 1;
+      }
+      if (repeat % 2 == 0) {  // in place
+        kernels->ex2(x, x, 32, ftz);
+        wrong += std::memcmp(x, y, sizeof(x)) == 0 ? 0 : 1;
+      }
+    }
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("lg2, rcp, rsqrt and sqrt are nearest, and their edges") {

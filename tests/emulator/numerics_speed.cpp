@@ -3,6 +3,7 @@
 // several rounds.
 //   numerics_speed
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <ctime>
 #include <random>
@@ -120,6 +121,24 @@ int main() {
     std::printf("\n");
   }
   print_special("ex2, arguments in [-20, 0]", emulator::ex2_approx, -20.0f, 0.0f);
+  {
+    std::vector<std::uint32_t> lanes(4096), results(4096);
+    for (std::size_t i = 0; i < lanes.size(); ++i) {
+      lanes[i] = std::bit_cast<std::uint32_t>(-20.0f * static_cast<float>(i) / 4096.0f);
+    }
+    for (const auto host : {emulator::tile::Host::portable, emulator::tile::Host::avx2,
+                            emulator::tile::Host::avx512}) {
+      if (const auto* kernels = emulator::tile::kernels_for(host)) {
+        const double ns = time_per_call(4096 * 10, [&] {
+          for (int repeat = 0; repeat < 10; ++repeat) {
+            kernels->ex2(lanes.data(), results.data(), 4096, true);
+          }
+        });
+        std::printf("ex2 of a warp, instruction set %d      %8.1f ns per lane\n",
+                    static_cast<int>(host), ns);
+      }
+    }
+  }
   print_special("lg2, arguments in [1, 1000]", emulator::lg2_approx, 1.0f, 1000.0f);
   print_special("rcp, arguments in [1, 1000]", emulator::rcp_approx, 1.0f, 1000.0f);
 }

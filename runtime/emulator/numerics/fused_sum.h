@@ -1,5 +1,11 @@
 // How a tensor core sums (MMA-Sim, arXiv 2511.10909): the parameters per device, and the slow but
 // complete implementation that every fast path falls back to.
+//
+// One fused sum: every product is exact, with the exponent of its unnormalised factors; all terms, C too, are
+// cut toward zero `fraction_bits` below the largest exponent; their sum is exact; the result is cut to f32 or
+// rounded once to f16. What no published model settles is decided so, until a recording says otherwise:
+// a sum that cancels is +0; a nonzero sum that is cut or rounded to zero keeps its sign; a sum beyond f32 is
+// infinite; a zero C has exponent -126, a zero product none; every NaN is the canonical one.
 #pragma once
 
 #include <cstdint>

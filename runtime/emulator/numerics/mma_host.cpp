@@ -36,3 +36,11 @@ const Kernels& host_kernels() {
 }
 
 }  // namespace sagegen::emulator::tile
+
+namespace sagegen::emulator {
+
+void ex2_approx_warp(const std::uint32_t* from, std::uint32_t* to, bool ftz) {
+  tile::host_kernels().ex2(from, to, 32, ftz);
+}
+
+}  // namespace sagegen::emulator

@@ -49,6 +49,8 @@ struct Kernels {
   // Returns false where the sums of products span more bits than two doubles hold exactly.
   bool (*exact_sum[2])(const Operands& operands, int depth, int product_fraction_bits,
                        Accumulators& accumulators);
+  // f32 bits; count: a multiple of 8.
+  void (*ex2)(const std::uint32_t* from, std::uint32_t* to, int count, bool ftz);
 };
 
 enum class Host { portable, avx2, avx512 };
