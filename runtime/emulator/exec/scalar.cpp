@@ -106,7 +106,8 @@ constexpr auto kSignZeroExtend = [](T a, u32 b) -> T {
   u32 width = b & 31;
   bool whole = kClamp && b >= 32;
   u32 mask = whole ? 0 : ~u32{0} << width;
-  bool sign = std::is_signed_v<T> && width != 0 && !whole && (static_cast<u32>(a) >> (width - 1) & 1) != 0;
+  bool sign =
+      std::is_signed_v<T> && width != 0 && !whole && (static_cast<u32>(a) >> (width - 1) & 1) != 0;
   return static_cast<T>((static_cast<u32>(a) & ~mask) | (sign ? mask : 0));
 };
 
@@ -158,7 +159,8 @@ constexpr auto kDot4 = [](u32 a, u32 b, u32 c) { return dot4<A, B>(a, b, c); };
 
 constexpr auto kAbsDifference = []<class T>(T a, T b, T c) -> T {
   using U = std::make_unsigned_t<T>;
-  U difference = a < b ? static_cast<U>(b) - static_cast<U>(a) : static_cast<U>(a) - static_cast<U>(b);
+  U difference =
+      a < b ? static_cast<U>(b) - static_cast<U>(a) : static_cast<U>(a) - static_cast<U>(b);
   return static_cast<T>(difference + static_cast<U>(c));
 };
 
@@ -260,19 +262,30 @@ float directed(float a, float b, float c) {
   volatile float x = a, y = b, z = c, r;
   Rounding mode(kMode);
   switch (kWhat) {
-    case Arithmetic::add: r = x + y; break;
-    case Arithmetic::sub: r = x - y; break;
-    case Arithmetic::mul: r = x * y; break;
-    case Arithmetic::div: r = x / y; break;
-    case Arithmetic::fma: r = std::fma(x, y, z); break;
-    case Arithmetic::sqrt: r = std::sqrt(x); break;
+    case Arithmetic::add:
+      r = x + y;
+      break;
+    case Arithmetic::sub:
+      r = x - y;
+      break;
+    case Arithmetic::mul:
+      r = x * y;
+      break;
+    case Arithmetic::div:
+      r = x / y;
+      break;
+    case Arithmetic::fma:
+      r = std::fma(x, y, z);
+      break;
+    case Arithmetic::sqrt:
+      r = std::sqrt(x);
+      break;
   }
   return r;
 }
 template <Arithmetic kWhat, int kMode, bool kFtz>
-constexpr auto kDirected1 = [](float a) {
-  return finish<kFtz, false>(directed<kWhat, kMode>(input<kFtz>(a), 0, 0));
-};
+constexpr auto kDirected1 =
+    [](float a) { return finish<kFtz, false>(directed<kWhat, kMode>(input<kFtz>(a), 0, 0)); };
 template <Arithmetic kWhat, int kMode, bool kFtz>
 constexpr auto kDirected2 = [](float a, float b) {
   return finish<kFtz, false>(directed<kWhat, kMode>(input<kFtz>(a), input<kFtz>(b), 0));
