@@ -1,0 +1,401 @@
+// How exact the kernels are: every attention kernel of the default set, with the kernels that prepare
+// its inputs, on the emulator with all checks on. The judge is exact attention in double precision;
+// what the number formats cost comes from a double-precision model of them, and the kernel may add to
+// that no more than its arithmetic explains (accuracy_bound).
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "sagegen/emit.h"
+#include "tools/reference/tensor_file.h"
+#include "tools/sagegen/run_attention.h"
+
+using namespace sagegen;
+namespace rt = sagegen::runtime;
+namespace ref = sagegen::reference;
+using cli::Layout;
+using rt::CausalAlignment;
+
+namespace {
+
+// ---- kernels ------------------------------------------------------------------------------------
+
+std::vector<KernelSpec> default_set() {
+  return read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
+}
+
+// What SageAttention2 does on `sm`. An attention is named by its attention kernel, whose quant also says
+// how the inputs are smoothed: that is the business of other kernels only. All must be of the default set.
+KernelSpec attention_on(int sm, const AttentionProblem& problem,
+                        Smoothing smoothing = Smoothing::k) {
+  const Target target{.sm = sm};
+  QuantSpec quant = default_quant(target);
+  quant.smoothing = smoothing;
+  const TileSchedule schedule = default_schedule(problem, quant, target);
+  const std::vector<KernelSpec> all = default_set();
+  for (const KernelSpec& kernel : kernels_for(problem, quant, schedule, target).in_order()) {
+    INFO(key(kernel));
+    REQUIRE(std::find(all.begin(), all.end(), kernel) != all.end());
+  }
+  return {.problem = problem, .quant = quant, .schedule = schedule, .target = target};
+}
+
+// Every attention kernel of the default set, and again without smoothing where the set can do that.
+std::vector<KernelSpec> default_attentions() {
+  std::vector<KernelSpec> attentions;
+  for (const KernelSpec& s : default_set()) {
+    if (s.kind == KernelKind::attention) attentions.push_back(s);
+    if (s.kind == KernelKind::quantize_k && s.quant.smoothing == Smoothing::none) {
+      attentions.push_back(attention_on(s.target.sm, s.problem, Smoothing::none));
+    }
+  }
+  return attentions;
+}
+
+constexpr std::array kTargets = {80, 86, 89, 120};
+
+std::string ptx_of(const KernelSpec& spec) {
+  static std::map<std::string, std::string> made;  // hundreds of launches share some kernels
+  std::string& ptx = made[key(spec)];
+  if (ptx.empty()) ptx = emit(spec).ptx;
+  return ptx;
+}
+
+// ---- one attention and its verdict ---------------------------------------------------------------
+
+struct Scene {
+  KernelSpec kernel;
+  ref::Inputs inputs;  // causal or not as the kernel is; the offset follows `alignment`
+  Layout layout = Layout::hnd;
+  CausalAlignment alignment = CausalAlignment::top_left;
+  std::string profile = {};  // of the emulator; empty: that of the kernel's target
+  rt::EmulatorOptions emulator = {};
+};
+
+struct Verdict {
+  cli::AttentionResult result;
+  ref::Output exact;
+  ref::Metrics kernel, model;  // errors of both against exact attention
+  std::int64_t masked_rows = 0;
+};
+
+ref::IoType io_type(DType io) { return io == DType::f16 ? ref::IoType::f16 : ref::IoType::bf16; }
+
+ref::Inputs inputs_for(const KernelSpec& kernel, const std::string& distribution, ref::Shape shape,
+                       std::uint64_t seed) {
+  shape.head_dim = kernel.problem.head_dim;
+  return ref::generate(distribution, shape, seed, io_type(kernel.problem.io));
+}
+
+// Rows that see no key are exactly 0 with LSE -inf, and no other row is. Returns their number.
+std::int64_t check_masked_rows(const Verdict& v, std::int64_t channels) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  std::int64_t masked = 0, wrong = 0;
+  for (std::size_t row = 0; row < v.exact.lse.size(); ++row) {
+    const bool sees_nothing = v.exact.lse[row] == -kInfinity;
+    masked += sees_nothing;
+    if (!sees_nothing) {
+      wrong += !std::isfinite(v.result.lse[row]);
+      continue;
+    }
+    wrong += v.result.lse[row] != -kInfinity;
+    const auto begin = v.result.o.begin() + static_cast<std::ptrdiff_t>(row) * channels;
+    wrong += std::any_of(begin, begin + channels, [](double value) { return value != 0; });
+  }
+  CHECK(wrong == 0);
+  return masked;
+}
+
+// The LSE is the logarithm of the sum of weights, so its absolute error is the relative error of the
+// weights, and the same bound holds for its mean over rows as for O. Only the codes of Q and K enter it,
+// whose products are summed exactly on every device: the bound is that of f32 precision.
+void check_lse(const Verdict& v, const std::vector<double>& model) {
+  const cli::AccuracyBound bound{.factor = 1.02, .offset = 2e-4, .arithmetic = {}};
+  double kernel_error = 0, model_error = 0, rows = 0;
+  for (std::size_t row = 0; row < v.exact.lse.size(); ++row) {
+    if (std::isinf(v.exact.lse[row])) continue;
+    kernel_error += std::fabs(v.result.lse[row] - v.exact.lse[row]);
+    model_error += std::fabs(model[row] - v.exact.lse[row]);
+    ++rows;
+  }
+  if (rows == 0) return;
+  INFO("mean error of the LSE: kernel " << kernel_error / rows << ", model " << model_error / rows);
+  CHECK(kernel_error / rows <= bound.limit(model_error / rows));
+}
+
+std::string text_of(const rt::Finding& f) {
+  return fmt::format("{} in {} line {}: {}", f.check, f.kernel, f.ptx_line, f.message);
+}
+
+std::string text_of(const ref::Tensor& t) {
+  return fmt::format("[{}, {}, {}, {}]", t.batch, t.heads, t.tokens, t.channels);
+}
+
+Verdict check(Scene scene) {
+  const KernelSpec& kernel = scene.kernel;
+  ref::Inputs& in = scene.inputs;
+  in.causal = kernel.problem.mask == Mask::causal;
+  if (scene.alignment == CausalAlignment::bottom_right) {
+    in.causal_offset = in.k.tokens - in.q.tokens;
+  }
+  const std::string target = to_string(kernel.target);
+  const cli::RunDevice on = cli::open_run_device(
+      "emulator:" + (scene.profile.empty() ? target : scene.profile), target, scene.emulator);
+  const cli::AttentionJob job{.inputs = in,
+                              .problem = kernel.problem,
+                              .quant = kernel.quant,
+                              .schedule = kernel.schedule,
+                              .layout = scene.layout,
+                              .causal = scene.alignment,
+                              .ptx = ptx_of};
+  INFO(key(kernel) << " on " << on.name << ", q " << text_of(in.q) << ", k " << text_of(in.k)
+                   << (scene.layout == Layout::nhd ? ", NHD" : ", HND") << ", causal offset "
+                   << in.causal_offset);
+  Verdict v{.result = cli::run_attention(job, on),
+            .exact = ref::attention(in),
+            .kernel = {},
+            .model = {}};
+  for (const rt::Finding& finding : v.result.findings) FAIL_CHECK(text_of(finding));
+  REQUIRE(v.result.o.size() == v.exact.o.size());
+  const ref::Output model = ref::model(in, cli::quant_model(job));
+  v.kernel = ref::compare(v.exact.o, v.result.o);
+  v.model = ref::compare(v.exact.o, model.o);
+  const cli::AccuracyBound bound = cli::accuracy_bound(job.quant, on.device.compute_capability());
+  INFO("relative L1: kernel " << v.kernel.relative_l1 << ", model " << v.model.relative_l1 << ", "
+                              << bound.arithmetic);
+  CHECK(v.kernel.relative_l1 <= bound.limit(v.model.relative_l1));
+  CHECK(v.kernel.non_finite == 0);
+  v.masked_rows = check_masked_rows(v, in.q.channels);
+  check_lse(v, model.lse);
+  return v;
+}
+
+// ---- what the lengths and heads go through ---------------------------------------------------------
+
+constexpr std::array<std::int64_t, 7> kLengths = {1, 17, 63, 64, 65, 129, 200};
+constexpr std::size_t kPairs = kLengths.size() * kLengths.size();
+
+struct Heads {
+  std::int64_t batch, q, kv;
+};
+constexpr std::array kHeads = {Heads{2, 4, 2}, Heads{1, 4, 1}, Heads{2, 2, 2}};
+
+// The n-th of a sequence that has met every pair of lengths after kPairs steps, and close to any step
+// short and long ones.
+std::pair<std::int64_t, std::int64_t> length_pair(std::size_t n) {
+  constexpr std::size_t kStride = 17;  // shares no divisor with kPairs
+  const std::size_t pair = n * kStride % kPairs;
+  return {kLengths[pair / kLengths.size()], kLengths[pair % kLengths.size()]};
+}
+
+Scene ragged_scene(const KernelSpec& kernel, std::size_t n) {
+  const auto [q_len, kv_len] = length_pair(n);
+  const Heads& heads = kHeads[n % kHeads.size()];
+  const ref::Shape shape{.batch = heads.batch,
+                         .q_heads = heads.q,
+                         .kv_heads = heads.kv,
+                         .q_len = q_len,
+                         .kv_len = kv_len};
+  return {.kernel = kernel,
+          .inputs = inputs_for(kernel, "normal", shape, 100 + n),
+          .layout = n % 2 == 0 ? Layout::hnd : Layout::nhd,
+          .alignment = n / 2 % 2 == 0 ? CausalAlignment::bottom_right : CausalAlignment::top_left};
+}
+
+void zero_channel(ref::Tensor& tensor, std::int64_t channel) {
+  for (std::int64_t n = 0; n < tensor.batch * tensor.heads * tensor.tokens; ++n) {
+    tensor.data[static_cast<std::size_t>(n * tensor.channels + channel)] = 0;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("each target in short", "[fast]") {
+  std::int64_t masked_rows = 0;
+  for (const int sm : kTargets) {
+    const KernelSpec plain = attention_on(sm, {.head_dim = 128});
+    check({.kernel = plain,
+           .inputs = inputs_for(
+               plain, "normal",
+               {.batch = 2, .q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129}, 1)});
+    const KernelSpec causal =
+        attention_on(sm, {.head_dim = 64, .io = DType::bf16, .mask = Mask::causal});
+    masked_rows +=
+        check({.kernel = causal,
+               .inputs = inputs_for(causal, "outlier",
+                                    {.q_heads = 2, .kv_heads = 2, .q_len = 70, .kv_len = 50}, 2),
+               .layout = Layout::nhd,
+               .alignment = CausalAlignment::bottom_right})
+            .masked_rows;
+  }
+  CHECK(masked_rows == 4 * 2 * 20);
+}
+
+TEST_CASE("every default kernel at ragged lengths", "[full]") {
+  constexpr std::size_t kPairsOfAKernel = 3;
+  std::set<std::pair<std::int64_t, std::int64_t>> met;
+  std::set<std::string> ran, all;
+  std::size_t n = 0;
+  for (const KernelSpec& kernel : default_attentions()) {
+    for (std::size_t i = 0; i < kPairsOfAKernel; ++i, ++n) {
+      met.insert(length_pair(n));
+      const Verdict v = check(ragged_scene(kernel, n));
+      ran.insert(v.result.kernels.begin(), v.result.kernels.end());
+    }
+  }
+  CHECK(met.size() == kPairs);
+  for (const KernelSpec& kernel : default_set()) all.insert(key(kernel));
+  CHECK(ran == all);
+}
+
+TEST_CASE("both alignments of every causal kernel, more and fewer queries than keys", "[full]") {
+  std::uint64_t seed = 1000;
+  for (const KernelSpec& kernel : default_attentions()) {
+    if (kernel.problem.mask != Mask::causal) continue;
+    for (const auto& [q_len, kv_len] : {std::pair{129, 65}, std::pair{63, 200}}) {
+      for (const auto alignment : {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
+        const ref::Shape shape{.q_heads = 2, .kv_heads = 1, .q_len = q_len, .kv_len = kv_len};
+        const Verdict v = check({.kernel = kernel,
+                                 .inputs = inputs_for(kernel, "normal", shape, ++seed),
+                                 .layout = seed % 2 == 0 ? Layout::hnd : Layout::nhd,
+                                 .alignment = alignment});
+        const bool masks_rows = alignment == CausalAlignment::bottom_right && q_len > kv_len;
+        CHECK(v.masked_rows == (masks_rows ? 2 * (q_len - kv_len) : 0));
+      }
+    }
+  }
+}
+
+TEST_CASE("every distribution on every target", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 128, .kv_len = 200};
+  const std::vector<ref::Distribution>& distributions = ref::distributions();
+  REQUIRE(distributions.size() >= 8);
+  std::size_t turn = 0;
+  for (const int sm : kTargets) {
+    for (std::size_t i = 0; i < distributions.size(); ++i, ++turn) {
+      const std::string& name = distributions[i].name;
+      INFO(name);
+      // Over the targets, each distribution meets both head dims and both dtypes.
+      const KernelSpec kernel =
+          attention_on(sm, {.head_dim = turn % 2 == 0 ? 128 : 64,
+                            .io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16});
+      check({.kernel = kernel, .inputs = inputs_for(kernel, name, kShape, 7)});
+      if (i + 1 == distributions.size()) ++turn;
+    }
+  }
+}
+
+TEST_CASE("recorded inputs of a transformer", "[full]") {
+  const std::string path = SAGEGEN_SOURCE_DIR "/tests/data/minilm_qkv.safetensors";
+  const auto check_layer = [&](int sm, const char* layer) {
+    INFO(layer);
+    check({.kernel = attention_on(sm, {.head_dim = 64}),
+           .inputs = ref::load_qkv({path}, layer).inputs});  // head_dim 32, padded
+  };
+  check_layer(80, "layer0");
+  check_layer(86, "layer2");
+  for (const char* layer : {"layer0", "layer2", "layer5"}) check_layer(89, layer);
+  check_layer(120, "layer5");
+}
+
+TEST_CASE("on data like the paper's, INT8 and FP8 are as accurate as the paper says", "[full]") {
+  for (const int sm : {89, 120}) {
+    const KernelSpec kernel = attention_on(sm, {.head_dim = 128});
+    const ref::Shape shape{.q_heads = 2, .kv_heads = 2, .q_len = 1024, .kv_len = 1024};
+    const Verdict v = check({.kernel = kernel, .inputs = inputs_for(kernel, "outlier", shape, 1)});
+    CHECK(v.kernel.cosine_similarity >= 0.9997);
+    CHECK(v.kernel.relative_l1 <= 0.019);
+  }
+}
+
+TEST_CASE("smoothing brings the error on biased K back to that on unbiased K", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 2, .q_len = 128, .kv_len = 256};
+  for (const int sm : {80, 89}) {
+    const auto error = [&](const char* distribution, Smoothing smoothing) {
+      const KernelSpec kernel = attention_on(sm, {.head_dim = 128}, smoothing);
+      return check({.kernel = kernel, .inputs = inputs_for(kernel, distribution, kShape, 5)})
+          .kernel.relative_l1;
+    };
+    const double unbiased = error("normal", Smoothing::k);
+    INFO("sm_" << sm << ", error on normal " << unbiased);
+    CHECK(error("k_bias", Smoothing::k) == Approx(unbiased).epsilon(0.08));
+    CHECK(error("k_bias", Smoothing::none) >= 1.5 * unbiased);
+  }
+}
+
+TEST_CASE("all-zero channels, rows and tensors give no NaN", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 20, .kv_len = 70};
+  constexpr std::int64_t kChannel = 5, kRow = 9;
+  for (const int sm : kTargets) {
+    for (const DType io : {DType::f16, DType::bf16}) {
+      const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .io = io});
+      const ref::Inputs normal = inputs_for(kernel, "normal", kShape, 11);
+      const auto with = [&](const auto& edit) {
+        ref::Inputs edited = normal;
+        edit(edited);
+        return check({.kernel = kernel, .inputs = edited});
+      };
+      const auto clear = [](ref::Tensor& t) { std::fill(t.data.begin(), t.data.end(), 0.0f); };
+      {
+        const Verdict v = with([&](ref::Inputs& in) { zero_channel(in.v, kChannel); });
+        for (std::size_t i = kChannel; i < v.result.o.size(); i += 64) CHECK(v.result.o[i] == 0);
+      }
+      with([&](ref::Inputs& in) { std::fill_n(in.k.row(0, 0, kRow), in.k.channels, 0.0f); });
+      with([&](ref::Inputs& in) { clear(in.k); });
+      {
+        const Verdict v = with([&](ref::Inputs& in) { clear(in.q); });
+        for (const double lse : v.result.lse) CHECK(lse == Approx(std::log(70.0)).epsilon(1e-6));
+      }
+      {
+        const Verdict v = with([&](ref::Inputs& in) { clear(in.v); });
+        CHECK(std::count(v.result.o.begin(), v.result.o.end(), 0.0) ==
+              static_cast<std::ptrdiff_t>(v.result.o.size()));
+      }
+    }
+  }
+}
+
+TEST_CASE("PTX of a lower target on newer devices", "[full]") {
+  constexpr ref::Shape kShape{.batch = 2, .q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129};
+  constexpr std::array kPlaces = {std::pair{89, "sm_90"}, std::pair{89, "sm_120"},
+                                  std::pair{80, "sm_89"}, std::pair{80, "sm_90"},
+                                  std::pair{80, "sm_120"}};
+  for (const auto& [sm, profile] : kPlaces) {
+    const KernelSpec kernel = attention_on(sm, {.head_dim = 128});
+    check(
+        {.kernel = kernel, .inputs = inputs_for(kernel, "normal", kShape, 13), .profile = profile});
+  }
+}
+
+TEST_CASE("no legal order of warps and copies changes a bit", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 1, .kv_heads = 1, .q_len = 129, .kv_len = 200};
+  for (const int sm : {80, 89}) {
+    const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .mask = Mask::causal});
+    Scene scene{.kernel = kernel,
+                .inputs = inputs_for(kernel, "normal", kShape, 17),
+                .alignment = CausalAlignment::bottom_right};
+    const Verdict first = check(scene);
+    std::uint64_t seed = 0;
+    for (const auto async :
+         {rt::AsyncPolicy::late, rt::AsyncPolicy::eager, rt::AsyncPolicy::random}) {
+      for (const auto schedule : {rt::SchedulePolicy::round_robin, rt::SchedulePolicy::random,
+                                  rt::SchedulePolicy::reverse}) {
+        INFO("async policy " << static_cast<int>(async) << ", schedule policy "
+                             << static_cast<int>(schedule));
+        scene.emulator = {.schedule = schedule, .async = async, .seed = ++seed};
+        const Verdict v = check(scene);
+        CHECK(v.result.o == first.result.o);
+        CHECK(v.result.lse == first.result.lse);
+      }
+    }
+  }
+}
