@@ -75,30 +75,42 @@ TEST_CASE("out of bounds: global, shared, local, parameters") {
   CHECK(check_of("ld.param.b64 %d9, [p1+8];") == "out-of-bounds");
   CHECK(check_of("mov.b64 %d9, p0; cvta.param.u64 %d9, %d9; st.b32 [%d9], 1;") == "out-of-bounds");
   CHECK(check_of("add.u64 %d9, %d20, 16384; red.global.add.u32 [%d9], 1;") == "out-of-bounds");
-  CHECK(check_of("add.u64 %d9, %d3, 16368; @!%p1 bra $x; $x: ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d9+16];") == "uninitialized");
-  CHECK(check_of("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6+16384];") == "out-of-bounds");
-  CHECK(check_of("cp.async.cg.shared.global [%d6], [%d20+16376], 16; cp.async.wait_all;") == "misaligned");
-  CHECK(check_of("cp.async.cg.shared.global [%d6], [%d20+16384], 16; cp.async.wait_all;") == "out-of-bounds");
-  CHECK(check_of("cp.async.cg.shared.global [%d6], [%d20+16384], 16, 0; cp.async.wait_all;") == "");   // reads nothing
-  CHECK(check_of("cp.async.ca.shared.global [%d4+16384], [%d2], 4; cp.async.wait_all;") == "out-of-bounds");
+  CHECK(check_of("add.u64 %d9, %d3, 16368; @!%p1 bra $x; $x: "
+                 "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d9+16];") == "uninitialized");
+  CHECK(check_of("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6+16384];") ==
+        "out-of-bounds");
+  CHECK(check_of("cp.async.cg.shared.global [%d6], [%d20+16376], 16; cp.async.wait_all;") ==
+        "misaligned");
+  CHECK(check_of("cp.async.cg.shared.global [%d6], [%d20+16384], 16; cp.async.wait_all;") ==
+        "out-of-bounds");
+  CHECK(check_of("cp.async.cg.shared.global [%d6], [%d20+16384], 16, 0; cp.async.wait_all;") ==
+        "");  // reads nothing
+  CHECK(check_of("cp.async.ca.shared.global [%d4+16384], [%d2], 4; cp.async.wait_all;") ==
+        "out-of-bounds");
 }
 
 TEST_CASE("bounds are checked with the checks off, too") {
   auto off = [](Bench& bench) { bench.options.checks = Checks::off; };
   CHECK(run_body("ld.global.b32 %w4, [%d20+16384];", 1, 64, off).check == "out-of-bounds");
   CHECK(run_body("st.shared.b32 [%d3+16384], 1;", 1, 64, off).check == "out-of-bounds");
-  CHECK(run_body("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%w4,%w5,%w6,%w7}, [%d6+16384];", 1, 64, off).check == "out-of-bounds");
+  CHECK(run_body("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%w4,%w5,%w6,%w7}, [%d6+16384];", 1, 64,
+                 off)
+            .check == "out-of-bounds");
   CHECK(run_body("ld.shared.b32 %w4, [%d3+2];", 1, 64, off).check == "misaligned");
-  CHECK(run_body("ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;", 1, 64, off).check == "");   // undefined, unchecked
+  CHECK(run_body("ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;", 1, 64, off).check ==
+        "");  // undefined, unchecked
 }
 
 TEST_CASE("reports name line, lane, address and allocation") {
-  Report report = run_body("setp.eq.u32 %p1, %w1, 37;\n@%p1 st.global.b32 [%d20+16400], %w1;", 1, 64);
+  Report report =
+      run_body("setp.eq.u32 %p1, %w1, 37;\n@%p1 st.global.b32 [%d20+16400], %w1;", 1, 64);
   CHECK(report.check == "out-of-bounds");
   CHECK(report.warp == 1);
   CHECK(report.lane == 5);
   CHECK(report.line == 16);
-  CHECK_THAT(report.message, Catch::Contains("st.global.b32") && Catch::Contains("16 bytes past the end of the 16384 bytes allocated at"));
+  CHECK_THAT(report.message,
+             Catch::Contains("st.global.b32") &&
+                 Catch::Contains("16 bytes past the end of the 16384 bytes allocated at"));
 }
 
 TEST_CASE("use after free") {
@@ -121,7 +133,8 @@ TEST_CASE("misaligned") {
   CHECK(check_of("ld.global.v2.b32 {%w4, %w5}, [%d20+4];") == "misaligned");
   CHECK(check_of("ld.global.b16 %h1, [%d20+1];") == "misaligned");
   CHECK(check_of("st.shared.v4.b32 [%d3+8], {1, 2, 3, 4};", 1, 1) == "misaligned");
-  CHECK(check_of("st.shared.b32 [%d6], 0; st.shared.b32 [%d6+4], 0; bar.sync 0; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6+8];") == "misaligned");
+  CHECK(check_of("st.shared.b32 [%d6], 0; st.shared.b32 [%d6+4], 0; bar.sync 0; "
+                 "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6+8];") == "misaligned");
   CHECK(check_of("atom.shared.add.u32 %w4, [%d3+2], 1;") == "misaligned");
 }
 
@@ -129,48 +142,73 @@ TEST_CASE("misaligned") {
 
 TEST_CASE("undefined registers may be copied, not used") {
   CHECK(check_of("mov.b32 %w4, %w9; add.s32 %w5, %w4, 1; selp.b32 %w6, %w5, 0, %p9;") == "");
-  CHECK(check_of("mov.b32 %w4, %w9; add.s32 %w5, %w4, 1; st.global.b32 [%d2], %w5;") == "uninitialized");
+  CHECK(check_of("mov.b32 %w4, %w9; add.s32 %w5, %w4, 1; st.global.b32 [%d2], %w5;") ==
+        "uninitialized");
   CHECK(check_of("mov.b32 %w4, 9; add.s32 %w5, %w4, 1; st.global.b32 [%d2], %w5;") == "");
   CHECK(check_of("add.s64 %d10, %d9, 4; ld.global.b32 %w4, [%d10];") == "uninitialized");
   CHECK(check_of("setp.eq.s32 %p1, %w9, 0; @%p1 mov.b32 %w5, 1;") == "uninitialized");
   CHECK(check_of("@%p9 bra $x; $x:") == "uninitialized");
   CHECK(check_of("setp.eq.s32 %p1, %w1, 0; @%p1 bra $x; $x:") == "");
-  CHECK(check_of("xor.b32 %w4, %w9, %w9; st.global.b32 [%d2], %w4; sub.s32 %w4, %w8, %w8; st.global.b32 [%d2], %w4;") == "");
+  CHECK(check_of("xor.b32 %w4, %w9, %w9; st.global.b32 [%d2], %w4; sub.s32 %w4, %w8, %w8; "
+                 "st.global.b32 [%d2], %w4;") == "");
   CHECK(check_of("xor.b32 %w4, %w9, %w8; st.global.b32 [%d2], %w4;") == "uninitialized");
   // Written in some lanes only.
-  CHECK(check_of("setp.lt.u32 %p1, %w1, 40; @%p1 mov.b32 %w4, 1; @%p1 st.global.b32 [%d2], %w4;") == "");
-  Report report = run_body("setp.lt.u32 %p1, %w1, 40; @%p1 mov.b32 %w4, 1; st.global.b32 [%d2], %w4;", 1, 64);
+  CHECK(check_of("setp.lt.u32 %p1, %w1, 40; @%p1 mov.b32 %w4, 1; @%p1 st.global.b32 [%d2], %w4;") ==
+        "");
+  Report report =
+      run_body("setp.lt.u32 %p1, %w1, 40; @%p1 mov.b32 %w4, 1; st.global.b32 [%d2], %w4;", 1, 64);
   CHECK(report.check == "uninitialized");
   CHECK(report.warp == 1);
   CHECK(report.lane == 8);
   // Through a shuffle, from the lane that has no value.
-  CHECK(check_of("and.b32 %w5, %w1, 31; setp.lt.u32 %p1, %w5, 31; @%p1 mov.b32 %w4, 1; shfl.sync.down.b32 %w6, %w4, 0, 31, -1; @%p1 st.global.b32 [%d2], %w6;") == "");
-  CHECK(check_of("and.b32 %w5, %w1, 31; setp.lt.u32 %p1, %w5, 31; @%p1 mov.b32 %w4, 1; shfl.sync.down.b32 %w6, %w4, 1, 31, -1; @%p1 st.global.b32 [%d2], %w6;") == "uninitialized");
+  CHECK(check_of("and.b32 %w5, %w1, 31; setp.lt.u32 %p1, %w5, 31; @%p1 mov.b32 %w4, 1; "
+                 "shfl.sync.down.b32 %w6, %w4, 0, 31, -1; @%p1 st.global.b32 [%d2], %w6;") == "");
+  CHECK(check_of("and.b32 %w5, %w1, 31; setp.lt.u32 %p1, %w5, 31; @%p1 mov.b32 %w4, 1; "
+                 "shfl.sync.down.b32 %w6, %w4, 1, 31, -1; @%p1 st.global.b32 [%d2], %w6;") ==
+        "uninitialized");
 }
 
 TEST_CASE("undefined memory taints what is loaded from it") {
   CHECK(check_of("add.u64 %d9, %d21, %d1; ld.global.b32 %w4, [%d9];") == "");
-  CHECK(check_of("add.u64 %d9, %d21, %d1; ld.global.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") == "uninitialized");
-  CHECK(check_of("add.u64 %d9, %d21, %d1; st.global.b32 [%d9], 5; ld.global.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") == "");
+  CHECK(check_of("add.u64 %d9, %d21, %d1; ld.global.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") ==
+        "uninitialized");
+  CHECK(check_of("add.u64 %d9, %d21, %d1; st.global.b32 [%d9], 5; ld.global.b32 %w4, [%d9]; "
+                 "st.global.b32 [%d2], %w4;") == "");
   CHECK(check_of("ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") == "uninitialized");
-  CHECK(check_of("st.shared.b32 [%d4], %w1; ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") == "");
+  CHECK(check_of("st.shared.b32 [%d4], %w1; ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") ==
+        "");
   // Half of a word, and undefined values that pass through shared memory.
-  CHECK(check_of("mov.b16 %h1, 1; st.shared.b16 [%d4], %h1; ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") == "uninitialized");
-  CHECK(check_of("mov.b16 %h1, 1; st.shared.b16 [%d4], %h1; ld.shared.b16 %h2, [%d4]; st.global.b16 [%d2], %h2;") == "");
+  CHECK(check_of("mov.b16 %h1, 1; st.shared.b16 [%d4], %h1; ld.shared.b32 %w4, [%d4]; "
+                 "st.global.b32 [%d2], %w4;") == "uninitialized");
+  CHECK(check_of("mov.b16 %h1, 1; st.shared.b16 [%d4], %h1; ld.shared.b16 %h2, [%d4]; "
+                 "st.global.b16 [%d2], %h2;") == "");
   CHECK(check_of("st.shared.b32 [%d4], %w9;") == "");
-  CHECK(check_of("st.shared.b32 [%d4], %w9; ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") == "uninitialized");
-  CHECK(check_of("st.shared.v2.b32 [%d6], {%w1, %w9}; ld.shared.v2.b32 {%w4, %w5}, [%d6]; st.global.b32 [%d2], %w4;") == "");
-  CHECK(check_of("st.shared.v2.b32 [%d6], {%w1, %w9}; ld.shared.v2.b32 {%w4, %w5}, [%d6]; st.global.b32 [%d2], %w5;") == "uninitialized");
-  CHECK(check_of("mov.b64 %d9, l; ld.local.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") == "uninitialized");
-  CHECK(check_of("mov.b64 %d9, l; st.local.b32 [%d9], %w1; ld.local.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") == "");
-  CHECK(check_of("atom.shared.add.u32 %w4, [%d4], 1; st.global.b32 [%d2], %w4;") == "uninitialized");
-  CHECK(check_of("atom.shared.exch.b32 %w4, [%d4], 1; ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") == "");
+  CHECK(check_of("st.shared.b32 [%d4], %w9; ld.shared.b32 %w4, [%d4]; st.global.b32 [%d2], %w4;") ==
+        "uninitialized");
+  CHECK(check_of("st.shared.v2.b32 [%d6], {%w1, %w9}; ld.shared.v2.b32 {%w4, %w5}, [%d6]; "
+                 "st.global.b32 [%d2], %w4;") == "");
+  CHECK(check_of("st.shared.v2.b32 [%d6], {%w1, %w9}; ld.shared.v2.b32 {%w4, %w5}, [%d6]; "
+                 "st.global.b32 [%d2], %w5;") == "uninitialized");
+  CHECK(check_of("mov.b64 %d9, l; ld.local.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") ==
+        "uninitialized");
+  CHECK(check_of("mov.b64 %d9, l; st.local.b32 [%d9], %w1; ld.local.b32 %w4, [%d9]; st.global.b32 "
+                 "[%d2], %w4;") == "");
+  CHECK(check_of("atom.shared.add.u32 %w4, [%d4], 1; st.global.b32 [%d2], %w4;") ==
+        "uninitialized");
+  CHECK(check_of("atom.shared.exch.b32 %w4, [%d4], 1; ld.shared.b32 %w4, [%d4]; st.global.b32 "
+                 "[%d2], %w4;") == "");
 }
 
 TEST_CASE("undefined data in matrix instructions") {
-  std::string good = "mov.b32 %w10, 0; mov.b32 %w11, 0; mov.b32 %w12, 0; mov.b32 %w13, 0; mov.b32 %w14, 0; mov.b32 %w15, 0;\n";
+  std::string good =
+      "mov.b32 %w10, 0; mov.b32 %w11, 0; mov.b32 %w12, 0; mov.b32 %w13, 0; mov.b32 %w14, 0; "
+      "mov.b32 %w15, 0;\n";
   auto mma = [&](const char* a, const char* b, const char* c) {
-    return good + fmt::format("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {{%w20,%w21,%w22,%w23}}, {{{},%w11,%w12,%w13}}, {{{},%w15}}, {{{},%w10,%w10,%w10}}; st.global.b32 [%d2], %w20;", a, b, c);
+    return good + fmt::format(
+                      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {{%w20,%w21,%w22,%w23}}, "
+                      "{{{},%w11,%w12,%w13}}, {{{},%w15}}, {{{},%w10,%w10,%w10}}; st.global.b32 "
+                      "[%d2], %w20;",
+                      a, b, c);
   };
   CHECK(check_of(mma("%w10", "%w14", "%w10")) == "");
   CHECK(check_of(mma("%w9", "%w14", "%w10")) == "uninitialized");
@@ -180,7 +218,8 @@ TEST_CASE("undefined data in matrix instructions") {
   std::string tile = R"(
     st.shared.v4.b32 [%d6], {%w1, %w1, %w1, %w1}; setp.eq.u32 %p1, %w1, 3; @%p1 st.shared.b32 [%d6+8], %w9;
     bar.warp.sync -1; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6];)";
-  CHECK(check_of(tile + "setp.ne.u32 %p2, %w1, 14; @%p2 st.global.b32 [%d2], %w4;", 1, 32) == "");   // row 3, third word: lane 14
+  CHECK(check_of(tile + "setp.ne.u32 %p2, %w1, 14; @%p2 st.global.b32 [%d2], %w4;", 1, 32) ==
+        "");  // row 3, third word: lane 14
   CHECK(check_of(tile + "st.global.b32 [%d2], %w4;", 1, 32) == "uninitialized");
 }
 
@@ -189,20 +228,27 @@ TEST_CASE("undefined data in matrix instructions") {
 TEST_CASE("collective instructions in divergent code") {
   std::string odd = "and.b32 %w5, %w1, 1; setp.ne.u32 %p1, %w5, 0; mov.b32 %w6, 0; ";
   for (const char* instruction :
-       {"shfl.sync.bfly.b32 %w4, %w1, 1, 31, -1;", "vote.sync.any.pred %p2, %p1, -1;", "bar.warp.sync -1;", "redux.sync.add.u32 %w4, %w1, -1;",
-        "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6];", "movmatrix.sync.aligned.m8n8.trans.b16 %w4, %w1;", "bar.sync 0;",
-        "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%w10,%w11,%w12,%w13}, {%w6,%w6}, {%w6}, {%w6,%w6,%w6,%w6};"}) {
+       {"shfl.sync.bfly.b32 %w4, %w1, 1, 31, -1;", "vote.sync.any.pred %p2, %p1, -1;",
+        "bar.warp.sync -1;", "redux.sync.add.u32 %w4, %w1, -1;",
+        "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6];",
+        "movmatrix.sync.aligned.m8n8.trans.b16 %w4, %w1;", "bar.sync 0;",
+        "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%w10,%w11,%w12,%w13}, {%w6,%w6}, {%w6}, "
+        "{%w6,%w6,%w6,%w6};"}) {
     INFO(instruction);
-    CHECK(check_of(odd + "st.shared.v4.b32 [%d6], {%w6, %w6, %w6, %w6}; bar.sync 1; " + instruction) == "");
-    CHECK(check_of(odd + "st.shared.v4.b32 [%d6], {%w6, %w6, %w6, %w6}; bar.sync 1; @!%p1 bra $skip; " + instruction + " mov.b32 %w7, 1; $skip: bar.sync 2;") ==
-          "divergent-collective");
+    CHECK(check_of(odd + "st.shared.v4.b32 [%d6], {%w6, %w6, %w6, %w6}; bar.sync 1; " +
+                   instruction) == "");
+    CHECK(check_of(odd +
+                   "st.shared.v4.b32 [%d6], {%w6, %w6, %w6, %w6}; bar.sync 1; @!%p1 bra $skip; " +
+                   instruction + " mov.b32 %w7, 1; $skip: bar.sync 2;") == "divergent-collective");
   }
   // A warp with missing threads cannot do them at all.
-  CHECK(check_of("movmatrix.sync.aligned.m8n8.trans.b16 %w4, %w1;", 1, 40) == "divergent-collective");
+  CHECK(check_of("movmatrix.sync.aligned.m8n8.trans.b16 %w4, %w1;", 1, 40) ==
+        "divergent-collective");
   CHECK(check_of("shfl.sync.bfly.b32 %w4, %w1, 1, 31, 0xff;", 1, 8) == "");
   // Reading a lane that takes no part.
   CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 1, 31, 0xaaaaaaaa;") == "");
-  CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 2, 31, 0xaaaaaaaa;") == "divergent-collective");
+  CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 2, 31, 0xaaaaaaaa;") ==
+        "divergent-collective");
 }
 
 // ---- races in shared memory ----------------------------------------------------------------------
@@ -212,21 +258,34 @@ TEST_CASE("races between warps") {
   std::string other = "xor.b32 %w5, %w1, 32; mul.wide.u32 %d8, %w5, 4; add.u64 %d8, %d8, %d3; ";
   CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.sync 0; ld.shared.b32 %w4, [%d8];") == "");
   CHECK(check_of(other + "st.shared.b32 [%d4], %w1; ld.shared.b32 %w4, [%d8];") == "race");
-  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.warp.sync -1; ld.shared.b32 %w4, [%d8];") == "race");
-  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.sync 0; ld.shared.b32 %w4, [%d8]; st.shared.b32 [%d4], 3;") == "race");   // write after read
-  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.sync 0; ld.shared.b32 %w4, [%d8]; bar.sync 0; st.shared.b32 [%d4], 3;") == "");
-  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; st.shared.b32 [%d8], %w1;") == "race");                                     // write after write
-  CHECK(check_of("st.shared.b32 [%d3], 7;") == "");                                                                             // all write one value
-  CHECK(check_of("mov.b32 %w5, %w3; st.shared.b32 [%d3], %w5;") == "race");                                                       // a value per warp
+  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.warp.sync -1; ld.shared.b32 %w4, [%d8];") ==
+        "race");
+  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.sync 0; ld.shared.b32 %w4, [%d8]; "
+                         "st.shared.b32 [%d4], 3;") == "race");  // write after read
+  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; bar.sync 0; ld.shared.b32 %w4, [%d8]; bar.sync "
+                         "0; st.shared.b32 [%d4], 3;") == "");
+  CHECK(check_of(other + "st.shared.b32 [%d4], %w1; st.shared.b32 [%d8], %w1;") ==
+        "race");                                                             // write after write
+  CHECK(check_of("st.shared.b32 [%d3], 7;") == "");                          // all write one value
+  CHECK(check_of("mov.b32 %w5, %w3; st.shared.b32 [%d3], %w5;") == "race");  // a value per warp
   // Different bytes of one word are different cells; the same byte is not.
-  CHECK(check_of("cvt.u64.u32 %d8, %w1; add.u64 %d8, %d8, %d3; st.shared.b8 [%d8], %w1;", 1, 128) == "");
-  CHECK(check_of("and.b32 %w5, %w1, 31; mad.lo.u32 %w5, %w5, 4, %w3; cvt.u64.u32 %d8, %w5; add.u64 %d8, %d8, %d3; st.shared.b8 [%d8], %w1;", 1, 128) == "");
-  CHECK(check_of("and.b32 %w5, %w1, 31; mad.lo.u32 %w5, %w5, 4, %w3; cvt.u64.u32 %d8, %w5; add.u64 %d8, %d8, %d3; st.shared.b8 [%d8], %w1; ld.shared.b8 %w4, [%d3+1];", 1, 128) == "race");
+  CHECK(check_of("cvt.u64.u32 %d8, %w1; add.u64 %d8, %d8, %d3; st.shared.b8 [%d8], %w1;", 1, 128) ==
+        "");
+  CHECK(check_of("and.b32 %w5, %w1, 31; mad.lo.u32 %w5, %w5, 4, %w3; cvt.u64.u32 %d8, %w5; add.u64 "
+                 "%d8, %d8, %d3; st.shared.b8 [%d8], %w1;",
+                 1, 128) == "");
+  CHECK(check_of("and.b32 %w5, %w1, 31; mad.lo.u32 %w5, %w5, 4, %w3; cvt.u64.u32 %d8, %w5; add.u64 "
+                 "%d8, %d8, %d3; st.shared.b8 [%d8], %w1; ld.shared.b8 %w4, [%d3+1];",
+                 1, 128) == "race");
   // Atomics do not race with each other, but with plain accesses.
-  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; atom.shared.add.u32 %w4, [%d3], 1;") == "");
-  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; atom.shared.add.u32 %w4, [%d3], 1; ld.shared.b32 %w5, [%d3];") == "race");
-  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; atom.shared.add.u32 %w4, [%d3], 1; bar.sync 0; ld.shared.b32 %w5, [%d3];") == "");
-  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; atom.shared.add.u32 %w4, [%d3], 1; ld.volatile.shared.b32 %w5, [%d3];") == "");
+  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; "
+                 "atom.shared.add.u32 %w4, [%d3], 1;") == "");
+  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; "
+                 "atom.shared.add.u32 %w4, [%d3], 1; ld.shared.b32 %w5, [%d3];") == "race");
+  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; "
+                 "atom.shared.add.u32 %w4, [%d3], 1; bar.sync 0; ld.shared.b32 %w5, [%d3];") == "");
+  CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; "
+                 "atom.shared.add.u32 %w4, [%d3], 1; ld.volatile.shared.b32 %w5, [%d3];") == "");
 }
 
 TEST_CASE("a barrier of other warps orders nothing; named barriers order their members") {
@@ -235,21 +294,29 @@ TEST_CASE("a barrier of other warps orders nothing; named barriers order their m
     @%p1 st.shared.b32 [%d4], %w1;
     @%p1 bar.arrive 1, 64; @%p2 bar.sync 1, 64;
     @%p2 ld.shared.b32 %w4, [%d4+-128];)";
-  CHECK(check_of(text, 1, 96) == "");                                                        // warp 1 reads after warp 0
-  CHECK(check_of(text + "@%p3 ld.shared.b32 %w4, [%d4+-256];", 1, 96) == "race");              // warp 2 did not wait
-  CHECK(check_of(text + "@%p2 bar.arrive 2, 64; @%p3 bar.sync 2, 64; @%p3 ld.shared.b32 %w4, [%d4+-256];", 1, 96) == "");   // ordered through warp 1
-  CHECK(check_of(text + "@%p1 st.shared.b32 [%d4], 5;", 1, 96) == "race");                      // warp 1 may still read
-  CHECK(check_of(text + "@%p2 bar.arrive 2, 64; @%p1 bar.sync 2, 64; @%p1 st.shared.b32 [%d4], 5;", 1, 96) == "");
+  CHECK(check_of(text, 1, 96) == "");  // warp 1 reads after warp 0
+  CHECK(check_of(text + "@%p3 ld.shared.b32 %w4, [%d4+-256];", 1, 96) ==
+        "race");  // warp 2 did not wait
+  CHECK(
+      check_of(
+          text + "@%p2 bar.arrive 2, 64; @%p3 bar.sync 2, 64; @%p3 ld.shared.b32 %w4, [%d4+-256];",
+          1, 96) == "");  // ordered through warp 1
+  CHECK(check_of(text + "@%p1 st.shared.b32 [%d4], 5;", 1, 96) == "race");  // warp 1 may still read
+  CHECK(check_of(text + "@%p2 bar.arrive 2, 64; @%p1 bar.sync 2, 64; @%p1 st.shared.b32 [%d4], 5;",
+                 1, 96) == "");
 }
 
 TEST_CASE("race reports are the same under every schedule, and name both sides") {
-  for (SchedulePolicy schedule : {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+  for (SchedulePolicy schedule :
+       {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
     for (u64 seed = 0; seed < 10; ++seed) {
-      Report report = run_body("xor.b32 %w5, %w1, 32; mul.wide.u32 %d8, %w5, 4; add.u64 %d8, %d8, %d3;\nst.shared.b32 [%d4], %w1;\nld.shared.b32 %w4, [%d8];", 1, 64,
-                               [&](Bench& bench) {
-                                 bench.options.schedule = schedule;
-                                 bench.options.seed = seed;
-                               });
+      Report report = run_body(
+          "xor.b32 %w5, %w1, 32; mul.wide.u32 %d8, %w5, 4; add.u64 %d8, %d8, %d3;\nst.shared.b32 "
+          "[%d4], %w1;\nld.shared.b32 %w4, [%d8];",
+          1, 64, [&](Bench& bench) {
+            bench.options.schedule = schedule;
+            bench.options.seed = seed;
+          });
       REQUIRE(report.check == "race");
       CHECK((report.line == 16 || report.line == 17));
       CHECK_THAT(report.message, Catch::Contains(report.line == 16 ? "line 17" : "line 16"));
@@ -262,9 +329,15 @@ TEST_CASE("lanes of one instruction that store different values to one place") {
   CHECK(check_of("st.shared.b32 [%d3], 1;", 1, 32) == "");
   CHECK(check_of("st.global.b32 [%d20], %w1;", 1, 32) == "race");
   CHECK(check_of("st.global.b32 [%d20], %w2;", 1, 32) == "");
-  CHECK(check_of("mul.wide.u32 %d8, %w1, 8; add.u64 %d8, %d8, %d3; st.shared.v2.b32 [%d8], {%w1, %w1};", 1, 32) == "");
-  CHECK(check_of("shr.u32 %w5, %w1, 1; mul.wide.u32 %d8, %w5, 8; add.u64 %d8, %d8, %d3; st.shared.v2.b32 [%d8], {%w5, %w1};", 1, 32) == "race");
-  CHECK(check_of("sub.u32 %w5, 31, %w1; mul.wide.u32 %d8, %w5, 4; add.u64 %d8, %d8, %d3; st.shared.b32 [%d8], %w1;", 1, 32) == "");   // descending
+  CHECK(check_of(
+            "mul.wide.u32 %d8, %w1, 8; add.u64 %d8, %d8, %d3; st.shared.v2.b32 [%d8], {%w1, %w1};",
+            1, 32) == "");
+  CHECK(check_of("shr.u32 %w5, %w1, 1; mul.wide.u32 %d8, %w5, 8; add.u64 %d8, %d8, %d3; "
+                 "st.shared.v2.b32 [%d8], {%w5, %w1};",
+                 1, 32) == "race");
+  CHECK(check_of("sub.u32 %w5, 31, %w1; mul.wide.u32 %d8, %w5, 4; add.u64 %d8, %d8, %d3; "
+                 "st.shared.b32 [%d8], %w1;",
+                 1, 32) == "");  // descending
 }
 
 // ---- races in global memory ----------------------------------------------------------------------
@@ -272,22 +345,29 @@ TEST_CASE("lanes of one instruction that store different values to one place") {
 TEST_CASE("races between CTAs, whatever the order they ran in") {
   for (int threads : {1, 2}) {
     auto on = [&](const char* body, unsigned blocks = 4, unsigned block = 32) {
-      Report report = run_body(body, blocks, block, [&](Bench& bench) { bench.options.threads = threads; });
+      Report report =
+          run_body(body, blocks, block, [&](Bench& bench) { bench.options.threads = threads; });
       UNSCOPED_INFO(report.message);
       return report.check;
     };
-    CHECK(on("mul.wide.u32 %d8, %w2, 128; add.u64 %d8, %d8, %d2; st.global.b32 [%d8], %w1;") == "");   // disjoint
+    CHECK(on("mul.wide.u32 %d8, %w2, 128; add.u64 %d8, %d8, %d2; st.global.b32 [%d8], %w1;") ==
+          "");  // disjoint
     CHECK(on("st.global.b32 [%d2], %w2;") == "race");
-    CHECK(on("st.global.b32 [%d2], 5;") == "race");                                                   // the same value is a race, too
+    CHECK(on("st.global.b32 [%d2], 5;") == "race");  // the same value is a race, too
     CHECK(on("ld.global.b32 %w4, [%d2];") == "");
-    CHECK(on("setp.eq.u32 %p1, %w2, 2; @%p1 st.global.b32 [%d2], 5; @!%p1 ld.global.b32 %w4, [%d2];") == "race");
-    CHECK(on("setp.eq.u32 %p1, %w2, 2; @%p1 st.global.b32 [%d2], 5; @%p1 ld.global.b32 %w4, [%d2];") == "");
+    CHECK(on("setp.eq.u32 %p1, %w2, 2; @%p1 st.global.b32 [%d2], 5; @!%p1 ld.global.b32 %w4, "
+             "[%d2];") == "race");
+    CHECK(on("setp.eq.u32 %p1, %w2, 2; @%p1 st.global.b32 [%d2], 5; @%p1 ld.global.b32 %w4, "
+             "[%d2];") == "");
     CHECK(on("red.global.add.u32 [%d2], 1;") == "");
     CHECK(on("red.global.add.u32 [%d2], 1; ld.global.b32 %w4, [%d2];") == "race");
-    CHECK(on("mad.lo.u32 %w5, %w1, 4, %w2; cvt.u64.u32 %d8, %w5; add.u64 %d8, %d8, %d20; st.global.b8 [%d8], %w1;") == "");   // bytes of one word
-    CHECK(on("mad.lo.u32 %w5, %w1, 4, %w2; cvt.u64.u32 %d8, %w5; add.u64 %d8, %d8, %d20; st.global.b8 [%d8], %w1; ld.global.b8 %w4, [%d20];") == "race");
+    CHECK(on("mad.lo.u32 %w5, %w1, 4, %w2; cvt.u64.u32 %d8, %w5; add.u64 %d8, %d8, %d20; "
+             "st.global.b8 [%d8], %w1;") == "");  // bytes of one word
+    CHECK(on("mad.lo.u32 %w5, %w1, 4, %w2; cvt.u64.u32 %d8, %w5; add.u64 %d8, %d8, %d20; "
+             "st.global.b8 [%d8], %w1; ld.global.b8 %w4, [%d20];") == "race");
     CHECK(on("mul.wide.u32 %d8, %w2, 512; add.u64 %d8, %d8, %d6; add.u64 %d9, %d20, 0; "
-             "cp.async.cg.shared.global [%d6], [%d7], 16; cp.async.wait_all; setp.eq.u32 %p1, %w2, 3; @%p1 st.global.b32 [%d2], 1;") == "race");
+             "cp.async.cg.shared.global [%d6], [%d7], 16; cp.async.wait_all; setp.eq.u32 %p1, %w2, "
+             "3; @%p1 st.global.b32 [%d2], 1;") == "race");
   }
 }
 
@@ -329,7 +409,8 @@ TEST_CASE("cp.async copies under every policy: sizes, zero fill, groups") {
         auto got = bench.download<u32>(out, 64 * 12);
         for (u32 t = 0; t < 64; ++t) {
           u32 x = 1000 + 4 * t;
-          std::vector<u32> expected = {x, x + 1, x + 2, x + 3, x, x + 1, 0, 0, t < 10 ? 0 : x, t < 10 ? 0 : x + 1, x + 2, 0};
+          std::vector<u32> expected = {
+              x, x + 1, x + 2, x + 3, x, x + 1, 0, 0, t < 10 ? 0 : x, t < 10 ? 0 : x + 1, x + 2, 0};
           REQUIRE(std::vector<u32>(got.begin() + 12 * t, got.begin() + 12 * t + 12) == expected);
         }
       }
@@ -342,14 +423,16 @@ TEST_CASE("late copies land late, early ones early: what a missing wait reads wi
     Bench bench;
     bench.options.async = async;
     bench.options.checks = Checks::off;
-    bench.kernel(std::string(kPreamble) + "cp.async.ca.shared.global [%d4], [%d2], 4; ld.shared.b32 %w4, [%d4]; add.u64 %d8, %d21, %d1; st.global.b32 [%d8], %w4;",
+    bench.kernel(std::string(kPreamble) +
+                     "cp.async.ca.shared.global [%d4], [%d2], 4; ld.shared.b32 %w4, [%d4]; add.u64 "
+                     "%d8, %d21, %d1; st.global.b32 [%d8], %w4;",
                  2, ".shared .align 16 .b8 s[8192];");
     Address in = bench.upload(std::vector<u32>(32, 5)), out = bench.memory.allocate(128);
     REQUIRE(bench.run(1, 32, {in, out}).findings.empty());
     return bench.download<u32>(out, 32);
   };
   CHECK(read_without_wait(AsyncPolicy::eager) == std::vector<u32>(32, 5));
-  CHECK(read_without_wait(AsyncPolicy::late) == std::vector<u32>(32, 0xffffffff));   // poison
+  CHECK(read_without_wait(AsyncPolicy::late) == std::vector<u32>(32, 0xffffffff));  // poison
   auto random = read_without_wait(AsyncPolicy::random);
   for (u32 x : random) CHECK((x == 5 || x == 0xffffffff));
 }
@@ -357,31 +440,42 @@ TEST_CASE("late copies land late, early ones early: what a missing wait reads wi
 TEST_CASE("copies in flight, under every policy") {
   for (AsyncPolicy async : kPolicies) {
     auto on = [&](const std::string& body, unsigned threads = 64) {
-      Report report = run_body(body, 1, threads, [&](Bench& bench) { bench.options.async = async; });
+      Report report =
+          run_body(body, 1, threads, [&](Bench& bench) { bench.options.async = async; });
       UNSCOPED_INFO(report.message);
       return report.check;
     };
     std::string copy = "cp.async.cg.shared.global [%d6], [%d7], 16; ";
     CHECK(on(copy + "cp.async.wait_all; ld.shared.b32 %w4, [%d6];") == "");
-    CHECK(on(copy + "ld.shared.b32 %w4, [%d6];") == "copy-in-flight");                                    // no wait at all
-    CHECK(on(copy + "cp.async.wait_group 0; ld.shared.b32 %w4, [%d6];") == "copy-in-flight");             // never committed
-    CHECK(on(copy + "cp.async.commit_group; cp.async.wait_group 1; ld.shared.b32 %w4, [%d6];") == "copy-in-flight");   // waits for one too few
-    CHECK(on(copy + "cp.async.commit_group; cp.async.wait_group 0; ld.shared.b32 %w4, [%d6];") == "");
+    CHECK(on(copy + "ld.shared.b32 %w4, [%d6];") == "copy-in-flight");  // no wait at all
+    CHECK(on(copy + "cp.async.wait_group 0; ld.shared.b32 %w4, [%d6];") ==
+          "copy-in-flight");  // never committed
+    CHECK(on(copy + "cp.async.commit_group; cp.async.wait_group 1; ld.shared.b32 %w4, [%d6];") ==
+          "copy-in-flight");  // waits for one too few
+    CHECK(on(copy + "cp.async.commit_group; cp.async.wait_group 0; ld.shared.b32 %w4, [%d6];") ==
+          "");
     CHECK(on(copy + "st.shared.b32 [%d6], 1;") == "copy-in-flight");
     CHECK(on(copy + "cp.async.wait_all; st.shared.b32 [%d6], 1;") == "");
-    CHECK(on(copy + copy + "cp.async.wait_all;") == "copy-in-flight");                                    // twice to one place
-    CHECK(on(copy + "bar.sync 0; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%w4,%w5,%w6,%w7}, [%d6];") == "copy-in-flight");
+    CHECK(on(copy + copy + "cp.async.wait_all;") == "copy-in-flight");  // twice to one place
+    CHECK(on(copy +
+             "bar.sync 0; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%w4,%w5,%w6,%w7}, [%d6];") ==
+          "copy-in-flight");
     // A wait covers the waiting thread's copies only; the others' need a barrier after their waits.
     std::string cross = "xor.b32 %w5, %w1, 32; mul.wide.u32 %d8, %w5, 16; add.u64 %d8, %d8, %d3; ";
     CHECK(on(cross + copy + "cp.async.wait_all; bar.sync 0; ld.shared.b32 %w4, [%d8];") == "");
     std::string missing = on(cross + copy + "cp.async.wait_all; ld.shared.b32 %w4, [%d8];");
     CHECK((missing == "race" || missing == "copy-in-flight"));
-    CHECK(on(cross + copy + "bar.sync 0; cp.async.wait_all; ld.shared.b32 %w4, [%d8];") != "");           // the wait comes after the barrier
+    CHECK(on(cross + copy + "bar.sync 0; cp.async.wait_all; ld.shared.b32 %w4, [%d8];") !=
+          "");  // the wait comes after the barrier
     // Overwriting what other warps may still read.
-    CHECK(on(cross + "st.shared.b32 [%d6], 1; bar.sync 0; ld.shared.b32 %w4, [%d8]; " + copy + "cp.async.wait_all;") == "race");
-    CHECK(on(cross + "st.shared.b32 [%d6], 1; bar.sync 0; ld.shared.b32 %w4, [%d8]; bar.sync 0; " + copy + "cp.async.wait_all;") == "");
+    CHECK(on(cross + "st.shared.b32 [%d6], 1; bar.sync 0; ld.shared.b32 %w4, [%d8]; " + copy +
+             "cp.async.wait_all;") == "race");
+    CHECK(on(cross + "st.shared.b32 [%d6], 1; bar.sync 0; ld.shared.b32 %w4, [%d8]; bar.sync 0; " +
+             copy + "cp.async.wait_all;") == "");
     // Undefined sources; copies that nobody waits for.
-    CHECK(on("add.u64 %d8, %d21, %d5; cp.async.cg.shared.global [%d6], [%d8], 16; cp.async.wait_all; ld.shared.b32 %w4, [%d6]; st.global.b32 [%d2], %w4;") == "uninitialized");
+    CHECK(on("add.u64 %d8, %d21, %d5; cp.async.cg.shared.global [%d6], [%d8], 16; "
+             "cp.async.wait_all; ld.shared.b32 %w4, [%d6]; st.global.b32 [%d2], %w4;") ==
+          "uninitialized");
     CHECK(on(copy) == "");
   }
 }
@@ -400,11 +494,14 @@ TEST_CASE("waits per thread: lanes with different groups") {
     CHECK(on("@%p1 ld.shared.b32 %w4, [%d6];") == "");
     CHECK(on("@!%p1 ld.shared.b32 %w4, [%d6];") == "copy-in-flight");
     CHECK(on("@%p1 ld.shared.b32 %w4, [%d6+4096];") == "copy-in-flight");
-    CHECK(on("cp.async.wait_group 0; ld.shared.b32 %w4, [%d6]; @%p1 ld.shared.b32 %w4, [%d6+4096];") == "");
+    CHECK(on("cp.async.wait_group 0; ld.shared.b32 %w4, [%d6]; @%p1 ld.shared.b32 %w4, "
+             "[%d6+4096];") == "");
   }
 }
 
-TEST_CASE("a double-buffered pipeline is clean under every schedule and policy; without its last barrier it is not") {
+TEST_CASE(
+    "a double-buffered pipeline is clean under every schedule and policy; without its last barrier "
+    "it is not") {
   auto run = [](bool with_barrier, SchedulePolicy schedule, AsyncPolicy async, u64 seed) {
     std::string text = std::string(kPreamble) + R"(
       mov.b32 %w9, 0; mov.b32 %w8, 0;
@@ -436,7 +533,8 @@ TEST_CASE("a double-buffered pipeline is clean under every schedule and policy; 
     }
     return std::string();
   };
-  for (SchedulePolicy schedule : {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+  for (SchedulePolicy schedule :
+       {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
     for (AsyncPolicy async : kPolicies) {
       for (u64 seed = 0; seed < 4; ++seed) {
         CHECK(run(true, schedule, async, seed) == "");

@@ -19,9 +19,10 @@ using u64 = std::uint64_t;
 std::vector<u32> results(const std::string& body, unsigned threads, Checks checks = Checks::on) {
   Bench bench;
   bench.options.checks = checks;
-  bench.kernel("mov.u32 %w1, %tid.x; mov.b32 %w0, 0;\n" + body +
-                   "\n$done: mul.wide.u32 %d1, %w1, 4; add.u64 %d1, %d1, %d20; st.global.b32 [%d1], %w0;",
-               1);
+  bench.kernel(
+      "mov.u32 %w1, %tid.x; mov.b32 %w0, 0;\n" + body +
+          "\n$done: mul.wide.u32 %d1, %w1, 4; add.u64 %d1, %d1, %d20; st.global.b32 [%d1], %w0;",
+      1);
   Address out = bench.memory.allocate(threads * 4);
   LaunchReport report = bench.run(1, threads, {out});
   INFO(messages(report));
@@ -80,10 +81,10 @@ struct RandomProgram {
       if (below(2) == 0) result.second = block(depth - 1, in_loop);
     } else if (choice < 9 && loops < 6) {
       ++loops;
-      result.kind = Node::loop;   // trip count (t ^ constant) & 7, left early when a bit of x is set
+      result.kind = Node::loop;  // trip count (t ^ constant) & 7, left early when a bit of x is set
       result.first = block(depth - 1, true);
     } else if (below(6) == 0) {
-      result.kind = Node::leave;   // lanes with (t & mask) == mask stop here
+      result.kind = Node::leave;  // lanes with (t & mask) == mask stop here
     }
     return result;
   }
@@ -91,16 +92,24 @@ struct RandomProgram {
   void emit(const std::vector<Node>& nodes, const std::string& indent) {
     for (const Node& n : nodes) {
       switch (n.kind) {
-        case Node::add: ptx += fmt::format("{}add.u32 %w0, %w0, {};\n", indent, n.constant); break;
-        case Node::multiply: ptx += fmt::format("{}mad.lo.u32 %w0, %w0, {}, %w1;\n", indent, n.constant | 1); break;
+        case Node::add:
+          ptx += fmt::format("{}add.u32 %w0, %w0, {};\n", indent, n.constant);
+          break;
+        case Node::multiply:
+          ptx += fmt::format("{}mad.lo.u32 %w0, %w0, {}, %w1;\n", indent, n.constant | 1);
+          break;
         case Node::leave:
-          ptx += fmt::format("{0}and.b32 %w5, %w1, {1}; setp.eq.u32 %p2, %w5, {1}; @%p2 bra $done;\n", indent, n.mask | 1);
+          ptx +=
+              fmt::format("{0}and.b32 %w5, %w1, {1}; setp.eq.u32 %p2, %w5, {1}; @%p2 bra $done;\n",
+                          indent, n.mask | 1);
           break;
         case Node::branch: {
           int label = labels++;
           // Lanes differ by their number and by their data.
-          ptx += fmt::format("{0}xor.b32 %w5, %w0, %w1; and.b32 %w5, %w5, {1}; setp.ne.u32 %p1, %w5, 0;\n{0}@!%p1 bra $else{2};\n",
-                             indent, n.mask | 1, label);
+          ptx += fmt::format(
+              "{0}xor.b32 %w5, %w0, %w1; and.b32 %w5, %w5, {1}; setp.ne.u32 %p1, %w5, 0;\n{0}@!%p1 "
+              "bra $else{2};\n",
+              indent, n.mask | 1, label);
           emit(n.first, indent + " ");
           ptx += fmt::format("{0}bra $end{1};\n$else{1}:\n", indent, label);
           emit(n.second, indent + " ");
@@ -110,12 +119,15 @@ struct RandomProgram {
         case Node::loop: {
           int label = labels++;
           int counter = 10 + label % 40;
-          ptx += fmt::format("{0}xor.b32 %w5, %w1, {1}; and.b32 %w{2}, %w5, 7;\n$head{3}:\n{0}setp.eq.u32 %p1, %w{2}, 0; @%p1 bra $exit{3};\n",
-                             indent, n.constant, counter, label);
+          ptx += fmt::format(
+              "{0}xor.b32 %w5, %w1, {1}; and.b32 %w{2}, %w5, 7;\n$head{3}:\n{0}setp.eq.u32 %p1, "
+              "%w{2}, 0; @%p1 bra $exit{3};\n",
+              indent, n.constant, counter, label);
           emit(n.first, indent + " ");
-          ptx += fmt::format("{0}and.b32 %w5, %w0, {1}; setp.eq.u32 %p1, %w5, {1}; @%p1 bra $exit{2};\n"
-                             "{0}sub.u32 %w{3}, %w{3}, 1; bra $head{2};\n$exit{2}:\n",
-                             indent, n.mask | 4, label, counter);
+          ptx += fmt::format(
+              "{0}and.b32 %w5, %w0, {1}; setp.eq.u32 %p1, %w5, {1}; @%p1 bra $exit{2};\n"
+              "{0}sub.u32 %w{3}, %w{3}, 1; bra $head{2};\n$exit{2}:\n",
+              indent, n.mask | 4, label, counter);
           break;
         }
       }
@@ -126,8 +138,12 @@ struct RandomProgram {
   bool interpret(const std::vector<Node>& nodes, u32 t, u32& x) const {
     for (const Node& n : nodes) {
       switch (n.kind) {
-        case Node::add: x += n.constant; break;
-        case Node::multiply: x = x * (n.constant | 1) + t; break;
+        case Node::add:
+          x += n.constant;
+          break;
+        case Node::multiply:
+          x = x * (n.constant | 1) + t;
+          break;
         case Node::leave:
           if ((t & (n.mask | 1)) == (n.mask | 1)) return false;
           break;
@@ -171,7 +187,9 @@ TEST_CASE("nested branches") {
       bra $join;
     $even: mov.b32 %w0, 50;
     $join: add.u32 %w0, %w0, %w1;)",
-         [](u32 t) { return (t % 2 == 0 ? 50 : (t & 2) == 0 ? 101 : 103) + t; });
+         [](u32 t) {
+           return (t % 2 == 0 ? 50 : (t & 2) == 0 ? 101 : 103) + t;
+         });
 }
 
 TEST_CASE("a loop with a trip count per lane") {
@@ -237,7 +255,8 @@ TEST_CASE("random structured programs") {
 }
 
 TEST_CASE("warps exchange data through shared memory and a barrier, under every schedule") {
-  for (SchedulePolicy schedule : {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+  for (SchedulePolicy schedule :
+       {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
     for (u64 seed = 0; seed < 8; ++seed) {
       for (unsigned threads : {32u, 128u, 1024u}) {
         Bench bench;
@@ -249,7 +268,8 @@ TEST_CASE("warps exchange data through shared memory and a barrier, under every 
         INFO(messages(report));
         REQUIRE(report.findings.empty());
         auto got = bench.download<u32>(out, threads * 3);
-        for (u32 i = 0; i < threads * 3; ++i) REQUIRE(got[i] == (threads - 1 - i % threads) * 7 + i / threads);
+        for (u32 i = 0; i < threads * 3; ++i)
+          REQUIRE(got[i] == (threads - 1 - i % threads) * 7 + i / threads);
       }
     }
   }
@@ -279,7 +299,8 @@ TEST_CASE("named barriers: a producer arrives, consumers wait") {
     setp.eq.u32 %p3, %w2, 0; @%p3 ret;
     mul.wide.u32 %d4, %w1, 4; add.u64 %d4, %d4, %d20; st.global.b32 [%d4], %w6;)",
                1, ".shared .align 4 .b8 s[128];");
-  for (SchedulePolicy schedule : {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+  for (SchedulePolicy schedule :
+       {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
     bench.options.schedule = schedule;
     Address out = bench.memory.allocate(128 * 4);
     LaunchReport report = bench.run(1, 128, {out});
@@ -333,26 +354,34 @@ TEST_CASE("deadlocks are reported with every warp's place") {
   LaunchReport report = bench.run(1, 64, {});
   REQUIRE(only_check(report) == "deadlock");
   const std::string& text = report.findings[0].message;
-  CHECK_THAT(text, Catch::Contains("warp 0 waits at line 13") && Catch::Contains("barrier 2: 32 of 64 threads"));
-  CHECK_THAT(text, Catch::Contains("warp 1 waits at line 11") && Catch::Contains("barrier 1: 32 of 96 threads"));
+  CHECK_THAT(text, Catch::Contains("warp 0 waits at line 13") &&
+                       Catch::Contains("barrier 2: 32 of 64 threads"));
+  CHECK_THAT(text, Catch::Contains("warp 1 waits at line 11") &&
+                       Catch::Contains("barrier 1: 32 of 96 threads"));
 }
 
 TEST_CASE("misused barriers") {
   auto check_of = [](const std::string& body, unsigned threads) {
     Bench bench;
-    bench.kernel("mov.u32 %w1, %tid.x; shr.u32 %w2, %w1, 5; setp.eq.u32 %p1, %w2, 0; setp.lt.u32 %p2, %w1, 7;\n" + body, 0);
+    bench.kernel(
+        "mov.u32 %w1, %tid.x; shr.u32 %w2, %w1, 5; setp.eq.u32 %p1, %w2, 0; setp.lt.u32 %p2, %w1, "
+        "7;\n" +
+            body,
+        0);
     return only_check(bench.run(1, threads, {}));
   };
   CHECK(check_of("bar.sync 3;", 64) == "");
-  CHECK(check_of("bar.sync 16;", 64) == "barrier");                                  // there are 0 to 15
-  CHECK(check_of("bar.sync 1, 33;", 64) == "barrier");                               // no multiple of 32
-  CHECK(check_of("@%p1 bar.sync 1, 64; @!%p1 bar.sync 1, 96;", 64) == "barrier");    // different counts
-  CHECK(check_of("bar.arrive 1, 96; bar.arrive 1, 96;", 64) == "barrier");           // twice before completion
-  CHECK(check_of("bar.sync 1, 32;", 64) == "");                                      // each warp by itself
+  CHECK(check_of("bar.sync 16;", 64) == "barrier");     // there are 0 to 15
+  CHECK(check_of("bar.sync 1, 33;", 64) == "barrier");  // no multiple of 32
+  CHECK(check_of("@%p1 bar.sync 1, 64; @!%p1 bar.sync 1, 96;", 64) ==
+        "barrier");  // different counts
+  CHECK(check_of("bar.arrive 1, 96; bar.arrive 1, 96;", 64) ==
+        "barrier");                              // twice before completion
+  CHECK(check_of("bar.sync 1, 32;", 64) == "");  // each warp by itself
   CHECK(check_of("@%p2 bar.sync 0;", 64) == "divergent-collective");
   CHECK(check_of("@!%p2 bra $x; bar.sync 0; $x: bar.sync 1;", 32) == "divergent-collective");
-  CHECK(check_of("@!%p2 bra $x; bar.sync 0; $x:", 32) == "");                       // the others have left
-  CHECK(check_of("bar.sync %w1;", 64) == "barrier");                                 // different numbers in a warp
+  CHECK(check_of("@!%p2 bra $x; bar.sync 0; $x:", 32) == "");  // the others have left
+  CHECK(check_of("bar.sync %w1;", 64) == "barrier");           // different numbers in a warp
 }
 
 TEST_CASE("an endless loop ends as a finding") {
@@ -361,8 +390,10 @@ TEST_CASE("an endless loop ends as a finding") {
   bench.kernel("$loop: bra $loop;", 0);
   LaunchReport report = bench.run(1, 64, {});
   CHECK(only_check(report) == "instruction-limit");
-  bench.kernel("mov.u32 %w1, 30000; $loop: sub.u32 %w1, %w1, 1; setp.ne.u32 %p1, %w1, 0; @%p1 bra $loop;", 0);
-  CHECK(only_check(bench.run(8, 32, {})) == "");   // the limit counts for each CTA
+  bench.kernel(
+      "mov.u32 %w1, 30000; $loop: sub.u32 %w1, %w1, 1; setp.ne.u32 %p1, %w1, 0; @%p1 bra $loop;",
+      0);
+  CHECK(only_check(bench.run(8, 32, {})) == "");  // the limit counts for each CTA
 }
 
 TEST_CASE("trap, and divergent uniform branches") {
@@ -390,14 +421,16 @@ TEST_CASE("results and reports do not depend on host threads, nor repeat differe
     LaunchReport report = bench.run(20, 128, {out});
     return std::pair{messages(report), bench.download<u32>(out, racy ? 1 : 128 * 20)};
   };
-  for (SchedulePolicy schedule : {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+  for (SchedulePolicy schedule :
+       {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
     for (u64 seed : {1, 2, 3}) {
       auto alone = run(1, schedule, seed, false);
       CHECK(alone.first == "");
       CHECK(run(4, schedule, seed, false) == alone);
       std::string finding = run(1, schedule, seed, true).first;
       CHECK(finding != "");
-      for (int repeat = 0; repeat < 5; ++repeat) CHECK(run(4, schedule, seed, true).first == finding);
+      for (int repeat = 0; repeat < 5; ++repeat)
+        CHECK(run(4, schedule, seed, true).first == finding);
     }
   }
 }

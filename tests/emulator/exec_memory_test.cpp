@@ -40,10 +40,10 @@ struct Type {
   int bytes;
   bool sign;
 };
-constexpr Type kTypes[] = {{"b8", 1, false},  {"u8", 1, false},  {"s8", 1, true},  {"b16", 2, false},
-                           {"u16", 2, false}, {"s16", 2, true},  {"b32", 4, false}, {"u32", 4, false},
-                           {"s32", 4, true},  {"f32", 4, false}, {"b64", 8, false}, {"u64", 8, false},
-                           {"s64", 8, true},  {"f64", 8, false}};
+constexpr Type kTypes[] = {
+    {"b8", 1, false},  {"u8", 1, false},  {"s8", 1, true},   {"b16", 2, false}, {"u16", 2, false},
+    {"s16", 2, true},  {"b32", 4, false}, {"u32", 4, false}, {"s32", 4, true},  {"f32", 4, false},
+    {"b64", 8, false}, {"u64", 8, false}, {"s64", 8, true},  {"f64", 8, false}};
 
 }  // namespace
 
@@ -68,7 +68,8 @@ TEST_CASE("ld extends to the register by the type, st cuts") {
                                type.bytes, type.name, r, type.name, widen),
                    3);
       auto data = pattern(96 * type.bytes, 7);
-      Address in = bench.upload(data), wide = bench.memory.allocate(96 * 8), narrow = bench.memory.allocate(96 * type.bytes);
+      Address in = bench.upload(data), wide = bench.memory.allocate(96 * 8),
+              narrow = bench.memory.allocate(96 * type.bytes);
       require_clean(bench.run(1, 96, {in, wide, narrow}));
       auto got = bench.download<u64>(wide, 96);
       for (int i = 0; i < 96; ++i) {
@@ -86,15 +87,19 @@ TEST_CASE("ld extends to the register by the type, st cuts") {
 TEST_CASE("vector loads and stores, all spaces") {
   for (const char* space : {"global", "shared", "local", ""}) {
     for (int count : {2, 4}) {
-      for (const Type& type : {Type{"b8", 1, false}, Type{"b16", 2, false}, Type{"b32", 4, false}, Type{"b64", 8, false}}) {
+      for (const Type& type : {Type{"b8", 1, false}, Type{"b16", 2, false}, Type{"b32", 4, false},
+                               Type{"b64", 8, false}}) {
         if (count * type.bytes > 16) continue;
         INFO(space << " v" << count << "." << type.name);
         char reg = type.bytes == 8 ? 'd' : type.bytes == 4 ? 'w' : 'h';
         std::string registers;
-        for (int i = 0; i < count; ++i) registers += fmt::format("{}%{}{}", i > 0 ? ", " : "", reg, 10 + i % 4);
+        for (int i = 0; i < count; ++i)
+          registers += fmt::format("{}%{}{}", i > 0 ? ", " : "", reg, 10 + i % 4);
         if (reg == 'h') registers = count == 2 ? "%h1, %h2" : "%h1, %h2, %h3, %h4";
-        std::string body = fmt::format("mov.u32 %w1, %tid.x; mul.wide.u32 %d2, %w1, {}; add.u64 %d4, %d20, %d2; add.u64 %d5, %d21, %d2;\n",
-                                       count * type.bytes);
+        std::string body = fmt::format(
+            "mov.u32 %w1, %tid.x; mul.wide.u32 %d2, %w1, {}; add.u64 %d4, %d20, %d2; add.u64 %d5, "
+            "%d21, %d2;\n",
+            count * type.bytes);
         std::string v = fmt::format("v{}.{}", count, type.name);
         body += fmt::format("ld.global.{} {{{}}}, [%d4];\n", v, registers);
         std::string s = space;
@@ -108,7 +113,9 @@ TEST_CASE("vector loads and stores, all spaces") {
           body += "mov.b64 %d6, %d5;\n";
         }
         std::string dot = s.empty() ? "" : "." + s;
-        body += fmt::format("st{0}.{1} [%d6], {{{2}}};\nld{0}.{1} {{{2}}}, [%d6];\nst.global.{1} [%d5], {{{2}}};", dot, v, registers);
+        body += fmt::format(
+            "st{0}.{1} [%d6], {{{2}}};\nld{0}.{1} {{{2}}}, [%d6];\nst.global.{1} [%d5], {{{2}}};",
+            dot, v, registers);
         Bench bench;
         bench.kernel(body, 2, ".shared .align 16 .b8 s[1024]; .local .align 16 .b8 l[64];");
         auto data = pattern(64 * count * type.bytes, 3);
@@ -170,8 +177,8 @@ TEST_CASE("static and dynamic shared memory, module variables") {
   Address out = bench.memory.allocate(32);
   require_clean(bench.run(1, 1, {out}));
   auto got = bench.download<u32>(out, 8);
-  CHECK(got[0] % 1024 == 0);             // alignment is honoured
-  CHECK(got[0] == 2048);                 // after the static array, which starts at 1024
+  CHECK(got[0] % 1024 == 0);  // alignment is honoured
+  CHECK(got[0] == 2048);      // after the static array, which starts at 1024
   CHECK(got[1] == 1024);
   CHECK(std::vector<u32>(got.begin() + 2, got.begin() + 4) == std::vector<u32>{30, 64});
   CHECK(got[4] == 1024 + 64);
@@ -199,37 +206,49 @@ TEST_CASE("cache hints change nothing") {
 
 TEST_CASE("atomics return the old value and combine every lane") {
   struct Case {
-    const char* text;   // on %d1, with operand %w2 = 3 * thread + 1
+    const char* text;  // on %d1, with operand %w2 = 3 * thread + 1
     u32 initial;
     u32 (*step)(u32, u32);
   };
   for (const Case& c :
        {Case{"atom{}.add.u32 %w3, [%d1], %w2;", 5, [](u32 old, u32 b) { return old + b; }},
-        Case{"atom{}.min.s32 %w3, [%d1], %w2;", 0xfffffff0, [](u32 old, u32 b) { return static_cast<u32>(std::min(static_cast<std::int32_t>(old), static_cast<std::int32_t>(b))); }},
-        Case{"atom{}.min.u32 %w3, [%d1], %w2;", 0xfffffff0, [](u32 old, u32 b) { return std::min(old, b); }},
-        Case{"atom{}.max.u32 %w3, [%d1], %w2;", 20, [](u32 old, u32 b) { return std::max(old, b); }},
+        Case{"atom{}.min.s32 %w3, [%d1], %w2;", 0xfffffff0,
+             [](u32 old, u32 b) {
+               return static_cast<u32>(
+                   std::min(static_cast<std::int32_t>(old), static_cast<std::int32_t>(b)));
+             }},
+        Case{"atom{}.min.u32 %w3, [%d1], %w2;", 0xfffffff0,
+             [](u32 old, u32 b) { return std::min(old, b); }},
+        Case{"atom{}.max.u32 %w3, [%d1], %w2;", 20,
+             [](u32 old, u32 b) { return std::max(old, b); }},
         Case{"atom{}.exch.b32 %w3, [%d1], %w2;", 20, [](u32, u32 b) { return b; }},
         Case{"atom{}.and.b32 %w3, [%d1], %w2;", 0xff, [](u32 old, u32 b) { return old & b; }},
         Case{"atom{}.or.b32 %w3, [%d1], %w2;", 0, [](u32 old, u32 b) { return old | b; }},
         Case{"atom{}.xor.b32 %w3, [%d1], %w2;", 0, [](u32 old, u32 b) { return old ^ b; }},
-        Case{"atom{}.inc.u32 %w3, [%d1], 9;", 3, [](u32 old, u32) { return old >= 9 ? 0 : old + 1; }},
-        Case{"atom{}.dec.u32 %w3, [%d1], 9;", 3, [](u32 old, u32) { return old == 0 || old > 9 ? 9 : old - 1; }},
-        Case{"atom{}.cas.b32 %w3, [%d1], 20, %w2;", 20, [](u32 old, u32 b) { return old == 20 ? b : old; }}}) {
+        Case{"atom{}.inc.u32 %w3, [%d1], 9;", 3,
+             [](u32 old, u32) { return old >= 9 ? 0 : old + 1; }},
+        Case{"atom{}.dec.u32 %w3, [%d1], 9;", 3,
+             [](u32 old, u32) { return old == 0 || old > 9 ? 9 : old - 1; }},
+        Case{"atom{}.cas.b32 %w3, [%d1], 20, %w2;", 20,
+             [](u32 old, u32 b) { return old == 20 ? b : old; }}}) {
     for (bool shared : {false, true}) {
       std::string text = c.text;
       text.replace(text.find("{}"), 2, shared ? ".shared" : ".relaxed.gpu.global");
       INFO(text);
       Bench bench;
-      std::string address = shared ? "mov.b64 %d1, s; ld.global.b32 %w9, [%d20]; st.shared.b32 [%d1], %w9;" : "mov.b64 %d1, %d20;";
-      bench.kernel(R"(mov.u32 %w1, %tid.x; mad.lo.u32 %w2, %w1, 3, 1;)" + address + text +
-                       R"(mul.wide.u32 %d2, %w1, 4; add.u64 %d2, %d2, %d21; st.global.b32 [%d2], %w3;)",
-                   2, ".shared .align 4 .b8 s[4];");
+      std::string address =
+          shared ? "mov.b64 %d1, s; ld.global.b32 %w9, [%d20]; st.shared.b32 [%d1], %w9;"
+                 : "mov.b64 %d1, %d20;";
+      bench.kernel(
+          R"(mov.u32 %w1, %tid.x; mad.lo.u32 %w2, %w1, 3, 1;)" + address + text +
+              R"(mul.wide.u32 %d2, %w1, 4; add.u64 %d2, %d2, %d21; st.global.b32 [%d2], %w3;)",
+          2, ".shared .align 4 .b8 s[4];");
       Address at = bench.upload(std::vector<u32>{c.initial});
       Address out = bench.memory.allocate(32 * 4);
       require_clean(bench.run(1, 32, {at, out}));
       auto old = bench.download<u32>(out, 32);
       u32 value = c.initial;
-      for (u32 t = 0; t < 32; ++t) {   // lanes in order
+      for (u32 t = 0; t < 32; ++t) {  // lanes in order
         CHECK(old[t] == value);
         value = c.step(value, 3 * t + 1);
       }
@@ -253,14 +272,15 @@ TEST_CASE("red, 64-bit and float atomics, across CTAs") {
   CHECK(sum == 5 * 63 * 32);
   CHECK(got[2] == 1 + 5 * 63 * 32);
   CHECK(got[4] == 63);
-  CHECK(got[5] == 0x5d005d00);   // 320 in f16, both halves
+  CHECK(got[5] == 0x5d005d00);  // 320 in f16, both halves
 }
 
 TEST_CASE("bank conflicts and instruction counts") {
   auto wavefronts = [](const std::string& body) {
     Bench bench;
     bench.counting = Counting::on;
-    bench.kernel("mov.u32 %w1, %tid.x; mov.b64 %d1, s;\n" + body, 0, ".shared .align 16 .b8 s[8192];");
+    bench.kernel("mov.u32 %w1, %tid.x; mov.b64 %d1, s;\n" + body, 0,
+                 ".shared .align 16 .b8 s[8192];");
     LaunchReport report = bench.run(1, 32, {});
     INFO(messages(report));
     REQUIRE(report.findings.empty());
@@ -274,14 +294,16 @@ TEST_CASE("bank conflicts and instruction counts") {
     return std::pair<u64, u64>{};
   };
   auto strided = [&](int stride, const char* store) {
-    return wavefronts(fmt::format("mul.wide.u32 %d2, %w1, {}; add.u64 %d2, %d2, %d1; {}", stride, store));
+    return wavefronts(
+        fmt::format("mul.wide.u32 %d2, %w1, {}; add.u64 %d2, %d2, %d1; {}", stride, store));
   };
   CHECK(strided(4, "st.shared.b32 [%d2], %w1;") == std::pair<u64, u64>{1, 1});
   CHECK(strided(8, "st.shared.b32 [%d2], %w1;") == std::pair<u64, u64>{2, 1});
   CHECK(strided(128, "st.shared.b32 [%d2], %w1;") == std::pair<u64, u64>{32, 1});
   CHECK(strided(132, "st.shared.b32 [%d2], %w1;") == std::pair<u64, u64>{1, 1});
   CHECK(strided(16, "st.shared.v4.b32 [%d2], {%w1, %w1, %w1, %w1};") == std::pair<u64, u64>{4, 4});
-  CHECK(strided(128, "st.shared.v4.b32 [%d2], {%w1, %w1, %w1, %w1};") == std::pair<u64, u64>{32, 4});
+  CHECK(strided(128, "st.shared.v4.b32 [%d2], {%w1, %w1, %w1, %w1};") ==
+        std::pair<u64, u64>{32, 4});
 }
 
 }  // namespace sagegen::emulator::test

@@ -18,8 +18,10 @@ using s32 = std::int32_t;
 
 // One warp runs `body`, which leaves up to eight values per lane in %w10 to %w17. %w1 is the lane, %w2
 // a value of its own.
-std::vector<std::vector<u32>> run_warp_body(const std::string& body, int values, const std::vector<u32>& own,
-                                            const std::string& shared = "", Profile profile = Profile::sm_89,
+std::vector<std::vector<u32>> run_warp_body(const std::string& body, int values,
+                                            const std::vector<u32>& own,
+                                            const std::string& shared = "",
+                                            Profile profile = Profile::sm_89,
                                             HostVectors vectors = host_vectors()) {
   Bench bench(profile);
   bench.use_vectors(vectors);
@@ -27,7 +29,8 @@ std::vector<std::vector<u32>> run_warp_body(const std::string& body, int values,
     mov.u32 %w1, %tid.x; mul.wide.u32 %d1, %w1, 4; add.u64 %d2, %d20, %d1; ld.global.b32 %w2, [%d2];
     mul.wide.u32 %d3, %w1, 32; add.u64 %d3, %d3, %d21;
 )" + body;
-  for (int i = 0; i < values; ++i) text += fmt::format("\nst.global.b32 [%d3+{}], %w{};", 4 * i, 10 + i);
+  for (int i = 0; i < values; ++i)
+    text += fmt::format("\nst.global.b32 [%d3+{}], %w{};", 4 * i, 10 + i);
   bench.kernel(text, 2, shared);
   Address in = bench.upload(own), out = bench.memory.allocate(32 * 32);
   LaunchReport report = bench.run(1, 32, {in, out});
@@ -60,11 +63,18 @@ TEST_CASE("shfl, every mode, clamp and segment") {
           // Distances: a constant, or one per lane.
           std::string b = variant == 0 ? "1" : variant == 1 ? "16" : variant == 2 ? "35" : "%w3";
           u32 c = segment << 8 | clamp;
-          std::string body = fmt::format("mad.lo.u32 %w3, %w1, 7, 3; shfl.sync.{}.b32 %w10|%p1, %w2, {}, {}, -1; selp.b32 %w11, 1, 0, %p1;", mode, b, c);
+          std::string body = fmt::format(
+              "mad.lo.u32 %w3, %w1, 7, 3; shfl.sync.{}.b32 %w10|%p1, %w2, {}, {}, -1; selp.b32 "
+              "%w11, 1, 0, %p1;",
+              mode, b, c);
           for (HostVectors vectors : {HostVectors::baseline, host_vectors()}) {
             auto got = run_warp_body(body, 2, own, "", Profile::sm_89, vectors);
             for (int lane = 0; lane < 32; ++lane) {
-              u32 distance = (variant == 0 ? 1u : variant == 1 ? 16u : variant == 2 ? 35u : static_cast<u32>(lane) * 7 + 3) & 31;
+              u32 distance = (variant == 0   ? 1u
+                              : variant == 1 ? 16u
+                              : variant == 2 ? 35u
+                                             : static_cast<u32>(lane) * 7 + 3) &
+                             31;
               int min_lane = lane & static_cast<int>(segment);
               int max_lane = min_lane | static_cast<int>(clamp & ~segment);
               std::string m = mode;
@@ -86,7 +96,8 @@ TEST_CASE("shfl, every mode, clamp and segment") {
 
 TEST_CASE("shfl in place, and inside a part of the warp") {
   auto own = random_words(32, 2);
-  auto got = run_warp_body("shfl.sync.bfly.b32 %w2, %w2, 5, 31, 0xffffffff; mov.b32 %w10, %w2;", 1, own);
+  auto got =
+      run_warp_body("shfl.sync.bfly.b32 %w2, %w2, 5, 31, 0xffffffff; mov.b32 %w10, %w2;", 1, own);
   for (int lane = 0; lane < 32; ++lane) CHECK(got[lane][0] == own[lane ^ 5]);
   got = run_warp_body(R"(
     mov.b32 %w10, 0; setp.lt.u32 %p1, %w1, 16; @!%p1 bra $high;
@@ -94,9 +105,13 @@ TEST_CASE("shfl in place, and inside a part of the warp") {
     $high: shfl.sync.idx.b32 %w10, %w2, 20, 31, 0xffff0000;
     $end:)",
                       1, own);
-  for (int lane = 0; lane < 32; ++lane) CHECK(got[lane][0] == (lane < 16 ? own[lane ^ 8] : own[20]));
+  for (int lane = 0; lane < 32; ++lane)
+    CHECK(got[lane][0] == (lane < 16 ? own[lane ^ 8] : own[20]));
   // Two groups of members in one instruction.
-  got = run_warp_body("setp.lt.u32 %p1, %w1, 16; selp.b32 %w3, 0xffff, 0xffff0000, %p1; shfl.sync.bfly.b32 %w10, %w2, 3, 31, %w3;", 1, own);
+  got = run_warp_body(
+      "setp.lt.u32 %p1, %w1, 16; selp.b32 %w3, 0xffff, 0xffff0000, %p1; shfl.sync.bfly.b32 %w10, "
+      "%w2, 3, 31, %w3;",
+      1, own);
   for (int lane = 0; lane < 32; ++lane) CHECK(got[lane][0] == own[lane ^ 3]);
 }
 
@@ -133,7 +148,8 @@ TEST_CASE("vote, match, redux, elect, activemask") {
     least = std::min(least, static_cast<s32>(x));
   }
   for (u32 lane = 0; lane < 32; ++lane) {
-    CHECK(got[lane] == std::vector<u32>{sum, static_cast<u32>(least), biggest, all, any, parity, lane == 0 ? 1u : 0u, lane > 20 ? 0xffe00000 : 0});
+    CHECK(got[lane] == std::vector<u32>{sum, static_cast<u32>(least), biggest, all, any, parity,
+                                        lane == 0 ? 1u : 0u, lane > 20 ? 0xffe00000 : 0});
   }
 }
 
@@ -153,11 +169,14 @@ TEST_CASE("ldmatrix: rows by address lanes, fragments by lane, transposed or not
         bar.warp.sync -1;
         ldmatrix.sync.aligned.m8n8.x{}{}.shared.b16 {{{}}}, [%d5];)",
                                      matrices, transposed ? ".trans" : "", list);
-      auto got = run_warp_body(body, matrices, random_words(32, 5), ".shared .align 16 .b8 s[1536];");
+      auto got =
+          run_warp_body(body, matrices, random_words(32, 5), ".shared .align 16 .b8 s[1536];");
       for (int lane = 0; lane < 32; ++lane) {
         int g = lane >> 2, t = lane & 3;
         for (int m = 0; m < matrices; ++m) {
-          auto element = [&](int row, int column) { return static_cast<u32>(100 * m + 10 * row + column); };
+          auto element = [&](int row, int column) {
+            return static_cast<u32>(100 * m + 10 * row + column);
+          };
           u32 low = transposed ? element(2 * t, g) : element(g, 2 * t);
           u32 high = transposed ? element(2 * t + 1, g) : element(g, 2 * t + 1);
           REQUIRE(got[lane][m] == (low | high << 16));
@@ -185,7 +204,9 @@ TEST_CASE("stmatrix undoes ldmatrix, movmatrix transposes") {
     }
   }
   auto got = run_warp_body("movmatrix.sync.aligned.m8n8.trans.b16 %w10, %w2;", 1, own);
-  auto element = [&](int row, int column) { return own[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff; };
+  auto element = [&](int row, int column) {
+    return own[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
+  };
   for (int lane = 0; lane < 32; ++lane) {
     int g = lane >> 2, t = lane & 3;
     CHECK(got[lane][0] == (element(2 * t, g) | element(2 * t + 1, g) << 16));
@@ -237,23 +258,36 @@ TEST_CASE("mma passes fragments to the numerics unchanged, every shape") {
     int d, a, b;
     MmaShape shape;
   };
-  for (const Case& c : {Case{"m16n8k16.row.col.f32.f16.f16.f32", 4, 4, 2, {MmaType::f16, MmaType::f16, 16}},
-                        Case{"m16n8k8.row.col.f32.f16.f16.f32", 4, 2, 1, {MmaType::f16, MmaType::f16, 8}},
-                        Case{"m16n8k16.row.col.f16.f16.f16.f16", 2, 4, 2, {MmaType::f16, MmaType::f16, 16, true}},
-                        Case{"m16n8k16.row.col.f32.bf16.bf16.f32", 4, 4, 2, {MmaType::bf16, MmaType::bf16, 16}},
-                        Case{"m16n8k32.row.col.f32.e4m3.e5m2.f32", 4, 4, 2, {MmaType::e4m3, MmaType::e5m2, 32}},
-                        Case{"m16n8k32.row.col.f16.e4m3.e4m3.f16", 2, 4, 2, {MmaType::e4m3, MmaType::e4m3, 32, true}},
-                        Case{"m16n8k16.row.col.s32.s8.u8.s32", 4, 2, 1, {MmaType::s8, MmaType::u8, 16}},
-                        Case{"m16n8k32.row.col.satfinite.s32.u8.s8.s32", 4, 4, 2, {MmaType::u8, MmaType::s8, 32, false, true}},
-                        Case{"m16n8k64.row.col.s32.s4.s4.s32", 4, 4, 2, {MmaType::s4, MmaType::s4, 64}},
-                        Case{"m16n8k32.row.col.s32.u4.s4.s32", 4, 2, 1, {MmaType::u4, MmaType::s4, 32}}}) {
+  for (const Case& c :
+       {Case{"m16n8k16.row.col.f32.f16.f16.f32", 4, 4, 2, {MmaType::f16, MmaType::f16, 16}},
+        Case{"m16n8k8.row.col.f32.f16.f16.f32", 4, 2, 1, {MmaType::f16, MmaType::f16, 8}},
+        Case{"m16n8k16.row.col.f16.f16.f16.f16", 2, 4, 2, {MmaType::f16, MmaType::f16, 16, true}},
+        Case{"m16n8k16.row.col.f32.bf16.bf16.f32", 4, 4, 2, {MmaType::bf16, MmaType::bf16, 16}},
+        Case{"m16n8k32.row.col.f32.e4m3.e5m2.f32", 4, 4, 2, {MmaType::e4m3, MmaType::e5m2, 32}},
+        Case{"m16n8k32.row.col.f16.e4m3.e4m3.f16",
+             2,
+             4,
+             2,
+             {MmaType::e4m3, MmaType::e4m3, 32, true}},
+        Case{"m16n8k16.row.col.s32.s8.u8.s32", 4, 2, 1, {MmaType::s8, MmaType::u8, 16}},
+        Case{"m16n8k32.row.col.satfinite.s32.u8.s8.s32",
+             4,
+             4,
+             2,
+             {MmaType::u8, MmaType::s8, 32, false, true}},
+        Case{"m16n8k64.row.col.s32.s4.s4.s32", 4, 4, 2, {MmaType::s4, MmaType::s4, 64}},
+        Case{"m16n8k32.row.col.s32.u4.s4.s32", 4, 2, 1, {MmaType::u4, MmaType::s4, 32}}}) {
     INFO(c.text);
     MmaRegisters r = {};
     auto words = random_words(32 * 10, 9);
     // Registers 20.. are A, 24.. B, 26.. C; values of one lane follow from its own word by known steps.
     std::string body, a, b, d, e;
-    auto value = [&](int lane, int i) { return words[lane] * (2 * i + 3) ^ static_cast<u32>(i) * 0x01010101; };
-    for (int i = 0; i < 10; ++i) body += fmt::format("mul.lo.u32 %w{0}, %w2, {1}; xor.b32 %w{0}, %w{0}, {2};\n", 20 + i, 2 * i + 3, i * 0x01010101);
+    auto value = [&](int lane, int i) {
+      return words[lane] * (2 * i + 3) ^ static_cast<u32>(i) * 0x01010101;
+    };
+    for (int i = 0; i < 10; ++i)
+      body += fmt::format("mul.lo.u32 %w{0}, %w2, {1}; xor.b32 %w{0}, %w{0}, {2};\n", 20 + i,
+                          2 * i + 3, i * 0x01010101);
     for (int i = 0; i < c.a; ++i) a += fmt::format("{}%w{}", i > 0 ? ", " : "", 20 + i);
     for (int i = 0; i < c.b; ++i) b += fmt::format("{}%w{}", i > 0 ? ", " : "", 24 + i);
     for (int i = 0; i < c.d; ++i) e += fmt::format("{}%w{}", i > 0 ? ", " : "", 26 + i);

@@ -19,7 +19,7 @@ using namespace sagegen::runtime;
 
 struct Mix {
   const char* name;
-  const char* body;   // of a loop; %f0.. are floats in %w registers, %d1 a shared address
+  const char* body;  // of a loop; %f0.. are floats in %w registers, %d1 a shared address
 };
 
 constexpr Mix kMixes[] = {
@@ -136,7 +136,8 @@ double measure(const Mix& mix, Checks checks, double seconds) {
 
 int main(int argc, char** argv) {
   double seconds = argc > 1 ? std::atof(argv[1]) : 0.5;
-  fmt::print("{:34} {:>14} {:>14}   million warp instructions per second\n", "one host thread, 4 warps", "checks off", "checks on");
+  fmt::print("{:34} {:>14} {:>14}   million warp instructions per second\n",
+             "one host thread, 4 warps", "checks off", "checks on");
   for (const Mix& mix : kMixes) {
     double off = measure(mix, Checks::off, seconds);
     double on = measure(mix, Checks::on, seconds);

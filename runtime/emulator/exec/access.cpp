@@ -7,16 +7,14 @@
 namespace sagegen::emulator {
 namespace {
 
-bool in_window(std::uint64_t address, Address window) {
-  return address - window < kWindowBytes;
-}
+bool in_window(std::uint64_t address, Address window) { return address - window < kWindowBytes; }
 
 [[noreturn]] void outside(const Warp& w, const Op& op, int lane, std::uint32_t bytes,
                           const char* doing, const char* space, std::uint64_t address,
                           std::uint64_t start, std::uint64_t end) {
   fail(w, op, lane, "out-of-bounds",
-       fmt::format("{} {} bytes at {} address {:#x}; valid are {:#x} to {:#x} ({} bytes)", doing, bytes,
-                   space, address, start, end, end - start));
+       fmt::format("{} {} bytes at {} address {:#x}; valid are {:#x} to {:#x} ({} bytes)", doing,
+                   bytes, space, address, start, end, end - start));
 }
 
 [[noreturn]] void bad_global(const Warp& w, const Op& op, int lane, std::uint64_t address,
@@ -25,7 +23,8 @@ bool in_window(std::uint64_t address, Address window) {
   const Allocation* allocation = map.find(address);
   bool freed = allocation != nullptr && allocation->freed;
   fail(w, op, lane, freed ? "use-after-free" : "out-of-bounds",
-       fmt::format("{} {} bytes at {:#x}; {}", doing, bytes, address, describe_address(map, address)));
+       fmt::format("{} {} bytes at {:#x}; {}", doing, bytes, address,
+                   describe_address(map, address)));
 }
 
 Target locate_global(const Warp& w, const Op& op, std::uint32_t access, int lane,
@@ -77,7 +76,8 @@ Target locate_param(const Warp& w, const Op& op, int lane, std::uint64_t offset,
 [[noreturn]] void misaligned(const Warp& w, const Op& op, int lane, std::uint64_t address,
                              std::uint32_t bytes, const char* doing) {
   fail(w, op, lane, "misaligned",
-       fmt::format("{} {} bytes at {:#x}, which is no multiple of {}", doing, bytes, address, bytes));
+       fmt::format("{} {} bytes at {:#x}, which is no multiple of {}", doing, bytes, address,
+                   bytes));
 }
 
 }  // namespace
@@ -90,7 +90,8 @@ LaneAddresses lane_addresses(const Warp& w, const Access& access, std::uint16_t 
   } else {
     const std::uint32_t* base = row32(w, base_row);
     for (int i = 0; i < kLanes; ++i) {
-      addresses[i] = static_cast<std::uint32_t>(base[i] + static_cast<std::uint32_t>(access.offset));
+      addresses[i] =
+          static_cast<std::uint32_t>(base[i] + static_cast<std::uint32_t>(access.offset));
     }
   }
   return addresses;
@@ -105,12 +106,17 @@ Target locate(const Warp& w, const Op& op, std::uint32_t access, int lane, std::
 Target locate_bytes(const Warp& w, const Op& op, std::uint32_t access, int lane,
                     std::uint64_t address, std::uint32_t bytes, const char* doing) {
   switch (w.program->accesses[access].space) {
-    case Space::shared: return locate_shared(w, op, lane, address, bytes, doing);
-    case Space::local: return locate_local(w, op, lane, address, bytes, doing);
-    case Space::param: return locate_param(w, op, lane, address, bytes, doing);
+    case Space::shared:
+      return locate_shared(w, op, lane, address, bytes, doing);
+    case Space::local:
+      return locate_local(w, op, lane, address, bytes, doing);
+    case Space::param:
+      return locate_param(w, op, lane, address, bytes, doing);
     case Space::global:
-    case Space::constant: return locate_global(w, op, access, lane, address, bytes, doing);
-    case Space::generic: break;
+    case Space::constant:
+      return locate_global(w, op, access, lane, address, bytes, doing);
+    case Space::generic:
+      break;
   }
   if (in_window(address, kSharedWindow)) {
     return locate_shared(w, op, lane, address - kSharedWindow, bytes, doing);
@@ -149,7 +155,7 @@ void locate_lanes(const Warp& w, const Op& op, std::uint32_t access, std::uint32
   if (size >= bytes) {
     std::uint64_t last = size - bytes;
     std::uint32_t bad = 0;
-    const auto host = reinterpret_cast<std::uintptr_t>(memory);   // lanes outside may point anywhere
+    const auto host = reinterpret_cast<std::uintptr_t>(memory);  // lanes outside may point anywhere
     for (int i = 0; i < kLanes; ++i) {
       std::uint64_t offset = addresses[i] - start;
       bool outside_range = offset > last || (addresses[i] & (bytes - 1)) != 0;
@@ -171,12 +177,12 @@ void locate_targets(const Warp& w, const Op& op, std::uint32_t access, std::uint
   });
 }
 
-void count_wavefronts(const Warp& w, const Op& op, std::uint32_t mask, const LaneAddresses& addresses,
-                      std::uint32_t bytes) {
+void count_wavefronts(const Warp& w, const Op& op, std::uint32_t mask,
+                      const LaneAddresses& addresses, std::uint32_t bytes) {
   Counts& counts = *w.cta->counts;
   int group = bytes <= 4 ? 32 : static_cast<int>(128 / bytes);
   for (int first = 0; first < kLanes; first += group) {
-    std::array<std::array<std::uint64_t, kLanes>, 32> words;   // per bank: distinct words
+    std::array<std::array<std::uint64_t, kLanes>, 32> words;  // per bank: distinct words
     std::array<int, 32> distinct = {};
     for (int lane = first; lane < first + group; ++lane) {
       if ((mask >> lane & 1) == 0) continue;

@@ -9,8 +9,8 @@ namespace sagegen::emulator {
 
 // Where one lane's access goes.
 struct Target {
-  Space space = Space::global;      // global, shared, local or param
-  std::uint64_t address = 0;        // generic for global, otherwise an offset in its space
+  Space space = Space::global;  // global, shared, local or param
+  std::uint64_t address = 0;    // generic for global, otherwise an offset in its space
   std::uint8_t* data = nullptr;
   std::uint8_t* written = nullptr;  // shadow of global and local memory; null for shared and param
 };
@@ -42,7 +42,7 @@ void locate_targets(const Warp& w, const Op& op, std::uint32_t access, std::uint
 
 // Counts the passes over shared memory that the access takes. Lanes go in groups of 128 bytes; in a
 // group every bank of 4 bytes serves one word per pass.
-void count_wavefronts(const Warp& w, const Op& op, std::uint32_t mask, const LaneAddresses& addresses,
-                      std::uint32_t bytes);
+void count_wavefronts(const Warp& w, const Op& op, std::uint32_t mask,
+                      const LaneAddresses& addresses, std::uint32_t bytes);
 
 }  // namespace sagegen::emulator

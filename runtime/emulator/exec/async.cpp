@@ -46,9 +46,8 @@ void wait_for(Warp& w, std::uint32_t mask, Due&& due) {
   std::size_t kept = 0;
   for (AsyncCopy& copy : w.copies) {
     std::uint32_t lanes = 0;
-    for_lanes(mask & copy.pending, [&](int lane) {
-      lanes |= static_cast<std::uint32_t>(due(copy, lane)) << lane;
-    });
+    for_lanes(mask & copy.pending,
+              [&](int lane) { lanes |= static_cast<std::uint32_t>(due(copy, lane)) << lane; });
     land(w, copy, lanes);
     if (w.cta->checker != nullptr) {
       for_lanes(lanes, [&](int lane) {
@@ -101,10 +100,10 @@ void copy_async(Warp& w, const Op& op, std::uint32_t mask) {
     copy.source[lane] = copy.source_written[lane] = nullptr;
     if ((sources[lane] & (bytes - 1)) != 0) {
       fail(w, op, lane, "misaligned",
-           fmt::format("copies {} bytes from {:#x}, which is no multiple of {}", bytes, sources[lane],
-                       bytes));
+           fmt::format("copies {} bytes from {:#x}, which is no multiple of {}", bytes,
+                       sources[lane], bytes));
     }
-    if (size > 0) {   // nothing is read otherwise, so the address may be anything
+    if (size > 0) {  // nothing is read otherwise, so the address may be anything
       Target source = locate_bytes(w, op, op.imm + 1, lane, sources[lane], size, "reads");
       copy.source[lane] = source.data;
       copy.source_written[lane] = source.written;
@@ -154,7 +153,7 @@ std::vector<Form> async_forms(const ptx::Instruction& instruction) {
   Form form;
   form.taint = Taint::custom;
   form.access.space = Space::shared;
-  form.access.detail = cache == "cg" ? 16 : 4;   // the smallest size
+  form.access.detail = cache == "cg" ? 16 : 4;  // the smallest size
   std::string policy = hint ? "D" : "";
   form.format = "AAI" + policy;
   form.plain = copy_async<false, SourceSize::whole>;

@@ -13,14 +13,23 @@ namespace sagegen::emulator {
 namespace {
 
 enum class Operation : std::uint8_t {
-  add, minimum, maximum, exchange, compare_exchange, bit_and, bit_or, bit_xor, increment, decrement,
+  add,
+  minimum,
+  maximum,
+  exchange,
+  compare_exchange,
+  bit_and,
+  bit_or,
+  bit_xor,
+  increment,
+  decrement,
 };
 enum class Type : std::uint8_t { u32, s32, u64, s64, f32, f64, f16x2, bf16x2 };
 
 struct Detail {
   Operation operation = Operation::add;
   Type type = Type::u32;
-  bool returns = false;   // atom; red does not
+  bool returns = false;  // atom; red does not
 
   std::uint32_t pack() const {
     return static_cast<std::uint32_t>(operation) | static_cast<std::uint32_t>(type) << 8 |
@@ -36,16 +45,26 @@ template <class T>
 T integer_update(Operation operation, T old, T b, T c) {
   using U = std::make_unsigned_t<T>;
   switch (operation) {
-    case Operation::add: return static_cast<T>(static_cast<U>(old) + static_cast<U>(b));
-    case Operation::minimum: return std::min(old, b);
-    case Operation::maximum: return std::max(old, b);
-    case Operation::exchange: return b;
-    case Operation::compare_exchange: return old == b ? c : old;
-    case Operation::bit_and: return old & b;
-    case Operation::bit_or: return old | b;
-    case Operation::bit_xor: return old ^ b;
-    case Operation::increment: return old >= b ? T{0} : static_cast<T>(old + 1);
-    case Operation::decrement: return old == 0 || old > b ? b : static_cast<T>(old - 1);
+    case Operation::add:
+      return static_cast<T>(static_cast<U>(old) + static_cast<U>(b));
+    case Operation::minimum:
+      return std::min(old, b);
+    case Operation::maximum:
+      return std::max(old, b);
+    case Operation::exchange:
+      return b;
+    case Operation::compare_exchange:
+      return old == b ? c : old;
+    case Operation::bit_and:
+      return old & b;
+    case Operation::bit_or:
+      return old | b;
+    case Operation::bit_xor:
+      return old ^ b;
+    case Operation::increment:
+      return old >= b ? T{0} : static_cast<T>(old + 1);
+    case Operation::decrement:
+      return old == 0 || old > b ? b : static_cast<T>(old - 1);
   }
   return old;
 }
@@ -63,27 +82,31 @@ std::uint64_t update(const Detail& d, bool flush, std::uint64_t old, std::uint64
   switch (d.type) {
     case Type::u32:
       return integer_update<std::uint32_t>(d.operation, static_cast<std::uint32_t>(old),
-                                           static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(c));
+                                           static_cast<std::uint32_t>(b),
+                                           static_cast<std::uint32_t>(c));
     case Type::s32:
-      return static_cast<std::uint32_t>(integer_update<std::int32_t>(
-          d.operation, static_cast<std::int32_t>(old), static_cast<std::int32_t>(b),
-          static_cast<std::int32_t>(c)));
-    case Type::u64: return integer_update<std::uint64_t>(d.operation, old, b, c);
+      return static_cast<std::uint32_t>(
+          integer_update<std::int32_t>(d.operation, static_cast<std::int32_t>(old),
+                                       static_cast<std::int32_t>(b), static_cast<std::int32_t>(c)));
+    case Type::u64:
+      return integer_update<std::uint64_t>(d.operation, old, b, c);
     case Type::s64:
-      return static_cast<std::uint64_t>(integer_update<std::int64_t>(
-          d.operation, static_cast<std::int64_t>(old), static_cast<std::int64_t>(b),
-          static_cast<std::int64_t>(c)));
+      return static_cast<std::uint64_t>(
+          integer_update<std::int64_t>(d.operation, static_cast<std::int64_t>(old),
+                                       static_cast<std::int64_t>(b), static_cast<std::int64_t>(c)));
     case Type::f32: {
       float x = cast_bits<float>(static_cast<std::uint32_t>(old));
       float y = cast_bits<float>(static_cast<std::uint32_t>(b));
       float sum = flush ? flush_denormal(flush_denormal(x) + flush_denormal(y)) : x + y;
       return cast_bits<std::uint32_t>(canonical_nan(sum));
     }
-    case Type::f64: return cast_bits<std::uint64_t>(cast_bits<double>(old) + cast_bits<double>(b));
+    case Type::f64:
+      return cast_bits<std::uint64_t>(cast_bits<double>(old) + cast_bits<double>(b));
     case Type::f16x2:
       return half_pair<HalfF16>(static_cast<std::uint32_t>(old), static_cast<std::uint32_t>(b),
                                 [](double x, double y) { return x + y; });
-    case Type::bf16x2: break;
+    case Type::bf16x2:
+      break;
   }
   return half_pair<HalfBf16>(static_cast<std::uint32_t>(old), static_cast<std::uint32_t>(b),
                              [](double x, double y) { return x + y; });
@@ -108,7 +131,7 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
     Target target = locate(w, op, op.imm, lane, addresses[lane], bytes, "writes");
     std::uint64_t old = 0;
     std::memcpy(&old, target.data, bytes);
-    bool flush = target.space == Space::global;   // f32 sums in global memory flush subnormals
+    bool flush = target.space == Space::global;  // f32 sums in global memory flush subnormals
     std::uint64_t next = update(detail, flush, old, operand(w, b, lane, bytes),
                                 has_c ? operand(w, c, lane, bytes) : 0);
     if constexpr (kChecked) {
@@ -137,21 +160,25 @@ struct NamedType {
   Type type;
   bool wide;
 };
-constexpr NamedType kTypes[] = {
-    {"u32", Type::u32, false}, {"b32", Type::u32, false},     {"s32", Type::s32, false},
-    {"u64", Type::u64, true},  {"b64", Type::u64, true},      {"s64", Type::s64, true},
-    {"f32", Type::f32, false}, {"f64", Type::f64, true},      {"f16x2", Type::f16x2, false},
-    {"bf16x2", Type::bf16x2, false}};
+constexpr NamedType kTypes[] = {{"u32", Type::u32, false},     {"b32", Type::u32, false},
+                                {"s32", Type::s32, false},     {"u64", Type::u64, true},
+                                {"b64", Type::u64, true},      {"s64", Type::s64, true},
+                                {"f32", Type::f32, false},     {"f64", Type::f64, true},
+                                {"f16x2", Type::f16x2, false}, {"bf16x2", Type::bf16x2, false}};
 
 bool combines(Operation operation, std::string_view type) {
   bool is_float = type[0] == 'f' || type.starts_with("bf");
   switch (operation) {
-    case Operation::add: return type[0] != 'b' || is_float;
+    case Operation::add:
+      return type[0] != 'b' || is_float;
     case Operation::minimum:
-    case Operation::maximum: return type[0] == 'u' || type[0] == 's';
+    case Operation::maximum:
+      return type[0] == 'u' || type[0] == 's';
     case Operation::increment:
-    case Operation::decrement: return type == "u32";
-    default: return type == "b32" || type == "b64";
+    case Operation::decrement:
+      return type == "u32";
+    default:
+      return type == "b32" || type == "b64";
   }
 }
 
@@ -164,15 +191,22 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction) {
   m.take_any({"relaxed", "acquire", "release", "acq_rel"});
   m.take_any({"cta", "cluster", "gpu", "sys"});
   Form form;
-  if (m.take("global")) form.access.space = Space::global;
-  else if (m.take("shared") || m.take("shared::cta")) form.access.space = Space::shared;
+  if (m.take("global"))
+    form.access.space = Space::global;
+  else if (m.take("shared") || m.take("shared::cta"))
+    form.access.space = Space::shared;
 
   static constexpr std::pair<std::string_view, Operation> kOperations[] = {
-      {"add", Operation::add},      {"min", Operation::minimum},
-      {"max", Operation::maximum},  {"exch", Operation::exchange},
-      {"cas", Operation::compare_exchange}, {"and", Operation::bit_and},
-      {"or", Operation::bit_or},    {"xor", Operation::bit_xor},
-      {"inc", Operation::increment}, {"dec", Operation::decrement}};
+      {"add", Operation::add},
+      {"min", Operation::minimum},
+      {"max", Operation::maximum},
+      {"exch", Operation::exchange},
+      {"cas", Operation::compare_exchange},
+      {"and", Operation::bit_and},
+      {"or", Operation::bit_or},
+      {"xor", Operation::bit_xor},
+      {"inc", Operation::increment},
+      {"dec", Operation::decrement}};
   Detail detail{.returns = returns};
   bool known = false;
   for (auto [name, operation] : kOperations) {
@@ -182,10 +216,11 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction) {
     }
   }
   if (!known) m.refuse("an operation");
-  bool swaps = detail.operation == Operation::exchange ||
-               detail.operation == Operation::compare_exchange;
-  if (swaps && !returns) throw UnknownForm(fmt::format("{}: red has no exch or cas", text_of(instruction)));
-  m.take("noftz");   // f16x2 and bf16x2: subnormals are kept, as here always
+  bool swaps =
+      detail.operation == Operation::exchange || detail.operation == Operation::compare_exchange;
+  if (swaps && !returns)
+    throw UnknownForm(fmt::format("{}: red has no exch or cas", text_of(instruction)));
+  m.take("noftz");  // f16x2 and bf16x2: subnormals are kept, as here always
   std::string_view type = m.peek();
   const NamedType* found = nullptr;
   for (const NamedType& t : kTypes) {

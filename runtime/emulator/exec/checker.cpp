@@ -10,11 +10,15 @@ namespace {
 
 const char* past_tense(AccessKind kind) {
   switch (kind) {
-    case AccessKind::read: return "read";
+    case AccessKind::read:
+      return "read";
     case AccessKind::write:
-    case AccessKind::same_write: return "wrote";
-    case AccessKind::strong_read: return "read (volatile)";
-    case AccessKind::strong_write: break;
+    case AccessKind::same_write:
+      return "wrote";
+    case AccessKind::strong_read:
+      return "read (volatile)";
+    case AccessKind::strong_write:
+      break;
   }
   return "updated atomically";
 }
@@ -57,8 +61,8 @@ bool Checker::defined(const Target& target, std::uint32_t bytes) const {
   return all_equal(target.written, bytes, 1);
 }
 
-bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target,
-                   std::uint32_t bytes, AccessKind kind) {
+bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
+                   AccessKind kind) {
   switch (target.space) {
     case Space::shared: {
       const std::uint8_t* state = shared_state_.data() + target.address;
@@ -67,8 +71,10 @@ bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target,
       race_check(w, op, lane, target, bytes, kind);
       return defined;
     }
-    case Space::param: return true;
-    case Space::local: return all_equal(target.written, bytes, 1);
+    case Space::param:
+      return true;
+    case Space::local:
+      return all_equal(target.written, bytes, 1);
     default:
       race_check(w, op, lane, target, bytes, kind);
       return all_equal(target.written, bytes, 1);
@@ -92,7 +98,9 @@ void Checker::write(const Warp& w, const Op& op, int lane, const Target& target,
       race_check(w, op, lane, target, bytes, kind);
       std::memset(shared_state_.data() + target.address, defined ? kDefined : 0, bytes);
       return;
-    case Space::local: std::memset(target.written, defined ? 1 : 0, bytes); return;
+    case Space::local:
+      std::memset(target.written, defined ? 1 : 0, bytes);
+      return;
     default:
       if (!defined) {
         fail(w, op, lane, "uninitialized",
@@ -128,9 +136,10 @@ void Checker::require_landed(const Warp& w, const Op& op, int lane, std::uint64_
     if ((shared_state_[at] & kInFlight) == 0) continue;
     std::uint32_t copy = copy_op_[at / 4];
     fail(w, op, lane, "copy-in-flight",
-         fmt::format("{} shared address {:#x} while the cp.async of line {} that fills it has not been "
-                     "waited for by the thread that issued it",
-                     doing, at, w.program->ops[copy].line));
+         fmt::format(
+             "{} shared address {:#x} while the cp.async of line {} that fills it has not been "
+             "waited for by the thread that issued it",
+             doing, at, w.program->ops[copy].line));
   }
 }
 
@@ -144,15 +153,16 @@ void Checker::same_instruction(const Warp& w, const Op& op, std::uint32_t mask,
   for_lanes(mask, [&](int lane) {
     if (count > 0) {
       const Target& before = targets[lanes[count - 1]];
-      ascending &= before.space == targets[lane].space &&
-                   before.address + bytes <= targets[lane].address;
+      ascending &=
+          before.space == targets[lane].space && before.address + bytes <= targets[lane].address;
     }
     lanes[count++] = lane;
   });
   if (ascending) return;
   std::sort(lanes, lanes + count, [&](int a, int b) {
     if (targets[a].space != targets[b].space) return targets[a].space < targets[b].space;
-    return targets[a].address != targets[b].address ? targets[a].address < targets[b].address : a < b;
+    return targets[a].address != targets[b].address ? targets[a].address < targets[b].address
+                                                    : a < b;
   });
   for (int i = 1; i < count; ++i) {
     const Target& low = targets[lanes[i - 1]];
@@ -164,8 +174,8 @@ void Checker::same_instruction(const Warp& w, const Op& op, std::uint32_t mask,
     const std::uint8_t* b = values + static_cast<std::size_t>(lanes[i]) * bytes;
     if (std::memcmp(a, b, bytes - shift) == 0) continue;
     fail(w, op, lanes[i], "race",
-         fmt::format("lanes {} and {} store different values to {} in one instruction", lanes[i - 1],
-                     lanes[i], name_address(high)));
+         fmt::format("lanes {} and {} store different values to {} in one instruction",
+                     lanes[i - 1], lanes[i], name_address(high)));
   }
 }
 

@@ -30,7 +30,8 @@ class Checker {
 
   // A copy to shared memory: from its issue until the issuing thread has waited, nobody may touch the
   // destination.
-  void copy_issued(const Warp& w, const Op& op, int lane, std::uint32_t offset, std::uint32_t bytes);
+  void copy_issued(const Warp& w, const Op& op, int lane, std::uint32_t offset,
+                   std::uint32_t bytes);
   void copy_landed(std::uint32_t offset, std::uint32_t bytes, std::uint32_t source_bytes,
                    const std::uint8_t* source_written);
   void copy_waited(const Warp& w, std::uint32_t copy_op, int lane, std::uint32_t offset,
@@ -50,8 +51,8 @@ class Checker {
   const Cta& cta_;
   GlobalRaces& global_;
   RaceDetector races_;
-  std::vector<std::uint8_t> shared_state_;    // State bits, by shared offset
-  std::vector<std::uint32_t> copy_op_;        // per 4 bytes of shared memory: the copy in flight
+  std::vector<std::uint8_t> shared_state_;  // State bits, by shared offset
+  std::vector<std::uint32_t> copy_op_;      // per 4 bytes of shared memory: the copy in flight
 };
 
 }  // namespace sagegen::emulator

@@ -36,9 +36,7 @@ void branch_uniform(Warp& w, const Op& op, std::uint32_t mask) {
   w.pc = w.ops + op.imm;
 }
 
-void leave(Warp& w, const Op&, std::uint32_t mask) {
-  exit_lanes(w, mask);
-}
+void leave(Warp& w, const Op&, std::uint32_t mask) { exit_lanes(w, mask); }
 
 void trap(Warp& w, const Op& op, std::uint32_t mask) {
   fail(w, op, first_lane(mask), "trap", fmt::format("lanes {} executed trap", hex_mask(mask)));
@@ -57,7 +55,8 @@ std::uint32_t uniform_operand(const Warp& w, const Op& op, std::uint16_t row, st
   for_lanes(mask, [&](int lane) {
     if (values[lane] != value) {
       fail(w, op, lane, "barrier",
-           fmt::format("the lanes of a warp give different {}s: {} and {}", what, value, values[lane]));
+           fmt::format("the lanes of a warp give different {}s: {} and {}", what, value,
+                       values[lane]));
     }
   });
   if (w.cta->checker != nullptr) require_defined(w, op, row, mask, what);
@@ -85,7 +84,8 @@ void finish_reduction(Warp& w, const Barrier& barrier) {
     case 'a':
       set_predicate(w, op.r[0], barrier.votes == barrier.voters ? kFullMask : 0, lanes);
       return;
-    default: set_predicate(w, op.r[0], barrier.votes != 0 ? kFullMask : 0, lanes);
+    default:
+      set_predicate(w, op.r[0], barrier.votes != 0 ? kFullMask : 0, lanes);
   }
 }
 
@@ -107,9 +107,10 @@ void arrive(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t id, std::ui
             Arrival arrival) {
   if (mask != w.live) {
     fail(w, op, first_lane(w.live & ~mask), "divergent-collective",
-         fmt::format("lanes {} reach the barrier, but {} of the warp have not exited; the others wait "
-                     "or run elsewhere",
-                     hex_mask(mask), hex_mask(w.live)));
+         fmt::format(
+             "lanes {} reach the barrier, but {} of the warp have not exited; the others wait "
+             "or run elsewhere",
+             hex_mask(mask), hex_mask(w.live)));
   }
   Cta& cta = *w.cta;
   int lane = first_lane(mask);
@@ -123,8 +124,8 @@ void arrive(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t id, std::ui
   if (barrier.arrived != 0 && barrier.expected != count) {
     auto text = [](std::uint32_t n) { return n == 0 ? std::string("all") : std::to_string(n); };
     fail(w, op, lane, "barrier",
-         fmt::format("barrier {} is used with {} threads while others use it with {}", id, text(count),
-                     text(barrier.expected)));
+         fmt::format("barrier {} is used with {} threads while others use it with {}", id,
+                     text(count), text(barrier.expected)));
   }
   if ((barrier.came >> w.index & 1) != 0) {
     fail(w, op, lane, "barrier",
@@ -135,7 +136,8 @@ void arrive(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t id, std::ui
   barrier.came |= 1u << w.index;
   if (count != 0 && barrier.arrived > count) {
     fail(w, op, lane, "barrier",
-         fmt::format("{} threads arrive at barrier {}, which expects {}", barrier.arrived, id, count));
+         fmt::format("{} threads arrive at barrier {}, which expects {}", barrier.arrived, id,
+                     count));
   }
   if (cta.checker != nullptr) cta.checker->barrier_arrive(w.index, static_cast<int>(id));
   if (arrival == Arrival::wait) {
@@ -187,8 +189,8 @@ void warp_barrier(Warp& w, const Op& op, std::uint32_t mask) {
   for_lanes(mask, [&](int lane) {
     if (members[lane] != mask) {
       fail(w, op, lane, "divergent-collective",
-           fmt::format("bar.warp.sync names lanes {}, but lanes {} execute it", hex_mask(members[lane]),
-                       hex_mask(mask)));
+           fmt::format("bar.warp.sync names lanes {}, but lanes {} execute it",
+                       hex_mask(members[lane]), hex_mask(mask)));
     }
   });
 }

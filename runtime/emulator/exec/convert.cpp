@@ -37,8 +37,8 @@ const TypeInfo& type_info(Type type) { return kTypes[static_cast<int>(type)]; }
 // What the text fixes, packed into Op::imm below the register widths (decode.cpp).
 struct Detail {
   Type to = Type::u32, from = Type::u32;
-  Round round = Round::none;   // of a float result
-  Round integer = Round::none; // to an integral value
+  Round round = Round::none;    // of a float result
+  Round integer = Round::none;  // to an integral value
   bool ftz = false, sat = false, satfinite = false, relu = false;
 
   std::uint32_t pack() const {
@@ -67,30 +67,41 @@ To cast_bits(From from) {
   return to;
 }
 
-using Wide = __int128;   // holds every integer type
+using Wide = __int128;  // holds every integer type
 
 Wide load_integer(Type type, std::uint64_t bits) {
   switch (type) {
-    case Type::u8: return static_cast<std::uint8_t>(bits);
-    case Type::s8: return static_cast<std::int8_t>(bits);
-    case Type::u16: return static_cast<std::uint16_t>(bits);
-    case Type::s16: return static_cast<std::int16_t>(bits);
-    case Type::u32: return static_cast<std::uint32_t>(bits);
-    case Type::s32: return static_cast<std::int32_t>(bits);
-    case Type::s64: return static_cast<std::int64_t>(bits);
-    default: return bits;
+    case Type::u8:
+      return static_cast<std::uint8_t>(bits);
+    case Type::s8:
+      return static_cast<std::int8_t>(bits);
+    case Type::u16:
+      return static_cast<std::uint16_t>(bits);
+    case Type::s16:
+      return static_cast<std::int16_t>(bits);
+    case Type::u32:
+      return static_cast<std::uint32_t>(bits);
+    case Type::s32:
+      return static_cast<std::int32_t>(bits);
+    case Type::s64:
+      return static_cast<std::int64_t>(bits);
+    default:
+      return bits;
   }
 }
 
 double load_float(Type type, std::uint64_t bits, bool ftz) {
   switch (type) {
-    case Type::f16: return f16_to_f32(static_cast<std::uint16_t>(bits));
-    case Type::bf16: return bf16_to_f32(static_cast<std::uint16_t>(bits));
+    case Type::f16:
+      return f16_to_f32(static_cast<std::uint16_t>(bits));
+    case Type::bf16:
+      return bf16_to_f32(static_cast<std::uint16_t>(bits));
     case Type::f32: {
       float value = cast_bits<float>(static_cast<std::uint32_t>(bits));
       return ftz ? flush_denormal(value) : value;
     }
-    default: return cast_bits<double>(bits);
+    default:
+      return cast_bits<double>(bits);
   }
 }
 
@@ -107,11 +118,16 @@ Range range_of(Type type) {
 
 double round_integral(double x, Round mode) {
   switch (mode) {
-    case Round::nearest: return std::nearbyint(x);   // the host's mode is to nearest even
-    case Round::zero: return std::trunc(x);
-    case Round::down: return std::floor(x);
-    case Round::up: return std::ceil(x);
-    case Round::none: break;
+    case Round::nearest:
+      return std::nearbyint(x);  // the host's mode is to nearest even
+    case Round::zero:
+      return std::trunc(x);
+    case Round::down:
+      return std::floor(x);
+    case Round::up:
+      return std::ceil(x);
+    case Round::none:
+      break;
   }
   return x;
 }
@@ -157,7 +173,7 @@ std::uint16_t to_half(const HalfFormat& format, const Detail& d, double x) {
   } else if (up && rounded < x) {
     bits = bits == 0x8000 ? 0x0001 : (bits & 0x8000) != 0 ? bits - 1 : bits + 1;
   }
-  if (d.satfinite && (bits & 0x7fff) == format.infinity) --bits;   // the largest finite number
+  if (d.satfinite && (bits & 0x7fff) == format.infinity) --bits;  // the largest finite number
   if (d.relu && (bits & 0x8000) != 0) bits = 0;
   return bits;
 }
@@ -183,9 +199,12 @@ std::uint32_t to_f32(const Detail& d, double x) {
 
 std::uint64_t to_float(const Detail& d, double x) {
   switch (d.to) {
-    case Type::f16: return to_half(kF16, d, x);
-    case Type::bf16: return to_half(kBf16, d, x);
-    case Type::f32: return to_f32(d, x);
+    case Type::f16:
+      return to_half(kF16, d, x);
+    case Type::bf16:
+      return to_half(kBf16, d, x);
+    case Type::f32:
+      return to_f32(d, x);
     default:
       if (d.sat) x = x > 0.0 ? std::min(x, 1.0) : 0.0;
       return cast_bits<std::uint64_t>(x);
@@ -233,7 +252,8 @@ void convert(Warp& w, const Op& op, std::uint32_t mask) {
     if (to_width == 2) {
       row64(w, op.r[0])[lane] = result;
     } else {
-      row32(w, op.r[0])[lane] = static_cast<std::uint32_t>(to_width == 1 ? result : result & 0xffff);
+      row32(w, op.r[0])[lane] =
+          static_cast<std::uint32_t>(to_width == 1 ? result : result & 0xffff);
     }
   });
 }
@@ -243,7 +263,8 @@ template <std::uint16_t (*kHalf)(const Detail&, float)>
 void pack_pair(Warp& w, const Op& op, std::uint32_t mask) {
   Detail d = Detail::unpack(op.imm);
   for_lanes(mask, [&](int lane) {
-    float a = cast_bits<float>(row32(w, op.r[1])[lane]), b = cast_bits<float>(row32(w, op.r[2])[lane]);
+    float a = cast_bits<float>(row32(w, op.r[1])[lane]),
+          b = cast_bits<float>(row32(w, op.r[2])[lane]);
     row32(w, op.r[0])[lane] = kHalf(d, b) | std::uint32_t{kHalf(d, a)} << 16;
   });
 }
@@ -264,7 +285,8 @@ template <ToByte kNarrow>
 void pack_bytes(Warp& w, const Op& op, std::uint32_t mask) {
   Detail d = Detail::unpack(op.imm);
   for_lanes(mask, [&](int lane) {
-    float a = cast_bits<float>(row32(w, op.r[1])[lane]), b = cast_bits<float>(row32(w, op.r[2])[lane]);
+    float a = cast_bits<float>(row32(w, op.r[1])[lane]),
+          b = cast_bits<float>(row32(w, op.r[2])[lane]);
     row32(w, op.r[0])[lane] =
         to_byte(kNarrow, d.relu, b) | std::uint32_t{to_byte(kNarrow, d.relu, a)} << 8;
   });
@@ -339,11 +361,14 @@ std::optional<Form> packed(ModifierReader& m, const Detail& d) {
   if (e4m3 || m.take("e5m2x2")) {
     if (!d.satfinite) m.refuse(".satfinite before the type");
     if (m.take("f32")) {
-      return packed_form("hWW", e4m3 ? pack_bytes<f32_to_e4m3_satfinite> : pack_bytes<f32_to_e5m2_satfinite>, d);
+      return packed_form(
+          "hWW", e4m3 ? pack_bytes<f32_to_e4m3_satfinite> : pack_bytes<f32_to_e5m2_satfinite>, d);
     }
     if (m.take("f16x2")) {
-      return packed_form("hW", e4m3 ? pack_bytes_from_f16<f32_to_e4m3_satfinite>
-                                    : pack_bytes_from_f16<f32_to_e5m2_satfinite>, d);
+      return packed_form("hW",
+                         e4m3 ? pack_bytes_from_f16<f32_to_e4m3_satfinite>
+                              : pack_bytes_from_f16<f32_to_e5m2_satfinite>,
+                         d);
     }
     m.refuse("f32 or f16x2");
   }
@@ -352,9 +377,10 @@ std::optional<Form> packed(ModifierReader& m, const Detail& d) {
 
 std::optional<std::pair<Round, bool>> take_round(ModifierReader& m) {
   static constexpr std::pair<std::string_view, std::pair<Round, bool>> kModes[] = {
-      {"rn", {Round::nearest, false}},  {"rz", {Round::zero, false}}, {"rm", {Round::down, false}},
-      {"rp", {Round::up, false}},       {"rni", {Round::nearest, true}}, {"rzi", {Round::zero, true}},
-      {"rmi", {Round::down, true}},     {"rpi", {Round::up, true}}};
+      {"rn", {Round::nearest, false}}, {"rz", {Round::zero, false}},
+      {"rm", {Round::down, false}},    {"rp", {Round::up, false}},
+      {"rni", {Round::nearest, true}}, {"rzi", {Round::zero, true}},
+      {"rmi", {Round::down, true}},    {"rpi", {Round::up, true}}};
   for (const auto& [name, mode] : kModes) {
     if (m.take(name)) return mode;
   }
@@ -367,9 +393,11 @@ void check_rounding(const ptx::Instruction& instruction, const Detail& d) {
     throw UnknownForm(fmt::format("{} {}", text_of(instruction), why));
   };
   bool narrows = to.is_float && (from.is_float ? from.bytes > to.bytes : true);
-  if (from.is_float && !to.is_float && d.integer == Round::none) refuse("needs .rni, .rzi, .rmi or .rpi");
+  if (from.is_float && !to.is_float && d.integer == Round::none)
+    refuse("needs .rni, .rzi, .rmi or .rpi");
   if (narrows && d.round == Round::none) refuse("needs .rn, .rz, .rm or .rp");
-  if (!narrows && d.round != Round::none) refuse("rounds nothing, so it takes no rounding modifier");
+  if (!narrows && d.round != Round::none)
+    refuse("rounds nothing, so it takes no rounding modifier");
   if (d.integer != Round::none && (!from.is_float || (to.is_float && d.to != d.from))) {
     refuse("cannot round to an integral value");
   }
@@ -397,7 +425,8 @@ std::vector<Form> convert_forms(const ptx::Instruction& instruction) {
   d.satfinite = m.take("satfinite");
   if (!d.relu) d.relu = m.take("relu");
   if (m.take("tf32")) {
-    if ((!ties_away && d.round != Round::nearest) || d.relu || d.satfinite) m.refuse("tf32 after .rna or .rn");
+    if ((!ties_away && d.round != Round::nearest) || d.relu || d.satfinite)
+      m.refuse("tf32 after .rna or .rn");
     if (!m.take("f32")) m.refuse("f32");
     m.finish();
     Form form;

@@ -17,8 +17,8 @@ void require_members(const Warp& w, const Op& op, std::uint16_t row, std::uint32
     std::uint32_t named = members[lane];
     if ((named >> lane & 1) != 0 && (named & ~mask) == 0) return;
     fail(w, op, lane, "divergent-collective",
-         fmt::format("lane {} names lanes {} as taking part, but lanes {} execute the instruction", lane,
-                     hex_mask(named), hex_mask(mask)));
+         fmt::format("lane {} names lanes {} as taking part, but lanes {} execute the instruction",
+                     lane, hex_mask(named), hex_mask(mask)));
   });
 }
 
@@ -80,8 +80,8 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
   if ((inactive & mask) != 0) {
     int lane = first_lane(inactive & mask);
     fail(w, op, lane, "divergent-collective",
-         fmt::format("lane {} reads a lane that does not execute the instruction (executing: {})", lane,
-                     hex_mask(mask)));
+         fmt::format("lane {} reads a lane that does not execute the instruction (executing: {})",
+                     lane, hex_mask(mask)));
   }
   if (mask == kFullMask) {
     std::copy(result, result + kLanes, d);
@@ -182,14 +182,22 @@ enum class Reduction : std::uint32_t { add, min_s, max_s, min_u, max_u, bit_and,
 std::uint32_t combine(Reduction what, std::uint32_t a, std::uint32_t b) {
   auto s = [](std::uint32_t x) { return static_cast<std::int32_t>(x); };
   switch (what) {
-    case Reduction::add: return a + b;
-    case Reduction::min_s: return s(a) < s(b) ? a : b;
-    case Reduction::max_s: return s(a) > s(b) ? a : b;
-    case Reduction::min_u: return std::min(a, b);
-    case Reduction::max_u: return std::max(a, b);
-    case Reduction::bit_and: return a & b;
-    case Reduction::bit_or: return a | b;
-    case Reduction::bit_xor: break;
+    case Reduction::add:
+      return a + b;
+    case Reduction::min_s:
+      return s(a) < s(b) ? a : b;
+    case Reduction::max_s:
+      return s(a) > s(b) ? a : b;
+    case Reduction::min_u:
+      return std::min(a, b);
+    case Reduction::max_u:
+      return std::max(a, b);
+    case Reduction::bit_and:
+      return a & b;
+    case Reduction::bit_or:
+      return a | b;
+    case Reduction::bit_xor:
+      break;
   }
   return a ^ b;
 }
@@ -204,9 +212,8 @@ void reduce(Warp& w, const Op& op, std::uint32_t mask) {
   for_lanes(mask, [&](int lane) {
     std::uint32_t group = row32(w, op.r[2])[lane];
     std::uint32_t value = row32(w, op.r[1])[first_lane(group)];
-    for_lanes(group & (group - 1), [&](int other) {
-      value = combine(what, value, row32(w, op.r[1])[other]);
-    });
+    for_lanes(group & (group - 1),
+              [&](int other) { value = combine(what, value, row32(w, op.r[1])[other]); });
     result[lane] = value;
     if constexpr (kChecked) {
       defined |= static_cast<std::uint32_t>((group & ~defined_row(w, op.r[1])) == 0) << lane;
@@ -240,10 +247,14 @@ void active_mask(Warp& w, const Op& op, std::uint32_t mask) {
 template <bool kChecked>
 Handler shuffle_for(Shuffle mode) {
   switch (mode) {
-    case Shuffle::up: return shuffle<kChecked, Shuffle::up>;
-    case Shuffle::down: return shuffle<kChecked, Shuffle::down>;
-    case Shuffle::bfly: return shuffle<kChecked, Shuffle::bfly>;
-    case Shuffle::idx: break;
+    case Shuffle::up:
+      return shuffle<kChecked, Shuffle::up>;
+    case Shuffle::down:
+      return shuffle<kChecked, Shuffle::down>;
+    case Shuffle::bfly:
+      return shuffle<kChecked, Shuffle::bfly>;
+    case Shuffle::idx:
+      break;
   }
   return shuffle<kChecked, Shuffle::idx>;
 }

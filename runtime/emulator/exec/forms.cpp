@@ -44,10 +44,10 @@ FormTable build_table(HostVectors vectors) {
 
 std::string refusal(const ptx::Instruction& instruction) {
   // Is it the opcode or its modifiers that nobody knows?
-  static const std::set<std::string, std::less<>> kParsedOpcodes = {
-      "ld", "ldu", "st", "cvt", "atom", "red", "mma", "cp"};
-  bool known = kParsedOpcodes.contains(instruction.opcode) ||
-               form_table().knows_opcode(instruction.opcode);
+  static const std::set<std::string, std::less<>> kParsedOpcodes = {"ld",   "ldu", "st",  "cvt",
+                                                                    "atom", "red", "mma", "cp"};
+  bool known =
+      kParsedOpcodes.contains(instruction.opcode) || form_table().knows_opcode(instruction.opcode);
   return known ? fmt::format("unknown modifiers: the emulator executes {}, but not {}",
                              instruction.opcode, text_of(instruction))
                : fmt::format("unknown instruction {}", text_of(instruction));
@@ -60,8 +60,8 @@ void FormTable::add(const char* pattern, const char* format, Handler handler,
   add_checked(pattern, format, handler, nullptr, Taint::propagate, number);
 }
 
-void FormTable::add_checked(const char* pattern, const char* format, Handler plain,
-                            Handler checked, Taint taint, std::uint32_t number) {
+void FormTable::add_checked(const char* pattern, const char* format, Handler plain, Handler checked,
+                            Taint taint, std::uint32_t number) {
   Form form;
   form.format = format;
   form.plain = plain;
@@ -141,7 +141,8 @@ const FormTable& form_table(HostVectors vectors) {
       static const FormTable table = build_table(HostVectors::avx2);
       return table;
     }
-    case HostVectors::baseline: break;
+    case HostVectors::baseline:
+      break;
   }
   static const FormTable table = build_table(HostVectors::baseline);
   return table;
@@ -203,9 +204,10 @@ std::string_view ModifierReader::take_prefix(std::string_view prefix) {
 }
 
 void ModifierReader::refuse(std::string_view expected) const {
-  throw UnknownForm(done() ? fmt::format("{} ends where {} is expected", text_of(instruction_), expected)
-                           : fmt::format("unknown modifier .{} of {} (expected {})", peek(),
-                                         text_of(instruction_), expected));
+  throw UnknownForm(
+      done() ? fmt::format("{} ends where {} is expected", text_of(instruction_), expected)
+             : fmt::format("unknown modifier .{} of {} (expected {})", peek(),
+                           text_of(instruction_), expected));
 }
 
 void ModifierReader::finish() const {

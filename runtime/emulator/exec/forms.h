@@ -28,13 +28,13 @@ namespace sagegen::emulator {
 struct Form {
   std::string format;
   Handler plain = nullptr;
-  Handler checked = nullptr;       // null: the same as plain
+  Handler checked = nullptr;  // null: the same as plain
   Taint taint = Taint::propagate;
-  std::uint32_t number = 0;        // initial Op::imm
-  Access access;                   // template for the form's addresses
+  std::uint32_t number = 0;  // initial Op::imm
+  Access access;             // template for the form's addresses
   std::optional<MmaShape> mma;
   bool global_atomic = false;
-  std::string warning;             // lint, as a sentence; empty if none
+  std::string warning;  // lint, as a sentence; empty if none
 };
 
 // The text after "line N: " when an instruction is refused.
@@ -121,7 +121,7 @@ class ModifierReader {
   std::string_view peek() const;
   bool done() const { return next_ == instruction_.modifiers.size(); }
   [[noreturn]] void refuse(std::string_view expected) const;
-  void finish() const;   // refuses anything that is left
+  void finish() const;  // refuses anything that is left
 
  private:
   const ptx::Instruction& instruction_;

@@ -27,7 +27,7 @@ u16 store(double value) {
   u16 bits = Half::store(value);
   if ((kFlags & kFtz) != 0) bits = flush_half<Half>(bits);
   bool negative = (bits & 0x8000) != 0;
-  if ((kFlags & kRelu) != 0 && negative) bits = 0;   // NaNs are canonical, hence positive
+  if ((kFlags & kRelu) != 0 && negative) bits = 0;  // NaNs are canonical, hence positive
   return bits;
 }
 
@@ -59,9 +59,8 @@ u16 extremum(u16 a, u16 b) {
 
 // The same function on both halves of a register.
 template <auto F>
-constexpr auto kHalves1 = [](u32 a) -> u32 {
-  return F(static_cast<u16>(a)) | u32{F(static_cast<u16>(a >> 16))} << 16;
-};
+constexpr auto kHalves1 =
+    [](u32 a) -> u32 { return F(static_cast<u16>(a)) | u32{F(static_cast<u16>(a >> 16))} << 16; };
 template <auto F>
 constexpr auto kHalves2 = [](u32 a, u32 b) -> u32 {
   return F(static_cast<u16>(a), static_cast<u16>(b)) |
@@ -70,7 +69,8 @@ constexpr auto kHalves2 = [](u32 a, u32 b) -> u32 {
 template <auto F>
 constexpr auto kHalves3 = [](u32 a, u32 b, u32 c) -> u32 {
   return F(static_cast<u16>(a), static_cast<u16>(b), static_cast<u16>(c)) |
-         u32{F(static_cast<u16>(a >> 16), static_cast<u16>(b >> 16), static_cast<u16>(c >> 16))} << 16;
+         u32{F(static_cast<u16>(a >> 16), static_cast<u16>(b >> 16), static_cast<u16>(c >> 16))}
+             << 16;
 };
 template <auto F>
 constexpr auto kSingle1 = [](u16 a) -> u16 { return F(a); };
@@ -199,9 +199,8 @@ constexpr auto kMixedSum = [](u16 a, float c) { return canonical(widen<Half>(a) 
 template <class Half>
 constexpr auto kMixedDifference = [](u16 a, float c) { return canonical(widen<Half>(a) - c); };
 template <class Half>
-constexpr auto kMixedFma = [](u16 a, u16 b, float c) {
-  return canonical(std::fma(widen<Half>(a), widen<Half>(b), c));
-};
+constexpr auto kMixedFma =
+    [](u16 a, u16 b, float c) { return canonical(std::fma(widen<Half>(a), widen<Half>(b), c)); };
 
 template <class Half>
 void add_mixed(FormTable& t, const std::string& type) {

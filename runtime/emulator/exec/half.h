@@ -25,7 +25,7 @@ inline double round_to_odd(double value, double error) {
 inline float to_float_odd(double value) {
   float narrow = static_cast<float>(value);
   if (std::isnan(value) || std::isinf(value)) return narrow;
-  if (std::isinf(narrow)) return narrow;   // beyond every half format as well
+  if (std::isinf(narrow)) return narrow;  // beyond every half format as well
   double error = value - static_cast<double>(narrow);
   if (error == 0.0) return narrow;
   std::uint32_t bits;
@@ -33,7 +33,7 @@ inline float to_float_odd(double value) {
   if ((bits & 1) == 0) {
     bool toward_zero = std::signbit(error) != std::signbit(value);
     if (narrow == 0.0f) {
-      bits |= 1;   // a value below the smallest subnormal
+      bits |= 1;  // a value below the smallest subnormal
     } else {
       bits = toward_zero ? bits - 1 : bits + 1;
     }
@@ -46,7 +46,7 @@ inline float to_float_odd(double value) {
 inline double fma_to_odd(double a, double b, double c) {
   double product = a * b;
   double sum = product + c;
-  double back = sum - product;   // Knuth's two-sum
+  double back = sum - product;  // Knuth's two-sum
   double error = (product - (sum - back)) + (c - back);
   return std::isfinite(sum) ? round_to_odd(sum, error) : sum;
 }

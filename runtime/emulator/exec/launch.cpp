@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -23,7 +24,7 @@ using runtime::Finding;
 
 constexpr std::size_t kMaxFindings = 16;
 constexpr std::uint32_t kMaxThreads = 1024;
-constexpr std::uint8_t kPoison = 0xff;   // a NaN in every float format, a wild address
+constexpr std::uint8_t kPoison = 0xff;  // a NaN in every float format, a wild address
 
 std::uint64_t count(const runtime::Dim3& d) { return std::uint64_t{d.x} * d.y * d.z; }
 
@@ -33,9 +34,11 @@ void check_request(const Program& program, const LaunchRequest& request) {
   };
   std::uint64_t threads = count(request.block), ctas = count(request.grid);
   if (ctas == 0 || threads == 0) refuse("the grid or the block is empty");
-  if (threads > kMaxThreads) refuse(fmt::format("{} threads per block; the limit is {}", threads, kMaxThreads));
+  if (threads > kMaxThreads)
+    refuse(fmt::format("{} threads per block; the limit is {}", threads, kMaxThreads));
   if (ctas > 0xffff'fff0u) refuse(fmt::format("{} blocks are more than the emulator takes", ctas));
-  if (program.info.max_threads != 0 && threads > static_cast<std::uint64_t>(program.info.max_threads)) {
+  if (program.info.max_threads != 0 &&
+      threads > static_cast<std::uint64_t>(program.info.max_threads)) {
     refuse(fmt::format("{} threads per block, but the kernel was compiled for at most {}", threads,
                        program.info.max_threads));
   }
@@ -50,32 +53,35 @@ void check_request(const Program& program, const LaunchRequest& request) {
 
 template <class T>
 struct Freed {
-  void operator()(T* p) const { ::operator delete(p, std::align_val_t{128}); }
+  void operator()(T* p) const { ::operator delete (p, std::align_val_t{128}); }
 };
 // Uninitialized, aligned to 128 bytes.
 template <class T>
 using AlignedArray = std::unique_ptr<T[], Freed<T>>;
 template <class T>
 AlignedArray<T> aligned_array(std::size_t n) {
-  return AlignedArray<T>(static_cast<T*>(::operator new(std::max<std::size_t>(n, 1) * sizeof(T),
-                                                        std::align_val_t{128})));
+  return AlignedArray<T>(static_cast<T*>(
+      ::operator new (std::max<std::size_t>(n, 1) * sizeof(T), std::align_val_t{128})));
 }
 
 // What all host threads of a launch share.
 struct Launch {
   Launch(const Program& p, const LaunchRequest& r, std::shared_ptr<const AddressMap> m)
-      : program(p), request(r), map(std::move(m)), ctas(static_cast<std::uint32_t>(count(r.grid))) {}
+      : program(p),
+        request(r),
+        map(std::move(m)),
+        ctas(static_cast<std::uint32_t>(count(r.grid))) {}
 
   const Program& program;
   const LaunchRequest& request;
   std::shared_ptr<const AddressMap> map;
-  std::unique_ptr<GlobalRaces> races;          // null without checks
+  std::unique_ptr<GlobalRaces> races;  // null without checks
   std::uint32_t ctas = 0;
   std::atomic<std::uint32_t> next{0};
   // CTAs after the first that fails need not run; those before it must, since they may fail too.
   std::atomic<std::uint32_t> first_failed{0xffff'ffff};
 
-  std::mutex mutex;                            // guards what follows
+  std::mutex mutex;  // guards what follows
   std::vector<std::pair<std::uint32_t, Finding>> failures;
   std::uint64_t warp_instructions = 0;
   Counts counts;
@@ -93,7 +99,8 @@ class CtaRunner {
     rows_ = aligned_array<std::uint32_t>(row_words_ * warps_);
     predicates_.resize(std::size_t{program_.predicates} * warps_);
     if (checks_) defined_.resize(std::size_t{cells_} * warps_);
-    shared_end_ = static_cast<std::uint32_t>(program_.dynamic_shared_offset + request_.dynamic_shared_bytes);
+    shared_end_ =
+        static_cast<std::uint32_t>(program_.dynamic_shared_offset + request_.dynamic_shared_bytes);
     shared_ = aligned_array<std::uint8_t>(shared_end_);
     if (request_.counting == Counting::on) {
       counts_.executed.resize(program_.ops.size());
@@ -220,34 +227,58 @@ class CtaRunner {
     std::uint32_t thread = static_cast<std::uint32_t>(w.index) * kLanes + lane;
     std::uint32_t bit = 1u << lane;
     switch (which) {
-      case Special::tid_x: return thread % block.x;
-      case Special::tid_y: return thread / block.x % block.y;
-      case Special::tid_z: return thread / block.x / block.y;
-      case Special::ntid_x: return block.x;
-      case Special::ntid_y: return block.y;
-      case Special::ntid_z: return block.z;
-      case Special::ctaid_x: return static_cast<std::uint32_t>(cta_.id[0]);
-      case Special::ctaid_y: return static_cast<std::uint32_t>(cta_.id[1]);
-      case Special::ctaid_z: return static_cast<std::uint32_t>(cta_.id[2]);
-      case Special::nctaid_x: return grid.x;
-      case Special::nctaid_y: return grid.y;
-      case Special::nctaid_z: return grid.z;
-      case Special::laneid: return lane;
-      case Special::warpid: return static_cast<std::uint32_t>(w.index);
-      case Special::nwarpid: return warps_;
-      case Special::nsmid: return 1;
-      case Special::lanemask_eq: return bit;
-      case Special::lanemask_lt: return bit - 1;
-      case Special::lanemask_le: return bit | (bit - 1);
-      case Special::lanemask_gt: return ~(bit | (bit - 1));
-      case Special::lanemask_ge: return ~(bit - 1);
-      case Special::dynamic_smem_size: return static_cast<std::uint32_t>(request_.dynamic_shared_bytes);
-      case Special::total_smem_size: return shared_end_ - static_cast<std::uint32_t>(kSharedStart);
+      case Special::tid_x:
+        return thread % block.x;
+      case Special::tid_y:
+        return thread / block.x % block.y;
+      case Special::tid_z:
+        return thread / block.x / block.y;
+      case Special::ntid_x:
+        return block.x;
+      case Special::ntid_y:
+        return block.y;
+      case Special::ntid_z:
+        return block.z;
+      case Special::ctaid_x:
+        return static_cast<std::uint32_t>(cta_.id[0]);
+      case Special::ctaid_y:
+        return static_cast<std::uint32_t>(cta_.id[1]);
+      case Special::ctaid_z:
+        return static_cast<std::uint32_t>(cta_.id[2]);
+      case Special::nctaid_x:
+        return grid.x;
+      case Special::nctaid_y:
+        return grid.y;
+      case Special::nctaid_z:
+        return grid.z;
+      case Special::laneid:
+        return lane;
+      case Special::warpid:
+        return static_cast<std::uint32_t>(w.index);
+      case Special::nwarpid:
+        return warps_;
+      case Special::nsmid:
+        return 1;
+      case Special::lanemask_eq:
+        return bit;
+      case Special::lanemask_lt:
+        return bit - 1;
+      case Special::lanemask_le:
+        return bit | (bit - 1);
+      case Special::lanemask_gt:
+        return ~(bit | (bit - 1));
+      case Special::lanemask_ge:
+        return ~(bit - 1);
+      case Special::dynamic_smem_size:
+        return static_cast<std::uint32_t>(request_.dynamic_shared_bytes);
+      case Special::total_smem_size:
+        return shared_end_ - static_cast<std::uint32_t>(kSharedStart);
       case Special::smid:
       case Special::gridid:
       case Special::clock:
       case Special::clock64:
-      case Special::globaltimer: break;
+      case Special::globaltimer:
+        break;
     }
     return 0;
   }
@@ -270,7 +301,8 @@ Finding describe_conflict(const Launch& launch, const GlobalRaces::Conflict& con
   const Program& program = launch.program;
   const runtime::Dim3& grid = launch.request.grid;
   auto position = [&](std::uint32_t linear) {
-    return fmt::format("({}, {}, {})", linear % grid.x, linear / grid.x % grid.y, linear / grid.x / grid.y);
+    return fmt::format("({}, {}, {})", linear % grid.x, linear / grid.x % grid.y,
+                       linear / grid.x / grid.y);
   };
   auto what = [&](const GlobalRaces::Party& party) {
     const char* verb = party.kind == AccessKind::read          ? "reads"
@@ -283,8 +315,9 @@ Finding describe_conflict(const Launch& launch, const GlobalRaces::Conflict& con
   Finding finding;
   finding.kernel = program.info.name;
   finding.check = "race";
-  finding.message = fmt::format("global address {:#x}: {} and {}, and nothing orders CTAs of one grid",
-                                conflict.address, what(conflict.first), what(conflict.second));
+  finding.message =
+      fmt::format("global address {:#x}: {} and {}, and nothing orders CTAs of one grid",
+                  conflict.address, what(conflict.first), what(conflict.second));
   finding.ptx_line = program.ops[conflict.first.op].line;
   finding.source = program.source_of(conflict.first.op);
   std::uint32_t linear = conflict.first.cta;
@@ -294,7 +327,8 @@ Finding describe_conflict(const Launch& launch, const GlobalRaces::Conflict& con
   return finding;
 }
 
-std::uint32_t host_threads(const Program& program, const LaunchRequest& request, std::uint32_t ctas) {
+std::uint32_t host_threads(const Program& program, const LaunchRequest& request,
+                           std::uint32_t ctas) {
   // Atomics make results depend on the order of CTAs, so that order is then fixed.
   if (program.has_global_atomics) return 1;
   std::uint32_t threads = request.options.threads > 0
@@ -310,10 +344,19 @@ void run_grid(Launch& launch) {
     return;
   }
   std::vector<std::thread> pool;
+  std::exception_ptr broken;  // out of memory, most likely
   for (std::uint32_t i = 0; i < threads; ++i) {
-    pool.emplace_back([&] { CtaRunner(launch).run_until_empty(); });
+    pool.emplace_back([&] {
+      try {
+        CtaRunner(launch).run_until_empty();
+      } catch (...) {
+        std::lock_guard lock(launch.mutex);
+        broken = std::current_exception();
+      }
+    });
   }
   for (std::thread& thread : pool) thread.join();
+  if (broken) std::rethrow_exception(broken);
 }
 
 std::vector<LineCount> line_counts(const Launch& launch) {

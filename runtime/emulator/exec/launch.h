@@ -16,7 +16,7 @@
 
 namespace sagegen::emulator {
 
-class Program;   // an entry function, decoded; immutable, shared by concurrent launches
+class Program;  // an entry function, decoded; immutable, shared by concurrent launches
 
 // Addresses of the module's .global and .const variables, by name. The driver side allocates them when
 // it loads the module and writes their initial values.
@@ -33,7 +33,7 @@ std::string why_unknown(const ptx::Instruction& instruction);
 
 struct ParamSlot {
   std::string name;
-  std::size_t offset = 0;   // into LaunchRequest::params
+  std::size_t offset = 0;  // into LaunchRequest::params
   std::size_t bytes = 0;
 };
 
@@ -42,9 +42,11 @@ struct ProgramInfo {
   std::vector<ParamSlot> params;
   std::size_t param_bytes = 0;
   std::size_t static_shared_bytes = 0;
-  std::size_t local_bytes = 0;        // per thread
-  int registers = 0;                  // 32-bit registers live at once: a lower bound of what ptxas uses
-  int max_threads = 0;                // .maxntid or .reqntid; 0 if absent
+  std::size_t local_bytes = 0;  // per thread
+  // 32-bit registers that the text as it stands keeps live at once. ptxas reorders, so it may need
+  // more or fewer.
+  int registers = 0;
+  int max_threads = 0;  // .maxntid or .reqntid; 0 if absent
   // Lint: what the PTX leaves to the assembler, such as an f32 add that ptxas may fuse. One sentence
   // each, with "line N: " in front.
   std::vector<std::string> warnings;
@@ -57,7 +59,7 @@ struct LaunchRequest {
   runtime::Dim3 grid;
   runtime::Dim3 block;
   std::size_t dynamic_shared_bytes = 0;
-  std::vector<std::uint8_t> params;   // info().param_bytes, arguments at their slots' offsets
+  std::vector<std::uint8_t> params;  // info().param_bytes, arguments at their slots' offsets
   runtime::EmulatorOptions options;
   Counting counting = Counting::off;
   // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
@@ -66,17 +68,17 @@ struct LaunchRequest {
 
 struct LineCount {
   int ptx_line = 0;
-  std::string opcode;                       // with modifiers
-  std::uint64_t executed = 0;               // warp instructions
-  std::uint64_t shared_wavefronts = 0;      // 128-byte passes over shared memory; the ideal is below
+  std::string opcode;                   // with modifiers
+  std::uint64_t executed = 0;           // warp instructions
+  std::uint64_t shared_wavefronts = 0;  // 128-byte passes over shared memory; the ideal is below
   std::uint64_t shared_wavefronts_ideal = 0;
 };
 
 struct LaunchReport {
-  std::vector<runtime::Finding> findings;   // empty: the launch succeeded
-  bool truncated = false;                   // there were more findings than are kept
+  std::vector<runtime::Finding> findings;  // empty: the launch succeeded
+  bool truncated = false;                  // there were more findings than are kept
   runtime::LaunchCounters counters;
-  std::vector<LineCount> lines;             // with Counting::on, in PTX order
+  std::vector<LineCount> lines;  // with Counting::on, in PTX order
 };
 
 // Runs the grid to its end or to the first finding. Results, findings and counts of a launch that

@@ -23,7 +23,7 @@ void gather(Row* d, const LanePointers& data, std::size_t offset, std::uint32_t 
   auto one = [&](int lane) {
     T value;
     std::memcpy(&value, data[lane] + offset, sizeof value);
-    d[lane] = static_cast<Row>(value);   // sign-extends if T is signed
+    d[lane] = static_cast<Row>(value);  // sign-extends if T is signed
   };
   if (mask == kFullMask) {
     for (int lane = 0; lane < kLanes; ++lane) one(lane);
@@ -45,7 +45,8 @@ void gather_element(Row* d, const LanePointers& data, std::size_t offset, std::u
     case 4:
       return access.sign_extend ? gather<std::int32_t>(d, data, offset, mask)
                                 : gather<std::uint32_t>(d, data, offset, mask);
-    default: return gather<std::uint64_t>(d, data, offset, mask);
+    default:
+      return gather<std::uint64_t>(d, data, offset, mask);
   }
 }
 
@@ -69,7 +70,9 @@ Target element_of(Target target, const Access& access, int element) {
   return target;
 }
 
-AccessKind read_kind(const Access& a) { return a.strong ? AccessKind::strong_read : AccessKind::read; }
+AccessKind read_kind(const Access& a) {
+  return a.strong ? AccessKind::strong_read : AccessKind::read;
+}
 AccessKind write_kind(const Access& a) {
   return a.strong ? AccessKind::strong_write : AccessKind::write;
 }
@@ -88,7 +91,7 @@ void load(Warp& w, const Op& op, std::uint32_t mask) {
   if constexpr (kChecked) {
     LaneTargets targets;
     locate_targets(w, op, op.imm, mask, addresses, bytes, "reads", targets);
-    std::array<std::uint32_t, kMaxElements> undefined = {};   // lanes, per element
+    std::array<std::uint32_t, kMaxElements> undefined = {};  // lanes, per element
     for_lanes(mask, [&](int lane) {
       data[lane] = targets[lane].data;
       Checker& checker = *w.cta->checker;
@@ -135,10 +138,14 @@ template <class Row>
 void scatter_element(const Row* s, const LanePointers& data, std::size_t offset, std::uint32_t mask,
                      std::uint8_t bytes) {
   switch (bytes) {
-    case 1: return scatter<std::uint8_t>(s, data, offset, mask);
-    case 2: return scatter<std::uint16_t>(s, data, offset, mask);
-    case 4: return scatter<std::uint32_t>(s, data, offset, mask);
-    default: return scatter<std::uint64_t>(s, data, offset, mask);
+    case 1:
+      return scatter<std::uint8_t>(s, data, offset, mask);
+    case 2:
+      return scatter<std::uint16_t>(s, data, offset, mask);
+    case 4:
+      return scatter<std::uint32_t>(s, data, offset, mask);
+    default:
+      return scatter<std::uint64_t>(s, data, offset, mask);
   }
 }
 
@@ -156,7 +163,7 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
     LaneTargets targets;
     locate_targets(w, op, op.imm, mask, addresses, bytes, "writes", targets);
     std::array<std::uint8_t, kLanes * kMaxVectorBytes> values;
-    std::uint32_t whole = mask;   // lanes whose elements are all defined
+    std::uint32_t whole = mask;  // lanes whose elements are all defined
     for (int e = 0; e < access.count; ++e) whole &= defined_row(w, r[1 + e]);
     for_lanes(mask, [&](int lane) {
       std::uint8_t* value = values.data() + lane * bytes;
@@ -195,11 +202,16 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
 // ---- modifiers -----------------------------------------------------------------------------------
 
 void read_space(ModifierReader& m, Access& access, bool is_store) {
-  if (m.take_any({"global"}) != "") access.space = Space::global;
-  else if (m.take_any({"shared", "shared::cta"}) != "") access.space = Space::shared;
-  else if (m.take_any({"local"}) != "") access.space = Space::local;
-  else if (!is_store && m.take_any({"param", "param::entry"}) != "") access.space = Space::param;
-  else if (!is_store && m.take_any({"const"}) != "") access.space = Space::constant;
+  if (m.take_any({"global"}) != "")
+    access.space = Space::global;
+  else if (m.take_any({"shared", "shared::cta"}) != "")
+    access.space = Space::shared;
+  else if (m.take_any({"local"}) != "")
+    access.space = Space::local;
+  else if (!is_store && m.take_any({"param", "param::entry"}) != "")
+    access.space = Space::param;
+  else if (!is_store && m.take_any({"const"}) != "")
+    access.space = Space::constant;
 }
 
 void read_semantics(ModifierReader& m, Access& access) {
@@ -219,11 +231,10 @@ void read_type(ModifierReader& m, Access& access) {
     std::uint8_t bytes;
     bool sign;
   };
-  static constexpr Type kTypes[] = {{"b8", 1, false},  {"u8", 1, false},  {"s8", 1, true},
-                                    {"b16", 2, false}, {"u16", 2, false}, {"s16", 2, true},
-                                    {"b32", 4, false}, {"u32", 4, false}, {"s32", 4, true},
-                                    {"f32", 4, false}, {"b64", 8, false}, {"u64", 8, false},
-                                    {"s64", 8, false}, {"f64", 8, false}};
+  static constexpr Type kTypes[] = {
+      {"b8", 1, false},  {"u8", 1, false},  {"s8", 1, true},   {"b16", 2, false}, {"u16", 2, false},
+      {"s16", 2, true},  {"b32", 4, false}, {"u32", 4, false}, {"s32", 4, true},  {"f32", 4, false},
+      {"b64", 8, false}, {"u64", 8, false}, {"s64", 8, false}, {"f64", 8, false}};
   for (const Type& type : kTypes) {
     if (!m.take(type.name)) continue;
     access.bytes = type.bytes;
@@ -245,11 +256,27 @@ std::vector<Form> memory_forms(const ptx::Instruction& instruction) {
   read_semantics(m, access);
   read_space(m, access, is_store);
   bool hint = false;
-  for (std::string_view cache; !(cache = m.take_any(
-           {"ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::evict_normal", "L1::evict_unchanged",
-            "L1::evict_first", "L1::evict_last", "L1::no_allocate", "L2::evict_normal",
-            "L2::evict_first", "L2::evict_last", "L2::64B", "L2::128B", "L2::256B",
-            "L2::cache_hint"})).empty();) {
+  for (std::string_view cache; !(cache = m.take_any({"ca",
+                                                     "cg",
+                                                     "cs",
+                                                     "lu",
+                                                     "cv",
+                                                     "wb",
+                                                     "wt",
+                                                     "nc",
+                                                     "L1::evict_normal",
+                                                     "L1::evict_unchanged",
+                                                     "L1::evict_first",
+                                                     "L1::evict_last",
+                                                     "L1::no_allocate",
+                                                     "L2::evict_normal",
+                                                     "L2::evict_first",
+                                                     "L2::evict_last",
+                                                     "L2::64B",
+                                                     "L2::128B",
+                                                     "L2::256B",
+                                                     "L2::cache_hint"}))
+                                    .empty();) {
     hint |= cache == "L2::cache_hint";
   }
   if (std::string_view vector = m.take_any({"v2", "v4", "v8"}); !vector.empty()) {
@@ -258,7 +285,8 @@ std::vector<Form> memory_forms(const ptx::Instruction& instruction) {
   read_type(m, access);
   m.finish();
   if (std::uint32_t{access.bytes} * access.count > kMaxVectorBytes) {
-    throw UnknownForm(fmt::format("{} accesses more than 32 bytes per thread", text_of(instruction)));
+    throw UnknownForm(
+        fmt::format("{} accesses more than 32 bytes per thread", text_of(instruction)));
   }
   std::string data(access.count, is_store ? 'X' : 'x');
   if (access.count > 1) data = "{" + data + "}";

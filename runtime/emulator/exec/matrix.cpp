@@ -12,7 +12,7 @@ namespace sagegen::emulator {
 namespace {
 
 constexpr int kRowBytes = 16;
-constexpr std::uint32_t kTransposed = 0x100;   // in Access::detail; the low byte counts matrices
+constexpr std::uint32_t kTransposed = 0x100;  // in Access::detail; the low byte counts matrices
 
 std::uint32_t address_lanes(int matrices) {
   return matrices == 4 ? kFullMask : (1u << (8 * matrices)) - 1;
@@ -38,7 +38,7 @@ void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
   if constexpr (kChecked) require_defined(w, op, base, sources, "row address");
   LaneAddresses addresses = lane_addresses(w, access, base);
   LanePointers rows;
-  std::uint32_t whole = kFullMask;   // rows without undefined bytes
+  std::uint32_t whole = kFullMask;  // rows without undefined bytes
   LaneTargets targets;
   if constexpr (kChecked) {
     locate_targets(w, op, op.imm, sources, addresses, kRowBytes, "reads", targets);
@@ -125,7 +125,8 @@ void move_matrix(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t defined = 0;
   for (int lane = 0; lane < kLanes; ++lane) {
     int g = lane / 4, t = lane % 4;
-    int low = 4 * (2 * t) + g / 2, high = 4 * (2 * t + 1) + g / 2;   // lanes with column g of two rows
+    int low = 4 * (2 * t) + g / 2,
+        high = 4 * (2 * t + 1) + g / 2;  // lanes with column g of two rows
     int shift = 16 * (g % 2);
     result[lane] = (a[low] >> shift & 0xffff) | (a[high] >> shift & 0xffff) << 16;
     if constexpr (kChecked) {
@@ -168,10 +169,10 @@ struct NamedType {
   MmaType type;
   int bits;
 };
-constexpr NamedType kMmaTypes[] = {
-    {"s8", MmaType::s8, 8},      {"u8", MmaType::u8, 8},     {"s4", MmaType::s4, 4},
-    {"u4", MmaType::u4, 4},      {"f16", MmaType::f16, 16},  {"bf16", MmaType::bf16, 16},
-    {"e4m3", MmaType::e4m3, 8},  {"e5m2", MmaType::e5m2, 8}};
+constexpr NamedType kMmaTypes[] = {{"s8", MmaType::s8, 8},     {"u8", MmaType::u8, 8},
+                                   {"s4", MmaType::s4, 4},     {"u4", MmaType::u4, 4},
+                                   {"f16", MmaType::f16, 16},  {"bf16", MmaType::bf16, 16},
+                                   {"e4m3", MmaType::e4m3, 8}, {"e5m2", MmaType::e5m2, 8}};
 
 const NamedType& read_type(ModifierReader& m) {
   for (const NamedType& type : kMmaTypes) {
@@ -213,14 +214,16 @@ std::vector<Form> mma_forms(const ptx::Instruction& instruction) {
                integer == (d == "s32") && integer == is_integer(b.type) &&
                (!mma.saturate || integer) && (a.bits != 16 || a.type == b.type) &&
                (a.type != MmaType::bf16 || d == "f32");
-  if (!valid) throw UnknownForm(fmt::format("no such combination of types and shape: {}", text_of(instruction)));
+  if (!valid)
+    throw UnknownForm(
+        fmt::format("no such combination of types and shape: {}", text_of(instruction)));
 
   Form form;
   std::string registers_c = mma.f16_accumulator ? "ww" : "wwww";
   std::string reads_c = mma.f16_accumulator ? "WW" : "WWWW";
   bool half = row_bytes == 16;
-  form.format = "{" + registers_c + "}{" + (half ? "WW" : "WWWW") + "}{" + (half ? "W" : "WW") + "}{" +
-                reads_c + "}";
+  form.format = "{" + registers_c + "}{" + (half ? "WW" : "WWWW") + "}{" + (half ? "W" : "WW") +
+                "}{" + reads_c + "}";
   form.plain = multiply<false>;
   form.checked = multiply<true>;
   form.taint = Taint::custom;
@@ -248,8 +251,8 @@ void register_matrix(FormTable& t) {
       t.add_form("stmatrix" + suffix, form);
     }
   }
-  t.add_checked("movmatrix.sync.aligned.m8n8.trans.b16", "wW", move_matrix<false>, move_matrix<true>,
-                Taint::custom);
+  t.add_checked("movmatrix.sync.aligned.m8n8.trans.b16", "wW", move_matrix<false>,
+                move_matrix<true>, Taint::custom);
 }
 
 }  // namespace sagegen::emulator

@@ -11,7 +11,7 @@ namespace sagegen::emulator {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
-constexpr std::size_t kQuarantine = 4096;   // freed allocations that reports can still name
+constexpr std::size_t kQuarantine = 4096;  // freed allocations that reports can still name
 
 constexpr std::size_t kHuge = std::size_t{16} << 20;
 
@@ -64,7 +64,7 @@ Address DeviceMemory::allocate(std::size_t bytes) {
   if (bytes < kHuge) std::memset(allocation->data, 0xff, bytes);
 
   auto map = std::make_shared<AddressMap>(*map_);
-  map->allocations_.push_back(std::move(allocation));   // addresses only grow: still sorted
+  map->allocations_.push_back(std::move(allocation));  // addresses only grow: still sorted
   map_ = std::move(map);
   Address base = next_;
   next_ = round_up(next_ + bytes + kRedZone, kAlignment);
@@ -85,7 +85,8 @@ bool DeviceMemory::release(Address base) {
   tombstone->freed = true;
   used_ -= (*it)->bytes;
   *it = std::move(tombstone);
-  std::size_t freed = std::count_if(list.begin(), list.end(), [](const auto& a) { return a->freed; });
+  std::size_t freed =
+      std::count_if(list.begin(), list.end(), [](const auto& a) { return a->freed; });
   if (freed > kQuarantine) {
     list.erase(std::find_if(list.begin(), list.end(), [](const auto& a) { return a->freed; }));
   }
@@ -93,7 +94,8 @@ bool DeviceMemory::release(Address base) {
   return true;
 }
 
-std::string DeviceMemory::locate(Address address, std::size_t bytes, const Allocation** found) const {
+std::string DeviceMemory::locate(Address address, std::size_t bytes,
+                                 const Allocation** found) const {
   const Allocation* allocation = map_->find(address);
   if (allocation == nullptr || allocation->freed) return describe_address(*map_, address);
   if (bytes > allocation->end() - address) {

@@ -24,19 +24,21 @@ inline constexpr Address kGlobalBase = 0x0000'7000'0000'0000;
 inline constexpr Address kSharedWindow = 0x0000'0100'0000'0000;
 inline constexpr Address kLocalWindow = 0x0000'0200'0000'0000;
 inline constexpr Address kParamWindow = 0x0000'0300'0000'0000;
-inline constexpr Address kWindowBytes = 0x0000'0000'0100'0000;   // of each window
-inline constexpr Address kSharedStart = 1024;   // first shared offset; the driver owns what lies below
+inline constexpr Address kWindowBytes = 0x0000'0000'0100'0000;  // of each window
+inline constexpr Address kSharedStart =
+    1024;  // first shared offset; the driver owns what lies below
 inline constexpr Address kLocalStart = 256;
-inline constexpr std::size_t kRedZone = std::size_t{1} << 20;   // between allocations; costs no memory
+inline constexpr std::size_t kRedZone = std::size_t{1}
+                                        << 20;  // between allocations; costs no memory
 
 struct Allocation {
   Address base = 0;
   std::size_t bytes = 0;
-  std::uint8_t* data = nullptr;      // `bytes` long
-  std::uint8_t* written = nullptr;   // shadow: 1 per byte that holds defined data
-  bool freed = false;                // data and written are null
-  mutable bool assumed_defined = false;   // the shadow is to be set before anybody looks at it
-  std::shared_ptr<void> storage;     // owns data and written
+  std::uint8_t* data = nullptr;          // `bytes` long
+  std::uint8_t* written = nullptr;       // shadow: 1 per byte that holds defined data
+  bool freed = false;                    // data and written are null
+  mutable bool assumed_defined = false;  // the shadow is to be set before anybody looks at it
+  std::shared_ptr<void> storage;         // owns data and written
 
   Address end() const { return base + bytes; }
 };

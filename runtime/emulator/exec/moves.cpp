@@ -73,17 +73,27 @@ enum class WindowTest : std::uint32_t { shared, local, param, global };
 // isspacep.<space> p, a
 void in_space(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t lanes = 0;
-  auto inside = [](std::uint64_t address, Address window) { return address - window < kWindowBytes; };
+  auto inside = [](std::uint64_t address, Address window) {
+    return address - window < kWindowBytes;
+  };
   for_lanes(mask, [&](int lane) {
     std::uint64_t a = row64(w, op.r[1])[lane];
     bool shared = inside(a, kSharedWindow), local = inside(a, kLocalWindow),
          param = inside(a, kParamWindow);
     bool holds = false;
     switch (static_cast<WindowTest>(op.imm)) {
-      case WindowTest::shared: holds = shared; break;
-      case WindowTest::local: holds = local; break;
-      case WindowTest::param: holds = param; break;
-      case WindowTest::global: holds = !shared && !local && !param; break;
+      case WindowTest::shared:
+        holds = shared;
+        break;
+      case WindowTest::local:
+        holds = local;
+        break;
+      case WindowTest::param:
+        holds = param;
+        break;
+      case WindowTest::global:
+        holds = !shared && !local && !param;
+        break;
     }
     lanes |= static_cast<std::uint32_t>(holds) << lane;
   });
@@ -136,10 +146,14 @@ void register_moves(FormTable& t) {
   test("isspacep.local", WindowTest::local);
   test("isspacep{.param|.param::entry}", WindowTest::param);
   test("isspacep.global", WindowTest::global);
-  t.add("createpolicy.fractional{.L2::evict_last|.L2::evict_normal|.L2::evict_first|.L2::evict_unchanged}.b64",
-        "d", make_policy);
-  t.add("createpolicy.fractional{.L2::evict_last|.L2::evict_normal|.L2::evict_first|.L2::evict_unchanged}.b64",
-        "dW", make_policy);
+  t.add(
+      "createpolicy.fractional{.L2::evict_last|.L2::evict_normal|.L2::evict_first|.L2::evict_"
+      "unchanged}.b64",
+      "d", make_policy);
+  t.add(
+      "createpolicy.fractional{.L2::evict_last|.L2::evict_normal|.L2::evict_first|.L2::evict_"
+      "unchanged}.b64",
+      "dW", make_policy);
 }
 
 }  // namespace sagegen::emulator

@@ -25,7 +25,7 @@ inline constexpr int kLanes = 32;
 inline constexpr std::uint32_t kFullMask = 0xffff'ffff;
 inline constexpr int kInlineOperands = 6;
 
-inline constexpr std::uint16_t kAlways = 0;     // predicate numbers with fixed values
+inline constexpr std::uint16_t kAlways = 0;  // predicate numbers with fixed values
 inline constexpr std::uint16_t kNever = 1;
 inline constexpr std::uint16_t kPredicateSink = 2;
 inline constexpr std::uint16_t kFirstPredicate = 3;
@@ -36,9 +36,9 @@ struct Op {
   std::array<std::uint16_t, kInlineOperands> r = {};
   std::uint16_t guard = kAlways;
   std::uint8_t guard_negated = 0;
-  std::uint8_t negated = 0;        // bit i: predicate operand i is used as its complement
-  std::uint32_t pool = 0;          // all operands, for forms with more than fit in r
-  std::uint32_t imm = 0;           // immediate, branch target, or index into Program's side tables
+  std::uint8_t negated = 0;  // bit i: predicate operand i is used as its complement
+  std::uint32_t pool = 0;    // all operands, for forms with more than fit in r
+  std::uint32_t imm = 0;     // immediate, branch target, or index into Program's side tables
 };
 
 enum class Space : std::uint8_t { generic, global, constant, shared, local, param };
@@ -47,14 +47,14 @@ enum class Space : std::uint8_t { generic, global, constant, shared, local, para
 struct Access {
   std::int64_t offset = 0;
   Space space = Space::generic;
-  std::uint8_t bytes = 4;            // of one element
-  std::uint8_t count = 1;            // elements: 1, 2, 4
+  std::uint8_t bytes = 4;  // of one element
+  std::uint8_t count = 1;  // elements: 1, 2, 4
   bool sign_extend = false;
-  bool wide_base = true;             // the base register has 64 bits
-  bool strong = false;               // volatile, relaxed, acquire, release: no race with atomics
-  std::uint8_t register_bytes = 4;   // of the data registers: 2, 4, 8
-  std::uint32_t immediate = 0;       // the form's immediate operand, such as cp.async's size
-  std::uint32_t detail = 0;          // what the family packs into it
+  bool wide_base = true;            // the base register has 64 bits
+  bool strong = false;              // volatile, relaxed, acquire, release: no race with atomics
+  std::uint8_t register_bytes = 4;  // of the data registers: 2, 4, 8
+  std::uint32_t immediate = 0;      // the form's immediate operand, such as cp.async's size
+  std::uint32_t detail = 0;         // what the family packs into it
 };
 
 struct MmaDetail {
@@ -69,12 +69,12 @@ enum class Taint : std::uint8_t { none, propagate, custom };
 inline constexpr std::uint32_t kNoRejoin = 0xffff'ffff;
 
 struct OpInfo {
-  int body_index = 0;               // into Program::text, line and source below; the last op has none
+  int body_index = 0;  // into Program::text, line and source below; the last op has none
   int line = 0;
   int source_file = 0, source_line = 0;
-  std::uint32_t rejoin = kNoRejoin; // of a conditional branch: op index
+  std::uint32_t rejoin = kNoRejoin;  // of a conditional branch: op index
   Taint taint = Taint::none;
-  std::uint16_t destinations = 0, sources = 0;   // definedness cells at taint_pool[cells...]
+  std::uint16_t destinations = 0, sources = 0;  // definedness cells at taint_pool[cells...]
   std::uint32_t cells = 0;
 };
 
@@ -85,9 +85,34 @@ struct ConstantRow {
 };
 
 enum class Special : std::uint8_t {
-  tid_x, tid_y, tid_z, ntid_x, ntid_y, ntid_z, ctaid_x, ctaid_y, ctaid_z, nctaid_x, nctaid_y, nctaid_z,
-  laneid, warpid, nwarpid, smid, nsmid, lanemask_eq, lanemask_lt, lanemask_le, lanemask_gt, lanemask_ge,
-  dynamic_smem_size, total_smem_size, gridid, clock, clock64, globaltimer,
+  tid_x,
+  tid_y,
+  tid_z,
+  ntid_x,
+  ntid_y,
+  ntid_z,
+  ctaid_x,
+  ctaid_y,
+  ctaid_z,
+  nctaid_x,
+  nctaid_y,
+  nctaid_z,
+  laneid,
+  warpid,
+  nwarpid,
+  smid,
+  nsmid,
+  lanemask_eq,
+  lanemask_lt,
+  lanemask_le,
+  lanemask_gt,
+  lanemask_ge,
+  dynamic_smem_size,
+  total_smem_size,
+  gridid,
+  clock,
+  clock64,
+  globaltimer,
 };
 struct SpecialRow {
   std::uint16_t row = 0;
@@ -100,21 +125,21 @@ class Program {
   ProgramInfo info;
   Profile profile = Profile::ideal;
 
-  std::vector<Op> plain;            // handlers without checks ...
-  std::vector<Op> checked;          // ... and with; same length and order
-  std::vector<OpInfo> ops;          // parallel to both
-  std::vector<std::string> text;    // opcode with modifiers, per op
+  std::vector<Op> plain;          // handlers without checks ...
+  std::vector<Op> checked;        // ... and with; same length and order
+  std::vector<OpInfo> ops;        // parallel to both
+  std::vector<std::string> text;  // opcode with modifiers, per op
   std::vector<std::uint16_t> pool;
   std::vector<std::uint16_t> taint_pool;
   std::vector<Access> accesses;
   std::vector<MmaDetail> mmas;
   std::vector<ConstantRow> constants;
   std::vector<SpecialRow> specials;
-  std::vector<std::string> files;   // by .file index
+  std::vector<std::string> files;  // by .file index
 
   std::uint32_t rows = 0;
   std::uint32_t predicates = kFirstPredicate;
-  std::size_t dynamic_shared_offset = kSharedStart;   // where dynamic shared memory starts
+  std::size_t dynamic_shared_offset = kSharedStart;  // where dynamic shared memory starts
   bool has_global_atomics = false;  // CTAs must then run in order to be deterministic
 
   // Definedness cells: one per row, then one per predicate.

@@ -18,7 +18,7 @@ void RaceDetector::barrier_arrive(int warp, int barrier) {
   for (int i = 0; i < kMaxWarps; ++i) {
     barriers_[barrier][i] = std::max(barriers_[barrier][i], clock[i]);
   }
-  ++clock[warp];   // what the warp does from here on is not covered by this arrival
+  ++clock[warp];  // what the warp does from here on is not covered by this arrival
 }
 
 void RaceDetector::barrier_release(int barrier, std::uint32_t warps) {
@@ -79,7 +79,7 @@ void RaceDetector::note_read(Cell& cell, int warp, std::uint32_t op, bool strong
     cell.read_clock = mine[warp];
     return;
   }
-  if (cell.read_clock == mine[warp]) {   // the usual case: all warps have passed the same barriers
+  if (cell.read_clock == mine[warp]) {  // the usual case: all warps have passed the same barriers
     cell.readers |= bit;
     return;
   }
@@ -87,7 +87,7 @@ void RaceDetector::note_read(Cell& cell, int warp, std::uint32_t op, bool strong
   for (std::uint32_t rest = cell.readers; rest != 0; rest &= rest - 1) {
     all_before &= cell.read_clock <= mine[std::countr_zero(rest)];
   }
-  if (all_before) {   // what races with the earlier reads would also race with this one
+  if (all_before) {  // what races with the earlier reads would also race with this one
     cell.readers = bit;
     cell.read_clock = mine[warp];
     cell.strong_reads = strong;
@@ -176,8 +176,8 @@ std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t
 std::optional<RaceConflict> RaceDetector::access_shared(std::uint64_t offset, std::uint32_t bytes,
                                                         int warp, std::uint32_t op,
                                                         AccessKind kind) {
-  return access([this](std::uint64_t at) -> Cell& { return shared_[at / 4]; }, offset, bytes, warp, op,
-                kind);
+  return access([this](std::uint64_t at) -> Cell& { return shared_[at / 4]; }, offset, bytes, warp,
+                op, kind);
 }
 
 std::optional<RaceConflict> RaceDetector::access_global(std::uint64_t address, std::uint32_t bytes,
@@ -288,14 +288,16 @@ struct GlobalRaces::Merged {
 
 std::vector<GlobalRaces::Conflict> GlobalRaces::conflicts(std::size_t limit) const {
   constexpr std::size_t kRead = 0, kWrite = 1, kStrongRead = 2, kStrongWrite = 3;
-  constexpr std::pair<std::size_t, std::size_t> kConflicting[] = {
-      {kWrite, kWrite}, {kWrite, kRead}, {kWrite, kStrongWrite}, {kWrite, kStrongRead},
-      {kStrongWrite, kRead}};
+  constexpr std::pair<std::size_t, std::size_t> kConflicting[] = {{kWrite, kWrite},
+                                                                  {kWrite, kRead},
+                                                                  {kWrite, kStrongWrite},
+                                                                  {kWrite, kStrongRead},
+                                                                  {kStrongWrite, kRead}};
   auto party = [](std::uint64_t key, std::size_t kind) {
     return Party{Merged::cta(key), static_cast<std::uint32_t>(key), static_cast<AccessKind>(kind)};
   };
   std::vector<Conflict> result;
-  std::set<std::pair<std::uint32_t, std::uint32_t>> reported;   // pairs of ops
+  std::set<std::pair<std::uint32_t, std::uint32_t>> reported;  // pairs of ops
   for (const auto& summary : summaries_) {
     std::size_t chunks = summary->words[0].size();
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
@@ -325,7 +327,8 @@ std::vector<GlobalRaces::Conflict> GlobalRaces::conflicts(std::size_t limit) con
           }
           if (two == 0) continue;
           Party first = party(one, a), second = party(two, b);
-          if (!reported.insert({std::min(first.op, second.op), std::max(first.op, second.op)}).second) {
+          if (!reported.insert({std::min(first.op, second.op), std::max(first.op, second.op)})
+                   .second) {
             continue;
           }
           std::uint64_t address = summary->allocation->base + chunk * kChunkBytes + at;

@@ -32,7 +32,7 @@ inline bool is_strong(AccessKind kind) {
 }
 
 struct RaceConflict {
-  int warp = 0;                 // the other party, and what it did
+  int warp = 0;  // the other party, and what it did
   std::uint32_t op = 0;
   AccessKind kind = AccessKind::read;
   std::uint64_t address = 0;
@@ -58,9 +58,9 @@ class RaceDetector {
 
   // The history of four bytes, or of one byte once anyone accessed less than four.
   struct Cell {
-    std::uint32_t write_clock = 0;   // 0: never written
-    std::uint32_t read_clock = 0;    // of every warp in `readers`, unless many_clocks
-    std::uint32_t readers = 0;       // since the last write; or an index into splits_ or read_clocks_
+    std::uint32_t write_clock = 0;  // 0: never written
+    std::uint32_t read_clock = 0;   // of every warp in `readers`, unless many_clocks
+    std::uint32_t readers = 0;  // since the last write; or an index into splits_ or read_clocks_
     std::uint32_t write_op = 0, read_op = 0;
     std::uint8_t write_warp = 0;
     bool strong_write = false, strong_reads = false;
@@ -78,10 +78,10 @@ class RaceDetector {
   void note_read(Cell& cell, int warp, std::uint32_t op, bool strong);
   std::array<Cell, 4>& split(Cell& cell);
 
-  std::vector<Clock> clocks_;                  // per warp
+  std::vector<Clock> clocks_;  // per warp
   std::array<Clock, 16> barriers_ = {};
   std::vector<Cell> shared_;
-  std::unordered_map<std::uint64_t, std::unique_ptr<Cell[]>> global_;   // by chunk of 1 KB
+  std::unordered_map<std::uint64_t, std::unique_ptr<Cell[]>> global_;  // by chunk of 1 KB
   std::uint64_t last_chunk_ = ~std::uint64_t{0};
   Cell* last_cells_ = nullptr;
   std::vector<std::array<Cell, 4>> splits_;
@@ -121,7 +121,7 @@ class GlobalRaces {
   // Words are accesses of whole aligned 4-byte cells, bytes all others.
   struct Summary {
     const Allocation* allocation = nullptr;
-    std::array<std::vector<std::atomic<Extremes*>>, 4> words, bytes;   // by AccessKind, then chunk
+    std::array<std::vector<std::atomic<Extremes*>>, 4> words, bytes;  // by AccessKind, then chunk
   };
   struct Merged;
 
@@ -129,7 +129,7 @@ class GlobalRaces {
   static Extremes* cells(std::vector<std::atomic<Extremes*>>& chunks, std::size_t chunk,
                          std::size_t count);
 
-  std::vector<std::unique_ptr<Summary>> summaries_;   // by address
+  std::vector<std::unique_ptr<Summary>> summaries_;  // by address
 };
 
 }  // namespace sagegen::emulator

@@ -28,9 +28,10 @@ void require_full_warp(const Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t missing = ~mask;
   std::uint32_t exited = ~w.live;
   fail(w, op, first_lane(missing), "divergent-collective",
-       fmt::format("all 32 lanes of a warp must execute this together, but only lanes {} do (running "
-                   "{}, exited {})",
-                   hex_mask(mask), hex_mask(w.active), hex_mask(exited)));
+       fmt::format(
+           "all 32 lanes of a warp must execute this together, but only lanes {} do (running "
+           "{}, exited {})",
+           hex_mask(mask), hex_mask(w.active), hex_mask(exited)));
 }
 
 void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
@@ -38,10 +39,11 @@ void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32
   std::uint32_t undefined = mask & ~defined_row(w, row);
   if (undefined == 0) return;
   int lane = first_lane(undefined);
-  fail(w, op, lane, "uninitialized",
-       fmt::format("the {} was never written, or was computed from uninitialized data, in lanes {}; "
-                   "lane {} holds {:#x}",
-                   role, hex_mask(undefined), lane, row32(w, row)[lane]));
+  fail(
+      w, op, lane, "uninitialized",
+      fmt::format("the {} was never written, or was computed from uninitialized data, in lanes {}; "
+                  "lane {} holds {:#x}",
+                  role, hex_mask(undefined), lane, row32(w, row)[lane]));
 }
 
 }  // namespace sagegen::emulator

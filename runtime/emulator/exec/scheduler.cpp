@@ -25,13 +25,15 @@ std::uint32_t ready_warps(const Cta& cta) {
 // The warp that runs next, given the one that ran last.
 int choose(Cta& cta, std::uint32_t ready, int last) {
   switch (cta.request->options.schedule) {
-    case SchedulePolicy::reverse: return 31 - std::countl_zero(ready);
+    case SchedulePolicy::reverse:
+      return 31 - std::countl_zero(ready);
     case SchedulePolicy::random: {
       std::uint32_t skip = cta.random.below(static_cast<std::uint32_t>(std::popcount(ready)));
       for (; skip > 0; --skip) ready &= ready - 1;
       return std::countr_zero(ready);
     }
-    case SchedulePolicy::round_robin: break;
+    case SchedulePolicy::round_robin:
+      break;
   }
   std::uint32_t after = last >= 31 ? 0 : ready & (kFullMask << (last + 1));
   return std::countr_zero(after != 0 ? after : ready);
@@ -51,10 +53,10 @@ std::string describe_wait(const Warp& w) {
   if (threads == 0) {
     for (const Warp& other : w.cta->warps) threads += other.state == WarpState::exited ? 0 : kLanes;
   }
-  return fmt::format("warp {} waits at line {}{} ({}) for barrier {}: {} of {} threads have arrived",
-                     w.index, w.program->ops[index].line,
-                     source.empty() ? "" : fmt::format(" ({})", source), w.program->text[index],
-                     w.barrier, barrier.arrived, threads);
+  return fmt::format(
+      "warp {} waits at line {}{} ({}) for barrier {}: {} of {} threads have arrived", w.index,
+      w.program->ops[index].line, source.empty() ? "" : fmt::format(" ({})", source),
+      w.program->text[index], w.barrier, barrier.arrived, threads);
 }
 
 [[noreturn]] void report_deadlock(const Cta& cta) {
@@ -76,10 +78,11 @@ std::string describe_wait(const Warp& w) {
 void check_limit(const Cta& cta, const Warp& w, std::uint64_t& total, std::uint64_t executed) {
   total += executed;
   if (total <= cta.request->instruction_limit) return;
-  fail(w, *w.pc, -1, "instruction-limit",
-       fmt::format("the CTA has executed {} warp instructions, the limit of this launch; warp {} is "
-                   "here and may never finish",
-                   cta.request->instruction_limit, w.index));
+  fail(
+      w, *w.pc, -1, "instruction-limit",
+      fmt::format("the CTA has executed {} warp instructions, the limit of this launch; warp {} is "
+                  "here and may never finish",
+                  cta.request->instruction_limit, w.index));
 }
 
 }  // namespace

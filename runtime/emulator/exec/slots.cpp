@@ -53,18 +53,29 @@ struct Life {
   }
 };
 
+// Lives of the registers that the body names, numbered densely: texts may declare millions.
 std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow& flow) {
-  std::size_t registers = request.size.size();
+  constexpr std::uint32_t kUnused = 0xffff'ffff;
+  std::vector<std::uint32_t> dense(request.size.size(), kUnused);
+  std::vector<Life> lives;
+  for (const auto& uses : request.uses) {
+    for (const RegisterUse& use : uses) {
+      if (dense[use.id] != kUnused) continue;
+      dense[use.id] = static_cast<std::uint32_t>(lives.size());
+      lives.push_back({.id = use.id});
+    }
+  }
+  std::size_t registers = lives.size();
   std::size_t blocks = flow.blocks.size();
   std::vector<BitSet> live_in(blocks, BitSet(registers));
   std::vector<BitSet> generated(blocks, BitSet(registers)), killed(blocks, BitSet(registers));
   for (std::size_t b = 0; b < blocks; ++b) {
     for (int i = flow.blocks[b].first; i < flow.blocks[b].end; ++i) {
       for (const RegisterUse& use : request.uses[i]) {
-        if (!use.written && !killed[b].test(use.id)) generated[b].set(use.id);
+        if (!use.written && !killed[b].test(dense[use.id])) generated[b].set(dense[use.id]);
       }
       for (const RegisterUse& use : request.uses[i]) {
-        if (use.written && !request.guarded[i]) killed[b].set(use.id);
+        if (use.written && !request.guarded[i]) killed[b].set(dense[use.id]);
       }
     }
   }
@@ -82,15 +93,13 @@ std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow&
     }
   }
 
-  std::vector<Life> lives(registers);
-  for (std::size_t id = 0; id < registers; ++id) lives[id].id = static_cast<std::uint32_t>(id);
   for (std::size_t b = 0; b < blocks; ++b) {
     const ptx::BasicBlock& block = flow.blocks[b];
     if (block.first == block.end) continue;
     live_in[b].for_each([&](std::size_t id) { lives[id].include(block.first); });
     live_out(b).for_each([&](std::size_t id) { lives[id].include(block.end - 1); });
     for (int i = block.first; i < block.end; ++i) {
-      for (const RegisterUse& use : request.uses[i]) lives[use.id].include(i);
+      for (const RegisterUse& use : request.uses[i]) lives[dense[use.id]].include(i);
     }
   }
   return lives;
@@ -98,9 +107,10 @@ std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow&
 
 // Linear scan over lives sorted by their start; returns how many slots were needed.
 std::uint32_t scan(std::vector<Life> lives, std::vector<std::uint32_t>& slot) {
-  std::sort(lives.begin(), lives.end(),
-            [](const Life& a, const Life& b) { return a.first != b.first ? a.first < b.first : a.id < b.id; });
-  using Busy = std::pair<int, std::uint32_t>;   // last use, slot
+  std::sort(lives.begin(), lives.end(), [](const Life& a, const Life& b) {
+    return a.first != b.first ? a.first < b.first : a.id < b.id;
+  });
+  using Busy = std::pair<int, std::uint32_t>;  // last use, slot
   std::priority_queue<Busy, std::vector<Busy>, std::greater<>> busy;
   std::priority_queue<std::uint32_t, std::vector<std::uint32_t>, std::greater<>> free;
   std::uint32_t slots = 0;

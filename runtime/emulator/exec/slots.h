@@ -14,7 +14,7 @@
 namespace sagegen::emulator {
 
 struct RegisterUse {
-  std::uint32_t id = 0;       // of a virtual register
+  std::uint32_t id = 0;  // of a virtual register
   bool written = false;
 };
 
@@ -27,7 +27,7 @@ struct SlotRequest {
 };
 
 struct SlotAssignment {
-  std::vector<std::uint32_t> row;   // per virtual register; unused ones have 0
+  std::vector<std::uint32_t> row;  // per virtual register; unused ones have 0
   std::uint32_t rows = 0;
 };
 

@@ -59,14 +59,27 @@ void collect_names(const std::vector<ptx::Operand>& operands, std::set<std::stri
   }
 }
 
+// What an address space of the emulator holds. Devices have less, which the driver side enforces.
+constexpr std::size_t kMaxSpace = kWindowBytes / 2;
+
+// Places a variable at the next aligned offset and returns where it ends.
+std::size_t place_variable(const ptx::Variable& v, std::size_t& at, const char* what) {
+  at = round_up(at, v.align);
+  if (v.bytes > kMaxSpace || at > kMaxSpace - v.bytes) {
+    throw ptx::ParseError(
+        v.line, fmt::format("{} needs more than {} bytes of {} memory", v.name, kMaxSpace, what));
+  }
+  return at + v.bytes;
+}
+
 std::size_t lay_out(const std::vector<ptx::Variable>& variables, std::size_t start,
-                    const std::set<std::string>* used,
+                    const std::set<std::string>* used, const char* what,
                     std::map<std::string, std::size_t>& offsets) {
   for (const ptx::Variable& v : variables) {
     if (v.bytes == 0 || v.is_extern || (used != nullptr && !used->contains(v.name))) continue;
-    start = round_up(start, v.align);
+    std::size_t end = place_variable(v, start, what);
     offsets[v.name] = start;
-    start += v.bytes;
+    start = end;
   }
   return start;
 }
@@ -104,23 +117,23 @@ void ValueTable::lay_out_symbols(const ptx::Module& module, const ptx::Function&
 
   std::size_t offset = 0;
   for (const ptx::Variable& v : function.params) {
-    offset = round_up(offset, v.align);
+    std::size_t end = place_variable(v, offset, "parameter");
     program.info.params.push_back({v.name, offset, v.bytes});
     symbols_[v.name] = {Space::param, offset};
-    offset += v.bytes;
+    offset = end;
   }
   program.info.param_bytes = offset;
 
   std::map<std::string, std::size_t> local;
-  std::size_t local_end = lay_out(function.local, kLocalStart, nullptr, local);
+  std::size_t local_end = lay_out(function.local, kLocalStart, nullptr, "local", local);
   for (const auto& [name, at] : local) symbols_[name] = {Space::local, at};
   program.info.local_bytes = local_end - kLocalStart;
 
   std::set<std::string> used;
   for (const ptx::Instruction& i : function.body) collect_names(i.operands, used);
   std::map<std::string, std::size_t> shared;
-  std::size_t shared_end = lay_out(module.shared, kSharedStart, &used, shared);
-  shared_end = lay_out(function.shared, shared_end, &used, shared);
+  std::size_t shared_end = lay_out(module.shared, kSharedStart, &used, "shared", shared);
+  shared_end = lay_out(function.shared, shared_end, &used, "shared", shared);
   program.info.static_shared_bytes = shared_end - kSharedStart;
 
   // All dynamic arrays start at the same place, after the static ones, at the strictest alignment.
@@ -156,7 +169,7 @@ const std::uint32_t* ValueTable::find_register(const std::string& name) {
 std::uint32_t ValueTable::constant(std::uint64_t value, ValueKind kind) {
   if (kind == ValueKind::row16) value &= 0xffff;
   if (kind == ValueKind::row32) value &= 0xffff'ffff;
-  if (kind == ValueKind::row16) kind = ValueKind::row32;   // the same row serves both
+  if (kind == ValueKind::row16) kind = ValueKind::row32;  // the same row serves both
   auto found = constants_.find({value, kind});
   if (found != constants_.end()) return found->second;
   std::uint32_t id = add(kind, true);
@@ -197,8 +210,8 @@ void ValueTable::place(const SlotAssignment& slots, Program& program) {
   }
   for (const SpecialValue& special : specials_) {
     take(special.id);
-    program.specials.push_back({values_[special.id].place,
-                                values_[special.id].kind == ValueKind::row64, special.which});
+    program.specials.push_back(
+        {values_[special.id].place, values_[special.id].kind == ValueKind::row64, special.which});
   }
   program.rows = rows;
   program.predicates = predicates;

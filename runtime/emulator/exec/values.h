@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/emulator/exec/program.h"
@@ -17,13 +18,14 @@ enum class ValueKind : std::uint8_t { row16, row32, row64, predicate };
 
 struct Value {
   ValueKind kind = ValueKind::row32;
-  bool fixed = false;          // not a virtual register: it has a row or number of its own
-  std::uint16_t place = 0;     // row or predicate number, once known
+  bool fixed = false;       // not a virtual register: it has a row or number of its own
+  std::uint16_t place = 0;  // row or predicate number, once known
 };
 
 class ValueTable {
  public:
-  // Lays out the symbols of the function: parameters, local and shared variables.
+  // Lays out the symbols of the function: parameters, local and shared variables. Throws
+  // ptx::ParseError if they are larger than on any device.
   ValueTable(const ptx::Module& module, const ptx::Function& function,
              const SymbolAddresses& globals, Program& program);
 
@@ -39,7 +41,7 @@ class ValueTable {
 
   struct Symbol {
     Space space = Space::global;
-    std::uint64_t address = 0;   // in its own space
+    std::uint64_t address = 0;  // in its own space
   };
   const Symbol* find_symbol(const std::string& name) const;
 
@@ -52,7 +54,7 @@ class ValueTable {
                        const SymbolAddresses& globals, Program& program);
 
   std::vector<Value> values_;
-  std::map<std::string, std::uint32_t> registers_;
+  std::unordered_map<std::string, std::uint32_t> registers_;
   std::map<std::pair<std::uint64_t, ValueKind>, std::uint32_t> constants_;
   struct SpecialValue {
     std::uint32_t id;

@@ -27,54 +27,55 @@ enum class WarpState : std::uint8_t { ready, at_barrier, exited };
 
 // One cp.async instruction whose data has not been waited for by the lanes in `pending`.
 struct AsyncCopy {
-  std::uint32_t pending = 0;       // lanes that have not waited for it
-  std::uint32_t landed = 0;        // lanes whose data is already in shared memory
+  std::uint32_t pending = 0;  // lanes that have not waited for it
+  std::uint32_t landed = 0;   // lanes whose data is already in shared memory
   std::uint8_t bytes = 16;
-  std::uint32_t op = 0;            // op index
-  std::array<std::uint32_t, kLanes> group;         // per lane: number of the lane's group
-  std::array<std::uint32_t, kLanes> destination;   // shared offset
-  std::array<std::uint8_t, kLanes> source_bytes;   // the rest is zeros
+  std::uint32_t op = 0;                           // op index
+  std::array<std::uint32_t, kLanes> group;        // per lane: number of the lane's group
+  std::array<std::uint32_t, kLanes> destination;  // shared offset
+  std::array<std::uint8_t, kLanes> source_bytes;  // the rest is zeros
   std::array<const std::uint8_t*, kLanes> source;
-  std::array<const std::uint8_t*, kLanes> source_written;   // shadow; only with checks
+  std::array<const std::uint8_t*, kLanes> source_written;  // shadow; only with checks
 };
 
 struct Warp {
   // What the loop touches for every instruction.
   const Op* pc = nullptr;
-  const Op* join = nullptr;        // where the running lanes rejoin others
-  std::uint32_t active = 0;        // running lanes
-  std::int32_t budget = 0;         // instructions left of the quantum; a blocking handler sets it to 0
+  const Op* join = nullptr;  // where the running lanes rejoin others
+  std::uint32_t active = 0;  // running lanes
+  std::int32_t budget = 0;   // instructions left of the quantum; a blocking handler sets it to 0
   std::uint32_t* rows = nullptr;
   std::uint32_t* predicates = nullptr;
-  std::uint32_t* defined = nullptr;   // a lane mask per definedness cell; only with checks
+  std::uint32_t* defined = nullptr;  // a lane mask per definedness cell; only with checks
 
   Cta* cta = nullptr;
   const Program* program = nullptr;
-  const Op* ops = nullptr;         // Program::plain or checked
-  std::uint32_t live = 0;          // lanes that have not exited
+  const Op* ops = nullptr;  // Program::plain or checked
+  std::uint32_t live = 0;   // lanes that have not exited
   int index = 0;
   WarpState state = WarpState::ready;
-  int barrier = -1;                // number of the barrier it waits at
-  const Op* reduction = nullptr;   // the bar.red that takes the barrier's votes
-  std::vector<Split> splits;       // waiting parts; the last one runs next
+  int barrier = -1;                         // number of the barrier it waits at
+  const Op* reduction = nullptr;            // the bar.red that takes the barrier's votes
+  std::vector<Split> splits;                // waiting parts; the last one runs next
   std::vector<std::uint8_t> local;          // local memory, thread after thread
   std::vector<std::uint8_t> local_written;  // its shadow; only with checks
   std::vector<AsyncCopy> copies;            // in order of issue
-  std::array<std::uint32_t, kLanes> open_group = {};   // per lane: the group that the next copy joins
+  std::array<std::uint32_t, kLanes> open_group =
+      {};  // per lane: the group that the next copy joins
   std::uint64_t executed = 0;
 };
 
 struct Barrier {
-  std::uint32_t expected = 0;      // threads, if the instructions give a count; otherwise 0, and all
-                                   // warps that have not exited are expected
-  std::uint32_t arrived = 0;       // threads; 0: idle
-  std::uint32_t waiting = 0;       // warps blocked at it
-  std::uint32_t came = 0;          // warps that arrived, waiting or not
-  std::uint32_t voters = 0, votes = 0;   // bar.red: threads, and those whose predicate holds
+  std::uint32_t expected = 0;  // threads, if the instructions give a count; otherwise 0, and all
+                               // warps that have not exited are expected
+  std::uint32_t arrived = 0;   // threads; 0: idle
+  std::uint32_t waiting = 0;   // warps blocked at it
+  std::uint32_t came = 0;      // warps that arrived, waiting or not
+  std::uint32_t voters = 0, votes = 0;  // bar.red: threads, and those whose predicate holds
 };
 
 struct Counts {
-  std::vector<std::uint64_t> executed;     // per op
+  std::vector<std::uint64_t> executed;  // per op
   std::vector<std::uint64_t> wavefronts;
   std::vector<std::uint64_t> wavefronts_ideal;
 };
@@ -99,17 +100,18 @@ struct Cta {
   const Program* program = nullptr;
   const LaunchRequest* request = nullptr;
   const AddressMap* map = nullptr;
-  std::uint32_t linear = 0;        // position in the grid
+  std::uint32_t linear = 0;  // position in the grid
   int id[3] = {0, 0, 0};
 
   std::vector<Warp> warps;
   std::array<Barrier, 16> barriers;
-  std::uint8_t* shared = nullptr;  // indexed by shared offset; valid from kSharedStart to shared_end
+  std::uint8_t* shared =
+      nullptr;  // indexed by shared offset; valid from kSharedStart to shared_end
   std::uint32_t shared_end = 0;
   Random random{0};
-  std::vector<const Allocation*> hits;   // per access: where it went last
-  Checker* checker = nullptr;      // null without checks
-  Counts* counts = nullptr;        // null without counting
+  std::vector<const Allocation*> hits;  // per access: where it went last
+  Checker* checker = nullptr;           // null without checks
+  Counts* counts = nullptr;             // null without counting
 };
 
 // ---- accessors ---------------------------------------------------------------------------------
