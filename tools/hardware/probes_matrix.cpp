@@ -321,6 +321,35 @@ Probe stmatrix(int count, bool transposed) {
   return probe;
 }
 
+// A copy of `size` bytes, 0 to 16, whose rest is filled with zeros. The case's first 512 bytes of operands
+// are the source, 16 of them per lane.
+Probe copy_with_zero_fill() {
+  Probe probe;
+  probe.name = "cp_async_zero_fill";
+  probe.what = "cp.async.cg 16 with a source size of 0 to 16 bytes";
+  probe.target = "sm_80";
+  probe.inputs = 5;
+  probe.outputs = 4;
+  probe.cases = 16;
+  probe.shared_bytes = 512;
+  probe.body =
+      "\tmul.wide.u32 %rd10, %lane, 16;\n"
+      "\tadd.s64 %rd11, %rd2, %rd5;\n"
+      "\tadd.s64 %rd11, %rd11, %rd10;\n"
+      "\tmad.lo.s32 %r6, %lane, 16, %shared;\n"
+      "\tcp.async.cg.shared.global [%r6], [%rd11], 16, %in4;\n"
+      "\tcp.async.commit_group;\n"
+      "\tcp.async.wait_group 0;\n"
+      "\tld.shared.v4.b32 {%out0, %out1, %out2, %out3}, [%r6];\n";
+  probe.fill = [](int index, Random& random, Words& words) {
+    random_words(index, random, words);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      words[4 * kLanes + lane] = static_cast<std::uint32_t>((lane + index) % 17);
+    }
+  };
+  return probe;
+}
+
 Probe movmatrix() {
   Probe probe;
   probe.name = "movmatrix_trans";
@@ -421,6 +450,7 @@ void add_matrix_probes(std::vector<Probe>& probes) {
       probes.push_back(ldmatrix(count, transposed));
     }
   }
+  probes.push_back(copy_with_zero_fill());
   probes.push_back(stmatrix(4, false));
   probes.push_back(stmatrix(2, true));
   probes.push_back(movmatrix());
