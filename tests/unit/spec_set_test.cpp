@@ -63,7 +63,7 @@ TEST_CASE("limits of the targets") {
   }
 }
 
-TEST_CASE("defaults are valid on every target, and two blocks share an SM") {
+TEST_CASE("defaults are valid on every target, and eight warps share an SM") {
   for (const TargetInfo& info : supported_targets()) {
     for (Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
       const QuantSpec quant = default_quant(info.target, granularity);
@@ -76,7 +76,8 @@ TEST_CASE("defaults are valid on every target, and two blocks share an SM") {
         const TileSchedule schedule = default_schedule(problem, quant, info.target);
         const AttentionKernels kernels = kernels_for(problem, quant, schedule, info.target);
         for (const KernelSpec& spec : kernels.in_order()) CHECK(violations(spec).empty());
-        CHECK(2 * (resources(kernels.attention).dynamic_smem + 1024) <= info.smem_per_sm);
+        const KernelResources needs = resources(kernels.attention);
+        CHECK(needs.threads / 32 * (info.smem_per_sm / (needs.dynamic_smem + 1024)) >= 8);
       }
     }
   }
