@@ -1,7 +1,7 @@
-// How exact the kernels are: every attention kernel of the default set, with the kernels that prepare
-// its inputs, on the emulator with all checks on. The judge is exact attention in double precision;
-// what the number formats cost comes from a double-precision model of them, and the kernel may add to
-// that no more than its arithmetic explains (accuracy_bound).
+// How exact the kernels are: every attention kernel of the default set, with the kernels that
+// prepare its inputs, on the emulator with all checks on. The judge is exact attention in double
+// precision; what the number formats cost comes from a double-precision model of them, and the
+// kernel may add to that no more than its arithmetic explains (accuracy_bound).
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
@@ -27,14 +27,15 @@ using rt::CausalAlignment;
 
 namespace {
 
-// ---- kernels ------------------------------------------------------------------------------------
+// ---- kernels -----------------------------------------------------------------------------------
 
 std::vector<KernelSpec> default_set() {
   return read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
 }
 
-// What SageAttention2 does on `sm`. An attention is named by its attention kernel, whose quant also says
-// how the inputs are smoothed: that is the business of other kernels only. All must be of the default set.
+// What SageAttention2 does on `sm`. An attention is named by its attention kernel, whose quant also
+// says how the inputs are smoothed: that is the business of other kernels only. All must be of the
+// default set.
 KernelSpec attention_on(int sm, const AttentionProblem& problem,
                         Smoothing smoothing = Smoothing::k) {
   const Target target{.sm = sm};
@@ -70,7 +71,7 @@ std::string ptx_of(const KernelSpec& spec) {
   return ptx;
 }
 
-// ---- one attention and its verdict ---------------------------------------------------------------
+// ---- one attention and its verdict -------------------------------------------------------------
 
 struct Scene {
   KernelSpec kernel;
@@ -115,9 +116,9 @@ std::int64_t check_masked_rows(const Verdict& v, std::int64_t channels) {
   return masked;
 }
 
-// The LSE is the logarithm of the sum of weights, so its absolute error is the relative error of the
-// weights, and the same bound holds for its mean over rows as for O. Only the codes of Q and K enter it,
-// whose products are summed exactly on every device: the bound is that of f32 precision.
+// The LSE is the logarithm of the sum of weights, so its absolute error is the relative error of
+// the weights, and the same bound holds for its mean over rows as for O. Only the codes of Q and K
+// enter it, whose products are summed exactly on every device: the bound is that of f32 precision.
 void check_lse(const Verdict& v, const std::vector<double>& model) {
   const cli::AccuracyBound bound{.factor = 1.02, .offset = 2e-4, .arithmetic = {}};
   double kernel_error = 0, model_error = 0, rows = 0;
@@ -179,7 +180,7 @@ Verdict check(Scene scene) {
   return v;
 }
 
-// ---- what the lengths and heads go through ---------------------------------------------------------
+// ---- what the lengths and heads go through -----------------------------------------------------
 
 constexpr std::array<std::int64_t, 7> kLengths = {1, 17, 63, 64, 65, 129, 200};
 constexpr std::size_t kPairs = kLengths.size() * kLengths.size();
@@ -189,8 +190,8 @@ struct Heads {
 };
 constexpr std::array kHeads = {Heads{2, 4, 2}, Heads{1, 4, 1}, Heads{2, 2, 2}};
 
-// The n-th of a sequence that has met every pair of lengths after kPairs steps, and close to any step
-// short and long ones.
+// The n-th of a sequence that has met every pair of lengths after kPairs steps, and short and long
+// ones after a few.
 std::pair<std::int64_t, std::int64_t> length_pair(std::size_t n) {
   constexpr std::size_t kStride = 17;  // shares no divisor with kPairs
   const std::size_t pair = n * kStride % kPairs;
@@ -279,17 +280,16 @@ TEST_CASE("every distribution on every target", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 128, .kv_len = 200};
   const std::vector<ref::Distribution>& distributions = ref::distributions();
   REQUIRE(distributions.size() >= 8);
-  std::size_t turn = 0;
-  for (const int sm : kTargets) {
-    for (std::size_t i = 0; i < distributions.size(); ++i, ++turn) {
+  for (std::size_t t = 0; t < kTargets.size(); ++t) {
+    for (std::size_t i = 0; i < distributions.size(); ++i) {
       const std::string& name = distributions[i].name;
       INFO(name);
-      // Over the targets, each distribution meets both head dims and both dtypes.
+      // From target to target, each distribution meets both head dims and both dtypes.
+      const std::size_t turn = t * 9 + i;
       const KernelSpec kernel =
-          attention_on(sm, {.head_dim = turn % 2 == 0 ? 128 : 64,
-                            .io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16});
+          attention_on(kTargets[t], {.head_dim = turn % 2 == 0 ? 128 : 64,
+                                     .io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16});
       check({.kernel = kernel, .inputs = inputs_for(kernel, name, kShape, 7)});
-      if (i + 1 == distributions.size()) ++turn;
     }
   }
 }
@@ -378,7 +378,7 @@ TEST_CASE("PTX of a lower target on newer devices", "[full]") {
 
 TEST_CASE("no legal order of warps and copies changes a bit", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 1, .kv_heads = 1, .q_len = 129, .kv_len = 200};
-  for (const int sm : {80, 89}) {
+  for (const int sm : {80, 89, 120}) {
     const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .mask = Mask::causal});
     Scene scene{.kernel = kernel,
                 .inputs = inputs_for(kernel, "normal", kShape, 17),
