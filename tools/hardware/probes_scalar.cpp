@@ -287,6 +287,25 @@ void add_scalar_probes(std::vector<Probe>& probes) {
         "mul.rn.ftz.f32", "max.ftz.f32", "max.NaN.f32", "div.rn.f32"}) {
     probes.push_back(f32_arithmetic(instruction, 2));
   }
+  for (const char* instruction : {"abs.f32", "neg.f32"}) {
+    probes.push_back(f32_arithmetic(instruction, 1));
+  }
+  // Mixed operands, which LLVM uses where a device has them.
+  for (const char* operation : {"add", "sub"}) {
+    probes.push_back(on_device(
+        simple(
+            fmt::format("{}_rn_f32_f16", operation), fmt::format("{}.rn.f32.f16", operation), 2, 1,
+            128,
+            fmt::format("\tcvt.u16.u32 %h0, %in0;\n\t{}.rn.f32.f16 %out0, %h0, %in1;\n", operation),
+            f32_operands),
+        100, 86));
+  }
+  probes.push_back(simple("setp_gt_f32", "setp.gt.f32", 2, 1, 128,
+                          "\tsetp.gt.f32 %p1, %in0, %in1;\n\tselp.b32 %out0, 1, 0, %p1;\n",
+                          f32_operands));
+  probes.push_back(on_device(simple("min_relu_s32", "min.relu.s32", 2, 1, 16,
+                                    "\tmin.relu.s32 %out0, %in0, %in1;\n", random_words),
+                             90, 80));
   probes.push_back(f32_arithmetic("fma.rn.f32", 3));
   probes.push_back(f32_arithmetic("fma.rn.ftz.f32", 3));
   for (const char* instruction : {"add.rn.f16x2", "mul.rn.f16x2", "min.f16x2", "max.f16x2"}) {
