@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 namespace sagegen::emulator {
@@ -196,11 +197,6 @@ std::string_view ModifierReader::take_any(std::initializer_list<std::string_view
     if (take(modifier)) return modifier;
   }
   return {};
-}
-
-std::string_view ModifierReader::take_prefix(std::string_view prefix) {
-  if (done() || !peek().starts_with(prefix)) return {};
-  return instruction_.modifiers[next_++];
 }
 
 void ModifierReader::refuse(std::string_view expected) const {

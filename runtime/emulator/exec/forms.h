@@ -117,7 +117,6 @@ class ModifierReader {
   bool take(std::string_view modifier);
   // The first of the list that is next, or empty.
   std::string_view take_any(std::initializer_list<std::string_view> modifiers);
-  std::string_view take_prefix(std::string_view prefix);
   std::string_view peek() const;
   bool done() const { return next_ == instruction_.modifiers.size(); }
   [[noreturn]] void refuse(std::string_view expected) const;

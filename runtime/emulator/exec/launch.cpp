@@ -154,7 +154,6 @@ class CtaRunner {
 
   void set_up(std::uint32_t linear) {
     const runtime::Dim3& grid = request_.grid;
-    cta_.program = &program_;
     cta_.request = &request_;
     cta_.map = launch_.map.get();
     cta_.linear = linear;

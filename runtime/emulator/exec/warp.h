@@ -97,7 +97,6 @@ class Random {
 };
 
 struct Cta {
-  const Program* program = nullptr;
   const LaunchRequest* request = nullptr;
   const AddressMap* map = nullptr;
   std::uint32_t linear = 0;  // position in the grid
