@@ -3,7 +3,7 @@ import math
 import struct
 import unittest
 
-from support import (DRIVER, FILE, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors, sagegen, waves)
+from support import (CHECK_FAILED, DRIVER, FILE, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors, sagegen, waves)
 
 GENERATOR = has_generator()
 HAS_GPU = sagegen("devices", "--json").json()["cuda"]
@@ -205,6 +205,63 @@ class Files(RunTest):
 
     def test_output_that_cannot_be_written(self):
         self.expect_error(FILE, "file error", ["/nonexistent/o"], *self.run_file(qkv(), "--out", "/nonexistent/o"))
+
+
+@unittest.skipUnless(GENERATOR, "built without the generator")
+class EditedPtx(RunTest):
+    """`--ptx DIR` runs what the files say, and the emulator judges it."""
+
+    ATTENTION = "sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_e4m3_f32x2_q128k64w4s2_sm89"
+    KERNELS = ("sage_kvstats_d64_f16_ksumvmax_sm89", "sage_quantk_d64_f16_s8t_g64_smooth_sm89",
+               "sage_quantv_d64_f16_e4m3_sm89", "sage_quantq_d64_f16_s8t_g32_sm89", ATTENTION)
+
+    def setUp(self):
+        super().setUp()
+        self.expect(OK, "emit", "--lineinfo", "--out", self.directory, *self.KERNELS)
+        self.arguments = ("--device", "emulator", "--head-dim", 64, "--q-len", 70, "--kv-len", 200, "--ptx",
+                          self.directory)
+
+    def edit(self, before, after):
+        path = self.path(self.ATTENTION + ".ptx")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        self.assertIn(before, text)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text.replace(before, after))
+
+    def test_unedited(self):
+        report = self.run_json(*self.arguments)
+        self.assertEqual((report["ptx"], report["findings"], report["passed"]), (self.directory, [], True))
+        made = self.run_json(*self.arguments[:-2])
+        self.assertEqual([report[name] for name in METRICS], [made[name] for name in METRICS])
+
+    def test_a_missing_wait_is_a_finding_with_its_place(self):
+        self.edit("cp.async.wait_group", "// cp.async.wait_group")
+        report = self.run_json(*self.arguments, code=CHECK_FAILED)
+        self.assertFalse(report["passed"])
+        self.assertEqual([report[name] for name in METRICS], [None] * 4)
+        self.assertIsInstance(report["model"]["relative_l1"], float)
+        finding = report["findings"][0]
+        self.assertEqual((finding["kernel"], finding["check"]), (self.ATTENTION, "copy-in-flight"))
+        self.assertGreater(finding["ptx_line"], 0)
+        self.assertRegex(finding["source"], r"^[a-z/_]+\.(cpp|h):[0-9]+$")
+        text = self.expect(CHECK_FAILED, "run", *self.arguments).out
+        for part in ("copy-in-flight", f"PTX line {finding['ptx_line']}", "no result"):
+            self.assertIn(part, text)
+
+    def test_a_wrong_result_misses_the_bound(self):
+        self.edit("ex2.approx.ftz.f32", "rcp.approx.ftz.f32")
+        report = self.run_json(*self.arguments, code=CHECK_FAILED)
+        self.assertEqual((report["findings"], report["passed"]), ([], False))
+        self.assertIn("MISSED", self.expect(CHECK_FAILED, "run", *self.arguments).out)
+
+    def test_malformed_ptx_is_refused_by_line(self):
+        self.edit("m16n8k32.row.col.s32", "m16n8k48.row.col.s32")
+        self.expect_error(DRIVER, "driver error", [self.ATTENTION, "CUDA_ERROR_INVALID_PTX", "line ", "m16n8k48"],
+                          "run", *self.arguments)
+
+    def test_missing_file(self):
+        self.expect_error(FILE, "file error", ["/nonexistent/sage_"], "run", "--ptx", "/nonexistent", "--q-len", 8)
 
 
 class Refusals(RunTest):

@@ -53,7 +53,7 @@ CLI::App* App::add_command(const std::string& name, const std::string& descripti
 
 int App::report(const char* kind, const std::string& text, Exit code) {
   std::string block = fmt::format("sagegen: {}\n  ", kind);
-  for (char c : text) {
+  for (char c : text.substr(0, text.find_last_not_of(" \n") + 1)) {
     block += c;
     if (c == '\n') block += "  ";
   }

@@ -1,6 +1,7 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_device.h"
@@ -26,12 +28,20 @@ struct RunCommand {
   runtime::EmulatorOptions emulator;
 };
 
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();  // null in JSON
+
+struct LseError {
+  double max_abs = 0;
+  std::int64_t non_finite = 0;  // NaN, or infinite where the exact value is not, or the reverse
+};
+
 struct Judgement {
-  reference::Metrics kernel, model;
-  double lse_max_abs = 0;
-  std::int64_t lse_wrong_infinities = 0;  // -inf on one side only
+  reference::Metrics kernel{kNone, kNone, kNone, kNone, 0};
+  reference::Metrics model;
+  LseError kernel_lse, model_lse;
   AccuracyBound bound;
   double limit = 0;
+  bool stopped = false;  // a kernel was: there is no result
   bool passed = false;
 };
 
@@ -64,8 +74,18 @@ std::string ptx_origin(const RunCommand& command) {
   return generator_state() == GeneratorState::built_in ? "generator" : "embedded";
 }
 
+std::string ptx_words(const std::string& origin) {
+  if (origin == "generator") return "from the generator";
+  return origin == "embedded" ? "embedded" : "from " + origin;
+}
+
 runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
-  if (ptx_origin(command) == "embedded") return runtime::embedded_ptx();
+  const std::string origin = ptx_origin(command);
+  if (origin == "embedded") return runtime::embedded_ptx();
+  if (origin != "generator") {
+    return
+        [origin](const KernelSpec& spec) { return read_file(origin + "/" + key(spec) + ".ptx"); };
+  }
   // The emulator's findings name lines of the template; a GPU has no use for them.
   const EmitOptions options{.line_info = on.emulator ? LineInfo::on : LineInfo::off};
   return [options](const KernelSpec& spec) { return emit_kernel(spec, options).ptx; };
@@ -92,28 +112,31 @@ AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const 
 
 // ---- judgement ------------------------------------------------------------------------------------
 
-void compare_lse(const std::vector<double>& expected, const std::vector<double>& got,
-                 Judgement& judgement) {
+LseError lse_error(const std::vector<double>& expected, const std::vector<double>& got) {
+  LseError error;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    if (std::isinf(expected[i]) || std::isinf(got[i])) {
-      if (expected[i] != got[i]) ++judgement.lse_wrong_infinities;
-    } else if (!(std::fabs(expected[i] - got[i]) <= judgement.lse_max_abs)) {
-      judgement.lse_max_abs = std::fabs(expected[i] - got[i]);
-    }
+    const double difference = std::fabs(expected[i] - got[i]);  // NaN for equal infinities
+    if (expected[i] == got[i]) continue;
+    if (!std::isfinite(difference)) ++error.non_finite;
+    if (difference > error.max_abs) error.max_abs = difference;
   }
+  return error;
 }
 
 Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on) {
   const reference::Output exact = reference::attention(job.inputs);
   const reference::Output model = reference::model(job.inputs, quant_model(job));
   Judgement judgement;
-  judgement.kernel = reference::compare(exact.o, result.o);
   judgement.model = reference::compare(exact.o, model.o);
+  judgement.model_lse = lse_error(exact.lse, model.lse);
   judgement.bound = accuracy_bound(job.quant, on.device.compute_capability());
   judgement.limit = judgement.bound.limit(judgement.model.relative_l1);
-  compare_lse(exact.lse, result.lse, judgement);
+  judgement.stopped = result.o.empty();
+  if (judgement.stopped) return judgement;
+  judgement.kernel = reference::compare(exact.o, result.o);
+  judgement.kernel_lse = lse_error(exact.lse, result.lse);
   judgement.passed =
-      judgement.kernel.relative_l1 <= judgement.limit && judgement.lse_wrong_infinities == 0;
+      judgement.kernel.relative_l1 <= judgement.limit && judgement.kernel_lse.non_finite == 0;
   return judgement;
 }
 
@@ -197,36 +220,45 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
   text += fmt::format("\nmode     {}, {} scales, smoothing {}, accumulation {}\n",
                       mode_name(job.quant), to_string(job.quant.granularity),
                       to_string(job.quant.smoothing), to_string(job.quant.accumulation));
-  text += fmt::format(
-      "kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n", to_string(on.target),
-      ptx_origin(command) == "embedded" ? "embedded" : "from the generator", result.load_ms,
-      result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
+  text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
+                      to_string(on.target), ptx_words(ptx_origin(command)), result.load_ms,
+                      result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
   for (const std::string& kernel : result.kernels) text += fmt::format("         {}\n", kernel);
   return text;
 }
 
 std::string judgement_text(const Judgement& judgement, bool with_lse) {
   Table table({"against fp64", "kernel", "model"});
-  const auto row = [&](const char* name, double kernel, double model) {
-    table.add({name, fmt::format("{:.6g}", kernel), fmt::format("{:.6g}", model)});
+  const auto cell = [](double value) {
+    return std::isnan(value) ? "-" : fmt::format("{:.6g}", value);
   };
-  table.add({"cosine similarity", fmt::format("{:.4f} %", 100 * judgement.kernel.cosine_similarity),
-             fmt::format("{:.4f} %", 100 * judgement.model.cosine_similarity)});
+  const auto percent = [](double value) {
+    return std::isnan(value) ? "-" : fmt::format("{:.4f} %", 100 * value);
+  };
+  const auto row = [&](const char* name, double kernel, double model) {
+    table.add({name, cell(kernel), cell(model)});
+  };
+  table.add({"cosine similarity", percent(judgement.kernel.cosine_similarity),
+             percent(judgement.model.cosine_similarity)});
   row("relative L1", judgement.kernel.relative_l1, judgement.model.relative_l1);
   row("RMSE", judgement.kernel.rmse, judgement.model.rmse);
   row("largest error", judgement.kernel.max_abs, judgement.model.max_abs);
+  if (with_lse)
+    row("LSE, largest error", judgement.kernel_lse.max_abs, judgement.model_lse.max_abs);
   std::string text = "\n" + table.text() + "\n";
-  if (with_lse) text += fmt::format("LSE      largest error {:.3g}\n", judgement.lse_max_abs);
-  if (judgement.lse_wrong_infinities > 0) {
-    text += fmt::format("LSE      {} rows are infinite on one side only\n",
-                        judgement.lse_wrong_infinities);
+  if (judgement.kernel_lse.non_finite > 0) {
+    text += fmt::format("LSE      {} values are NaN or wrongly infinite or finite\n",
+                        judgement.kernel_lse.non_finite);
   }
   if (judgement.kernel.non_finite > 0) {
     text += fmt::format("output   {} values are NaN or infinite\n", judgement.kernel.non_finite);
   }
   text += fmt::format("bound    relative L1 <= {} x model + {} = {:.6g} ({}): {}\n",
                       judgement.bound.factor, judgement.bound.offset, judgement.limit,
-                      judgement.bound.arithmetic, judgement.passed ? "met" : "MISSED");
+                      judgement.bound.arithmetic,
+                      judgement.stopped  ? "no result, a kernel was stopped"
+                      : judgement.passed ? "met"
+                                         : "MISSED");
   return text;
 }
 
@@ -234,8 +266,9 @@ Json judgement_json(const Judgement& judgement) {
   Json fields = json_of(judgement.kernel);
   fields["model"] = json_of(judgement.model);
   fields["non_finite"] = judgement.kernel.non_finite;
-  fields["lse"] = {{"max_abs", judgement.lse_max_abs},
-                   {"wrong_infinities", judgement.lse_wrong_infinities}};
+  fields["lse"] = {{"max_abs", judgement.kernel_lse.max_abs},
+                   {"non_finite", judgement.kernel_lse.non_finite}};
+  fields["model"]["lse"] = {{"max_abs", judgement.model_lse.max_abs}};
   fields["bound"] = {{"factor", judgement.bound.factor},
                      {"offset", judgement.bound.offset},
                      {"relative_l1", judgement.limit},
@@ -277,17 +310,12 @@ Exit run_command(const RunCommand& command, Output& output) {
 
   Json fields = setup_json(command, inputs, job, on, result);
   std::string text = setup_text(command, inputs, job, on, result);
-  bool passed = result.findings.empty();
-  if (!result.o.empty()) {
-    output.progress("computing exact attention and the model");
-    const Judgement judgement = judge(job, result, on);
-    text += judgement_text(judgement, command.lse);
-    fields.update(judgement_json(judgement));
-    passed = passed && judgement.passed;
-    if (!command.out.empty()) save_output(command.out, job, result);
-  } else {
-    text += "\nno result: a kernel was stopped\n";
-  }
+  output.progress("computing exact attention and the model");
+  const Judgement judgement = judge(job, result, on);
+  text += judgement_text(judgement, command.lse);
+  fields.update(judgement_json(judgement));
+  const bool passed = result.findings.empty() && judgement.passed;
+  if (!command.out.empty() && !result.o.empty()) save_output(command.out, job, result);
   fields["passed"] = passed;
   fields["findings"] = Json::array();
   for (const runtime::Finding& finding : result.findings)
@@ -348,8 +376,8 @@ void define_run(CLI::App& app, RunCommand& command) {
           std::map<std::string, Layout>{{"hnd", Layout::hnd}, {"nhd", Layout::nhd}}));
   app.add_flag("--lse", command.lse, "report the error of the log-sum-exp, too");
   app.add_option("--ptx", command.ptx,
-                 "generator or embedded (default: generator if it is built in)")
-      ->check(CLI::IsMember({"generator", "embedded"}));
+                 "generator, embedded, or a directory with <key>.ptx files, which may be edited "
+                 "(default: generator if it is built in)");
   app.add_option("--checks", command.emulator.checks, "of the emulator: on or off")
       ->transform(CLI::CheckedTransformer(std::map<std::string, runtime::Checks>{
           {"on", runtime::Checks::on}, {"off", runtime::Checks::off}}));
