@@ -159,7 +159,7 @@ llvm::Value* KernelBuilder::Impl::special_register(llvm::Intrinsic::ID id, unsig
   llvm::Value*& value = special_registers_[id];
   if (value == nullptr) {
     auto* call = entry_builder.CreateIntrinsic(id, llvm::ArrayRef<llvm::Value*>());
-    call->addRangeRetAttr(llvm::ConstantRange(llvm::APInt(32, 0), llvm::APInt(32, limit)));
+    call->addRangeRetAttr(range(limit));
     value = call;
   }
   return value;

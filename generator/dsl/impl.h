@@ -50,6 +50,10 @@ struct KernelBuilder::Impl {
     for (unsigned i = 0; i < N; ++i) parts[i] = b.CreateExtractValue(aggregate, i);
     return parts;
   }
+  // The values 0 to limit - 1 of a special register.
+  static llvm::ConstantRange range(unsigned limit) {
+    return {llvm::APInt(32, 0), llvm::APInt(32, limit)};
+  }
   // Special registers and parameters are read once, in the entry block, which dominates everything.
   llvm::Value* special_register(llvm::Intrinsic::ID id, unsigned limit);
   llvm::Value* parameter(std::size_t offset, llvm::Type* type, llvm::Align align);

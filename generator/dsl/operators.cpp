@@ -7,6 +7,8 @@
 #include "generator/dsl/impl.h"
 #include "generator/dsl/kernel_builder.h"
 #include "generator/dsl/value.h"
+#include "llvm/Analysis/ValueTracking.h"
+#include "llvm/Support/KnownBits.h"
 
 namespace sagegen::dsl {
 namespace {
@@ -63,9 +65,24 @@ llvm::Value* subtract(Impl& impl, llvm::Value* a, llvm::Value* b) {
   return add(impl, a, llvm::ConstantInt::get(known->getType(), -known->getValue()));
 }
 
-void check_divisor(const Impl& impl, llvm::Value* divisor) {
-  auto* known = llvm::dyn_cast<llvm::ConstantInt>(divisor);
+// Unsigned division and remainder. Indices are often known to be smaller than the divisor (a lane's, a
+// warp's), and then nothing is left of the operation.
+enum class Part { quotient, remainder };
+llvm::Value* divide(Impl& impl, llvm::Value* x, llvm::Value* divisor, Part part) {
+  const auto* known = llvm::dyn_cast<llvm::ConstantInt>(divisor);
   if (known != nullptr && known->isZero()) impl.fail("division by the constant 0");
+  if (known != nullptr) {
+    const llvm::KnownBits bits = llvm::computeKnownBits(x, impl.module->getDataLayout());
+    if (bits.getMaxValue().ult(known->getValue())) {
+      return part == Part::quotient ? llvm::ConstantInt::get(x->getType(), 0) : x;
+    }
+  }
+  if (known != nullptr && known->getValue().isPowerOf2()) {
+    const std::uint64_t value = known->getZExtValue();
+    return part == Part::quotient ? impl.b.CreateLShr(x, known->getValue().logBase2())
+                                  : impl.b.CreateAnd(x, value - 1);
+  }
+  return part == Part::quotient ? impl.b.CreateUDiv(x, divisor) : impl.b.CreateURem(x, divisor);
 }
 
 void check_shift(const Impl& impl, llvm::Value* amount) {
@@ -88,8 +105,8 @@ void check_shift(const Impl& impl, llvm::Value* amount) {
 SAGEGEN_DSL_BINARY(+, add(impl, x, y))
 SAGEGEN_DSL_BINARY(-, subtract(impl, x, y))
 SAGEGEN_DSL_BINARY(*, impl.b.CreateNSWMul(x, y))
-SAGEGEN_DSL_BINARY(/, (check_divisor(impl, y), impl.b.CreateUDiv(x, y)))
-SAGEGEN_DSL_BINARY(%, (check_divisor(impl, y), impl.b.CreateURem(x, y)))
+SAGEGEN_DSL_BINARY(/, divide(impl, x, y, Part::quotient))
+SAGEGEN_DSL_BINARY(%, divide(impl, x, y, Part::remainder))
 SAGEGEN_DSL_BINARY(&, impl.b.CreateAnd(x, y))
 SAGEGEN_DSL_BINARY(|, impl.b.CreateOr(x, y))
 SAGEGEN_DSL_BINARY(^, impl.b.CreateXor(x, y))
