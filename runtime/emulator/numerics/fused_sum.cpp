@@ -12,7 +12,6 @@ namespace {
 
 constexpr std::uint32_t kNan32 = 0x7fffffffu;
 constexpr std::uint32_t kNan16 = 0x7fffu;
-constexpr int kZeroExponent = -4096;  // never the largest
 
 // value = (-1)^negative * significand * 2^(exponent - fraction bits of its format), unnormalised.
 struct Number {
