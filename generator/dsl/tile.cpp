@@ -149,11 +149,10 @@ OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout) : k_(
   lane_offset_ = lane_offsets(layout, walk);
 }
 
-std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice, F32 earlier) const {
+std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice) const {
   std::vector<std::array<MmaB, 2>> steps;
   const auto add = [&](int parity, int row, int panel, Transpose transpose) {
-    I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
-    if (earlier.v != nullptr) lane_offset = after(*k_, lane_offset, earlier);
+    const I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
     steps.push_back(two_columns(k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
   };
   if (type_ == DType::e4m3) {
@@ -239,14 +238,6 @@ const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column) const {
 void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane, int row_block,
                      int chunk, I32 part) {
   k.store(address(tile, tile.layout.offset(lane.row, chunk) + 4 * lane.quad, 8 * row_block, 0), part);
-}
-
-// ---- order ----------------------------------------------------------------------------------------
-
-F32 after(KernelBuilder& k, F32 value, F32 earlier) { return k.max(value, -k.abs(earlier)); }
-
-I32 after(KernelBuilder& k, I32 value, F32 earlier) {
-  return k.as_bits(after(k, k.as_f32(value), earlier));
 }
 
 // ---- reductions -----------------------------------------------------------------------------------

@@ -109,9 +109,8 @@ class OperandV {
   static constexpr int kChannels = 16;   // of one slice: two column blocks
   static TileLayout layout(DType type, int keys, int channels);
   OperandV(KernelBuilder& k, DType type, const TileLayout& layout);
-  // Channels 16 slice .. +15 for all keys: fragments by k step and column block. Not loaded before
-  // `earlier` is computed, if that is given: see after().
-  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice, F32 earlier = {}) const;
+  // Channels 16 slice .. +15 for all keys: fragments by k step and column block.
+  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice) const;
 
  private:
   KernelBuilder* k_;
@@ -181,14 +180,6 @@ class AccumulatorVars {
 // accumulator's row, or four bytes. Row 8 row_block + lane.row.
 void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane, int row_block,
                      int chunk, I32 part);
-
-// ---- order --------------------------------------------------------------------------------------
-
-// `value`, but not before `earlier` is computed. value must not be negative; costs one instruction. The
-// assembler puts off what only the next iteration needs, and meanwhile keeps its operands in registers:
-// where registers are short, this makes it finish first.
-F32 after(KernelBuilder& k, F32 value, F32 earlier);
-I32 after(KernelBuilder& k, I32 value, F32 earlier);
 
 // ---- reductions over the lanes that share rows ----------------------------------------------------
 
