@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <cstdlib>
@@ -93,15 +94,16 @@ std::string find_ptxas() {
 
 bool ptxas_is_installed() { return !find_ptxas().empty(); }
 
-std::string ptxas_complaint(const std::string& ptx, Target target) {
+std::string ptxas_complaint(const std::string& ptx, Target target, const std::string& options) {
   static const std::string ptxas = find_ptxas();
+  static std::atomic<int> runs{0};
   if (ptxas.empty()) return "";
-  const std::string stem =
-      (std::filesystem::temp_directory_path() / ("sagegen_golden_" + std::to_string(getpid())))
-          .string();
+  const std::string name =
+      "sagegen_golden_" + std::to_string(getpid()) + "_" + std::to_string(runs++);
+  const std::string stem = (std::filesystem::temp_directory_path() / name).string();
   std::ofstream(stem + ".ptx") << ptx;
-  const std::string command =
-      ptxas + " -arch=" + to_string(target) + " " + stem + ".ptx -o " + stem + ".cubin 2>&1";
+  const std::string command = ptxas + " " + options + " -arch=" + to_string(target) + " " + stem +
+                              ".ptx -o " + stem + ".cubin 2>&1";
   std::string output;
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return "cannot run " + ptxas;
