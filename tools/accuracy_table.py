@@ -46,7 +46,7 @@ def main():
     parser.add_argument('--sagegen', required=True, help='the binary')
     parser.add_argument('--input', help='safetensors file with q, k, v')
     parser.add_argument('--prefix', nargs='*', default=[''], help='prefixes of the tensors in it')
-    parser.add_argument('--dist', nargs='*', default=[], help='generated inputs instead')
+    parser.add_argument('--dist', nargs='*', default=[], help='generated inputs, too')
     parser.add_argument('--markdown', action='store_true', help='a Markdown table')
     parser.add_argument('rest', nargs='*', help='further options of `sagegen run`, behind --')
     arguments = parser.parse_args()
@@ -58,11 +58,12 @@ def main():
     if not gpus:
         print(f"no GPU ({devices.get('why_no_cuda', 'none found')}): running in the emulator", file=sys.stderr)
 
-    inputs = [(name, ['--dist', name]) for name in arguments.dist]
+    inputs = []
     if arguments.input:
         for prefix in arguments.prefix:
             inputs.append((prefix or arguments.input,
                            ['--input', arguments.input] + (['--prefix', prefix] if prefix else [])))
+    inputs += [(name, ['--dist', name]) for name in arguments.dist]
 
     header = ['target', 'mode', 'inputs', 'cosine similarity', 'relative L1', 'of model', 'RMSE', 'emit', 'device']
     widths = [7, 26, 8, 17, 11, 9, 9, 8, 15]
