@@ -281,6 +281,13 @@ class Refusals(RunTest):
         self.expect_error(USAGE, "usage error", ["f32", "bf16"], *small, "--dtype", "f32")
         self.expect_error(USAGE, "usage error", ["--causal"], *small, "--causal", "sideways")
         self.expect_error(USAGE, "usage error", ["--softmax-scale"], *small, "--softmax-scale", -1)
+        # An explicit 0 is not the default; what does not fit into memory is not tried.
+        for option in ("--softmax-scale", "--heads", "--kv-heads", "--q-len", "--kv-len", "--head-dim"):
+            self.expect_error(USAGE, "usage error", [option, "0"], "run", option, 0)
+        self.expect_error(USAGE, "usage error", ["--q-len"], "run", "--q-len", 99999999999)
+        self.expect_error(USAGE, "usage error", ["elements", "--q-len"], "run", "--q-len", 2000000)
+        self.expect_error(USAGE, "usage error", ["--kv-heads 3", "--heads 4"], "run", "--heads", 4,
+                          "--kv-heads", 3)
         self.expect_error(USAGE, "usage error", ["--input"], *small, "--input", "a", "b")
 
     def test_devices_and_targets(self):

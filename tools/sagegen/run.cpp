@@ -340,12 +340,24 @@ void define_inputs(CLI::App& app, InputOptions& input) {
       ->capture_default_str();
   reference::Shape& shape = input.shape;
   shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 128};
-  app.add_option("--batch", shape.batch, "of --dist")->capture_default_str();
-  app.add_option("--heads", shape.q_heads, "of --dist, of Q")->capture_default_str();
-  app.add_option("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)");
-  app.add_option("--q-len", shape.q_len, "of --dist")->capture_default_str();
-  app.add_option("--kv-len", shape.kv_len, "of --dist (default: as --q-len)");
-  app.add_option("--head-dim", shape.head_dim, "of --dist")->capture_default_str();
+  const CLI::Range heads_range(std::int64_t{1}, std::int64_t{65535});  // a grid's y and z
+  const CLI::Range length_range(std::int64_t{1}, std::int64_t{1} << 28);
+  app.add_option("--batch", shape.batch, "of --dist")
+      ->capture_default_str()
+      ->check(heads_range);
+  app.add_option("--heads", shape.q_heads, "of --dist, of Q")
+      ->capture_default_str()
+      ->check(heads_range);
+  app.add_option("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)")
+      ->check(heads_range);
+  app.add_option("--q-len", shape.q_len, "of --dist")
+      ->capture_default_str()
+      ->check(length_range);
+  app.add_option("--kv-len", shape.kv_len, "of --dist (default: as --q-len)")
+      ->check(length_range);
+  app.add_option("--head-dim", shape.head_dim, "of --dist")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}));
   app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
   app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
   app.add_option("--causal", input.causal, "none, top-left or bottom-right")
@@ -353,7 +365,11 @@ void define_inputs(CLI::App& app, InputOptions& input) {
           std::map<std::string, Causal>{{"none", Causal::none},
                                         {"top-left", Causal::top_left},
                                         {"bottom-right", Causal::bottom_right}}));
-  app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))");
+  app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))")
+      ->check([](const std::string& text) {
+        const bool positive = std::strtod(text.c_str(), nullptr) > 0;
+        return positive ? std::string() : text + " is refused; it is a positive number";
+      });
 }
 
 void define_run(CLI::App& app, RunCommand& command) {

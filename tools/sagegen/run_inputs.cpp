@@ -56,10 +56,28 @@ RunInputs from_files(const InputOptions& options) {
   }
 }
 
+// What cannot be generated, by the option to change. Each size is in range by itself (see run.cpp).
+void check_shape(const reference::Shape& shape) {
+  if (shape.q_heads % shape.kv_heads != 0) {
+    throw UsageError(fmt::format("--kv-heads {} is refused: it must divide --heads {}",
+                                 shape.kv_heads, shape.q_heads));
+  }
+  constexpr double kLargest = 1 << 28;
+  const double q = 1.0 * shape.batch * shape.q_heads * shape.q_len * shape.head_dim;
+  const double k = 1.0 * shape.batch * shape.kv_heads * shape.kv_len * shape.head_dim;
+  if (q > kLargest || k > kLargest) {
+    throw UsageError(fmt::format(
+        "Q of {:.0f} and K of {:.0f} elements are refused: --dist makes at most {:.0f} per tensor; "
+        "make --batch, --heads, --q-len or --kv-len smaller",
+        q, k, kLargest));
+  }
+}
+
 RunInputs from_distribution(const InputOptions& options) {
   reference::Shape shape = options.shape;
   if (shape.kv_heads == 0) shape.kv_heads = shape.q_heads;
   if (shape.kv_len == 0) shape.kv_len = shape.q_len;
+  check_shape(shape);
   RunInputs result;
   result.io = chosen_dtype(options.dtype, IoType::f16);
   try {
