@@ -35,7 +35,8 @@ std::array<MmaB, 2> two_columns(const std::array<I32, 4>& m) {
 }
 
 SharedPtr address(const SharedTile& tile, I32 lane_offset, int row, int chunk) {
-  return tile.base + lane_offset + static_cast<std::int64_t>(tile.offset + tile.layout.offset(row, chunk));
+  return tile.base + lane_offset +
+         static_cast<std::int64_t>(tile.offset + tile.layout.offset(row, chunk));
 }
 
 void require(bool condition, const std::string& what) {
@@ -44,8 +45,9 @@ void require(bool condition, const std::string& what) {
 
 void require_panels(const TileLayout& layout, int panel_bytes) {
   require(layout.panel_bytes == panel_bytes && layout.row_bytes % panel_bytes == 0,
-          "this operand reads panels of " + std::to_string(panel_bytes) + " bytes, the tile has rows of " +
-              std::to_string(layout.row_bytes) + " in panels of " + std::to_string(layout.panel_bytes));
+          "this operand reads panels of " + std::to_string(panel_bytes) +
+              " bytes, the tile has rows of " + std::to_string(layout.row_bytes) +
+              " in panels of " + std::to_string(layout.panel_bytes));
 }
 
 }  // namespace
@@ -56,25 +58,27 @@ namespace {
 
 // copy_chunk(shared address, global address, row of the thread, row of the pass) for each pass.
 template <typename CopyChunk>
-void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread, int threads,
-                    const CopyChunk& copy_chunk) {
+void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
+                    int threads, const CopyChunk& copy_chunk) {
   const TileLayout& layout = to.layout;
   const int chunks = layout.chunks_per_row();
   const int panel_chunks = chunks * layout.rows;
   require(threads % (8 * chunks) == 0 && layout.bytes() % (threads * kChunkBytes) == 0 &&
               (panel_chunks % threads == 0 || threads % panel_chunks == 0),
-          std::to_string(threads) + " threads cannot copy a tile of " + std::to_string(layout.rows) +
-              " rows of " + std::to_string(layout.row_bytes) + " bytes in whole passes");
+          std::to_string(threads) + " threads cannot copy a tile of " +
+              std::to_string(layout.rows) + " rows of " + std::to_string(layout.row_bytes) +
+              " bytes in whole passes");
   const I32 thread_row = thread / chunks % layout.rows;
   const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
   const I32 shared_offset = layout.offset(thread_row, thread_chunk);
-  const GlobalPtr thread_from = from.data + k.to_i64(thread_row) * from.row_stride +
-                                k.to_i64(thread_chunk * kChunkBytes);
+  const GlobalPtr thread_from =
+      from.data + k.to_i64(thread_row) * from.row_stride + k.to_i64(thread_chunk * kChunkBytes);
   const int rows_per_pass = threads / chunks;
   for (int pass = 0; pass < layout.bytes() / (threads * kChunkBytes); ++pass) {
     const int row = pass * rows_per_pass % layout.rows;
     const int chunk = pass * rows_per_pass / layout.rows * chunks;
-    const GlobalPtr row_from = row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
+    const GlobalPtr row_from =
+        row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
     copy_chunk(address(to, shared_offset, row, chunk),
                row_from + static_cast<std::int64_t>(chunk * kChunkBytes), thread_row, row);
   }
@@ -90,10 +94,11 @@ void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& f
 
 void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, I32 valid_rows) {
-  each_copy_pass(k, to, from, thread, threads, [&](SharedPtr dst, GlobalPtr src, I32 thread_row, int row) {
-    const Pred valid = thread_row < valid_rows - row;
-    k.cp_async_16_zfill(dst, src, k.select(valid, k.i32(kChunkBytes), k.i32(0)));
-  });
+  each_copy_pass(k, to, from, thread, threads,
+                 [&](SharedPtr dst, GlobalPtr src, I32 thread_row, int row) {
+                   const Pred valid = thread_row < valid_rows - row;
+                   k.cp_async_16_zfill(dst, src, k.select(valid, k.i32(kChunkBytes), k.i32(0)));
+                 });
 }
 
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
@@ -117,14 +122,15 @@ void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int thread
 
 // ---- operands -------------------------------------------------------------------------------------
 
-OperandA::OperandA(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
-  require_panels(layout, kPanelBytes);
+OperandA::OperandA(KernelBuilder& k, const SharedTile& tile) : k_(&k), tile_(tile) {
+  require_panels(tile.layout, kPanelBytes);
   const MatrixWalk walk = walk_rows(k);
-  lane_offset_ = layout.offset(walk.row, walk.chunk);
+  tile_.base = tile.base + tile.layout.offset(walk.row, walk.chunk);
 }
 
-MmaA OperandA::load(const SharedTile& tile, int row_block, int k_step) const {
-  return k_->ldmatrix_x4(address(tile, lane_offset_, 16 * row_block, 2 * k_step), Transpose::no);
+MmaA OperandA::load(int row_block, int k_step) const {
+  const int block = tile_.offset + tile_.layout.offset(16 * row_block, 2 * k_step);
+  return k_->ldmatrix_x4(tile_.base + std::int64_t{block}, Transpose::no);
 }
 
 OperandB::OperandB(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
@@ -153,7 +159,8 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
   std::vector<std::array<MmaB, 2>> steps;
   const auto add = [&](int parity, int row, int panel, Transpose transpose) {
     const I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
-    steps.push_back(two_columns(k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
+    steps.push_back(
+        two_columns(k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
   };
   if (type_ == DType::e4m3) {
     const int key_steps = tile.layout.row_bytes / 32;
@@ -162,7 +169,8 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
     }
   } else {
     const int key_steps = tile.layout.rows / 16;
-    for (int step = 0; step < key_steps; ++step) add(slice % 2, 16 * step, slice / 2, Transpose::yes);
+    for (int step = 0; step < key_steps; ++step)
+      add(slice % 2, 16 * step, slice / 2, Transpose::yes);
   }
   return steps;
 }
@@ -170,11 +178,13 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
 // ---- accumulators ---------------------------------------------------------------------------------
 
 Accumulator::Accumulator(int rows, int columns, I32 initial)
-    : row_blocks_(rows / 16), column_blocks_(columns / 8),
+    : row_blocks_(rows / 16),
+      column_blocks_(columns / 8),
       blocks_(static_cast<std::size_t>(row_blocks_ * column_blocks_),
               MmaC{initial, initial, initial, initial}) {
   require(rows % 16 == 0 && columns % 8 == 0, "an accumulator has 16 x 8 blocks, asked for " +
-                                                  std::to_string(rows) + " x " + std::to_string(columns));
+                                                  std::to_string(rows) + " x " +
+                                                  std::to_string(columns));
 }
 
 MmaC& Accumulator::block(int row_block, int column_block) {
@@ -182,7 +192,8 @@ MmaC& Accumulator::block(int row_block, int column_block) {
 }
 
 I32& Accumulator::at(int lane_row, int lane_column) {
-  return block(lane_row / 2, lane_column / 2)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
+  return block(lane_row / 2,
+               lane_column / 2)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
 }
 
 void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& update) {
@@ -214,8 +225,8 @@ MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_blo
       I32& packed = a[static_cast<std::size_t>(2 * step_half + half)];
       if (type == DType::e4m3) {
         const int column = 8 * k_step + 4 * step_half;
-        packed = k.pack4(type, value(half, column), value(half, column + 1), value(half, column + 2),
-                         value(half, column + 3));
+        packed = k.pack4(type, value(half, column), value(half, column + 1),
+                         value(half, column + 2), value(half, column + 3));
       } else {
         const int column = 4 * k_step + 2 * step_half;
         packed = k.pack2(type, value(half, column), value(half, column + 1));
@@ -235,9 +246,24 @@ const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column) const {
   return values_[static_cast<std::size_t>(lane_row * lane_columns_ + lane_column)];
 }
 
-void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane, int row_block,
-                     int chunk, I32 part) {
-  k.store(address(tile, tile.layout.offset(lane.row, chunk) + 4 * lane.quad, 8 * row_block, 0), part);
+void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane,
+                     int row_block, int chunk, I32 part) {
+  k.store(address(tile, tile.layout.offset(lane.row, chunk) + 4 * lane.quad, 8 * row_block, 0),
+          part);
+}
+
+// ---- order ----------------------------------------------------------------------------------------
+
+void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F32>& values) {
+  k.if_(never, [&] {
+    std::size_t i = 0;
+    for (; i + 4 <= values.size() && values.size() > 4; i += 4) {
+      std::array<I32, 4> four;
+      for (std::size_t j = 0; j < 4; ++j) four[j] = k.as_bits(values[i + j]);
+      k.store_v4(scratch + static_cast<std::int64_t>(4 * i), four);
+    }
+    for (; i < values.size(); ++i) k.store(scratch + static_cast<std::int64_t>(4 * i), values[i]);
+  });
 }
 
 // ---- reductions -----------------------------------------------------------------------------------
@@ -269,16 +295,16 @@ void pipelined_in_turns(KernelBuilder& k, I32 tiles, SharedPtr buffer, const Pip
   run_prologue(k, 1, steps);
   k.for_range(k.i32(0), tiles, 1, [&](I32 tile) {
     k.cp_async_wait(0);
-    k.barrier();   // these keys are visible, and nobody reads the previous values any more
+    k.barrier();  // these keys are visible, and nobody reads the previous values any more
     steps.load_values(tile, buffer);
     k.cp_async_commit();
     steps.scores(tile, buffer);
-    k.barrier();   // nobody reads these keys any more
+    k.barrier();  // nobody reads these keys any more
     k.if_(tile + 1 < tiles, [&] { steps.load_keys(tile + 1, buffer); });
     k.cp_async_commit();
     steps.softmax(tile);
     k.cp_async_wait(1);
-    k.barrier();   // these values are visible
+    k.barrier();  // these values are visible
     steps.values(tile, buffer);
   });
 }
@@ -311,10 +337,10 @@ void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int s
     I32 ahead_offset = stage_offset;
     for (int i = 1; i < stages; ++i) ahead_offset = next_stage(ahead_offset);
     k.cp_async_wait(stages - 2);
-    k.barrier();   // this tile is visible, and nobody reads the previous one any more
+    k.barrier();  // this tile is visible, and nobody reads the previous one any more
+    load(ahead, buffers + ahead_offset);
     steps.scores(tile, stage);
     steps.softmax(tile);
-    load(ahead, buffers + ahead_offset);
     steps.values(tile, stage);
     stage_offset = next_stage(stage_offset);
   });

@@ -15,8 +15,9 @@ namespace sagegen::dsl {
 
 // ---- shared memory ------------------------------------------------------------------------------
 
-inline constexpr int kChunkBytes = 16;   // what cp.async moves and what one row of an ldmatrix matrix is
-inline constexpr int kBankBytes = 128;   // one wavefront of shared memory
+inline constexpr int kChunkBytes =
+    16;  // what cp.async moves and what one row of an ldmatrix matrix is
+inline constexpr int kBankBytes = 128;  // one wavefront of shared memory
 
 // A tile of rows x row_bytes in shared memory. It is cut into panels of panel_bytes columns, stored one
 // after the other, and inside a panel the chunks of a row are permuted by exclusive or with the number
@@ -28,10 +29,10 @@ inline constexpr int kBankBytes = 128;   // one wavefront of shared memory
 struct TileLayout {
   int rows;
   int row_bytes;
-  int panel_bytes;   // 32, 64 or 128; divides row_bytes
+  int panel_bytes;  // 32, 64 or 128; divides row_bytes
 
   constexpr int bytes() const { return rows * row_bytes; }
-  constexpr int chunks_per_row() const { return panel_bytes / kChunkBytes; }   // inside one panel
+  constexpr int chunks_per_row() const { return panel_bytes / kChunkBytes; }  // inside one panel
   constexpr int rows_per_line() const { return kBankBytes / panel_bytes; }
 
   // Byte offset of a chunk from the tile's start. Row and Chunk are int or I32.
@@ -61,7 +62,7 @@ struct SharedTile {
 // valid_rows on are filled with zeros and not read. thread: the thread's index among `threads`.
 struct TileSource {
   GlobalPtr data;
-  I64 row_stride;   // bytes
+  I64 row_stride;  // bytes
 };
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads);
@@ -75,17 +76,18 @@ void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int thread
 
 // ---- operands of mma: shared memory -> registers ------------------------------------------------
 
-// A operand of 8-bit elements: rows of the tile are rows of A, bytes run along k. Panels of 32 bytes.
+// A operand of 8-bit elements: rows of the tile are rows of A, bytes run along k. Panels of 32 bytes. The
+// tile stays where it is, so a lane's address is one register.
 class OperandA {
  public:
   static constexpr int kPanelBytes = 32;
-  OperandA(KernelBuilder& k, const TileLayout& layout);
+  OperandA(KernelBuilder& k, const SharedTile& tile);
   // Rows 16 row_block .. +15, k elements 32 k_step .. +31.
-  MmaA load(const SharedTile& tile, int row_block, int k_step) const;
+  MmaA load(int row_block, int k_step) const;
 
  private:
   KernelBuilder* k_;
-  I32 lane_offset_;
+  SharedTile tile_;  // as this lane addresses it
 };
 
 // B operand of 8-bit elements: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes.
@@ -98,7 +100,7 @@ class OperandB {
 
  private:
   KernelBuilder* k_;
-  std::array<I32, 2> lane_offset_;   // of even and odd k steps
+  std::array<I32, 2> lane_offset_;  // of even and odd k steps
 };
 
 // B operand of P V for either type of V. FP8 values lie channel-major (rows are channels, bytes run along
@@ -106,7 +108,7 @@ class OperandB {
 class OperandV {
  public:
   static constexpr int kPanelBytes = 64;
-  static constexpr int kChannels = 16;   // of one slice: two column blocks
+  static constexpr int kChannels = 16;  // of one slice: two column blocks
   static TileLayout layout(DType type, int keys, int channels);
   OperandV(KernelBuilder& k, DType type, const TileLayout& layout);
   // Channels 16 slice .. +15 for all keys: fragments by k step and column block.
@@ -115,7 +117,7 @@ class OperandV {
  private:
   KernelBuilder* k_;
   DType type_;
-  std::array<I32, 2> lane_offset_;   // of even and odd k steps (FP8) or slices (FP16)
+  std::array<I32, 2> lane_offset_;  // of even and odd k steps (FP8) or slices (FP16)
 };
 
 // ---- accumulators -------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ struct LanePosition {
 // (tile_row(row) + lane.row, tile_column(column) + 2 * lane.quad).
 class Accumulator {
  public:
-  Accumulator(int rows, int columns, I32 initial);   // rows: multiple of 16, columns: of 8
+  Accumulator(int rows, int columns, I32 initial);  // rows: multiple of 16, columns: of 8
 
   int row_blocks() const { return row_blocks_; }
   int column_blocks() const { return column_blocks_; }
@@ -146,7 +148,9 @@ class Accumulator {
   void update_if(KernelBuilder& k, Pred condition, const Update& update);
 
   static constexpr int tile_row(int lane_row) { return 8 * lane_row; }
-  static constexpr int tile_column(int lane_column) { return 8 * (lane_column / 2) + lane_column % 2; }
+  static constexpr int tile_column(int lane_column) {
+    return 8 * (lane_column / 2) + lane_column % 2;
+  }
 
  private:
   int row_blocks_;
@@ -165,7 +169,7 @@ MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_blo
 // Accumulators that live across loop iterations, as f32.
 class AccumulatorVars {
  public:
-  AccumulatorVars(KernelBuilder& k, int rows, int columns);   // all zero
+  AccumulatorVars(KernelBuilder& k, int rows, int columns);  // all zero
   int lane_rows() const { return lane_rows_; }
   int lane_columns() const { return lane_columns_; }
   const Var<F32>& at(int lane_row, int lane_column) const;
@@ -178,8 +182,16 @@ class AccumulatorVars {
 
 // Stores what a lane holds of a row and a 16-byte chunk that its quad shares: two 16-bit elements of an
 // accumulator's row, or four bytes. Row 8 row_block + lane.row.
-void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane, int row_block,
-                     int chunk, I32 part);
+void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane,
+                     int row_block, int chunk, I32 part);
+
+// ---- order --------------------------------------------------------------------------------------
+
+// Makes the assembler compute `values` here. It postpones what only the next iteration needs to the
+// end of the loop's body, and keeps all operands in registers until then; where registers are short
+// it spills. So a branch that is never taken stores the values to `scratch`. never: a condition that
+// is false, but that no compiler can know to be. Costs one branch.
+void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F32>& values);
 
 // ---- reductions over the lanes that share rows ----------------------------------------------------
 
@@ -199,9 +211,9 @@ struct PipelineSteps {
   std::function<void()> prologue;
   std::function<void(I32 tile, SharedPtr stage)> load_keys;
   std::function<void(I32 tile, SharedPtr stage)> load_values;
-  std::function<void(I32 tile, SharedPtr stage)> scores;     // reads the keys
-  std::function<void(I32 tile)> softmax;                     // reads neither
-  std::function<void(I32 tile, SharedPtr stage)> values;     // reads the values
+  std::function<void(I32 tile, SharedPtr stage)> scores;  // reads the keys
+  std::function<void(I32 tile)> softmax;                  // reads neither
+  std::function<void(I32 tile, SharedPtr stage)> values;  // reads the values
 };
 void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int stage_bytes,
                const PipelineSteps& steps);

@@ -2,19 +2,19 @@
 // two-level accumulation or in FP16. A thread block walks the keys for cta_q queries of one head; each
 // warp owns 16 or 32 of them.
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "generator/dsl/tile.h"
 #include "sagegen/abi.h"
 #include "templates/attention/block.h"
+#include "templates/attention/results.h"
 #include "templates/kernels.h"
-#include "templates/tensor.h"
 
 namespace sagegen::templates {
 
 using namespace dsl;
 using abi::AttentionParams;
-using abi::Tensor;
 
 namespace {
 
@@ -22,10 +22,15 @@ namespace {
 // while |sum| < 2^22 (127 * 127 * 256 is less). So scores need no conversion.
 constexpr std::int32_t kScoreBiasBits = 0x4B400000;
 constexpr float kScoreBias = 12582912.0f;
-constexpr float kFirstMaximum = -1e30f;       // finite, so that differences of maxima are never NaN
-constexpr float kSmallestScale = 0x1p-100f;   // a masked score times a scale of 0 would be NaN
+// The softmax's fma scales the scores and takes off the bias by its constant, whose last bit is then
+// worth up to one unit of s. Where a unit is more than this part of an octave, that is done before.
+constexpr std::int32_t kLargestFoldedScaleBits =
+    0x3C800000;  // 2^-6; bits of positive f32 are ordered
+// Finite, so that differences of maxima are never NaN.
+constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
+constexpr float kSmallestScale = 0x1p-100f;  // a masked score times a scale of 0 would be NaN
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-constexpr float kLn2 = 0.693147182f;
+constexpr std::size_t kUnfinished = 64;  // registers for sums of P V that O has not taken up yet
 
 class Attention {
  public:
@@ -33,18 +38,19 @@ class Attention {
   void build();
 
  private:
-  using Operands = std::vector<MmaA>;   // by row block
+  using Operands = std::vector<MmaA>;  // by row block
 
+  void load_scales(I32 tile, I32 thread);
+  F32 loaded_scale() const;
   I32 visible_keys(I32 query) const;
   I32 count_key_tiles() const;
   Operands query_operands(int k_step) const;
   void quantized_qk(SharedPtr stage);
   void mask_scores(I32 tile);
-  void online_softmax(I32 tile);
-  std::vector<Operands> quantized_p();
+  void online_softmax();
+  void quantize_p();
   void accumulate_pv(SharedPtr stage);
-  void write_lse(const AttentionPosition& at, const std::vector<F32>& sum) const;
-  void write_output(const AttentionPosition& at, const std::vector<F32>& sum) const;
+  void finish_now(const std::vector<Var<F32>>& values) const;
 
   SharedTile keys(SharedPtr stage) const { return {plan_.k_tile, stage}; }
   SharedTile values(SharedPtr stage) const { return {plan_.v_tile, stage, plan_.k_tile.bytes()}; }
@@ -60,17 +66,19 @@ class Attention {
   const OperandB k_operand_;
   const OperandV v_operand_;
   const I32 key_tiles_;
-  const F32 q_scale_;
-  std::vector<Operands> held_queries_;   // by k step, if they are kept in registers
+  std::vector<Operands> held_queries_;  // by k step, if they are kept in registers
 
   // Carried from tile to tile. Per row of the lane: the maximum score less p_offset, and the sum of P
   // over this lane's columns.
   AccumulatorVars o_;
   std::vector<Var<F32>> maximum_, sum_;
-  Var<F32> next_k_scale_;
+  Var<F32> next_scale_;
 
-  // Of the current tile: scores, then P; and what a new maximum multiplies O and sum_ with.
+  // Of the current tile: scores, then P; P as operands, by k step; what O and sum_ are multiplied with.
   Accumulator scores_;
+  F32 scale_, bias_;                     // of the lane's scores
+  F32 loaded_q_scale_, loaded_k_scale_;  // for the next tile; their product is taken late
+  std::vector<Operands> p_codes_;
   std::vector<F32> rescale_;
 };
 
@@ -82,13 +90,12 @@ Attention::Attention(KernelBuilder& k, const KernelSpec& spec)
       inputs_(k, plan_, at_, p_),
       shared_(k.shared(plan_.shared_bytes(), kBankBytes)),
       queries_{plan_.q_tile, shared_},
-      q_operand_(k, plan_.q_tile),
+      q_operand_(k, queries_.rows_from(at_.warp_row)),
       k_operand_(k, plan_.k_tile),
       v_operand_(k, plan_.pv, plan_.v_tile),
       key_tiles_(count_key_tiles()),
-      q_scale_(inputs_.q_scale(at_)),
       o_(k, plan_.warp_rows, plan_.head_dim),
-      next_k_scale_(k.var(inputs_.k_scale(at_.thread, k.i32(0)))),
+      next_scale_(k.var(k.f32(0.0f))),
       scores_(plan_.warp_rows, plan_.cta_k, k.i32(kScoreBiasBits)) {
   for (int row = 0; row < o_.lane_rows(); ++row) {
     maximum_.push_back(k.var(k.f32(kFirstMaximum)));
@@ -99,6 +106,8 @@ Attention::Attention(KernelBuilder& k, const KernelSpec& spec)
 void Attention::build() {
   inputs_.load_queries(at_.thread, queries_);
   k_.cp_async_commit();
+  load_scales(k_.i32(0), at_.thread);
+  next_scale_ = loaded_scale();
   PipelineSteps steps;
   if (plan_.queries_in_registers) {
     steps.prologue = [&] {
@@ -114,22 +123,36 @@ void Attention::build() {
     inputs_.load_values(k_.reread_thread_idx(), tile, values(stage));
   };
   steps.scores = [&](I32 tile, SharedPtr stage) {
+    load_scales(k_.min(tile + 1, key_tiles_ - 1), k_.reread_thread_idx());
     quantized_qk(stage);
     mask_scores(tile);
   };
-  steps.softmax = [&](I32 tile) { online_softmax(tile); };
-  steps.values = [&](I32, SharedPtr stage) { accumulate_pv(stage); };
+  steps.softmax = [&](I32) {
+    online_softmax();
+    finish_now(sum_);
+  };
+  steps.values = [&](I32, SharedPtr stage) {
+    quantize_p();
+    accumulate_pv(stage);
+    next_scale_ = loaded_scale();
+  };
   pipelined(k_, key_tiles_, plan_.stages, shared_ + std::int64_t{plan_.q_tile.bytes()},
             plan_.stage_bytes(), steps);
 
-  std::vector<F32> sum;
-  for (const Var<F32>& lane_sum : sum_) sum.push_back(quad_sum(k_, lane_sum));
-  const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
-  write_lse(at, sum);
-  write_output(at, sum);
+  write_results(k_, plan_, p_, shared_, {.o = o_, .maximum = maximum_, .sum = sum_});
 }
 
 // ---- the walk over keys ---------------------------------------------------------------------------
+
+// Scales of the scores that this lane will hold in a tile; the loads take as long as the tile before.
+void Attention::load_scales(I32 tile, I32 thread) {
+  loaded_q_scale_ = inputs_.q_scale({k_, plan_, p_, thread});
+  loaded_k_scale_ = inputs_.k_scale(thread, tile);
+}
+
+F32 Attention::loaded_scale() const {
+  return k_.max(loaded_q_scale_ * loaded_k_scale_, k_.f32(kSmallestScale));
+}
 
 // A query sees the keys 0 .. visible_keys - 1.
 I32 Attention::visible_keys(I32 query) const {
@@ -139,16 +162,18 @@ I32 Attention::visible_keys(I32 query) const {
   return k_.max(k_.min(kv_len, up_to_diagonal), k_.i32(0));
 }
 
+// At least one tile, all of which is hidden if no query of the block sees a key: a loop that is known to
+// run needs no second way around it.
 I32 Attention::count_key_tiles() const {
   const I32 last_query = k_.min(at_.first_query + plan_.cta_q, p_(&AttentionParams::q_len)) - 1;
-  return (visible_keys(last_query) + (plan_.cta_k - 1)) / plan_.cta_k;
+  return k_.max((visible_keys(last_query) + (plan_.cta_k - 1)) / plan_.cta_k, k_.i32(1));
 }
 
 Attention::Operands Attention::query_operands(int k_step) const {
   if (!held_queries_.empty()) return held_queries_[k_step];
   Operands operands;
   for (int row = 0; row < plan_.warp_rows; row += 16) {
-    operands.push_back(q_operand_.load(queries_.rows_from(at_.warp_row), row / 16, k_step));
+    operands.push_back(q_operand_.load(row / 16, k_step));
   }
   return operands;
 }
@@ -169,34 +194,42 @@ void Attention::quantized_qk(SharedPtr stage) {
   }
 }
 
-// All queries of the block see all keys of the tiles before the first masked one. Distances are taken
-// from the tile, so that nothing of this stays in registers outside the branch.
+// Hides what a query does not see, and scales the scores here if the softmax must not; in most tiles
+// there is nothing to do. All queries of the block see all keys of the tiles before the first masked
+// one. Distances are taken from the tile, so that nothing of this stays in registers outside the branch.
 void Attention::mask_scores(I32 tile) {
-  const I32 first_masked_tile = visible_keys(at_.first_query) / plan_.cta_k;
-  I32 keys_left, diagonal;   // of the lane's first query, from its first key on
+  const Pred masked = tile >= visible_keys(at_.first_query) / plan_.cta_k;
+  const F32 scale = next_scale_;
+  const Var<F32> scale_left = k_.var(scale), bias_left = k_.var(k_.f32(kScoreBias));
+  I32 keys_left, diagonal;  // of the lane's first query, from its first key on
   std::vector<I32> visible(scores_.lane_rows());
-  scores_.update_if(k_, tile >= first_masked_tile, [&](int row, int column, I32 score) {
-    if (row == 0 && column == 0) {
-      const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
-      const I32 first_key = tile * plan_.cta_k + 2 * at.lane.quad;
-      keys_left = p_(&AttentionParams::kv_len) - first_key;
-      diagonal = at.lane_query - first_key + (p_(&AttentionParams::causal_offset) + 1);
-    }
-    if (column == 0) {
-      const I32 up_to_diagonal = diagonal + Accumulator::tile_row(row);
-      visible[row] = plan_.causal ? k_.min(keys_left, up_to_diagonal) : keys_left;
-    }
-    const Pred hidden = visible[row] <= Accumulator::tile_column(column);
-    return k_.select(hidden, k_.as_bits(k_.f32(kMasked)), score);
-  });
+  scores_.update_if(k_, masked || k_.as_bits(scale) > kLargestFoldedScaleBits,
+                    [&](int row, int column, I32 score) {
+                      if (row == 0 && column == 0) {
+                        const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
+                        const I32 first_key = tile * plan_.cta_k + 2 * at.lane.quad;
+                        keys_left = p_(&AttentionParams::kv_len) - first_key;
+                        diagonal =
+                            at.lane_query - first_key + (p_(&AttentionParams::causal_offset) + 1);
+                        scale_left = k_.f32(1.0f);
+                        bias_left = k_.f32(0.0f);
+                      }
+                      if (column == 0) {
+                        const I32 up_to_diagonal = diagonal + Accumulator::tile_row(row);
+                        visible[row] = plan_.causal ? k_.min(keys_left, up_to_diagonal) : keys_left;
+                      }
+                      const Pred hidden = visible[row] <= Accumulator::tile_column(column);
+                      const F32 scaled = (k_.as_f32(score) - kScoreBias) * scale;
+                      return k_.as_bits(k_.select(hidden, k_.f32(kMasked), scaled));
+                    });
+  scale_ = scale_left;
+  bias_ = bias_left;
 }
 
-// score = (s - kScoreBias) * scale in base 2, P = 2^(score - maximum + p_offset): one fma per element.
-void Attention::online_softmax(I32 tile) {
-  const F32 scale = k_.max(q_scale_ * next_k_scale_.get(), k_.f32(kSmallestScale));
-  next_k_scale_ = inputs_.k_scale(k_.reread_thread_idx(), k_.min(tile + 1, key_tiles_ - 1));
-  const F32 minus_bias = k_.f32(-kScoreBias);
-  const F32 maximum_shift = k_.fma(scale, minus_bias, k_.f32(-plan_.p_offset));
+// score = (s - bias) * scale in base 2, P = 2^(score - maximum + p_offset): one fma per element.
+void Attention::online_softmax() {
+  const F32 minus_bias = -bias_;
+  const F32 maximum_shift = k_.fma(scale_, minus_bias, k_.f32(-plan_.p_offset));
   rescale_.clear();
   for (int row = 0; row < scores_.lane_rows(); ++row) {
     F32 largest = k_.as_f32(scores_.at(row, 0));
@@ -204,12 +237,12 @@ void Attention::online_softmax(I32 tile) {
       largest = k_.max(largest, k_.as_f32(scores_.at(row, column)));
     }
     const F32 before = maximum_[row];
-    const F32 maximum = k_.max(before, quad_max(k_, k_.fma(largest, scale, maximum_shift)));
+    const F32 maximum = k_.max(before, quad_max(k_, k_.fma(largest, scale_, maximum_shift)));
     const F32 rescale = k_.exp2(before - maximum);
-    const F32 shift = k_.fma(scale, minus_bias, -maximum);
+    const F32 shift = k_.fma(scale_, minus_bias, -maximum);
     F32 sum = sum_[row].get() * rescale;
     for (int column = 0; column < scores_.lane_columns(); ++column) {
-      const F32 p = k_.exp2(k_.fma(k_.as_f32(scores_.at(row, column)), scale, shift));
+      const F32 p = k_.exp2(k_.fma(k_.as_f32(scores_.at(row, column)), scale_, shift));
       scores_.at(row, column) = k_.as_bits(p);
       sum = sum + p;
     }
@@ -219,23 +252,22 @@ void Attention::online_softmax(I32 tile) {
   }
 }
 
-// P as operands of P V, by k step.
-std::vector<Attention::Operands> Attention::quantized_p() {
-  std::vector<Operands> steps(plan_.cta_k / operand_keys(plan_.pv));
-  for (std::size_t step = 0; step < steps.size(); ++step) {
+void Attention::quantize_p() {
+  p_codes_.assign(plan_.cta_k / operand_keys(plan_.pv), {});
+  for (std::size_t step = 0; step < p_codes_.size(); ++step) {
     for (int row = 0; row < scores_.row_blocks(); ++row) {
-      steps[step].push_back(to_operand_a(k_, plan_.pv, scores_, row, static_cast<int>(step)));
+      p_codes_[step].push_back(to_operand_a(k_, plan_.pv, scores_, row, static_cast<int>(step)));
     }
   }
-  return steps;
 }
 
 // O = O * rescale + P V, a slice of channels at a time. With two levels the tensor core sums the tile
 // from zero and O is updated in f32; otherwise it sums into O.
 void Attention::accumulate_pv(SharedPtr stage) {
   const Mma kind = plan_.pv == DType::e4m3 ? Mma::e4m3 : Mma::f16;
-  const std::vector<Operands> p = quantized_p();
+  std::vector<Var<F32>> updated;
   for (int slice = 0; slice < plan_.head_dim / OperandV::kChannels; ++slice) {
+    if (plan_.two_level && updated.size() >= kUnfinished) finish_now(std::exchange(updated, {}));
     const auto v = v_operand_.load(values(stage), slice);
     Accumulator pv(plan_.warp_rows, OperandV::kChannels, k_.i32(0));
     const auto each = [&](const auto& visit) {
@@ -251,73 +283,21 @@ void Attention::accumulate_pv(SharedPtr stage) {
     for (std::size_t step = 0; step < v.size(); ++step) {
       for (int column = 0; column < pv.column_blocks(); ++column) {
         for (int row = 0; row < pv.row_blocks(); ++row) {
-          pv.block(row, column) = k_.mma(kind, p[step][row], v[step][column], pv.block(row, column));
+          pv.block(row, column) =
+              k_.mma(kind, p_codes_[step][row], v[step][column], pv.block(row, column));
         }
       }
     }
     each([&](const Var<F32>& o, F32 rescale, I32& sum) {
       o = plan_.two_level ? k_.fma(o, rescale, k_.as_f32(sum)) : k_.as_f32(sum);
+      updated.push_back(o);
     });
   }
 }
 
-// ---- results ----------------------------------------------------------------------------------------
-
-// The natural logarithm of the sum of exp(score), plus what smoothing took from the scores. Where no key
-// is visible the sum is 0 and the result -inf.
-void Attention::write_lse(const AttentionPosition& at, const std::vector<F32>& sum) const {
-  const GlobalPtr lse = p_(&AttentionParams::lse);
-  const GlobalPtr lse_correction = p_(&AttentionParams::lse_correction);
-  const I32 q_len = p_(&AttentionParams::q_len), q_rows = p_(&AttentionParams::q_len_padded);
-  k_.if_(!k_.is_null(lse), [&] {
-    for (int row = 0; row < o_.lane_rows(); ++row) {
-      const I32 query = at.lane_query + Accumulator::tile_row(row);
-      const auto of_query = [&](GlobalPtr base, I32 rows) {
-        return base + (k_.to_i64(at.q_index) * k_.to_i64(rows) + k_.to_i64(query)) * std::int64_t{4};
-      };
-      k_.if_(query < q_len && at.lane.quad == 0, [&] {
-        const Var<F32> value = k_.var((maximum_[row].get() + k_.log2(sum[row])) * kLn2);
-        k_.if_(!k_.is_null(lse_correction), [&] {
-          value = value.get() + k_.load<F32>(of_query(lse_correction, q_rows));
-        });
-        k_.store(of_query(lse, q_len), value.get());
-      });
-    }
-  });
-}
-
-// O / sum, times the scale of the channel of V, through shared memory so that rows leave in one piece.
-void Attention::write_output(const AttentionPosition& at, const std::vector<F32>& sum) const {
-  k_.cp_async_wait(0);
-  k_.barrier();   // nobody reads queries, keys or values any more
-  const SharedTile out{plan_.o_tile, shared_};
-  const SharedTile warp_out = out.rows_from(at.warp_row);
-  const GlobalPtr v_scale = p_(&AttentionParams::v_scale) +
-                            (k_.to_i64(at.kv_index) * std::int64_t{plan_.head_dim} +
-                             k_.to_i64(2 * at.lane.quad)) * std::int64_t{4};
-  std::vector<F32> inverse;
-  for (const F32 s : sum) {
-    inverse.push_back(k_.select(s > 0.0f, k_.reciprocal(s), k_.f32(0.0f)));
-  }
-  for (int block = 0; block < plan_.head_dim / 8; ++block) {
-    std::array<F32, 2> scale;
-    for (int i = 0; plan_.v_quantized && i < 2; ++i) {
-      scale[i] = k_.load<F32>(v_scale + std::int64_t{4 * (8 * block + i)});
-    }
-    for (int row = 0; row < o_.lane_rows(); ++row) {
-      const auto value = [&](int i) {
-        const F32 o = o_.at(row, 2 * block + i).get() * inverse[row];
-        return plan_.v_quantized ? o * scale[i] : o;
-      };
-      store_quad_part(k_, warp_out, at.lane, row, block, k_.pack2(plan_.io, value(0), value(1)));
-    }
-  }
-  k_.barrier();
-  const I64 row_stride = p_(&AttentionParams::o, &Tensor::stride_token) * kElementBytes;
-  const GlobalPtr o = head_of(k_, p_, &AttentionParams::o, at.batch, at.q_head) +
-                      k_.to_i64(at.first_query) * row_stride;
-  store_tile(k_, out, at.thread, plan_.threads, o, row_stride,
-             p_(&AttentionParams::q_len) - at.first_query);
+// See finish(). No launch has a negative kv_len.
+void Attention::finish_now(const std::vector<Var<F32>>& values) const {
+  finish(k_, p_(&AttentionParams::kv_len) < 0, shared_, {values.begin(), values.end()});
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ using abi::Tensor;
 
 namespace {
 
-constexpr float kLog2OfLargestE4m3 = 8.807354922f;   // log2(448)
+constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
 constexpr int kScaleBytes = 4;
 
 }  // namespace
@@ -57,10 +57,10 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
       lane(thread),
       lane_query(first_query + warp_row + lane.row) {}
 
-AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
-                                 const ParamReader<AttentionParams>& p)
+AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
+                                 const AttentionPosition& at, const ParamReader<AttentionParams>& p)
     : k_(k), plan_(plan), kv_len_(p(&AttentionParams::kv_len)) {
-  const std::int64_t row_bytes = plan.head_dim;   // of codes
+  const std::int64_t row_bytes = plan.head_dim;  // of codes
   const I32 q_rows = p(&AttentionParams::q_len_padded), k_rows = p(&AttentionParams::kv_len_padded);
   const I64 first_q_row = k.to_i64(at.q_index) * k.to_i64(q_rows) + k.to_i64(at.first_query);
   const I64 first_k_row = k.to_i64(at.kv_index) * k.to_i64(k_rows);
@@ -84,8 +84,10 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan, co
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
     return base + k.to_i64(index) * k.to_i64(rows / group) * std::int64_t{kScaleBytes * per_group};
   };
-  q_scale_ = scales(p(&AttentionParams::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
-  k_scale_ = scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
+  q_scale_ =
+      scales(p(&AttentionParams::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
+  k_scale_ =
+      scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
 }
 
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
@@ -103,8 +105,9 @@ void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to) co
   const TileSource from{values_ + k_.to_i64(tile) * value_tile_bytes_, value_row_bytes_};
   if (plan_.v_quantized) return copy_tile_async(k_, to, from, thread, plan_.threads);
   const I32 left = kv_len_ - tile * plan_.cta_k;
-  k_.if_else(left >= plan_.cta_k, [&] { copy_tile_async(k_, to, from, thread, plan_.threads); },
-             [&] { copy_rows_async(k_, to, from, thread, plan_.threads, left); });
+  k_.if_else(
+      left >= plan_.cta_k, [&] { copy_tile_async(k_, to, from, thread, plan_.threads); },
+      [&] { copy_rows_async(k_, to, from, thread, plan_.threads, left); });
 }
 
 F32 AttentionInputs::q_scale(const AttentionPosition& at) const {

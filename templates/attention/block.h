@@ -12,17 +12,17 @@ struct AttentionPlan {
   explicit AttentionPlan(const KernelSpec& spec);
 
   int head_dim, cta_q, cta_k, stages, threads;
-  int warp_rows;       // queries of one warp
+  int warp_rows;  // queries of one warp
   int q_group, k_group;
   DType io, pv;
   bool causal, per_thread, two_level, v_quantized;
-  bool queries_in_registers;   // few channels leave enough of them
-  float p_offset;      // P <= 2^p_offset
+  bool queries_in_registers;  // few channels leave enough of them
+  float p_offset;             // P <= 2^p_offset
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
-  int q_scales() const { return per_thread ? 8 : 1; }   // of a group
+  int q_scales() const { return per_thread ? 8 : 1; }  // of a group
   int k_scales() const { return per_thread ? 4 : 1; }
   int stage_bytes() const { return k_tile.bytes() + v_tile.bytes(); }
-  int shared_bytes() const;   // queries and stages, in the end O
+  int shared_bytes() const;  // queries and stages, in the end O
 };
 
 // Position of block, warp and lane. Indices count heads over all batches.
@@ -31,10 +31,10 @@ struct AttentionPosition {
                     const dsl::ParamReader<abi::AttentionParams>& p, dsl::I32 thread_index);
 
   dsl::I32 batch, q_head, kv_head, q_index, kv_index;
-  dsl::I32 first_query;   // of the block
-  dsl::I32 thread, warp_row;   // warp_row: first row of the warp in the block
+  dsl::I32 first_query;       // of the block
+  dsl::I32 thread, warp_row;  // warp_row: first row of the warp in the block
   dsl::LanePosition lane;
-  dsl::I32 lane_query;    // of the first row that the lane holds
+  dsl::I32 lane_query;  // of the first row that the lane holds
 };
 
 // Codes and scales of the block's queries and of its head's keys and values. What depends on the thread is

@@ -1,0 +1,87 @@
+#include "templates/attention/results.h"
+
+#include "templates/tensor.h"
+
+namespace sagegen::templates {
+
+using namespace dsl;
+using abi::AttentionParams;
+using abi::Tensor;
+
+namespace {
+
+constexpr float kLn2 = 0.693147182f;
+
+// The natural logarithm of the sum of exp(score), plus what smoothing took from the scores. Where no
+// key is visible the sum is 0 and the result -inf.
+void write_lse(KernelBuilder& k, const ParamReader<AttentionParams>& p, const AttentionPosition& at,
+               const std::vector<Var<F32>>& maximum, const std::vector<F32>& sum) {
+  const GlobalPtr lse = p(&AttentionParams::lse);
+  const GlobalPtr lse_correction = p(&AttentionParams::lse_correction);
+  const I32 q_len = p(&AttentionParams::q_len), q_rows = p(&AttentionParams::q_len_padded);
+  k.if_(!k.is_null(lse), [&] {
+    for (std::size_t row = 0; row < sum.size(); ++row) {
+      const I32 query = at.lane_query + Accumulator::tile_row(static_cast<int>(row));
+      const auto of_query = [&](GlobalPtr base, I32 rows) {
+        return base + (k.to_i64(at.q_index) * k.to_i64(rows) + k.to_i64(query)) * std::int64_t{4};
+      };
+      k.if_(query < q_len && at.lane.quad == 0, [&] {
+        const Var<F32> value = k.var((maximum[row].get() + k.log2(sum[row])) * kLn2);
+        k.if_(!k.is_null(lse_correction),
+              [&] { value = value.get() + k.load<F32>(of_query(lse_correction, q_rows)); });
+        k.store(of_query(lse, q_len), value.get());
+      });
+    }
+  });
+}
+
+// O / sum, times the scale of the channel of V, through shared memory so that rows leave in one piece.
+void write_output(KernelBuilder& k, const AttentionPlan& plan,
+                  const ParamReader<AttentionParams>& p, const AttentionPosition& at,
+                  SharedPtr shared, const AccumulatorVars& o, const std::vector<F32>& sum) {
+  k.cp_async_wait(0);
+  k.barrier();  // nobody reads queries, keys or values any more
+  const SharedTile out{plan.o_tile, shared};
+  const SharedTile warp_out = out.rows_from(at.warp_row);
+  const GlobalPtr v_scale =
+      p(&AttentionParams::v_scale) +
+      (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
+          std::int64_t{4};
+  std::vector<F32> inverse;
+  for (const F32 s : sum) {
+    inverse.push_back(k.select(s > 0.0f, k.reciprocal(s), k.f32(0.0f)));
+  }
+  for (int block = 0; block < plan.head_dim / 8; ++block) {
+    std::array<F32, 2> scale;
+    for (int i = 0; plan.v_quantized && i < 2; ++i) {
+      scale[i] = k.load<F32>(v_scale + std::int64_t{4 * (8 * block + i)});
+    }
+    for (int row = 0; row < o.lane_rows(); ++row) {
+      const auto value = [&](int i) {
+        const F32 normalized = o.at(row, 2 * block + i).get() * inverse[row];
+        return plan.v_quantized ? normalized * scale[i] : normalized;
+      };
+      store_quad_part(k, warp_out, at.lane, row, block, k.pack2(plan.io, value(0), value(1)));
+    }
+  }
+  k.barrier();
+  const I64 row_stride = p(&AttentionParams::o, &Tensor::stride_token) * kElementBytes;
+  const GlobalPtr first_row = head_of(k, p, &AttentionParams::o, at.batch, at.q_head) +
+                              k.to_i64(at.first_query) * row_stride;
+  store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
+             p(&AttentionParams::q_len) - at.first_query);
+}
+
+}  // namespace
+
+void write_results(KernelBuilder& k, const AttentionPlan& plan,
+                   const ParamReader<AttentionParams>& p, SharedPtr shared,
+                   const AttentionSums& sums) {
+  std::vector<F32> sum;
+  for (const Var<F32>& lane_sum : sums.sum) sum.push_back(quad_sum(k, lane_sum));
+  const AttentionPosition at(k, plan, p, k.reread_thread_idx());
+  write_lse(k, p, at, sums.maximum, sum);
+  write_output(k, plan, p, at, shared, sums.o, sum);
+}
+
+}  // namespace sagegen::templates
