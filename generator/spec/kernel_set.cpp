@@ -87,11 +87,21 @@ QuantSpec default_quant(Target target, Granularity granularity) {
   return with_pv(quant, target_info(target).has_fp8_mma ? DType::e4m3 : DType::f16);
 }
 
-TileSchedule default_schedule(const AttentionProblem& problem, const QuantSpec&, Target) {
-  // Eight warps of 16 rows at head_dim 128: with 32 rows the f32 output alone takes 128 registers and
-  // ptxas spills. The price is that K and V are read from shared memory twice as often, which the
-  // tensor cores of FP8 targets still hide.
-  return {.cta_q = 128, .cta_k = 64, .warps = problem.head_dim > 64 ? 8 : 4, .stages = 2};
+TileSchedule default_schedule(const AttentionProblem& problem, const QuantSpec& quant,
+                              Target target) {
+  TileSchedule schedule{.cta_q = 128, .cta_k = 64, .warps = 4, .stages = 2};
+  const TargetInfo& info = target_info(target);
+  // Two blocks per SM hide the softmax of one behind the tensor cores of the other. Where FP16
+  // tiles are too large for that, one buffer that keys and values use in turns is worth the second
+  // block.
+  constexpr int kSystemSmemPerBlock = 1024;
+  const auto two_fit = [&] {
+    const KernelSpec spec{
+        .problem = problem, .quant = quant, .schedule = schedule, .target = target};
+    return 2 * (resources(spec).dynamic_smem + kSystemSmemPerBlock) <= info.smem_per_sm;
+  };
+  if (!two_fit()) schedule.stages = 1;
+  return schedule;
 }
 
 std::vector<KernelSpec> detail::expand(const SpecSpace& space, const Refused& refused) {
