@@ -364,6 +364,26 @@ TEST_CASE("all-zero channels, rows and tensors give no NaN", "[full]") {
   }
 }
 
+// From scales where the kernels fold the bias of the scores into a constant to scales where a unit of
+// a score is worth many powers of two and one key takes the whole row. Not in between, near 3e4: there
+// the last bit of a score in f32 is worth some percent of a weight, and the sum of unrounded weights
+// and the product of rounded ones part by as much.
+TEST_CASE("scores near and far apart", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129};
+  for (const int sm : kTargets) {
+    for (const Mask mask : {Mask::none, Mask::causal}) {
+      const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .mask = mask});
+      for (const double scale : {1e-6, 1.0, 10.0, 100.0, 1e3, 1e12, 1e25}) {
+        INFO("softmax scale " << scale);
+        Scene scene{.kernel = kernel, .inputs = inputs_for(kernel, "normal", kShape, 23)};
+        scene.inputs.softmax_scale = scale;
+        const Verdict v = check(scene);
+        for (const double lse : v.result.lse) CHECK(std::isfinite(lse));
+      }
+    }
+  }
+}
+
 TEST_CASE("PTX of a lower target on newer devices", "[full]") {
   constexpr ref::Shape kShape{.batch = 2, .q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129};
   constexpr std::array kPlaces = {std::pair{89, "sm_90"}, std::pair{89, "sm_120"},
