@@ -57,9 +57,17 @@ struct RandomProgram {
   };
   std::vector<Node> program;
 
-  explicit RandomProgram(u32 seed) : random(seed) {
+  bool barriers;
+
+  // With barriers: one after every statement of the outermost block, where all lanes that are left must
+  // have rejoined.
+  explicit RandomProgram(u32 seed, bool with_barriers = false)
+      : random(seed), barriers(with_barriers) {
     program = block(4, false);
-    emit(program, "");
+    for (const Node& n : program) {
+      emit({n}, "");
+      if (barriers) ptx += "bar.sync 0;\n";
+    }
   }
   u32 below(u32 n) { return static_cast<u32>(random() % n); }
 
@@ -99,9 +107,15 @@ struct RandomProgram {
           ptx += fmt::format("{}mad.lo.u32 %w0, %w0, {}, %w1;\n", indent, n.constant | 1);
           break;
         case Node::leave:
-          ptx +=
-              fmt::format("{0}and.b32 %w5, %w1, {1}; setp.eq.u32 %p2, %w5, {1}; @%p2 bra $done;\n",
-                          indent, n.mask | 1);
+          ptx += fmt::format("{0}and.b32 %w5, %w1, {1}; setp.eq.u32 %p2, %w5, {1};\n", indent,
+                             n.mask | 1);
+          if (barriers) {  // leaves the kernel
+            int label = labels++;
+            ptx += fmt::format("{0}@!%p2 bra $stay{1}; st.global.b32 [%d1], %w0; ret; $stay{1}:\n",
+                               indent, label);
+          } else {  // skips the rest
+            ptx += fmt::format("{0}@%p2 bra $done;\n", indent);
+          }
           break;
         case Node::branch: {
           int label = labels++;
@@ -240,11 +254,79 @@ TEST_CASE("early return inside nested branches, then a barrier for the others") 
   for (u32 t = 0; t < 64; ++t) CHECK(got[t] == (t >= 32 && t < 40 ? 7 : t));
 }
 
+TEST_CASE("lanes that store and return do not hold up those that meet at a barrier") {
+  // In one step, and out of a loop whose other exit leads to the barrier.
+  for (const char* way_out :
+       {R"(setp.ge.u32 %p1, %w1, 8; @%p1 bra $stay; st.global.b32 [%d1], 77; ret; $stay:)",
+        R"(mov.b32 %w2, 0;
+              $loop: setp.ne.u32 %p1, %w1, %w2; @%p1 bra $stay; st.global.b32 [%d1], 77; ret;
+              $stay: add.u32 %w2, %w2, 1; setp.lt.u32 %p2, %w2, 8; @%p2 bra $loop;)"}) {
+    std::string body = std::string("mul.wide.u32 %d1, %w1, 4; add.u64 %d1, %d1, %d20;\n") +
+                       way_out +
+                       R"(
+      bar.sync 0;
+      setp.lt.u32 %p3, %w1, 32; selp.b32 %w3, 0xffffff00, 0xffffffff, %p3;
+      vote.sync.ballot.b32 %w4, %p2, %w3; popc.b32 %w0, %w3;)";
+    for (SchedulePolicy schedule :
+         {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+      Bench bench;
+      bench.options.schedule = schedule;
+      bench.kernel("mov.u32 %w1, %tid.x; mov.b32 %w0, 0; setp.ne.u32 %p2, 0, 0;\n" + body +
+                       "\nst.global.b32 [%d1], %w0;",
+                   1);
+      Address out = bench.memory.allocate(64 * 4);
+      LaunchReport report = bench.run(1, 64, {out});
+      INFO(way_out << "\n" << messages(report));
+      REQUIRE(report.findings.empty());
+      auto got = bench.download<u32>(out, 64);
+      for (u32 t = 0; t < 64; ++t) CHECK(got[t] == (t < 8 ? 77 : t < 32 ? 24 : 32));
+    }
+  }
+}
+
+TEST_CASE("lanes that never meet are reported") {
+  auto check_of = [](const std::string& body) {
+    Bench bench;
+    bench.kernel("mov.u32 %w1, %tid.x; setp.lt.u32 %p1, %w1, 7; mov.b32 %w2, 0;\n" + body, 0);
+    LaunchReport report = bench.run(1, 32, {});
+    UNSCOPED_INFO(messages(report));
+    return only_check(report);
+  };
+  // Two barriers, one on each side; a barrier inside a loop with a trip count per lane.
+  CHECK(check_of("@%p1 bra $a; bar.sync 0; bra $j; $a: bar.sync 0; $j: bar.sync 1;") ==
+        "divergent-collective");
+  CHECK(check_of("@%p1 bra $a; bar.sync 0; bra $j; $a: add.u32 %w2, %w2, 1; $j: bar.sync 0;") ==
+        "divergent-collective");
+  CHECK(check_of("$l: bar.sync 0; add.u32 %w2, %w2, 1; setp.lt.u32 %p2, %w2, %w1; @%p2 bra $l; "
+                 "bar.sync 1;") == "divergent-collective");
+  CHECK(check_of("$l: bar.sync 0; add.u32 %w2, %w2, 1; setp.lt.u32 %p2, %w2, 9; @%p2 bra $l; "
+                 "bar.sync 1;") == "");
+  // Shuffles that name the lanes of the other side, which wait for them in turn.
+  CHECK(check_of("@%p1 bra $a; shfl.sync.idx.b32 %w3, %w1, 0, 31, -1; bra $j; $a: "
+                 "shfl.sync.idx.b32 %w3, %w1, 0, 31, -1; $j: bar.sync 0;") ==
+        "divergent-collective");
+}
+
 TEST_CASE("random structured programs") {
   for (u32 seed = 0; seed < 150; ++seed) {
     RandomProgram program(seed);
     INFO("seed " << seed << "\n" << program.ptx);
     std::vector<u32> got = results(program.ptx, 45);
+    for (u32 t = 0; t < 45; ++t) {
+      u32 x = 0;
+      program.interpret(program.program, t, x);
+      INFO("thread " << t);
+      REQUIRE(got[t] == x);
+    }
+  }
+}
+
+TEST_CASE("random structured programs whose lanes rejoin at barriers") {
+  for (u32 seed = 1000; seed < 1200; ++seed) {
+    RandomProgram program(seed, true);
+    INFO("seed " << seed << "\n" << program.ptx);
+    std::string address = "mul.wide.u32 %d1, %w1, 4; add.u64 %d1, %d1, %d20;\n";
+    std::vector<u32> got = results(address + program.ptx, 45);
     for (u32 t = 0; t < 45; ++t) {
       u32 x = 0;
       program.interpret(program.program, t, x);

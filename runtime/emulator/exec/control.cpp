@@ -11,20 +11,11 @@ namespace {
 
 void branch(Warp& w, const Op& op, std::uint32_t mask) {
   const Op* target = w.ops + op.imm;
-  std::uint32_t rest = w.active & ~mask;
-  if (rest == 0) {
+  if (mask == w.active) {
     w.pc = target;
     return;
   }
-  // Two parts run one after the other up to where they rejoin. If they never do, they still stop where
-  // the part that they belong to has to.
-  std::uint32_t at = op_info(w, op).rejoin;
-  const Op* join = at == kNoRejoin ? w.join : w.ops + at;
-  if (join != w.join) w.splits.push_back({.pc = join, .join = w.join, .mask = w.active});
-  w.splits.push_back({.pc = w.pc, .join = join, .mask = rest});
-  w.pc = target;
-  w.join = join;
-  w.active = mask;
+  diverge(w, target, mask, op_info(w, op).rejoin);
 }
 
 void branch_uniform(Warp& w, const Op& op, std::uint32_t mask) {
@@ -105,13 +96,6 @@ enum class Arrival { wait, go_on };
 
 void arrive(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t id, std::uint32_t count,
             Arrival arrival) {
-  if (mask != w.live) {
-    fail(w, op, first_lane(w.live & ~mask), "divergent-collective",
-         fmt::format(
-             "lanes {} reach the barrier, but {} of the warp have not exited; the others wait "
-             "or run elsewhere",
-             hex_mask(mask), hex_mask(w.live)));
-  }
   Cta& cta = *w.cta;
   int lane = first_lane(mask);
   if (id >= cta.barriers.size()) {
@@ -150,6 +134,7 @@ void arrive(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t id, std::ui
 }
 
 void barrier_all(Warp& w, const Op& op, std::uint32_t mask) {
+  if (!gather(w, op, mask, w.live)) return;
   arrive(w, op, mask, uniform_operand(w, op, op.r[0], mask, "barrier number"), 0, Arrival::wait);
 }
 
@@ -160,11 +145,13 @@ std::uint32_t count_operand(const Warp& w, const Op& op, std::uint16_t row, std:
 }
 
 void barrier_counted(Warp& w, const Op& op, std::uint32_t mask) {
+  if (!gather(w, op, mask, w.live)) return;
   std::uint32_t id = uniform_operand(w, op, op.r[0], mask, "barrier number");
   arrive(w, op, mask, id, count_operand(w, op, op.r[1], mask), Arrival::wait);
 }
 
 void barrier_arrive(Warp& w, const Op& op, std::uint32_t mask) {
+  if (!gather(w, op, mask, w.live)) return;
   std::uint32_t id = uniform_operand(w, op, op.r[0], mask, "barrier number");
   arrive(w, op, mask, id, count_operand(w, op, op.r[1], mask), Arrival::go_on);
 }
@@ -173,6 +160,7 @@ void barrier_arrive(Warp& w, const Op& op, std::uint32_t mask) {
 // arrives, since its arrival may complete the barrier.
 template <bool kCounted>
 void barrier_reduce(Warp& w, const Op& op, std::uint32_t mask) {
+  if (!gather(w, op, mask, w.live)) return;
   std::uint32_t id = uniform_operand(w, op, op.r[1], mask, "barrier number");
   std::uint32_t count = kCounted ? count_operand(w, op, op.r[2], mask) : 0;
   std::uint32_t votes = predicate_operand(w, op, kCounted ? 3 : 2) & mask;
@@ -185,14 +173,7 @@ void barrier_reduce(Warp& w, const Op& op, std::uint32_t mask) {
 }
 
 void warp_barrier(Warp& w, const Op& op, std::uint32_t mask) {
-  const std::uint32_t* members = row32(w, op.r[0]);
-  for_lanes(mask, [&](int lane) {
-    if (members[lane] != mask) {
-      fail(w, op, lane, "divergent-collective",
-           fmt::format("bar.warp.sync names lanes {}, but lanes {} execute it",
-                       hex_mask(members[lane]), hex_mask(mask)));
-    }
-  });
+  gather_members(w, op, op.r[0], mask);
 }
 
 }  // namespace

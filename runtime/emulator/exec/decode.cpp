@@ -36,6 +36,10 @@ class Decoder {
     assign_rows();
     for (std::size_t i = 0; i < drafts_.size(); ++i) emit(i);
     emit_end();
+    for (const OpInfo& op : program_->ops) {
+      if (op.rejoin == kNoRejoin) continue;
+      program_->plain[op.rejoin].joins = program_->checked[op.rejoin].joins = 1;
+    }
     return program_;
   }
 
@@ -195,6 +199,9 @@ class Decoder {
     int rejoin = flow_.reconvergence[index];
     bool joins = rejoin >= 0 && static_cast<std::size_t>(rejoin) < drafts_.size();
     info.rejoin = joins ? static_cast<std::uint32_t>(rejoin) : kNoRejoin;
+    if (flow_.target[index] >= 0) info.target = static_cast<std::uint32_t>(flow_.target[index]);
+    bool leaves = instruction.opcode == "ret" || instruction.opcode == "exit";
+    info.ends_path = instruction.guard.empty() && (instruction.opcode == "bra" || leaves);
     info.taint = d.form.taint;
     info.cells = static_cast<std::uint32_t>(program_->taint_pool.size());
     for (const BoundOperand& operand : d.operands) {
@@ -234,6 +241,7 @@ class Decoder {
     program_->text.emplace_back("end of the function");
     OpInfo info;
     info.body_index = static_cast<int>(function_.body.size());
+    info.ends_path = true;
     info.line = function_.body.empty() ? function_.line : function_.body.back().line;
     program_->ops.push_back(info);
   }

@@ -10,28 +10,17 @@
 namespace sagegen::emulator {
 namespace {
 
-// Every executing lane must be among the members that it names, and all of these must execute.
-void require_members(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
-  const std::uint32_t* members = row32(w, row);
-  for_lanes(mask, [&](int lane) {
-    std::uint32_t named = members[lane];
-    if ((named >> lane & 1) != 0 && (named & ~mask) == 0) return;
-    fail(w, op, lane, "divergent-collective",
-         fmt::format("lane {} names lanes {} as taking part, but lanes {} execute the instruction",
-                     lane, hex_mask(named), hex_mask(mask)));
-  });
-}
-
+// False if the lanes have to wait for others.
 template <bool kChecked>
-void members_of(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
+bool members_of(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
   if constexpr (kChecked) require_defined(w, op, row, mask, "member mask");
-  require_members(w, op, row, mask);
+  return gather_members(w, op, row, mask);
 }
 
 // shfl.sync d|p, a, b, c, members
 template <bool kChecked, Shuffle kMode>
 void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
-  members_of<kChecked>(w, op, op.r[5], mask);
+  if (!members_of<kChecked>(w, op, op.r[5], mask)) return;
   std::uint32_t* d = row32(w, op.r[0]);
   const std::uint32_t* a = row32(w, op.r[2]);
   const std::uint32_t* b = row32(w, op.r[3]);
@@ -100,7 +89,7 @@ enum class Vote : std::uint32_t { all, any, uni, ballot };
 // vote.sync d, p, members. Members of different groups vote apart.
 template <bool kChecked, Vote kMode>
 void vote(Warp& w, const Op& op, std::uint32_t mask) {
-  members_of<kChecked>(w, op, op.r[2], mask);
+  if (!members_of<kChecked>(w, op, op.r[2], mask)) return;
   std::uint32_t p = predicate_operand(w, op, 1);
   const std::uint32_t* members = row32(w, op.r[2]);
   std::uint32_t p_defined = kFullMask;
@@ -137,7 +126,7 @@ std::uint64_t lane_value(const Warp& w, std::uint16_t row, int lane) {
 // match.any d, a, members: the members whose value is the same as this lane's.
 template <bool kChecked, bool kWide>
 void match_any(Warp& w, const Op& op, std::uint32_t mask) {
-  members_of<kChecked>(w, op, op.r[2], mask);
+  if (!members_of<kChecked>(w, op, op.r[2], mask)) return;
   if constexpr (kChecked) require_defined(w, op, op.r[1], mask, "value to match");
   std::uint32_t result[kLanes];
   for_lanes(mask, [&](int lane) {
@@ -155,7 +144,7 @@ void match_any(Warp& w, const Op& op, std::uint32_t mask) {
 // match.all d|p, a, members: the members if all have one value, otherwise 0.
 template <bool kChecked, bool kWide>
 void match_all(Warp& w, const Op& op, std::uint32_t mask) {
-  members_of<kChecked>(w, op, op.r[3], mask);
+  if (!members_of<kChecked>(w, op, op.r[3], mask)) return;
   if constexpr (kChecked) require_defined(w, op, op.r[2], mask, "value to match");
   std::uint32_t result[kLanes];
   std::uint32_t all = 0;
@@ -205,7 +194,7 @@ std::uint32_t combine(Reduction what, std::uint32_t a, std::uint32_t b) {
 // redux.sync d, a, members
 template <bool kChecked>
 void reduce(Warp& w, const Op& op, std::uint32_t mask) {
-  members_of<kChecked>(w, op, op.r[2], mask);
+  if (!members_of<kChecked>(w, op, op.r[2], mask)) return;
   auto what = static_cast<Reduction>(op.imm);
   std::uint32_t result[kLanes];
   std::uint32_t defined = 0;
@@ -226,7 +215,7 @@ void reduce(Warp& w, const Op& op, std::uint32_t mask) {
 // elect.sync d|p, members: any member may be elected; here the lowest.
 template <bool kChecked>
 void elect(Warp& w, const Op& op, std::uint32_t mask) {
-  members_of<kChecked>(w, op, op.r[2], mask);
+  if (!members_of<kChecked>(w, op, op.r[2], mask)) return;
   std::uint32_t elected = 0;
   for_lanes(mask, [&](int lane) {
     int leader = first_lane(row32(w, op.r[2])[lane]);

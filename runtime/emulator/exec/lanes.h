@@ -126,13 +126,17 @@ void select_lanes(Warp& w, const Op& op, u32 mask) {
   }
 }
 
-// shfl.sync d|p, a, b, c, members when the whole warp takes part.
-template <Shuffle kMode>
+// shfl.sync d|p, a, b, c, members when the whole warp takes part and, with checks, all is defined.
+template <Shuffle kMode, ShuffleChecks kChecks>
 void shuffle_warp(Warp& w, const Op& op, u32 mask) {
   const u32* members = row32(w, op.r[5]);
   u32 missing = ~mask;
   for (int i = 0; i < kLanes; ++i) missing |= ~members[i];
-  if (missing != 0) return careful_shuffle(kMode, ShuffleChecks::off)(w, op, mask);
+  if constexpr (kChecks == ShuffleChecks::on) {
+    for (int i = 2; i < 6; ++i) missing |= ~defined_row(w, op.r[i]);
+  }
+  if (missing != 0) return careful_shuffle(kMode, kChecks)(w, op, mask);
+  w.last_chance = nullptr;
   const u32* a = row32(w, op.r[2]);
   const u32* b = row32(w, op.r[3]);
   const u32* c = row32(w, op.r[4]);
@@ -154,6 +158,10 @@ void shuffle_warp(Warp& w, const Op& op, u32 mask) {
   u32* d = row32(w, op.r[0]);
   for (int lane = 0; lane < kLanes; ++lane) d[lane] = result[lane];
   w.predicates[op.r[1]] = valid;
+  if constexpr (kChecks == ShuffleChecks::on) {
+    set_defined_row(w, op.r[0], kFullMask, kFullMask);
+    set_defined_predicate(w, op.r[1], kFullMask, kFullMask);
+  }
 }
 
 // ---- f32 helpers -------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ namespace {
 
 template <Shuffle kMode>
 void add_shuffle(FormTable& t, const char* name) {
-  t.add_checked(name, "vWWWW", shuffle_warp<kMode>, careful_shuffle(kMode, ShuffleChecks::on),
-                Taint::custom);
+  t.add_checked(name, "vWWWW", shuffle_warp<kMode, ShuffleChecks::off>,
+                shuffle_warp<kMode, ShuffleChecks::on>, Taint::custom);
 }
 
 void register_vector_forms(FormTable& t) {

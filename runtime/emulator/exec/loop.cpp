@@ -1,4 +1,4 @@
-// The loop that runs a warp, and the bookkeeping of its parts after divergent branches.
+// The loop that runs a warp.
 
 #include "runtime/emulator/exec/checker.h"
 #include "runtime/emulator/exec/warp.h"
@@ -38,22 +38,8 @@ void loop(Warp& w) {
     if constexpr (kChecked) pass_on_taint(w, op, mask);
     if constexpr (kCounted) ++w.cta->counts->executed[op_index(w, op)];
     if (mask != 0) op.run(w, op, mask);
-    if (w.pc == w.join) rejoin(w);
+    if (w.pc->joins != 0 && !w.splits.empty()) rejoin(w);
   }
-}
-
-// The youngest part that still has lanes runs next; false if there is none.
-bool resume_next(Warp& w) {
-  while (!w.splits.empty()) {
-    Split next = w.splits.back();
-    w.splits.pop_back();
-    if (next.mask == 0) continue;
-    w.pc = next.pc;
-    w.join = next.join;
-    w.active = next.mask;
-    return true;
-  }
-  return false;
 }
 
 }  // namespace
@@ -72,24 +58,6 @@ void run_warp(Warp& w, std::int32_t quantum) {
 void yield(Warp& w) {
   w.executed -= static_cast<std::uint64_t>(w.budget);
   w.budget = 0;
-}
-
-void rejoin(Warp& w) {
-  while (w.pc == w.join && resume_next(w)) {
-  }
-}
-
-void exit_lanes(Warp& w, std::uint32_t mask) {
-  w.live &= ~mask;
-  w.active &= ~mask;
-  for (Split& split : w.splits) split.mask &= ~mask;
-  if (w.active != 0) return;
-  if (resume_next(w)) {
-    rejoin(w);
-    return;
-  }
-  w.state = WarpState::exited;
-  yield(w);
 }
 
 }  // namespace sagegen::emulator

@@ -29,7 +29,7 @@ ElementPlace place_of(int lane, int half, bool transposed) {
 
 template <bool kChecked>
 void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
-  require_full_warp(w, op, mask);
+  if (!gather(w, op, mask, kFullMask)) return;
   const Access& access = w.program->accesses[op.imm];
   int matrices = static_cast<int>(access.detail & 0xff);
   bool transposed = (access.detail & kTransposed) != 0;
@@ -87,7 +87,7 @@ void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
 // Operands: address, sources.
 template <bool kChecked>
 void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
-  require_full_warp(w, op, mask);
+  if (!gather(w, op, mask, kFullMask)) return;
   const Access& access = w.program->accesses[op.imm];
   int matrices = static_cast<int>(access.detail & 0xff);
   bool transposed = (access.detail & kTransposed) != 0;
@@ -119,7 +119,7 @@ void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
 // movmatrix d, a: the transpose of one matrix.
 template <bool kChecked>
 void move_matrix(Warp& w, const Op& op, std::uint32_t mask) {
-  require_full_warp(w, op, mask);
+  if (!gather(w, op, mask, kFullMask)) return;
   const std::uint32_t* a = row32(w, op.r[1]);
   std::uint32_t result[kLanes];
   std::uint32_t defined = 0;
@@ -141,7 +141,7 @@ void move_matrix(Warp& w, const Op& op, std::uint32_t mask) {
 // Operands: D, A, B, C.
 template <bool kChecked>
 void multiply(Warp& w, const Op& op, std::uint32_t mask) {
-  require_full_warp(w, op, mask);
+  if (!gather(w, op, mask, kFullMask)) return;
   const MmaDetail& detail = w.program->mmas[op.imm];
   const std::uint16_t* d = pooled(w, op);
   const std::uint16_t* a = d + detail.c;

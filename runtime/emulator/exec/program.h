@@ -35,10 +35,11 @@ struct Op {
   Handler run = nullptr;
   std::array<std::uint16_t, kInlineOperands> r = {};
   std::uint16_t guard = kAlways;
-  std::uint8_t guard_negated = 0;
-  std::uint8_t negated = 0;  // bit i: predicate operand i is used as its complement
-  std::uint32_t pool = 0;    // all operands, for forms with more than fit in r
-  std::uint32_t imm = 0;     // immediate, branch target, or index into Program's side tables
+  std::uint8_t guard_negated : 1 = 0;
+  std::uint8_t joins : 1 = 0;  // lanes of a divergent branch rejoin here
+  std::uint8_t negated = 0;    // bit i: predicate operand i is used as its complement
+  std::uint32_t pool = 0;      // all operands, for forms with more than fit in r
+  std::uint32_t imm = 0;       // immediate, branch target, or index into Program's side tables
 };
 
 enum class Space : std::uint8_t { generic, global, constant, shared, local, param };
@@ -67,12 +68,15 @@ struct MmaDetail {
 enum class Taint : std::uint8_t { none, propagate, custom };
 
 inline constexpr std::uint32_t kNoRejoin = 0xffff'ffff;
+inline constexpr std::uint32_t kNoTarget = 0xffff'ffff;
 
 struct OpInfo {
   int body_index = 0;  // into Program::text, line and source below; the last op has none
   int line = 0;
   int source_file = 0, source_line = 0;
   std::uint32_t rejoin = kNoRejoin;  // of a conditional branch: op index
+  std::uint32_t target = kNoTarget;  // of a branch: op index
+  bool ends_path = false;            // an unguarded branch or exit: the next op does not follow
   Taint taint = Taint::none;
   std::uint16_t destinations = 0, sources = 0;  // definedness cells at taint_pool[cells...]
   std::uint32_t cells = 0;

@@ -23,17 +23,6 @@ void fail(const Warp& w, const Op& op, int lane, const char* check, std::string 
 
 std::string hex_mask(std::uint32_t mask) { return fmt::format("{:#010x}", mask); }
 
-void require_full_warp(const Warp& w, const Op& op, std::uint32_t mask) {
-  if (mask == kFullMask) return;
-  std::uint32_t missing = ~mask;
-  std::uint32_t exited = ~w.live;
-  fail(w, op, first_lane(missing), "divergent-collective",
-       fmt::format(
-           "all 32 lanes of a warp must execute this together, but only lanes {} do (running "
-           "{}, exited {})",
-           hex_mask(mask), hex_mask(w.active), hex_mask(exited)));
-}
-
 void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
                      const char* role) {
   std::uint32_t undefined = mask & ~defined_row(w, row);

@@ -16,11 +16,16 @@ class Checker;
 class GlobalRaces;
 struct Cta;
 
-// A part of a warp that waits for its turn: where it goes on, and where it rejoins others.
+// After a divergent branch a warp runs in parts, one at a time. The rest lies on a stack of these.
 struct Split {
+  enum class Kind : std::uint8_t {
+    side,     // lanes that have not had their turn
+    blocked,  // lanes at a collective instruction, which waits for lanes of other parts
+    join,     // where lanes that diverged above this entry rejoin; the lanes that are there
+  };
   const Op* pc = nullptr;
-  const Op* join = nullptr;
   std::uint32_t mask = 0;
+  Kind kind = Kind::side;
 };
 
 enum class WarpState : std::uint8_t { ready, at_barrier, exited };
@@ -41,7 +46,6 @@ struct AsyncCopy {
 struct Warp {
   // What the loop touches for every instruction.
   const Op* pc = nullptr;
-  const Op* join = nullptr;  // where the running lanes rejoin others
   std::uint32_t active = 0;  // running lanes
   std::int32_t budget = 0;   // instructions left of the quantum; a blocking handler sets it to 0
   std::uint32_t* rows = nullptr;
@@ -54,10 +58,11 @@ struct Warp {
   std::uint32_t live = 0;   // lanes that have not exited
   int index = 0;
   WarpState state = WarpState::ready;
-  int barrier = -1;                         // number of the barrier it waits at
-  const Op* reduction = nullptr;            // the bar.red that takes the barrier's votes
-  std::vector<Split> splits;                // waiting parts; the last one runs next
-  std::vector<std::uint8_t> local;          // local memory, thread after thread
+  int barrier = -1;               // number of the barrier it waits at
+  const Op* reduction = nullptr;  // the bar.red that takes the barrier's votes
+  std::vector<Split> splits;
+  const Op* last_chance = nullptr;  // where blocked lanes try again, with nobody left to wait for
+  std::vector<std::uint8_t> local;  // local memory, thread after thread
   std::vector<std::uint8_t> local_written;  // its shadow; only with checks
   std::vector<AsyncCopy> copies;            // in order of issue
   std::array<std::uint32_t, kLanes> open_group =
@@ -175,8 +180,6 @@ struct Stop {
                        std::string message);
 // "0x00ff00ff" for masks in messages.
 std::string hex_mask(std::uint32_t mask);
-// Fails with divergent-collective unless all 32 lanes run the instruction.
-void require_full_warp(const Warp& w, const Op& op, std::uint32_t mask);
 // Fails with "uninitialized" if a lane of the mask reads an undefined row; `role` says for what.
 void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
                      const char* role);
@@ -187,10 +190,21 @@ void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32
 void run_warp(Warp& w, std::int32_t quantum);
 // Ends the warp's quantum.
 void yield(Warp& w);
+// ---- divergence (divergence.cpp) ----
+
+// Lanes of `taken` go to `target`, the other running lanes go on; they rejoin at the op `rejoin_at`.
+void diverge(Warp& w, const Op* target, std::uint32_t taken, std::uint32_t rejoin_at);
+// Parks the running lanes if this is where others rejoin them, and goes on with the next part.
+void rejoin(Warp& w);
 // Removes lanes for good and goes on with the next part of the warp.
 void exit_lanes(Warp& w, std::uint32_t mask);
-// Goes on with parts that wait for the place that the running lanes have reached.
-void rejoin(Warp& w);
+// For instructions that lanes execute together. True if all `needed` lanes are here. Otherwise the
+// running lanes wait for those that are elsewhere and the handler must return at once: the instruction
+// will be executed again. Fails with divergent-collective if they cannot come.
+bool gather(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed);
+// The same with member masks in a row; a lane must be a member of its own mask.
+bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask);
+
 // Releases barriers that only waited for warps that have exited meanwhile.
 void settle_barriers(Cta& cta);
 // Runs all warps of the CTA to the end; throws Stop.

@@ -1,0 +1,189 @@
+// The parts of a warp after divergent branches, and where they come together again.
+//
+// The reconvergence points of the control-flow analysis are where lanes should rejoin; nothing here
+// relies on their being perfect. Lanes park at any enclosing point that they reach, also if they got
+// there around an inner one. And lanes at an instruction that they must execute together with others
+// wait while those others can still come.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "runtime/emulator/exec/warp.h"
+
+namespace sagegen::emulator {
+namespace {
+
+using Kind = Split::Kind;
+
+void run_part(Warp& w, std::size_t index) {
+  Split part = w.splits[index];
+  w.splits.erase(w.splits.begin() + static_cast<std::ptrdiff_t>(index));
+  w.pc = part.pc;
+  w.active = part.mask;
+}
+
+// Something changed that blocked lanes may have waited for.
+void unblock(Warp& w) {
+  for (Split& split : w.splits) {
+    if (split.kind == Kind::blocked) split.kind = Kind::side;
+  }
+}
+
+bool reaches(const Warp& w, const Op* from, const Op* to) {
+  const Program& program = *w.program;
+  std::vector<bool> seen(program.ops.size(), false);
+  std::vector<std::uint32_t> stack = {op_index(w, *from)};
+  while (!stack.empty()) {
+    std::uint32_t at = stack.back();
+    stack.pop_back();
+    if (at >= seen.size() || seen[at]) continue;
+    seen[at] = true;
+    const Op& op = w.ops[at];
+    if (&op == to) return true;
+    if (program.ops[at].target != kNoTarget) stack.push_back(program.ops[at].target);
+    if (!program.ops[at].ends_path) stack.push_back(at + 1);
+  }
+  return false;
+}
+
+// The topmost entry of a kind that has lanes, or -1.
+template <class Wanted>
+int find_split(const Warp& w, Wanted&& wanted) {
+  for (int i = static_cast<int>(w.splits.size()) - 1; i >= 0; --i) {
+    if (w.splits[i].mask != 0 && wanted(w.splits[i])) return i;
+  }
+  return -1;
+}
+
+// Chooses the part that runs next; false if there is none.
+bool resume(Warp& w) {
+  while (!w.splits.empty()) {
+    const Split& top = w.splits.back();
+    if (top.mask == 0) {
+      w.splits.pop_back();
+      continue;
+    }
+    if (top.kind != Kind::blocked) {  // a join on top: all that diverged before it are there
+      run_part(w, w.splits.size() - 1);
+      return true;
+    }
+    int next = find_split(w, [](const Split& s) { return s.kind == Kind::side; });
+    if (next < 0) {
+      // Lanes wait at a join that none of the others can reach any more: they need not.
+      next = find_split(w, [&](const Split& join) {
+        return join.kind == Kind::join && find_split(w, [&](const Split& s) {
+                                            return s.kind == Kind::blocked &&
+                                                   reaches(w, s.pc, join.pc);
+                                          }) < 0;
+      });
+    }
+    if (next >= 0) {
+      run_part(w, static_cast<std::size_t>(next));
+      return true;
+    }
+    run_part(w, w.splits.size() - 1);
+    w.last_chance = w.pc;
+    return true;
+  }
+  return false;
+}
+
+// Parks the running lanes at the innermost join of this place; false if it is none.
+bool park(Warp& w) {
+  for (auto split = w.splits.rbegin(); split != w.splits.rend(); ++split) {
+    if (split->kind != Kind::join || split->pc != w.pc) continue;
+    split->mask |= w.active;
+    w.active = 0;
+    unblock(w);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void rejoin(Warp& w) {
+  while (w.active != 0 && park(w)) resume(w);
+}
+
+void diverge(Warp& w, const Op* target, std::uint32_t taken, std::uint32_t rejoin_at) {
+  std::uint32_t rest = w.active & ~taken;
+  if (rejoin_at != kNoRejoin) {
+    const Op* join = w.ops + rejoin_at;
+    int innermost = -1;
+    for (int i = static_cast<int>(w.splits.size()) - 1; i >= 0 && innermost < 0; --i) {
+      if (w.splits[i].kind == Kind::join) innermost = i;
+    }
+    // Iterations of a loop share the join behind it.
+    if (innermost < 0 || w.splits[innermost].pc != join) {
+      w.splits.push_back({.pc = join, .mask = 0, .kind = Kind::join});
+    }
+  }
+  w.splits.push_back({.pc = w.pc, .mask = rest, .kind = Kind::side});
+  w.pc = target;
+  w.active = taken;
+}
+
+void exit_lanes(Warp& w, std::uint32_t mask) {
+  w.live &= ~mask;
+  w.active &= ~mask;
+  unblock(w);
+  if (w.active != 0) return;
+  if (resume(w)) {
+    rejoin(w);
+    return;
+  }
+  w.state = WarpState::exited;
+  w.pc = w.ops;  // a valid place, never run
+  yield(w);
+}
+
+bool gather(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed) {
+  std::uint32_t missing = needed & ~mask;
+  if (missing == 0) {
+    w.last_chance = nullptr;
+    return true;
+  }
+  bool may_come = (missing & w.live & ~w.active) == missing && w.last_chance != &op;
+  if (!may_come) {
+    fail(w, op, first_lane(missing), "divergent-collective",
+         fmt::format(
+             "lanes {} must execute this together, but only lanes {} do (running together {}, "
+             "exited {})",
+             hex_mask(needed), hex_mask(mask), hex_mask(w.active), hex_mask(~w.live)));
+  }
+  // Parts that wait at this very instruction come along; otherwise the others have their turn.
+  std::uint32_t here = 0;
+  for (Split& split : w.splits) {
+    if (split.kind != Kind::blocked || split.pc != &op) continue;
+    here |= split.mask;
+    split.mask = 0;
+  }
+  if (here != 0) {
+    w.active |= here;
+    w.pc = &op;
+    return false;
+  }
+  w.splits.push_back({.pc = &op, .mask = w.active, .kind = Kind::blocked});
+  w.active = 0;
+  resume(w);
+  rejoin(w);
+  return false;
+}
+
+bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
+  const std::uint32_t* members = row32(w, row);
+  std::uint32_t needed = 0;
+  for_lanes(mask, [&](int lane) {
+    needed |= members[lane];
+    if ((members[lane] >> lane & 1) != 0) return;
+    fail(w, op, lane, "divergent-collective",
+         fmt::format("lane {} executes this, but is not among the lanes {} that it names", lane,
+                     hex_mask(members[lane])));
+  });
+  return gather(w, op, mask, needed);
+}
+
+}  // namespace sagegen::emulator
