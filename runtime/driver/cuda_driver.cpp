@@ -102,6 +102,17 @@ class CudaDriver final : public DriverApi {
     return Result{cuda_.memset_d8_async(dst, value, count, stream)};
   }
 
+  Result tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) override {
+    if (cuda_.tensor_map_encode_tiled == nullptr) return Result::not_supported;
+    constexpr unsigned kEveryElement[] = {1, 1, 1, 1, 1};
+    return Result{cuda_.tensor_map_encode_tiled(
+        map, static_cast<int>(layout.type), static_cast<unsigned>(layout.rank),
+        reinterpret_cast<void*>(static_cast<std::uintptr_t>(layout.base)), layout.shape.data(),
+        layout.strides.data(), layout.box.data(), kEveryElement,
+        cuda_constant::kTensorMapInterleaveNone, static_cast<int>(layout.swizzle),
+        static_cast<int>(layout.promotion), static_cast<int>(layout.fill))};
+  }
+
   Result stream_create(StreamHandle* stream) override {
     return Result{cuda_.stream_create(stream, cuda_constant::kStreamNonBlocking)};
   }
@@ -152,6 +163,12 @@ const char* resolve(void* library, CudaFunctions& functions) {
     return #symbol;                                                  \
   }
   SAGEGEN_CUDA_FUNCTIONS(SAGEGEN_RESOLVE)
+#undef SAGEGEN_RESOLVE
+#define SAGEGEN_RESOLVE(name, symbol, ...)                           \
+  if (void* address = dlsym(library, #symbol); address != nullptr) { \
+    std::memcpy(&functions.name, &address, sizeof address);          \
+  }
+  SAGEGEN_OPTIONAL_CUDA_FUNCTIONS(SAGEGEN_RESOLVE)
 #undef SAGEGEN_RESOLVE
   return nullptr;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "sagegen/runtime/driver_api.h"
 
@@ -42,6 +43,12 @@
   X(event_record, cuEventRecord, EventHandle, StreamHandle)                                       \
   X(event_synchronize, cuEventSynchronize, EventHandle)                                           \
   X(event_elapsed_time, cuEventElapsedTime, float*, EventHandle, EventHandle)
+
+// Younger than the oldest driver that runs sagegen's kernels: null where a driver lacks them.
+#define SAGEGEN_OPTIONAL_CUDA_FUNCTIONS(X)                                                        \
+  X(tensor_map_encode_tiled, cuTensorMapEncodeTiled, TensorMap*, int, unsigned, void*,            \
+    const std::uint64_t*, const std::uint64_t*, const unsigned*, const unsigned*, int, int, int,  \
+    int)
 // clang-format on
 
 namespace sagegen::runtime {
@@ -49,6 +56,7 @@ namespace sagegen::runtime {
 struct CudaFunctions {
 #define SAGEGEN_DECLARE(name, symbol, ...) int (*name)(__VA_ARGS__) = nullptr;
   SAGEGEN_CUDA_FUNCTIONS(SAGEGEN_DECLARE)
+  SAGEGEN_OPTIONAL_CUDA_FUNCTIONS(SAGEGEN_DECLARE)
 #undef SAGEGEN_DECLARE
 };
 
@@ -60,6 +68,7 @@ inline constexpr int kJitErrorLogBuffer = 5;
 inline constexpr int kJitErrorLogBufferBytes = 6;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventDefault = 0;  // with timing
+inline constexpr int kTensorMapInterleaveNone = 0;
 }  // namespace cuda_constant
 
 }  // namespace sagegen::runtime

@@ -146,6 +146,20 @@ TEST_CASE("every call reaches its symbol with its arguments in order") {
   returns_and_logs(driver->fill_bytes(ptr, 200, 12, stream), "fill 0x7f0000001000 200 12 0x63\n");
   returns_and_logs(driver->mem_free(ptr), "mem_free 0x7f0000001000\n");
 
+  TensorMap map;
+  returns_and_logs(driver->tensor_map_encode_tiled(&map, {.type = TensorMapType::bf16,
+                                                          .rank = 3,
+                                                          .base = 0x7000,
+                                                          .shape = {64, 100, 7},
+                                                          .strides = {128, 12800},
+                                                          .box = {32, 16, 1},
+                                                          .swizzle = TensorMapSwizzle::span_64,
+                                                          .promotion = TensorMapPromotion::l2_256,
+                                                          .fill = TensorMapFill::nan}),
+                   "tensor_map type 9 at 0x7000: 64/32/1/128 100/16/1/12800 7/1/1; 0 2 3 1\n");
+  CHECK(map.opaque[0] == 0x7e);
+  CHECK(map.opaque[15] == 0x7f);
+
   StreamHandle created = nullptr;
   returns_and_logs(driver->stream_create(&created), "stream_create 1\n");  // non-blocking
   returns_and_logs(driver->stream_synchronize(created), "stream_synchronize 0x40\n");
@@ -160,6 +174,15 @@ TEST_CASE("every call reaches its symbol with its arguments in order") {
       "event_elapsed 0x71 0x72\n");
   CHECK(milliseconds == 2.5f);
   returns_and_logs(driver->event_destroy(event), "event_destroy 0x50\n");
+}
+
+TEST_CASE("a driver without tensor maps is used without them") {
+  std::string why;
+  const std::shared_ptr<DriverApi> driver =
+      load_cuda_library(FAKE_LIBCUDA_WITHOUT_TENSOR_MAP, &why);
+  REQUIRE(driver != nullptr);
+  TensorMap map;
+  CHECK(driver->tensor_map_encode_tiled(&map, {}) == Result::not_supported);
 }
 
 TEST_CASE("results have the driver's names, and the log of a failed module survives") {

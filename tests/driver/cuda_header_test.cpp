@@ -26,6 +26,7 @@ requires(sizeof...(Ours) ==
 #define SAGEGEN_COMPARE(name, symbol, ...) \
   static_assert(kSameCall<decltype(CudaFunctions::name), decltype(&symbol)>, #symbol);
 SAGEGEN_CUDA_FUNCTIONS(SAGEGEN_COMPARE)
+SAGEGEN_OPTIONAL_CUDA_FUNCTIONS(SAGEGEN_COMPARE)
 #undef SAGEGEN_COMPARE
 
 template <auto ours, auto theirs>
@@ -76,6 +77,26 @@ static_assert(
     kSameValue<cuda_constant::kJitErrorLogBufferBytes, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES>);
 static_assert(kSameValue<cuda_constant::kStreamNonBlocking, CU_STREAM_NON_BLOCKING>);
 static_assert(kSameValue<cuda_constant::kEventDefault, CU_EVENT_DEFAULT>);
+
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+static_assert(kSameValue<TensorMapType::u8, CU_TENSOR_MAP_DATA_TYPE_UINT8>);
+static_assert(kSameValue<TensorMapType::u16, CU_TENSOR_MAP_DATA_TYPE_UINT16>);
+static_assert(kSameValue<TensorMapType::u32, CU_TENSOR_MAP_DATA_TYPE_UINT32>);
+static_assert(kSameValue<TensorMapType::s32, CU_TENSOR_MAP_DATA_TYPE_INT32>);
+static_assert(kSameValue<TensorMapType::f16, CU_TENSOR_MAP_DATA_TYPE_FLOAT16>);
+static_assert(kSameValue<TensorMapType::f32, CU_TENSOR_MAP_DATA_TYPE_FLOAT32>);
+static_assert(kSameValue<TensorMapType::bf16, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16>);
+static_assert(kSameValue<TensorMapSwizzle::none, CU_TENSOR_MAP_SWIZZLE_NONE>);
+static_assert(kSameValue<TensorMapSwizzle::span_32, CU_TENSOR_MAP_SWIZZLE_32B>);
+static_assert(kSameValue<TensorMapSwizzle::span_64, CU_TENSOR_MAP_SWIZZLE_64B>);
+static_assert(kSameValue<TensorMapSwizzle::span_128, CU_TENSOR_MAP_SWIZZLE_128B>);
+static_assert(kSameValue<TensorMapPromotion::none, CU_TENSOR_MAP_L2_PROMOTION_NONE>);
+static_assert(kSameValue<TensorMapPromotion::l2_64, CU_TENSOR_MAP_L2_PROMOTION_L2_64B>);
+static_assert(kSameValue<TensorMapPromotion::l2_128, CU_TENSOR_MAP_L2_PROMOTION_L2_128B>);
+static_assert(kSameValue<TensorMapPromotion::l2_256, CU_TENSOR_MAP_L2_PROMOTION_L2_256B>);
+static_assert(kSameValue<TensorMapFill::zeros, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE>);
+static_assert(kSameValue<TensorMapFill::nan, CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA>);
+static_assert(kSameValue<cuda_constant::kTensorMapInterleaveNone, CU_TENSOR_MAP_INTERLEAVE_NONE>);
 
 }  // namespace
 

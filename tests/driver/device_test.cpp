@@ -259,3 +259,68 @@ TEST_CASE("text that is no PTX gives no entries and no crash") {
   CHECK(ptx_entries(".entry").size() == 1);
   CHECK(ptx_entries(".entry x(.param .b8 y[99999999999999999999])")[0].parameter_bytes[0] == 0);
 }
+
+TEST_CASE("a tensor map is made in the device's context") {
+  const auto driver = std::make_shared<FakeDriver>();
+  driver->set_compute_capability(90);
+  const Device device(driver, 0);
+  const TensorMap map =
+      make_tensor_map(device, {.rank = 1, .base = 0x40, .shape = {9}, .box = {16}});
+  CHECK(map.opaque[0] == 0x40);  // what the fake writes
+  CHECK(driver->misuse().empty());
+  // The third call, after two for the context.
+  driver->fail_call(driver->call_count() + 3, Result::not_supported);
+  CHECK_THROWS_WITH(make_tensor_map(device, {.rank = 1, .base = 0x40, .shape = {9}, .box = {16}}),
+                    Contains("cuTensorMapEncodeTiled") && Contains("CUDA 12.0"));
+}
+
+TEST_CASE("a tensor map that breaks a rule is refused with the rule, before the driver is asked") {
+  const auto driver = std::make_shared<FakeDriver>();
+  driver->set_compute_capability(90);
+  const Device device(driver, 0);
+  const TensorMapLayout good{.type = TensorMapType::f16,
+                             .rank = 3,
+                             .base = 0x1000,
+                             .shape = {128, 1000, 8},
+                             .strides = {256, 256000},
+                             .box = {64, 256, 1},
+                             .swizzle = TensorMapSwizzle::span_128,
+                             .fill = TensorMapFill::nan};
+  CHECK_NOTHROW(make_tensor_map(device, good));
+  const auto refused = [&](auto change, const std::string& reason) {
+    TensorMapLayout layout = good;
+    change(layout);
+    INFO(reason);
+    CHECK_THROWS_AS(make_tensor_map(device, layout), ArgumentError);
+    CHECK_THROWS_WITH(make_tensor_map(device, layout), Contains(reason));
+  };
+  refused([](auto& l) { l.rank = 0; }, "rank 0; it must be 1 to 5");
+  refused([](auto& l) { l.rank = 6; }, "rank 6");
+  refused([](auto& l) { l.base = 0x1008; }, "starts at 0x1008");
+  refused([](auto& l) { l.base = 0; }, "starts at 0x0");
+  refused([](auto& l) { l.shape[2] = 0; }, "dimension 2 has 0 elements");
+  refused([](auto& l) { l.shape[1] = (std::uint64_t{1} << 32) + 1; }, "dimension 1 has 4294967297");
+  refused([](auto& l) { l.box[1] = 257; }, "the box has 257 elements in dimension 1");
+  refused([](auto& l) { l.box[2] = 0; }, "the box has 0 elements in dimension 2");
+  refused([](auto& l) { l.strides[0] = 264; }, "stride of dimension 1 is 264 bytes");
+  refused([](auto& l) { l.strides[1] = std::uint64_t{1} << 40; }, "stride of dimension 2");
+  refused([](auto& l) { l.box[0] = 36; }, "36 elements wide, 72 bytes; the width must be");
+  refused([](auto& l) { l.box[0] = 72; }, "144 bytes; with 128-byte swizzle at most 128");
+  refused([](auto& l) { l.swizzle = TensorMapSwizzle::span_64; }, "64-byte swizzle");
+  refused([](auto& l) { l.swizzle = TensorMapSwizzle::span_32; }, "32-byte swizzle");
+  refused([](auto& l) { l.type = TensorMapType::s32; }, "256 bytes; with 128-byte swizzle");
+  refused([](auto& l) { l.type = TensorMapType::u8; }, "NaN only in f16, bf16 and f32");
+  refused([](auto& l) { l.type = TensorMapType{77}; }, "data type 77");
+  CHECK(count_of(*driver, "cuTensorMapEncodeTiled") == 1);
+
+  // Rows that are not read may hold anything.
+  TensorMapLayout narrow = good;
+  narrow.rank = 1;
+  narrow.strides[0] = 3;
+  narrow.box[1] = 0;
+  CHECK_NOTHROW(make_tensor_map(device, narrow));
+
+  const auto ada = std::make_shared<FakeDriver>();
+  CHECK_THROWS_WITH(make_tensor_map(Device(ada, 0), good),
+                    Contains("compute capability 8.9") && Contains("9.0"));
+}

@@ -20,6 +20,8 @@ void session(const std::shared_ptr<FakeDriver>& driver, int* teardown) {
   device.name();
   device.total_memory();
   Buffer buffer(device, 256);
+  make_tensor_map(device,
+                  {.rank = 2, .base = 0x1000, .shape = {16, 16}, .strides = {16}, .box = {16, 16}});
   Stream stream(device);
   Event start(device);
   Event end(device);
@@ -50,6 +52,7 @@ void session(const std::shared_ptr<FakeDriver>& driver, int* teardown) {
 
 std::shared_ptr<FakeDriver> driver_in_foreign_context() {
   auto driver = std::make_shared<FakeDriver>();
+  driver->set_compute_capability(90);
   driver->set_current(driver->foreign_context());
   return driver;
 }

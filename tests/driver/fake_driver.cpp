@@ -289,6 +289,12 @@ Result FakeDriver::fill_bytes(DevicePtr dst, unsigned char value, std::size_t co
   return known;
 }
 
+Result FakeDriver::tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) {
+  FAKE_BEGIN("cuTensorMapEncodeTiled", Needs::context);
+  map->opaque[0] = layout.base;
+  return Result::success;
+}
+
 Result FakeDriver::stream_create(StreamHandle* stream) {
   FAKE_BEGIN("cuStreamCreate", Needs::context);
   *stream = reinterpret_cast<StreamHandle>(give("stream"));

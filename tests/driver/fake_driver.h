@@ -80,6 +80,7 @@ class FakeDriver final : public DriverApi {
   Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) override;
   Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
                     StreamHandle stream) override;
+  Result tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) override;
   Result stream_create(StreamHandle* stream) override;
   Result stream_destroy(StreamHandle stream) override;
   Result stream_synchronize(StreamHandle stream) override;

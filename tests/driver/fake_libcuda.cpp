@@ -2,6 +2,7 @@
 // the CUDA driver API reference, not from sagegen's table. Compile-time switches make the broken
 // ones:
 //   FAKE_WITHOUT_MEMSET   lacks cuMemsetD8Async
+//   FAKE_WITHOUT_TENSOR_MAP   lacks cuTensorMapEncodeTiled, as drivers before CUDA 12.0
 //   FAKE_INIT_RESULT=N    cuInit fails with N
 //   FAKE_DEVICE_COUNT=N   number of devices
 // Every call is appended to a log that the test reads through fake_libcuda_log().
@@ -147,6 +148,23 @@ int cuMemcpyDtoHAsync_v2(void* dst, std::uint64_t src, std::size_t bytes, void* 
 int cuMemsetD8Async(std::uint64_t dst, unsigned char value, std::size_t count, void* stream) {
   return logged("fill %#lx %d %zu %#lx", static_cast<unsigned long>(dst), value, count,
                 number(stream));
+}
+#endif
+#ifndef FAKE_WITHOUT_TENSOR_MAP
+int cuTensorMapEncodeTiled(std::uint64_t* map, int type, unsigned rank, void* address,
+                           const std::uint64_t* shape, const std::uint64_t* strides,
+                           const unsigned* box, const unsigned* element_strides, int interleave,
+                           int swizzle, int promotion, int fill) {
+  map[0] = 0x7e;
+  map[15] = 0x7f;
+  std::string sizes;
+  for (unsigned i = 0; i < rank; ++i) {
+    sizes += " " + std::to_string(shape[i]) + "/" + std::to_string(box[i]) + "/" +
+             std::to_string(element_strides[i]);
+    if (i + 1 < rank) sizes += "/" + std::to_string(strides[i]);
+  }
+  return logged("tensor_map type %d at %#lx:%s; %d %d %d %d", type, number(address), sizes.c_str(),
+                interleave, swizzle, promotion, fill);
 }
 #endif
 int cuStreamCreate(void** stream, unsigned flags) {

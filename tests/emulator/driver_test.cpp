@@ -644,5 +644,12 @@ TEST_CASE("several host threads share a device") {
   for (const std::string& problem : problems) CHECK(problem.empty());
 }
 
+TEST_CASE("tensor maps are refused with a reason until the emulator models them") {
+  const OnDevice on(EmulatorProfile::sm_90);
+  TensorMap map;
+  CHECK(on.api->tensor_map_encode_tiled(&map, {}) == Result::not_supported);
+  CHECK_THAT(on.api->last_error_detail(), Contains("bulk tensor copies"));
+}
+
 }  // namespace
 }  // namespace sagegen::runtime

@@ -348,6 +348,12 @@ class Driver final : public EmulatorDriver {
     });
   }
 
+  Result tensor_map_encode_tiled(TensorMap*, const TensorMapLayout&) override {
+    return in_context([&](const std::shared_ptr<Context>&) {
+      return fail(Result::not_supported, "the emulator has no bulk tensor copies yet");
+    });
+  }
+
   // ---- streams and events. Everything is done when a call returns, so nothing ever waits. ----
   Result stream_create(StreamHandle* stream) override {
     return in_context([&](const std::shared_ptr<Context>& context) {

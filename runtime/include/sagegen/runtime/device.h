@@ -88,6 +88,11 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
+// A tensor map of memory that the caller keeps alive. Throws ArgumentError naming the rule of
+// cuTensorMapEncodeTiled that the layout breaks, or that the device has no bulk tensor copies;
+// DriverError.
+TensorMap make_tensor_map(const Device& device, const TensorMapLayout& layout);
+
 // A stream that does not synchronize with the default stream.
 class Stream {
  public:

@@ -7,6 +7,7 @@
 // calling thread, as in CUDA.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -68,6 +69,42 @@ struct Dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
+// What a bulk tensor copy (cp.async.bulk.tensor, compute capability 9.0 and later) has to know: a
+// tensor in global memory and the box of it that one copy moves. Innermost dimension first; entries
+// from `rank` on are not read. The rules are in the driver API reference of cuTensorMapEncodeTiled;
+// make_tensor_map (device.h) checks them.
+enum class TensorMapType : int {   // CUtensorMapDataType; FP8 is u8
+  u8 = 0,
+  u16 = 1,
+  u32 = 2,
+  s32 = 3,
+  f16 = 6,
+  f32 = 7,
+  bf16 = 9,
+};
+// 16-byte chunks of a row of so many bytes are permuted by the row (PTX ISA, swizzling modes).
+enum class TensorMapSwizzle : int { none = 0, span_32 = 1, span_64 = 2, span_128 = 3 };
+// The L2 cache fetches so many bytes at once.
+enum class TensorMapPromotion : int { none = 0, l2_64 = 1, l2_128 = 2, l2_256 = 3 };
+// Elements outside of the tensor; NaN for types of floating-point numbers only.
+enum class TensorMapFill : int { zeros = 0, nan = 1 };
+struct TensorMapLayout {
+  TensorMapType type = TensorMapType::u8;
+  int rank = 1;
+  DevicePtr base = 0;
+  std::array<std::uint64_t, 5> shape{};     // elements
+  std::array<std::uint64_t, 4> strides{};   // bytes from one element of dimension i + 1 to the next
+  std::array<std::uint32_t, 5> box{};       // elements
+  TensorMapSwizzle swizzle = TensorMapSwizzle::none;
+  TensorMapPromotion promotion = TensorMapPromotion::none;
+  TensorMapFill fill = TensorMapFill::zeros;
+};
+
+// CUtensorMap: opaque, passed to kernels by value at an offset that is a multiple of 64.
+struct alignas(64) TensorMap {
+  std::array<std::uint64_t, 16> opaque{};
+};
+
 class DriverApi {
  public:
   virtual ~DriverApi() = default;
@@ -102,6 +139,9 @@ class DriverApi {
   virtual Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes, StreamHandle stream) = 0;
   virtual Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) = 0;
   virtual Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count, StreamHandle stream) = 0;
+
+  // not_supported: the device has no bulk tensor copies, or the driver is older than CUDA 12.0.
+  virtual Result tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) = 0;
 
   virtual Result stream_create(StreamHandle* stream) = 0;       // non-blocking
   virtual Result stream_destroy(StreamHandle stream) = 0;
