@@ -42,6 +42,7 @@ class Usage(CliTest):
         self.assertEqual(report["error"]["exit_code"], SPEC)
         self.assertEqual(report["error"]["kind"], "spec error")
         self.assertIn("sm_77", report["error"]["message"])
+        self.assertEqual(self.expect_json(USAGE, "inspect")["error"]["kind"], "usage error")
 
 
 class Reports(CliTest):
@@ -112,7 +113,13 @@ class BadKernels(CliTest):
         with open(path, "w", encoding="utf-8") as file:
             file.write("[[attention]]\ntargets = [\"sm_89\"]\nmasks = [\"window\"]\n")
         self.expect_error(SPEC, "spec error", [f"{path}:3:10:", "window", "none, causal"], "list", "--set", path)
-        self.expect_error(SPEC, "spec error", ["/nonexistent.toml"], "list", "--set", "/nonexistent.toml")
+
+    def test_set_description_that_cannot_be_read(self):
+        for command in ("list", "emit"):
+            self.expect_error(FILE, "file error", ["/nonexistent.toml", "No such file"], command, "--set",
+                              "/nonexistent.toml")
+            self.expect_error(FILE, "file error", [self.directory, "is a directory"], command, "--set", self.directory)
+            self.expect_error(USAGE, "usage error", ["--set", "KEY"], command, "--set", "set.toml", QUANTQ)
 
 
 @unittest.skipIf(GENERATOR, "built with the generator")
@@ -130,6 +137,7 @@ class Emit(CliTest):
         self.assertIn(".target sm_89", first)
         self.assertNotIn(".loc", first)
         self.assertEqual(first, self.expect(OK, "emit", "--stdout", QUANTQ).out)
+        self.assertEqual(first, self.expect(OK, "emit", "--stdout", QUANTQ, QUANTQ).out)
 
     def test_lineinfo_names_the_template(self):
         text = self.expect(OK, "emit", "--stdout", "--lineinfo", QUANTQ).out
@@ -162,6 +170,7 @@ class Emit(CliTest):
         self.expect_error(USAGE, "usage error", ["--out"], "emit", "--stdout", "--out", self.path("x"), QUANTQ)
         self.expect_error(USAGE, "usage error", ["--json"], "emit", "--stdout", "--json", QUANTQ)
         self.expect_error(USAGE, "usage error", ["--time"], "emit", "--stdout", "--time", QUANTQ)
+        self.expect_error(USAGE, "usage error", ["--repeats", "--time"], "emit", "--repeats", 3, QUANTQ)
 
     def test_directory_that_cannot_be(self):
         with open(self.path("file"), "w", encoding="utf-8"):

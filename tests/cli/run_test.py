@@ -1,5 +1,6 @@
 """`sagegen run` in the emulator: results, reports, and every way to refuse an input."""
 import math
+import os
 import struct
 import unittest
 
@@ -178,8 +179,9 @@ class Files(RunTest):
             with self.subTest(what=what):
                 path = self.write("bad.safetensors", data)
                 self.expect_error(FILE, "file error", [path], "run", "--device", "emulator", "--input", path)
-        self.expect_error(FILE, "file error", ["/nonexistent"], "run", "--input", "/nonexistent.safetensors")
-        self.expect_error(FILE, "file error", [self.directory], "run", "--input", self.directory)
+        self.expect_error(FILE, "file error", ["/nonexistent", "No such file"], "run", "--input",
+                          "/nonexistent.safetensors")
+        self.expect_error(FILE, "file error", [self.directory, "is a directory"], "run", "--input", self.directory)
 
     def test_nan_and_infinity_are_named(self):
         for name, bad, shown in (("q", math.nan, "nan"), ("v", -math.inf, "-inf")):
@@ -203,8 +205,35 @@ class Files(RunTest):
         del tensors["v"]
         self.expect_error(FILE, "file error", ["v"], *self.run_file(tensors))
 
-    def test_output_that_cannot_be_written(self):
-        self.expect_error(FILE, "file error", ["/nonexistent/o"], *self.run_file(qkv(), "--out", "/nonexistent/o"))
+    def test_npy_that_does_not_fit_is_named(self):
+        wide, narrow, short = (npy(shape, waves(2 * shape[2] * shape[3], 3))
+                               for shape in ((1, 2, 9, 64), (1, 2, 9, 32), (1, 2, 8, 64)))
+        for blamed, q, k, v in (("k.npy", wide, narrow, wide), ("v.npy", wide, wide, narrow),
+                                ("q.npy", narrow, wide, wide), ("k.npy or ", wide, short, wide)):
+            with self.subTest(blamed=blamed):
+                paths = [self.write(f"{name}.npy", data) for name, data in (("q", q), ("k", k), ("v", v))]
+                result = self.expect_error(FILE, "file error", [], "run", "--device", "emulator", "--input", *paths)
+                self.assertIn(f"\n  {self.path(blamed)}", result.err)
+
+    def test_output_that_cannot_be_written_is_refused_at_once(self):
+        # Q alone would take minutes; no test waits for them.
+        large = ("run", "--device", "emulator", "--q-len", 20000, "--heads", 8)
+        self.expect_error(FILE, "file error", ["/nonexistent/o", "no directory /nonexistent"], *large, "--out",
+                          "/nonexistent/o")
+        self.expect_error(FILE, "file error", [self.directory, "is a directory"], *large, "--out", self.directory)
+        file = self.write("file", b"kept")
+        self.expect_error(FILE, "file error", ["no directory " + file], *large, "--out", file + "/o")
+        if os.geteuid() != 0:  # root may write anywhere
+            os.chmod(file, 0o400)
+            self.expect_error(FILE, "file error", ["Permission denied"], *large, "--out", file)
+            os.chmod(self.directory, 0o500)
+            self.addCleanup(os.chmod, self.directory, 0o700)
+            self.expect_error(FILE, "file error", ["Permission denied"], *large, "--out", self.path("new"))
+
+    def test_a_refused_run_leaves_no_output(self):
+        self.expect(USAGE, "run", "--device", "toaster", "--out", self.path("o"))
+        self.expect(OK, "run", *SMALL, "--out", self.path("kept"))
+        self.assertEqual(os.listdir(self.directory), ["kept"])
 
 
 @unittest.skipUnless(GENERATOR, "built without the generator")
@@ -268,7 +297,8 @@ class Refusals(RunTest):
     def test_shapes(self):
         small = ("run", "--device", "emulator")
         self.expect_error(USAGE, "usage error", ["head"], *small, "--head-dim", 0)
-        self.expect_error(SPEC, "spec error", ["head_dim 192"], *small, "--head-dim", 192, "--q-len", 8)
+        # Of the attention kernel that was asked for, not of one that prepares for it.
+        self.expect_error(SPEC, "spec error", ["sage_fwd_d192", "head_dim 192"], *small, "--head-dim", 192, "--q-len", 8)
         self.expect_error(USAGE, "usage error", [], *small, "--q-len", 0)
         self.expect_error(USAGE, "usage error", [], *small, "--q-len", -5)
         self.expect_error(USAGE, "usage error", ["3"], *small, "--heads", 4, "--kv-heads", 3)
@@ -279,7 +309,12 @@ class Refusals(RunTest):
         self.expect_error(USAGE, "usage error", ["frobnicate", "normal"], *small, "--dist", "frobnicate")
         self.expect_error(USAGE, "usage error", ["--mode"], *small, "--mode", "int3")
         self.expect_error(USAGE, "usage error", ["f32", "bf16"], *small, "--dtype", "f32")
-        self.expect_error(USAGE, "usage error", ["--causal"], *small, "--causal", "sideways")
+        for option, words in (("--causal", "{none,top-left,bottom-right}"), ("--layout", "{hnd,nhd}"),
+                              ("--checks", "{on,off}"), ("--order", "{round_robin,random,reverse}"),
+                              ("--async", "{late,eager,random}")):
+            self.expect_error(USAGE, "usage error", [f"{option}: sideways not in {words}"], *small, option, "sideways")
+            self.assertIn(words, self.expect(OK, "run", "--help").out)
+            self.expect_error(USAGE, "usage error", [option], *small, option, 0)  # no number stands for a word
         self.expect_error(USAGE, "usage error", ["--softmax-scale"], *small, "--softmax-scale", -1)
         # An explicit 0 is not the default; what does not fit into memory is not tried.
         for option in ("--softmax-scale", "--heads", "--kv-heads", "--q-len", "--kv-len", "--head-dim"):
@@ -289,6 +324,25 @@ class Refusals(RunTest):
         self.expect_error(USAGE, "usage error", ["--kv-heads 3", "--heads 4"], "run", "--heads", 4,
                           "--kv-heads", 3)
         self.expect_error(USAGE, "usage error", ["--input"], *small, "--input", "a", "b")
+
+    def test_options_that_would_change_nothing(self):
+        file = self.run_file(qkv())
+        for option, value in (("--dist", "normal"), ("--batch", 1), ("--heads", 2), ("--kv-heads", 2), ("--q-len", 9),
+                              ("--kv-len", 9), ("--head-dim", 64), ("--seed", 1)):
+            self.expect_error(USAGE, "usage error", [option, "--input"], *file, option, value)
+        self.expect_error(USAGE, "usage error", ["--prefix", "--input"], "run", "--prefix", "layer0")
+        self.expect_error(USAGE, "usage error", ["--prefix", "--input"], "run", "--prefix", "layer0", "--input", "a.npy",
+                          "b.npy", "c.npy")
+        for option, value in (("--checks", "off"), ("--order", "reverse"), ("--async", "eager")):
+            self.expect_error(USAGE, "usage error", [option, "--device cuda:0"], "run", "--device", "cuda:0", option,
+                              value)
+        self.expect_error(USAGE, "usage error", ["--order-seed", "--order random"], "run", "--order-seed", 3)
+        self.expect(OK, "run", *SMALL, "--order-seed", 3, "--order", "random")
+        self.expect(OK, "run", *SMALL, "--order-seed", 3, "--async", "random")
+
+    def test_seeds_are_not_negative(self):
+        for option in ("--seed", "--order-seed"):
+            self.expect_error(USAGE, "usage error", [option, "-1"], "run", option, -1)
 
     def test_devices_and_targets(self):
         self.expect_error(USAGE, "usage error", ["toaster", "emulator:PROFILE"], "run", "--device", "toaster")

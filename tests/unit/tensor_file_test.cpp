@@ -361,8 +361,9 @@ TEST_CASE("load_qkv refuses what is not one attention") {
   }
   CHECK_THROWS_WITH(load_qkv({}), Contains("0 files given"));
   CHECK_THROWS_WITH(load_qkv({path, path}), Contains("2 files given"));
-  CHECK_THROWS_WITH(load_qkv({scratch.file("absent")}), Contains("absent: cannot be opened"));
-  CHECK_THROWS_WITH(load_qkv({scratch.file("")}), Contains("cannot be opened"));
+  CHECK_THROWS_WITH(load_qkv({scratch.file("absent")}),
+                    Contains("absent: cannot be read: No such file"));
+  CHECK_THROWS_WITH(load_qkv({scratch.file("")}), Contains("cannot be read: is a directory"));
 }
 
 TEST_CASE("what cannot be written is refused") {
@@ -380,5 +381,5 @@ TEST_CASE("what cannot be written is refused") {
   CHECK_THROWS_WITH(format_safetensors({.metadata = {}, .tensors = {t}}),
                     Catch::Contains("cannot write the header"));
   CHECK_THROWS_WITH(write_npy("/no/such/directory/t.npy", stored("t", {2})),
-                    Catch::Contains("cannot be written"));
+                    Catch::Contains("cannot be written: No such file"));
 }

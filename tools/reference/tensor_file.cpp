@@ -1,7 +1,9 @@
 #include "tools/reference/tensor_file.h"
 
 #include <array>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -14,10 +16,16 @@ namespace {
 constexpr std::array kNames = {"q", "k", "v"};
 
 std::vector<std::uint8_t> read_file(const std::string& path) {
+  const auto refuse = [&](const std::string& why) {
+    return FileError(fmt::format("{}: cannot be read: {}", path, why));
+  };
   std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
+  if (std::filesystem::is_directory(path, error)) throw refuse("is a directory");
+  errno = 0;
   std::ifstream stream(path, std::ios::binary);
-  if (error || !stream) throw FileError(fmt::format("{}: cannot be opened for reading", path));
+  if (!stream) throw refuse(std::strerror(errno));
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) throw refuse(error.message());
   std::vector<std::uint8_t> bytes(size);
   stream.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
   if (static_cast<std::uintmax_t>(stream.gcount()) != size) {
@@ -27,11 +35,13 @@ std::vector<std::uint8_t> read_file(const std::string& path) {
 }
 
 void write_file(const std::string& path, const std::vector<std::uint8_t>& bytes) {
+  errno = 0;
   std::ofstream stream(path, std::ios::binary | std::ios::trunc);
   stream.write(reinterpret_cast<const char*>(bytes.data()),
                static_cast<std::streamsize>(bytes.size()));
   stream.close();
-  if (!stream) throw FileError(fmt::format("{}: cannot be written", path));
+  if (!stream)
+    throw FileError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
 }
 
 std::string shape_text(const StoredTensor& t) {
@@ -69,17 +79,31 @@ Tensor as_attention_input(const StoredTensor& stored, const std::string& file) {
   return out;
 }
 
-void check_together(const std::array<const StoredTensor*, 3>& qkv, const std::string& file) {
+// Why queries do not fit keys (or values) of these shapes; empty if they do.
+std::string misfit(const StoredTensor& q, const StoredTensor& k) {
+  if (q.shape[0] != k.shape[0]) return "q and k must have the same batch";
+  if (q.shape[3] != k.shape[3]) return "q and k must have the same channels";
+  if (q.shape[1] % k.shape[1] != 0) return "the heads of q must be a multiple of those of k";
+  return {};
+}
+
+void check_together(const std::array<const StoredTensor*, 3>& qkv,
+                    const std::array<std::string, 3>& files) {
   const StoredTensor *q = qkv[0], *k = qkv[1], *v = qkv[2];
-  const auto refuse = [&](const std::string& rule) {
+  const auto refuse = [&](const std::string& file, const std::string& rule) {
     return FileError(fmt::format("{}: q {}, k {}, v {}: {}", file, shape_text(*q), shape_text(*k),
                                  shape_text(*v), rule));
   };
-  if (k->shape != v->shape) throw refuse("k and v must have the same shape");
-  if (q->shape[0] != k->shape[0]) throw refuse("q and k must have the same batch");
-  if (q->shape[3] != k->shape[3]) throw refuse("q and k must have the same channels");
-  if (q->shape[1] % k->shape[1] != 0)
-    throw refuse("the heads of q must be a multiple of those of k");
+  // Blamed is the one that fits neither of the others.
+  const std::string of_k = misfit(*q, *k), of_v = misfit(*q, *v);
+  if (k->shape != v->shape) {
+    const bool either = of_k.empty() == of_v.empty() && files[1] != files[2];
+    throw refuse(either         ? files[1] + " or " + files[2]
+                 : of_k.empty() ? files[2]
+                                : files[1],
+                 "k and v must have the same shape");
+  }
+  if (!of_k.empty()) throw refuse(files[0], of_k);
 }
 
 LoadedInputs assemble(const std::array<const StoredTensor*, 3>& qkv,
@@ -88,7 +112,7 @@ LoadedInputs assemble(const std::array<const StoredTensor*, 3>& qkv,
   out.inputs.q = as_attention_input(*qkv[0], files[0]);
   out.inputs.k = as_attention_input(*qkv[1], files[1]);
   out.inputs.v = as_attention_input(*qkv[2], files[2]);
-  check_together(qkv, files[0]);
+  check_together(qkv, files);
   const bool same = qkv[0]->type == qkv[1]->type && qkv[1]->type == qkv[2]->type;
   out.type = same ? qkv[0]->type : IoType::f32;
   return out;

@@ -67,18 +67,20 @@ int App::report(const char* kind, const std::string& text, Exit code) {
 }
 
 // CLI11 would only say that a command is missing.
-void App::check_command(const std::string& word) const {
+void App::choose_command(const std::string& word) {
   std::vector<std::string> names;
   for (const CLI::App* command : app_.get_subcommands(nullptr))
     names.push_back(command->get_name());
-  if (word.starts_with('-') || std::find(names.begin(), names.end(), word) != names.end()) return;
+  if (word.starts_with('-')) return;
+  chosen_ = word;
+  if (std::find(names.begin(), names.end(), word) != names.end()) return;
   throw UsageError(
       fmt::format("unknown command \"{}\"; use one of {}", word, fmt::join(names, ", ")));
 }
 
 int App::run(int argc, char** argv) {
   try {
-    if (argc > 1) check_command(argv[1]);
+    if (argc > 1) choose_command(argv[1]);
     app_.parse(argc, argv);
     Output output(chosen_, format_);
     const Exit code = action_(output);

@@ -41,8 +41,7 @@ class App {
     auto options = std::make_shared<Options>();
     CLI::App* command = add_command(name, description, examples);
     define(*command, *options);
-    command->callback([this, name, options, action] {
-      chosen_ = name;
+    command->callback([this, options, action] {
       action_ = [options, action](Output& output) { return action(*options, output); };
     });
   }
@@ -52,7 +51,7 @@ class App {
  private:
   CLI::App* add_command(const std::string& name, const std::string& description,
                         const std::string& examples);
-  void check_command(const std::string& word) const;
+  void choose_command(const std::string& word);
   int report(const char* kind, const std::string& text, Exit code);
 
   CLI::App app_;

@@ -8,6 +8,7 @@
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/kernel_choice.h"
+#include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
@@ -111,10 +112,12 @@ void add_emit(App& app) {
                              "print the PTX of one kernel and nothing else");
         app_command.add_flag("--lineinfo", command.line_info,
                              ".loc directives that name the template's lines");
-        app_command.add_flag("--time", command.time, "emit repeatedly and report the median");
-        app_command.add_option("--repeats", command.repeats, "of --time")
-            ->capture_default_str()
-            ->check(CLI::Range(1, 10000));
+        const CLI::Option* time =
+            app_command.add_flag("--time", command.time, "emit repeatedly and report the median");
+        CLI::Option* repeats = app_command.add_option("--repeats", command.repeats, "of --time")
+                                   ->capture_default_str()
+                                   ->check(CLI::Range(1, 10000));
+        refuse_without(repeats, time);
       },
       emit_kernels);
 }

@@ -1,5 +1,7 @@
 #include "tools/sagegen/files.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -29,6 +31,19 @@ std::string read_file(const fs::path& path) {
 std::optional<std::string> read_file_if_exists(const fs::path& path) {
   if (!fs::exists(path)) return std::nullopt;
   return read_file(path);
+}
+
+void check_writable(const fs::path& path) {
+  std::error_code ignored;
+  const fs::path directory = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const auto refuse = [&](const std::string& why) {
+    return FileError(fmt::format("{}: cannot write it: {}", path.string(), why));
+  };
+  if (fs::is_directory(path, ignored)) throw refuse("is a directory");
+  if (!fs::is_directory(directory, ignored))
+    throw refuse(fmt::format("there is no directory {}", directory.string()));
+  const fs::path& opened = fs::exists(path, ignored) ? path : directory;
+  if (::access(opened.c_str(), W_OK) != 0) throw refuse(std::strerror(errno));
 }
 
 void write_file(const fs::path& path, std::string_view text) {

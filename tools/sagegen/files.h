@@ -10,6 +10,9 @@ namespace sagegen::cli {
 
 std::string read_file(const std::filesystem::path& path);
 std::optional<std::string> read_file_if_exists(const std::filesystem::path& path);
+// Refuses a file that could not be written later, without touching it: in a missing directory, a directory
+// itself, or closed to this user.
+void check_writable(const std::filesystem::path& path);
 // Creates missing directories.
 void write_file(const std::filesystem::path& path, std::string_view text);
 

@@ -54,7 +54,7 @@ std::vector<KernelSpec> wanted_kernels(const fs::path& root) {
   std::vector<KernelSpec> specs;
   std::set<std::string> seen;
   for (const fs::path& file : files) {
-    for (const KernelSpec& spec : read_spec_set_file(file.string())) {
+    for (const KernelSpec& spec : read_spec_set(read_file(file), file.string())) {
       if (seen.insert(key(spec)).second) specs.push_back(spec);
     }
   }

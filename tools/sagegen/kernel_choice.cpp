@@ -4,15 +4,19 @@
 #include <set>
 
 #include "tools/sagegen/default_set.h"
+#include "tools/sagegen/files.h"
+#include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 
 void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
-  command.add_option("KEY", choice.keys, "kernels by key (default: the whole set)");
+  const CLI::Option* keys = command.add_option(
+      "KEY", choice.keys, "kernels by key, each made once (default: the whole set)");
   command.add_option("--target", choice.target,
                      "sm_80, ... or all; with keys: make these kernels for that target");
-  command.add_option("--set", choice.set_file,
-                     "set description in TOML (default: the default set)");
+  CLI::Option* set = command.add_option("--set", choice.set_file,
+                                        "set description in TOML (default: the default set)");
+  refuse_beside(set, keys, "a kernel named by its key comes from no set");
 }
 
 std::vector<KernelSpec> default_set() { return read_spec_set(kDefaultSetToml, "default.toml"); }
@@ -26,7 +30,8 @@ std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice) {
   }
   std::vector<KernelSpec> wanted;
   if (choice.keys.empty()) {
-    wanted = choice.set_file.empty() ? default_set() : read_spec_set_file(choice.set_file);
+    wanted = choice.set_file.empty() ? default_set()
+                                     : read_spec_set(read_file(choice.set_file), choice.set_file);
     std::erase_if(wanted, [&](const KernelSpec& spec) {
       return !targets.empty() &&
              std::find(targets.begin(), targets.end(), spec.target) == targets.end();

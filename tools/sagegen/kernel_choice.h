@@ -19,7 +19,7 @@ struct KernelChoice {
 void define_kernel_choice(CLI::App& command, KernelChoice& choice);
 
 // Keys are taken for their own target, or for `target` if that is given; of a set, the kernels of `target`.
-// Valid specs in a stable order, each once. Throws SpecError.
+// Valid specs in a stable order, each once. Throws SpecError, FileError.
 std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice);
 
 // templates/specs/default.toml as it was when this tool was built.

@@ -2,7 +2,7 @@
 // of the same quantization.
 #include <cmath>
 #include <limits>
-#include <map>
+#include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -12,6 +12,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/options.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_device.h"
 #include "tools/sagegen/run_inputs.h"
@@ -26,6 +27,8 @@ struct RunCommand {
   bool no_smooth_k = false, lse = false;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
+  std::vector<const CLI::Option*> emulator_only;  // to tell whether they were given
+  const CLI::Option* order_seed = nullptr;
 };
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();  // null in JSON
@@ -103,10 +106,9 @@ AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const 
   job.causal = command.input.causal == Causal::bottom_right ? runtime::CausalAlignment::bottom_right
                                                             : runtime::CausalAlignment::top_left;
   job.ptx = ptx_source(command, on);
-  for (const KernelSpec& spec :
-       kernels_for(job.problem, job.quant, job.schedule, on.target).in_order()) {
-    validate(spec);
-  }
+  const AttentionKernels kernels = kernels_for(job.problem, job.quant, job.schedule, on.target);
+  validate(kernels.attention);  // first, so that a bad problem is not blamed on a helper
+  for (const KernelSpec& spec : kernels.in_order()) validate(spec);
   return job;
 }
 
@@ -301,9 +303,28 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
 
 // ---- the command ----------------------------------------------------------------------------------
 
+// Options that would change nothing on `device`, or in the orders that are chosen.
+void check_emulator_options(const RunCommand& command, const std::string& device) {
+  const runtime::EmulatorOptions& emulator = command.emulator;
+  if (command.order_seed->count() > 0 && emulator.schedule != runtime::SchedulePolicy::random &&
+      emulator.async != runtime::AsyncPolicy::random) {
+    throw UsageError("--order-seed says nothing without --order random or --async random");
+  }
+  if (!device.starts_with("cuda")) return;
+  for (const CLI::Option* option : command.emulator_only) {
+    if (option->count() == 0) continue;
+    throw UsageError(
+        fmt::format("{} is refused on --device {}: only the emulator has it; use --device emulator",
+                    option->get_name(), device));
+  }
+}
+
 Exit run_command(const RunCommand& command, Output& output) {
+  check_emulator_options(command, command.device);
+  if (!command.out.empty()) check_writable(command.out);
   const RunInputs inputs = load_run_inputs(command.input);
   const RunDevice on = open_run_device(command.device, command.target, command.emulator);
+  check_emulator_options(command, on.name);  // --device auto may have found a GPU
   const AttentionJob job = make_job(command, inputs, on);
   output.progress(fmt::format("running on {}", on.name));
   const AttentionResult result = run_attention(job, on);
@@ -328,48 +349,79 @@ Exit run_command(const RunCommand& command, Output& output) {
 }
 
 void define_inputs(CLI::App& app, InputOptions& input) {
-  app.add_option("--input", input.files,
-                 "a safetensors file with q, k, v, or npy files of Q, K and V")
-      ->expected(1, 3);
-  app.add_option("--prefix", input.prefix,
-                 "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file");
+  const CLI::Option* files =
+      app.add_option("--input", input.files,
+                     "a safetensors file with q, k, v, or npy files of Q, K and V")
+          ->expected(1, 3);
+  refuse_without(app.add_option("--prefix", input.prefix,
+                                "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file"),
+                 files);
   std::vector<std::string> names;
   for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
-  app.add_option("--dist", input.distribution,
-                 fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
-      ->capture_default_str();
+  CLI::Option* distribution =
+      app.add_option("--dist", input.distribution,
+                     fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
+          ->capture_default_str();
   reference::Shape& shape = input.shape;
   shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 128};
   const CLI::Range heads_range(std::int64_t{1}, std::int64_t{65535});  // a grid's y and z
   const CLI::Range length_range(std::int64_t{1}, std::int64_t{1} << 28);
-  app.add_option("--batch", shape.batch, "of --dist")
-      ->capture_default_str()
-      ->check(heads_range);
-  app.add_option("--heads", shape.q_heads, "of --dist, of Q")
-      ->capture_default_str()
-      ->check(heads_range);
-  app.add_option("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)")
-      ->check(heads_range);
-  app.add_option("--q-len", shape.q_len, "of --dist")
-      ->capture_default_str()
-      ->check(length_range);
-  app.add_option("--kv-len", shape.kv_len, "of --dist (default: as --q-len)")
-      ->check(length_range);
-  app.add_option("--head-dim", shape.head_dim, "of --dist")
-      ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}));
-  app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
+  const std::vector<CLI::Option*> sizes = {
+      app.add_option("--batch", shape.batch, "of --dist")
+          ->capture_default_str()
+          ->check(heads_range),
+      app.add_option("--heads", shape.q_heads, "of --dist, of Q")
+          ->capture_default_str()
+          ->check(heads_range),
+      app.add_option("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)")
+          ->check(heads_range),
+      app.add_option("--q-len", shape.q_len, "of --dist")
+          ->capture_default_str()
+          ->check(length_range),
+      app.add_option("--kv-len", shape.kv_len, "of --dist (default: as --q-len)")
+          ->check(length_range),
+      app.add_option("--head-dim", shape.head_dim, "of --dist")
+          ->capture_default_str()
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}))};
+  for (CLI::Option* size : sizes) refuse_beside(size, files, "the file has its own shape");
+  CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
+  refuse_negative(seed);
+  for (CLI::Option* made_up : {distribution, seed})
+    refuse_beside(made_up, files, "it makes up inputs where no file is given");
   app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
-  app.add_option("--causal", input.causal, "none, top-left or bottom-right")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Causal>{{"none", Causal::none},
-                                        {"top-left", Causal::top_left},
-                                        {"bottom-right", Causal::bottom_right}}));
+  add_choice<Causal>(app, "--causal", input.causal,
+                     {{"none", Causal::none},
+                      {"top-left", Causal::top_left},
+                      {"bottom-right", Causal::bottom_right}},
+                     "the mask (default: none)");
   app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))")
       ->check([](const std::string& text) {
         const bool positive = std::strtod(text.c_str(), nullptr) > 0;
         return positive ? std::string() : text + " is refused; it is a positive number";
       });
+}
+
+void define_emulator(CLI::App& app, RunCommand& command) {
+  using runtime::AsyncPolicy, runtime::Checks, runtime::SchedulePolicy;
+  runtime::EmulatorOptions& emulator = command.emulator;
+  command.emulator_only = {
+      add_choice<Checks>(app, "--checks", emulator.checks,
+                         {{"on", Checks::on}, {"off", Checks::off}},
+                         "of the emulator (default: on)"),
+      add_choice<SchedulePolicy>(app, "--order", emulator.schedule,
+                                 {{"round_robin", SchedulePolicy::round_robin},
+                                  {"random", SchedulePolicy::random},
+                                  {"reverse", SchedulePolicy::reverse}},
+                                 "of warps in the emulator (default: round_robin)"),
+      add_choice<AsyncPolicy>(app, "--async", emulator.async,
+                              {{"late", AsyncPolicy::late},
+                               {"eager", AsyncPolicy::eager},
+                               {"random", AsyncPolicy::random}},
+                              "when copies land in the emulator (default: late)")};
+  CLI::Option* order_seed = app.add_option("--order-seed", emulator.seed, "of random orders");
+  refuse_negative(order_seed);
+  command.order_seed = order_seed;
+  command.emulator_only.push_back(order_seed);
 }
 
 void define_run(CLI::App& app, RunCommand& command) {
@@ -387,29 +439,14 @@ void define_run(CLI::App& app, RunCommand& command) {
   app.add_option("--accumulation", command.accumulation, "f32 or two_level_f32 (default: by mode)")
       ->check(CLI::IsMember({"f32", "two_level_f32"}));
   app.add_flag("--no-smooth-k", command.no_smooth_k, "do not subtract the mean of K");
-  app.add_option("--layout", command.layout, "of the tensors on the device: hnd or nhd")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Layout>{{"hnd", Layout::hnd}, {"nhd", Layout::nhd}}));
-  app.add_flag("--lse", command.lse, "report the error of the log-sum-exp, too");
+  add_choice<Layout>(app, "--layout", command.layout, {{"hnd", Layout::hnd}, {"nhd", Layout::nhd}},
+                     "of the tensors on the device (default: hnd)");
+  app.add_flag("--lse", command.lse,
+               "report the error of the log-sum-exp, too (--json always does)");
   app.add_option("--ptx", command.ptx,
                  "generator, embedded, or a directory with <key>.ptx files, which may be edited "
                  "(default: generator if it is built in)");
-  app.add_option("--checks", command.emulator.checks, "of the emulator: on or off")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, runtime::Checks>{
-          {"on", runtime::Checks::on}, {"off", runtime::Checks::off}}));
-  app.add_option("--order", command.emulator.schedule,
-                 "of warps in the emulator: round_robin, random or reverse")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, runtime::SchedulePolicy>{
-          {"round_robin", runtime::SchedulePolicy::round_robin},
-          {"random", runtime::SchedulePolicy::random},
-          {"reverse", runtime::SchedulePolicy::reverse}}));
-  app.add_option("--async", command.emulator.async,
-                 "when copies land in the emulator: late, eager or random")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, runtime::AsyncPolicy>{{"late", runtime::AsyncPolicy::late},
-                                                      {"eager", runtime::AsyncPolicy::eager},
-                                                      {"random", runtime::AsyncPolicy::random}}));
-  app.add_option("--order-seed", command.emulator.seed, "of random orders");
+  define_emulator(app, command);
   app.add_option("--out", command.out, "write o and lse to a safetensors file");
 }
 

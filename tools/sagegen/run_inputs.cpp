@@ -43,6 +43,12 @@ void round_and_check(reference::Tensor& tensor, const char* name, DType io) {
 RunInputs from_files(const InputOptions& options) {
   if (options.files.size() == 2)
     throw UsageError("--input takes one safetensors file, or npy files of Q, K and V");
+  if (options.files.size() == 3 && !options.prefix.empty()) {
+    throw UsageError(
+        fmt::format("--prefix {} is refused beside --input with npy files: it chooses tensors of a "
+                    "safetensors file",
+                    options.prefix));
+  }
   try {
     reference::LoadedInputs loaded = reference::load_qkv(options.files, options.prefix);
     RunInputs result;

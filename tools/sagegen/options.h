@@ -1,0 +1,37 @@
+// What commands share in declaring options: choices in plain words, and refusals of what would be ignored.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+namespace sagegen::cli {
+
+// An option whose argument is one of some words, each for a value; help and errors list the words.
+template <typename Value>
+CLI::Option* add_choice(CLI::App& app, const std::string& name, Value& value,
+                        const std::vector<std::pair<std::string, Value>>& choices,
+                        const std::string& description) {
+  std::vector<std::string> words;
+  for (const auto& [word, meaning] : choices) words.push_back(word);
+  const auto set = [&value, choices](const std::string& given) {
+    for (const auto& [word, meaning] : choices) {
+      if (word == given) value = meaning;
+    }
+  };
+  return app.add_option_function<std::string>(name, set, description)
+      ->check(CLI::IsMember(std::move(words)));
+}
+
+// Refuses `option` beside `other`, which makes it meaningless; `why` completes "is refused beside --other: ".
+void refuse_beside(CLI::Option* option, const CLI::Option* other, const std::string& why);
+
+// Refuses `option` where `other`, which it qualifies, is not given.
+void refuse_without(CLI::Option* option, const CLI::Option* other);
+
+// CLI11 takes -1 for a large unsigned number.
+void refuse_negative(CLI::Option* option);
+
+}  // namespace sagegen::cli
