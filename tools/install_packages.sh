@@ -18,16 +18,42 @@ if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 
-echo "installing: ${missing[*]}" >&2
+refuse() {
+  printf 'install_packages: %s\n' "$@" >&2
+  exit 1
+}
+
+command -v apt-get >/dev/null || refuse "needs: ${missing[*]}" "there is no apt-get here; install them by other means"
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || refuse "needs: ${missing[*]}" \
+    "only root can install them, and there is no sudo; as root: apt-get install ${missing[*]}"
   sudo=(sudo)
 fi
+
+echo "installing: ${missing[*]}" >&2
 log=$(mktemp)
-if ! { "${sudo[@]}" apt-get update && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+trap 'rm -f "$log"' EXIT
+apt_get() {
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@" >>"$log" 2>&1 && return
   cat "$log" >&2
-  echo "install_packages: apt-get could not install: ${missing[*]} (its log is above)" >&2
-  exit 1
+  refuse "apt-get could not install: ${missing[*]} (its log is above)"
+}
+has_candidate() { LC_ALL=C apt-cache policy "$1" | grep 'Candidate: [^(]' >/dev/null; }
+
+apt_get update
+absent=()
+for package in "${missing[@]}"; do
+  has_candidate "$package" || absent+=("$package")
+done
+if [ ${#absent[@]} -gt 0 ]; then
+  why=("the repositories of this machine do not have: ${absent[*]}")
+  if [[ " ${absent[*]} " == *" llvm-22-dev "* ]]; then
+    release=$(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-}") || release=
+    why+=("LLVM 22 comes with the security updates of Debian 12 (bookworm-security, main)"
+      "and from apt.llvm.org (llvm-toolchain-${release:-CODENAME}-22); add one to apt's sources and try again"
+      "without LLVM the runtime alone can be built: cmake --preset runtime-only")
+  fi
+  refuse "${why[@]}"
 fi
-rm -f "$log"
+apt_get install -y --no-install-recommends "${missing[@]}"
