@@ -167,6 +167,26 @@ struct Attention::Call {
             .heads_per_kv_head = heads_per_kv_head(),
             .causal_offset = causal_offset()};
   }
+
+  void launch_quantization(StreamHandle stream) const {
+    const std::int64_t key_groups = layout.kv_len_padded / plan.quant.k_group;
+    const std::int64_t query_groups = layout.q_len_padded / plan.quant.q_group;
+    if (plan.kv_statistics) {
+      plan.kv_statistics->launch(grid(layout.chunks, shape.kv_heads, shape.batch), kv_statistics(),
+                                 stream);
+    }
+    plan.quantize_k.launch(grid(key_groups, shape.kv_heads, shape.batch), quantize_k(), stream);
+    if (plan.quantize_v) {
+      plan.quantize_v->launch(
+          grid(layout.kv_len_padded / kQuantizeVKeys, shape.kv_heads, shape.batch), quantize_v(),
+          stream);
+    }
+    plan.quantize_q.launch(grid(query_groups, shape.q_heads, shape.batch), quantize_q(), stream);
+  }
+  void launch_attention(StreamHandle stream) const {
+    const std::int64_t query_tiles = layout.q_len_padded / plan.schedule.cta_q;
+    plan.attention.launch(grid(query_tiles, shape.q_heads, shape.batch), attention(), stream);
+  }
 };
 
 Attention::Attention(const Device& device, const AttentionProblem& problem, const QuantSpec& quant,
@@ -194,8 +214,9 @@ std::size_t Attention::workspace_bytes(const AttentionShape& shape) const {
       workspace_layout(impl_->problem, impl_->quant, impl_->schedule, shape).bytes);
 }
 
-void Attention::run(const AttentionShape& shape, const AttentionArguments& arguments,
-                    DevicePtr workspace, std::size_t workspace_bytes, StreamHandle stream) const {
+void Attention::enqueue(Part part, const AttentionShape& shape, const AttentionArguments& arguments,
+                        DevicePtr workspace, std::size_t workspace_bytes,
+                        StreamHandle stream) const {
   const Impl& plan = *impl_;
   const WorkspaceLayout layout = workspace_layout(plan.problem, plan.quant, plan.schedule, shape);
   check_arguments(plan.problem, shape, arguments,
@@ -207,24 +228,27 @@ void Attention::run(const AttentionShape& shape, const AttentionArguments& argum
                   .arguments = arguments,
                   .layout = layout,
                   .workspace = workspace};
-
-  const std::int64_t key_groups = layout.kv_len_padded / plan.quant.k_group;
-  const std::int64_t query_groups = layout.q_len_padded / plan.quant.q_group;
-  const std::int64_t query_tiles = layout.q_len_padded / plan.schedule.cta_q;
   Device::Scope scope(plan.device);  // once for all launches
-  if (plan.kv_statistics) {
-    plan.kv_statistics->launch(grid(layout.chunks, shape.kv_heads, shape.batch),
-                               call.kv_statistics(), stream);
-  }
-  plan.quantize_k.launch(grid(key_groups, shape.kv_heads, shape.batch), call.quantize_k(), stream);
-  if (plan.quantize_v) {
-    plan.quantize_v->launch(
-        grid(layout.kv_len_padded / kQuantizeVKeys, shape.kv_heads, shape.batch), call.quantize_v(),
-        stream);
-  }
-  plan.quantize_q.launch(grid(query_groups, shape.q_heads, shape.batch), call.quantize_q(), stream);
-  plan.attention.launch(grid(query_tiles, shape.q_heads, shape.batch), call.attention(), stream);
+  if (part != Part::attend) call.launch_quantization(stream);
+  if (part != Part::quantize) call.launch_attention(stream);
   scope.restore();
+}
+
+void Attention::run(const AttentionShape& shape, const AttentionArguments& arguments,
+                    DevicePtr workspace, std::size_t workspace_bytes, StreamHandle stream) const {
+  enqueue(Part::all, shape, arguments, workspace, workspace_bytes, stream);
+}
+
+void Attention::quantize(const AttentionShape& shape, const AttentionArguments& arguments,
+                         DevicePtr workspace, std::size_t workspace_bytes,
+                         StreamHandle stream) const {
+  enqueue(Part::quantize, shape, arguments, workspace, workspace_bytes, stream);
+}
+
+void Attention::attend(const AttentionShape& shape, const AttentionArguments& arguments,
+                       DevicePtr workspace, std::size_t workspace_bytes,
+                       StreamHandle stream) const {
+  enqueue(Part::attend, shape, arguments, workspace, workspace_bytes, stream);
 }
 
 const AttentionKernels& Attention::kernels() const { return impl_->specs; }

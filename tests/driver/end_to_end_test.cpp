@@ -110,6 +110,7 @@ struct RunOptions {
   bool wants_lse = true;
   CausalAlignment causal = CausalAlignment::top_left;
   unsigned char workspace_fill = 0xff;
+  bool in_halves = false;  // quantize() once, then attend() twice, instead of run()
 };
 
 Outcome run(const Device& device, const Attention& attention, const reference::Shape& s,
@@ -135,15 +136,20 @@ Outcome run(const Device& device, const Attention& attention, const reference::S
   Buffer workspace(device, attention.workspace_bytes(shape));
   workspace.fill(options.workspace_fill);
   const Stream stream(device);
-  attention.run(shape,
-                {.q = view(q_memory, s.q_heads, s.q_len),
-                 .k = view(k_memory, s.kv_heads, s.kv_len),
-                 .v = view(v_memory, s.kv_heads, s.kv_len),
-                 .o = view(o_memory, s.q_heads, s.q_len),
-                 .lse = options.wants_lse ? lse_memory.data() : 0,
-                 .softmax_scale = static_cast<float>(inputs.softmax_scale),
-                 .causal = options.causal},
-                workspace.data(), workspace.bytes(), stream.handle());
+  const AttentionArguments arguments{.q = view(q_memory, s.q_heads, s.q_len),
+                                     .k = view(k_memory, s.kv_heads, s.kv_len),
+                                     .v = view(v_memory, s.kv_heads, s.kv_len),
+                                     .o = view(o_memory, s.q_heads, s.q_len),
+                                     .lse = options.wants_lse ? lse_memory.data() : 0,
+                                     .softmax_scale = static_cast<float>(inputs.softmax_scale),
+                                     .causal = options.causal};
+  if (options.in_halves) {
+    attention.quantize(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+    attention.attend(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+    attention.attend(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+  } else {
+    attention.run(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+  }
   stream.synchronize();
 
   CHECK(download<std::uint16_t>(q_memory) == q);  // inputs are read and not written
@@ -210,6 +216,8 @@ TEST_CASE("layout, workspace contents and the LSE output do not change a bit of 
   CHECK(same({.wants_lse = false}));
   CHECK(same({.workspace_fill = 0x00}));
   CHECK(same({.workspace_fill = 0x7f}));
+  CHECK(same({.in_halves = true}));
+  CHECK(run(device, attention, s, inputs, {.in_halves = true}).lse == reference_result.lse);
   CHECK(emulator()->findings().empty());
 }
 

@@ -279,6 +279,33 @@ TEST_CASE("launches of every plan at random shapes and strides") {
   }
 }
 
+TEST_CASE("quantize and attend launch the two halves of run, with the same arguments") {
+  const AttentionShape shape{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 300, .kv_len = 500};
+  FakePlan plan({.problem = {.head_dim = 64, .io = DType::bf16}, .target = {.sm = 89}});
+  AttentionArguments arguments = plain_arguments(shape, 64);
+  arguments.lse = kLse;
+  plan.run(shape, arguments);
+  const std::vector<FakeLaunch> whole = plan.driver->launches();
+  REQUIRE(whole.size() == 5);
+
+  plan.driver->clear_launches();
+  const std::size_t bytes = plan.workspace_bytes(shape);
+  plan.attention.quantize(shape, arguments, kWorkspace, bytes, nullptr);
+  REQUIRE(plan.driver->launches().size() == 4);
+  plan.attention.attend(shape, arguments, kWorkspace, bytes, nullptr);
+  const std::vector<FakeLaunch> halves = plan.driver->launches();
+  REQUIRE(halves.size() == 5);
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    CHECK(halves[i].kernel == whole[i].kernel);
+    CHECK(halves[i].params == whole[i].params);
+    CHECK(is_grid(halves[i], whole[i].grid.x, whole[i].grid.y, whole[i].grid.z));
+  }
+  CHECK_THROWS_AS(plan.attention.quantize(shape, arguments, kWorkspace, bytes - 1, nullptr),
+                  ArgumentError);
+  CHECK_THROWS_AS(plan.attention.attend(shape, arguments, kWorkspace, bytes - 1, nullptr),
+                  ArgumentError);
+}
+
 TEST_CASE("the workspace of a known shape has the size one computes by hand") {
   // sm_89, head_dim 128, per-thread scales in groups of 32 queries and 64 keys, 128 x 64 tiles.
   const FakePlan plan;

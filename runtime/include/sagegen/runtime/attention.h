@@ -82,12 +82,22 @@ class Attention {
   void run(const AttentionShape& shape, const AttentionArguments& arguments, DevicePtr workspace,
            std::size_t workspace_bytes, StreamHandle stream) const;
 
+  // The two halves of run(), for callers that quantize once or that time them apart. attend() reads
+  // what quantize() left in the workspace for the same shape and arguments. Same checks as run().
+  void quantize(const AttentionShape& shape, const AttentionArguments& arguments,
+                DevicePtr workspace, std::size_t workspace_bytes, StreamHandle stream) const;
+  void attend(const AttentionShape& shape, const AttentionArguments& arguments, DevicePtr workspace,
+              std::size_t workspace_bytes, StreamHandle stream) const;
+
   const AttentionKernels& kernels() const;        // as asked for
   std::vector<std::string> kernel_names() const;  // entry points as loaded, in launch order
 
  private:
   struct Impl;
   struct Call;
+  enum class Part { all, quantize, attend };
+  void enqueue(Part part, const AttentionShape& shape, const AttentionArguments& arguments,
+               DevicePtr workspace, std::size_t workspace_bytes, StreamHandle stream) const;
   std::unique_ptr<Impl> impl_;
 };
 
