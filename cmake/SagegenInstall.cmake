@@ -8,6 +8,8 @@ set(generator_headers generator/include/sagegen)
 
 install(FILES ${generator_headers}/types.h ${generator_headers}/spec.h ${generator_headers}/error.h
   ${generator_headers}/abi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen COMPONENT spec)
+install(FILES runtime/include/sagegen/sagegen.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
+  COMPONENT runtime)
 install(DIRECTORY runtime/include/sagegen/runtime DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
   COMPONENT runtime FILES_MATCHING PATTERN "*.h")
 set(SAGEGEN_COMPONENTS spec runtime)

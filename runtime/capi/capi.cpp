@@ -1,0 +1,402 @@
+// The C API: translates handles, structs and exceptions, and decides nothing.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/driver/in_context.h"
+#include "runtime/embed/embed.h"
+#include "sagegen/runtime/attention.h"
+#include "sagegen/runtime/emulator.h"
+#include "sagegen/sagegen.h"
+
+using namespace sagegen;
+using namespace sagegen::runtime;
+
+struct sagegen_device {
+  Device device;
+  std::string name;
+  std::vector<const char*> kernels;  // keys of embedded attention kernels, NUL-terminated
+};
+
+struct sagegen_attention {
+  Attention attention;
+  std::string kernel;
+};
+
+namespace {
+
+std::string& last_error() {
+  thread_local std::string text;
+  return text;
+}
+
+sagegen_status fail(sagegen_status status, const char* text) noexcept {
+  try {
+    last_error() = text;
+  } catch (...) {  // no memory for the text: the status has to do
+  }
+  return status;
+}
+
+// Runs `work` and maps what it throws.
+template <typename Work>
+sagegen_status guarded(Work work) noexcept {
+  try {
+    last_error().clear();
+    work();
+    return SAGEGEN_OK;
+  } catch (const ArgumentError& error) {
+    return fail(SAGEGEN_ARGUMENT_ERROR, error.what());
+  } catch (const SpecError& error) {
+    return fail(SAGEGEN_SPEC_ERROR, error.what());
+  } catch (const DriverError& error) {
+    const bool memory = error.result() == static_cast<int>(Result::out_of_memory);
+    return fail(memory ? SAGEGEN_OUT_OF_MEMORY : SAGEGEN_DRIVER_ERROR, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(SAGEGEN_OUT_OF_MEMORY, "out of host memory");
+  } catch (const std::exception& error) {
+    return fail(SAGEGEN_INTERNAL_ERROR, error.what());
+  } catch (...) {
+    return fail(SAGEGEN_INTERNAL_ERROR, "an exception that is no std::exception");
+  }
+}
+
+void need(const void* pointer, const char* call, const char* what) {
+  if (pointer == nullptr) throw ArgumentError(fmt::format("{}: {} is null", call, what));
+}
+
+// ---- devices ------------------------------------------------------------------------------------
+
+Device open_gpu(const std::string& name) {
+  const std::string digits = name.substr(std::string("cuda:").size());
+  int ordinal = 0;
+  const char* end = digits.data() + digits.size();
+  const auto [stop, error] = std::from_chars(digits.data(), end, ordinal);
+  if (error != std::errc() || stop != end || ordinal < 0)
+    throw ArgumentError(fmt::format("device \"{}\": a GPU is cuda:N with N from 0", name));
+  std::string why;
+  const std::shared_ptr<DriverApi> cuda = load_cuda(&why);
+  if (!cuda) {
+    throw DriverError(static_cast<int>(Result::no_device), "load_cuda",
+                      fmt::format("device \"{}\": {}", name, why));
+  }
+  return Device(cuda, ordinal);
+}
+
+Device open_emulator(const std::string& name) {
+  const std::string profile = name.substr(std::string("emulator:").size());
+  const std::shared_ptr<EmulatorDriver> emulator = make_emulator();
+  check(*emulator, emulator->init(), "cuInit");
+  int count = 0;
+  check(*emulator, emulator->device_count(&count), "cuDeviceGetCount");
+  std::string profiles;
+  for (int i = 0; i < count; ++i) {
+    const std::string candidate = to_string(static_cast<EmulatorProfile>(i));
+    if (candidate == profile) return Device(emulator, i);
+    profiles += (i > 0 ? ", " : "") + candidate;
+  }
+  throw ArgumentError(fmt::format("device \"{}\": the emulator has no profile \"{}\", only {}",
+                                  name, profile, profiles));
+}
+
+Device open_device(const std::string& name) {
+  if (name.starts_with("cuda:")) return open_gpu(name);
+  if (name.starts_with("emulator:")) return open_emulator(name);
+  throw ArgumentError(
+      fmt::format("device \"{}\": there are cuda:N and emulator:PROFILE, for example cuda:0 and "
+                  "emulator:sm_89",
+                  name));
+}
+
+// PTX without a suffix loads on every later device, with `f` on later ones of the same major
+// version, with `a` on its own alone.
+bool loads_on(Target target, int compute_capability) {
+  if (target.suffix == 'a') return target.sm == compute_capability;
+  if (target.suffix == 'f' && target.sm / 10 != compute_capability / 10) return false;
+  return target.sm <= compute_capability;
+}
+
+std::vector<const char*> attention_kernels(int compute_capability) {
+  std::vector<const char*> keys;
+  for (const EmbeddedKernel& kernel : embedded_kernels()) {
+    const KernelSpec spec = parse_key(kernel.key);
+    if (spec.kind == KernelKind::attention && loads_on(spec.target, compute_capability))
+      keys.push_back(kernel.key.data());
+  }
+  return keys;
+}
+
+// ---- attention ----------------------------------------------------------------------------------
+
+PtxSource ptx_of_directory(const std::string& directory) {
+  return [directory](const KernelSpec& spec) {
+    const std::string path = fmt::format("{}/{}.ptx", directory, key(spec));
+    std::ifstream file(path, std::ios::binary);
+    std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    if (!file || text.empty())
+      throw SpecError(fmt::format("no kernel {}: {} is missing or empty", key(spec), path));
+    return text;
+  };
+}
+
+// The attention kernel that the options describe.
+KernelSpec asked_for(const sagegen_attention_options& options, int compute_capability) {
+  const std::string mode = options.mode == nullptr ? "" : options.mode;
+  if (mode.starts_with("sage_")) {
+    KernelSpec spec = parse_key(mode);
+    if (spec.kind != KernelKind::attention) {
+      throw SpecError(
+          fmt::format("mode \"{}\" is the key of a kernel that prepares inputs; an "
+                      "attention kernel's begins with sage_fwd_",
+                      mode));
+    }
+    return spec;
+  }
+  if (options.dtype != SAGEGEN_F16 && options.dtype != SAGEGEN_BF16) {
+    throw ArgumentError(
+        fmt::format("attention: dtype is {}; there are SAGEGEN_F16 and SAGEGEN_BF16",
+                    static_cast<int>(options.dtype)));
+  }
+  if (options.mask != SAGEGEN_MASK_NONE && options.mask != SAGEGEN_MASK_CAUSAL) {
+    throw ArgumentError(
+        fmt::format("attention: mask is {}; there are SAGEGEN_MASK_NONE and SAGEGEN_MASK_CAUSAL",
+                    static_cast<int>(options.mask)));
+  }
+  KernelSpec spec{
+      .problem = {.head_dim = options.head_dim,
+                  .io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16,
+                  .mask = options.mask == SAGEGEN_MASK_CAUSAL ? Mask::causal : Mask::none},
+      .target = best_target(compute_capability)};
+  spec.quant = default_quant(spec.target);
+  if (mode == "int8-fp8") {
+    spec.quant = with_pv(spec.quant, DType::e4m3);
+  } else if (mode == "int8-fp16") {
+    spec.quant = with_pv(spec.quant, DType::f16);
+  } else if (!mode.empty()) {
+    throw ArgumentError(fmt::format(
+        "attention: mode \"{}\" is unknown; there are int8-fp8, int8-fp16 and the keys of "
+        "attention kernels (sage_fwd_...)",
+        mode));
+  }
+  spec.schedule = default_schedule(spec.problem, spec.quant, spec.target);
+  return spec;
+}
+
+AttentionShape shape_of(const sagegen_shape& shape) {
+  return {.batch = shape.batch,
+          .q_heads = shape.q_heads,
+          .kv_heads = shape.kv_heads,
+          .q_len = shape.q_len,
+          .kv_len = shape.kv_len};
+}
+
+TensorView view_of(const sagegen_tensor& tensor) {
+  return {.data = tensor.data,
+          .stride_batch = tensor.stride_batch,
+          .stride_head = tensor.stride_head,
+          .stride_token = tensor.stride_token};
+}
+
+AttentionArguments arguments_of(const sagegen_arguments& arguments) {
+  if (arguments.causal_alignment != SAGEGEN_TOP_LEFT &&
+      arguments.causal_alignment != SAGEGEN_BOTTOM_RIGHT) {
+    throw ArgumentError(fmt::format(
+        "attention: causal_alignment is {}; there are SAGEGEN_TOP_LEFT and SAGEGEN_BOTTOM_RIGHT",
+        static_cast<int>(arguments.causal_alignment)));
+  }
+  return {.q = view_of(arguments.q),
+          .k = view_of(arguments.k),
+          .v = view_of(arguments.v),
+          .o = view_of(arguments.o),
+          .lse = arguments.lse,
+          .softmax_scale = arguments.softmax_scale,
+          .causal = arguments.causal_alignment == SAGEGEN_BOTTOM_RIGHT
+                        ? CausalAlignment::bottom_right
+                        : CausalAlignment::top_left};
+}
+
+using Enqueue = void (Attention::*)(const AttentionShape&, const AttentionArguments&, DevicePtr,
+                                    std::size_t, StreamHandle) const;
+
+sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* attention,
+                       const sagegen_shape* shape, const sagegen_arguments* arguments,
+                       std::uint64_t workspace, std::size_t workspace_bytes, void* stream) {
+  return guarded([&] {
+    need(attention, call, "attention");
+    need(shape, call, "shape");
+    need(arguments, call, "arguments");
+    (attention->attention.*part)(shape_of(*shape), arguments_of(*arguments), workspace,
+                                 workspace_bytes, static_cast<StreamHandle>(stream));
+  });
+}
+
+}  // namespace
+
+const char* sagegen_version(void) { return SAGEGEN_VERSION; }
+
+const char* sagegen_status_name(sagegen_status status) {
+  switch (status) {
+    case SAGEGEN_OK:
+      return "ok";
+    case SAGEGEN_ARGUMENT_ERROR:
+      return "argument error";
+    case SAGEGEN_SPEC_ERROR:
+      return "spec error";
+    case SAGEGEN_DRIVER_ERROR:
+      return "driver error";
+    case SAGEGEN_OUT_OF_MEMORY:
+      return "out of memory";
+    case SAGEGEN_INTERNAL_ERROR:
+      return "internal error";
+  }
+  return "unknown status";
+}
+
+const char* sagegen_last_error(void) { return last_error().c_str(); }
+
+sagegen_status sagegen_device_create(const char* name, sagegen_device** device) {
+  return guarded([&] {
+    need(name, "sagegen_device_create", "name");
+    need(device, "sagegen_device_create", "device");
+    Device opened = open_device(name);
+    std::string driver_name = opened.name();
+    std::vector<const char*> kernels = attention_kernels(opened.compute_capability());
+    *device = new sagegen_device{
+        .device = opened, .name = std::move(driver_name), .kernels = std::move(kernels)};
+  });
+}
+
+void sagegen_device_destroy(sagegen_device* device) { delete device; }
+
+const char* sagegen_device_name(const sagegen_device* device) {
+  return device == nullptr ? nullptr : device->name.c_str();
+}
+
+int sagegen_device_compute_capability(const sagegen_device* device) {
+  return device == nullptr ? 0 : device->device.compute_capability();
+}
+
+const char* sagegen_device_kernel(const sagegen_device* device, size_t index) {
+  if (device == nullptr || index >= device->kernels.size()) return nullptr;
+  return device->kernels[index];
+}
+
+sagegen_status sagegen_device_synchronize(sagegen_device* device) {
+  return guarded([&] {
+    need(device, "sagegen_device_synchronize", "device");
+    device->device.synchronize();
+  });
+}
+
+sagegen_status sagegen_memory_alloc(sagegen_device* device, size_t bytes, uint64_t* address) {
+  return guarded([&] {
+    need(device, "sagegen_memory_alloc", "device");
+    need(address, "sagegen_memory_alloc", "address");
+    if (bytes == 0) throw ArgumentError("sagegen_memory_alloc: 0 bytes asked for");
+    DevicePtr data = 0;
+    in_context(device->device, [&](DriverApi& driver) {
+      check(driver, driver.mem_alloc(&data, bytes), "cuMemAlloc",
+            fmt::format("of {} bytes", bytes));
+    });
+    *address = data;
+  });
+}
+
+sagegen_status sagegen_memory_free(sagegen_device* device, uint64_t address) {
+  return guarded([&] {
+    need(device, "sagegen_memory_free", "device");
+    if (address == 0) return;
+    in_context(device->device,
+               [&](DriverApi& driver) { check(driver, driver.mem_free(address), "cuMemFree"); });
+  });
+}
+
+sagegen_status sagegen_memory_upload(sagegen_device* device, uint64_t to, const void* from,
+                                     size_t bytes) {
+  return guarded([&] {
+    need(device, "sagegen_memory_upload", "device");
+    need(from, "sagegen_memory_upload", "from");
+    in_context(device->device, [&](DriverApi& driver) {
+      check(driver, driver.copy_to_device(to, from, bytes, nullptr), "cuMemcpyHtoDAsync",
+            fmt::format("of {} bytes", bytes));
+      check(driver, driver.stream_synchronize(nullptr), "cuStreamSynchronize");
+    });
+  });
+}
+
+sagegen_status sagegen_memory_download(sagegen_device* device, void* to, uint64_t from,
+                                       size_t bytes) {
+  return guarded([&] {
+    need(device, "sagegen_memory_download", "device");
+    need(to, "sagegen_memory_download", "to");
+    in_context(device->device, [&](DriverApi& driver) {
+      check(driver, driver.copy_to_host(to, from, bytes, nullptr), "cuMemcpyDtoHAsync",
+            fmt::format("of {} bytes", bytes));
+      check(driver, driver.stream_synchronize(nullptr), "cuStreamSynchronize");
+    });
+  });
+}
+
+sagegen_status sagegen_attention_create(sagegen_device* device,
+                                        const sagegen_attention_options* options,
+                                        sagegen_attention** attention) {
+  return guarded([&] {
+    need(device, "sagegen_attention_create", "device");
+    need(options, "sagegen_attention_create", "options");
+    need(attention, "sagegen_attention_create", "attention");
+    const KernelSpec spec = asked_for(*options, device->device.compute_capability());
+    const PtxSource source = options->ptx_directory == nullptr
+                                 ? embedded_ptx()
+                                 : ptx_of_directory(options->ptx_directory);
+    *attention =
+        new sagegen_attention{.attention = Attention(device->device, spec.problem, spec.quant,
+                                                     spec.schedule, spec.target, source),
+                              .kernel = key(spec)};
+  });
+}
+
+void sagegen_attention_destroy(sagegen_attention* attention) { delete attention; }
+
+const char* sagegen_attention_kernel(const sagegen_attention* attention) {
+  return attention == nullptr ? nullptr : attention->kernel.c_str();
+}
+
+sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attention,
+                                                 const sagegen_shape* shape, size_t* bytes) {
+  return guarded([&] {
+    need(attention, "sagegen_attention_workspace_bytes", "attention");
+    need(shape, "sagegen_attention_workspace_bytes", "shape");
+    need(bytes, "sagegen_attention_workspace_bytes", "bytes");
+    *bytes = attention->attention.workspace_bytes(shape_of(*shape));
+  });
+}
+
+sagegen_status sagegen_attention_run(const sagegen_attention* attention, const sagegen_shape* shape,
+                                     const sagegen_arguments* arguments, uint64_t workspace,
+                                     size_t workspace_bytes, void* stream) {
+  return enqueue(&Attention::run, "sagegen_attention_run", attention, shape, arguments, workspace,
+                 workspace_bytes, stream);
+}
+
+sagegen_status sagegen_attention_quantize(const sagegen_attention* attention,
+                                          const sagegen_shape* shape,
+                                          const sagegen_arguments* arguments, uint64_t workspace,
+                                          size_t workspace_bytes, void* stream) {
+  return enqueue(&Attention::quantize, "sagegen_attention_quantize", attention, shape, arguments,
+                 workspace, workspace_bytes, stream);
+}
+
+sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
+                                        const sagegen_shape* shape,
+                                        const sagegen_arguments* arguments, uint64_t workspace,
+                                        size_t workspace_bytes, void* stream) {
+  return enqueue(&Attention::attend, "sagegen_attention_attend", attention, shape, arguments,
+                 workspace, workspace_bytes, stream);
+}

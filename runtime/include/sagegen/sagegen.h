@@ -1,0 +1,151 @@
+/* The C API of sagegen: quantized attention with the embedded PTX, on a GPU or in the emulator.
+ *
+ *   sagegen_device* device;
+ *   sagegen_attention* plan;
+ *   sagegen_device_create("cuda:0", &device);
+ *   sagegen_attention_create(device, &(sagegen_attention_options){.head_dim = 128}, &plan);
+ *   sagegen_attention_workspace_bytes(plan, &shape, &bytes);
+ *   sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, stream);
+ *
+ * Every call that can fail returns a status and throws nothing. After a failure
+ * sagegen_last_error() says what was asked, which rule refused it, and what to change. On failure
+ * output parameters are left alone. A null handle or pointer where one is needed is
+ * SAGEGEN_ARGUMENT_ERROR; the destroy functions ignore null.
+ *
+ * Device memory is a 64-bit address, as in the CUDA driver API; a stream is a CUstream, null for
+ * the default stream. "cuda:N" uses the primary context of device N, which is that of the CUDA
+ * runtime and of PyTorch, so that their memory and streams can be passed here. Calls leave the
+ * calling thread's current context as they found it.
+ *
+ * Handles may be used by several threads at once if each call has its own workspace, and outlive
+ * what they were made from: a plan keeps its device. */
+#ifndef SAGEGEN_SAGEGEN_H
+#define SAGEGEN_SAGEGEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+typedef enum sagegen_status {
+  SAGEGEN_OK = 0,
+  SAGEGEN_ARGUMENT_ERROR = 1, /* what the caller passed breaks a rule */
+  SAGEGEN_SPEC_ERROR = 2,     /* no such kernel: impossible, or not in this library */
+  SAGEGEN_DRIVER_ERROR = 3,   /* a call of the CUDA driver, or of the emulator, failed */
+  SAGEGEN_OUT_OF_MEMORY = 4,
+  SAGEGEN_INTERNAL_ERROR = 5, /* a bug in sagegen */
+} sagegen_status;
+
+const char* sagegen_version(void);              /* "0.1.0" */
+const char* sagegen_status_name(sagegen_status status);
+/* Text of the calling thread's last failed call, never null; valid until its next call. */
+const char* sagegen_last_error(void);
+
+/* ---- devices ---------------------------------------------------------------------------------- */
+
+typedef struct sagegen_device sagegen_device;
+
+/* name: "cuda:0", or "emulator:sm_89" (sm_80, sm_86, sm_89, sm_90, sm_120, ideal), which executes
+ * the same PTX on the CPU with all checks on and is no measure of speed. */
+sagegen_status sagegen_device_create(const char* name, sagegen_device** device);
+void sagegen_device_destroy(sagegen_device* device);
+/* As the driver calls it. Valid while the handle lives; null for a null handle. */
+const char* sagegen_device_name(const sagegen_device* device);
+int sagegen_device_compute_capability(const sagegen_device* device); /* 89 for 8.9 */
+/* Key of the index-th embedded attention kernel that this device can load, in a stable order; null
+ * past the end. Valid while the library is loaded. */
+const char* sagegen_device_kernel(const sagegen_device* device, size_t index);
+sagegen_status sagegen_device_synchronize(sagegen_device* device);
+
+/* For callers without CUDA. Copies are synchronous and on the default stream: synchronize what
+ * other streams do first. */
+sagegen_status sagegen_memory_alloc(sagegen_device* device, size_t bytes, uint64_t* address);
+sagegen_status sagegen_memory_free(sagegen_device* device, uint64_t address); /* 0: nothing */
+sagegen_status sagegen_memory_upload(sagegen_device* device, uint64_t to, const void* from,
+                                     size_t bytes);
+sagegen_status sagegen_memory_download(sagegen_device* device, void* to, uint64_t from,
+                                       size_t bytes);
+
+/* ---- attention: O = softmax(Q K^T * scale + mask) V -------------------------------------------- */
+
+typedef struct sagegen_attention sagegen_attention;
+
+typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
+typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sagegen_mask;
+
+/* Zero-initialize, then set what differs. */
+typedef struct sagegen_attention_options {
+  int32_t head_dim;    /* channels of one head, for example 64 or 128 */
+  sagegen_dtype dtype; /* of Q, K, V and O */
+  sagegen_mask mask;
+  /* Which numbers are computed: "int8-fp8" or "int8-fp16" (Q K^T, P V) with the schedule that is
+   * the default for them, or null for what suits the device best. Or the key of an attention kernel
+   * ("sage_fwd_..."), which also says head_dim, dtype and mask: they are then ignored. */
+  const char* mode;
+  /* Directory with <key>.ptx, searched instead of the embedded PTX. Null: embedded PTX. */
+  const char* ptx_directory;
+} sagegen_attention_options;
+
+typedef struct sagegen_shape {
+  int64_t batch, q_heads, kv_heads, q_len, kv_len; /* kv_heads divides q_heads */
+} sagegen_shape;
+
+/* Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim;
+ * that of an axis of size 1 is ignored. data is aligned to 16 bytes. */
+typedef struct sagegen_tensor {
+  uint64_t data;
+  int64_t stride_batch, stride_head, stride_token;
+} sagegen_tensor;
+
+typedef enum sagegen_causal_alignment {
+  SAGEGEN_TOP_LEFT = 0,     /* query i sees keys 0..i */
+  SAGEGEN_BOTTOM_RIGHT = 1, /* query i sees keys 0..i + kv_len - q_len */
+} sagegen_causal_alignment;
+
+typedef struct sagegen_arguments {
+  sagegen_tensor q, k, v, o;
+  uint64_t lse;        /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted */
+  float softmax_scale; /* 0: 1 / sqrt(head_dim) */
+  sagegen_causal_alignment causal_alignment;
+} sagegen_arguments;
+
+/* Loads the kernels; on a GPU the driver compiles them. */
+sagegen_status sagegen_attention_create(sagegen_device* device,
+                                        const sagegen_attention_options* options,
+                                        sagegen_attention** attention);
+void sagegen_attention_destroy(sagegen_attention* attention);
+/* Key of the attention kernel as asked for. Valid while the handle lives; null for a null handle.
+ * The PTX that was found may be that of an older target. */
+const char* sagegen_attention_kernel(const sagegen_attention* attention);
+sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attention,
+                                                 const sagegen_shape* shape, size_t* bytes);
+
+/* Only enqueue launches on `stream`: nothing is allocated or synchronized, and a CUDA graph may
+ * capture them. The workspace is aligned to 256 bytes; what a call writes (o, lse, workspace)
+ * overlaps nothing. run = quantize, then attend; attend reads what quantize of the same shape and
+ * arguments left in the workspace. */
+sagegen_status sagegen_attention_run(const sagegen_attention* attention,
+                                     const sagegen_shape* shape, const sagegen_arguments* arguments,
+                                     uint64_t workspace, size_t workspace_bytes, void* stream);
+sagegen_status sagegen_attention_quantize(const sagegen_attention* attention,
+                                          const sagegen_shape* shape,
+                                          const sagegen_arguments* arguments, uint64_t workspace,
+                                          size_t workspace_bytes, void* stream);
+sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
+                                        const sagegen_shape* shape,
+                                        const sagegen_arguments* arguments, uint64_t workspace,
+                                        size_t workspace_bytes, void* stream);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SAGEGEN_SAGEGEN_H */

@@ -1,0 +1,217 @@
+/* The C API as a C11 program uses it, on the emulator: attention against a plain computation in
+ * double precision, the two halves of a run, and every way to misuse it. */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sagegen/sagegen.h"
+
+static int failures = 0;
+
+static void expect(int ok, const char* what, int line) {
+  if (ok) return;
+  ++failures;
+  printf("line %d: %s; last error: %s\n", line, what, sagegen_last_error());
+}
+#define EXPECT(condition) expect((condition), #condition, __LINE__)
+#define EXPECT_ERROR(status, call, words)                \
+  do {                                                   \
+    EXPECT((call) == (status));                          \
+    EXPECT(strstr(sagegen_last_error(), words) != NULL); \
+  } while (0)
+
+enum { kHeads = 2, kTokens = 70, kChannels = 64, kElements = kHeads * kTokens * kChannels };
+
+static float from_bf16(uint16_t bits) {
+  const uint32_t wide = (uint32_t)bits << 16;
+  float value;
+  memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+/* Values in (-2, 2) that are exact in bf16. */
+static void fill(uint16_t* tensor, uint32_t seed) {
+  for (int i = 0; i < kElements; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    const float value = (float)((int)(seed >> 24) - 128) / 64.0f;
+    uint32_t wide;
+    memcpy(&wide, &value, sizeof wide);
+    tensor[i] = (uint16_t)(wide >> 16);
+  }
+}
+
+static void reference(const uint16_t* q, const uint16_t* k, const uint16_t* v, int causal,
+                      double* o) {
+  static double scores[kTokens];
+  for (int row = 0; row < kHeads * kTokens; ++row) {
+    const int head = row / kTokens * kTokens, keys = causal ? row % kTokens + 1 : kTokens;
+    double sum = 0;
+    for (int key = 0; key < keys; ++key) {
+      double score = 0;
+      for (int c = 0; c < kChannels; ++c)
+        score +=
+            (double)from_bf16(q[row * kChannels + c]) * from_bf16(k[(head + key) * kChannels + c]);
+      scores[key] = exp(score / sqrt(kChannels));
+      sum += scores[key];
+    }
+    for (int c = 0; c < kChannels; ++c) {
+      double value = 0;
+      for (int key = 0; key < keys; ++key)
+        value += scores[key] * from_bf16(v[(head + key) * kChannels + c]);
+      o[row * kChannels + c] = value / sum;
+    }
+  }
+}
+
+/* sum |a - b| / sum |a|; NaN if anything is NaN. */
+static double relative_l1(const double* exact, const uint16_t* result) {
+  double error = 0, norm = 0;
+  for (int i = 0; i < kElements; ++i) {
+    error += fabs(exact[i] - from_bf16(result[i]));
+    norm += fabs(exact[i]);
+  }
+  return error / norm;
+}
+
+static sagegen_tensor hnd(uint64_t data) {
+  return (sagegen_tensor){data, (int64_t)kElements, (int64_t)kTokens * kChannels, kChannels};
+}
+
+static const sagegen_shape kShape = {1, kHeads, kHeads, kTokens, kTokens};
+
+static void test_attention(sagegen_device* device, const char* mode, sagegen_mask mask) {
+  static uint16_t inputs[3][kElements], outputs[2][kElements];
+  static double exact[kElements];
+  uint64_t memory[4], workspace = 0;
+  size_t bytes = 0;
+  for (int i = 0; i < 4; ++i)
+    EXPECT(sagegen_memory_alloc(device, kElements * 2, &memory[i]) == SAGEGEN_OK);
+  for (uint32_t i = 0; i < 3; ++i) {
+    fill(inputs[i], i + 1);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], kElements * 2) == SAGEGEN_OK);
+  }
+  reference(inputs[0], inputs[1], inputs[2], mask == SAGEGEN_MASK_CAUSAL, exact);
+
+  sagegen_attention* plan = NULL;
+  const sagegen_attention_options options = {
+      .head_dim = kChannels, .dtype = SAGEGEN_BF16, .mask = mask, .mode = mode};
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  EXPECT(strncmp(sagegen_attention_kernel(plan), "sage_fwd_d64_bf16_", 18) == 0);
+  EXPECT(sagegen_attention_workspace_bytes(plan, &kShape, &bytes) == SAGEGEN_OK && bytes > 0);
+  EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+
+  const sagegen_arguments arguments = {
+      .q = hnd(memory[0]), .k = hnd(memory[1]), .v = hnd(memory[2]), .o = hnd(memory[3])};
+  EXPECT(sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+  EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_download(device, outputs[0], memory[3], kElements * 2) == SAGEGEN_OK);
+  const double error = relative_l1(exact, outputs[0]);
+  EXPECT(error > 0 && error < 0.06); /* e4m3 alone costs 0.036 on such inputs */
+
+  memset(outputs[1], 0xff, sizeof outputs[1]);
+  EXPECT(sagegen_memory_upload(device, memory[3], outputs[1], kElements * 2) == SAGEGEN_OK);
+  EXPECT(sagegen_attention_quantize(plan, &kShape, &arguments, workspace, bytes, NULL) ==
+         SAGEGEN_OK);
+  EXPECT(sagegen_memory_download(device, outputs[1], memory[3], kElements * 2) == SAGEGEN_OK);
+  EXPECT(outputs[1][0] == 0xffff); /* quantizing writes no output */
+  EXPECT(sagegen_attention_attend(plan, &kShape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_download(device, outputs[1], memory[3], kElements * 2) == SAGEGEN_OK);
+  EXPECT(memcmp(outputs[0], outputs[1], sizeof outputs[0]) == 0);
+
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes - 1, NULL),
+               "workspace");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_run(plan, NULL, &arguments, workspace, bytes, NULL), "shape");
+  const sagegen_shape uneven = {1, 3, 2, kTokens, kTokens};
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_workspace_bytes(plan, &uneven, &bytes),
+               "kv_heads");
+  sagegen_arguments tilted = arguments;
+  tilted.causal_alignment = (sagegen_causal_alignment)7;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_run(plan, &kShape, &tilted, workspace, bytes, NULL),
+               "causal_alignment");
+  EXPECT(sagegen_memory_free(device, memory[0]) == SAGEGEN_OK);
+  EXPECT_ERROR(SAGEGEN_DRIVER_ERROR,
+               sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes, NULL), "free");
+
+  for (int i = 1; i < 4; ++i) EXPECT(sagegen_memory_free(device, memory[i]) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
+  sagegen_attention_destroy(plan);
+}
+
+static void test_kernels(sagegen_device* device) {
+  size_t count = 0, loaded = 0;
+  for (const char* key; (key = sagegen_device_kernel(device, count)) != NULL; ++count) {
+    EXPECT(strstr(key, "sm120") == NULL); /* cannot run on an sm_89 */
+    if (strstr(key, "_d64_") == NULL) continue;
+    sagegen_attention* plan = NULL;
+    const sagegen_attention_options options = {.mode = key};
+    EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+    EXPECT(strcmp(sagegen_attention_kernel(plan), key) == 0);
+    sagegen_attention_destroy(plan);
+    ++loaded;
+  }
+  EXPECT(loaded > 0 && count > loaded);
+}
+
+static void test_misuse(sagegen_device* device) {
+  sagegen_device* none = NULL;
+  sagegen_attention* plan = NULL;
+  uint64_t address = 0;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_device_create("emulator:sm_77", &none), "sm_120");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_device_create("tpu:0", &none), "cuda:0");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_device_create("cuda:x", &none), "cuda:N");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_device_create(NULL, &none), "name is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_device_create("emulator:sm_89", NULL), "null");
+  EXPECT(none == NULL);
+  EXPECT(sagegen_device_create("cuda:9999", &none) != SAGEGEN_OK && none == NULL);
+
+  const struct {
+    sagegen_attention_options options;
+    sagegen_status status;
+    const char* words;
+  } cases[] = {
+      {{.head_dim = 64, .mode = "int3"}, SAGEGEN_ARGUMENT_ERROR, "int8-fp16"},
+      {{.head_dim = 63}, SAGEGEN_SPEC_ERROR, "63"},
+      {{.head_dim = 64, .dtype = (sagegen_dtype)9}, SAGEGEN_ARGUMENT_ERROR, "dtype"},
+      {{.head_dim = 64, .mask = (sagegen_mask)9}, SAGEGEN_ARGUMENT_ERROR, "mask"},
+      {{.mode = "sage_fwd_nonsense"}, SAGEGEN_SPEC_ERROR, "nonsense"},
+      {{.mode = "sage_quantq_d64_f16_s8t_g32_sm89"}, SAGEGEN_SPEC_ERROR, "sage_fwd_"},
+      {{.head_dim = 64, .ptx_directory = "/nowhere"}, SAGEGEN_SPEC_ERROR, "/nowhere"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i)
+    EXPECT_ERROR(cases[i].status, sagegen_attention_create(device, &cases[i].options, &plan),
+                 cases[i].words);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(NULL, &cases[0].options, &plan),
+               "device is null");
+  EXPECT(plan == NULL);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_memory_alloc(device, 0, &address), "0 bytes");
+  EXPECT(sagegen_memory_alloc(device, SIZE_MAX / 2, &address) == SAGEGEN_OUT_OF_MEMORY);
+  EXPECT(address == 0);
+  EXPECT(sagegen_memory_free(device, 12345) == SAGEGEN_DRIVER_ERROR);
+  EXPECT(sagegen_memory_free(device, 0) == SAGEGEN_OK);
+  EXPECT(strcmp(sagegen_last_error(), "") == 0); /* of the last call, which succeeded */
+  EXPECT(sagegen_device_kernel(NULL, 0) == NULL && sagegen_device_name(NULL) == NULL);
+  EXPECT(sagegen_attention_kernel(NULL) == NULL);
+  sagegen_device_destroy(NULL);
+  sagegen_attention_destroy(NULL);
+}
+
+int main(void) {
+  sagegen_device* device = NULL;
+  EXPECT(sagegen_device_create("emulator:sm_89", &device) == SAGEGEN_OK);
+  if (device == NULL) return 1;
+  EXPECT(sagegen_device_compute_capability(device) == 89);
+  EXPECT(sagegen_device_name(device)[0] != '\0' && sagegen_version()[0] != '\0');
+  EXPECT(strcmp(sagegen_status_name(SAGEGEN_DRIVER_ERROR), "driver error") == 0);
+  test_attention(device, NULL, SAGEGEN_MASK_NONE);
+  test_attention(device, "int8-fp16", SAGEGEN_MASK_CAUSAL);
+  test_kernels(device);
+  test_misuse(device);
+  sagegen_device_destroy(device);
+  printf("%d failures\n", failures);
+  return failures != 0;
+}
