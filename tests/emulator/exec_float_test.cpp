@@ -325,6 +325,42 @@ TEST_CASE("f16 and bf16 arithmetic rounds once") {
                      .interesting = halves()});
 }
 
+// PTX ISA, mixed precision instructions: an f32 result of f16 or bf16 operands and an f32 as the last.
+TEST_CASE("f32 add, sub and fma of f16 and bf16 operands round once, to f32") {
+  struct Kind {
+    const char* type;
+    double (*load)(u64);
+    std::vector<u64> values;
+  };
+  for (Kind k : {Kind{"f16", half_value, halves()}, Kind{"bf16", bhalf_value, bhalves()}}) {
+    INFO(k.type);
+    for (u64 bits : floats32()) k.values.push_back(bits);
+    const auto sum = [](Quad x, double z, bool x_negative) {
+      return store(kF32, exact_sum(x, z), Mode::nearest, x_negative && std::signbit(z));
+    };
+    for (const char* rounding : {"", ".rn"}) {
+      for (bool subtract : {false, true}) {
+        check_instruction({.text = std::string(subtract ? "sub" : "add") + rounding + ".f32." +
+                                   k.type + " %w0, %h1, %w2;",
+                           .expected =
+                               [&](u64 a, u64 b, u64, u64) {
+                                 const double x = k.load(a), z = value_of(kF32, b);
+                                 return sum(x, subtract ? -z : z, std::signbit(x));
+                               },
+                           .interesting = k.values});
+      }
+    }
+    check_instruction({.text = std::string("fma.rn.f32.") + k.type + " %w0, %h1, %h2, %w3;",
+                       .expected =
+                           [&](u64 a, u64 b, u64 c, u64) {
+                             const double x = k.load(a), y = k.load(b);
+                             return sum(static_cast<Quad>(x) * static_cast<Quad>(y),
+                                        value_of(kF32, c), std::signbit(x) != std::signbit(y));
+                           },
+                       .interesting = k.values});
+  }
+}
+
 TEST_CASE("special functions are what numerics.h says") {
   struct Special {
     const char* name;

@@ -1,6 +1,7 @@
 // References for floating-point tests: values in 113 bits, rounded to a format by definition.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -120,11 +121,23 @@ inline bool sum_zero_negative(float a, float b, bool down) {
   return down;
 }
 
-inline double half_value(u64 bits) {
-  return static_cast<double>(f16_to_f32(static_cast<u16>(bits)));
+// The value of the low bits, by the format's definition.
+inline double value_of(const Format& f, u64 bits) {
+  const int exponent_bits = f.width - 1 - f.fraction_bits;
+  const u64 fraction = bits & ((u64{1} << f.fraction_bits) - 1);
+  const int exponent = static_cast<int>(bits >> f.fraction_bits & ((u64{1} << exponent_bits) - 1));
+  double magnitude;
+  if (exponent == (1 << exponent_bits) - 1) {
+    magnitude = fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
+                              : std::numeric_limits<double>::infinity();
+  } else {
+    const u64 whole = exponent == 0 ? fraction : fraction | u64{1} << f.fraction_bits;
+    magnitude = std::ldexp(static_cast<double>(whole),
+                           std::max(exponent, 1) - 1 + f.min_exponent - f.fraction_bits);
+  }
+  return (bits >> (f.width - 1) & 1) != 0 ? -magnitude : magnitude;
 }
-inline double bhalf_value(u64 bits) {
-  return static_cast<double>(bf16_to_f32(static_cast<u16>(bits)));
-}
+inline double half_value(u64 bits) { return value_of(kF16, bits); }
+inline double bhalf_value(u64 bits) { return value_of(kBf16, bits); }
 
 }  // namespace sagegen::emulator::test
