@@ -443,6 +443,46 @@ TEST_CASE("a launch computes, module variables included") {
   }
 }
 
+TEST_CASE("counters of the last launch: what every instruction did, bank conflicts included") {
+  // Lane i stores to word 2 i: two passes where one would do.
+  const char* const text = R"(
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry strided()
+{
+  .reg .b32 %r<5>;
+  .shared .align 16 .b8 s[512];
+  mov.u32 %r1, %tid.x;
+  shl.b32 %r2, %r1, 3;
+  mov.b32 %r3, s;
+  add.s32 %r4, %r2, %r3;
+  st.shared.b32 [%r4], %r1;
+  ret;
+}
+)";
+  const OnDevice device;
+  const FunctionHandle strided = device.function(device.load(text), "strided");
+  const auto launch = [&] {
+    REQUIRE(device.api->launch(strided, {3, 1, 1}, {64, 1, 1}, 0, nullptr, nullptr) ==
+            Result::success);
+    return device.api->last_launch();
+  };
+  CHECK(launch().lines.empty());
+  device.api->configure({.counting = Counting::on});
+  const LaunchCounters counters = launch();
+  REQUIRE(counters.lines.size() == 6);
+  std::uint64_t executed = 0;
+  for (const LineCount& line : counters.lines) executed += line.executed;
+  CHECK(executed == counters.warp_instructions);
+  const LineCount& store = counters.lines[4];
+  CHECK(store.opcode == "st.shared.b32");
+  CHECK(store.ptx_line == 13);
+  CHECK(store.executed == 3 * 2);
+  CHECK(store.shared_wavefronts == 3 * 2 * 2);
+  CHECK(store.shared_wavefronts_ideal == 3 * 2);
+}
+
 TEST_CASE("launch limits") {
   const OnDevice device;
   const ModuleHandle module = device.load(kFill);

@@ -39,7 +39,6 @@ LaunchReport Bench::run(unsigned blocks, unsigned threads,
   request.params.resize(parameters.size() * 8);
   std::memcpy(request.params.data(), parameters.data(), request.params.size());
   request.options = options;
-  request.counting = counting;
   request.instruction_limit = options.instruction_limit;
   return launch(*program_, memory, request);
 }

@@ -44,7 +44,6 @@ class Bench {
   DeviceMemory memory{std::size_t{1} << 28};
   runtime::EmulatorOptions options;
   std::size_t dynamic_shared = 0;
-  Counting counting = Counting::off;
   const Program& program() const { return *program_; }
 
  private:

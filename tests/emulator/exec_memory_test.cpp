@@ -278,13 +278,13 @@ TEST_CASE("red, 64-bit and float atomics, across CTAs") {
 TEST_CASE("bank conflicts and instruction counts") {
   auto wavefronts = [](const std::string& body) {
     Bench bench;
-    bench.counting = Counting::on;
+    bench.options.counting = runtime::Counting::on;
     bench.kernel("mov.u32 %w1, %tid.x; mov.b64 %d1, s;\n" + body, 0,
                  ".shared .align 16 .b8 s[8192];");
     LaunchReport report = bench.run(1, 32, {});
     INFO(messages(report));
     REQUIRE(report.findings.empty());
-    for (const LineCount& line : report.lines) {
+    for (const runtime::LineCount& line : report.counters.lines) {
       if (line.opcode.starts_with("st.shared")) {
         CHECK(line.executed == 1);
         return std::pair{line.shared_wavefronts, line.shared_wavefronts_ideal};

@@ -102,7 +102,7 @@ class CtaRunner {
     shared_end_ =
         static_cast<std::uint32_t>(program_.dynamic_shared_offset + request_.dynamic_shared_bytes);
     shared_ = aligned_array<std::uint8_t>(shared_end_);
-    if (request_.counting == Counting::on) {
+    if (request_.options.counting == runtime::Counting::on) {
       counts_.executed.resize(program_.ops.size());
       counts_.wavefronts.resize(program_.ops.size());
       counts_.wavefronts_ideal.resize(program_.ops.size());
@@ -165,7 +165,7 @@ class CtaRunner {
     cta_.random = Random(request_.options.seed * 0x9e3779b97f4a7c15u + linear);
     cta_.barriers.fill({});
     cta_.hits.assign(program_.accesses.size(), nullptr);
-    cta_.counts = request_.counting == Counting::on ? &counts_ : nullptr;
+    cta_.counts = request_.options.counting == runtime::Counting::on ? &counts_ : nullptr;
     std::memset(shared_.get(), kPoison, shared_end_);
     cta_.warps.resize(warps_);
     for (std::uint32_t i = 0; i < warps_; ++i) set_up_warp(i);
@@ -358,8 +358,8 @@ void run_grid(Launch& launch) {
   if (broken) std::rethrow_exception(broken);
 }
 
-std::vector<LineCount> line_counts(const Launch& launch) {
-  std::vector<LineCount> lines;
+std::vector<runtime::LineCount> line_counts(const Launch& launch) {
+  std::vector<runtime::LineCount> lines;
   const Counts& counts = launch.counts;
   for (std::size_t op = 0; op < counts.executed.size(); ++op) {
     if (counts.executed[op] == 0) continue;
@@ -397,7 +397,7 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
   report.counters.warp_instructions = shared.warp_instructions;
   report.counters.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  report.lines = line_counts(shared);
+  report.counters.lines = line_counts(shared);
   return report;
 }
 

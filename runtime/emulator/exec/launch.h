@@ -53,32 +53,20 @@ struct ProgramInfo {
 };
 const ProgramInfo& info(const Program& program);
 
-enum class Counting { off, on };
-
 struct LaunchRequest {
   runtime::Dim3 grid;
   runtime::Dim3 block;
   std::size_t dynamic_shared_bytes = 0;
   std::vector<std::uint8_t> params;  // info().param_bytes, arguments at their slots' offsets
   runtime::EmulatorOptions options;
-  Counting counting = Counting::off;
   // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
   std::uint64_t instruction_limit = 500'000'000;
-};
-
-struct LineCount {
-  int ptx_line = 0;
-  std::string opcode;                   // with modifiers
-  std::uint64_t executed = 0;           // warp instructions
-  std::uint64_t shared_wavefronts = 0;  // 128-byte passes over shared memory; the ideal is below
-  std::uint64_t shared_wavefronts_ideal = 0;
 };
 
 struct LaunchReport {
   std::vector<runtime::Finding> findings;  // empty: the launch succeeded
   bool truncated = false;                  // there were more findings than are kept
   runtime::LaunchCounters counters;
-  std::vector<LineCount> lines;  // with Counting::on, in PTX order
 };
 
 // Runs the grid to its end or to the first finding. Results, findings and counts of a launch that

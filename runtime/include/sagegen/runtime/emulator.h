@@ -27,6 +27,7 @@ enum class Checks {
 // How warps and asynchronous copies are ordered. Every order is legal; different ones reveal different bugs.
 enum class SchedulePolicy { round_robin, random, reverse };
 enum class AsyncPolicy { late, eager, random };   // late: data lands when a wait forces it
+enum class Counting { off, on };   // of what each PTX instruction did
 
 struct EmulatorOptions {
   Checks checks = Checks::on;
@@ -36,6 +37,7 @@ struct EmulatorOptions {
   int threads = 0;               // host threads, one CTA each; 0: as many as the machine has
   // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
   std::uint64_t instruction_limit = 500'000'000;
+  Counting counting = Counting::off;
 };
 
 // One report of a check. Addresses and lanes are decimal or hex as a person would want them.
@@ -50,9 +52,20 @@ struct Finding {
   int lane = -1;
 };
 
+// What one PTX instruction did in all CTAs of a launch. Accesses of shared memory without bank conflicts
+// take the ideal number of wavefronts.
+struct LineCount {
+  int ptx_line = 0;
+  std::string opcode;                      // with modifiers
+  std::uint64_t executed = 0;              // warp instructions
+  std::uint64_t shared_wavefronts = 0;     // 128-byte passes over shared memory
+  std::uint64_t shared_wavefronts_ideal = 0;
+};
+
 struct LaunchCounters {
   std::uint64_t warp_instructions = 0;
   double seconds = 0;       // host time; not a performance of any GPU
+  std::vector<LineCount> lines;   // with Counting::on: every instruction that was executed, in PTX order
 };
 
 class EmulatorDriver : public DriverApi {
