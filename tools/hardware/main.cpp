@@ -2,7 +2,7 @@
 //   sagegen-hardware record --device cuda:0 --out DIR   what each probe gives; existing recordings are kept
 //   sagegen-hardware replay DIR                         recordings against the emulator
 //   sagegen-hardware compare A.safetensors B.safetensors
-//   sagegen-hardware probes
+//   sagegen-hardware probes [--ptx NAME]
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -170,7 +170,15 @@ int compare_files(const std::string& one, const std::string& other, double limit
   return close ? 0 : kExitProblems;
 }
 
-void print_probes() {
+void print_probes(const std::string& ptx_of) {
+  if (!ptx_of.empty()) {
+    const Probe* probe = find_probe(ptx_of);
+    if (probe == nullptr) {
+      throw std::runtime_error(fmt::format("no probe is named {}", ptx_of));
+    }
+    fmt::print("{}", probe_ptx(*probe));
+    return;
+  }
   for (const Probe& probe : all_probes()) {
     fmt::print("{:32} {:7} {:5} cases  {}\n", probe.name, probe.target, probe.cases, probe.what);
   }
@@ -208,6 +216,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
 
   CLI::App* probes_command = app.add_subcommand("probes", "list the probes");
+  std::string ptx_of;
+  probes_command->add_option("--ptx", ptx_of, "print the PTX of this probe instead");
   CLI11_PARSE(app, argc, argv);
   try {
     if (record_command->parsed()) {
@@ -220,7 +230,7 @@ int main(int argc, char** argv) {
       return compare_files(one, other, limit);
     }
     if (probes_command->parsed()) {
-      print_probes();
+      print_probes(ptx_of);
     }
     return 0;
   } catch (const std::exception& e) {

@@ -1,19 +1,23 @@
 // Probes: kernels of one instruction each, whose results on a real GPU the emulator is held to.
 //
-// A case of a probe is one warp. Lane l gets `inputs` 32-bit words and returns `outputs` of them; operands
-// follow from (probe, seed, case) alone, so a recording stores results only. kGeneratorVersion counts the
-// changes of that mapping: recordings of another version cannot be replayed.
+// A case of a probe is one warp, or one warpgroup. Each of its threads gets `inputs` 32-bit words and returns
+// `outputs` of them; operands follow from (probe, seed, case) alone, so a recording stores results only.
+// kGeneratorVersion counts the changes of that mapping: recordings of another version cannot be replayed.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "sagegen/runtime/driver_api.h"
+
 namespace sagegen::hardware {
 
-inline constexpr int kGeneratorVersion = 1;
+inline constexpr int kGeneratorVersion = 2;
 inline constexpr int kLanes = 32;
+inline constexpr int kWarpsPerBlock = 4;
 
 // SplitMix64: the same numbers with every compiler and library.
 class Random {
@@ -27,7 +31,7 @@ class Random {
   std::uint64_t state_;
 };
 
-// Operands of one case: words[i * kLanes + lane].
+// Operands of one case: words[i * threads() + thread].
 using Words = std::vector<std::uint32_t>;
 
 // How far the emulator may be from the device.
@@ -50,22 +54,33 @@ struct Probe {
   std::string
       target;  // of the PTX; an architecture-specific one ("sm_90a") runs on that device only
   int ptx_version = 80;         // 84 is 8.4
-  int inputs = 0, outputs = 0;  // words per lane
+  int warps = 1;                // of a case: 1 or 4
+  int inputs = 0, outputs = 0;  // words per thread
   int cases = 0;
-  int shared_bytes = 0;  // per warp, 16-byte aligned; %shared is this warp's base address
-  std::string body;      // instructions on %in0.., %out0.., %lane, %shared
+  int shared_bytes = 0;  // per case, 1024-byte aligned if a multiple of 1024, else 16-byte aligned
+  // Instructions on %in0.., %out0.., %lane (the thread's index in the case), %case, %shared (the case's
+  // shared memory), %case_in and %case_out (the case's words in global memory) and %map (the tensor map).
+  std::string body;
   std::function<void(int index, Random& random, Words& words)> fill;
   Tolerance tolerance{};
+  // A tensor map of all operands or, if the body writes its results through it, of all results; `base` is
+  // ignored.
+  std::optional<runtime::TensorMapLayout> map{};
+  enum class Results { registers, by_body } results = Results::registers;
+
+  int threads() const { return kLanes * warps; }
+  std::size_t input_words() const { return static_cast<std::size_t>(inputs * threads()); }
+  std::size_t output_words() const { return static_cast<std::size_t>(outputs * threads()); }
+  int cases_per_block() const { return kWarpsPerBlock / warps; }
 };
 
 // All probes, in a fixed order, with distinct names.
 const std::vector<Probe>& all_probes();
 
-// The probe's kernel `probe(const u32* in, u32* out, u32 cases)`: a block has kWarpsPerBlock warps.
-inline constexpr int kWarpsPerBlock = 4;
+// The probe's kernel `probe(const u32* in, u32* out, u32 cases[, tensor map at byte 64])`.
 std::string probe_ptx(const Probe& probe);
 
-// Operands of all cases: [case][word][lane].
+// Operands of all cases: [case][word][thread].
 Words probe_operands(const Probe& probe, std::uint64_t seed);
 
 std::uint32_t crc32(const void* data, std::size_t bytes);

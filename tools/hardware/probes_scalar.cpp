@@ -33,12 +33,6 @@ void f32_operands(int, Random& random, Words& words) {
   }
 }
 
-void random_words(int, Random& random, Words& words) {
-  for (std::uint32_t& word : words) {
-    word = random.word();
-  }
-}
-
 // Every 16-bit value once: 2 words, so 4 values, per lane; case, lane, word and half count through them.
 void all_halves(int index, Random&, Words& words) {
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -335,6 +329,8 @@ const std::vector<Probe>& all_probes() {
   static const std::vector<Probe> probes = [] {
     std::vector<Probe> list;
     add_matrix_probes(list);
+    add_wgmma_probes(list);
+    add_bulk_copy_probes(list);
     add_scalar_probes(list);
     return list;
   }();

@@ -168,7 +168,7 @@ std::string why_stale(const Recording& recording, const Probe& probe) {
   if (recording.operands_crc != crc_of(probe_operands(probe, recording.seed))) {
     return "the probe's operands have changed since, without a new generator version";
   }
-  const std::size_t words = static_cast<std::size_t>(probe.cases * probe.outputs) * kLanes;
+  const std::size_t words = static_cast<std::size_t>(probe.cases) * probe.output_words();
   if (recording.cases != probe.cases || recording.results.size() != words) {
     return fmt::format("{} cases of {} words in all, and the probe has {} of {}", recording.cases,
                        recording.results.size(), probe.cases, words);
@@ -179,26 +179,36 @@ std::string why_stale(const Recording& recording, const Probe& probe) {
 Recording record(const runtime::Device& device, const Probe& probe, std::uint64_t seed) {
   struct Parameters {
     runtime::DevicePtr in, out;
-    std::uint32_t cases, unused;
+    std::uint32_t cases, unused = 0;
+  };
+  struct ParametersWithMap {
+    Parameters plain;
+    runtime::TensorMap map;  // at a multiple of 64
   };
   const std::string ptx = probe_ptx(probe);
   const Words operands = probe_operands(probe, seed);
   Recording recording;
-  recording.results.assign(static_cast<std::size_t>(probe.cases * probe.outputs) * kLanes, 0);
+  recording.results.assign(static_cast<std::size_t>(probe.cases) * probe.output_words(), 0);
 
   const runtime::Kernel kernel(device, ptx, "probe", kWarpsPerBlock * kLanes, 0,
-                               sizeof(Parameters));
+                               probe.map ? sizeof(ParametersWithMap) : sizeof(Parameters));
   runtime::Buffer in(device, operands.size() * sizeof(operands[0]));
   runtime::Buffer out(device, recording.results.size() * sizeof(recording.results[0]));
   in.upload(std::as_bytes(std::span(operands)));
   out.fill(0xcd);
-  const auto blocks = static_cast<unsigned>((probe.cases + kWarpsPerBlock - 1) / kWarpsPerBlock);
-  kernel.launch({.x = blocks},
-                Parameters{.in = in.data(),
-                           .out = out.data(),
-                           .cases = static_cast<std::uint32_t>(probe.cases),
-                           .unused = 0},
-                nullptr);
+  const int per_block = probe.cases_per_block();
+  const runtime::Dim3 grid{.x = static_cast<unsigned>((probe.cases + per_block - 1) / per_block)};
+  const Parameters parameters{
+      .in = in.data(), .out = out.data(), .cases = static_cast<std::uint32_t>(probe.cases)};
+  if (probe.map) {
+    runtime::TensorMapLayout layout = *probe.map;
+    layout.base = (probe.results == Probe::Results::by_body ? out : in).data();
+    kernel.launch(grid,
+                  ParametersWithMap{.plain = parameters, .map = make_tensor_map(device, layout)},
+                  nullptr);
+  } else {
+    kernel.launch(grid, parameters, nullptr);
+  }
   device.synchronize();
   out.download(std::as_writable_bytes(std::span(recording.results)));
 
@@ -217,7 +227,7 @@ Recording record(const runtime::Device& device, const Probe& probe, std::uint64_
 
 Difference compare(const Probe& probe, const Recording& recording, const Words& other) {
   Difference difference;
-  const std::size_t per_case = static_cast<std::size_t>(probe.outputs) * kLanes;
+  const std::size_t per_case = probe.output_words();
   if (recording.results.size() != other.size()) {
     difference.words = static_cast<int>(std::max(recording.results.size(), other.size()));
     difference.first = fmt::format("{} words against {}", recording.results.size(), other.size());
@@ -233,20 +243,18 @@ Difference compare(const Probe& probe, const Recording& recording, const Words& 
     }
     if (difference.words++ == 0) {
       const std::size_t index = i / per_case;
-      const std::size_t lane = i % kLanes;
+      const auto threads = static_cast<std::size_t>(probe.threads());
+      const std::size_t lane = i % threads;
       std::vector<std::string> operands;
       const Words all = probe_operands(probe, recording.seed);
-      for (int word = 0; word < probe.inputs; ++word) {
-        operands.push_back(fmt::format(
-            "{:08x}",
-            all[(index * static_cast<std::size_t>(probe.inputs) + static_cast<std::size_t>(word)) *
-                    kLanes +
-                lane]));
+      for (std::size_t word = 0; word < static_cast<std::size_t>(probe.inputs); ++word) {
+        operands.push_back(
+            fmt::format("{:08x}", all[index * probe.input_words() + word * threads + lane]));
       }
       difference.first = fmt::format(
           "case {}, word {}, lane {}: recorded {:08x}, now {:08x}; the lane's "
           "operands were {}",
-          index, i % per_case / kLanes, lane, recorded, other[i], fmt::join(operands, " "));
+          index, i % per_case / threads, lane, recorded, other[i], fmt::join(operands, " "));
     }
   }
   return difference;

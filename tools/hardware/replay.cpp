@@ -86,8 +86,10 @@ Replay replay(const Recording& recording) {
 }
 
 std::string why_not_modelled(const Probe& probe, EmulatorProfile profile) {
+  Probe one_case = probe;
+  one_case.cases = 1;
   try {
-    record(emulated(profile), probe, 1);
+    record(emulated(profile), one_case, 1);
   } catch (const Error& e) {
     return e.what();
   }
