@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(
-  g++ cmake ninja-build git                       # build
+  g++ cmake ninja-build git zlib1g-dev            # build; zlib packs hardware recordings
   llvm-22-dev                                     # generator: the NVPTX back end
   libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev catch2
   python3                                         # layer check and command-line tests

@@ -48,7 +48,7 @@ head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >shorter &&
   mv shorter out/recorded/emulated_sm_86/shfl_idx.rec
 rm out/steps/record.status out/steps/replay.status
 check 0 --dry sm_86 --quick --out out --part record
-expect 'bytes of results' out/steps/record.err
+expect 'are cut off' out/steps/record.err
 expect '1 recorded' out/steps/record.out
 
 # Another device's tensor-core arithmetic under this device's name does not pass.

@@ -6,18 +6,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <ctime>
 
 namespace sagegen::hardware {
 namespace {
-
-constexpr const char* kMagic = "sagegen-recording";
-
-static_assert(std::endian::native == std::endian::little,
-              "recordings are read as they lie in memory");
 
 std::uint32_t crc_of(const Words& words) {
   return crc32(words.data(), words.size() * sizeof(words[0]));
@@ -78,84 +70,6 @@ bool within(const Tolerance& tolerance, std::uint32_t x, std::uint32_t y, int ul
 
 }  // namespace
 
-void save(const Recording& recording, const std::string& path) {
-  const nlohmann::ordered_json header = {
-      {"format", kMagic},
-      {"schema", kSchemaVersion},
-      {"probe", recording.probe},
-      {"device", recording.device},
-      {"compute_capability", recording.compute_capability},
-      {"driver_version", recording.driver_version},
-      {"api", recording.api},
-      {"generator", recording.generator},
-      {"seed", recording.seed},
-      {"cases", recording.cases},
-      {"ptx_crc32", recording.ptx_crc},
-      {"operands_crc32", recording.operands_crc},
-      {"result_words", recording.results.size()},
-      {"results_crc32", crc_of(recording.results)},
-  };
-  const std::string temporary = path + ".part";
-  {
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file << header.dump() << '\n';
-    file.write(
-        reinterpret_cast<const char*>(recording.results.data()),
-        static_cast<std::streamsize>(recording.results.size() * sizeof(recording.results[0])));
-    file.close();
-    if (!file) {
-      throw RecordingError(fmt::format("{}: cannot write", temporary));
-    }
-  }
-  std::filesystem::rename(temporary, path);
-}
-
-Recording load(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string line;
-  if (!file || !std::getline(file, line)) {
-    throw RecordingError(fmt::format("{}: cannot read", path));
-  }
-  const auto header = nlohmann::json::parse(line, nullptr, false);
-  if (!header.is_object() || header.value("format", "") != kMagic) {
-    throw RecordingError(fmt::format("{}: not a recording", path));
-  }
-  if (header.value("schema", 0) != kSchemaVersion) {
-    throw RecordingError(fmt::format("{}: schema {}, and this program reads {}", path,
-                                     header.value("schema", 0), kSchemaVersion));
-  }
-  Recording recording;
-  std::size_t words = 0;
-  std::uint32_t crc = 0;
-  try {
-    recording.probe = header.at("probe");
-    recording.device = header.at("device");
-    recording.compute_capability = header.at("compute_capability");
-    recording.driver_version = header.at("driver_version");
-    recording.api = header.at("api");
-    recording.generator = header.at("generator");
-    recording.seed = header.at("seed");
-    recording.cases = header.at("cases");
-    recording.ptx_crc = header.at("ptx_crc32");
-    recording.operands_crc = header.at("operands_crc32");
-    words = header.at("result_words");
-    crc = header.at("results_crc32");
-  } catch (const nlohmann::json::exception& e) {
-    throw RecordingError(fmt::format("{}: header: {}", path, e.what()));
-  }
-  const std::string payload{std::istreambuf_iterator<char>(file), {}};
-  if (payload.size() != words * sizeof(std::uint32_t)) {
-    throw RecordingError(fmt::format("{}: {} bytes of results, and the header says {} words", path,
-                                     payload.size(), words));
-  }
-  recording.results.resize(words);
-  std::copy(payload.begin(), payload.end(), reinterpret_cast<char*>(recording.results.data()));
-  if (crc_of(recording.results) != crc) {
-    throw RecordingError(fmt::format("{}: the checksum of the results is wrong", path));
-  }
-  return recording;
-}
-
 std::string why_stale(const Recording& recording, const Probe& probe) {
   if (recording.generator != kGeneratorVersion) {
     return fmt::format("operands of generator version {}, and this is {}", recording.generator,
@@ -213,6 +127,11 @@ Recording record(const runtime::Device& device, const Probe& probe, std::uint64_
   out.download(std::as_writable_bytes(std::span(recording.results)));
 
   recording.probe = probe.name;
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  recording.date =
+      fmt::format("{:04}-{:02}-{:02}", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
   recording.seed = seed;
   recording.cases = probe.cases;
   recording.ptx_crc = crc32(ptx.data(), ptx.size());

@@ -1,17 +1,19 @@
 // A recording: what one probe gave on one device. The file is a line of JSON that a person can read with
-// `head -1`, a newline, and the results as little-endian words, [case][word][lane].
+// `head -1`, a newline, and the results, compressed with zlib: words in the order [case][word][thread], of which
+// all lowest bytes come first, then all second bytes, and so on.
 #pragma once
 
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "sagegen/runtime/device.h"
 #include "tools/hardware/probe.h"
 
 namespace sagegen::hardware {
 
-inline constexpr int kSchemaVersion = 1;
+inline constexpr int kSchemaVersion = 2;
 
 struct Recording {
   std::string probe;
@@ -24,6 +26,7 @@ struct Recording {
   int compute_capability = 0;
   int driver_version = 0;  // 13000 for CUDA 13.0
   std::string api;         // "cuda" or "emulator"
+  std::string date;        // of the recording, UTC: "2026-01-31"
   Words results;
 };
 
@@ -32,6 +35,10 @@ class RecordingError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
+
+// The contents of a file. parse_recording takes any bytes; `origin` names them in errors.
+std::string format_recording(const Recording& recording);
+Recording parse_recording(std::string_view bytes, const std::string& origin);
 
 // Writes to a temporary file and renames it: an interrupted run leaves no half recording.
 void save(const Recording& recording, const std::string& path);

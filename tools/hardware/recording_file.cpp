@@ -1,0 +1,176 @@
+#include <fmt/format.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <bit>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "tools/hardware/recording.h"
+
+namespace sagegen::hardware {
+namespace {
+
+constexpr const char* kMagic = "sagegen-recording";
+constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
+constexpr std::size_t kMaxHeaderBytes = 16 << 10;
+constexpr std::size_t kMaxWords = std::size_t{1} << 24;
+constexpr std::size_t kMaxExpansion = 1032;  // of zlib's format
+
+static_assert(std::endian::native == std::endian::little, "words are stored as they lie in memory");
+
+// All first bytes of the words, then all second bytes, and so on: exponents and signs are alike, and zlib
+// sees that only if they are neighbours.
+std::string to_planes(const Words& words) {
+  std::string planes;
+  planes.reserve(words.size() * 4);
+  for (int shift = 0; shift < 32; shift += 8) {
+    for (const std::uint32_t word : words) {
+      planes.push_back(static_cast<char>((word >> shift) & 0xffu));
+    }
+  }
+  return planes;
+}
+
+Words from_planes(const std::string& planes) {
+  Words words(planes.size() / 4);
+  for (std::size_t i = 0; i < planes.size(); ++i) {
+    words[i % words.size()] |= std::uint32_t{static_cast<unsigned char>(planes[i])}
+                               << (8 * (i / words.size()));
+  }
+  return words;
+}
+
+std::string compressed(const std::string& bytes) {
+  uLongf size = compressBound(bytes.size());
+  std::string result(size, '\0');
+  if (compress2(reinterpret_cast<Bytef*>(result.data()), &size,
+                reinterpret_cast<const Bytef*>(bytes.data()), bytes.size(),
+                Z_BEST_COMPRESSION) != Z_OK) {
+    throw RecordingError("zlib cannot compress the results");
+  }
+  result.resize(size);
+  return result;
+}
+
+Words decompressed(std::string_view payload, std::size_t words, const std::string& origin) {
+  if (words > kMaxWords || words * 4 / kMaxExpansion > payload.size()) {
+    throw RecordingError(
+        fmt::format("{}: the header says {} words, too many for {} bytes of results", origin, words,
+                    payload.size()));
+  }
+  std::string planes(words * 4, '\0');
+  uLongf produced = planes.size();
+  uLong consumed = payload.size();
+  const int status = uncompress2(reinterpret_cast<Bytef*>(planes.data()), &produced,
+                                 reinterpret_cast<const Bytef*>(payload.data()), &consumed);
+  if (status == Z_OK && consumed < payload.size()) {
+    throw RecordingError(fmt::format("{}: {} bytes follow the compressed results", origin,
+                                     payload.size() - consumed));
+  }
+  if (status != Z_OK || produced != planes.size()) {
+    const char* why = status == Z_DATA_ERROR ? "are damaged"
+                      : status == Z_OK       ? "are fewer than the header says"
+                                             : "are cut off or more than the header says";
+    throw RecordingError(fmt::format("{}: the compressed results {}: {} bytes for {} words", origin,
+                                     why, payload.size(), words));
+  }
+  return from_planes(planes);
+}
+
+}  // namespace
+
+std::string format_recording(const Recording& recording) {
+  const std::string payload = compressed(to_planes(recording.results));
+  const nlohmann::ordered_json header = {
+      {"format", kMagic},
+      {"schema", kSchemaVersion},
+      {"probe", recording.probe},
+      {"device", recording.device},
+      {"compute_capability", recording.compute_capability},
+      {"driver_version", recording.driver_version},
+      {"api", recording.api},
+      {"date", recording.date},
+      {"generator", recording.generator},
+      {"seed", recording.seed},
+      {"cases", recording.cases},
+      {"ptx_crc32", recording.ptx_crc},
+      {"operands_crc32", recording.operands_crc},
+      {"result_words", recording.results.size()},
+      {"results_crc32",
+       crc32(recording.results.data(), recording.results.size() * sizeof(std::uint32_t))},
+      {"encoding", "byte planes, zlib"},
+  };
+  return header.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + '\n' + payload;
+}
+
+Recording parse_recording(std::string_view bytes, const std::string& origin) {
+  const std::size_t end = bytes.substr(0, kMaxHeaderBytes).find('\n');
+  const auto header = nlohmann::json::parse(bytes.substr(0, end), nullptr, false);
+  if (end == std::string_view::npos || !header.is_object() || !header.contains("format") ||
+      header["format"] != kMagic) {
+    throw RecordingError(fmt::format("{}: not a recording", origin));
+  }
+  Recording recording;
+  std::size_t words = 0;
+  std::uint32_t crc = 0;
+  try {
+    if (const int schema = header.at("schema"); schema != kSchemaVersion) {
+      throw RecordingError(fmt::format("{}: schema {}, and this program reads {}: record again",
+                                       origin, schema, kSchemaVersion));
+    }
+    recording.probe = header.at("probe");
+    recording.device = header.at("device");
+    recording.compute_capability = header.at("compute_capability");
+    recording.driver_version = header.at("driver_version");
+    recording.api = header.at("api");
+    recording.date = header.at("date");
+    recording.generator = header.at("generator");
+    recording.seed = header.at("seed");
+    recording.cases = header.at("cases");
+    recording.ptx_crc = header.at("ptx_crc32");
+    recording.operands_crc = header.at("operands_crc32");
+    words = header.at("result_words");
+    crc = header.at("results_crc32");
+  } catch (const nlohmann::json::exception& e) {
+    throw RecordingError(fmt::format("{}: header: {}", origin, e.what()));
+  }
+  recording.results = decompressed(bytes.substr(end + 1), words, origin);
+  if (crc32(recording.results.data(), words * sizeof(std::uint32_t)) != crc) {
+    throw RecordingError(fmt::format("{}: the checksum of the results is wrong", origin));
+  }
+  return recording;
+}
+
+void save(const Recording& recording, const std::string& path) {
+  const std::string bytes = format_recording(recording);
+  const std::string temporary = path + ".part";
+  {
+    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+    file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    file.close();
+    if (!file) {
+      throw RecordingError(fmt::format("{}: cannot write", temporary));
+    }
+  }
+  std::filesystem::rename(temporary, path);
+}
+
+Recording load(const std::string& path) {
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  std::ifstream file(path, std::ios::binary);
+  if (error || !file) {
+    throw RecordingError(fmt::format("{}: cannot read", path));
+  }
+  if (size > kMaxFileBytes) {
+    throw RecordingError(
+        fmt::format("{}: {} bytes, and no recording has more than {}", path, size, kMaxFileBytes));
+  }
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  return parse_recording(bytes, path);
+}
+
+}  // namespace sagegen::hardware
