@@ -1,0 +1,143 @@
+"""The script as a user runs it, dry: with fakes, and with sagegen's own kernels on the emulator."""
+import os
+import re
+import unittest
+
+from support import FAKES, LIBRARY, SOURCE, BenchTest
+
+needs_library = unittest.skipUnless(LIBRARY, "no libsagegen.so that Python can load in this build")
+
+
+class Cli(BenchTest):
+    def run_dry(self, *arguments, code=0):
+        return self.bench("run", "--dry", "--out", self.path("r.json"), "--contestants", FAKES, "--sagegen",
+                          "/no/such/library", *arguments, code=code)
+
+    def test_a_dry_run_with_fakes(self):
+        out, _ = self.run_dry("--samples", "40", "--sustained", "0.02", code=1)   # some fakes are wrong
+        document = self.json(self.path("r.json"))
+        self.assertIs(document["dry"], True)
+        self.assertIn("DRY RUN", out)
+        status = {(r["contestant"], r["status"]) for r in document["records"]}
+        for expected in (("fake fast", "measured"), ("fake that breaks", "failed"),
+                         ("fake that refuses", "unsupported"), ("fake that refuses", "measured")):
+            self.assertIn(expected, status)
+        self.assertIn("never there", document["unavailable"]["fake that is absent"])
+        for peer in ("sagegen", "cuDNN FP8", "SDPA cuDNN BF16", "SDPA flash BF16", "Triton tutorial FP16",
+                     "FlashAttention-3 FP8", "SageAttention2"):
+            self.assertIn(peer, document["unavailable"])
+        session = document["sessions"][0]
+        self.assertIn("--samples", session["command"])
+        self.assertRegex(session["started"], r"^\d{4}-\d\d-\d\dT")
+        self.assertIn("valid", self.bench("check", self.path("r.json"))[0])
+
+    def test_a_second_run_measures_nothing_again(self):
+        self.run_dry("--only", "fast")
+        before = self.json(self.path("r.json"))["records"]
+        out, _ = self.run_dry("--only", "fast")
+        self.assertEqual(self.json(self.path("r.json"))["records"], before)
+        self.assertNotIn("TFLOPS", out)
+        out, _ = self.run_dry("--only", "fast", "--only", "slow")     # only what is missing
+        self.assertEqual(set(re.findall(r"fake \w+(?= .*TFLOPS)", out)), {"fake slow"})
+
+    def test_a_budget_stops_between_shapes_and_the_next_run_goes_on(self):
+        sizes = []
+        for _ in range(4):
+            out, _ = self.run_dry("--only", "slow", "--budget", "0.001", code=4)
+            self.assertIn("run the same command again", out)
+            sizes.append(len(self.json(self.path("r.json"))["records"]))
+            if sizes[-1] == 3:
+                break
+        self.assertEqual(sizes, [1, 2, 3])
+        self.run_dry("--only", "slow", "--budget", "1000")
+        self.assertEqual(len(self.json(self.path("r.json"))["records"]), 4)
+
+    def test_reports(self):
+        self.run_dry("--only", "fast", "--only", "slow")
+        _, err = self.bench("report", self.path("r.json"), "--out", self.path("report"), code=2)
+        self.assertIn("--allow-dry", err)
+        self.assertFalse(os.path.exists(self.path("report")))
+        self.bench("report", self.path("r.json"), "--out", self.path("report"), "--allow-dry")
+        names = os.listdir(self.path("report"))
+        self.assertIn("report.md", names)
+        self.assertIn("d128_full_burst.svg", names)
+        for name in names:
+            with open(self.path("report", name), encoding="utf-8") as file:
+                self.assertIn("DRY RUN", file.read())
+
+    def test_mistakes(self):
+        for arguments, words in ((("--shapes", "d99"), "d128_full"), (("--only", "nobody"), "fake fast"),
+                                 (("--budget", "0"), "positive"), (("--samples", "1"), "samples"),
+                                 (("--sustained", "-1"), "sustained"),
+                                 (("--contestants", "/nowhere"), "no such directory")):
+            self.assertIn(words, self.run_dry(*arguments, code=2)[1])
+        self.assertIn("nobody to measure", self.run_dry("--only", "absent", code=2)[1])
+        self.assertIn("No such file", self.bench("check", self.path("absent.json"), code=2)[1])
+        self.bench("run", "--dry", code=2)
+
+    def test_a_broken_file_of_contestants_does_not_stop_the_others(self):
+        os.mkdir(self.path("more"))
+        with open(self.path("more", "twice.py"), "w", encoding="utf-8") as file:
+            file.write("from attention.contestant import Contestant\nclass A(Contestant):\n    name = 'fake fast'\n")
+        self.assertIn("two contestants are called fake fast",
+                      self.run_dry("--contestants", self.path("more"), code=2)[1])
+        with open(self.path("more", "twice.py"), "w", encoding="utf-8") as file:
+            file.write("from attention.contestant import Contestant\nclass A(Contestant):\n    name = 'broken'\n"
+                       "    def unavailable(self):\n        raise OSError('lost its library')\n")
+        self.run_dry("--contestants", self.path("more"), "--only", "slow")
+        self.assertIn("lost its library", self.json(self.path("r.json"))["unavailable"]["broken"])
+
+    def test_no_result_of_a_dry_run_is_in_the_repository(self):
+        directory = os.path.join(SOURCE, "tools", "bench", "results")
+        for folder, _, names in os.walk(directory):
+            for name in names:
+                if name.endswith(".json"):
+                    path = os.path.join(folder, name)
+                    self.assertIs(self.json(path)["dry"], False, path)
+                    self.bench("check", path)
+
+
+@needs_library
+class Sagegen(BenchTest):
+    def test_its_kernels_run_on_the_emulator_and_are_accurate(self):
+        self.bench("run", "--dry", "sm_89", "--out", self.path("r.json"), "--sagegen", LIBRARY)
+        records = self.json(self.path("r.json"))["records"]
+        self.assertEqual({r["status"] for r in records}, {"measured"})
+        self.assertEqual({r["precision"] for r in records}, {"INT8 + FP8", "INT8 + FP16"})
+        for record in records:
+            self.assertEqual(set(record["times"]), {"kernel", "quantization", "end_to_end"})
+            self.assertRegex(record["versions"]["libsagegen"], r"^\d+\.\d+\.\d+ sha256:")
+            for figures in (record["accuracy"] or {}).values():
+                self.assertEqual(figures["nan_count"], 0)
+                self.assertLess(figures["relative_l1"], 0.06)   # e4m3 alone costs 0.036
+                self.assertGreater(figures["relative_l1"], 0)
+
+    def test_kernels_of_lower_targets_take_part_if_asked(self):
+        from attention import capi, platform
+        from attention.contestants import sagegen
+        device = capi.Device(capi.Library(LIBRARY), "emulator:sm_89")
+        self.addCleanup(device.close)
+        every, best = sagegen.families(device.kernels())[0], sagegen.best_families(device.kernels())
+        self.assertGreater(len(every), len(best))
+        self.assertTrue(all((64, True) in kernels and (128, False) in kernels for kernels in best.values()))
+        machine = platform.DryPlatform()
+        options = {"sagegen_library": LIBRARY, "all_families": True}
+        self.assertEqual(len(sagegen.Sagegen.variants(machine, options)), len(every))
+
+    def test_kernels_of_a_directory(self):
+        name = next(name for name in os.listdir(os.path.join(SOURCE, "generated", "sm_89"))
+                    if name.startswith("sage_fwd_d64_bf16_none"))
+        for file in os.listdir(os.path.join(SOURCE, "generated", "sm_89")):
+            if "_d64_bf16_" in file and ("fwd" not in file or file == name):
+                os.symlink(os.path.join(SOURCE, "generated", "sm_89", file), self.path(file))
+        self.bench("run", "--dry", "--out", self.path("r.json"), "--sagegen", LIBRARY, "--ptx", self.directory,
+                   "--only", "--ptx", "--shapes", "d64_full", code=2)   # an option is no value
+        self.bench("run", "--dry", "--out", self.path("r.json"), "--sagegen", LIBRARY, "--ptx", self.directory,
+                   "--only=(--ptx)", "--shapes", "d64_full")
+        record, = self.json(self.path("r.json"))["records"]
+        self.assertEqual(record["status"], "measured")
+        self.assertTrue(record["contestant"].endswith("(--ptx)"))
+
+
+if __name__ == "__main__":
+    unittest.main()
