@@ -136,6 +136,23 @@ class CudaDriver final : public DriverApi {
     return Result{cuda_.event_elapsed_time(ms, start, end)};
   }
 
+  Result stream_begin_capture(StreamHandle stream) override {
+    return optional(cuda_.stream_begin_capture, stream, cuda_constant::kCaptureThreadLocal);
+  }
+  Result stream_end_capture(StreamHandle stream, GraphHandle* graph) override {
+    return optional(cuda_.stream_end_capture, stream, graph);
+  }
+  Result graph_destroy(GraphHandle graph) override { return optional(cuda_.graph_destroy, graph); }
+  Result graph_instantiate(GraphExecutableHandle* executable, GraphHandle graph) override {
+    return optional(cuda_.graph_instantiate, executable, graph, 0ull);
+  }
+  Result graph_executable_destroy(GraphExecutableHandle executable) override {
+    return optional(cuda_.graph_exec_destroy, executable);
+  }
+  Result graph_launch(GraphExecutableHandle executable, StreamHandle stream) override {
+    return optional(cuda_.graph_launch, executable, stream);
+  }
+
   std::string result_name(Result result) const override {
     const char* text = nullptr;
     const int value = static_cast<int>(result);
@@ -144,6 +161,11 @@ class CudaDriver final : public DriverApi {
   }
 
  private:
+  template <typename Function, typename... Arguments>
+  static Result optional(Function function, Arguments... arguments) {
+    return function == nullptr ? Result::not_supported : Result{function(arguments...)};
+  }
+
   template <typename Call>
   Result with_device(DeviceOrdinal ordinal, Call call) {
     int device = 0;

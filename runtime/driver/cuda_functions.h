@@ -48,7 +48,14 @@
 #define SAGEGEN_OPTIONAL_CUDA_FUNCTIONS(X)                                                        \
   X(tensor_map_encode_tiled, cuTensorMapEncodeTiled, TensorMap*, int, unsigned, void*,            \
     const std::uint64_t*, const std::uint64_t*, const unsigned*, const unsigned*, int, int, int,  \
-    int)
+    int)                                                                                          \
+  X(stream_begin_capture, cuStreamBeginCapture_v2, StreamHandle, int)                             \
+  X(stream_end_capture, cuStreamEndCapture, StreamHandle, GraphHandle*)                           \
+  X(graph_destroy, cuGraphDestroy, GraphHandle)                                                   \
+  X(graph_instantiate, cuGraphInstantiateWithFlags, GraphExecutableHandle*, GraphHandle,          \
+    unsigned long long)                                                                           \
+  X(graph_exec_destroy, cuGraphExecDestroy, GraphExecutableHandle)                                \
+  X(graph_launch, cuGraphLaunch, GraphExecutableHandle, StreamHandle)
 // clang-format on
 
 namespace sagegen::runtime {
@@ -69,6 +76,7 @@ inline constexpr int kJitErrorLogBufferBytes = 6;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventDefault = 0;  // with timing
 inline constexpr int kTensorMapInterleaveNone = 0;
+inline constexpr int kCaptureThreadLocal = 1;
 }  // namespace cuda_constant
 
 }  // namespace sagegen::runtime

@@ -174,6 +174,15 @@ TEST_CASE("every call reaches its symbol with its arguments in order") {
       "event_elapsed 0x71 0x72\n");
   CHECK(milliseconds == 2.5f);
   returns_and_logs(driver->event_destroy(event), "event_destroy 0x50\n");
+
+  returns_and_logs(driver->stream_begin_capture(stream), "begin_capture 0x63 1\n");  // thread-local
+  GraphHandle graph = nullptr;
+  returns_and_logs(driver->stream_end_capture(stream, &graph), "end_capture 0x63\n");
+  GraphExecutableHandle executable = nullptr;
+  returns_and_logs(driver->graph_instantiate(&executable, graph), "graph_instantiate 0x60 0\n");
+  returns_and_logs(driver->graph_destroy(graph), "graph_destroy 0x60\n");
+  returns_and_logs(driver->graph_launch(executable, stream), "graph_launch 0x61 0x63\n");
+  returns_and_logs(driver->graph_executable_destroy(executable), "graph_exec_destroy 0x61\n");
 }
 
 TEST_CASE("a driver without tensor maps is used without them") {
@@ -183,6 +192,20 @@ TEST_CASE("a driver without tensor maps is used without them") {
   REQUIRE(driver != nullptr);
   TensorMap map;
   CHECK(driver->tensor_map_encode_tiled(&map, {}) == Result::not_supported);
+}
+
+TEST_CASE("a driver without graphs is used without them") {
+  std::string why;
+  const std::shared_ptr<DriverApi> driver = load_cuda_library(FAKE_LIBCUDA_WITHOUT_GRAPHS, &why);
+  REQUIRE(driver != nullptr);
+  GraphHandle graph = nullptr;
+  GraphExecutableHandle executable = nullptr;
+  CHECK(driver->stream_begin_capture(nullptr) == Result::not_supported);
+  CHECK(driver->stream_end_capture(nullptr, &graph) == Result::not_supported);
+  CHECK(driver->graph_instantiate(&executable, graph) == Result::not_supported);
+  CHECK(driver->graph_launch(executable, nullptr) == Result::not_supported);
+  CHECK(driver->graph_destroy(graph) == Result::not_supported);
+  CHECK(driver->graph_executable_destroy(executable) == Result::not_supported);
 }
 
 TEST_CASE("results have the driver's names, and the log of a failed module survives") {

@@ -97,6 +97,7 @@ static_assert(kSameValue<TensorMapPromotion::l2_256, CU_TENSOR_MAP_L2_PROMOTION_
 static_assert(kSameValue<TensorMapFill::zeros, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE>);
 static_assert(kSameValue<TensorMapFill::nan, CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA>);
 static_assert(kSameValue<cuda_constant::kTensorMapInterleaveNone, CU_TENSOR_MAP_INTERLEAVE_NONE>);
+static_assert(kSameValue<cuda_constant::kCaptureThreadLocal, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL>);
 
 }  // namespace
 

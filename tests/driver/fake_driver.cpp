@@ -341,6 +341,41 @@ Result FakeDriver::event_elapsed_ms(float* ms, EventHandle start, EventHandle en
   return require("event", number(end));
 }
 
+// Launches of a captured stream are recorded like others; replays are not.
+Result FakeDriver::stream_begin_capture(StreamHandle stream) {
+  FAKE_BEGIN("cuStreamBeginCapture", Needs::context);
+  return require("stream", number(stream));
+}
+
+Result FakeDriver::stream_end_capture(StreamHandle stream, GraphHandle* graph) {
+  FAKE_BEGIN("cuStreamEndCapture", Needs::context);
+  *graph = reinterpret_cast<GraphHandle>(give("graph"));
+  return require("stream", number(stream));
+}
+
+Result FakeDriver::graph_destroy(GraphHandle graph) {
+  FAKE_BEGIN("cuGraphDestroy", Needs::context);
+  return forget("graph", number(graph));
+}
+
+Result FakeDriver::graph_instantiate(GraphExecutableHandle* executable, GraphHandle graph) {
+  FAKE_BEGIN("cuGraphInstantiateWithFlags", Needs::context);
+  *executable = reinterpret_cast<GraphExecutableHandle>(give("executable graph"));
+  return require("graph", number(graph));
+}
+
+Result FakeDriver::graph_executable_destroy(GraphExecutableHandle executable) {
+  FAKE_BEGIN("cuGraphExecDestroy", Needs::context);
+  return forget("executable graph", number(executable));
+}
+
+Result FakeDriver::graph_launch(GraphExecutableHandle executable, StreamHandle stream) {
+  FAKE_BEGIN("cuGraphLaunch", Needs::context);
+  if (const Result known = require("stream", number(stream)); known != Result::success)
+    return known;
+  return require("executable graph", number(executable));
+}
+
 #undef FAKE_BEGIN
 
 std::string FakeDriver::result_name(Result result) const {

@@ -89,6 +89,12 @@ class FakeDriver final : public DriverApi {
   Result event_record(EventHandle event, StreamHandle stream) override;
   Result event_synchronize(EventHandle event) override;
   Result event_elapsed_ms(float* ms, EventHandle start, EventHandle end) override;
+  Result stream_begin_capture(StreamHandle stream) override;
+  Result stream_end_capture(StreamHandle stream, GraphHandle* graph) override;
+  Result graph_destroy(GraphHandle graph) override;
+  Result graph_instantiate(GraphExecutableHandle* executable, GraphHandle graph) override;
+  Result graph_executable_destroy(GraphExecutableHandle executable) override;
+  Result graph_launch(GraphExecutableHandle executable, StreamHandle stream) override;
   std::string result_name(Result result) const override;
 
  private:

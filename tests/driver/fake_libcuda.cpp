@@ -3,6 +3,7 @@
 // ones:
 //   FAKE_WITHOUT_MEMSET   lacks cuMemsetD8Async
 //   FAKE_WITHOUT_TENSOR_MAP   lacks cuTensorMapEncodeTiled, as drivers before CUDA 12.0
+//   FAKE_WITHOUT_GRAPHS   lacks the functions of graphs
 //   FAKE_INIT_RESULT=N    cuInit fails with N
 //   FAKE_DEVICE_COUNT=N   number of devices
 // Every call is appended to a log that the test reads through fake_libcuda_log().
@@ -173,6 +174,24 @@ int cuStreamCreate(void** stream, unsigned flags) {
 }
 int cuStreamDestroy_v2(void* stream) { return logged("stream_destroy %#lx", number(stream)); }
 int cuStreamSynchronize(void* stream) { return logged("stream_synchronize %#lx", number(stream)); }
+#ifndef FAKE_WITHOUT_GRAPHS
+int cuStreamBeginCapture_v2(void* stream, int mode) {
+  return logged("begin_capture %#lx %d", number(stream), mode);
+}
+int cuStreamEndCapture(void* stream, void** graph) {
+  *graph = reinterpret_cast<void*>(0x60);
+  return logged("end_capture %#lx", number(stream));
+}
+int cuGraphDestroy(void* graph) { return logged("graph_destroy %#lx", number(graph)); }
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags) {
+  *executable = reinterpret_cast<void*>(0x61);
+  return logged("graph_instantiate %#lx %llu", number(graph), flags);
+}
+int cuGraphExecDestroy(void* executable) { return logged("graph_exec_destroy %#lx", number(executable)); }
+int cuGraphLaunch(void* executable, void* stream) {
+  return logged("graph_launch %#lx %#lx", number(executable), number(stream));
+}
+#endif
 int cuEventCreate(void** event, unsigned flags) {
   *event = reinterpret_cast<void*>(0x50);
   return logged("event_create %u", flags);

@@ -691,5 +691,11 @@ TEST_CASE("tensor maps are refused with a reason until the emulator models them"
   CHECK_THAT(on.api->last_error_detail(), Contains("bulk tensor copies"));
 }
 
+TEST_CASE("streams are not captured, and the driver says so") {
+  const OnDevice on(EmulatorProfile::sm_90);
+  CHECK(on.api->stream_begin_capture(nullptr) == Result::not_supported);
+  CHECK_THAT(on.api->last_error_detail(), Contains("does not capture"));
+}
+
 }  // namespace
 }  // namespace sagegen::runtime

@@ -354,6 +354,14 @@ class Driver final : public EmulatorDriver {
     });
   }
 
+  // ---- graphs ----
+  Result stream_begin_capture(StreamHandle) override { return no_graphs(); }
+  Result stream_end_capture(StreamHandle, GraphHandle*) override { return no_graphs(); }
+  Result graph_destroy(GraphHandle) override { return no_graphs(); }
+  Result graph_instantiate(GraphExecutableHandle*, GraphHandle) override { return no_graphs(); }
+  Result graph_executable_destroy(GraphExecutableHandle) override { return no_graphs(); }
+  Result graph_launch(GraphExecutableHandle, StreamHandle) override { return no_graphs(); }
+
   // ---- streams and events. Everything is done when a call returns, so nothing ever waits. ----
   Result stream_create(StreamHandle* stream) override {
     return in_context([&](const std::shared_ptr<Context>& context) {
@@ -413,6 +421,12 @@ class Driver final : public EmulatorDriver {
   }
 
  private:
+  Result no_graphs() {
+    return in_context([&](const std::shared_ptr<Context>&) {
+      return fail(Result::not_supported, "the emulator does not capture graphs");
+    });
+  }
+
   // Every entry point goes through here: a failure keeps its detail for the calling thread, and nothing
   // is thrown at the caller.
   template <typename Body>

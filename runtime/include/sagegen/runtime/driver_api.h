@@ -22,11 +22,15 @@ struct ModuleTag;
 struct FunctionTag;
 struct StreamTag;
 struct EventTag;
+struct GraphTag;
+struct GraphExecutableTag;
 using ContextHandle = ContextTag*;
 using ModuleHandle = ModuleTag*;
 using FunctionHandle = FunctionTag*;
 using StreamHandle = StreamTag*;    // nullptr: the default stream
 using EventHandle = EventTag*;
+using GraphHandle = GraphTag*;
+using GraphExecutableHandle = GraphExecutableTag*;
 
 // The CUresult values that sagegen tells apart; any other value is passed through.
 enum class Result : int {
@@ -124,7 +128,7 @@ class DriverApi {
   virtual Result get_current(ContextHandle* context) = 0;
   virtual Result context_synchronize() = 0;
 
-  // ptx: NUL-terminated text. log: receives the JIT's messages, also on success.
+  // ptx: NUL-terminated text, or with the real driver a cubin. log: receives the JIT's messages, also on success.
   virtual Result module_load(ModuleHandle* module, const char* ptx, std::string* log) = 0;
   virtual Result module_unload(ModuleHandle module) = 0;
   virtual Result module_function(FunctionHandle* function, ModuleHandle module, const char* name) = 0;
@@ -151,6 +155,15 @@ class DriverApi {
   virtual Result event_record(EventHandle event, StreamHandle stream) = 0;
   virtual Result event_synchronize(EventHandle event) = 0;
   virtual Result event_elapsed_ms(float* ms, EventHandle start, EventHandle end) = 0;
+
+  // Graphs of what a stream was given between begin and end, in thread-local capture mode. not_supported: the
+  // emulator, or a driver older than CUDA 11.4.
+  virtual Result stream_begin_capture(StreamHandle stream) = 0;
+  virtual Result stream_end_capture(StreamHandle stream, GraphHandle* graph) = 0;
+  virtual Result graph_destroy(GraphHandle graph) = 0;
+  virtual Result graph_instantiate(GraphExecutableHandle* executable, GraphHandle graph) = 0;
+  virtual Result graph_executable_destroy(GraphExecutableHandle executable) = 0;
+  virtual Result graph_launch(GraphExecutableHandle executable, StreamHandle stream) = 0;
 
   // "CUDA_ERROR_ILLEGAL_ADDRESS"; "unknown result 1234" if the driver does not know it.
   virtual std::string result_name(Result result) const = 0;
