@@ -82,7 +82,7 @@ struct BoxProbe {
   TensorMapFill fill = TensorMapFill::zeros;
 };
 
-constexpr int kBoxCases = 48;
+constexpr int kBoxCases = 24;
 
 // The tensor of all cases: as many bytes per case as fit, and the cases as its outermost dimension.
 TensorMapLayout tensor_of(const BoxProbe& box, std::uint64_t case_pitch) {

@@ -1,4 +1,5 @@
-// Probes of conversions, special functions, f32 arithmetic and data exchange between lanes.
+// Probes of special functions, f32 and f16 arithmetic and data exchange between lanes, and what all scalar probes
+// share.
 #include <fmt/format.h>
 
 #include <bit>
@@ -6,7 +7,6 @@
 #include "tools/hardware/probe_list.h"
 
 namespace sagegen::hardware {
-namespace {
 
 // f32 operands worth asking about: uniform bits, moderate values, and the edges of the format.
 std::uint32_t f32_operand(Random& random) {
@@ -41,31 +41,6 @@ void all_halves(int index, Random&, Words& words) {
     words[kLanes + lane] = (first + 2) | ((first + 3) << 16);
   }
 }
-constexpr int kAllHalves = 0x10000 / (4 * kLanes);
-
-// Around every boundary of a format with `fraction_bits`, per pair of f32 words: below, on and above a tie.
-auto near_ties(int fraction_bits, int lowest_exponent, int exponents) {
-  return [=](int, Random& random, Words& words) {
-    for (std::uint32_t& word : words) {
-      if (random.below(8) == 0) {
-        word = f32_operand(random);
-        continue;
-      }
-      const auto field =
-          static_cast<std::uint32_t>(127 + lowest_exponent + random.below(exponents));
-      const int drop = 23 - fraction_bits;
-      const std::uint32_t kept = (random.word() & 0x7fffffu) >> drop << drop;
-      const std::uint32_t tie = random.below(4) == 0 ? 0u : 1u << (drop - 1);
-      const auto nudge = static_cast<std::uint32_t>(random.below(3) - 1);
-      word = ((random.word() & 0x80000000u) | (field << 23) | kept | tie) + nudge;
-    }
-  };
-}
-
-struct Unary {
-  const char* name;
-  const char* instruction;  // with %out0 and %in0
-};
 
 Probe simple(const std::string& name, const std::string& what, int inputs, int outputs, int cases,
              std::string body, std::function<void(int, Random&, Words&)> fill) {
@@ -101,10 +76,7 @@ Probe f32_arithmetic(const std::string& instruction, int inputs) {
   return simple(name, instruction, inputs, 1, 128, body + ";\n", f32_operands);
 }
 
-Probe conversion(const std::string& name, const std::string& what, int inputs, int cases,
-                 std::string body, std::function<void(int, Random&, Words&)> fill) {
-  return simple(name, what, inputs, 1, cases, std::move(body), std::move(fill));
-}
+namespace {
 
 Probe special_function(const std::string& instruction, Tolerance tolerance,
                        std::function<void(int, Random&, Words&)> fill) {
@@ -158,6 +130,21 @@ void positive_operands(int index, Random& random, Words& words) {
   }
 }
 
+// Arguments close together over one period: one in every 2^-17 of [0, 1), mapped by `argument`.
+Probe dense(Probe probe, float (*argument)(float)) {
+  constexpr int kArguments = 1 << 17;
+  probe.name += "_dense";
+  probe.cases = kArguments / kLanes;
+  probe.fill = [argument](int index, Random& random, Words& words) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int step = (index * kLanes + lane) << 6 | random.below(64);
+      words[static_cast<std::size_t>(lane)] =
+          std::bit_cast<std::uint32_t>(argument(static_cast<float>(step) * 0x1p-23f));
+    }
+  };
+  return probe;
+}
+
 Probe shuffle(const char* mode) {
   // in0: value, in1: the lane operand, in2: clamp and segment mask, one value for the warp.
   Probe probe = simple(fmt::format("shfl_{}", mode),
@@ -182,68 +169,6 @@ Probe shuffle(const char* mode) {
   return probe;
 }
 
-void add_conversions(std::vector<Probe>& probes) {
-  const std::string unpack =
-      "\tcvt.rn.satfinite.{0}x2.f16x2 %h0, %in0;\n"
-      "\tcvt.rn.satfinite.{0}x2.f16x2 %h1, %in1;\n"
-      "\tmov.b32 %out0, {{%h0, %h1}};\n";
-  for (const char* type : {"e4m3", "e5m2"}) {
-    probes.push_back(
-        on_device(conversion(fmt::format("cvt_{}x2_f16x2_all", type),
-                             fmt::format("cvt.rn.satfinite.{}x2.f16x2 of all 65536 f16", type), 2,
-                             kAllHalves, fmt::format(fmt::runtime(unpack), type), all_halves),
-                  89, 81));
-    probes.push_back(on_device(
-        conversion(fmt::format("cvt_{}x2_f32", type),
-                   fmt::format("cvt.rn.satfinite.{}x2.f32", type), 2, 256,
-                   fmt::format("\tcvt.rn.satfinite.{}x2.f32 %h0, %in0, %in1;\n"
-                               "\tcvt.u32.u16 %out0, %h0;\n",
-                               type),
-                   *type == 'e' && type[1] == '4' ? near_ties(3, -12, 22) : near_ties(2, -19, 36)),
-        89, 81));
-    Probe back = on_device(
-        simple(fmt::format("cvt_f16x2_{}x2_all", type),
-               fmt::format("cvt.rn.f16x2.{}x2 of all pairs", type), 1, 2, 0x10000 / (2 * kLanes),
-               fmt::format("\tmov.b32 {{%h0, %h1}}, %in0;\n"
-                           "\tcvt.rn.f16x2.{0}x2 %out0, %h0;\n"
-                           "\tcvt.rn.f16x2.{0}x2 %out1, %h1;\n",
-                           type),
-               nullptr),
-        89, 81);
-    back.cases =
-        256 / (2 * kLanes) * 2;  // each byte value in each half, paired with its complement
-    back.fill = [](int index, Random&, Words& words) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const auto value = static_cast<std::uint32_t>((index * kLanes + lane) & 0xff);
-        words[lane] =
-            value | ((value ^ 0xffu) << 8) | ((value ^ 0x5au) << 16) | ((value ^ 0xa5u) << 24);
-      }
-    };
-    probes.push_back(back);
-  }
-  probes.push_back(conversion("cvt_f32_f16_all", "cvt.f32.f16 of all 65536 f16, as two words each",
-                              1, 2048,
-                              "\tmov.b32 {%h0, %h1}, %in0;\n"
-                              "\tcvt.f32.f16 %out0, %h0;\n",
-                              [](int index, Random&, Words& words) {
-                                for (int lane = 0; lane < kLanes; ++lane) {
-                                  words[lane] = static_cast<std::uint32_t>(index * kLanes + lane);
-                                }
-                              }));
-  probes.push_back(conversion("cvt_rn_f16_f32", "cvt.rn.f16.f32", 1, 256,
-                              "\tcvt.rn.f16.f32 %h0, %in0;\n\tcvt.u32.u16 %out0, %h0;\n",
-                              near_ties(10, -27, 45)));
-  probes.push_back(conversion("cvt_rn_f16x2_f32", "cvt.rn.f16x2.f32", 2, 128,
-                              "\tcvt.rn.f16x2.f32 %out0, %in0, %in1;\n", near_ties(10, -27, 45)));
-  probes.push_back(conversion("cvt_rn_bf16x2_f32", "cvt.rn.bf16x2.f32", 2, 128,
-                              "\tcvt.rn.bf16x2.f32 %out0, %in0, %in1;\n", near_ties(7, -126, 253)));
-  for (const char* rounding : {"rni", "rzi"}) {
-    probes.push_back(f32_arithmetic(fmt::format("cvt.{}.s32.f32", rounding), 1));
-  }
-  probes.push_back(f32_arithmetic("cvt.rn.f32.s32", 1));
-  probes.back().fill = random_words;
-}
-
 void add_special_functions(std::vector<Probe>& probes) {
   // Bounds of the PTX ISA, against a correctly rounded value: half an ulp more than around the exact one.
   const Tolerance ex2{.kind = Tolerance::Kind::f32_ulps, .ulps = 2};
@@ -252,10 +177,14 @@ void add_special_functions(std::vector<Probe>& probes) {
   const Tolerance two{.kind = Tolerance::Kind::f32_ulps, .ulps = 2};
   probes.push_back(special_function("ex2.approx.ftz.f32", ex2, ex2_operands));
   probes.push_back(special_function("ex2.approx.f32", ex2, ex2_operands));
+  probes.push_back(dense(special_function("ex2.approx.ftz.f32", ex2, nullptr),
+                         [](float unit) { return -unit; }));
   probes.push_back(special_function("lg2.approx.ftz.f32", lg2, positive_operands));
   probes.push_back(special_function("lg2.approx.f32", lg2, positive_operands));
   probes.push_back(special_function("rcp.approx.ftz.f32", one, positive_operands));
   probes.push_back(special_function("rcp.approx.f32", one, positive_operands));
+  probes.push_back(dense(special_function("rcp.approx.ftz.f32", one, nullptr),
+                         [](float unit) { return 1.0f + unit; }));
   probes.push_back(special_function("rsqrt.approx.ftz.f32", two, positive_operands));
   probes.push_back(special_function("sqrt.approx.ftz.f32", two, positive_operands));
   // Packed forms: relative errors of 2^-9.9 and 2^-7, in units of the last place.
@@ -274,7 +203,6 @@ void add_special_functions(std::vector<Probe>& probes) {
 }  // namespace
 
 void add_scalar_probes(std::vector<Probe>& probes) {
-  add_conversions(probes);
   add_special_functions(probes);
   for (const char* instruction :
        {"add.rn.f32", "sub.rn.f32", "mul.rn.f32", "min.f32", "max.f32", "add.rn.ftz.f32",
@@ -331,6 +259,7 @@ const std::vector<Probe>& all_probes() {
     add_matrix_probes(list);
     add_wgmma_probes(list);
     add_bulk_copy_probes(list);
+    add_conversion_probes(list);
     add_scalar_probes(list);
     return list;
   }();

@@ -296,7 +296,7 @@ void add_wgmma_probes(std::vector<Probe>& probes) {
     }
   }
   for (const int n : {64, 128, 136, 256}) {
-    probes.push_back(wgmma({.format = &kE4M3, .n = n, .swizzle = Swizzle::span_128}, 2048 / n));
+    probes.push_back(wgmma({.format = &kE4M3, .n = n, .swizzle = Swizzle::span_128}, 1024 / n));
   }
   probes.push_back(
       wgmma({.format = &kE4M3, .n = 64, .a = AFrom::shared, .swizzle = Swizzle::span_128}, 16));
