@@ -1,0 +1,85 @@
+// Micro-benchmarks of compute capability 9.0, for machines with a GPU and no toolkit:
+//   sagegen-micro list
+//   sagegen-micro run --device cuda:0 --out FILE.json [--cubin DIR] [--only NAME]...
+//   sagegen-micro run --device emulator:sm_90 --out FILE.json     results only, no times
+//   sagegen-micro ptx --out DIR      every kernel; `ptxas -arch=sm_90a NAME.ptx -o NAME.cubin` for --cubin
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+
+#include "tools/bench/micro/micro.h"
+
+namespace {
+
+using namespace sagegen::micro;
+
+constexpr int kExitProblems = 1;
+
+void print_list() {
+  for (const Benchmark& benchmark : all_benchmarks()) {
+    fmt::print("{:28} {}{}\n", benchmark.name, benchmark.what,
+               benchmark.not_emulated.empty() ? "" : " (not in a dry run)");
+  }
+}
+
+void write_ptx(const std::string& directory) {
+  std::filesystem::create_directories(directory);
+  int count = 0;
+  for (const Benchmark& benchmark : all_benchmarks()) {
+    for (const Program& program : benchmark.programs) {
+      const std::string path = fmt::format("{}/{}.ptx", directory, program.name);
+      std::ofstream file(path, std::ios::binary | std::ios::trunc);
+      file << program.ptx;
+      file.close();
+      if (!file) throw std::runtime_error(fmt::format("{}: cannot be written", path));
+      ++count;
+    }
+  }
+  fmt::print("{} kernels in {}\n", count, directory);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Micro-benchmarks of compute capability 9.0"};
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::help);
+
+  const CLI::App* list_command = app.add_subcommand("list", "names and what they measure");
+
+  RunOptions options;
+  CLI::App* run_command = app.add_subcommand("run", "measure, and write a report");
+  run_command->add_option("--device", options.device, "cuda:N, or emulator:sm_90 for a dry run")
+      ->capture_default_str();
+  run_command
+      ->add_option("--out", options.out, "report; a run that was cut off goes on from its report")
+      ->required();
+  run_command->add_option("--only", options.only, "only this benchmark; may be repeated");
+  run_command
+      ->add_option("--cubin", options.session.cubins,
+                   "directory of NAME.cubin files that are loaded in place of the PTX")
+      ->check(CLI::ExistingDirectory);
+  run_command->add_option("--seconds-load", options.session.load_seconds, "of the runs under load")
+      ->check(CLI::Range(0.1, 30.0))
+      ->capture_default_str();
+
+  std::string directory;
+  CLI::App* ptx_command = app.add_subcommand("ptx", "write every kernel's PTX");
+  ptx_command->add_option("--out", directory, "directory; made if missing")->required();
+  CLI11_PARSE(app, argc, argv);
+  options.command = fmt::format("{}", fmt::join(argv + 1, argv + argc, " "));
+  try {
+    if (list_command->parsed()) print_list();
+    if (ptx_command->parsed()) write_ptx(directory);
+    if (run_command->parsed()) return run_benchmarks(options) == 0 ? 0 : kExitProblems;
+    return 0;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "sagegen-micro: {}\n", e.what());
+    return kExitProblems;
+  }
+}
