@@ -3,23 +3,21 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
+#include <vector>
 
 #include "generator/codegen/live_ranges.h"
 #include "generator/codegen/target_machine.h"
 #include "generator/dsl/impl.h"
-#include "llvm/Analysis/AliasAnalysis.h"
 #include "llvm/Config/llvm-config.h"
+#include "llvm/IR/Dominators.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Verifier.h"
 #include "llvm/PassInfo.h"
 #include "llvm/PassRegistry.h"
-#include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/raw_ostream.h"
-#include "llvm/Transforms/Scalar/EarlyCSE.h"
-#include "llvm/Transforms/Scalar/LICM.h"
-#include "llvm/Transforms/Scalar/LoopPassManager.h"
-#include "llvm/Transforms/Scalar/SimplifyCFG.h"
-#include "llvm/Transforms/Utils/Mem2Reg.h"
+#include "llvm/Transforms/Utils/Local.h"
+#include "llvm/Transforms/Utils/PromoteMemToReg.h"
 #include "sagegen/error.h"
 
 namespace sagegen::codegen {
@@ -27,26 +25,21 @@ namespace {
 
 using Impl = dsl::KernelBuilder::Impl;
 
-void verify(const Impl& impl, const char* when) {
+void verify(const Impl& impl) {
   std::string report;
   llvm::raw_string_ostream stream(report);
   if (llvm::verifyModule(*impl.module, &stream)) {
-    throw CodegenError("kernel " + impl.function->getName().str() + " is not valid LLVM IR " +
-                       when + ": " + report);
+    throw CodegenError("kernel " + impl.function->getName().str() +
+                       " is not valid LLVM IR: " + report);
   }
 }
 
-llvm::FunctionPassManager pipeline() {
-  llvm::FunctionPassManager passes;
-  passes.addPass(llvm::PromotePass());
-  passes.addPass(llvm::EarlyCSEPass());
-  passes.addPass(llvm::SimplifyCFGPass());
-  // Without speculation: what a template computes inside a branch stays there.
-  llvm::LICMOptions hoisting;
-  hoisting.AllowSpeculation = false;
-  passes.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(hoisting),
-                                                       /*UseMemorySSA=*/true));
-  return passes;
+std::vector<llvm::AllocaInst*> slots_of(llvm::Function& function) {
+  std::vector<llvm::AllocaInst*> slots;
+  for (llvm::Instruction& instruction : function.getEntryBlock()) {
+    if (auto* slot = llvm::dyn_cast<llvm::AllocaInst>(&instruction)) slots.push_back(slot);
+  }
+  return slots;
 }
 
 // The passes that LLVM's code generator asks for, without those that would optimize once more: they cost
@@ -96,10 +89,20 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
   llvm::legacy::PassManager passes_;
 };
 
+// What nobody uses would cost as much time in instruction selection as what somebody does.
+void remove_unused(llvm::Function& function) {
+  llvm::SmallVector<llvm::WeakTrackingVH> unused;
+  for (llvm::Instruction& instruction : llvm::instructions(function)) {
+    if (llvm::isInstructionTriviallyDead(&instruction)) unused.push_back(&instruction);
+  }
+  llvm::RecursivelyDeleteTriviallyDeadInstructions(unused);
+}
+
 }  // namespace
 
 std::string ir_text(dsl::KernelBuilder& k) {
   k.impl().finish();
+  verify(k.impl());
   std::string text;
   llvm::raw_string_ostream stream(text);
   k.impl().module->print(stream, nullptr);
@@ -109,23 +112,12 @@ std::string ir_text(dsl::KernelBuilder& k) {
 void optimize(dsl::KernelBuilder& k) {
   Impl& impl = k.impl();
   impl.finish();
-  verify(impl, "as built");
-  const auto machine = target_machine(impl.info);
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager components;
-  llvm::ModuleAnalysisManager modules;
-  llvm::PassBuilder builder(machine.get());
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(components);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, components, modules);
-  pipeline().run(*impl.function, functions);
-  recompute_behind_loops(*impl.function,
-                         functions.getResult<llvm::DominatorTreeAnalysis>(*impl.function));
+  llvm::removeUnreachableBlocks(*impl.function);
+  llvm::DominatorTree dominators(*impl.function);
+  llvm::PromoteMemToReg(slots_of(*impl.function), dominators);
+  remove_unused(*impl.function);
+  recompute_behind_loops(*impl.function, dominators);
   keep_constant_offsets_at_uses(*impl.function);
-  verify(impl, "after optimization");
 }
 
 std::string print_ptx(dsl::KernelBuilder& k) {

@@ -1,4 +1,4 @@
-// From a built kernel to PTX text: verify, optimize, print. The only place that knows LLVM's passes and
+// From a built kernel to PTX text: optimize, print. The only place that knows LLVM's passes and
 // the NVPTX target machine.
 #pragma once
 
@@ -8,12 +8,13 @@
 
 namespace sagegen::codegen {
 
-// The kernel's LLVM IR as it stands, for people.
+// The kernel's LLVM IR as it stands, for people. Throws CodegenError if it is not well formed.
 std::string ir_text(dsl::KernelBuilder& k);
 
-// Verifies the kernel and rewrites it: registers instead of slots, common subexpressions once, loop
-// invariants outside. Never unrolls, vectorizes, contracts or reassociates floating point: what the
-// template's author wrote is what runs. Throws CodegenError if the IR is not well formed.
+// Registers instead of slots, short lives for what is computed in front of a loop, and nothing more:
+// common subexpressions, loop invariants and dead code are ptxas's work, and leaving them to it costs no
+// instruction. Never unrolls, vectorizes, contracts or reassociates floating point: what the
+// template's author wrote is what runs.
 void optimize(dsl::KernelBuilder& k);
 
 // Prints an optimized kernel as PTX. The same kernel gives the same bytes.

@@ -108,16 +108,14 @@ void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int thread
   require(threads % row_chunks == 0 && pass_rows % 8 == 0 && from.layout.rows % pass_rows == 0,
           std::to_string(threads) + " threads cannot store rows of " +
               std::to_string(from.layout.row_bytes) + " bytes in whole passes");
-  const I32 row = thread / row_chunks;
   const I32 chunk = thread % row_chunks;
-  const I32 shared_offset = from.layout.offset(row, chunk);
-  GlobalPtr pass_to = to + k.to_i64(row) * row_stride + chunk * kChunkBytes;
-  for (int pass = 0; pass < from.layout.rows / pass_rows; ++pass) {
-    if (pass > 0) pass_to = pass_to + row_stride * static_cast<std::int64_t>(pass_rows);
-    k.if_(row < valid_rows - pass * pass_rows, [&] {
-      k.store_v4(pass_to, k.load_v4(address(from, shared_offset, pass * pass_rows, 0)));
-    });
-  }
+  const GlobalPtr to_chunk = to + chunk * kChunkBytes;
+  const SharedPtr from_tile = from.base + std::int64_t{from.offset};
+  k.for_range(thread / row_chunks, k.min(valid_rows, k.i32(from.layout.rows)), pass_rows,
+              [&](I32 row) {
+                k.store_v4(to_chunk + k.to_i64(row) * row_stride,
+                           k.load_v4(from_tile + from.layout.offset(row, chunk)));
+              });
 }
 
 // ---- operands -------------------------------------------------------------------------------------
@@ -197,9 +195,9 @@ I32& Accumulator::at(int lane_row, int lane_column) {
 }
 
 void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& update) {
-  std::vector<Var<I32>> values;
+  std::vector<Var<F32>> values;
   for (const MmaC& block : blocks_) {
-    for (const I32 value : block) values.push_back(k.var(value));
+    for (const I32 value : block) values.push_back(k.var(k.as_f32(value)));
   }
   const auto each = [&](const auto& visit) {
     for (std::size_t i = 0; i < values.size(); ++i) {
@@ -210,9 +208,11 @@ void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& upda
     }
   };
   k.if_(condition, [&] {
-    each([&](const Var<I32>& value, int row, int column) { value = update(row, column, value); });
+    each([&](const Var<F32>& value, int row, int column) { value = update(row, column, value); });
   });
-  each([&](const Var<I32>& value, int row, int column) { at(row, column) = value; });
+  each([&](const Var<F32>& value, int row, int column) {
+    at(row, column) = k.as_bits(value.get());
+  });
 }
 
 MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step) {

@@ -143,8 +143,8 @@ class Accumulator {
   int lane_rows() const { return 2 * row_blocks_; }
   int lane_columns() const { return 2 * column_blocks_; }
   I32& at(int lane_row, int lane_column);
-  // Under a branch that is the same for the whole warp: replaces every element.
-  using Update = std::function<I32(int lane_row, int lane_column, I32 value)>;
+  // Under a branch that is the same for the whole warp: replaces every element, read as f32.
+  using Update = std::function<F32(int lane_row, int lane_column, F32 value)>;
   void update_if(KernelBuilder& k, Pred condition, const Update& update);
 
   static constexpr int tile_row(int lane_row) { return 8 * lane_row; }

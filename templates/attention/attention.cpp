@@ -30,7 +30,7 @@ constexpr std::int32_t kLargestFoldedScaleBits =
 constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
 constexpr float kSmallestScale = 0x1p-100f;  // a masked score times a scale of 0 would be NaN
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-constexpr std::size_t kUnfinished = 64;  // registers for sums of P V that O has not taken up yet
+constexpr std::size_t kUnfinished = 48;  // registers for sums of P V that O has not taken up yet
 
 class Attention {
  public:
@@ -204,7 +204,7 @@ void Attention::mask_scores(I32 tile) {
   I32 keys_left, diagonal;  // of the lane's first query, from its first key on
   std::vector<I32> visible(scores_.lane_rows());
   scores_.update_if(k_, masked || k_.as_bits(scale) > kLargestFoldedScaleBits,
-                    [&](int row, int column, I32 score) {
+                    [&](int row, int column, F32 score) {
                       if (row == 0 && column == 0) {
                         const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
                         const I32 first_key = tile * plan_.cta_k + 2 * at.lane.quad;
@@ -219,8 +219,7 @@ void Attention::mask_scores(I32 tile) {
                         visible[row] = plan_.causal ? k_.min(keys_left, up_to_diagonal) : keys_left;
                       }
                       const Pred hidden = visible[row] <= Accumulator::tile_column(column);
-                      const F32 scaled = (k_.as_f32(score) - kScoreBias) * scale;
-                      return k_.as_bits(k_.select(hidden, k_.f32(kMasked), scaled));
+                      return k_.select(hidden, k_.f32(kMasked), (score - kScoreBias) * scale);
                     });
   scale_ = scale_left;
   bias_ = bias_left;

@@ -39,7 +39,9 @@ void Kernel::keep(F32 value) {
 std::string ptx_of(Target target, const Build& build, LineInfo line_info) {
   Kernel kernel(target, line_info);
   build(kernel);
+  codegen::ir_text(kernel.k);  // throws if it is not well formed
   codegen::optimize(kernel.k);
+  codegen::ir_text(kernel.k);
   std::string ptx = codegen::print_ptx(kernel.k);
   const std::string complaint = ptxas_complaint(ptx, target);
   if (!complaint.empty()) FAIL(complaint << "\n" << ptx);

