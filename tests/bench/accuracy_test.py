@@ -84,7 +84,8 @@ class Inputs(unittest.TestCase):
         self.assertLess(sum(abs(value) > 6 for value in values) / len(values), 0.002)
 
     def test_rounding_to_bf16_is_to_the_nearest_even(self):
-        for value, expected in ((1.0, 1.0), (1 + 2**-8, 1.0), (1 + 3 * 2**-8, 1 + 2**-6), (-1 - 2**-7, -1 - 2**-7)):
+        for value, expected in ((1.0, 1.0), (1 + 2**-8, 1.0), (1 + 3 * 2**-8, 1 + 2**-6),
+                                (-1 - 2**-7, -1 - 2**-7)):
             self.assertEqual(platform.round_to_bf16(value), expected)
 
 

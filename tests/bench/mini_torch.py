@@ -1,7 +1,7 @@
 """Just enough of PyTorch, in plain Python, to run the peers' code where PyTorch is not installed.
 
-Tensors are contiguous lists of doubles with a dtype that is only a label: nothing is rounded. Names and arguments
-are PyTorch's; where PyTorch is installed the same tests run on it.
+Tensors are contiguous lists of doubles with a dtype that is only a label: nothing is rounded. Names and
+arguments are PyTorch's; where PyTorch is installed the same tests run on it.
 """
 import contextlib
 import itertools
@@ -154,8 +154,8 @@ def _sdpa_kernel(backend):
 
 def install(sdpa):
     """Makes `import torch` find this module. sdpa: what scaled_dot_product_attention does."""
-    modules = {name: types.ModuleType(name) for name in ("torch.nn", "torch.nn.functional", "torch.nn.attention",
-                                                         "torch.backends", "torch.backends.cudnn")}
+    names = ("nn", "nn.functional", "nn.attention", "backends", "backends.cudnn")
+    modules = {f"torch.{name}": types.ModuleType(name) for name in names}
     modules["torch"] = sys.modules[__name__]
     modules["torch.nn.functional"].scaled_dot_product_attention = sdpa
     modules["torch.nn.functional"].pad = _pad

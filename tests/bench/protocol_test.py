@@ -1,10 +1,14 @@
-"""Who is timed when, which samples count, and what becomes of contestants that fail. On fakes and a fake clock."""
+"""Who is timed when, which samples count, and what becomes of contestants that fail; on fakes and a fake
+clock.
+"""
 import unittest
+import weakref
 from dataclasses import replace
 
 from support import TINY, TINY_CAUSAL, TINY_GQA, BenchTest, fakes
 
-from attention import platform, protocol, shapes, stats
+from attention import contestant, platform, protocol, shapes, stats
+from attention.platform import DryTensor
 
 FULL = protocol.Protocol(sustained_seconds=0.1)
 SHORT = protocol.Protocol(warmups=1, samples=4, min_samples=2, sustained_seconds=0)
@@ -135,7 +139,8 @@ class Clocks(BenchTest):
         machine = self.Drifting()
         machine.slow = lambda look: look in (6, 20)     # two of the 100 rounds of four looks
         _, fake = fakes(machine)
-        records, _ = measure(machine, [fake["slow"], fake["wrong output"]], rules=replace(FULL, sustained_seconds=0))
+        records, _ = measure(machine, [fake["slow"], fake["wrong output"]],
+                             rules=replace(FULL, sustained_seconds=0))
         for name in ("fake slow", "fake with wrong output"):
             burst = records[name]["times"]["kernel"]["burst"]
             self.assertEqual((burst["samples"], burst["discarded"]), (98, 2))
@@ -208,6 +213,41 @@ class Failures(BenchTest):
         self.assertTrue(measure(machine, [fake["slow"]], rules=SHORT)[0]["fake slow"]["graph"])
         beyond = replace(SHORT, graph_up_to=TINY.q_len - 1)
         self.assertFalse(measure(machine, [fake["slow"]], rules=beyond)[0]["fake slow"]["graph"])
+
+    def test_memory_that_a_graph_reads_is_not_given_away(self):
+        """Quantizing again replaces the codes; the kernel's graph goes on reading those it was captured with."""
+        class Codes:
+            pass
+        made = []
+
+        class Requantizing(contestant.Call):
+            def __init__(self):
+                self.quantize()
+
+            def quantize(self):
+                self.codes = Codes()
+                made.append(weakref.ref(self.codes))
+
+            def attend(self):
+                codes.append(weakref.ref(self.codes))
+
+            def end_to_end(self):
+                self.quantize()
+
+            def output(self):
+                return DryTensor((1, 2, 6, 8), [0.0] * 96)
+
+        codes = []
+        machine, fake = fakes()
+        dead_during = []
+        fake["slow"].prepare = lambda shape, inputs: Requantizing()
+        machine.burst = lambda function: dead_during.extend(
+            one for one in captured if one() is None) or platform.Sample(1.0)
+        captured = []
+        machine.graph = lambda function: (function(), captured.extend(codes[-1:])) and function
+        measure(machine, [fake["slow"]], rules=SHORT)
+        self.assertTrue(captured)
+        self.assertEqual(dead_during, [])
 
     def test_impossible_protocols_are_refused(self):
         for wrong in ({"warmups": 0}, {"samples": 10}, {"input_sets": 0}, {"burst_seconds": 0},

@@ -190,7 +190,8 @@ class Plots(unittest.TestCase):
         self.assertLess(x0, x3)                                  # 1k, 2k, 4k in equal steps
         self.assertAlmostEqual(x3 - x0, x1 - x3, delta=0.2)
         self.assertEqual(x0, x2)
-        self.assertAlmostEqual((y0 - y2) / (y0 - y1), 3.0, delta=0.01)   # 100 to 400 is three times 100 to 200
+        # From 100 to 400 it is three times as far as from 100 to 200.
+        self.assertAlmostEqual((y0 - y2) / (y0 - y1), 3.0, delta=0.01)
         words = [element.text for element in root.iter(f"{space}text")]
         for expected in ("a & b", "c", "t < u", "1k", "2k", "4k", "500"):
             self.assertIn(expected, words)
@@ -199,7 +200,8 @@ class Plots(unittest.TestCase):
         series = {f"contestant {i}": [(1024, 500.0 + i / 100), (2048, 500.0 + i / 100)] for i in range(12)}
         text = svg.line_plot(series, title="", subtitle="", x_label="", y_label="")
         root = xml.etree.ElementTree.fromstring(text)
-        ys = sorted(float(element.get("y")) for element in root.iter() if (element.text or "").startswith("contestant"))
+        ys = sorted(float(element.get("y")) for element in root.iter()
+                    if (element.text or "").startswith("contestant"))
         self.assertEqual(len(ys), 12)
         self.assertGreaterEqual(min(b - a for a, b in zip(ys, ys[1:])), svg.LABEL_HEIGHT - 0.11)
         self.assertLess(ys[-1], svg.HEIGHT)

@@ -1,6 +1,6 @@
-"""Stand-ins for the peers' libraries, with the names and arguments that their public documentation gives. They
-compute attention in double precision from whatever codes and scales they are handed, so that a scale in the wrong
-place is a wrong output. Anything that the real library would refuse is an error here.
+"""Stand-ins for the peers' libraries, with the names and arguments that their public documentation gives.
+They compute attention in double precision from whatever codes and scales they are handed, so that a scale in
+the wrong place is a wrong output. Anything that the real library would refuse is an error here.
 """
 import math
 import sys
@@ -18,8 +18,8 @@ def attention(torch, q, k, v, causal, q_scale=1.0, k_scale=1.0, v_scale=1.0, sof
     factor = 1.0 if softmax_scale is None else softmax_scale * math.sqrt(len(q[0][0][0]))
     q = [[[[factor * value for value in row] for row in head] for head in batch] for batch in q]
     group = len(q[0]) // len(k[0])
-    return [[accuracy.exact_head(q[b][h], k[b][h // group], v[b][h // group], causal) for h in range(len(q[b]))]
-            for b in range(len(q))]
+    return [[accuracy.exact_head(head, k[b][h // group], v[b][h // group], causal)
+             for h, head in enumerate(batch)] for b, batch in enumerate(q)]
 
 
 def swap(x):
@@ -72,8 +72,8 @@ class _Pygraph:
         assert len(dim) == len(stride) == 4 and stride[3] == 1
         return _Node(name=name, dim=dim, stride=stride, data_type=data_type)
 
-    def sdpa_fp8(self, *, q, k, v, descale_q, descale_k, descale_v, descale_s, scale_s, scale_o, attn_scale=None,
-                 use_causal_mask=False, generate_stats=None, is_inference=None, name=""):
+    def sdpa_fp8(self, *, q, k, v, descale_q, descale_k, descale_v, descale_s, scale_s, scale_o,
+                 attn_scale=None, use_causal_mask=False, generate_stats=None, is_inference=None, name=""):
         assert (generate_stats is None) != (is_inference is None)
         for scalar in (descale_q, descale_k, descale_v, descale_s, scale_s, scale_o):
             assert scalar.fields["dim"] == [1, 1, 1, 1] and scalar.fields["data_type"] == "FLOAT"
@@ -151,7 +151,8 @@ def sageattention(torch):
         assert tensor_layout == "HND"
         return torch.tensor(attention(torch, q, k, v, is_causal, softmax_scale=sm_scale)).to(q.dtype)
 
-    def per_thread_int8(q, k, km=None, BLKQ=128, WARPQ=32, BLKK=64, WARPK=64, sm_scale=None, tensor_layout="HND"):
+    def per_thread_int8(q, k, km=None, BLKQ=128, WARPQ=32, BLKK=64, WARPK=64, sm_scale=None,
+                        tensor_layout="HND"):
         assert (tensor_layout, BLKQ, WARPQ, BLKK, WARPK) == ("HND", 64, 16, 128, 128)
         assert km.shape[2] == 1
         return q, torch.tensor([1.0]), k, torch.tensor([1.0])
@@ -160,10 +161,12 @@ def sageattention(torch):
         assert tensor_layout == "HND" and not smooth_v and v.shape[2] % 128 == 0
         return v, torch.tensor([1.0]), None
 
-    def kernel(q, k, v, o, q_scale, k_scale, v_scale, tensor_layout, is_causal, granularity, sm_scale, return_lse):
+    def kernel(q, k, v, o, q_scale, k_scale, v_scale, tensor_layout, is_causal, granularity, sm_scale,
+               return_lse):
         assert (tensor_layout, granularity, return_lse) == (1, 3, 0)
         rows = k.shape[2]
-        v = torch.tensor([[head[:rows] for head in batch] for batch in v.float().tolist()])   # padding is not read
+        # The padding of V is not read.
+        v = torch.tensor([[head[:rows] for head in batch] for batch in v.float().tolist()])
         o.copy_(torch.tensor(attention(torch, q, k, v, bool(is_causal), softmax_scale=sm_scale)))
 
     whole.sageattn, whole.__version__ = sageattn, "stand-in"

@@ -1,5 +1,5 @@
-"""TorchPlatform with the real PyTorch on a machine without a GPU: torch.cuda is replaced by stand-ins that run
-everything at once, and tensors live on the CPU. It shows that names and arguments are right, and the
+"""TorchPlatform with the real PyTorch on a machine without a GPU: torch.cuda is replaced by stand-ins that
+run everything at once, and tensors live on the CPU. It shows that names and arguments are right, and the
 arithmetic; times mean nothing.
 """
 import contextlib
@@ -38,8 +38,8 @@ def _nothing(_):
     yield
 
 
-PROPERTIES = types.SimpleNamespace(name="pretended GPU", major=9, minor=0, multi_processor_count=1, total_memory=1,
-                                   L2_cache_size=4096, uuid="none")
+PROPERTIES = types.SimpleNamespace(name="pretended GPU", major=9, minor=0, multi_processor_count=1,
+                                   total_memory=1, L2_cache_size=4096, uuid="none")
 
 
 @contextlib.contextmanager

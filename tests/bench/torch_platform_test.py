@@ -1,4 +1,4 @@
-"""TorchPlatform on the real PyTorch without a GPU (see torch_on_cpu). Skipped where PyTorch is not installed."""
+"""TorchPlatform on the real PyTorch without a GPU (see torch_on_cpu); skipped where it is not installed."""
 import importlib.util
 import sys
 import unittest
@@ -32,8 +32,8 @@ class Exact(contestant.Contestant):
         def attend(self):
             self.ran.append("attend")
             q, k, v = (x.double() for x in (self.inputs.q, self.inputs.k, self.inputs.v))
-            self.result = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.shape.causal,
-                                                                           enable_gqa=True)
+            self.result = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=self.shape.causal, enable_gqa=True)
 
         def end_to_end(self):
             self.quantize()

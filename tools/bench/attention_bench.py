@@ -45,7 +45,8 @@ def parser():
     run.add_argument("--quick", action="store_true", help="four shapes instead of the grid")
     run.add_argument("--only", action="append", default=[], metavar="WORDS",
                      help="contestants whose name contains this (repeatable)")
-    run.add_argument("--shapes", metavar="WORDS", help="shapes whose name contains this, for example d128_causal")
+    run.add_argument("--shapes", metavar="WORDS",
+                     help="shapes whose name contains this, for example d128_causal")
     run.add_argument("--samples", type=int, metavar="N", help="rounds of a burst measurement")
     run.add_argument("--sustained", type=float, metavar="SECONDS", help="0: no sustained measurements")
     run.add_argument("--retry-failed", action="store_true", help="measure again what failed")
@@ -71,14 +72,16 @@ def open_platform(arguments):
     try:
         from attention.platform_torch import TorchPlatform
     except ImportError as error:
-        raise RuntimeError(f"PyTorch is needed to measure ({error}); --dry tries the harness without it") from error
+        raise RuntimeError(f"PyTorch is needed to measure ({error}); --dry needs none") from error
     return TorchPlatform(arguments.device)
 
 
 def chosen_protocol(arguments):
-    chosen = protocol.DRY if arguments.dry else protocol.Protocol()
+    full = protocol.BUDGETED if arguments.budget else protocol.Protocol()
+    chosen = protocol.DRY if arguments.dry else full
     if arguments.samples is not None:
-        chosen = replace(chosen, samples=arguments.samples, min_samples=min(chosen.min_samples, arguments.samples))
+        chosen = replace(chosen, samples=arguments.samples,
+                         min_samples=min(chosen.min_samples, arguments.samples))
     if arguments.sustained is not None:
         chosen = replace(chosen, sustained_seconds=arguments.sustained)
     return chosen
@@ -116,8 +119,9 @@ def measure(arguments, machine, store, contestants, todo):
             continue
         spent = machine.now() - began
         if arguments.budget is not None and spent + longest > arguments.budget:
-            print(f"budget: {spent:.0f} s of {arguments.budget:.0f} s spent, {len(todo) - index} shapes left; run "
-                  "the same command again", flush=True)
+            left = len(todo) - index
+            print(f"budget: {spent:.0f} s of {arguments.budget:.0f} s spent, {left} shapes left; "
+                  "run the same command again", flush=True)
             return False
         started = machine.now()
         records = protocol.Measurement(machine, chosen_protocol(arguments), shape, missing).run()
@@ -129,8 +133,8 @@ def measure(arguments, machine, store, contestants, todo):
 
 
 def line_of(record):
-    kernel = record["times"].get("kernel", {}).get("burst") or record["times"].get("end_to_end", {}).get("burst")
-    result = f"{kernel['tflops']:9.3g} TFLOPS" if kernel else f"{record['status']}: {record['reason']}"
+    times = record["times"].get("kernel") or record["times"].get("end_to_end")
+    result = f"{times['burst']['tflops']:9.3g} TFLOPS" if times else f"{record['status']}: {record['reason']}"
     wrong = f"  WRONG: {'; '.join(record['suspicions'])}" if record["suspicions"] else ""
     return f"{record['shape']['name']:<32} {record['contestant']:<48} {result}{wrong}"
 
@@ -156,14 +160,15 @@ def run(arguments):
         complete = measure(arguments, machine, store, contestants, todo)
     except protocol.DeviceLost as lost:
         store.add(list(lost.records))
-        print(f"attention_bench: the device is lost to this process: {lost}\nRun the same command again: what is "
-              "finished is kept, and what failed is not tried again.", file=sys.stderr)
+        print(f"attention_bench: the device is lost to this process: {lost}\nRun the same command again: "
+              "what is finished is kept, and what failed is not tried again.", file=sys.stderr)
         return WRONG
     finally:
         store.document["sessions"][-1]["ended"] = protocol.today()
         store.save()
-    bad = [record for record in store.document["records"] if record["status"] == "failed" or record["suspicions"]]
-    print(f"{len(store.document['records'])} records in {arguments.out}, {len(bad)} of them failed or wrong"
+    records = store.document["records"]
+    bad = [record for record in records if record["status"] == "failed" or record["suspicions"]]
+    print(f"{len(records)} records in {arguments.out}, {len(bad)} of them failed or wrong"
           + ("; DRY RUN: durations are made up" if machine.dry else ""))
     return UNFINISHED if not complete else WRONG if bad else DONE
 

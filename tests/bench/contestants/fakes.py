@@ -1,5 +1,5 @@
-"""Contestants for the tests of the benchmark and for dry runs: their durations are what they say, their outputs
-right or wrong in a known way. None of them is a kernel.
+"""Contestants for the tests of the benchmark and for dry runs: their durations are what they say, their
+outputs right or wrong in a known way. None of them is a kernel.
 """
 from attention.contestant import Call, Contestant, Unsupported
 from attention.platform import DryTensor

@@ -2,7 +2,8 @@
 import ctypes
 import hashlib
 import os
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import (POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t,
+                    c_uint64, c_void_p)
 
 F16, BF16 = 0, 1
 
@@ -37,6 +38,8 @@ def hnd(address, heads, tokens, channels):
 class Library:
     def __init__(self, path):
         self.path = os.path.abspath(path)
+        with open(self.path, "rb") as file:   # PTX is embedded in it: other kernels are another digest
+            self.digest = hashlib.sha256(file.read()).hexdigest()[:16]
         self.handle = ctypes.CDLL(self.path)
         enqueue = [c_void_p, POINTER(CShape), POINTER(Arguments), c_uint64, c_size_t, c_void_p]
         signatures = {
@@ -64,10 +67,7 @@ class Library:
             raise Error(f"{self.status_name(status).decode()}: {self.last_error().decode(errors='replace')}")
 
     def versions(self):
-        """The version and a digest of the file: PTX is embedded in it, so other kernels are another file."""
-        with open(self.path, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()[:16]
-        return {"libsagegen": f"{self.version().decode()} sha256:{digest}"}
+        return {"libsagegen": f"{self.version().decode()} sha256:{self.digest}"}
 
 
 class Device:

@@ -46,7 +46,8 @@ class ClockProbe:
         self.address = address
         module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(self.cuda.cuModuleLoadData(ctypes.byref(module), ctypes.c_char_p(PTX)))
-        self._check(self.cuda.cuModuleGetFunction(ctypes.byref(self.function), module, b"sagegen_clock_probe"))
+        self._check(self.cuda.cuModuleGetFunction(ctypes.byref(self.function), module,
+                                                  b"sagegen_clock_probe"))
 
     @staticmethod
     def _check(result):

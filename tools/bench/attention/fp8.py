@@ -24,7 +24,8 @@ class Casts:
         self._cast, self._widen, self.how = _cast, _widen, "casts in eager PyTorch"
         try:
             cast, widen = torch.compile(_cast, dynamic=True), torch.compile(_widen, dynamic=True)
-            for part in (sample, sample[:, :, : sample.shape[2] // 2].contiguous()):   # two sizes: both dynamic
+            half = sample[:, :, : sample.shape[2] // 2].contiguous()
+            for part in (sample, half):   # of the second size, so that later ones compile nothing
                 codes, descale = cast(part.reshape(-1))
                 widen(codes, descale)
             self._cast, self._widen, self.how = cast, widen, "casts fused by torch.compile"

@@ -201,7 +201,7 @@ class DryPlatform(Platform):
                       tensor(shape.kv_heads, shape.kv_len))
 
     def exact_heads(self, inputs, shape):
-        """Exact attention, rows per [batch * q_heads + head]; computed once for the contestants of a shape."""
+        """Exact attention, rows per [batch * q_heads + head]; computed once for all contestants."""
         if self.exact is None or self.exact[0] is not inputs:
             kv_head = [head * shape.kv_heads // shape.q_heads for head in range(shape.q_heads)]
             self.exact = inputs, [

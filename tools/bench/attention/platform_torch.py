@@ -11,7 +11,8 @@ from .nvml import Nvml
 from .platform import Inputs, Platform, Sample, seed_of
 
 FLUSH_BYTES = 256 * 1024 * 1024
-LEAD_MICROSECONDS = 300     # the GPU spins while the host enqueues what is timed
+LEAD_MICROSECONDS = 300     # the GPU spins while the host enqueues what is timed; longer if the host is slow
+MAX_LEAD_MICROSECONDS = 20000
 TAIL_MICROSECONDS = 50
 CHUNK_MS = 40.0             # of a sustained measurement: one sample and one look at the clock
 MAX_CHUNKS = 1024
@@ -29,7 +30,7 @@ class TorchPlatform(Platform):
         self.properties = torch.cuda.get_device_properties(index)
         self.flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=self.torch_device)
         self.clocks = torch.zeros(2 * (MAX_CHUNKS + 2), dtype=torch.int64, device=self.torch_device)
-        self.notes, self.device = [], None
+        self.notes, self.device, self.lead = [], None, LEAD_MICROSECONDS
         self.probe = self._try("in-kernel clocks", lambda: ClockProbe(self.clocks.data_ptr()))
         self.nvml = self._try("NVML", lambda: Nvml(str(getattr(self.properties, "uuid", "")), index))
 
@@ -52,7 +53,8 @@ class TorchPlatform(Platform):
                 "multiprocessors": self.properties.multi_processor_count, "l2_bytes": self.l2_bytes(),
                 "memory_bytes": self.properties.total_memory, "driver": self._driver(),
                 "torch": torch.__version__, "cuda": torch.version.cuda,
-                "cudnn": str(torch.backends.cudnn.version()), "clock": "in-kernel" if self.probe else "unknown"}
+                "cudnn": str(torch.backends.cudnn.version()),
+                "clock": "in-kernel" if self.probe else "unknown"}
 
     def _driver(self):
         if self.nvml:
@@ -123,17 +125,27 @@ class TorchPlatform(Platform):
         return graph.replay
 
     def burst(self, function):
+        while True:
+            sample, host = self._burst(function)
+            if host < self.lead or self.lead >= MAX_LEAD_MICROSECONDS:
+                return sample
+            self.lead = min(2 * host, MAX_LEAD_MICROSECONDS)   # the GPU was waiting for the host: once more
+
+    def _burst(self, function):
+        """(Sample, microseconds that the host took to enqueue it)."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.flush.zero_()
         torch.cuda.synchronize()
-        self._spin(0, LEAD_MICROSECONDS)
+        self._spin(0, self.lead)
+        begin = time.perf_counter()
         start.record()
         function()
         end.record()
+        host = 1e6 * (time.perf_counter() - begin)
         self._spin(1, TAIL_MICROSECONDS)
         torch.cuda.synchronize()
         before, after = self._megahertz(2)
-        return Sample(start.elapsed_time(end), before, after)
+        return Sample(start.elapsed_time(end), before, after), host
 
     def sustained(self, functions, seconds, estimate_ms):
         per_chunk = max(len(functions), math.ceil(CHUNK_MS / max(estimate_ms, 1e-3)))
@@ -233,6 +245,6 @@ class TorchPlatform(Platform):
 def _sums(exact, result):
     finite = torch.where(torch.isfinite(result), result, torch.zeros_like(result))
     error = (exact - finite).abs()
-    figures = torch.stack([(exact * finite).sum(), (exact * exact).sum(), (finite * finite).sum(), error.sum(),
-                           exact.abs().sum(), (error * error).sum(), error.max()]).tolist()
+    figures = torch.stack([(exact * finite).sum(), (exact * exact).sum(), (finite * finite).sum(),
+                           error.sum(), exact.abs().sum(), (error * error).sum(), error.max()]).tolist()
     return accuracy.HeadSums(exact.numel(), 0, *figures)

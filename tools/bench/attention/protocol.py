@@ -43,6 +43,8 @@ class Protocol:
                 for key, value in asdict(self).items()}
 
 
+# Where a budget is given, the whole grid is to fit into two runs of nine minutes.
+BUDGETED = Protocol(burst_seconds=1.0, sustained_phases=("kernel",))
 DRY = Protocol(warmups=1, samples=3, min_samples=2, burst_seconds=60, sustained_seconds=0.002, input_sets=2)
 
 
@@ -61,12 +63,13 @@ class Entry:
     def __init__(self, contestant, shape):
         self.contestant, self.calls, self.failed = contestant, [], False
         self.functions = {}     # phase -> one function per set of inputs
+        self.captured = []      # what the graphs read: their memory must not be given to others
         self.estimate_ms = {}
         self.record = {"shape": shape.as_dict(), "contestant": contestant.name,
                        "precision": contestant.precision, "notes": contestant.notes,
-                       "versions": contestant.versions(), "status": "measured", "reason": None, "graph": False,
-                       "end_to_end_is_kernel": False, "times": {}, "accuracy": None, "suspicions": [],
-                       "telemetry": {}, "date": None}
+                       "versions": contestant.versions(), "status": "measured", "reason": None,
+                       "graph": False, "end_to_end_is_kernel": False, "times": {}, "accuracy": None,
+                       "suspicions": [], "telemetry": {}, "date": None}
 
     def stop(self, status, reason):
         self.record.update(status=status, reason=reason, times={}, accuracy=None)
@@ -75,7 +78,7 @@ class Entry:
     def close(self):
         for call in self.calls:
             call.close()
-        self.calls, self.functions = [], {}
+        self.calls, self.functions, self.captured = [], {}, []
 
 
 class Measurement:
@@ -158,16 +161,25 @@ class Measurement:
             for index in range(self.protocol.warmups):
                 self.platform.warm(calls[index % len(calls)], 1)
             if self.shape.q_len <= self.protocol.graph_up_to:
-                try:
-                    calls = functions[phase] = [self.platform.graph(call) for call in calls]
-                    entry.record["graph"] = True
-                except Exception as error:
-                    note = f"not a CUDA graph: {type(error).__name__}: {error}".splitlines()[0]
-                    entry.record["notes"] = "; ".join(filter(None, (entry.record["notes"], note)))
-                    if not self.platform.healthy():
-                        raise
+                calls = functions[phase] = self._captured(entry, calls)
             entry.estimate_ms[phase] = self.platform.warm(calls[0], 2)
         entry.functions = functions
+
+    def _captured(self, entry, calls):
+        """The functions as CUDA graphs, or as they are if they cannot be captured."""
+        try:
+            graphs = []
+            for call, function in zip(entry.calls, calls):
+                graphs.append(self.platform.graph(function))
+                entry.captured.append(dict(vars(call)))   # a later phase may replace these tensors
+            entry.record["graph"] = True
+            return graphs
+        except Exception as error:
+            note = f"not a CUDA graph: {type(error).__name__}: {error}".splitlines()[0]
+            entry.record["notes"] = "; ".join(filter(None, (entry.record["notes"], note)))
+            if not self.platform.healthy():
+                raise
+            return calls
 
     # ---- times -------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ def _cell(record, phase, regime, field):
         return {"failed": "failed", "unsupported": "–"}.get(record["status"], "")
     mark = ("†" if summary["clock_unstable"] else "") + ("‡" if record["suspicions"] else "")
     if field == "tflops":
-        return f"{summary['tflops']:.0f}{mark}" if summary["tflops"] >= 10 else f"{summary['tflops']:.3g}{mark}"
+        return f"{summary['tflops']:{'.0f' if summary['tflops'] >= 10 else '.3g'}}{mark}"
     return f"{summary[field]:.3g}{mark}"
 
 
@@ -30,14 +30,14 @@ def _table(header, rows):
 class Report:
     def __init__(self, document, allow_dry=False):
         if document["dry"] and not allow_dry:
-            raise DryResults("these are results of a dry run: their durations are made up. --allow-dry shows them "
-                             "all the same, stamped on every page")
+            raise DryResults("these are results of a dry run: their durations are made up. --allow-dry shows "
+                             "them all the same, stamped on every page")
         self.document = document
         self.records = document["records"]
         self.contestants = list(dict.fromkeys(record["contestant"] for record in self.records))
         shapes = {record["shape"]["name"]: record["shape"] for record in self.records}
-        self.shapes = sorted(shapes.values(), key=lambda s: (s["data"] != "normal", s["head_dim"], s["causal"],
-                                                             s["q_heads"] // s["kv_heads"], s["q_len"]))
+        self.shapes = sorted(shapes.values(), key=lambda s: (
+            s["data"] != "normal", s["head_dim"], s["causal"], s["q_heads"] // s["kv_heads"], s["q_len"]))
         self.by_key = {(record["shape"]["name"], record["contestant"]): record for record in self.records}
 
     def _grid(self, phase, regime, field):
@@ -57,9 +57,9 @@ class Report:
                                               for key, value in document["environment"].items()])
         for session in document["sessions"]:
             lines.append(f"- {session['started']}: `{' '.join(session['command'])}`")
-        lines += ["", "Speeds are TFLOPS at the median (TOPS for integer products): 4 B H Sq Sk D operations, half "
-                  "of that if causal; quantization counts none. – not supported; † the SM clock moved by more "
-                  "than the protocol allows; ‡ its output is wrong, see the end.", ""]
+        lines += ["", "Speeds are TFLOPS at the median (TOPS for integer products): 4 B H Sq Sk D "
+                  "operations, half of that if causal; quantization counts none. – not supported; † the SM "
+                  "clock moved by more than the protocol allows; ‡ its output is wrong, see the end.", ""]
         header = ["shape", *self.contestants]
         sections = (("Kernel alone, burst", "kernel", "burst", "tflops"),
                     ("Kernel alone, sustained", "kernel", "sustained", "tflops"),
@@ -86,7 +86,8 @@ class Report:
                              f"{100 * figures['cosine']:.4f} %", f"{figures['relative_l1']:.5f}",
                              f"{figures['rmse']:.3g}", f"{figures['max_abs']:.3g}", str(figures["nan_count"]),
                              f"{figures['worst_head']['relative_l1']:.5f}"])
-        header = ["shape", "contestant", "inputs", "cosine", "relative L1", "RMSE", "max", "NaN", "worst head L1"]
+        header = ["shape", "contestant", "inputs", "cosine", "relative L1", "RMSE", "max", "NaN",
+                  "worst head L1"]
         return ["## Accuracy against fp64", "", *_table(header, sorted(rows))] if rows else []
 
     def _remarks(self):
@@ -117,10 +118,10 @@ class Report:
             series.setdefault(shape["q_len"], summary["tflops"])
         environment, found = self.document["environment"], {}
         for (head_dim, causal, ratio), series in groups.items():
-            name = f"d{head_dim}_{'causal' if causal else 'full'}{f'_gqa{ratio}' if ratio > 1 else ''}_{regime}"
-            found[f"{name}.svg"] = svg.line_plot(
+            mask, heads = "causal" if causal else "full", f"_gqa{ratio}" if ratio > 1 else ""
+            found[f"d{head_dim}_{mask}{heads}_{regime}.svg"] = svg.line_plot(
                 {contestant: sorted(points.items()) for contestant, points in series.items()},
-                title=f"Attention kernel alone, head dim {head_dim}, {'causal' if causal else 'full'}"
+                title=f"Attention kernel alone, head dim {head_dim}, {mask}"
                       + (f", {ratio} query heads per key head" if ratio > 1 else ""),
                 subtitle=f"{environment['device']}, driver {environment['driver']}, {regime}, "
                          f"{self.document['sessions'][-1]['started'][:10]}",

@@ -25,6 +25,7 @@ SHAPE = {"name": TEXT, "batch": COUNT, "q_heads": COUNT, "kv_heads": COUNT, "q_l
 RECORD = {"shape": dict, "contestant": TEXT, "precision": TEXT, "notes": TEXT, "versions": dict,
           "status": TEXT, "reason": (TEXT, MAYBE), "graph": bool, "end_to_end_is_kernel": bool, "times": dict,
           "accuracy": (dict, MAYBE), "suspicions": list, "telemetry": dict, "date": (TEXT, MAYBE)}
+SESSION = {"command": list, "started": TEXT, "ended": (TEXT, MAYBE)}
 DOCUMENT = {"schema": TEXT, "schema_version": COUNT, "dry": bool, "environment": dict, "protocol": dict,
             "sessions": list, "unavailable": dict, "records": list}
 
@@ -85,14 +86,14 @@ def problems(document):
     if not _fields(document, DOCUMENT, "document", found):
         return found
     if document["schema"] != SCHEMA or document["schema_version"] != SCHEMA_VERSION:
-        found.append(f"document: {document['schema']} version {document['schema_version']}; this program reads "
-                     f"{SCHEMA} version {SCHEMA_VERSION}")
+        found.append(f"document: {document['schema']} version {document['schema_version']}; this program "
+                     f"reads {SCHEMA} version {SCHEMA_VERSION}")
         return found
     for field in ("device", "driver"):
         if not isinstance(document["environment"].get(field), str):
             found.append(f"document.environment: {field} is missing: no figure without its device and driver")
     for index, session in enumerate(document["sessions"]):
-        _fields(session, {"command": list, "started": TEXT, "ended": (TEXT, MAYBE)}, f"sessions[{index}]", found)
+        _fields(session, SESSION, f"sessions[{index}]", found)
     if document["records"] and not document["sessions"]:
         found.append("document: records without the session (command, date) that measured them")
     seen = set()

@@ -9,6 +9,7 @@ import math
 from attention.contestant import Call, Contestant, Unsupported
 
 SCALE_S = 256.0
+SCALARS = ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o")
 
 
 class Graph:
@@ -27,8 +28,8 @@ class Graph:
         self.q = tensor("q", shape.q_heads, shape.q_len)
         self.k = tensor("k", shape.kv_heads, shape.kv_len)
         self.v = tensor("v", shape.kv_heads, shape.kv_len)
-        self.scalars = {name: graph.tensor(name=name, dim=[1, 1, 1, 1], stride=[1, 1, 1, 1], data_type=scalar)
-                        for name in ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o")}
+        self.scalars = {name: graph.tensor(name=name, dim=[1] * 4, stride=[1] * 4, data_type=scalar)
+                        for name in SCALARS}
         self.o, _, amax_s, self.amax_o = graph.sdpa_fp8(
             q=self.q, k=self.k, v=self.v, **self.scalars, attn_scale=1.0 / math.sqrt(shape.head_dim),
             use_causal_mask=shape.causal, generate_stats=False, name="sdpa_fp8")
@@ -37,7 +38,7 @@ class Graph:
             [heads * tokens * d, tokens * d, d, 1]).set_data_type(data)
         # Both amax nodes must exist; that of S may stay inside the graph, and newer versions want it so.
         for amax, is_output in ((amax_s, False), (self.amax_o, True)):
-            amax.set_output(is_output).set_dim([1, 1, 1, 1]).set_stride([1, 1, 1, 1]).set_data_type(scalar)
+            amax.set_output(is_output).set_dim([1] * 4).set_stride([1] * 4).set_data_type(scalar)
         graph.validate()
         graph.build_operation_graph()
         graph.create_execution_plans([cudnn.heur_mode.A])
@@ -65,8 +66,9 @@ class CudnnFp8Call(Call):
         self._amax_o, self._codes, self._result = scalar(0.0), {}, None
 
     def quantize(self):
-        for name in ("q", "k", "v"):
-            self._codes[name], descale = self._casts.cast(getattr(self._inputs, name))
+        cast = {name: self._casts.cast(getattr(self._inputs, name)) for name in "qkv"}
+        self._codes = {name: codes for name, (codes, _) in cast.items()}
+        for name, (_, descale) in cast.items():
             self._values[f"descale_{name}"].copy_(descale)
         # No |O| exceeds the largest |V|, so V's scale serves O.
         self._values["scale_o"].copy_(self._values["descale_v"]).reciprocal_()

@@ -1,7 +1,7 @@
 """SageAttention (package sageattention): its whole call, and its Hopper kernel alone on its own codes.
 
-The kernel is fed with what its own quantizers make of the inputs; random codes with random scales would give a
-one-hot softmax and a power draw that no use has.
+The kernel is fed with what its own quantizers make of the inputs; random codes with random scales would give
+a one-hot softmax and a power draw that no use has.
 """
 import importlib
 import math
@@ -51,8 +51,8 @@ class SageKernelCall(SageCall):
 
     def attend(self):
         q, q_scale, k, k_scale, v, v_scale = self._codes
-        self._kernel(q, k, v, self._o, q_scale, k_scale, v_scale, HND, int(self._causal), PER_THREAD, self._scale,
-                     NO_LSE)
+        self._kernel(q, k, v, self._o, q_scale, k_scale, v_scale, HND, int(self._causal), PER_THREAD,
+                     self._scale, NO_LSE)
         self._result = self._o
 
 
