@@ -83,9 +83,9 @@ class Cli(BenchTest):
         self.assertIn("two contestants are called fake fast",
                       self.run_dry("--contestants", self.path("more"), code=2)[1])
         with open(self.path("more", "twice.py"), "w", encoding="utf-8") as file:
-            file.write(f"{base}'broken'\n    def unavailable(self):\n        raise OSError('lost a library')\n")
+            file.write(f"{base}'broken'\n    def unavailable(self):\n        raise OSError('no library')\n")
         self.run_dry("--contestants", self.path("more"), "--only", "slow")
-        self.assertIn("lost a library", self.json(self.path("r.json"))["unavailable"]["broken"])
+        self.assertIn("no library", self.json(self.path("r.json"))["unavailable"]["broken"])
 
     def test_no_result_of_a_dry_run_is_in_the_repository(self):
         directory = os.path.join(SOURCE, "tools", "bench", "results")

@@ -215,7 +215,7 @@ class Failures(BenchTest):
         self.assertFalse(measure(machine, [fake["slow"]], rules=beyond)[0]["fake slow"]["graph"])
 
     def test_memory_that_a_graph_reads_is_not_given_away(self):
-        """Quantizing again replaces the codes; the kernel's graph goes on reading those it was captured with."""
+        """Quantizing again replaces the codes; the kernel's graph goes on reading the old ones."""
         class Codes:
             pass
         made = []

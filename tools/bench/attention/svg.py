@@ -2,11 +2,11 @@
 import math
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 920, 520
-LEFT, RIGHT, TOP, BOTTOM = 70, 250, 56, 60
+PLOT_WIDTH, HEIGHT = 600, 520
+LEFT, TOP, BOTTOM = 70, 56, 60
 COLORS = ("#1f6fb4", "#d1495b", "#3a923a", "#8a63b8", "#e08a1e", "#4b4b4b", "#12908e", "#b3559a", "#7a6a4f")
 DASHES = ("", "7 3", "2 3")
-LABEL_HEIGHT = 16
+LABEL_HEIGHT, CHARACTER_WIDTH = 16, 7.4
 
 
 def nice_ceiling(value):
@@ -44,12 +44,13 @@ def line_plot(series, *, title, subtitle, x_label, y_label, stamp=None):
 
     def at(x, y):
         across = 0.5 if xs[0] == xs[-1] else math.log(x / xs[0]) / span
-        return (LEFT + (WIDTH - LEFT - RIGHT) * across, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / top)
+        return (LEFT + PLOT_WIDTH * across, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / top)
 
-    right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-             f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="Helvetica, Arial, sans-serif">',
-             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    right, floor = LEFT + PLOT_WIDTH, HEIGHT - BOTTOM
+    width = right + 24 + round(CHARACTER_WIDTH * max(map(len, series)))
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{HEIGHT}" '
+             f'viewBox="0 0 {width} {HEIGHT}" font-family="Helvetica, Arial, sans-serif">',
+             f'<rect width="{width}" height="{HEIGHT}" fill="white"/>',
              _text(LEFT, 24, title, size=17, weight="bold"), _text(LEFT, 43, subtitle, size=12, color="#555")]
     for step in range(6):
         y = at(xs[0], top * step / 5)[1]

@@ -41,6 +41,14 @@ def best_families(keys):
     return merged
 
 
+def short_name(family):
+    """"int8-fp8 sm_89" for the quantization of SageAttention2, the family itself for others."""
+    match = re.fullmatch(r"qk_s8t_g32x64_pv_(e4m3_f32x2|f16_f32)(_.+)?_sm(\w+)", family)
+    if not match or match[2]:
+        return family
+    return f"int8-{'fp8' if match[1].startswith('e4m3') else 'fp16'} sm_{match[3]}"
+
+
 class SagegenCall(Call):
     def __init__(self, contestant, plan, shape, inputs):
         platform = contestant.platform
@@ -78,7 +86,8 @@ class Sagegen(Contestant):
 
     def __init__(self, platform, options, family="", kernels=None, library=None, ptx_directory=None):
         super().__init__(platform, options)
-        self.name = f"sagegen {family}".strip()
+        self.name = f"sagegen {short_name(family)}".strip()
+        self.notes = "" if self.name.endswith(family) else f"kernels {family}"
         self.precision = "INT8 + " + ("FP8" if "pv_e4m3" in family else "FP16")
         self.kernels, self.library, self.ptx_directory = kernels or {}, library, ptx_directory
         self.plans = {}
