@@ -9,6 +9,8 @@ function(sagegen_compile_options target)
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor>
     # g++ 12 warns wrongly about "text" + std::string (GCC bug 105651).
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict>
+    # clang has no `#pragma GCC ivdep`; it may vectorize less.
+    $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:Clang>>:-Wno-unknown-pragmas>
     # Source locations of templates go into messages and PTX; they must not depend on the checkout.
     $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>
     $<$<BOOL:${SAGEGEN_WERROR}>:-Werror>)

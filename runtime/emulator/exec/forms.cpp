@@ -1,5 +1,9 @@
 #include "runtime/emulator/exec/forms.h"
 
+#if defined(SAGEGEN_HOST_X86)
+#include <cpuid.h>
+#endif
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -102,6 +106,18 @@ const std::vector<Form>* FormTable::find(const std::string& text) const {
   return found == forms_.end() ? nullptr : &found->second;
 }
 
+#if defined(SAGEGEN_HOST_X86)
+namespace {
+
+// clang 14 does not know "f16c" in __builtin_cpu_supports.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+}  // namespace
+#endif
+
 HostVectors host_vectors() {
 #if defined(SAGEGEN_HOST_X86)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -110,7 +126,7 @@ HostVectors host_vectors() {
     return HostVectors::avx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c")) {
+      __builtin_cpu_supports("bmi2") && has_f16c()) {
     return HostVectors::avx2;
   }
 #endif
