@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Everything that a machine with a GPU can tell about sagegen, in one run: the default kernels through the
-# real driver against fp64 and against the emulator's profile of that GPU, the CUDA toolkit's memory, race
-# and synchronisation checkers where they are installed, and recordings of single instructions for
-# tests/hardware/recorded/. Needs an NVIDIA driver and two carried binaries, no LLVM and no compiler.
+# Everything that a machine with a GPU can tell about sagegen: the default kernels through the real driver
+# against fp64 and against the emulator's profile of that GPU, the CUDA toolkit's memory, race and
+# synchronisation checkers where they are installed, recordings of single instructions for
+# tests/hardware/recorded/, micro-benchmarks (compute capability 9.0), and attention beside its peers where
+# PyTorch is installed. Needs an NVIDIA driver and what tools/gpu_pack.sh packs; no LLVM and no compiler.
 #
-#   tools/gpu_check.sh [--device cuda:0] [--out DIR] [--part run|sanitize|record]... [--quick]
+#   tools/gpu_check.sh [--device cuda:0] [--out DIR] [--pack FILE.tar.gz] [--quick] [--budget SECONDS]
+#                      [--part run|sanitize|record|micro|bench]... [-- BENCH-ARGUMENTS]
 #   tools/gpu_check.sh --dry [PROFILE]      the same steps on an emulated device (default sm_89), for CI
 #
-# The binaries `sagegen` and `sagegen-hardware` are looked for beside this script, then in build/bin; set
-# SAGEGEN and SAGEGEN_HARDWARE to name them. Build them to be carried with
-#   cmake --preset static-llvm && cmake --build build/static-llvm --target sagegen sagegen-hardware
+# Without --part: all but bench, well under ten minutes; then `--part bench`, which ends within --budget
+# (default 540 s). What follows `--` goes to tools/bench/attention_bench.py run. --pack writes the results
+# as one archive at the end. Binaries are looked for beside this script, then in build/bin and
+# build/static-llvm/bin; SAGEGEN, SAGEGEN_HARDWARE and SAGEGEN_MICRO name others.
 #
 # A run that was cut off continues: steps that passed are not repeated unless the binaries have changed.
-# Exit code: 0 everything passed, 1 something did not (see DIR/summary.txt), 2 usage, 3 no device.
+# Exit code: 0 everything passed, 1 something did not (see DIR/summary.txt), 2 usage, 3 no device, 4 the
+# budget of bench ended before its list.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,16 +25,21 @@ out=gpu_check
 parts=()
 quick=0
 dry=""
+pack=""
+budget=540
+bench_arguments=()
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 while [ $# -gt 0 ]; do
   case "$1" in
-    --device|--out|--part)
+    --device|--out|--part|--pack|--budget)
       if [ $# -lt 2 ]; then echo "gpu_check: $1 needs a value" >&2; exit 2; fi
       case "$1" in
         --device) device=$2 ;;
         --out) out=$2 ;;
         --part) parts+=("$2") ;;
+        --pack) pack=$2 ;;
+        --budget) budget=$2 ;;
       esac
       shift 2 ;;
     --quick) quick=1; shift ;;
@@ -38,15 +47,16 @@ while [ $# -gt 0 ]; do
       dry=sm_89; shift
       if [ $# -gt 0 ] && [[ $1 == sm_* ]]; then dry=$1; shift; fi
       device="emulator:$dry" ;;
+    --) shift; bench_arguments=("$@"); break ;;
     -h|--help) usage; exit 0 ;;
     *) echo "gpu_check: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
 done
-if [ ${#parts[@]} -eq 0 ]; then parts=(run sanitize record); fi
+if [ ${#parts[@]} -eq 0 ]; then parts=(run sanitize record micro); fi
 for part in "${parts[@]}"; do
   case "$part" in
-    run|sanitize|record) ;;
-    *) echo "gpu_check: no part is named $part; there are run, sanitize, record" >&2; exit 2 ;;
+    run|sanitize|record|micro|bench) ;;
+    *) echo "gpu_check: no part is named $part; there are run, sanitize, record, micro, bench" >&2; exit 2 ;;
   esac
 done
 
@@ -59,10 +69,11 @@ find_binary() {   # NAME: its path
 }
 sagegen=${SAGEGEN:-$(find_binary sagegen)} || exit 2
 hardware=${SAGEGEN_HARDWARE:-$(find_binary sagegen-hardware)} || exit 2
+micro=${SAGEGEN_MICRO:-$(find_binary sagegen-micro)} || exit 2
 
 mkdir -p "$out/steps" "$out/outputs" || exit 2
 # Results of other binaries or of another device do not count.
-identity="$device $(cksum <"$sagegen") $(cksum <"$hardware")"
+identity="$device $(cat "$sagegen" "$hardware" "$micro" | cksum)"
 if [ "$(cat "$out/identity.txt" 2>/dev/null)" != "$identity" ]; then
   rm -f "$out"/steps/*.status
   echo "$identity" >"$out/identity.txt"
@@ -199,6 +210,47 @@ part_record() {
   echo "recordings of this device: copy $out/recorded/$slug to tests/hardware/recorded/"
 }
 
+# ---- rates, latencies, overlaps ------------------------------------------------------------------------------
+
+# The program keeps what is measured already. Kernels assembled on another machine, if they were packed.
+part_micro() {
+  local on=$device cubins=()
+  if [ -n "$dry" ]; then
+    on=emulator:sm_90
+  elif [ "$number" -ne 90 ]; then
+    echo "no micro-benchmarks: they are for compute capability 9.0"
+    return
+  fi
+  if [ -d "$here/cubin" ]; then cubins=(--cubin "$here/cubin"); fi
+  step micro "$micro" run --device "$on" --out "$out/micro.json" "${cubins[@]}"
+}
+
+# ---- attention beside its peers ------------------------------------------------------------------------------
+
+part_bench() {
+  local bench=(python3 "$here/bench/attention_bench.py") on=(--budget "$budget")
+  if [ -n "$dry" ]; then
+    on=(--dry "$dry")
+  else
+    on+=(--device "${device#cuda:}")
+  fi
+  "${bench[@]}" run --out "$out/attention.json" "${on[@]}" "${bench_arguments[@]}" >"$out/bench.log" 2>&1
+  local status=$?
+  tail -n 3 "$out/bench.log"
+  case $status in
+    0) passed=$((passed + 1)) ;;
+    4) unfinished=1 ;;
+    *) failed=$((failed + 1)); echo "FAILED bench (exit $status), see $out/bench.log" | tee -a "$out/failures.txt" >&2 ;;
+  esac
+  local allow=()
+  if [ -n "$dry" ]; then allow=(--allow-dry); fi
+  if [ -s "$out/attention.json" ]; then
+    step bench-report "${bench[@]}" report "$out/attention.json" --out "$out/report" "${allow[@]}"
+    rm -f "$out/steps/bench-report.status"   # the next run has more to report
+  fi
+}
+
+unfinished=0
 for part in "${parts[@]}"; do "part_$part"; done
 
 # ---- summary ---------------------------------------------------------------------------------------------------
@@ -223,4 +275,8 @@ for part in "${parts[@]}"; do "part_$part"; done
   echo "$passed steps passed ($kept of them earlier), $failed failed"
 } >"$out/summary.txt"
 tail -n 40 "$out/summary.txt"
-[ $failed -eq 0 ]
+if [ -n "$pack" ]; then
+  tar -C "$(dirname "$out")" --exclude=outputs -czf "$pack" "$(basename "$out")" || failed=1
+fi
+if [ $failed -ne 0 ]; then exit 1; fi
+if [ $unfinished -ne 0 ]; then exit 4; fi

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # tools/gpu_check.sh without a GPU: the dry run passes, continues where it stopped, and notices failures.
-# Usage: gpu_check_test.sh SOURCE_DIR SAGEGEN SAGEGEN_HARDWARE
+# Usage: gpu_check_test.sh SOURCE_DIR SAGEGEN SAGEGEN_HARDWARE SAGEGEN_MICRO [LIBSAGEGEN]
 set -uo pipefail
-script="$1/tools/gpu_check.sh"
-export SAGEGEN=$2 SAGEGEN_HARDWARE=$3
+source=$(cd "$1" && pwd)
+script="$source/tools/gpu_check.sh"
+export SAGEGEN=$2 SAGEGEN_HARDWARE=$3 SAGEGEN_MICRO=$4
+library=${5:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -36,12 +38,26 @@ expect '0 differ from the emulator' out/summary.txt
 steps=$(sed -n 's/^\([0-9]*\) steps passed.*/\1/p' out/summary.txt)
 [ "$steps" -ge 14 ] || fail "only $steps steps"
 
+grep -q '"dry": true' out/micro.json || fail 'no report of the micro-benchmarks, or it does not say that it is dry'
+
 # A second run repeats nothing; one step taken away is made again.
 check 0 --dry sm_86 --quick --out out
 expect "$steps steps passed ($steps of them earlier)" out/summary.txt
 rm out/steps/compare-sm_80-d64-f16-causal.status
 check 0 --dry sm_86 --quick --out out
 expect "$steps steps passed ($((steps - 1)) of them earlier)" out/summary.txt
+
+# The benchmark of attention, continued by a second run; one archive carries all results.
+if [ -n "$library" ]; then
+  peers=(--sagegen "$library" --contestants "$source/tests/bench/contestants" --only sagegen)
+  check 0 --dry sm_86 --out out --part bench --pack all.tar.gz -- "${peers[@]}" --only 'fake fast'
+  expect 'DRY RUN' out/bench.log
+  expect 'DRY RUN' out/report/report.md
+  cut=$(tar tzf all.tar.gz | grep -cE '^out/(attention.json|micro.json|summary.txt|recorded/.*shfl_idx.rec)$')
+  [ "$cut" -eq 4 ] || fail "the archive has $cut of 4 files"
+  check 1 --dry sm_86 --out out --part bench -- "${peers[@]}" --only 'fake that breaks'
+  expect 'FAILED bench'
+fi
 
 # A recording that differs is found, and one that is damaged is made again.
 head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >shorter &&

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Packs what tools/gpu_check.sh needs on a machine with a GPU and no LLVM: static binaries, scripts, and the
+# micro-benchmarks' kernels assembled here if ptxas is installed (they show what this assembler makes of
+# them, beside what the driver's own makes).
+#   tools/gpu_pack.sh [FILE]      default gpu_pack.tar.xz; on the other machine:
+#   tar xf gpu_pack.tar.xz && gpu_pack/tools/gpu_check.sh --out results
+set -euo pipefail
+cd "$(dirname "$0")/.."
+file=${1:-gpu_pack.tar.xz}
+
+cmake --preset static-llvm >/dev/null
+cmake --build build/static-llvm --target sagegen sagegen-hardware sagegen-micro sagegen_shared
+bin=build/static-llvm/bin
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+to="$work/gpu_pack"
+mkdir -p "$to/tools/bench"
+strip -o "$to/tools/sagegen" "$bin/sagegen"
+strip -o "$to/tools/sagegen-hardware" "$bin/sagegen-hardware"
+strip -o "$to/tools/sagegen-micro" "$bin/sagegen-micro"
+cp tools/gpu_check.sh "$to/tools/"
+cp -r tools/bench/attention_bench.py tools/bench/attention "$to/tools/bench/"
+cp -L build/static-llvm/runtime/libsagegen.so "$to/tools/bench/"
+find "$to" -name __pycache__ -prune -exec rm -rf {} +
+
+ptxas=$(command -v ptxas || ls /usr/local/cuda/bin/ptxas 2>/dev/null || true)
+if [ -n "$ptxas" ]; then
+  "$bin/sagegen-micro" ptx --out "$work/ptx"
+  mkdir "$to/tools/cubin"
+  for ptx in "$work"/ptx/*.ptx; do
+    "$ptxas" -arch=sm_90a "$ptx" -o "$to/tools/cubin/$(basename "$ptx" .ptx).cubin"
+  done
+fi
+
+tar -C "$work" -cJf "$file" gpu_pack
+echo "$file: $(stat -c %s "$file") bytes"
