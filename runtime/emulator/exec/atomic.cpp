@@ -29,15 +29,17 @@ enum class Type : std::uint8_t { u32, s32, u64, s64, f32, f64, f16x2, bf16x2 };
 struct Detail {
   Operation operation = Operation::add;
   Type type = Type::u32;
-  bool returns = false;  // atom; red does not
+  bool returns = false;                     // atom; red does not
+  bool releases = false, acquires = false;  // as with a fence before it, behind it
 
   std::uint32_t pack() const {
     return static_cast<std::uint32_t>(operation) | static_cast<std::uint32_t>(type) << 8 |
-           static_cast<std::uint32_t>(returns) << 16;
+           static_cast<std::uint32_t>(returns) << 16 | static_cast<std::uint32_t>(releases) << 17 |
+           static_cast<std::uint32_t>(acquires) << 18;
   }
   static Detail unpack(std::uint32_t bits) {
     return {static_cast<Operation>(bits & 0xff), static_cast<Type>(bits >> 8 & 0xff),
-            (bits >> 16 & 1) != 0};
+            (bits >> 16 & 1) != 0, (bits >> 17 & 1) != 0, (bits >> 18 & 1) != 0};
   }
 };
 
@@ -125,7 +127,10 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
   int first = detail.returns ? 1 : 0;
   std::uint16_t base = op.r[first], b = op.r[first + 1], c = op.r[first + 2];
   bool has_c = detail.operation == Operation::compare_exchange;
-  if constexpr (kChecked) require_defined(w, op, base, mask, "address");
+  if constexpr (kChecked) {
+    require_defined(w, op, base, mask, "address");
+    if (detail.releases) w.cta->checker->fence(w.index);
+  }
   LaneAddresses addresses = lane_addresses(w, access, base);
   for_lanes(mask, [&](int lane) {
     Target target = locate(w, op, op.imm, lane, addresses[lane], bytes, "writes");
@@ -153,6 +158,9 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
       row32(w, op.r[0])[lane] = static_cast<std::uint32_t>(old);
     }
   });
+  if constexpr (kChecked) {
+    if (detail.acquires) w.cta->checker->fence(w.index);
+  }
 }
 
 struct NamedType {
@@ -188,8 +196,8 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction) {
   bool returns = instruction.opcode == "atom";
   if (!returns && instruction.opcode != "red") return {};
   ModifierReader m(instruction);
-  m.take_any({"relaxed", "acquire", "release", "acq_rel"});
-  m.take_any({"cta", "cluster", "gpu", "sys"});
+  const std::string_view semantics = m.take_any({"relaxed", "acquire", "release", "acq_rel"});
+  const std::string_view scope = m.take_any({"cta", "cluster", "gpu", "sys"});
   Form form;
   if (m.take("global"))
     form.access.space = Space::global;
@@ -208,6 +216,10 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction) {
       {"inc", Operation::increment},
       {"dec", Operation::decrement}};
   Detail detail{.returns = returns};
+  if (scope != "cta" && scope != "cluster") {
+    detail.releases = semantics == "release" || semantics == "acq_rel";
+    detail.acquires = semantics == "acquire" || semantics == "acq_rel";
+  }
   bool known = false;
   for (auto [name, operation] : kOperations) {
     if (!known && m.take(name)) {
@@ -244,7 +256,7 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction) {
   form.plain = atomic<false>;
   form.checked = atomic<true>;
   form.taint = Taint::custom;
-  form.global_atomic = form.access.space != Space::shared;
+  form.orders_ctas = form.access.space != Space::shared;
   return {form};
 }
 

@@ -46,10 +46,12 @@ std::string name_address(const Target& target) {
 
 }  // namespace
 
-Checker::Checker(const Cta& cta, GlobalRaces& global)
+Checker::Checker(const Cta& cta, GlobalRaces* global, CtaRaces* ordered)
     : cta_(cta),
       global_(global),
+      ordered_(ordered),
       races_(static_cast<int>(cta.warps.size()), cta.shared_end),
+      known_(ordered != nullptr ? cta.warps.size() : 0),
       shared_state_(cta.shared_end + 4, 0),
       copy_op_(cta.shared_end / 4 + 1, 0) {}
 
@@ -127,7 +129,34 @@ void Checker::race_check(const Warp& w, const Op& op, int lane, const Target& ta
                      past_tense(conflict->kind), w.program->ops[conflict->op].line,
                      w.program->text[conflict->op]));
   }
-  if (!shared) global_.access(target.address, bytes, cta_.linear, index, kind);
+  if (shared) return;
+  if (ordered_ == nullptr) {
+    global_->access(target.address, bytes, cta_.linear, index, kind);
+    return;
+  }
+  const CtaRaces::Access access{.cta = cta_.linear,
+                                .clock = races_.clocks(w.index)[w.index],
+                                .op = index,
+                                .warp = static_cast<std::uint32_t>(w.index)};
+  ordered_->access(target.address, bytes, access, kind, known_[w.index]);
+}
+
+void Checker::barrier_arrive(int warp, int barrier) {
+  races_.barrier_arrive(warp, barrier);
+  if (ordered_ != nullptr) handed_on_[barrier].join(known_[warp]);
+}
+
+void Checker::barrier_release(int barrier, std::uint32_t warps) {
+  races_.barrier_release(barrier, warps);
+  if (ordered_ == nullptr) return;
+  for_lanes(warps, [&](int warp) { known_[warp].join(handed_on_[barrier]); });
+  handed_on_[barrier] = {};
+}
+
+void Checker::fence(int warp) {
+  if (ordered_ == nullptr) return;
+  known_[warp].fence(races_.clocks(warp));
+  races_.advance(warp);
 }
 
 void Checker::require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,

@@ -2,17 +2,19 @@
 // writes. Handlers compiled for checks call it for every lane's access, after bounds and alignment.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "runtime/emulator/exec/access.h"
-#include "runtime/emulator/exec/races.h"
+#include "runtime/emulator/exec/cta_races.h"
 
 namespace sagegen::emulator {
 
 class Checker {
  public:
-  Checker(const Cta& cta, GlobalRaces& global);
+  // `ordered`: of programs that order CTAs; `global`: of the others. One is null.
+  Checker(const Cta& cta, GlobalRaces* global, CtaRaces* ordered);
 
   // True if all bytes are defined.
   bool read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
@@ -37,8 +39,10 @@ class Checker {
   void copy_waited(const Warp& w, std::uint32_t copy_op, int lane, std::uint32_t offset,
                    std::uint32_t bytes);
 
-  void barrier_arrive(int warp, int barrier) { races_.barrier_arrive(warp, barrier); }
-  void barrier_release(int barrier, std::uint32_t warps) { races_.barrier_release(barrier, warps); }
+  void barrier_arrive(int warp, int barrier);
+  void barrier_release(int barrier, std::uint32_t warps);
+  // Of a scope wider than the CTA.
+  void fence(int warp);
 
  private:
   enum State : std::uint8_t { kDefined = 1, kInFlight = 2 };
@@ -49,8 +53,11 @@ class Checker {
                   AccessKind kind);
 
   const Cta& cta_;
-  GlobalRaces& global_;
+  GlobalRaces* global_;
+  CtaRaces* ordered_;
   RaceDetector races_;
+  std::vector<Knowledge> known_;            // by warp; empty without `ordered_`
+  std::array<Knowledge, 16> handed_on_;     // by barrier
   std::vector<std::uint8_t> shared_state_;  // State bits, by shared offset
   std::vector<std::uint32_t> copy_op_;      // per 4 bytes of shared memory: the copy in flight
 };

@@ -35,6 +35,8 @@ void trap(Warp& w, const Op& op, std::uint32_t mask) {
 
 void nothing(Warp&, const Op&, std::uint32_t) {}
 
+void fence(Warp& w, const Op&, std::uint32_t) { w.cta->checker->fence(w.index); }
+
 void sleep(Warp& w, const Op&, std::uint32_t) { yield(w); }
 
 // ---- barriers ----------------------------------------------------------------------------------
@@ -209,10 +211,14 @@ void register_control(FormTable& t) {
   add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.or.pred", "p", 'o');
   t.add_checked("bar.warp.sync", "W", warp_barrier, nullptr, Taint::none);
 
-  // One warp runs at a time and memory has no caches: fences order nothing that could be seen.
-  t.add_checked("membar{.cta|.gl|.sys}", "", nothing, nullptr, Taint::none);
-  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.cta|.cluster|.gpu|.sys}", "", nothing,
-                nullptr, Taint::none);
+  // One warp runs at a time and memory has no caches: only checks see what fences order, and between
+  // CTAs only those of a wide scope order anything.
+  t.add_checked("membar.cta", "", nothing, nullptr, Taint::none);
+  t.add_checked("membar{.gl|.sys}", "", nothing, fence, Taint::none);
+  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.cta|.cluster}", "", nothing, nullptr,
+                Taint::none);
+  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.gpu|.sys}", "", nothing, fence,
+                Taint::none);
   t.add_checked("griddepcontrol{.wait|.launch_dependents}", "", nothing, nullptr, Taint::none);
   t.add_checked("nanosleep.u32", "W", sleep, nullptr, Taint::none);
 }

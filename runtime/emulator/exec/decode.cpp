@@ -70,7 +70,7 @@ class Decoder {
           program_->info.warnings.push_back(
               fmt::format("line {}: {} {}", instruction.line, text_of(instruction), form.warning));
         }
-        if (form.global_atomic) program_->has_global_atomics = true;
+        if (form.orders_ctas) program_->orders_ctas = true;
         return result;
       } catch (const Mismatch& m) {
         if (why.empty()) why = m.why;

@@ -33,7 +33,7 @@ struct Form {
   std::uint32_t number = 0;  // initial Op::imm
   Access access;             // template for the form's addresses
   std::optional<MmaShape> mma;
-  bool global_atomic = false;
+  bool orders_ctas = false;  // see Program
   std::string warning;  // lint, as a sentence; empty if none
 };
 

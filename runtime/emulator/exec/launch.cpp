@@ -75,7 +75,8 @@ struct Launch {
   const Program& program;
   const LaunchRequest& request;
   std::shared_ptr<const AddressMap> map;
-  std::unique_ptr<GlobalRaces> races;  // null without checks
+  std::unique_ptr<GlobalRaces> races;  // with checks one of these, otherwise none
+  std::unique_ptr<CtaRaces> ordered_races;
   std::uint32_t ctas = 0;
   std::atomic<std::uint32_t> next{0};
   // CTAs after the first that fails need not run; those before it must, since they may fail too.
@@ -132,7 +133,7 @@ class CtaRunner {
     set_up(linear);
     std::unique_ptr<Checker> checker;
     if (checks_) {
-      checker = std::make_unique<Checker>(cta_, *launch_.races);
+      checker = std::make_unique<Checker>(cta_, launch_.races.get(), launch_.ordered_races.get());
       cta_.checker = checker.get();
     }
     try {
@@ -314,9 +315,12 @@ Finding describe_conflict(const Launch& launch, const GlobalRaces::Conflict& con
   Finding finding;
   finding.kernel = program.info.name;
   finding.check = "race";
-  finding.message =
-      fmt::format("global address {:#x}: {} and {}, and nothing orders CTAs of one grid",
-                  conflict.address, what(conflict.first), what(conflict.second));
+  finding.message = fmt::format(
+      "global address {:#x}: {} and {}, and {}", conflict.address, what(conflict.first),
+      what(conflict.second),
+      program.orders_ctas
+          ? "no atomic with a fence before it in the one and behind it in the other orders them"
+          : "nothing orders CTAs of one grid");
   finding.ptx_line = program.ops[conflict.first.op].line;
   finding.source = program.source_of(conflict.first.op);
   std::uint32_t linear = conflict.first.cta;
@@ -328,8 +332,8 @@ Finding describe_conflict(const Launch& launch, const GlobalRaces::Conflict& con
 
 std::uint32_t host_threads(const Program& program, const LaunchRequest& request,
                            std::uint32_t ctas) {
-  // Atomics make results depend on the order of CTAs, so that order is then fixed.
-  if (program.has_global_atomics) return 1;
+  // Results depend on the order of CTAs, so that order is then fixed.
+  if (program.orders_ctas) return 1;
   std::uint32_t threads = request.options.threads > 0
                               ? static_cast<std::uint32_t>(request.options.threads)
                               : std::max(1u, std::thread::hardware_concurrency());
@@ -376,7 +380,11 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
   auto start = std::chrono::steady_clock::now();
   bool checks = request.options.checks == runtime::Checks::on;
   Launch shared(program, request, checks ? memory.snapshot_with_shadows() : memory.snapshot());
-  if (checks) shared.races = std::make_unique<GlobalRaces>(*shared.map);
+  if (checks && program.orders_ctas) {
+    shared.ordered_races = std::make_unique<CtaRaces>();
+  } else if (checks) {
+    shared.races = std::make_unique<GlobalRaces>(*shared.map);
+  }
   run_grid(shared);
 
   LaunchReport report;
@@ -385,7 +393,9 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
                                 [](const auto& a, const auto& b) { return a.first < b.first; });
   if (first != shared.failures.end()) report.findings.push_back(std::move(first->second));
   if (checks && report.findings.empty()) {
-    for (const auto& conflict : shared.races->conflicts(kMaxFindings + 1)) {
+    for (const auto& conflict : shared.ordered_races != nullptr
+                                    ? shared.ordered_races->conflicts()
+                                    : shared.races->conflicts(kMaxFindings + 1)) {
       if (report.findings.size() == kMaxFindings) {
         report.truncated = true;
         break;

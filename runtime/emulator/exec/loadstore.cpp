@@ -77,6 +77,9 @@ AccessKind write_kind(const Access& a) {
   return a.strong ? AccessKind::strong_write : AccessKind::write;
 }
 
+// Access::detail of ld.acquire and st.release: as with a fence behind it, before it.
+constexpr std::uint32_t kFenced = 1;
+
 bool is_shared_access(const Access& access) { return access.space == Space::shared; }
 
 template <bool kChecked>
@@ -102,6 +105,7 @@ void load(Warp& w, const Op& op, std::uint32_t mask) {
       }
     });
     for (int e = 0; e < access.count; ++e) set_defined_row(w, r[e], ~undefined[e], mask);
+    if (access.detail == kFenced) w.cta->checker->fence(w.index);
   } else {
     locate_lanes(w, op, op.imm, mask, addresses, bytes, "reads", data);
   }
@@ -162,6 +166,7 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
   if constexpr (kChecked) {
     LaneTargets targets;
     locate_targets(w, op, op.imm, mask, addresses, bytes, "writes", targets);
+    if (access.detail == kFenced) w.cta->checker->fence(w.index);
     std::array<std::uint8_t, kLanes * kMaxVectorBytes> values;
     std::uint32_t whole = mask;  // lanes whose elements are all defined
     for (int e = 0; e < access.count; ++e) whole &= defined_row(w, r[1 + e]);
@@ -217,9 +222,12 @@ void read_space(ModifierReader& m, Access& access, bool is_store) {
 void read_semantics(ModifierReader& m, Access& access) {
   if (m.take("volatile")) {
     access.strong = true;
-  } else if (m.take_any({"relaxed", "acquire", "release"}) != "") {
+  } else if (const std::string_view order = m.take_any({"relaxed", "acquire", "release"});
+             !order.empty()) {
     access.strong = true;
-    if (m.take_any({"cta", "cluster", "gpu", "sys"}).empty()) m.refuse("a scope");
+    const std::string_view scope = m.take_any({"cta", "cluster", "gpu", "sys"});
+    if (scope.empty()) m.refuse("a scope");
+    if (order != "relaxed" && (scope == "gpu" || scope == "sys")) access.detail = kFenced;
   } else {
     m.take("weak");
   }
@@ -294,6 +302,7 @@ std::vector<Form> memory_forms(const ptx::Instruction& instruction) {
   form.plain = is_store ? store<false> : load<false>;
   form.checked = is_store ? store<true> : load<true>;
   form.taint = Taint::custom;
+  form.orders_ctas = access.detail == kFenced && access.space != Space::shared;
   return {form};
 }
 

@@ -144,7 +144,8 @@ class Program {
   std::uint32_t rows = 0;
   std::uint32_t predicates = kFirstPredicate;
   std::size_t dynamic_shared_offset = kSharedStart;  // where dynamic shared memory starts
-  bool has_global_atomics = false;  // CTAs must then run in order to be deterministic
+  // Global atomics, ld.acquire, st.release: CTAs then run in order, so that results are deterministic.
+  bool orders_ctas = false;
 
   // Definedness cells: one per row, then one per predicate.
   std::uint32_t predicate_cell(std::uint16_t predicate) const { return rows + predicate; }

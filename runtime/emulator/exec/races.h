@@ -5,9 +5,9 @@
 // and the reads since. Lanes of one warp count as ordered. Atomic and volatile accesses do not race
 // with each other and order nothing.
 //
-// Between CTAs nothing orders anything before the kernel ends, so it is enough to know which CTAs
-// touched an address in which way. That summary does not depend on the order in which CTAs ran, so
-// reports are the same for any number of host threads.
+// Between CTAs of a kernel without global atomics (with them: cta_races.h) nothing orders anything before
+// the kernel ends, so it is enough to know which CTAs touched an address in which way. That summary does
+// not depend on the order in which CTAs ran, so reports are the same for any number of host threads.
 #pragma once
 
 #include <array>
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -38,9 +39,12 @@ struct RaceConflict {
   std::uint64_t address = 0;
 };
 
+// A vector clock: what has happened before, by warp.
+using WarpClocks = std::array<std::uint32_t, 32>;
+
 class RaceDetector {
  public:
-  static constexpr int kMaxWarps = 32;
+  static constexpr int kMaxWarps = std::tuple_size_v<WarpClocks>;
 
   RaceDetector(int warps, std::size_t shared_bytes);
 
@@ -53,8 +57,12 @@ class RaceDetector {
   void barrier_arrive(int warp, int barrier);
   void barrier_release(int barrier, std::uint32_t warps);
 
+  const WarpClocks& clocks(int warp) const { return clocks_[warp]; }
+  // What the warp does from here on comes behind what `clocks` said before.
+  void advance(int warp) { ++clocks_[warp][warp]; }
+
  private:
-  using Clock = std::array<std::uint32_t, kMaxWarps>;
+  using Clock = WarpClocks;
 
   // The history of four bytes, or of one byte once anyone accessed less than four.
   struct Cell {
