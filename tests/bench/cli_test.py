@@ -32,12 +32,12 @@ class Cli(BenchTest):
         self.assertIn("valid", self.bench("check", self.path("r.json"))[0])
 
     def test_a_second_run_measures_nothing_again(self):
-        self.run_dry("--only", "fast")
+        self.run_dry("--shapes", "d64_full", "--only", "fast")
         before = self.json(self.path("r.json"))["records"]
-        out, _ = self.run_dry("--only", "fast")
+        out, _ = self.run_dry("--shapes", "d64_full", "--only", "fast")
         self.assertEqual(self.json(self.path("r.json"))["records"], before)
         self.assertNotIn("TFLOPS", out)
-        out, _ = self.run_dry("--only", "fast", "--only", "slow")     # only what is missing
+        out, _ = self.run_dry("--shapes", "d64_full", "--only", "fast", "--only", "slow")     # only what is missing
         self.assertEqual(set(re.findall(r"fake \w+(?= .*TFLOPS)", out)), {"fake slow"})
 
     def test_a_budget_stops_between_shapes_and_the_next_run_goes_on(self):
@@ -84,7 +84,7 @@ class Cli(BenchTest):
                       self.run_dry("--contestants", self.path("more"), code=2)[1])
         with open(self.path("more", "twice.py"), "w", encoding="utf-8") as file:
             file.write(f"{base}'broken'\n    def unavailable(self):\n        raise OSError('no library')\n")
-        self.run_dry("--contestants", self.path("more"), "--only", "slow")
+        self.run_dry("--contestants", self.path("more"), "--only", "slow", "--shapes", "d64_full")
         self.assertIn("no library", self.json(self.path("r.json"))["unavailable"]["broken"])
 
     def test_no_result_of_a_dry_run_is_in_the_repository(self):

@@ -170,6 +170,19 @@ class Failures(BenchTest):
             self.assertEqual(records[name]["status"], "measured")
             self.assertEqual(records[name]["times"]["kernel"]["burst"]["samples"], 100)
 
+    def test_what_failed_gives_its_memory_back_at_once(self):
+        machine, fake = fakes()
+        closed, prepare = [], fake["breaks"].prepare
+
+        def spy(shape, inputs):
+            call = prepare(shape, inputs)
+            call.close = lambda: closed.append(fake["slow"].calls)
+            return call
+        fake["breaks"].prepare = spy
+        measure(machine, [fake["breaks"], fake["slow"]])
+        self.assertEqual(len(closed), FULL.input_sets)
+        self.assertLess(max(closed), fake["slow"].calls)
+
     def test_refusals_carry_their_reason(self):
         machine, fake = fakes()
         for shape, reason in ((TINY_CAUSAL, "causal"), (TINY_GQA, "GQA")):

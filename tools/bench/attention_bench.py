@@ -150,7 +150,8 @@ def run(arguments):
         return NO_DEVICE
     contestants, unavailable = chosen_contestants(arguments, machine)
     store = results.Store(arguments.out, environment=machine.environment(), protocol=rules.as_dict(),
-                          dry=machine.dry, command=sys.argv, started=protocol.today())
+                          dry=machine.dry, command=["attention_bench.py", *sys.argv[1:]],
+                          started=protocol.today())
     for note in store.notes + getattr(machine, "notes", []):
         print(f"note: {note}", flush=True)
     store.document["unavailable"] = unavailable

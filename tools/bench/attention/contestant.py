@@ -4,6 +4,7 @@ A file in contestants/ (or in a directory given with --contestants) defines one 
 Contestant; each is found at run time and asked for its variants. A contestant that cannot take part says
 why, in words that end up in the results.
 """
+import hashlib
 import importlib.util
 import inspect
 import os
@@ -17,8 +18,12 @@ class Unsupported(Exception):
 
 
 def version_of(module):
-    """What a module says of its version, or at least where it comes from."""
-    return str(getattr(module, "__version__", None) or getattr(module, "__file__", None) or "unknown")
+    """What a module says of its version, or a digest of its file."""
+    path = getattr(module, "__file__", None)
+    if getattr(module, "__version__", None) or not path or not os.path.isfile(path):
+        return str(getattr(module, "__version__", "unknown"))
+    with open(path, "rb") as file:
+        return f"{os.path.basename(path)} sha256:{hashlib.sha256(file.read()).hexdigest()[:16]}"
 
 
 class Call:

@@ -125,6 +125,7 @@ class Measurement:
             if not self.platform.healthy():
                 raise DeviceLost(f"{entry.contestant.name} on {self.shape.name}: "
                                  f"{entry.record['reason']}") from error
+        entry.close()   # its memory is for the others
         return False
 
     def _active(self, phase):
