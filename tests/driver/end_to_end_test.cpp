@@ -16,6 +16,7 @@
 #include "sagegen/emit.h"
 #include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
+#include "tests/driver/buffers.h"
 #include "tools/reference/reference.h"
 
 using namespace sagegen;
@@ -44,20 +45,6 @@ std::vector<double> to_doubles(const Bits& bits) {
     std::memcpy(&value, &raw, sizeof raw);
     values.push_back(static_cast<double>(value));
   }
-  return values;
-}
-
-template <typename T>
-Buffer upload(const Device& device, const std::vector<T>& values) {
-  Buffer buffer(device, values.size() * sizeof(T));
-  buffer.upload(std::as_bytes(std::span(values)));
-  return buffer;
-}
-
-template <typename T>
-std::vector<T> download(const Buffer& buffer) {
-  std::vector<T> values(buffer.bytes() / sizeof(T));
-  buffer.download(std::as_writable_bytes(std::span(values)));
   return values;
 }
 

@@ -104,13 +104,8 @@ TEST_CASE("conversions between floats and integers") {
                            },
                        .interesting = floats64()});
   }
-  struct Rounding {
-    const char* name;
-    Mode mode;
-  };
-  for (Rounding r : {Rounding{"rn", Mode::nearest}, Rounding{"rz", Mode::zero},
-                     Rounding{"rm", Mode::down}, Rounding{"rp", Mode::up}}) {
-    std::string cvt = std::string("cvt.") + r.name;
+  for (const Rounding& r : kRoundings) {
+    std::string cvt = std::string("cvt") + r.name;
     check_instruction({.text = cvt + ".f32.s32 %w0, %w1;",
                        .expected =
                            [&](u64 a, u64, u64, u64) {
@@ -138,13 +133,8 @@ TEST_CASE("conversions between floats and integers") {
 }
 
 TEST_CASE("conversions between floats") {
-  struct Rounding {
-    const char* name;
-    Mode mode;
-  };
-  for (Rounding r : {Rounding{"rn", Mode::nearest}, Rounding{"rz", Mode::zero},
-                     Rounding{"rm", Mode::down}, Rounding{"rp", Mode::up}}) {
-    std::string cvt = std::string("cvt.") + r.name;
+  for (const Rounding& r : kRoundings) {
+    std::string cvt = std::string("cvt") + r.name;
     auto from_f32 = [&](const Format& f, u64 a) {
       float x = as_float(a);
       return store(f, static_cast<Quad>(x), r.mode, std::signbit(x));

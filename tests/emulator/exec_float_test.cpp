@@ -15,14 +15,10 @@ TEST_CASE("f32 add, sub, mul in every rounding, with ftz and sat") {
     const char* name;
     char symbol;
   };
-  struct Rounding {
-    const char* name;
-    Mode mode;
-  };
   for (Operation o : {Operation{"add", '+'}, Operation{"sub", '-'}, Operation{"mul", '*'}}) {
-    for (Rounding r :
-         {Rounding{".rn", Mode::nearest}, Rounding{".rz", Mode::zero}, Rounding{".rm", Mode::down},
-          Rounding{".rp", Mode::up}, Rounding{"", Mode::nearest}}) {
+    std::vector<Rounding> roundings(std::begin(kRoundings), std::end(kRoundings));
+    roundings.push_back({"", Mode::nearest});
+    for (const Rounding& r : roundings) {
       for (int variant = 0; variant < 3; ++variant) {
         bool ftz = variant == 1, sat = variant == 2;
         if (sat && r.mode != Mode::nearest) continue;

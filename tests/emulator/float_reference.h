@@ -38,6 +38,12 @@ inline Quad power_of_two(int e) {
 }
 
 enum class Mode { nearest, zero, down, up };
+struct Rounding {
+  const char* name;
+  Mode mode;
+};
+inline constexpr Rounding kRoundings[] = {
+    {".rn", Mode::nearest}, {".rz", Mode::zero}, {".rm", Mode::down}, {".rp", Mode::up}};
 
 inline u64 nan_of(const Format& f) { return (u64{1} << (f.width - 1)) - 1; }
 inline u64 infinity_of(const Format& f) {

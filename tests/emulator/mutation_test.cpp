@@ -10,7 +10,6 @@
 #include <functional>
 #include <map>
 #include <set>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +18,7 @@
 #include "sagegen/emit.h"
 #include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
+#include "tests/driver/buffers.h"
 #include "tests/emulator/ptx_edit.h"
 #include "tools/reference/reference.h"
 
@@ -52,20 +52,6 @@ std::vector<std::uint16_t> to_f16(const reference::Tensor& tensor) {
   std::vector<std::uint16_t> bits;
   for (const float value : tensor.data) bits.push_back(emulator::f32_to_f16(value));
   return bits;
-}
-
-template <typename T>
-Buffer upload(const Device& device, const std::vector<T>& values) {
-  Buffer buffer(device, values.size() * sizeof(T));
-  buffer.upload(std::as_bytes(std::span(values)));
-  return buffer;
-}
-
-template <typename T>
-std::vector<T> download(const Buffer& buffer) {
-  std::vector<T> values(buffer.bytes() / sizeof(T));
-  buffer.download(std::as_writable_bytes(std::span(values)));
-  return values;
 }
 
 const std::string& emitted(const KernelSpec& spec) {

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <cstring>
 
 #include "runtime/emulator/exec/checker.h"
@@ -71,14 +72,6 @@ T integer_update(Operation operation, T old, T b, T c) {
   return old;
 }
 
-template <class To, class From>
-To cast_bits(From from) {
-  To to;
-  static_assert(sizeof to == sizeof from);
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
-
 std::uint64_t update(const Detail& d, bool flush, std::uint64_t old, std::uint64_t b,
                      std::uint64_t c) {
   switch (d.type) {
@@ -97,13 +90,13 @@ std::uint64_t update(const Detail& d, bool flush, std::uint64_t old, std::uint64
           integer_update<std::int64_t>(d.operation, static_cast<std::int64_t>(old),
                                        static_cast<std::int64_t>(b), static_cast<std::int64_t>(c)));
     case Type::f32: {
-      float x = cast_bits<float>(static_cast<std::uint32_t>(old));
-      float y = cast_bits<float>(static_cast<std::uint32_t>(b));
+      float x = std::bit_cast<float>(static_cast<std::uint32_t>(old));
+      float y = std::bit_cast<float>(static_cast<std::uint32_t>(b));
       float sum = flush ? flush_denormal(flush_denormal(x) + flush_denormal(y)) : x + y;
-      return cast_bits<std::uint32_t>(canonical_nan(sum));
+      return std::bit_cast<std::uint32_t>(canonical_nan(sum));
     }
     case Type::f64:
-      return cast_bits<std::uint64_t>(cast_bits<double>(old) + cast_bits<double>(b));
+      return std::bit_cast<std::uint64_t>(std::bit_cast<double>(old) + std::bit_cast<double>(b));
     case Type::f16x2:
       return half_pair<HalfF16>(static_cast<std::uint32_t>(old), static_cast<std::uint32_t>(b),
                                 [](double x, double y) { return x + y; });

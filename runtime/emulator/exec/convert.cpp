@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cfenv>
 #include <cmath>
 #include <cstring>
@@ -59,14 +60,6 @@ struct Detail {
   }
 };
 
-template <class To, class From>
-To cast_bits(From from) {
-  To to;
-  static_assert(sizeof to == sizeof from);
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
-
 using Wide = __int128;  // holds every integer type
 
 Wide load_integer(Type type, std::uint64_t bits) {
@@ -97,11 +90,11 @@ double load_float(Type type, std::uint64_t bits, bool ftz) {
     case Type::bf16:
       return bf16_to_f32(static_cast<std::uint16_t>(bits));
     case Type::f32: {
-      float value = cast_bits<float>(static_cast<std::uint32_t>(bits));
+      float value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
       return ftz ? flush_denormal(value) : value;
     }
     default:
-      return cast_bits<double>(bits);
+      return std::bit_cast<double>(bits);
   }
 }
 
@@ -194,7 +187,7 @@ std::uint32_t to_f32(const Detail& d, double x) {
   }
   if (d.ftz) value = flush_denormal(value);
   if (d.sat) value = value > 0.0f ? std::min(value, 1.0f) : 0.0f;
-  return cast_bits<std::uint32_t>(canonical_nan(value));
+  return std::bit_cast<std::uint32_t>(canonical_nan(value));
 }
 
 std::uint64_t to_float(const Detail& d, double x) {
@@ -207,7 +200,7 @@ std::uint64_t to_float(const Detail& d, double x) {
       return to_f32(d, x);
     default:
       if (d.sat) x = x > 0.0 ? std::min(x, 1.0) : 0.0;
-      return cast_bits<std::uint64_t>(x);
+      return std::bit_cast<std::uint64_t>(x);
   }
 }
 
@@ -225,7 +218,7 @@ std::uint64_t integer_to_float(const Detail& d, Wide x) {
     bool down = d.round == Round::down || (d.round == Round::zero && x > 0);
     if (lost < 0 && down) value = std::nextafter(value, -std::numeric_limits<double>::infinity());
     if (lost > 0 && !down) value = std::nextafter(value, std::numeric_limits<double>::infinity());
-    return cast_bits<std::uint64_t>(value);
+    return std::bit_cast<std::uint64_t>(value);
   }
   return to_float(d, integer_to_double(d, x));
 }
@@ -263,8 +256,8 @@ template <std::uint16_t (*kHalf)(const Detail&, float)>
 void pack_pair(Warp& w, const Op& op, std::uint32_t mask) {
   Detail d = Detail::unpack(op.imm);
   for_lanes(mask, [&](int lane) {
-    float a = cast_bits<float>(row32(w, op.r[1])[lane]),
-          b = cast_bits<float>(row32(w, op.r[2])[lane]);
+    float a = std::bit_cast<float>(row32(w, op.r[1])[lane]),
+          b = std::bit_cast<float>(row32(w, op.r[2])[lane]);
     row32(w, op.r[0])[lane] = kHalf(d, b) | std::uint32_t{kHalf(d, a)} << 16;
   });
 }
@@ -285,8 +278,8 @@ template <ToByte kNarrow>
 void pack_bytes(Warp& w, const Op& op, std::uint32_t mask) {
   Detail d = Detail::unpack(op.imm);
   for_lanes(mask, [&](int lane) {
-    float a = cast_bits<float>(row32(w, op.r[1])[lane]),
-          b = cast_bits<float>(row32(w, op.r[2])[lane]);
+    float a = std::bit_cast<float>(row32(w, op.r[1])[lane]),
+          b = std::bit_cast<float>(row32(w, op.r[2])[lane]);
     row32(w, op.r[0])[lane] =
         to_byte(kNarrow, d.relu, b) | std::uint32_t{to_byte(kNarrow, d.relu, a)} << 8;
   });

@@ -34,7 +34,7 @@ struct Form {
   Access access;             // template for the form's addresses
   std::optional<MmaShape> mma;
   bool orders_ctas = false;  // see Program
-  std::string warning;  // lint, as a sentence; empty if none
+  std::string warning;       // lint, as a sentence; empty if none
 };
 
 // The text after "line N: " when an instruction is refused.

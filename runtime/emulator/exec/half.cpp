@@ -141,14 +141,7 @@ void compare_half(Warp& w, const Op& op, u32 mask) {
     bool holds = F(Half::load(row32(w, op.r[2])[lane]), Half::load(row32(w, op.r[3])[lane]));
     lanes |= static_cast<u32>(holds) << lane;
   });
-  u32 p = lanes, q = ~lanes;
-  if (op.imm != kBoolNone) {
-    u32 c = predicate_operand(w, op, 4);
-    p = op.imm == kBoolAnd ? p & c : op.imm == kBoolOr ? p | c : p ^ c;
-    q = op.imm == kBoolAnd ? q & c : op.imm == kBoolOr ? q | c : q ^ c;
-  }
-  set_predicate(w, op.r[1], q, mask);
-  set_predicate(w, op.r[0], p, mask);
+  set_compared(w, op, mask, lanes);
 }
 
 template <auto F>

@@ -92,12 +92,10 @@ constexpr Handler each_lane = &LaneLoop<F, decltype(&decltype(F)::operator())>::
 template <auto F, class T>
 constexpr Handler each_lane_of = &LaneLoop<F, decltype(&decltype(F)::template operator()<T>)>::run;
 
-// The handler of setp p|q, a, b{, c}: operands p, q, a, b, c; Op::imm is the boolean operation.
-template <auto F, class T>
-void compare_lanes(Warp& w, const Op& op, u32 mask) {
-  using Loop = LaneLoop<F, decltype(&decltype(F)::template operator()<T>)>;
-  u32 p = Loop::collect(lane_row<T>(w, op.r[2]), lane_row<T>(w, op.r[3]));
-  u32 q = ~p;
+// setp p|q, a, b{, c}: operands p, q, a, b, c; Op::imm is the boolean operation. `holds`: in which lanes the
+// comparison does.
+inline void set_compared(Warp& w, const Op& op, u32 mask, u32 holds) {
+  u32 p = holds, q = ~holds;
   if (op.imm != kBoolNone) {
     u32 c = predicate_operand(w, op, 4);
     p = op.imm == kBoolAnd ? p & c : op.imm == kBoolOr ? p | c : p ^ c;
@@ -105,6 +103,11 @@ void compare_lanes(Warp& w, const Op& op, u32 mask) {
   }
   set_predicate(w, op.r[1], q, mask);
   set_predicate(w, op.r[0], p, mask);
+}
+template <auto F, class T>
+void compare_lanes(Warp& w, const Op& op, u32 mask) {
+  using Loop = LaneLoop<F, decltype(&decltype(F)::template operator()<T>)>;
+  set_compared(w, op, mask, Loop::collect(lane_row<T>(w, op.r[2]), lane_row<T>(w, op.r[3])));
 }
 
 // selp d, a, b, p

@@ -31,12 +31,4 @@ const Kernels* avx2_kernels() { return &kTable; }
 #pragma clang attribute pop
 #endif
 
-#else
-
-namespace sagegen::emulator::tile {
-
-const Kernels* avx2_kernels() { return nullptr; }
-
-}  // namespace sagegen::emulator::tile
-
 #endif

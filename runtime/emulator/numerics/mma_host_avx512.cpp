@@ -32,12 +32,4 @@ const Kernels* avx512_kernels() { return &kTable; }
 #pragma clang attribute pop
 #endif
 
-#else
-
-namespace sagegen::emulator::tile {
-
-const Kernels* avx512_kernels() { return nullptr; }
-
-}  // namespace sagegen::emulator::tile
-
 #endif

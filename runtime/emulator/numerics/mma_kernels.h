@@ -60,7 +60,7 @@ const Kernels* kernels_for(Host host);
 // The best table for the machine that this process runs on.
 const Kernels& host_kernels();
 
-// One per mma_host_*.cpp; null if the file was compiled for another architecture.
+// One per mma_host_*.cpp; those of AVX exist on x86-64 only.
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
