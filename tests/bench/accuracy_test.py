@@ -17,7 +17,7 @@ def sums(pairs):
 
 class Metrics(unittest.TestCase):
     def test_by_hand(self):
-        figures = accuracy.metrics([sums([(3.0, 3.0), (4.0, 0.0)]), sums([(1.0, 1.0), (0.0, 0.0)])])
+        figures = accuracy.metrics([sums([(4.0, 0.0), (3.0, 3.0)]), sums([(1.0, 1.0), (0.0, 0.0)])])
         self.assertAlmostEqual(figures["cosine"], 10 / math.sqrt(26 * 10))
         self.assertAlmostEqual(figures["relative_l1"], 4 / 8)
         self.assertAlmostEqual(figures["rmse"], math.sqrt(16 / 4))

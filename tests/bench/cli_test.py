@@ -37,7 +37,7 @@ class Cli(BenchTest):
         out, _ = self.run_dry("--shapes", "d64_full", "--only", "fast")
         self.assertEqual(self.json(self.path("r.json"))["records"], before)
         self.assertNotIn("TFLOPS", out)
-        out, _ = self.run_dry("--shapes", "d64_full", "--only", "fast", "--only", "slow")     # only what is missing
+        out, _ = self.run_dry("--shapes", "d64_full", "--only", "fast", "--only", "slow")
         self.assertEqual(set(re.findall(r"fake \w+(?= .*TFLOPS)", out)), {"fake slow"})
 
     def test_a_budget_stops_between_shapes_and_the_next_run_goes_on(self):

@@ -106,9 +106,10 @@ class Peers(BenchTest):
         peer = self.peer(name)
         self.assertIsNone(peer.supports(shape))
         call = peer.prepare(shape, inputs)
-        for function in call.phases().values():    # kernel, quantization, end to end
+        for phase, function in call.phases().items():
             function()
-        self.assertLess(figures(shape, inputs, call.output())["relative_l1"], tolerance, (name, shape))
+            error = figures(shape, inputs, call.output())["relative_l1"]
+            self.assertLess(error, tolerance, (name, shape, phase))
         call.close()
         self.assertTrue(peer.versions())
         return call

@@ -117,9 +117,12 @@ class Continuing(WithResults):
             store = self.store(machine, **changes)
             self.assertEqual(store.document["records"], [])
             self.assertIn("environment", store.notes[0])
+        self.filled("slow")
         store = self.store(machine, rules=replace(RULES, samples=5))
-        self.assertTrue(os.path.exists(self.path("r.json.old")))
-        self.assertTrue(os.path.exists(self.path("r.json.old2")))
+        self.assertEqual(store.document["records"], [])
+        self.assertIn("protocol", store.notes[0])
+        for name in ("r.json.old", "r.json.old2", "r.json.old3"):
+            self.assertTrue(os.path.exists(self.path(name)))
         self.assertEqual(results.read(self.path("r.json.old"))["records"][0]["contestant"], "fake slow")
 
     def test_a_write_that_fails_leaves_the_old_file(self):
