@@ -52,6 +52,26 @@ class Cli(BenchTest):
         self.run_dry("--only", "slow", "--budget", "1000")
         self.assertEqual(len(self.json(self.path("r.json"))["records"]), 4)
 
+    def test_a_contestant_that_takes_the_device_down_does_not_end_the_run(self):
+        os.mkdir(self.path("more"))
+        with open(self.path("more", "deadly.py"), "w", encoding="utf-8") as file:
+            file.write("from attention.contestant import Contestant\n"
+                       "class Deadly(Contestant):\n"
+                       "    name = 'deadly'\n"
+                       "    def prepare(self, shape, inputs):\n"
+                       "        self.platform.healthy = lambda: False\n"
+                       "        raise RuntimeError('illegal address')\n")
+        out, _ = self.run_dry("--contestants", self.path("more"), "--only", "slow", "--only", "deadly",
+                              "--budget", "1000", "--retry-failed", code=1)
+        document = self.json(self.path("r.json"))
+        found = [(r["contestant"], r["status"]) for r in document["records"]]
+        self.assertEqual(found.count(("deadly", "failed")), 2)       # then it is left out
+        self.assertEqual(found.count(("fake slow", "measured")), 4)
+        self.assertEqual(len(found), 6)
+        self.assertEqual(len(document["sessions"]), 3)
+        self.assertEqual(out.count("the device is lost"), 2)
+        self.assertIn("illegal address", document["records"][0]["reason"])
+
     def test_reports(self):
         self.run_dry("--only", "fast", "--only", "slow")
         _, err = self.bench("report", self.path("r.json"), "--out", self.path("report"), code=2)

@@ -6,7 +6,8 @@
     tools/bench/attention_bench.py report results.json --out DIR          Markdown and SVG
     tools/bench/attention_bench.py check results.json                     is it a valid results file?
 
-A run that was cut off, or whose budget ended, continues when it is started again with the same file.
+A run that was cut off, or whose budget ended, continues when it is started again with the same file. If a
+contestant takes the device down with it, a new process goes on; one that did so twice is left out.
 Exit code: 0 done, 1 something failed or is wrong, 2 usage, 3 no device, 4 the budget ended before the list.
 """
 import argparse
@@ -20,6 +21,7 @@ from attention import contestant, platform, protocol, report, results, shapes   
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DONE, WRONG, USAGE, NO_DEVICE, UNFINISHED = range(5)
+MAX_LOSSES = 2
 
 
 def find_library():
@@ -36,7 +38,7 @@ def find_library():
 def parser():
     main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = main.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="measure, and write a results file")
+    run = commands.add_parser("run", help="measure, and write a results file", allow_abbrev=False)
     run.add_argument("--out", required=True, metavar="FILE", help="results; continued if it exists")
     run.add_argument("--dry", nargs="?", const="sm_89", metavar="PROFILE",
                      help="no GPU, no PyTorch: made-up durations, tiny shapes, sagegen on the emulator")
@@ -114,7 +116,8 @@ def measure(arguments, machine, store, contestants, todo):
     """True if the whole list is done."""
     began, longest = machine.now(), 0.0
     for index, shape in enumerate(todo):
-        missing = [one for one in contestants if not store.finished(shape, one, arguments.retry_failed)]
+        missing = [one for one in contestants if not store.finished(shape, one, arguments.retry_failed)
+                   and store.count(one, protocol.DeviceLost.MARK) < MAX_LOSSES]
         if not missing:
             continue
         spent = machine.now() - began
@@ -139,6 +142,14 @@ def line_of(record):
     return f"{record['shape']['name']:<32} {record['contestant']:<48} {result}{wrong}"
 
 
+def go_on(arguments, spent):
+    """The same command in a new process, with what is left of the budget; does not return."""
+    command = [sys.executable, *(word for word in sys.argv if word != "--retry-failed")]
+    if arguments.budget is not None:
+        command += ["--budget", f"{max(0.001, arguments.budget - spent):.3f}"]   # the last one counts
+    os.execv(sys.executable, command)
+
+
 def run(arguments):
     if arguments.budget is not None and arguments.budget <= 0:
         raise ValueError(f"--budget {arguments.budget}: a budget is a positive number of seconds")
@@ -157,16 +168,18 @@ def run(arguments):
     store.document["unavailable"] = unavailable
     for name, why in unavailable.items():
         print(f"without {name}: {why}", flush=True)
+    began = machine.now()
     try:
         complete = measure(arguments, machine, store, contestants, todo)
     except protocol.DeviceLost as lost:
         store.add(list(lost.records))
-        print(f"attention_bench: the device is lost to this process: {lost}\nRun the same command again: "
-              "what is finished is kept, and what failed is not tried again.", file=sys.stderr)
-        return WRONG
+        print(f"the device is lost to this process: {lost}", flush=True)
+        complete = None
     finally:
         store.document["sessions"][-1]["ended"] = protocol.today()
         store.save()
+    if complete is None:
+        go_on(arguments, machine.now() - began)
     records = store.document["records"]
     bad = [record for record in records if record["status"] == "failed" or record["suspicions"]]
     print(f"{len(records)} records in {arguments.out}, {len(bad)} of them failed or wrong"

@@ -49,7 +49,9 @@ DRY = Protocol(warmups=1, samples=3, min_samples=2, burst_seconds=60, sustained_
 
 
 class DeviceLost(Exception):
-    """The device does not answer any more. `records` says who was at work; the others were not finished."""
+    """The device does not answer any more: only another process can go on. `records` says who was at work;
+    the others were not finished."""
+    MARK = "lost the device: "   # their reasons begin so
     records = ()
 
 
@@ -123,8 +125,8 @@ class Measurement:
         except Exception as error:   # whatever a peer throws
             entry.stop("failed", f"{type(error).__name__}: {error}")
             if not self.platform.healthy():
-                raise DeviceLost(f"{entry.contestant.name} on {self.shape.name}: "
-                                 f"{entry.record['reason']}") from error
+                entry.record["reason"] = DeviceLost.MARK + entry.record["reason"]
+                raise DeviceLost(f"{entry.contestant.name} on {self.shape.name}: {error}") from error
         entry.close()   # its memory is for the others
         return False
 
@@ -257,7 +259,7 @@ class Measurement:
             return accuracy.metrics(self.platform.head_sums(inputs, call.output(), shape))
         except Exception as error:
             if not self.platform.healthy():
-                self._entry_of(contestant).stop("failed", f"accuracy: {type(error).__name__}: {error}")
+                self._entry_of(contestant).stop("failed", f"{DeviceLost.MARK}{type(error).__name__}: {error}")
                 raise DeviceLost(f"accuracy of {contestant.name} on {shape.name}: {error}") from error
             return {"failed": f"{type(error).__name__}: {error}"}
         finally:

@@ -169,6 +169,11 @@ class Store:
                 return record["status"] in final and record["versions"] == contestant.versions()
         return False
 
+    def count(self, contestant, mark):
+        """Failures of a contestant whose reason begins with these words."""
+        return sum(record["contestant"] == contestant.name and (record["reason"] or "").startswith(mark)
+                   for record in self.document["records"])
+
     def add(self, records):
         new = {(record["shape"]["name"], record["contestant"]) for record in records}
         kept = [record for record in self.document["records"]
