@@ -33,6 +33,8 @@ const std::vector<Assumed>& assumed_values() {
       {"wgmma_e4m3_rega_n128_1wg", 64, kClockUnit, kPeak},
       {"wgmma_e4m3_rega_n136_1wg", 68, kClockUnit, kPeak},
       {"wgmma_e4m3_rega_n256_1wg", 128, kClockUnit, kPeak},
+      {"tma_128_rows", 5.5, "TB/s of all SMs", "an estimate without a source: 5.5 to 7"},
+      {"clock_under_wgmma", 1755, "MHz", "the clock of the planning roofline"},
   };
   return values;
 }

@@ -51,7 +51,8 @@ std::uint64_t permute_bytes(std::uint64_t low, std::uint64_t high, std::uint64_t
 
 // Loads whose first word is the address of the next one. Cells of 16 bytes; the lanes of a warp read 32
 // neighbours, so that no banks collide.
-constexpr int kCells = 1024, kJump = 5 * kLanes;
+// 31 rows of a warp, so that no number of steps in use leads back to the start.
+constexpr int kCells = 31 * kLanes, kJump = 5 * kLanes;
 Chains shared_loads() {
   return {.name = "lds128",
           .what = "ld.shared.v4.b32, each the address of the next",
@@ -80,14 +81,14 @@ Chains shared_loads() {
                     "\tmov.u32 %r2, %ntid.x;\n"
                     "$fill:\n"
                     "\tadd.s32 %r3, %r1, {};\n"
-                    "\tand.b32 %r3, %r3, {};\n"
+                    "\trem.u32 %r3, %r3, {};\n"
                     "\tmad.lo.s32 %r3, %r3, 16, %r0;\n"
                     "\tmad.lo.s32 %r4, %r1, 16, %r0;\n"
                     "\tst.shared.v4.b32 [%r4], {{%r3, %r1, %r1, %r1}};\n"
                     "\tadd.s32 %r1, %r1, %r2;\n"
                     "\tsetp.lt.u32 %p0, %r1, {};\n"
                     "\t@%p0 bra $fill;\n",
-                    offset, kJump, kCells - 1, kCells);
+                    offset, kJump, kCells, kCells);
                 for (int c = 0; c < chains; ++c)
                   text += fmt::format("\tadd.s32 %x{0}, %x{0}, %r0;\n", c);
                 return text;
@@ -99,6 +100,17 @@ Chains shared_loads() {
                   text += fmt::format("\tsub.s32 %x{0}, %x{0}, %r0;\n", c);
                 return text;
               }};
+}
+
+// Where shuffles read from: three rings of 13, 11 and 8 lanes, which only 1144 steps turn back.
+int next_lane(int lane) {
+  constexpr int kEnds[] = {13, 24, 32};
+  int start = 0;
+  for (const int end : kEnds) {
+    if (lane < end) return lane + 1 < end ? lane + 1 : start;
+    start = end;
+  }
+  return lane;
 }
 
 std::vector<Chains> make_chains() {
@@ -145,6 +157,7 @@ std::vector<Chains> make_chains() {
       {.name = "cvt_e4m3x2",
        .what = "cvt.rn.satfinite.e4m3x2.f32, two packed into a word without a PRMT",
        .unit = "instruction lanes (two values each)",
+       .steps = 32,  // ptxas adds a PRMT for each chain and iteration
        .operations = 2,
        .sass_name = "F2FP",
        .sass_opcode = 0x03e,
@@ -271,7 +284,7 @@ std::vector<Chains> make_chains() {
                     return lane % 2 == 0 ? 0x2436u : 0x5103u;
                   }});
   list.push_back({.name = "shfl",
-                  .what = "shfl.sync.idx.b32 from the next lane",
+                  .what = "shfl.sync.idx.b32 from another lane",
                   .unit = "lanes",
                   .sass_name = "SHFL",
                   .sass_opcode = 0x189,
@@ -283,11 +296,15 @@ std::vector<Chains> make_chains() {
                   .advance =
                       [](ChainState& s, int c, int) {
                         auto& x = s.x[static_cast<std::size_t>(c)];
-                        std::rotate(x.begin(), x.begin() + 1, x.end());
+                        const auto before = x;
+                        for (int lane = 0; lane < kLanes; ++lane) {
+                          x[static_cast<std::size_t>(lane)] =
+                              before[static_cast<std::size_t>(next_lane(lane))];
+                        }
                       },
                   .initial = any_bits,
                   .operand = [](int lane, bool) -> std::uint64_t {
-                    return static_cast<std::uint64_t>((lane + 1) % kLanes);
+                    return static_cast<std::uint64_t>(next_lane(lane));
                   }});
   list.push_back(shared_loads());
   for (Chains& chains : list) {

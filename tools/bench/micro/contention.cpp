@@ -36,9 +36,9 @@ Program contention_program(const std::string& name, const WgmmaShape& shape, con
   const std::string sleep = fmt::format(
       "$sleep:\n"
       "\tnanosleep.u32 1000;\n"
-      "\tmov.u64 %t1, %clock64;\n"
-      "\tsub.s64 %t1, %t1, %t0;\n"
-      "\tsetp.lt.u64 %p0, %t1, {};\n"
+      "\tmov.u64 %clock1, %clock64;\n"
+      "\tsub.s64 %clock1, %clock1, %clock0;\n"
+      "\tsetp.lt.u64 %p0, %clock1, {};\n"
       "\t@%p0 bra $sleep;\n",
       kIterations * kPerIteration * static_cast<unsigned>(shape.n) / 2);
   const std::string tensor =
@@ -57,11 +57,11 @@ Program contention_program(const std::string& name, const WgmmaShape& shape, con
           "\tsetp.eq.u32 %p3, %r9, {};\n"
           "\t@%p3 bra $stopped;\n"
           "$work:\n"
-          "\t.pragma \"nounroll\";\n",
+          "\t.pragma \"nounroll\";\n"
+          "\tld.volatile.shared.b32 %r11, [%r10];\n",  // early: its latency is not waited for
           flag_offset(shape), kTensorOnly) +
       chain_steps(work) +
       "\tadd.s32 %r8, %r8, 1;\n"
-      "\tld.volatile.shared.b32 %r11, [%r10];\n"
       "\tsetp.eq.u32 %p0, %r11, 0;\n"
       "\t@%p0 bra $work;\n"
       "$stopped:\n" +
@@ -90,13 +90,15 @@ Program contention_program(const std::string& name, const WgmmaShape& shape, con
                                flag_offset(shape)) +
                            start_clock() + "\t@%p2 bra $worker;\n" + tensor +
                            "\tbra $end;\n$worker:\n" + worker + "$end:\n";
+  // The flag is a load from shared memory as well.
+  const int work_count =
+      work.chains * work.steps * work.operations + (work.shared_bytes > 0 ? 1 : 0);
   return {.name = name,
           .ptx = kernel_ptx(fmt::format("{} beside {}", shape.name(), work.what), kThreads,
                             wgmma_registers(shape) + chain_registers(work), body),
           .threads = kThreads,
           .shared_bytes = work_offset(shape) + work.shared_bytes,
-          .sass = {shape.sass(kPerIteration),
-                   {work.sass_name, work.sass_opcode, work.chains * work.steps * work.operations}}};
+          .sass = {shape.sass(kPerIteration), {work.sass_name, work.sass_opcode, work_count}}};
 }
 
 // Every worker's values, each after the number of iterations that it reports.

@@ -117,6 +117,7 @@ class LoadedProgram {
   ~LoadedProgram();
   LoadedProgram(const LoadedProgram&) = delete;
   LoadedProgram& operator=(const LoadedProgram&) = delete;
+  // Several blocks are one for each SM: they get so much shared memory that no two fit on one.
   void launch(int blocks, const Parameters& parameters, runtime::StreamHandle stream) const;
   int threads() const { return threads_; }
   int warps() const { return threads_ / kLanes; }
@@ -157,7 +158,7 @@ class Session {
   std::vector<LoadedCode> loaded_;
 };
 
-// One kernel, launched once to warm up and then `repetitions` times on every SM.
+// One kernel, launched once to warm up and then `repetitions` times, one block on every SM.
 struct Observed {
   int blocks = 0, warps = 0;
   std::vector<std::vector<Stamp>> runs;  // [repetition][block * warps + warp]

@@ -31,7 +31,7 @@ std::string kernel_ptx(const std::string& comment, int threads, const std::strin
          "\t.reg .pred %p<8>;\n"
          "\t.reg .b32 %thread, %lane, %warp, %cta, %iterations, %i, %smem, %sm;\n"
          "\t.reg .b32 %r<16>;\n"
-         "\t.reg .b64 %in, %out, %stamps, %t0, %t1, %g0, %g1;\n"
+         "\t.reg .b64 %in, %out, %stamps, %clock0, %clock1, %g0, %g1;\n"
          "\t.reg .b64 %rd<16>;\n" +
          registers +
          "\tmov.u32 %thread, %tid.x;\n"
@@ -63,12 +63,12 @@ std::string counted_loop(const std::string& body) {
 std::string start_clock() {
   return "\tmov.u64 %g0, %globaltimer;\n"
          "\tbar.sync 0;\n"
-         "\tmov.u64 %t0, %clock64;\n";
+         "\tmov.u64 %clock0, %clock64;\n";
 }
 
 std::string stop_clock(const std::string& count) {
   return fmt::format(
-      "\tmov.u64 %t1, %clock64;\n"
+      "\tmov.u64 %clock1, %clock64;\n"
       "\tmov.u64 %g1, %globaltimer;\n"
       "\tmov.u32 %sm, %smid;\n"
       "\tmov.u32 %r0, %ntid.x;\n"
@@ -77,8 +77,8 @@ std::string stop_clock(const std::string& count) {
       "\tmul.wide.u32 %rd0, %r0, {};\n"
       "\tadd.s64 %rd0, %rd0, %stamps;\n"
       "\tsetp.eq.u32 %p0, %lane, 0;\n"
-      "\t@%p0 st.global.b64 [%rd0], %t0;\n"
-      "\t@%p0 st.global.b64 [%rd0+8], %t1;\n"
+      "\t@%p0 st.global.b64 [%rd0], %clock0;\n"
+      "\t@%p0 st.global.b64 [%rd0+8], %clock1;\n"
       "\t@%p0 st.global.b64 [%rd0+16], %g0;\n"
       "\t@%p0 st.global.b64 [%rd0+24], %g1;\n"
       "\t@%p0 st.global.b32 [%rd0+32], %sm;\n"

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -15,13 +16,24 @@
 namespace sagegen::micro {
 namespace {
 
-constexpr int kSharedWithoutOptIn = 48 * 1024;
+constexpr int kExclusiveShared = 120 * 1024;  // more than half of what an SM has
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!file) throw std::runtime_error(fmt::format("{}: cannot be read", path));
   return text;
+}
+
+// Throws if two blocks shared an SM: their clocks would not be those of one stream of work.
+void require_own_multiprocessors(const std::vector<Stamp>& stamps, int warps) {
+  std::set<std::uint32_t> seen;
+  for (std::size_t i = 0; i < stamps.size(); i += static_cast<std::size_t>(warps)) {
+    if (stamps[i].stop != 0 && !seen.insert(stamps[i].sm).second) {
+      throw std::runtime_error(fmt::format(
+          "two blocks ran on SM {}: is another program using the device?", stamps[i].sm));
+    }
+  }
 }
 
 }  // namespace
@@ -44,12 +56,11 @@ LoadedProgram::LoadedProgram(const runtime::Device& device, const Program& progr
     runtime::check(
         api, api.function_attribute(&code_.local_bytes, Attribute::local_size_bytes, function_),
         "cuFuncGetAttribute");
-    if (shared_bytes_ > kSharedWithoutOptIn) {
-      runtime::check(api,
-                     api.function_set_attribute(function_, Attribute::max_dynamic_shared_size_bytes,
-                                                shared_bytes_),
-                     "cuFuncSetAttribute", fmt::format("{} bytes of shared memory", shared_bytes_));
-    }
+    const int most_shared = std::max(shared_bytes_, kExclusiveShared);
+    runtime::check(api,
+                   api.function_set_attribute(function_, Attribute::max_dynamic_shared_size_bytes,
+                                              most_shared),
+                   "cuFuncSetAttribute", fmt::format("{} bytes of shared memory", most_shared));
     scope.restore();
   } catch (...) {
     api.module_unload(module_);
@@ -70,10 +81,11 @@ void LoadedProgram::launch(int blocks, const Parameters& parameters,
   runtime::Device::Scope scope(device_);
   Parameters copy = parameters;
   void* arguments[] = {&copy};
+  const int shared = blocks > 1 ? std::max(shared_bytes_, kExclusiveShared) : shared_bytes_;
   runtime::check(device_.api(),
                  device_.api().launch(function_, {.x = static_cast<unsigned>(blocks)},
                                       {.x = static_cast<unsigned>(threads_)},
-                                      static_cast<unsigned>(shared_bytes_), stream, arguments),
+                                      static_cast<unsigned>(shared), stream, arguments),
                  "cuLaunchKernel", fmt::format("{} with {} blocks", code_.program, blocks));
 }
 
@@ -136,6 +148,7 @@ Observed observe(Session& session, const LoadedProgram& program, const LaunchPla
     if (run < 0) continue;
     std::vector<Stamp> read(stamps);
     stamp_buffer.download(std::as_writable_bytes(std::span(read)));
+    if (!session.dry()) require_own_multiprocessors(read, observed.warps);
     observed.runs.push_back(std::move(read));
   }
   observed.out.resize(blocks * plan.out_words);

@@ -171,10 +171,10 @@ std::string wgmma_group(const WgmmaShape& shape, int count) {
 }
 
 Program wgmma_stream_program(const std::string& name, const WgmmaShape& shape, int warpgroups,
-                             int group) {
+                             int group, int per_iteration) {
   const int threads = warpgroups * kGroupThreads;
   std::string steps;
-  for (int i = 0; i < kStreamWgmma; i += group) steps += wgmma_group(shape, group);
+  for (int i = 0; i < per_iteration; i += group) steps += wgmma_group(shape, group);
   return {.name = name,
           .ptx = kernel_ptx(
               fmt::format("{}: groups of {}", shape.name(), group), threads, wgmma_registers(shape),
@@ -183,7 +183,7 @@ Program wgmma_stream_program(const std::string& name, const WgmmaShape& shape, i
                                      shape.accumulators() * threads)),
           .threads = threads,
           .shared_bytes = shape.image_bytes(),
-          .sass = {shape.sass(kStreamWgmma)}};
+          .sass = {shape.sass(per_iteration)}};
 }
 
 }  // namespace sagegen::micro

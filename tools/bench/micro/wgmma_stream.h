@@ -62,9 +62,9 @@ std::string descriptors(const std::string& name, int offset);
 std::string wgmma(const WgmmaShape& shape, int step, const std::string& scale_d = "1");
 std::string wgmma_group(const WgmmaShape& shape, int count);  // fence, wgmma, commit, wait for all
 
-// kStreamWgmma of each warpgroup per iteration, in groups; out[block][accumulator][thread].
+// So many wgmma of each warpgroup per iteration, in groups; out[block][accumulator][thread].
 inline constexpr int kStreamWgmma = 64;
 Program wgmma_stream_program(const std::string& name, const WgmmaShape& shape, int warpgroups,
-                             int group);
+                             int group, int per_iteration = kStreamWgmma);
 
 }  // namespace sagegen::micro
