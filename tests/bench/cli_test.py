@@ -18,6 +18,8 @@ class Cli(BenchTest):
         document = self.json(self.path("r.json"))
         self.assertIs(document["dry"], True)
         self.assertIn("DRY RUN", out)
+        self.assertIn("device dry run", out)
+        self.assertIn("with fake fast", out)
         status = {(r["contestant"], r["status"]) for r in document["records"]}
         for expected in (("fake fast", "measured"), ("fake that breaks", "failed"),
                          ("fake that refuses", "unsupported"), ("fake that refuses", "measured")):

@@ -1,7 +1,10 @@
 """TorchPlatform on the real PyTorch without a GPU (see torch_on_cpu); skipped where it is not installed."""
+import contextlib
 import importlib.util
+import io
 import sys
 import unittest
+from unittest import mock
 
 from support import TINY, BenchTest
 
@@ -52,6 +55,27 @@ class OnCpu(BenchTest):
         context = pretended_gpu()
         self.machine = context.__enter__()
         self.addCleanup(context.__exit__, None, None, None)
+
+    def test_the_script_writes_valid_results_and_keeps_them(self):
+        import attention_bench
+        shape = shapes.square(64, 64, True, heads=2, batch=1)
+        command = ["attention_bench.py", "run", "--out", self.path("r.json"), "--only", "flash", "--budget",
+                   "60", "--samples", "3", "--sustained", "0.01"]
+        printed = io.StringIO()
+        with mock.patch.object(sys, "argv", command), mock.patch.object(shapes, "grid", lambda: [shape]), \
+                mock.patch.object(attention_bench, "open_platform", lambda arguments: self.machine), \
+                contextlib.redirect_stdout(printed):
+            self.assertEqual(attention_bench.main(), attention_bench.DONE)
+            first = self.json(self.path("r.json"))
+            self.assertEqual(attention_bench.main(), attention_bench.DONE)
+        self.assertEqual(self.json(self.path("r.json"))["records"], first["records"])
+        self.assertIs(first["dry"], False)
+        self.assertEqual([r["status"] for r in first["records"]], ["measured"])
+        self.assertLess(first["records"][0]["accuracy"]["normal"]["relative_l1"], 0.01)
+        self.bench("check", self.path("r.json"))
+        self.bench("report", self.path("r.json"), "--out", self.path("report"))
+        with open(self.path("report", "report.md"), encoding="utf-8") as file:
+            self.assertNotIn("DRY", file.read())
 
     def test_environment(self):
         environment = self.machine.environment()

@@ -166,6 +166,9 @@ def run(arguments):
     for note in store.notes + getattr(machine, "notes", []):
         print(f"note: {note}", flush=True)
     store.document["unavailable"] = unavailable
+    print(", ".join(f"{key} {value}" for key, value in machine.environment().items()), flush=True)
+    for one in contestants:
+        print(f"with {one.name}: " + ", ".join(f"{key} {value}" for key, value in one.versions().items()))
     for name, why in unavailable.items():
         print(f"without {name}: {why}", flush=True)
     began = machine.now()

@@ -52,7 +52,7 @@ class TorchPlatform(Platform):
                 "compute_capability": f"{self.properties.major}.{self.properties.minor}",
                 "multiprocessors": self.properties.multi_processor_count, "l2_bytes": self.l2_bytes(),
                 "memory_bytes": self.properties.total_memory, "driver": self._driver(),
-                "torch": torch.__version__, "cuda": torch.version.cuda,
+                "torch": str(torch.__version__), "cuda": str(torch.version.cuda),
                 "cudnn": str(torch.backends.cudnn.version()),
                 "clock": "in-kernel" if self.probe else "unknown"}
 

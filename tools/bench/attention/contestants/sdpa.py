@@ -39,7 +39,7 @@ class _Sdpa(Contestant):
 
     def versions(self):
         import torch
-        return {"torch": torch.__version__, "cudnn": str(torch.backends.cudnn.version())}
+        return {"torch": str(torch.__version__), "cudnn": str(torch.backends.cudnn.version())}
 
     def prepare(self, shape, inputs):
         call = SdpaCall(self, shape, inputs)
