@@ -106,9 +106,16 @@ int record_all(const RecordOptions& options) {
       continue;
     }
     try {
-      save(record(device, probe, options.seed), path);
+      const Recording recording = record(device, probe, options.seed);
+      save(recording, path);
       fmt::print(stderr, "recorded {}\n", probe.name);
       ++recorded;
+      if (const Difference d = compare_with_expected(probe, recording); d.words != 0) {
+        fmt::print(stderr,
+                   "UNEXPECTED {}: {} of {} words are not what the operands must give; {}\n",
+                   probe.name, d.words, d.compared, d.first);
+        ++failed;
+      }
     } catch (const Error& e) {
       fmt::print(stderr, "FAILED {}: {}\n", probe.name, e.what());
       ++failed;
@@ -180,7 +187,8 @@ void print_probes(const std::string& ptx_of) {
     return;
   }
   for (const Probe& probe : all_probes()) {
-    fmt::print("{:32} {:7} {:5} cases  {}\n", probe.name, probe.target, probe.cases, probe.what);
+    fmt::print("{:36} {:7} {:5} cases, {:4} KiB  {}\n", probe.name, probe.target, probe.cases,
+               static_cast<std::size_t>(probe.cases) * probe.output_words() * 4 / 1024, probe.what);
   }
 }
 

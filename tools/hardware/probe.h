@@ -19,6 +19,9 @@ inline constexpr int kGeneratorVersion = 2;
 inline constexpr int kLanes = 32;
 inline constexpr int kWarpsPerBlock = 4;
 
+// Words of results that a kernel does not write.
+inline constexpr std::uint32_t kUntouchedResult = 0xcdcdcdcd;
+
 // SplitMix64: the same numbers with every compiler and library.
 class Random {
  public:
@@ -63,6 +66,9 @@ struct Probe {
   std::string body;
   std::function<void(int index, Random& random, Words& words)> fill;
   Tolerance tolerance{};
+  // What a case gives on every device, from the operands of all cases, where that is known exactly: tells at once
+  // whether a recording is what the probe meant, also while no emulator executes it.
+  std::function<Words(const Words& operands, int index)> expected{};
   // A tensor map of all operands or, if the body writes its results through it, of all results; `base` is
   // ignored.
   std::optional<runtime::TensorMapLayout> map{};

@@ -3,6 +3,9 @@
 // the image of shared memory (loads) or of global memory (stores), with what no copy may touch.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+
 #include "tools/hardware/probe_list.h"
 
 namespace sagegen::hardware {
@@ -142,6 +145,90 @@ Probe on_hopper(std::string name, std::string what, int inputs, int outputs) {
   return probe;
 }
 
+// Runs `visit(inside, tensor byte, box byte)` for all bytes of a box whose first element has these coordinates.
+template <typename Visit>
+void for_each_byte(const TensorMapLayout& layout, const std::array<std::int64_t, 4>& first,
+                   Visit visit) {
+  const auto rank = static_cast<std::size_t>(layout.rank);
+  const std::int64_t size = element_bytes(layout.type);
+  std::int64_t elements = 1;
+  for (std::size_t i = 0; i < rank; ++i) {
+    elements *= layout.box[i];
+  }
+  for (std::int64_t element = 0; element < elements; ++element) {
+    bool inside = true;
+    std::int64_t address = 0;
+    std::int64_t rest = element;
+    for (std::size_t i = 0; i < rank; ++i) {
+      const std::int64_t at = first[i] + rest % layout.box[i];
+      rest /= layout.box[i];
+      inside = inside && at >= 0 && at < static_cast<std::int64_t>(layout.shape[i]);
+      address += at * (i == 0 ? size : static_cast<std::int64_t>(layout.strides[i - 1]));
+    }
+    for (std::int64_t byte = 0; byte < size; ++byte) {
+      visit(inside, static_cast<std::size_t>(address + byte),
+            static_cast<std::size_t>(element * size + byte));
+    }
+  }
+}
+
+// Where the swizzle puts a byte of the box.
+std::size_t swizzled(std::size_t byte, TensorMapSwizzle swizzle) {
+  const auto span = std::size_t{16} << static_cast<int>(swizzle);
+  return byte ^ (byte >> 3 & (span - 16));
+}
+
+std::uint8_t get_byte(const Words& words, std::size_t at) {
+  return static_cast<std::uint8_t>(words[at / 4] >> (8 * (at % 4)));
+}
+
+void put_byte(Words& words, std::size_t at, std::uint8_t value) {
+  const auto shift = 8 * (at % 4);
+  words[at / 4] = (words[at / 4] & ~(0xffu << shift)) | (std::uint32_t{value} << shift);
+}
+
+std::array<std::int64_t, 4> coordinates_of(const Words& operands, int index, int rank) {
+  std::array<std::int64_t, 4> result{};
+  for (std::size_t i = 0; i < static_cast<std::size_t>(rank); ++i) {
+    result[i] = static_cast<std::int32_t>(
+        operands[static_cast<std::size_t>(index * (kImageWords + 1) + kImageWords) * kLanes + i]);
+  }
+  return result;
+}
+
+Words expected_load(const TensorMapLayout& layout, const Words& operands, int index) {
+  Words image(kImageWords * kLanes, 0xa5a5a5a5u);
+  for_each_byte(layout, coordinates_of(operands, index, layout.rank),
+                [&](bool inside, std::size_t from, std::size_t to) {
+                  put_byte(image, swizzled(to, layout.swizzle),
+                           inside ? get_byte(operands, from) : std::uint8_t{0});
+                });
+  image.insert(image.end(), kLanes, 1u);  // all bytes of the box arrived, those outside included
+  return image;
+}
+
+Words expected_store(const TensorMapLayout& layout, const Words& operands, int index) {
+  Words all(static_cast<std::size_t>(kBoxCases * kImageWords * kLanes), kUntouchedResult);
+  auto first = coordinates_of(operands, index, 2);
+  first[2] = index;
+  const std::size_t image = static_cast<std::size_t>(index * (kImageWords + 1) * kLanes) * 4;
+  for_each_byte(layout, first, [&](bool inside, std::size_t to, std::size_t from) {
+    if (inside) {
+      put_byte(all, to, get_byte(operands, image + swizzled(from, layout.swizzle)));
+    }
+  });
+  const auto begin = all.begin() + index * kImageWords * kLanes;
+  return {begin, begin + kImageWords * kLanes};
+}
+
+Words expected_run(const Words& operands, int index, std::uint32_t untouched) {
+  const auto first =
+      operands.begin() + static_cast<std::ptrdiff_t>(index) * (kImageWords + 1) * kLanes;
+  Words image(first, first + kImageWords * kLanes);
+  std::fill(image.begin() + first[kImageWords * kLanes] / 4, image.end(), untouched);
+  return image;
+}
+
 Probe box_load(const BoxProbe& box) {
   Probe probe =
       on_hopper("tma_load_" + suffix(box),
@@ -169,6 +256,14 @@ Probe box_load(const BoxProbe& box) {
       words[kImageWords * kLanes + i] = coordinate(layout, i, random);
     }
   };
+  // Unknown until recorded: which NaN fills, and the pitch of rows that are narrower than the swizzle.
+  const bool full_rows =
+      box.swizzle == TensorMapSwizzle::none || box.inner == 16 << static_cast<int>(box.swizzle);
+  if (box.fill == TensorMapFill::zeros && full_rows) {
+    probe.expected = [layout](const Words& operands, int index) {
+      return expected_load(layout, operands, index);
+    };
+  }
   return probe;
 }
 
@@ -203,6 +298,9 @@ Probe box_store(const BoxProbe& box) {
       words[kImageWords * kLanes + i] = coordinate(layout, i, random);
     }
   };
+  probe.expected = [layout](const Words& operands, int index) {
+    return expected_store(layout, operands, index);
+  };
   return probe;
 }
 
@@ -221,6 +319,11 @@ Probe run_load() {
                "[%shared], [%case_in], %r10, [%r9];\n" +
                wait_and_read();
   probe.fill = fill_run;
+  probe.expected = [](const Words& operands, int index) {
+    Words image = expected_run(operands, index, 0xa5a5a5a5u);
+    image.insert(image.end(), kLanes, 1u);
+    return image;
+  };
   return probe;
 }
 
@@ -241,6 +344,9 @@ Probe run_store() {
                "\tcp.async.bulk.commit_group;\n"
                "\tcp.async.bulk.wait_group 0;\n";
   probe.fill = fill_run;
+  probe.expected = [](const Words& operands, int index) {
+    return expected_run(operands, index, kUntouchedResult);
+  };
   return probe;
 }
 

@@ -130,14 +130,13 @@ void positive_operands(int index, Random& random, Words& words) {
   }
 }
 
-// Arguments close together over one period: one in every 2^-17 of [0, 1), mapped by `argument`.
-Probe dense(Probe probe, float (*argument)(float)) {
-  constexpr int kArguments = 1 << 17;
+// 2^bits arguments evenly over [0, 1), mapped by `argument`.
+Probe dense(Probe probe, int bits, float (*argument)(float)) {
   probe.name += "_dense";
-  probe.cases = kArguments / kLanes;
-  probe.fill = [argument](int index, Random& random, Words& words) {
+  probe.cases = (1 << bits) / kLanes;
+  probe.fill = [bits, argument](int index, Random& random, Words& words) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int step = (index * kLanes + lane) << 6 | random.below(64);
+      const int step = ((index * kLanes + lane) << (23 - bits)) + random.below(1 << (23 - bits));
       words[static_cast<std::size_t>(lane)] =
           std::bit_cast<std::uint32_t>(argument(static_cast<float>(step) * 0x1p-23f));
     }
@@ -177,13 +176,13 @@ void add_special_functions(std::vector<Probe>& probes) {
   const Tolerance two{.kind = Tolerance::Kind::f32_ulps, .ulps = 2};
   probes.push_back(special_function("ex2.approx.ftz.f32", ex2, ex2_operands));
   probes.push_back(special_function("ex2.approx.f32", ex2, ex2_operands));
-  probes.push_back(dense(special_function("ex2.approx.ftz.f32", ex2, nullptr),
+  probes.push_back(dense(special_function("ex2.approx.ftz.f32", ex2, nullptr), 20,
                          [](float unit) { return -unit; }));
   probes.push_back(special_function("lg2.approx.ftz.f32", lg2, positive_operands));
   probes.push_back(special_function("lg2.approx.f32", lg2, positive_operands));
   probes.push_back(special_function("rcp.approx.ftz.f32", one, positive_operands));
   probes.push_back(special_function("rcp.approx.f32", one, positive_operands));
-  probes.push_back(dense(special_function("rcp.approx.ftz.f32", one, nullptr),
+  probes.push_back(dense(special_function("rcp.approx.ftz.f32", one, nullptr), 17,
                          [](float unit) { return 1.0f + unit; }));
   probes.push_back(special_function("rsqrt.approx.ftz.f32", two, positive_operands));
   probes.push_back(special_function("sqrt.approx.ftz.f32", two, positive_operands));

@@ -245,6 +245,54 @@ void fill_floats(const WgmmaProbe& probe, int index, Random& random, Words& word
   fill_scale_d(probe, index, words);
 }
 
+// ---- s8 results, which are exact ----------------------------------------------------------------------
+
+std::int32_t byte_of(const std::vector<std::uint32_t>& rows, std::size_t index) {
+  return static_cast<std::int8_t>(rows[index / 4] >> (8 * (index % 4)));
+}
+
+Words integer_results(const WgmmaProbe& probe, const Words& operands, int index) {
+  const auto at = [&](int word, int thread) {
+    return operands[static_cast<std::size_t>((index * probe.inputs() + word) * kThreads + thread)];
+  };
+  const int row_words = probe.row_bytes() / 4;
+  std::vector<std::uint32_t> a(static_cast<std::size_t>(kRows * row_words));
+  std::vector<std::uint32_t> b(static_cast<std::size_t>(probe.b_words() * kThreads));
+  for (int thread = 0; thread < kThreads; ++thread) {
+    for (int i = 0; i < probe.a_words(); ++i) {
+      const int row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (i % 2);
+      const int in_registers = row * row_words + 8 * (i / 4) + 4 * (i / 2 % 2) + thread % 4;
+      const int q = probe.a == AFrom::registers ? in_registers : i * kThreads + thread;
+      a[static_cast<std::size_t>(q)] = at(i, thread);
+    }
+    for (int i = 0; i < probe.b_words(); ++i) {
+      b[static_cast<std::size_t>(i * kThreads + thread)] = at(probe.a_words() + i, thread);
+    }
+  }
+  Words results;
+  for (int i = 0; i < probe.d_words(); ++i) {
+    for (int thread = 0; thread < kThreads; ++thread) {
+      const int row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (i / 2 % 2);
+      const int column = 8 * (i / 4) + 2 * (thread % 4) + i % 2;
+      std::uint32_t sum =
+          probe.preset ? 0x4b400000u : at(probe.a_words() + probe.b_words() + i, thread);
+      for (int step = 0; step < probe.steps(); ++step) {
+        if ((at(probe.inputs() - 1, thread) >> step & 1u) == 0) {
+          sum = 0;
+        }
+        for (int k = step * kStepBytes; k < (step + 1) * kStepBytes; ++k) {
+          const std::int32_t product =
+              byte_of(a, static_cast<std::size_t>(row * probe.row_bytes() + k)) *
+              byte_of(b, static_cast<std::size_t>(column * probe.row_bytes() + k));
+          sum += static_cast<std::uint32_t>(product);
+        }
+      }
+      results.push_back(sum);
+    }
+  }
+  return results;
+}
+
 Probe wgmma(const WgmmaProbe& layout, int cases) {
   constexpr const char* kSwizzles[] = {"plain", "swizzle32", "swizzle64", "swizzle128"};
   const char* swizzle = kSwizzles[static_cast<int>(layout.swizzle)];
@@ -271,6 +319,11 @@ Probe wgmma(const WgmmaProbe& layout, int cases) {
       fill_floats(layout, index, random, words);
     }
   };
+  if (layout.format == nullptr) {
+    probe.expected = [layout](const Words& operands, int index) {
+      return integer_results(layout, operands, index);
+    };
+  }
   return probe;
 }
 

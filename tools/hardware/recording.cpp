@@ -109,7 +109,7 @@ Recording record(const runtime::Device& device, const Probe& probe, std::uint64_
   runtime::Buffer in(device, operands.size() * sizeof(operands[0]));
   runtime::Buffer out(device, recording.results.size() * sizeof(recording.results[0]));
   in.upload(std::as_bytes(std::span(operands)));
-  out.fill(0xcd);
+  out.fill(kUntouchedResult & 0xffu);
   const int per_block = probe.cases_per_block();
   const runtime::Dim3 grid{.x = static_cast<unsigned>((probe.cases + per_block - 1) / per_block)};
   const Parameters parameters{
@@ -177,6 +177,19 @@ Difference compare(const Probe& probe, const Recording& recording, const Words& 
     }
   }
   return difference;
+}
+
+Difference compare_with_expected(const Probe& probe, const Recording& recording) {
+  if (!probe.expected) {
+    return {};
+  }
+  const Words operands = probe_operands(probe, recording.seed);
+  Words all;
+  for (int index = 0; index < probe.cases; ++index) {
+    const Words words = probe.expected(operands, index);
+    all.insert(all.end(), words.begin(), words.end());
+  }
+  return compare(probe, recording, all);
 }
 
 }  // namespace sagegen::hardware

@@ -60,4 +60,7 @@ struct Difference {
 };
 Difference compare(const Probe& probe, const Recording& recording, const Words& other);
 
+// The difference to what the operands must give; nothing is compared if the probe does not know that.
+Difference compare_with_expected(const Probe& probe, const Recording& recording);
+
 }  // namespace sagegen::hardware

@@ -56,6 +56,13 @@ Replay replay(const Recording& recording) {
   if (std::string why = why_stale(recording, *probe); !why.empty()) {
     return {.verdict = Verdict::stale, .text = why};
   }
+  if (Difference unmet = compare_with_expected(*probe, recording); unmet.words != 0) {
+    Replay result{.verdict = Verdict::differs, .difference = std::move(unmet)};
+    result.text =
+        fmt::format("{} of {} words are not what the operands must give; {}",
+                    result.difference.words, result.difference.compared, result.difference.first);
+    return result;
+  }
   const auto profile = profile_of(recording.compute_capability);
   if (!profile) {
     return {

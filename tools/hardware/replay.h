@@ -19,7 +19,7 @@ enum class Verdict {
 
 struct Replay {
   Verdict verdict = Verdict::agrees;
-  std::string text;  // a sentence with the figures
+  std::string text{};  // a sentence with the figures
   Difference difference{};
 };
 
