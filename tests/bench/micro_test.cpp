@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -180,6 +181,31 @@ TEST_CASE("bad requests are refused with what is allowed, and foreign files are 
   std::ofstream(out) << "not a report";
   CHECK_THROWS_WITH(run_benchmarks(dry_run(out, {"rate_ffma"})), Contains("--out"));
   CHECK(read(out) == "not a report");
+}
+
+TEST_CASE(
+    "what follows a measurement: every benchmark of the emulator gives samples, and means of "
+    "them") {
+  Session session(emulated_device(),
+                  {.load_seconds = 1e-3, .emulated = SessionOptions::Emulated::rehearsal});
+  CHECK(!session.dry());
+  CHECK(session.emulated());
+  for (const Benchmark& benchmark : all_benchmarks()) {
+    if (!benchmark.not_emulated.empty()) continue;
+    INFO(benchmark.name);
+    const Outcome outcome = benchmark.run(session, benchmark.programs);
+    CHECK(outcome.wrong == "");
+    CHECK(!outcome.checked.empty());
+    CHECK(!outcome.series.empty());
+    for (const Series& series : outcome.series) {
+      CHECK(!series.samples.empty());
+      for (const double sample : series.samples) CHECK((std::isfinite(sample) && sample > 0));
+    }
+    for (const LoadedCode& code : session.take_loaded()) CHECK(code.origin == "driver JIT");
+  }
+  CHECK(quantile({3, 1, 2}, 0.5) == 2);
+  CHECK(quantile({4, 1}, 0.1) == Approx(1.3));
+  CHECK(quantile({7}, 0.9) == 7);
 }
 
 // The PTX without the lines of the loop that write a register.
