@@ -19,6 +19,8 @@ namespace sagegen::runtime {
 // once; it has the features of sm_120. The ordinal of a profile is its position here.
 enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 
+// Races: between CTAs of one grid, only an atomic (or st.release) behind a fence and one (or ld.acquire) before
+// a fence order anything; a volatile flag does too, in a kernel that has such instructions.
 enum class Checks {
   off,   // bounds of memory accesses only
   on,    // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
