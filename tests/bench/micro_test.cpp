@@ -186,8 +186,9 @@ TEST_CASE("bad requests are refused with what is allowed, and foreign files are 
 TEST_CASE(
     "what follows a measurement: every benchmark of the emulator gives samples, and means of "
     "them") {
-  Session session(emulated_device(),
-                  {.load_seconds = 1e-3, .emulated = SessionOptions::Emulated::rehearsal});
+  Session session(
+      emulated_device(),
+      {.cubins = "", .load_seconds = 1e-3, .emulated = SessionOptions::Emulated::rehearsal});
   CHECK(!session.dry());
   CHECK(session.emulated());
   for (const Benchmark& benchmark : all_benchmarks()) {

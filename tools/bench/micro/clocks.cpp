@@ -21,7 +21,7 @@ double microseconds_since(HostClock::time_point start) {
 
 // ---- clock --------------------------------------------------------------------------------------
 
-constexpr double kLaunchNanoseconds = 20e6;
+constexpr int kLaunchesUnderLoad = 100;  // if there are no pauses
 
 // Clocks of an SM over global nanoseconds, of all blocks of a launch.
 double median_megahertz(const std::vector<Stamp>& stamps) {
@@ -32,12 +32,12 @@ double median_megahertz(const std::vector<Stamp>& stamps) {
       rates.push_back(1000 * static_cast<double>(stamp.stop - stamp.start) / nanoseconds);
   }
   if (rates.empty()) throw std::runtime_error("no block saw the global timer advance");
-  return median(rates);
+  return quantile(rates, 0.5);
 }
 
 using ResultCheck = std::function<std::string(const Observed&, std::uint32_t iterations)>;
 
-// Launches of about 20 ms each for as long as the load lasts: queued one behind the other, or with pauses. The
+// Launches of a hundredth of the load's time, for as long as it lasts: queued one behind the other, or with pauses. The
 // check sees the results of the first, short launch and of the last one.
 Outcome run_load(Session& session, const LoadedProgram& program, LaunchPlan plan,
                  const ResultCheck& wrong_result, std::chrono::milliseconds pause) {
@@ -51,9 +51,10 @@ Outcome run_load(Session& session, const LoadedProgram& program, LaunchPlan plan
   if (!session.dry() && outcome.wrong.empty()) {
     const Stamp& stamp = observed.stamp(0, 0, 0);
     const double nanoseconds = static_cast<double>(stamp.global_stop - stamp.global_start);
-    plan.iterations *= static_cast<std::uint32_t>(
-        std::clamp(kLaunchNanoseconds / std::max(nanoseconds, 1.0), 1.0, 1e4));
-    const double launch_ms = 1e-6 * kLaunchNanoseconds + static_cast<double>(pause.count());
+    const double wanted = 1e9 * session.load_seconds() / kLaunchesUnderLoad;
+    plan.iterations *=
+        static_cast<std::uint32_t>(std::clamp(wanted / std::max(nanoseconds, 1.0), 1.0, 1e4));
+    const double launch_ms = 1e-6 * wanted + static_cast<double>(pause.count());
     const auto launches = static_cast<std::size_t>(1000 * session.load_seconds() / launch_ms) + 1;
     const std::size_t stamps = observed.runs[0].size();
     runtime::Buffer in(session.device(), plan.in.size() * sizeof(std::uint32_t));

@@ -7,6 +7,7 @@
 // on the emulator does: few blocks, two iterations, results checked, no times.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -108,6 +109,9 @@ struct LoadedCode {
 struct SessionOptions {
   std::string cubins;  // directory; a program whose NAME.cubin is there is loaded from it
   double load_seconds = 2;
+  // On an emulated device. rehearsal: one SM and fewer iterations, otherwise as on a real device, so that tests reach the
+  // code around a measurement; what looks like a time means nothing, and reports never hold it.
+  enum class Emulated { dry, rehearsal } emulated = Emulated::dry;
 };
 
 class LoadedProgram {
@@ -136,11 +140,14 @@ class Session {
   Session(const runtime::Device& device, const SessionOptions& options);
 
   const runtime::Device& device() const { return device_; }
-  bool dry() const { return dry_; }  // an emulated device: results only
+  bool emulated() const { return emulated_; }  // there are results, but no times
+  bool dry() const { return dry_; }            // and few iterations of everything
   int multiprocessors() const { return multiprocessors_; }
   double load_seconds() const { return options_.load_seconds; }
   int repetitions(int wanted) const { return dry_ ? 1 : wanted; }
-  std::uint32_t iterations(std::uint32_t wanted) const { return dry_ ? 2 : wanted; }
+  std::uint32_t iterations(std::uint32_t wanted) const {
+    return dry_ ? 2 : emulated_ ? std::min(wanted, 16u) : wanted;
+  }
   int blocks() const { return dry_ ? 2 : multiprocessors_; }
 
   std::string cubin_path(const Program& program) const;  // empty: none is carried
@@ -153,7 +160,7 @@ class Session {
  private:
   runtime::Device device_;
   SessionOptions options_;
-  bool dry_;
+  bool emulated_, dry_;
   int multiprocessors_ = 0;
   std::vector<LoadedCode> loaded_;
 };
@@ -182,7 +189,8 @@ Observed observe(Session& session, const LoadedProgram& program, const LaunchPla
 std::vector<double> clocks_per(const Observed& observed, double operations, int first_warp = 0,
                                int warp_count = 0);
 std::vector<double> per_clock(const Observed& observed, double operations);
-double median(std::vector<double> samples);  // of at least one
+// Of at least one sample; linear between the closest ranks.
+double quantile(std::vector<double> samples, double q);
 
 // Empty if every block of the last run starts with `expected`; otherwise what differs first.
 std::string first_difference(const Observed& observed, const Words& expected, const char* what);

@@ -58,27 +58,17 @@ void write_atomically(const std::string& path, const std::string& text) {
   std::filesystem::rename(temporary, path);
 }
 
-// Linear between the closest ranks.
-double quantile(const std::vector<double>& sorted, double q) {
-  const double at = q * static_cast<double>(sorted.size() - 1);
-  const auto low = static_cast<std::size_t>(at);
-  const std::size_t high = std::min(low + 1, sorted.size() - 1);
-  return sorted[low] + (at - static_cast<double>(low)) * (sorted[high] - sorted[low]);
-}
-
-Json series_json(const Series& series, bool dry) {
+Json series_json(const Series& series, bool emulated) {
   Json json = {{"label", series.label}, {"unit", series.unit}};
-  if (dry || series.samples.empty()) {
+  if (emulated || series.samples.empty()) {
     json.update({{"median", nullptr}, {"p10", nullptr}, {"p90", nullptr}, {"samples", 0}});
     return json;
   }
   if (series.keep == Series::Keep::all) json["trace"] = series.samples;
-  std::vector<double> sorted = series.samples;
-  std::sort(sorted.begin(), sorted.end());
-  json.update({{"median", quantile(sorted, 0.5)},
-               {"p10", quantile(sorted, 0.1)},
-               {"p90", quantile(sorted, 0.9)},
-               {"samples", sorted.size()}});
+  json.update({{"median", quantile(series.samples, 0.5)},
+               {"p10", quantile(series.samples, 0.1)},
+               {"p90", quantile(series.samples, 0.9)},
+               {"samples", series.samples.size()}});
   return json;
 }
 
@@ -99,7 +89,7 @@ Json head_of(const runtime::Device& device, const Session& session, const RunOpt
   int driver = 0;
   runtime::check(device.api(), device.api().driver_version(&driver), "cuDriverGetVersion");
   return {{"schema", kSchemaVersion},
-          {"dry", session.dry()},
+          {"dry", session.emulated()},
           {"device", device.name()},
           {"compute_capability", device.compute_capability()},
           {"multiprocessors", session.multiprocessors()},
@@ -141,14 +131,15 @@ Json entry_of(Session& session, const Benchmark& benchmark) {
   }
   const auto start = std::chrono::steady_clock::now();
   try {
-    if (session.dry() && !benchmark.not_emulated.empty()) throw NotExecuted(benchmark.not_emulated);
+    if (session.emulated() && !benchmark.not_emulated.empty())
+      throw NotExecuted(benchmark.not_emulated);
     const Outcome outcome = benchmark.run(session, benchmark.programs);
     entry["check"] = {{"what", outcome.checked}, {"passed", outcome.wrong.empty()}};
     if (!outcome.finding.empty()) entry["finding"] = outcome.finding;
     if (outcome.wrong.empty()) {
       entry["results"] = Json::array();
       for (const Series& series : outcome.series) {
-        entry["results"].push_back(series_json(series, session.dry()));
+        entry["results"].push_back(series_json(series, session.emulated()));
       }
     } else {
       entry["status"] = "failed";
@@ -170,7 +161,7 @@ Json entry_of(Session& session, const Benchmark& benchmark) {
                              {"local_bytes", code.local_bytes},
                              {"log", code.log}});
   }
-  if (!session.dry()) {
+  if (!session.emulated()) {
     entry["host_seconds"] =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }

@@ -92,11 +92,14 @@ void LoadedProgram::launch(int blocks, const Parameters& parameters,
 Session::Session(const runtime::Device& device, const SessionOptions& options)
     : device_(device),
       options_(options),
-      dry_(device.api().name() != "cuda"),
-      multiprocessors_(device.attribute(runtime::DeviceAttribute::multiprocessor_count)) {}
+      emulated_(device.api().name() != "cuda"),
+      dry_(emulated_ && options.emulated == SessionOptions::Emulated::dry),
+      multiprocessors_(emulated_ && !dry_
+                           ? 1
+                           : device.attribute(runtime::DeviceAttribute::multiprocessor_count)) {}
 
 std::string Session::cubin_path(const Program& program) const {
-  if (options_.cubins.empty() || dry_) return {};
+  if (options_.cubins.empty() || emulated_) return {};
   const std::string path = fmt::format("{}/{}.cubin", options_.cubins, program.name);
   return std::filesystem::exists(path) ? path : std::string{};
 }
@@ -184,10 +187,12 @@ std::vector<double> per_clock(const Observed& observed, double operations) {
   return samples;
 }
 
-double median(std::vector<double> samples) {
-  const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
-  std::nth_element(samples.begin(), middle, samples.end());
-  return *middle;
+double quantile(std::vector<double> samples, double q) {
+  std::sort(samples.begin(), samples.end());
+  const double at = q * static_cast<double>(samples.size() - 1);
+  const auto low = static_cast<std::size_t>(at);
+  const std::size_t high = std::min(low + 1, samples.size() - 1);
+  return samples[low] + (at - static_cast<double>(low)) * (samples[high] - samples[low]);
 }
 
 std::string first_difference(const Observed& observed, const Words& expected, const char* what) {
