@@ -234,6 +234,11 @@ part_bench() {
   else
     on+=(--device "${device#cuda:}")
   fi
+  if [ -d "$here/wheels" ] && [ ! -d "$out/site" ]; then
+    python3 -m pip install -q --no-index --no-deps --target "$out/site" "$here"/wheels/*.whl ||
+      echo "the packed wheels could not be installed; their peers will be missing"
+  fi
+  if [ -d "$out/site" ]; then export PYTHONPATH="$out/site${PYTHONPATH:+:$PYTHONPATH}"; fi
   "${bench[@]}" run --out "$out/attention.json" "${on[@]}" "${bench_arguments[@]}" >"$out/bench.log" 2>&1
   local status=$?
   tail -n 3 "$out/bench.log"
@@ -276,7 +281,7 @@ for part in "${parts[@]}"; do "part_$part"; done
 } >"$out/summary.txt"
 tail -n 40 "$out/summary.txt"
 if [ -n "$pack" ]; then
-  tar -C "$(dirname "$out")" --exclude=outputs -czf "$pack" "$(basename "$out")" || failed=1
+  tar -C "$(dirname "$out")" --exclude=outputs --exclude=site -czf "$pack" "$(basename "$out")" || failed=1
 fi
 if [ $failed -ne 0 ]; then exit 1; fi
 if [ $unfinished -ne 0 ]; then exit 4; fi

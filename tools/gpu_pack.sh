@@ -2,11 +2,13 @@
 # Packs what tools/gpu_check.sh needs on a machine with a GPU and no LLVM: static binaries, scripts, and the
 # micro-benchmarks' kernels assembled here if ptxas is installed (they show what this assembler makes of
 # them, beside what the driver's own makes).
-#   tools/gpu_pack.sh [FILE]      default gpu_pack.tar.xz; on the other machine:
+#   tools/gpu_pack.sh [FILE] [WHEEL]...      default gpu_pack.tar.xz; wheels: Python packages of peers that the
+# other machine lacks (nvidia-cudnn-frontend for its Python), which are installed beside the results. There:
 #   tar xf gpu_pack.tar.xz && gpu_pack/tools/gpu_check.sh --out results
 set -euo pipefail
 cd "$(dirname "$0")/.."
 file=${1:-gpu_pack.tar.xz}
+wheels=("${@:2}")
 
 cmake --preset static-llvm >/dev/null
 cmake --build build/static-llvm --target sagegen sagegen-hardware sagegen-micro sagegen_shared
@@ -23,6 +25,11 @@ cp tools/gpu_check.sh "$to/tools/"
 cp -r tools/bench/attention_bench.py tools/bench/attention "$to/tools/bench/"
 cp -L build/static-llvm/runtime/libsagegen.so "$to/tools/bench/"
 find "$to" -name __pycache__ -prune -exec rm -rf {} +
+
+if [ ${#wheels[@]} -gt 0 ]; then
+  mkdir "$to/tools/wheels"
+  cp "${wheels[@]}" "$to/tools/wheels/"
+fi
 
 ptxas=$(command -v ptxas || ls /usr/local/cuda/bin/ptxas 2>/dev/null || true)
 if [ -n "$ptxas" ]; then
