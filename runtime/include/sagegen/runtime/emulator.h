@@ -19,8 +19,9 @@ namespace sagegen::runtime {
 // once; it has the features of sm_120. The ordinal of a profile is its position here.
 enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 
-// Races: between CTAs of one grid, only an atomic (or st.release) behind a fence and one (or ld.acquire) before
-// a fence order anything; a volatile flag does too, in a kernel that has such instructions.
+// Races: CTAs of one grid are ordered only by an atomic (or st.release) behind a fence in the one and
+// an atomic (or ld.acquire) before a fence in the other; in kernels that have these, volatile accesses
+// serve as well.
 enum class Checks {
   off,   // bounds of memory accesses only
   on,    // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
