@@ -28,7 +28,7 @@ struct FakeLaunch {
 // Text that the fake (and ptx_entries) understands as a kernel with one parameter block.
 std::string fake_ptx(const std::string& entry, std::size_t param_bytes);
 
-class FakeDriver final : public DriverApi {
+class FakeDriver : public DriverApi {
  public:
   // ---- what tests set and read ----
   void fail_call(int number, Result result);  // 1-based, over all calls; 0: none

@@ -1,6 +1,7 @@
 // What probes say that their operands must give, held to independent computations: a recording is judged by it
 // on the machine with the GPU, before any emulator executes the instruction.
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <set>
 

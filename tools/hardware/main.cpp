@@ -13,7 +13,7 @@
 
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/error.h"
-#include "tools/hardware/recording.h"
+#include "tools/hardware/recorder.h"
 #include "tools/hardware/replay.h"
 #include "tools/reference/tensor_file.h"
 
@@ -62,68 +62,27 @@ std::vector<std::string> recordings_under(const std::string& directory) {
   return paths;
 }
 
-// Whether the file is a recording of the probe as it is now, made on this device with this driver.
-bool is_current(const std::string& path, const Probe& probe, const runtime::Device& device) {
-  if (!fs::exists(path)) {
-    return false;
-  }
-  try {
-    const Recording recording = load(path);
-    int driver_version = 0;
-    runtime::check(device.api(), device.api().driver_version(&driver_version),
-                   "cuDriverGetVersion");
-    return why_stale(recording, probe).empty() && recording.device == device.name() &&
-           recording.api == device.api().name() && recording.driver_version == driver_version;
-  } catch (const RecordingError& e) {
-    fmt::print(stderr, "{}; recording again\n", e.what());
-    return false;
-  }
-}
-
 struct RecordOptions {
   std::string device = "cuda:0", out, only;
   std::uint64_t seed = 1;
 };
 
 int record_all(const RecordOptions& options) {
-  const runtime::Device device = open_device(options.device);
-  const int capability = device.compute_capability();
-  fmt::print(stderr, "{} (compute capability {}.{})\n", device.name(), capability / 10,
-             capability % 10);
-  fs::create_directories(options.out);
-  int recorded = 0, kept = 0, failed = 0, skipped = 0;
-  for (const Probe& probe : all_probes()) {
-    if (!options.only.empty() && probe.name != options.only) {
-      continue;
-    }
-    if (!runs_on(probe, capability)) {
-      ++skipped;
-      continue;
-    }
-    const std::string path = fmt::format("{}/{}.rec", options.out, probe.name);
-    if (is_current(path, probe, device)) {
-      ++kept;
-      continue;
-    }
-    try {
-      const Recording recording = record(device, probe, options.seed);
-      save(recording, path);
-      fmt::print(stderr, "recorded {}\n", probe.name);
-      ++recorded;
-      if (const Difference d = compare_with_expected(probe, recording); d.words != 0) {
-        fmt::print(stderr,
-                   "UNEXPECTED {}: {} of {} words are not what the operands must give; {}\n",
-                   probe.name, d.words, d.compared, d.first);
-        ++failed;
-      }
-    } catch (const Error& e) {
-      fmt::print(stderr, "FAILED {}: {}\n", probe.name, e.what());
-      ++failed;
-    }
+  if (!options.only.empty() && find_probe(options.only) == nullptr) {
+    throw std::runtime_error(fmt::format("no probe is named {}", options.only));
   }
-  fmt::print("{} recorded, {} already there, {} not for this device, {} failed\n", recorded, kept,
-             skipped, failed);
-  return failed == 0 && recorded + kept > 0 ? 0 : kExitProblems;
+  const RecorderCounts counts =
+      hardware::record_all({.open = [&] { return open_device(options.device); },
+                            .out = options.out,
+                            .only = options.only,
+                            .seed = options.seed});
+  fmt::print(
+      "{} recorded, {} already there, {} not for this device, {} not modelled by the emulator, "
+      "{} unexpected, {} failed\n",
+      counts.recorded, counts.kept, counts.other_device, counts.waiting, counts.unexpected,
+      counts.failed);
+  const bool good = counts.unexpected + counts.failed == 0 && counts.recorded + counts.kept > 0;
+  return good ? 0 : kExitProblems;
 }
 
 int replay_all(const std::string& directory) {

@@ -166,9 +166,14 @@ Difference compare(const Probe& probe, const Recording& recording, const Words& 
       const std::size_t lane = i % threads;
       std::vector<std::string> operands;
       const Words all = probe_operands(probe, recording.seed);
-      for (std::size_t word = 0; word < static_cast<std::size_t>(probe.inputs); ++word) {
-        operands.push_back(
-            fmt::format("{:08x}", all[index * probe.input_words() + word * threads + lane]));
+      constexpr int kShown = 16;
+      for (int word = 0; word < std::min(probe.inputs, kShown); ++word) {
+        operands.push_back(fmt::format(
+            "{:08x}",
+            all[index * probe.input_words() + static_cast<std::size_t>(word) * threads + lane]));
+      }
+      if (probe.inputs > kShown) {
+        operands.push_back(fmt::format("and {} more", probe.inputs - kShown));
       }
       difference.first = fmt::format(
           "case {}, word {}, lane {}: recorded {:08x}, now {:08x}; the lane's "
