@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <memory>
 
 #include "tools/hardware/operands.h"
@@ -41,6 +43,61 @@ std::vector<std::uint32_t> boundaries(const Format& format, Boundaries which) {
   return words;
 }
 
+// ---- what conversions must give -------------------------------------------------------------------------
+
+enum class Round { nearest, toward_zero };
+enum class Beyond { infinity, largest };  // what is too large becomes
+
+// By the definition of the formats: a whole number of units of the last place.
+std::uint32_t converted(const Format& format, double value, Round round, Beyond beyond) {
+  if (std::isnan(value)) {
+    return format.mask() >> 1;
+  }
+  const std::uint32_t infinity = ((1u << format.exponent_bits) - 1u) << format.fraction_bits;
+  const bool has_infinity = format.exponent_bits != 4;
+  const std::uint32_t largest = has_infinity ? infinity - 1 : (format.mask() >> 1) - 1;
+  const std::uint32_t sign = std::signbit(value) ? 1u << (format.width() - 1) : 0u;
+  const std::uint32_t over = beyond == Beyond::largest ? largest : infinity;
+  if (std::isinf(value)) {
+    return sign | over;
+  }
+  const double magnitude = std::fabs(value);
+  const int exponent = std::max(magnitude > 0 ? std::ilogb(magnitude) : -1000, 1 - format.bias());
+  const double units = std::ldexp(magnitude, format.fraction_bits - exponent);
+  double whole = std::floor(units);
+  const double rest = units - whole;
+  if (round == Round::nearest && (rest > 0.5 || (rest == 0.5 && std::fmod(whole, 2.0) == 1.0))) {
+    whole += 1;
+  }
+  // A carry out of the fraction raises the exponent, also that of a subnormal.
+  const double code = std::ldexp(exponent + format.bias() - 1, format.fraction_bits) + whole;
+  if (code > largest) {
+    return sign | (round == Round::nearest ? over : largest);
+  }
+  return sign | static_cast<std::uint32_t>(code);
+}
+
+double f32_value(std::uint32_t word) { return std::bit_cast<float>(word); }
+
+// `result` of each thread's input words.
+template <typename Result>
+std::function<Words(const Words&, int)> per_thread(int inputs, Result result) {
+  return [=](const Words& operands, int index) {
+    Words words;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      std::array<std::uint32_t, 2> in{};
+      for (int i = 0; i < inputs; ++i) {
+        in[static_cast<std::size_t>(i)] =
+            operands[static_cast<std::size_t>((index * inputs + i) * kLanes + lane)];
+      }
+      words.push_back(result(in));
+    }
+    return words;
+  };
+}
+
+// ---- probes -----------------------------------------------------------------------------------------------
+
 // `list` once over all words of all cases, then f32 operands of every kind.
 struct FromList {
   std::shared_ptr<const std::vector<std::uint32_t>> list;
@@ -77,12 +134,33 @@ void add_fp8_conversions(std::vector<Probe>& probes, const Format& format) {
                          type),
              all_halves),
       89, 81));
+  probes.back().expected = per_thread(2, [format](const auto& in) {
+    std::uint32_t word = 0;
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t half = in[static_cast<std::size_t>(i / 2)] >> (16 * (i % 2)) & 0xffffu;
+      const bool finite = (half & 0x7c00u) != 0x7c00u;
+      const double value = finite                  ? kF16.value(half)
+                           : (half & 0x3ffu) != 0u ? std::nan("")
+                                                   : std::copysign(HUGE_VAL, kF16.value(half));
+      word |= converted(format, value, Round::nearest, Beyond::largest) << (8 * i);
+    }
+    return word;
+  });
   constexpr const char* kToHalfWord = "\t{} %h0, %in0, %in1;\n\tcvt.u32.u16 %out0, %h0;\n";
   const FromList from(boundaries(format, Boundaries::ties_and_values));
-  for (const char* relu : {"", ".relu"}) {
+  for (const bool relu : {false, true}) {
     probes.push_back(on_device(
-        pair_conversion(fmt::format("cvt.rn.satfinite{}.{}x2.f32", relu, type), kToHalfWord, from),
+        pair_conversion(fmt::format("cvt.rn.satfinite{}.{}x2.f32", relu ? ".relu" : "", type),
+                        kToHalfWord, from),
         89, 81));
+    probes.back().expected = per_thread(2, [format, relu](const auto& in) {
+      const auto one = [&](std::uint32_t word) {
+        const double value = f32_value(word);
+        return converted(format, relu && std::signbit(value) && !std::isnan(value) ? 0.0 : value,
+                         Round::nearest, Beyond::largest);
+      };
+      return one(in[0]) << 8 | one(in[1]);
+    });
   }
   Probe back = simple(
       fmt::format("cvt_f16x2_{}x2_all", type),
@@ -133,24 +211,42 @@ void add_conversion_probes(std::vector<Probe>& probes) {
   constexpr const char* kToWord = "\t{} %out0, %in0, %in1;\n";
   for (const Format* format : {&kF16, &kBf16}) {
     const FromList from(boundaries(*format, Boundaries::ties));
-    for (const char* rounding : {"rn", "rz"}) {
-      probes.push_back(
-          pair_conversion(fmt::format("cvt.{}.{}x2.f32", rounding, format->name), kToWord, from));
+    for (const Round round : {Round::nearest, Round::toward_zero}) {
+      probes.push_back(pair_conversion(
+          fmt::format("cvt.{}.{}x2.f32", round == Round::nearest ? "rn" : "rz", format->name),
+          kToWord, from));
+      probes.back().expected = per_thread(2, [format, round](const auto& in) {
+        return converted(*format, f32_value(in[0]), round, Beyond::infinity) << 16 |
+               converted(*format, f32_value(in[1]), round, Beyond::infinity);
+      });
     }
   }
   // The scalar forms differ from the packed ones in nothing but their encoding.
   for (const char* instruction : {"cvt.rn.f16.f32", "cvt.rz.f16.f32", "cvt.rn.bf16.f32"}) {
     Probe probe = f32_arithmetic(instruction, 1);
     probe.body = fmt::format("\t{} %h0, %in0;\n\tcvt.u32.u16 %out0, %h0;\n", instruction);
+    const Round round = instruction[5] == 'n' ? Round::nearest : Round::toward_zero;
+    const Format& format = instruction[7] == 'f' ? kF16 : kBf16;
+    probe.expected = per_thread(1, [format, round](const auto& in) {
+      return converted(format, f32_value(in[0]), round, Beyond::infinity);
+    });
     probes.push_back(std::move(probe));
   }
   for (const char* rounding : {"rni", "rzi", "rmi", "rpi"}) {
     probes.push_back(f32_arithmetic(fmt::format("cvt.{}.s32.f32", rounding), 1));
   }
-  for (const char* rounding : {"rn", "rz"}) {
-    for (const char* type : {"s32", "u32"}) {
-      probes.push_back(f32_arithmetic(fmt::format("cvt.{}.f32.{}", rounding, type), 1));
+  for (const Round round : {Round::nearest, Round::toward_zero}) {
+    for (const bool is_signed : {true, false}) {
+      probes.push_back(
+          f32_arithmetic(fmt::format("cvt.{}.f32.{}", round == Round::nearest ? "rn" : "rz",
+                                     is_signed ? "s32" : "u32"),
+                         1));
       probes.back().fill = fill_integers;
+      probes.back().expected = per_thread(1, [round, is_signed](const auto& in) {
+        const double value = is_signed ? static_cast<double>(static_cast<std::int32_t>(in[0]))
+                                       : static_cast<double>(in[0]);
+        return converted(kF32, value, round, Beyond::infinity);
+      });
     }
   }
 }
