@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "sagegen/runtime/emulator.h"
+#include "tools/bench/micro/chains.h"
 #include "tools/bench/micro/wgmma_stream.h"
 
 namespace sagegen::micro {
@@ -166,6 +167,7 @@ TEST_CASE("a run keeps what an earlier one finished, and repeats what has change
   const Json last = Json::parse(read(out));
   CHECK(last["benchmarks"].size() == 1);
   CHECK(last["benchmarks"]["rate_ffma"]["date"] != "before");
+  CHECK(Json::parse(read(out + ".previous"))["driver_version"] == 1);
 }
 
 TEST_CASE("bad requests are refused with what is allowed, and foreign files are left alone") {
@@ -264,6 +266,57 @@ TEST_CASE("the emulator refuses a kernel of wgmma, with a reason that is no othe
         benchmark.run(session, benchmark.programs),
         Contains("wgmma") || Contains("bulk") || Contains("mbarrier") || Contains("fence.proxy."));
   }
+}
+
+// What a contention kernel does beside its wgmma can be executed: the worker goes on until the other side has
+// finished, or until it has slept, and its values are those of the steps that it reports.
+TEST_CASE(
+    "the worker of a contention kernel works as long as the other side, and says how far it came") {
+  Session session(emulated_device(), {});
+  int tried = 0;
+  for (const Benchmark& benchmark : all_benchmarks()) {
+    const std::string prefix = "contention_s8_n128_";
+    if (!benchmark.name.starts_with(prefix)) continue;
+    INFO(benchmark.name);
+    const Chains& work = find_chains(benchmark.name.substr(prefix.size()));
+    Program program = benchmark.programs[0];
+    std::istringstream lines(program.ptx);
+    program.ptx.clear();
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("\twgmma") || line.find("fence.proxy") != std::string::npos) continue;
+      program.ptx += line + "\n";
+    }
+    const std::string sleep = "131072";  // clocks that the stream would take
+    REQUIRE(program.ptx.find(sleep) != std::string::npos);
+    program.ptx.replace(program.ptx.find(sleep), sleep.size(), "2000");
+    const WgmmaShape shape{.n = 128};
+    Words in = wgmma_input(shape, wgmma_operands(shape));
+    const Words chains = chain_input(work);
+    in.insert(in.end(), chains.begin(), chains.end());
+    const auto accumulators = static_cast<std::size_t>(shape.accumulators() * kGroupThreads);
+    const auto loaded = session.load(program);
+    for (const std::uint32_t option : {0u, 1u, 2u}) {
+      const Observed observed =
+          observe(session, *loaded,
+                  {.in = in,
+                   .out_words = accumulators + kWarpsPerGroup * chain_words(work),
+                   .iterations = 2,
+                   .option = option});
+      for (int warp = 0; warp < kWarpsPerGroup; ++warp) {
+        const std::uint32_t count = observed.stamp(0, 1, kWarpsPerGroup + warp).count;
+        CHECK((option == 1 ? count == 0 : count > 0));
+        if (option == 2) CHECK(count > 1);  // the sleep is longer than the empty stream
+        ChainState state = initial_state(work);
+        advance(work, state, count);
+        const std::size_t block = accumulators + kWarpsPerGroup * chain_words(work);
+        const std::size_t start =
+            block + accumulators + static_cast<std::size_t>(warp) * chain_words(work);
+        CHECK(compare_chains(work, state, &observed.out[start], "worker") == "");
+      }
+    }
+    ++tried;
+  }
+  CHECK(tried == 7);
 }
 
 // ---- layouts ------------------------------------------------------------------------------------

@@ -99,8 +99,8 @@ Json head_of(const runtime::Device& device, const Session& session, const RunOpt
           {"benchmarks", Json::object()}};
 }
 
-// What the file holds if it is of this device and driver; otherwise nothing. A file that is no report of ours
-// is not overwritten.
+// What the file holds if it is of this device and driver. Otherwise nothing, and the file is kept as
+// FILE.previous. A file that is no report of ours is not touched.
 Json finished_before(const std::string& path, const Json& head) {
   if (!std::filesystem::exists(path)) return Json::object();
   std::ifstream file(path);
@@ -111,7 +111,10 @@ Json finished_before(const std::string& path, const Json& head) {
   }
   for (const char* key :
        {"schema", "dry", "device", "compute_capability", "multiprocessors", "driver_version"}) {
-    if (!old.contains(key) || old[key] != head[key]) return Json::object();
+    if (old.contains(key) && old[key] == head[key]) continue;
+    std::filesystem::rename(path, path + ".previous");
+    fmt::print(stderr, "{}: of another {}; kept as {}.previous\n", path, key, path);
+    return Json::object();
   }
   return old["benchmarks"];
 }
@@ -136,14 +139,14 @@ Json entry_of(Session& session, const Benchmark& benchmark) {
     const Outcome outcome = benchmark.run(session, benchmark.programs);
     entry["check"] = {{"what", outcome.checked}, {"passed", outcome.wrong.empty()}};
     if (!outcome.finding.empty()) entry["finding"] = outcome.finding;
-    if (outcome.wrong.empty()) {
-      entry["results"] = Json::array();
-      for (const Series& series : outcome.series) {
-        entry["results"].push_back(series_json(series, session.emulated()));
-      }
-    } else {
+    if (!outcome.wrong.empty()) {
       entry["status"] = "failed";
       entry["reason"] = "the results are wrong: " + outcome.wrong;
+    }
+    // Times of a kernel with wrong results are under a name that nobody takes for a result.
+    Json& results = entry[outcome.wrong.empty() ? "results" : "of_wrong_results"] = Json::array();
+    for (const Series& series : outcome.series) {
+      results.push_back(series_json(series, session.emulated()));
     }
   } catch (const NotExecuted& e) {
     entry["status"] = "not executed";

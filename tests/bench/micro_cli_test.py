@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""sagegen-micro as a person calls it. Usage: micro_cli_test.py PATH-TO-SAGEGEN-MICRO"""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAM = sys.argv.pop(1)
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=120)
+
+
+class MicroCli(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def test_list_and_ptx_agree(self) -> None:
+        names = [line.split()[0] for line in call('list').stdout.splitlines()]
+        self.assertIn('rate_ex2', names)
+        self.assertEqual(call('ptx', '--out', str(self.folder / 'ptx')).returncode, 0)
+        files = {path.stem: path.read_text() for path in (self.folder / 'ptx').glob('*.ptx')}
+        for name in names:
+            kernels = [text for stem, text in files.items() if stem.startswith(name)]
+            self.assertTrue(kernels, name)
+        for name, text in files.items():
+            self.assertIn('.target sm_90a', text, name)
+
+    def test_a_dry_run_writes_its_report(self) -> None:
+        out = self.folder / 'report.json'
+        run = call('run', '--device', 'emulator:sm_90', '--out', str(out), '--only', 'rate_lop3',
+                   '--only', 'wgmma_s8_n128_1wg')
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn('the result is right', run.stdout)
+        self.assertIn('not executed', run.stdout)
+        report = json.loads(out.read_text())
+        self.assertTrue(report['dry'])
+        self.assertIn('--only rate_lop3', report['command'])
+        self.assertFalse(list(self.folder.glob('*.part')))
+
+    def test_bad_requests(self) -> None:
+        out = ['--out', str(self.folder / 'report.json')]
+        for arguments, text in (
+                ([], 'subcommand'),
+                (['run', '--device', 'emulator:sm_90'], '--out'),
+                (['run', '--device', 'gpu', *out], 'emulator:sm_90'),
+                (['run', '--device', 'emulator:sm_90', *out, '--only', 'rate'], "named 'rate'"),
+                (['run', '--device', 'emulator:sm_90', *out, '--cubin', '/nowhere'], '/nowhere'),
+                (['run', '--device', 'emulator:sm_90', *out, '--seconds-load', '99'], '99'),
+                (['run', '--device', 'emulator:sm_90', '--out', '/nowhere/report.json'], '/nowhere')):
+            with self.subTest(arguments=arguments):
+                run = call(*arguments)
+                self.assertNotEqual(run.returncode, 0)
+                self.assertIn(text, run.stdout + run.stderr)
+        self.assertFalse((self.folder / 'report.json').exists())
+
+
+if __name__ == '__main__':
+    unittest.main()
