@@ -5,11 +5,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <new>
-#include <set>
 #include <system_error>
+#include <thread>
 
 #include "sagegen/runtime/error.h"
 #include "tools/hardware/replay.h"
@@ -21,7 +24,7 @@ namespace fs = std::filesystem;
 
 // Memory that a child shares with its parent: how far it got.
 struct Progress {
-  std::size_t next = 0;  // probes before this one are done
+  std::atomic<std::size_t> next = 0;  // probes before this one are done or being done
   bool done = false;
   bool opened = false;
   RecorderCounts counts;
@@ -114,6 +117,30 @@ void record_from(const RecorderOptions& options, Progress& progress) {
   progress.done = true;
 }
 
+// Waits for the child to end, and ends it if a probe takes too long. Returns its status.
+int wait_for(pid_t child, const Progress& progress, std::chrono::milliseconds patience) {
+  using Clock = std::chrono::steady_clock;
+  std::size_t probe = progress.next;
+  auto since = Clock::now();
+  for (;;) {
+    int status = 0;
+    const pid_t ended = waitpid(child, &status, WNOHANG);
+    if (ended == child) {
+      return status;
+    }
+    if (ended < 0 && errno != EINTR) {
+      throw std::system_error(errno, std::generic_category(), "lost the recording process");
+    }
+    if (progress.next != probe) {
+      probe = progress.next;
+      since = Clock::now();
+    } else if (Clock::now() - since > patience) {
+      kill(child, SIGKILL);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
 }  // namespace
 
 RecorderCounts record_all(const RecorderOptions& options) {
@@ -137,14 +164,12 @@ RecorderCounts record_all(const RecorderOptions& options) {
       std::fflush(nullptr);
       _exit(code);
     }
-    int status = 0;
-    if (waitpid(child, &status, 0) != child) {
-      throw std::system_error(errno, std::generic_category(), "lost the recording process");
-    }
+    const int status = wait_for(child, *progress, options.patience);
     if (WIFSIGNALED(status) && (*progress).opened) {
       ++(*progress).counts.failed;
-      fmt::print(stderr, "FAILED {}: the process died of signal {}\n",
-                 all_probes()[(*progress).next - 1].name, WTERMSIG(status));
+      fmt::print(stderr, "FAILED {}: its process died of signal {}{}\n",
+                 all_probes()[(*progress).next - 1].name, WTERMSIG(status),
+                 WTERMSIG(status) == SIGKILL ? ", most likely because it took too long" : "");
     } else if (WIFSIGNALED(status) || WEXITSTATUS(status) != 0) {
       throw std::runtime_error("nothing more can be recorded");
     }

@@ -1,6 +1,7 @@
 // Records all probes on one device, each to <out>/<probe>.rec, so that a run which was cut off continues.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <string>
 
@@ -15,6 +16,7 @@ struct RecorderOptions {
   std::string out;     // directory; made if missing
   std::string only{};  // this probe instead of all
   std::uint64_t seed = 1;
+  std::chrono::milliseconds patience{60000};  // a probe that takes longer has failed
 };
 
 struct RecorderCounts {
