@@ -1,5 +1,6 @@
-// The micro-benchmarks as ptxas assembles them: nothing spills, there is no remark, and the timed loops hold
-// the instructions that the benchmarks count. Skipped (exit code 77) where there is no ptxas.
+// The micro-benchmarks as ptxas assembles them: nothing spills, there is no remark, and the timed
+// loops hold the instructions that the benchmarks count. Skipped (exit code 77) where there is no
+// ptxas.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -67,7 +68,7 @@ std::string complaint(const std::string& report) {
   return std::regex_search(report, remark) || !std::regex_search(report, no_spill) ? report : "";
 }
 
-// ---- machine code: 16 bytes an instruction, the operation in the low 9 bits ----------------------
+// ---- machine code: 16 bytes an instruction, the operation in the low 9 bits ------------
 
 struct Instruction {
   std::uint64_t low, high;

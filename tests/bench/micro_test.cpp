@@ -1,4 +1,5 @@
-// The micro-benchmarks without a GPU: their report, their restart, and that a wrong kernel is noticed.
+// The micro-benchmarks without a GPU: their report, their restart, and that a wrong kernel is
+// noticed.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -21,7 +22,8 @@ using Catch::Matchers::Contains;
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-// Benchmarks that a dry run does not execute. One leaves this list when the emulator learns its instructions.
+// Benchmarks that a dry run does not execute. One leaves this list when the emulator learns its
+// instructions.
 const std::set<std::string> kNotEmulated = {"bulk_16384_bytes",
                                             "bulk_8192_bytes",
                                             "clock_under_wgmma",
@@ -268,8 +270,9 @@ TEST_CASE("the emulator refuses a kernel of wgmma, with a reason that is no othe
   }
 }
 
-// What a contention kernel does beside its wgmma can be executed: the worker goes on until the other side has
-// finished, or until it has slept, and its values are those of the steps that it reports.
+// What a contention kernel does beside its wgmma can be executed: the worker goes on until the
+// other side has finished, or until it has slept, and its values are those of the steps that it
+// reports.
 TEST_CASE(
     "the worker of a contention kernel works as long as the other side, and says how far it came") {
   Session session(emulated_device(), {});
@@ -319,6 +322,32 @@ TEST_CASE(
   CHECK(tried == 7);
 }
 
+// The accumulators that the host expects hold whole rounds of the four steps of k.
+TEST_CASE("streams of wgmma take the steps of k in turns") {
+  int tried = 0;
+  for (const Benchmark& benchmark : all_benchmarks()) {
+    if (!benchmark.name.starts_with("wgmma_") && !benchmark.name.starts_with("contention_"))
+      continue;
+    for (const Program& program : benchmark.programs) {
+      INFO(program.name);
+      std::istringstream lines(program.ptx);
+      int next = 0;
+      for (std::string line; std::getline(lines, line);) {
+        if (!line.starts_with("\twgmma.mma_async")) continue;
+        const std::string b = fmt::format(", %db{},", next);
+        const std::string a = fmt::format("}}, %da{},", next);
+        const std::string a_register = fmt::format("}}, {{%a{},", 4 * next);
+        CHECK(line.find(b) != std::string::npos);
+        CHECK((line.find(a) != std::string::npos || line.find(a_register) != std::string::npos));
+        next = (next + 1) % kSteps;
+        ++tried;
+      }
+      CHECK(next == 0);
+    }
+  }
+  CHECK(tried > 1000);
+}
+
 // ---- layouts ------------------------------------------------------------------------------------
 
 TEST_CASE("accumulator registers cover a tile once") {
@@ -353,8 +382,8 @@ TEST_CASE("tiles are swizzled in chunks of 16 bytes by the row in a group of eig
   }
 }
 
-// A warp's fragments of wgmma are those of mma.sync m16n8k32 (PTX ISA): the emulator multiplies the fragments
-// that the benchmarks would pass, and gives the products that they expect.
+// A warp's fragments of wgmma are those of mma.sync m16n8k32 (PTX ISA): the emulator multiplies the
+// fragments that the benchmarks would pass, and gives the products that they expect.
 TEST_CASE("fragments of A and accumulators are those of mma.sync") {
   const WgmmaShape shape{.a_in_registers = true, .n = 8};
   const Operands operands = wgmma_operands(shape);

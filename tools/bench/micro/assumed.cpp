@@ -1,6 +1,6 @@
-// What the project's plans used before anything was measured. Sources: the arithmetic throughput table of the
-// CUDA C++ Programming Guide (compute capability 9.0), the rate at which NVIDIA's data sheet gives its dense
-// tensor peak, and the schedules that ptxas 13.0 writes.
+// What the project's plans used before anything was measured. Sources: the arithmetic throughput
+// table of the CUDA C++ Programming Guide (compute capability 9.0), the rate at which NVIDIA's data
+// sheet gives its dense tensor peak, and the schedules that ptxas 13.0 writes.
 #include "tools/bench/micro/micro.h"
 
 namespace sagegen::micro {

@@ -49,9 +49,9 @@ std::uint64_t permute_bytes(std::uint64_t low, std::uint64_t high, std::uint64_t
   return result;
 }
 
-// Loads whose first word is the address of the next one. Cells of 16 bytes; the lanes of a warp read 32
-// neighbours, so that no banks collide.
-// 31 rows of a warp, so that no number of steps in use leads back to the start.
+// Loads whose first word is the address of the next one. Cells of 16 bytes; the lanes of a warp
+// read 32 neighbours, so that no banks collide. 31 rows of a warp, so that no number of steps in
+// use leads back to the start.
 constexpr int kCells = 31 * kLanes, kJump = 5 * kLanes;
 Chains shared_loads() {
   return {.name = "lds128",

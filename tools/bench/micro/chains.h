@@ -1,5 +1,5 @@
-// Independent chains of one operation per lane, in PTX and on the host. Used for rates, for latencies and as
-// the work beside a stream of wgmma.
+// Independent chains of one operation per lane, in PTX and on the host. Used for rates, for
+// latencies and as the work beside a stream of wgmma.
 #pragma once
 
 #include <array>

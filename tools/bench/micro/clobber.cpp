@@ -1,7 +1,8 @@
-// A fault of ptxas 13.0, seen in its machine code: A operands that a wgmma reads in every iteration, loaded once
-// before the loop, and the A operands of a second wgmma, packed anew in every iteration, get the same registers
-// if a wait for an mbarrier is between them. From the second iteration on the first wgmma then multiplies by
-// the packed values. This kernel has that form, with data for which the scores of the last iteration are known.
+// A fault of ptxas 13.0, seen in its machine code: A operands that a wgmma reads in every
+// iteration, loaded once before the loop, and the A operands of a second wgmma, packed anew in
+// every iteration, get the same registers if a wait for an mbarrier is between them. From the
+// second iteration on the first wgmma then multiplies by the packed values. This kernel has that
+// form, with data for which the scores of the last iteration are known.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,8 +13,8 @@
 namespace sagegen::micro {
 namespace {
 
-// Queries 64 x 32 and keys 32 x 32 of s8 in -1, 0, 1; values 32 x 32 of e4m3. Only the first 32 bytes of the
-// rows of a tile are used.
+// Queries 64 x 32 and keys 32 x 32 of s8 in -1, 0, 1; values 32 x 32 of e4m3. Only the first 32
+// bytes of the rows of a tile are used.
 const WgmmaShape kScores{.a_in_registers = true, .n = 32};
 const WgmmaShape kOutput{.fp8 = true, .a_in_registers = true, .n = 32};
 constexpr int kRegisters = 16;

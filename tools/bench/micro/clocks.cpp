@@ -37,8 +37,8 @@ double median_megahertz(const std::vector<Stamp>& stamps) {
 
 using ResultCheck = std::function<std::string(const Observed&, std::uint32_t iterations)>;
 
-// Launches of a hundredth of the load's time, for as long as it lasts: queued one behind the other, or with pauses. The
-// check sees the results of the first, short launch and of the last one.
+// Launches of a hundredth of the load's time, for as long as it lasts: queued one behind the other,
+// or with pauses. The check sees the results of the first, short launch and of the last one.
 Outcome run_load(Session& session, const LoadedProgram& program, LaunchPlan plan,
                  const ResultCheck& wrong_result, std::chrono::milliseconds pause) {
   plan.repetitions = 1;

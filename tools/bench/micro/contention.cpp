@@ -1,8 +1,9 @@
-// A stream of wgmma in one warpgroup and other work in a second one: how much each slows the other down.
+// A stream of wgmma in one warpgroup and other work in a second one: how much each slows the other
+// down.
 //
-// The worker goes on until the tensor side has finished and says how far it came, so both are at work for the
-// whole of what is timed. Option 0: both; 1: the tensor side alone; 2: the worker alone, for as long as the
-// tensor side sleeps.
+// The worker goes on until the tensor side has finished and says how far it came, so both are at
+// work for the whole of what is timed. Option 0: both; 1: the tensor side alone; 2: the worker
+// alone, for as long as the tensor side sleeps.
 #include <fmt/format.h>
 
 #include <map>
@@ -31,7 +32,7 @@ int block_words(const WgmmaShape& shape, const Chains& work) {
 
 Program contention_program(const std::string& name, const WgmmaShape& shape, const Chains& work) {
   std::string steps;
-  for (int i = 0; i < kPerIteration; i += kGroup) steps += wgmma_group(shape, kGroup);
+  for (int i = 0; i < kPerIteration; i += kGroup) steps += wgmma_group(shape, kGroup, i);
   // 1 us sleeps until as many clocks have passed as the stream is expected to take.
   const std::string sleep = fmt::format(
       "$sleep:\n"

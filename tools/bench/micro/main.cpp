@@ -2,7 +2,7 @@
 //   sagegen-micro list
 //   sagegen-micro run --device cuda:0 --out FILE.json [--cubin DIR] [--only NAME]...
 //   sagegen-micro run --device emulator:sm_90 --out FILE.json     results only, no times
-//   sagegen-micro ptx --out DIR      every kernel; assemble.sh makes the cubins for --cubin
+//   sagegen-micro ptx --out DIR      every kernel; `ptxas -arch=sm_90a` makes them cubins
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -1,5 +1,5 @@
-// How fast all SMs together bring tiles from L2 to shared memory: bulk tensor copies of boxes of 64 and of 128
-// rows of 128 bytes, and bulk copies of as many contiguous bytes as a control.
+// How fast all SMs together bring tiles from L2 to shared memory: bulk tensor copies of boxes of 64
+// and of 128 rows of 128 bytes, and bulk copies of as many contiguous bytes as a control.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,8 +16,8 @@ constexpr int kRowBytes = 128;
 constexpr int kBuffersOffset = 1024;  // barriers before
 constexpr std::uint32_t kRounds = 512;
 
-// A block has `stages` boxes of its own and reads them again and again: 128 KB of the 50 MB of L2 for each SM.
-// With the option n, 2^n blocks share their boxes.
+// A block has `stages` boxes of its own and reads them again and again: 128 KB of the 50 MB of L2
+// for each SM. With the option n, 2^n blocks share their boxes.
 struct Copies {
   const char* name;
   bool tensor;

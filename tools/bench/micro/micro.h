@@ -1,10 +1,10 @@
-// Micro-benchmarks of compute capability 9.0: small kernels that time themselves with in-kernel clocks and
-// whose results the host knows. Nothing here is a number that was not measured: what the project assumed
-// before is in assumed.cpp and is reported as assumed.
+// Micro-benchmarks of compute capability 9.0: small kernels that time themselves with in-kernel
+// clocks and whose results the host knows. Nothing here is a number that was not measured: what the
+// project assumed before is in assumed.cpp and is reported as assumed.
 //
-// Every kernel is one entry `micro` with one parameter block (Parameters); the frame around a body is in
-// ptx.cpp. A benchmark loads and launches its kernels through a Session, which also decides what a dry run
-// on the emulator does: few blocks, two iterations, results checked, no times.
+// Every kernel is one entry `micro` with one parameter block (Parameters); the frame around a body
+// is in ptx.cpp. A benchmark loads and launches its kernels through a Session, which also decides
+// what a dry run on the emulator does: few blocks, two iterations, results checked, no times.
 #pragma once
 
 #include <algorithm>
@@ -28,9 +28,9 @@ using Words = std::vector<std::uint32_t>;
 
 // ---- kernels ------------------------------------------------------------------------------------
 
-// How often operations of one kind (low 9 bits of the machine code) stand in the hottest loop of the
-// assembled kernel. Holds for ptxas of CUDA 13.0; the driver's compiler may differ, which is why cubins
-// can be carried.
+// How often operations of one kind (low 9 bits of the machine code) stand in the hottest loop of
+// the assembled kernel. Holds for ptxas of CUDA 13.0; the driver's compiler may differ, which is
+// why cubins can be carried.
 struct SassCount {
   const char* operation;  // "MUFU"
   int opcode;
@@ -61,8 +61,9 @@ struct Stamp {
 };
 static_assert(sizeof(Stamp) == 40);
 
-// PTX text. Registers of the frame: %thread %lane %warp %cta %iterations %i %smem (.b32; %smem is the shared
-// address of the dynamic shared memory), %in %out %stamps (global addresses), %p0-7, %r0-15, %rd0-15.
+// PTX text. Registers of the frame: %thread %lane %warp %cta %iterations %i %smem (.b32; %smem is
+// the shared address of the dynamic shared memory), %in %out %stamps (global addresses), %p0-7,
+// %r0-15, %rd0-15.
 std::string kernel_ptx(const std::string& comment, int threads, const std::string& registers,
                        const std::string& body);
 std::string counted_loop(const std::string& body);  // `iterations` times; not unrolled
@@ -109,8 +110,9 @@ struct LoadedCode {
 struct SessionOptions {
   std::string cubins;  // directory; a program whose NAME.cubin is there is loaded from it
   double load_seconds = 2;
-  // On an emulated device. rehearsal: one SM and fewer iterations, otherwise as on a real device, so that tests reach the
-  // code around a measurement; what looks like a time means nothing, and reports never hold it.
+  // On an emulated device. rehearsal: one SM and fewer iterations, otherwise as on a real device,
+  // so that tests reach the code around a measurement; what looks like a time means nothing, and
+  // reports never hold it.
   enum class Emulated { dry, rehearsal } emulated = Emulated::dry;
 };
 
@@ -234,8 +236,8 @@ struct RunOptions {
   std::string command;  // for the report
   SessionOptions session{};
 };
-// Writes the report after every benchmark and keeps what an earlier run of the same device, driver and
-// code has finished. The number of benchmarks that failed. Throws std::runtime_error, Error.
+// Writes the report after every benchmark and keeps what an earlier run of the same device, driver
+// and code has finished. The number of benchmarks that failed. Throws std::runtime_error, Error.
 int run_benchmarks(const RunOptions& options);
 
 }  // namespace sagegen::micro

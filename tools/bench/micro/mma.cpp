@@ -1,5 +1,5 @@
-// mma.sync on compute capability 9.0, where wgmma is the fast path: s8 and f16 as the hardware has them, s4
-// and e4m3 as ptxas emulates them.
+// mma.sync on compute capability 9.0, where wgmma is the fast path: s8 and f16 as the hardware has
+// them, s4 and e4m3 as ptxas emulates them.
 #include <fmt/format.h>
 
 #include <array>
@@ -26,13 +26,14 @@ struct Mma {
   std::vector<SassCount> sass;  // of one mma
 };
 
-// Words of A and B hold 32 / bits elements. A lane 4g+t of A and of B hold the same elements of k in the
-// registers of one half of k: all that the product needs to know of the layout.
+// Words of A and B hold 32 / bits elements. A lane 4g+t of A and of B hold the same elements of k
+// in the registers of one half of k: all that the product needs to know of the layout.
 int halves(const Mma& mma) { return mma.k * mma.bits / 128; }
 int a_words(const Mma& mma) { return 2 * halves(mma); }
 int b_words(const Mma& mma) { return halves(mma); }
 
-// Small integers, so that every format holds them and sums stay exact in the narrowest accumulator: -1, 0, 1.
+// Small integers, so that every format holds them and sums stay exact in the narrowest accumulator:
+// -1, 0, 1.
 int element(hardware::Random& random) { return random.below(3) - 1; }
 
 std::uint32_t code_of(const Mma& mma, int value) {

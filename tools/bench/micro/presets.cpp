@@ -1,6 +1,6 @@
-// Ways to start an s32 accumulator at the bits of 1.5 * 2^23, so that its bits, read as f32, are 12582912 plus
-// the score and no conversion is needed; and the fault of ptxas 13.0 that gives the operands of two wgmma the
-// same registers.
+// Ways to start an s32 accumulator at the bits of 1.5 * 2^23, so that its bits, read as f32, are
+// 12582912 plus the score and no conversion is needed; and the fault of ptxas 13.0 that gives the
+// operands of two wgmma the same registers.
 #include <fmt/format.h>
 
 #include <algorithm>

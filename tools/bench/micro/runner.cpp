@@ -99,8 +99,8 @@ Json head_of(const runtime::Device& device, const Session& session, const RunOpt
           {"benchmarks", Json::object()}};
 }
 
-// What the file holds if it is of this device and driver. Otherwise nothing, and the file is kept as
-// FILE.previous. A file that is no report of ours is not touched.
+// What the file holds if it is of this device and driver. Otherwise nothing, and the file is kept
+// as FILE.previous. A file that is no report of ours is not touched.
 Json finished_before(const std::string& path, const Json& head) {
   if (!std::filesystem::exists(path)) return Json::object();
   std::ifstream file(path);

@@ -73,9 +73,10 @@ Benchmark group_benchmark(const WgmmaShape& shape, int warpgroups) {
 
 // ---- interleaving -------------------------------------------------------------------------------
 
-// Warpgroup 0 issues short groups, the others long ones, as many wgmma each. Every wait leaves a clock. If the
-// tensor cores serve group by group, a short group waits for the long ones that are before it; if they take
-// instructions in turns, it takes about (warpgroups) times as long as alone.
+// Warpgroup 0 issues short groups, the others long ones, as many wgmma each. Every wait leaves a
+// clock. If the tensor cores serve group by group, a short group waits for the long ones that are
+// before it; if they take instructions in turns, it takes about (warpgroups) times as long as
+// alone.
 struct Interleaving {
   int warpgroups, short_group, long_group;
 };
@@ -98,18 +99,23 @@ Program interleaving_program(const std::string& name, const WgmmaShape& shape,
                              const Interleaving& mix) {
   const int threads = mix.warpgroups * kGroupThreads;
   const auto part = [&](const char* label, int group) {
+    const int per_iteration = std::max(group, kSteps);
+    std::string groups;
+    for (int i = 0; i < per_iteration; i += group) {
+      groups += wgmma_group(shape, group, i) +
+                "\tmov.u64 %clock1, %clock64;\n"
+                "\t@%p1 st.global.b64 [%rd1], %clock1;\n"
+                "\tadd.s64 %rd1, %rd1, 8;\n";
+    }
     return fmt::format(
         "\tmov.b32 %i, 0;\n"
         "{0}:\n"
         "\t.pragma \"nounroll\";\n"
         "{1}"
-        "\tmov.u64 %clock1, %clock64;\n"
-        "\t@%p1 st.global.b64 [%rd1], %clock1;\n"
-        "\tadd.s64 %rd1, %rd1, 8;\n"
         "\tadd.s32 %i, %i, 1;\n"
         "\tsetp.lt.u32 %p0, %i, {2};\n"
         "\t@%p0 bra {0};\n",
-        label, wgmma_group(shape, group), kWgmmaEach / group);
+        label, groups, kWgmmaEach / per_iteration);
   };
   const std::string body =
       wgmma_setup(shape, threads) +
@@ -134,7 +140,7 @@ Program interleaving_program(const std::string& name, const WgmmaShape& shape,
                             threads, wgmma_registers(shape), body),
           .threads = threads,
           .shared_bytes = shape.image_bytes(),
-          .sass = {shape.sass(std::max(mix.short_group, mix.long_group))}};
+          .sass = {shape.sass(std::max({mix.short_group, mix.long_group, kSteps}))}};
 }
 
 // Clocks from one wait to the next of a warpgroup, while all warpgroups are at work.

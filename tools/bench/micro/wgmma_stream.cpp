@@ -71,7 +71,8 @@ Words wgmma_input(const WgmmaShape& shape, const Operands& operands) {
   Words words = swizzled(a, kRows);
   const Words b = swizzled(encoded(shape, operands.b), shape.n);
   words.insert(words.end(), b.begin(), b.end());
-  // Register r of a step holds four values of k: rows 8 apart by its bit 0, k 16 apart by its bit 1.
+  // Register r of a step holds four values of k: rows 8 apart by its bit 0, k 16 apart by its bit
+  // 1.
   for (int step = 0; step < kSteps; ++step) {
     for (int r = 0; r < 4; ++r) {
       for (int thread = 0; thread < kGroupThreads; ++thread) {
@@ -162,9 +163,9 @@ std::string wgmma(const WgmmaShape& shape, int step, const std::string& scale_d)
                      shape.fp8 ? ", 1, 1" : "");
 }
 
-std::string wgmma_group(const WgmmaShape& shape, int count) {
+std::string wgmma_group(const WgmmaShape& shape, int count, int first) {
   std::string text = "\twgmma.fence.sync.aligned;\n";
-  for (int i = 0; i < count; ++i) text += wgmma(shape, i % kSteps);
+  for (int i = 0; i < count; ++i) text += wgmma(shape, (first + i) % kSteps);
   return text +
          "\twgmma.commit_group.sync.aligned;\n"
          "\twgmma.wait_group.sync.aligned 0;\n";
@@ -174,7 +175,7 @@ Program wgmma_stream_program(const std::string& name, const WgmmaShape& shape, i
                              int group, int per_iteration) {
   const int threads = warpgroups * kGroupThreads;
   std::string steps;
-  for (int i = 0; i < per_iteration; i += group) steps += wgmma_group(shape, group);
+  for (int i = 0; i < per_iteration; i += group) steps += wgmma_group(shape, group, i);
   return {.name = name,
           .ptx = kernel_ptx(
               fmt::format("{}: groups of {}", shape.name(), group), threads, wgmma_registers(shape),

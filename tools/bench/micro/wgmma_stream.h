@@ -1,5 +1,6 @@
-// Streams of wgmma on tiles of 64 rows and 128 bytes of k, K-major and swizzled by 128 bytes: four steps of
-// k32 with descriptors of their own. (ptxas drops some of several wgmma in a row that are identical.)
+// Streams of wgmma on tiles of 64 rows and 128 bytes of k, K-major and swizzled by 128 bytes: four
+// steps of k32 with descriptors of their own. (ptxas drops some of several wgmma in a row that are
+// identical.)
 #pragma once
 
 #include "tools/bench/micro/micro.h"
@@ -30,8 +31,8 @@ struct WgmmaShape {
 // A tile of row-major bytes as the swizzled image.
 Words swizzled(const std::vector<std::uint8_t>& bytes, int rows);
 
-// Operands: s8 takes all values from -127; e4m3 is -1, 0 or 1 with four of a row of A not 0, so that sums
-// of `2^11` products of a row stay exact in the 13 bits that the tensor cores keep.
+// Operands: s8 takes all values from -127; e4m3 is -1, 0 or 1 with four of a row of A not 0, so
+// that sums of `2^11` products of a row stay exact in the 13 bits that the tensor cores keep.
 struct Operands {
   std::vector<int> a, b;  // [row][k]
   int a_value(int row, int k) const { return a[static_cast<std::size_t>(row * kRowBytes + k)]; }
@@ -60,7 +61,8 @@ std::string wgmma_setup(const WgmmaShape& shape, int threads);  // shared memory
 // %NAME0.. = descriptors of the tile at a shared address, one for each step.
 std::string descriptors(const std::string& name, int offset);
 std::string wgmma(const WgmmaShape& shape, int step, const std::string& scale_d = "1");
-std::string wgmma_group(const WgmmaShape& shape, int count);  // fence, wgmma, commit, wait for all
+// Fence, `count` wgmma from step `first` on, commit, and a wait for all.
+std::string wgmma_group(const WgmmaShape& shape, int count, int first);
 
 // So many wgmma of each warpgroup per iteration, in groups; out[block][accumulator][thread].
 inline constexpr int kStreamWgmma = 64;
