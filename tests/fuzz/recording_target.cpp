@@ -1,5 +1,5 @@
-// The reader of hardware recordings on any bytes: a recording that survives being written and read, or
-// RecordingError.
+// The reader of hardware recordings on any bytes: a recording that survives being written and read,
+// or RecordingError.
 #include <cstdlib>
 #include <string_view>
 

@@ -1,5 +1,5 @@
-// What probes say that their operands must give, held to independent computations: a recording is judged by it
-// on the machine with the GPU, before any emulator executes the instruction.
+// What probes say that their operands must give, held to independent computations: a recording is
+// judged by it on the machine with the GPU, before any emulator executes the instruction.
 #include <algorithm>
 #include <bit>
 #include <catch2/catch.hpp>
@@ -65,8 +65,9 @@ struct Layout {
   bool a_in_shared_memory;
 };
 
-// A wgmma is mma.m16n8k32 stacked four times and repeated n / 8 times; the emulator executes those. Fragments of
-// one step, case, warp and block of columns follow one another as cases of the mma probe.
+// A wgmma is mma.m16n8k32 stacked four times and repeated n / 8 times; the emulator executes those.
+// Fragments of one step, case, warp and block of columns follow one another as cases of the mma
+// probe.
 TEST_CASE("the s8 results of wgmma are those of stacked mma.sync") {
   const Layout layouts[] = {
       {"wgmma_s8_s32_n8_rs_plain", 8, 4, 1, 1, false},

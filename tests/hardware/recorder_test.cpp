@@ -16,8 +16,8 @@ namespace {
 using namespace hardware;
 namespace fs = std::filesystem;
 
-// A kernel of `breaking` faults, and nothing works from then on, as with CUDA's sticky errors; or the process
-// dies, or the kernel never ends. Other kernels write nothing.
+// A kernel of `breaking` faults, and nothing works from then on, as with CUDA's sticky errors; or
+// the process dies, or the kernel never ends. Other kernels write nothing.
 enum class Breaks { device, process, time };
 class BreakingDriver : public FakeDriver {
  public:

@@ -1,6 +1,6 @@
-// What real devices computed, instruction by instruction, must come out of the emulator's profile of that
-// device. Recordings lie under tests/hardware/recorded/<device>/ and are made by `sagegen-hardware record` on a machine
-// with a GPU (tools/gpu_check.sh).
+// What real devices computed, instruction by instruction, must come out of the emulator's profile
+// of that device. Recordings lie under tests/hardware/recorded/<device>/ and are made by
+// `sagegen-hardware record` on a machine with a GPU (tools/gpu_check.sh).
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <unistd.h>
@@ -25,7 +25,8 @@ using namespace hardware;
 using runtime::EmulatorProfile;
 namespace fs = std::filesystem;
 
-// Probes that the emulator does not execute yet. A probe leaves this list when the emulator learns it.
+// Probes that the emulator does not execute yet. A probe leaves this list when the emulator learns
+// it.
 const std::set<std::string> kWaiting = {
     "wgmma_e4m3_f32_n8_rs_plain",
     "wgmma_e4m3_f16_n8_rs_plain",
@@ -459,7 +460,8 @@ std::set<std::string> opcodes(const std::string& ptx) {
   return found;
 }
 
-// Instructions whose results are a device's own affair, unlike moves, addresses and integer arithmetic.
+// Instructions whose results are a device's own affair, unlike moves, addresses and integer
+// arithmetic.
 bool needs_probe(const std::string& opcode) {
   for (const char* plain : {"mov.", "ld.", "st.", "selp."}) {
     if (opcode.starts_with(plain)) {

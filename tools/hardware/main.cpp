@@ -1,5 +1,5 @@
 // What real devices do, for machines with a GPU and no toolkit (tools/gpu_check.sh drives it):
-//   sagegen-hardware record --device cuda:0 --out DIR   what each probe gives; existing recordings are kept
+//   sagegen-hardware record --device cuda:0 --out DIR   what each probe gives; resumes
 //   sagegen-hardware replay DIR                         recordings against the emulator
 //   sagegen-hardware compare A.safetensors B.safetensors
 //   sagegen-hardware probes [--ptx NAME]

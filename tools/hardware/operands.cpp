@@ -65,7 +65,8 @@ std::vector<double> values(const std::vector<std::uint32_t>& codes, const Format
   return result;
 }
 
-// A code near a finite value: how it is rounded does not matter, only that it is the same everywhere.
+// A code near a finite value: how it is rounded does not matter, only that it is the same
+// everywhere.
 std::uint32_t near_code(const Format& format, double value) {
   if (format.width() == 32) {
     return std::bit_cast<std::uint32_t>(static_cast<float>(value));
@@ -105,7 +106,8 @@ std::uint32_t accumulator_code(const Format& format, FillC fill, double sum, Ran
   return random.word() & format.mask();
 }
 
-// Element k + distance of each pair repeats element k, with B negated; a few of A differ in the last bit.
+// Element k + distance of each pair repeats element k, with B negated; a few of A differ in the
+// last bit.
 void cancel(Tile& tile, int distance, Random& random) {
   for (int k = 0; k < tile.k; ++k) {
     if ((k / distance) % 2 == 1) {

@@ -1,17 +1,21 @@
-// Operands of tensor-core probes: tiles of codes, filled so that the models of the arithmetic disagree.
+// Operands of tensor-core probes: tiles of codes, filled so that the models of the arithmetic
+// disagree.
 //
-// A case takes one Fill for A and B and one FillC for C; every pair of them occurs. What each is for:
-//   moderate          results that are not representable: truncation or rounding of the result
-//   spread            every exponent: how many bits survive the alignment to the largest term (13, 23, 24, 25)
-//   cancelling        neighbours in k cancel: bits lost before, not after, the sum
-//   cancelling_far    elements half an instruction apart cancel: one block, or two chained halves
-//   huge_and_tiny     one product above many small ones: truncation of each term; exact sums keep them all
-//   subnormal         unnormalised factors: their exponent in the alignment
-//   specials          NaN and infinity (256 and 448 where a format has none), and zeros
-//   single            one product, a power of two: with FillC::tie, the rounding of ties
-//   any_bits          whatever else there is
-// and C, in relation to the sum of the products: zero (of either sign), similar, larger, smaller, opposite (the
-// whole cancels: sign of zero, lost bits), tie (the sum is half a unit of C's last place), any_bits.
+// A case takes one Fill for A and B and one FillC for C; every pair of them occurs. What each is
+// for:
+//   moderate        results that are not representable: truncation or rounding of the result
+//   spread          every exponent: how many bits survive the alignment to the largest term
+//                   (13, 23, 24, 25)
+//   cancelling      neighbours in k cancel: bits lost before, not after, the sum
+//   cancelling_far  elements half an instruction apart cancel: one block, or two chained halves
+//   huge_and_tiny   one product above many small ones: truncation of each term; exact sums keep all
+//   subnormal       unnormalised factors: their exponent in the alignment
+//   specials        NaN and infinity (256 and 448 where a format has none), and zeros
+//   single          one product, a power of two: with FillC::tie, the rounding of ties
+//   any_bits        whatever else there is
+// and C, in relation to the sum of the products: zero (of either sign), similar, larger, smaller,
+// opposite (the whole cancels: sign of zero, lost bits), tie (the sum is half a unit of C's last
+// place), any_bits.
 #pragma once
 
 #include <cstdint>
@@ -53,8 +57,8 @@ inline constexpr int kFills = 9;
 enum class FillC { zero, similar, larger, smaller, opposite, tie, any_bits };
 inline constexpr int kFillsC = 7;
 
-// D = A B + C: A is rows x k, B is columns x k, C is rows x columns; all row-major codes. One instruction
-// takes k_step elements of k.
+// D = A B + C: A is rows x k, B is columns x k, C is rows x columns; all row-major codes. One
+// instruction takes k_step elements of k.
 struct Tile {
   Format a, b, c;
   int rows = 0, columns = 0, k = 0, k_step = 0;

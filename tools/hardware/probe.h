@@ -1,8 +1,9 @@
 // Probes: kernels of one instruction each, whose results on a real GPU the emulator is held to.
 //
-// A case of a probe is one warp, or one warpgroup. Each of its threads gets `inputs` 32-bit words and returns
-// `outputs` of them; operands follow from (probe, seed, case) alone, so a recording stores results only.
-// kGeneratorVersion counts the changes of that mapping: recordings of another version cannot be replayed.
+// A case of a probe is one warp, or one warpgroup. Each of its threads gets `inputs` 32-bit words
+// and returns `outputs` of them; operands follow from (probe, seed, case) alone, so a recording
+// stores results only. kGeneratorVersion counts the changes of that mapping: recordings of another
+// version cannot be replayed.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,9 @@ using Words = std::vector<std::uint32_t>;
 // How far the emulator may be from the device.
 struct Tolerance {
   enum class Kind {
-    bits,      // equal words
-    f32_ulps,  // words are f32: both NaN or both of one sign and kind, at most `ulps` apart or closer than `absolute`
+    bits,        // equal words
+    f32_ulps,    // words are f32: both NaN or both of one sign and kind, at most `ulps` apart or
+                 // closer than `absolute`
     f16x2_ulps,  // words are two f16, each at most `ulps` apart
     bf16x2_ulps,
   };
@@ -54,23 +56,24 @@ struct Probe {
   std::string name;             // also the file name of its recordings
   std::string what;             // one line for people
   int compute_capability = 80;  // least device
-  std::string
-      target;  // of the PTX; an architecture-specific one ("sm_90a") runs on that device only
+  // Of the PTX; an architecture-specific one ("sm_90a") runs on that device only.
+  std::string target;
   int ptx_version = 80;         // 84 is 8.4
   int warps = 1;                // of a case: 1 or 4
   int inputs = 0, outputs = 0;  // words per thread
   int cases = 0;
   int shared_bytes = 0;  // per case, 1024-byte aligned if a multiple of 1024, else 16-byte aligned
-  // Instructions on %in0.., %out0.., %lane (the thread's index in the case), %case, %shared (the case's
-  // shared memory), %case_in and %case_out (the case's words in global memory) and %map (the tensor map).
+  // Instructions on %in0.., %out0.., %lane (the thread's index in the case), %case, %shared (the
+  // case's shared memory), %case_in and %case_out (the case's words in global memory) and %map (the
+  // tensor map).
   std::string body;
   std::function<void(int index, Random& random, Words& words)> fill;
   Tolerance tolerance{};
-  // What a case gives on every device, from the operands of all cases, where that is known exactly: tells at once
-  // whether a recording is what the probe meant, also while no emulator executes it.
+  // What a case gives on every device, from the operands of all cases, where that is known exactly:
+  // tells at once whether a recording is what the probe meant, also while no emulator executes it.
   std::function<Words(const Words& operands, int index)> expected{};
-  // A tensor map of all operands or, if the body writes its results through it, of all results; `base` is
-  // ignored.
+  // A tensor map of all operands or, if the body writes its results through it, of all results;
+  // `base` is ignored.
   std::optional<runtime::TensorMapLayout> map{};
   enum class Results { registers, by_body } results = Results::registers;
 

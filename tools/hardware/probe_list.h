@@ -24,7 +24,8 @@ Probe on_device(Probe probe, int compute_capability, int ptx_version);
 // One instruction of 32-bit words to one word: "add.rn.f32"; operands are f32.
 Probe f32_arithmetic(const std::string& instruction, int inputs);
 
-// Ways to fill: uniform bits; f32 values worth asking about; every 16-bit value once, in 2 words of each thread.
+// Ways to fill: uniform bits; f32 values worth asking about; every 16-bit value once, in 2 words of
+// each thread.
 void random_words(int index, Random& random, Words& words);
 std::uint32_t f32_operand(Random& random);
 void f32_operands(int index, Random& random, Words& words);

@@ -1,6 +1,7 @@
-// Probes of the bulk copies of compute capability 9.0: boxes of tensors between global and shared memory, with
-// parts outside of the tensor and every swizzle, and plain runs of bytes. A case is one warp. Its results are
-// the image of shared memory (loads) or of global memory (stores), with what no copy may touch.
+// Probes of the bulk copies of compute capability 9.0: boxes of tensors between global and shared
+// memory, with parts outside of the tensor and every swizzle, and plain runs of bytes. A case is
+// one warp. Its results are the image of shared memory (loads) or of global memory (stores), with
+// what no copy may touch.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -37,8 +38,8 @@ std::string paint_shared() {
   return text;
 }
 
-// Waits for the copy and reads the image. If the copy's bytes do not add up to those expected the barrier
-// never flips: after many polls the last result is 0 instead of 1.
+// Waits for the copy and reads the image. If the copy's bytes do not add up to those expected the
+// barrier never flips: after many polls the last result is 0 instead of 1.
 std::string wait_and_read() {
   std::string text =
       "\tmov.u32 %r8, 0;\n"
@@ -67,7 +68,8 @@ std::string make_barrier() {
       kBarrier);
 }
 
-// Coordinates are words of the case's operands, behind those of the tensor: %r10.., innermost first.
+// Coordinates are words of the case's operands, behind those of the tensor: %r10.., innermost
+// first.
 std::string read_coordinates(int rank) {
   std::string text;
   for (int i = 0; i < rank; ++i) {
@@ -145,7 +147,8 @@ Probe on_hopper(std::string name, std::string what, int inputs, int outputs) {
   return probe;
 }
 
-// Runs `visit(inside, tensor byte, box byte)` for all bytes of a box whose first element has these coordinates.
+// Runs `visit(inside, tensor byte, box byte)` for all bytes of a box whose first element has these
+// coordinates.
 template <typename Visit>
 void for_each_byte(const TensorMapLayout& layout, const std::array<std::int64_t, 4>& first,
                    Visit visit) {
@@ -256,7 +259,8 @@ Probe box_load(const BoxProbe& box) {
       words[kImageWords * kLanes + i] = coordinate(layout, i, random);
     }
   };
-  // Unknown until recorded: which NaN fills, and the pitch of rows that are narrower than the swizzle.
+  // Unknown until recorded: which NaN fills, and the pitch of rows that are narrower than the
+  // swizzle.
   const bool full_rows =
       box.swizzle == TensorMapSwizzle::none || box.inner == 16 << static_cast<int>(box.swizzle);
   if (box.fill == TensorMapFill::zeros && full_rows) {
@@ -267,7 +271,8 @@ Probe box_load(const BoxProbe& box) {
   return probe;
 }
 
-// Each case stores to its own part of the results: boxes of 4 rows, cut off at the edges of the tensor.
+// Each case stores to its own part of the results: boxes of 4 rows, cut off at the edges of the
+// tensor.
 Probe box_store(const BoxProbe& box) {
   Probe probe =
       on_hopper("tma_store_" + suffix(box),

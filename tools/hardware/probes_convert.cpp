@@ -1,4 +1,5 @@
-// Probes of conversions: all inputs where those have 16 bits, every rounding boundary where they are f32.
+// Probes of conversions: all inputs where those have 16 bits, every rounding boundary where they
+// are f32.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,8 +14,9 @@
 namespace sagegen::hardware {
 namespace {
 
-// The f32 values where the conversion to a format may change: halfway between neighbouring codes of either
-// sign, and one f32 to each side of it. `exactly` adds the codes' own values, for directed rounding.
+// The f32 values where the conversion to a format may change: halfway between neighbouring codes of
+// either sign, and one f32 to each side of it. `exactly` adds the codes' own values, for directed
+// rounding.
 enum class Boundaries { ties, ties_and_values };
 std::vector<std::uint32_t> boundaries(const Format& format, Boundaries which) {
   const auto largest = static_cast<std::uint32_t>((format.largest_field() + 1)
@@ -43,7 +45,8 @@ std::vector<std::uint32_t> boundaries(const Format& format, Boundaries which) {
   return words;
 }
 
-// ---- what conversions must give -------------------------------------------------------------------------
+// ---- what conversions must give
+// -------------------------------------------------------------------------
 
 enum class Round { nearest, toward_zero };
 enum class Beyond { infinity, largest };  // what is too large becomes
@@ -96,7 +99,8 @@ std::function<Words(const Words&, int)> per_thread(int inputs, Result result) {
   };
 }
 
-// ---- probes -----------------------------------------------------------------------------------------------
+// ---- probes
+// -----------------------------------------------------------------------------------------------
 
 // `list` once over all words of all cases, then f32 operands of every kind.
 struct FromList {

@@ -18,8 +18,8 @@ struct MmaProbe {
   int c_words() const { return c.width() / 8; }
 };
 
-// Fragments of mma.m16n8: lane 4g+t has rows g and g+8 of A, column g of B, and columns 2t and 2t+1 of C
-// (PTX ISA, matrix fragments for mma.m16n8k16 and m16n8k32).
+// Fragments of mma.m16n8: lane 4g+t has rows g and g+8 of A, column g of B, and columns 2t and 2t+1
+// of C (PTX ISA, matrix fragments for mma.m16n8k16 and m16n8k32).
 void fill_mma(const MmaProbe& probe, int index, Random& random, Words& words) {
   Tile tile{.a = probe.a,
             .b = probe.b,
@@ -124,7 +124,8 @@ Probe integer_mma(const char* type, int k, const char* modifier) {
   return probe;
 }
 
-// Four words of data per lane go to shared memory; the row that a lane points to comes from the last input.
+// Four words of data per lane go to shared memory; the row that a lane points to comes from the
+// last input.
 Probe ldmatrix(int count, bool transposed) {
   Probe probe;
   probe.name = fmt::format("ldmatrix_x{}{}", count, transposed ? "_trans" : "");
@@ -180,8 +181,8 @@ Probe stmatrix(int count, bool transposed) {
   return probe;
 }
 
-// A copy of `size` bytes, 0 to 16, whose rest is filled with zeros. The case's first 512 bytes of operands
-// are the source, 16 of them per lane.
+// A copy of `size` bytes, 0 to 16, whose rest is filled with zeros. The case's first 512 bytes of
+// operands are the source, 16 of them per lane.
 Probe copy_with_zero_fill() {
   Probe probe;
   probe.name = "cp_async_zero_fill";

@@ -1,5 +1,5 @@
-// Probes of special functions, f32 and f16 arithmetic and data exchange between lanes, and what all scalar probes
-// share.
+// Probes of special functions, f32 and f16 arithmetic and data exchange between lanes, and what all
+// scalar probes share.
 #include <fmt/format.h>
 
 #include <bit>
@@ -33,7 +33,8 @@ void f32_operands(int, Random& random, Words& words) {
   }
 }
 
-// Every 16-bit value once: 2 words, so 4 values, per lane; case, lane, word and half count through them.
+// Every 16-bit value once: 2 words, so 4 values, per lane; case, lane, word and half count through
+// them.
 void all_halves(int index, Random&, Words& words) {
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto first = static_cast<std::uint32_t>((index * kLanes + lane) * 4);
@@ -169,7 +170,8 @@ Probe shuffle(const char* mode) {
 }
 
 void add_special_functions(std::vector<Probe>& probes) {
-  // Bounds of the PTX ISA, against a correctly rounded value: half an ulp more than around the exact one.
+  // Bounds of the PTX ISA, against a correctly rounded value: half an ulp more than around the
+  // exact one.
   const Tolerance ex2{.kind = Tolerance::Kind::f32_ulps, .ulps = 2};
   const Tolerance lg2{.kind = Tolerance::Kind::f32_ulps, .ulps = 4, .absolute = 0x1.8p-22};
   const Tolerance one{.kind = Tolerance::Kind::f32_ulps, .ulps = 1};

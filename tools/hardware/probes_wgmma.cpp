@@ -1,8 +1,9 @@
-// Probes of wgmma in the layouts that attention on Hopper uses. A case is one warpgroup: its A is 64 rows, its B
-// `n` rows (columns of the product) of as many bytes of k as the swizzle spans, 32 of them per instruction.
+// Probes of wgmma in the layouts that attention on Hopper uses. A case is one warpgroup: its A is
+// 64 rows, its B `n` rows (columns of the product) of as many bytes of k as the swizzle spans, 32
+// of them per instruction.
 //
-// Layouts: PTX ISA, "asynchronous warpgroup level matrix instructions": register fragments, shared memory
-// matrix layout (K-major), swizzling modes and the matrix descriptor.
+// Layouts: PTX ISA, "asynchronous warpgroup level matrix instructions": register fragments, shared
+// memory matrix layout (K-major), swizzling modes and the matrix descriptor.
 #include <fmt/format.h>
 
 #include "tools/hardware/operands.h"
@@ -24,8 +25,8 @@ struct WgmmaProbe {
   int n = 8;
   AFrom a = AFrom::registers;
   Swizzle swizzle = Swizzle::none;
-  // Before the s8 chain, one e5m2 instruction writes 1.5 * 2^23 into every accumulator: its bits plus an
-  // integer sum are the float 12582912 + sum, with no conversion.
+  // Before the s8 chain, one e5m2 instruction writes 1.5 * 2^23 into every accumulator: its bits
+  // plus an integer sum are the float 12582912 + sum, with no conversion.
   bool preset = false;
 
   const char* type() const { return format != nullptr ? format->name : "s8"; }
@@ -47,16 +48,18 @@ struct WgmmaProbe {
   int preset_area() const { return preset ? kThreads * kStepBytes : 0; }
 };
 
-// ---- the kernel -----------------------------------------------------------------------------------
+// ---- the kernel
+// -----------------------------------------------------------------------------------
 
-// Words of a matrix, in rows of `row_bytes`, to its place in shared memory: %in[first + i] of thread t is
-// word 128 i + t.
+// Words of a matrix, in rows of `row_bytes`, to its place in shared memory: %in[first + i] of
+// thread t is word 128 i + t.
 std::string store_rows(const WgmmaProbe& probe, int first, int words, int area) {
   std::string text;
   for (int i = 0; i < words; ++i) {
     text += fmt::format("\tmad.lo.u32 %r7, %lane, 4, {};\n", 4 * kThreads * i);
     if (probe.swizzle == Swizzle::none) {
-      // Core matrices of 8 rows by 16 bytes: byte b of row r at 256 (r / 8) + 128 (b / 16) + 16 (r % 8) + b % 16.
+      // Core matrices of 8 rows by 16 bytes: byte b of row r at 256 (r / 8) + 128 (b / 16) + 16 (r
+      // % 8) + b % 16.
       text +=
           "\tand.b32 %r8, %r7, 0x10;\n"
           "\tshl.b32 %r8, %r8, 3;\n"
@@ -80,8 +83,8 @@ std::string store_rows(const WgmmaProbe& probe, int first, int words, int area) 
   return text;
 }
 
-// A matrix descriptor in `reg`. Offsets are in units of 16 bytes: from one 16-byte column of k to the next
-// (read without swizzle only), and from one group of 8 rows to the next.
+// A matrix descriptor in `reg`. Offsets are in units of 16 bytes: from one 16-byte column of k to
+// the next (read without swizzle only), and from one group of 8 rows to the next.
 std::string descriptor(const char* reg, int area, Swizzle swizzle, int row_bytes) {
   const unsigned leading = swizzle == Swizzle::none ? 128 / 16 : 1;
   const unsigned stride = static_cast<unsigned>(8 * row_bytes / 16);
@@ -167,7 +170,8 @@ std::string wgmma_body(const WgmmaProbe& probe) {
          "\twgmma.wait_group.sync.aligned 0;\n";
 }
 
-// ---- operands ---------------------------------------------------------------------------------------
+// ---- operands
+// ---------------------------------------------------------------------------------------
 
 // The last word of every thread: bit s says whether step s adds to the accumulators or starts anew.
 void fill_scale_d(const WgmmaProbe& probe, int index, Words& words) {
@@ -245,7 +249,8 @@ void fill_floats(const WgmmaProbe& probe, int index, Random& random, Words& word
   fill_scale_d(probe, index, words);
 }
 
-// ---- s8 results, which are exact ----------------------------------------------------------------------
+// ---- s8 results, which are exact
+// ----------------------------------------------------------------------
 
 std::int32_t byte_of(const std::vector<std::uint32_t>& rows, std::size_t index) {
   return static_cast<std::int8_t>(rows[index / 4] >> (8 * (index % 4)));

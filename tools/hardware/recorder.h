@@ -1,4 +1,5 @@
-// Records all probes on one device, each to <out>/<probe>.rec, so that a run which was cut off continues.
+// Records all probes on one device, each to <out>/<probe>.rec, so that a run which was cut off
+// continues.
 #pragma once
 
 #include <chrono>
@@ -10,8 +11,8 @@
 namespace sagegen::hardware {
 
 struct RecorderOptions {
-  // Opens the device. It is called in child processes: a kernel that faults leaves its process without a usable
-  // device, and the probes behind it are recorded by the next one.
+  // Opens the device. It is called in child processes: a kernel that faults leaves its process
+  // without a usable device, and the probes behind it are recorded by the next one.
   std::function<runtime::Device()> open;
   std::string out;     // directory; made if missing
   std::string only{};  // this probe instead of all

@@ -1,6 +1,6 @@
-// A recording: what one probe gave on one device. The file is a line of JSON that a person can read with
-// `head -1`, a newline, and the results, compressed with zlib: words in the order [case][word][thread], of which
-// all lowest bytes come first, then all second bytes, and so on.
+// A recording: what one probe gave on one device. The file is a line of JSON that a person can read
+// with `head -1`, a newline, and the results, compressed with zlib: words in the order
+// [case][word][thread], of which all lowest bytes come first, then all second bytes, and so on.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,8 @@ struct Recording {
   Words results;
 };
 
-// The file is not a recording, is damaged, or was made by another version; what() says which and where.
+// The file is not a recording, is damaged, or was made by another version; what() says which and
+// where.
 class RecordingError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -48,7 +49,8 @@ Recording load(const std::string& path);
 // version, PTX or operands. Empty if it does.
 std::string why_stale(const Recording& recording, const Probe& probe);
 
-// Runs the probe on a device. Throws DriverError, also if the device or the emulator refuses the PTX.
+// Runs the probe on a device. Throws DriverError, also if the device or the emulator refuses the
+// PTX.
 Recording record(const runtime::Device& device, const Probe& probe, std::uint64_t seed);
 
 // What differs between a recording and other results of the same probe.
@@ -60,7 +62,8 @@ struct Difference {
 };
 Difference compare(const Probe& probe, const Recording& recording, const Words& other);
 
-// The difference to what the operands must give; nothing is compared if the probe does not know that.
+// The difference to what the operands must give; nothing is compared if the probe does not know
+// that.
 Difference compare_with_expected(const Probe& probe, const Recording& recording);
 
 }  // namespace sagegen::hardware

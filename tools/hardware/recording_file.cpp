@@ -21,8 +21,8 @@ constexpr std::size_t kMaxExpansion = 1032;  // of zlib's format
 
 static_assert(std::endian::native == std::endian::little, "words are stored as they lie in memory");
 
-// All first bytes of the words, then all second bytes, and so on: exponents and signs are alike, and zlib
-// sees that only if they are neighbours.
+// All first bytes of the words, then all second bytes, and so on: exponents and signs are alike,
+// and zlib sees that only if they are neighbours.
 std::string to_planes(const Words& words) {
   std::string planes;
   planes.reserve(words.size() * 4);
