@@ -56,8 +56,7 @@ I32 KernelBuilder::reread_thread_idx(SourceLoc loc) {
   impl_->at(loc);
   auto* type = llvm::FunctionType::get(impl_->b.getInt32Ty(), /*isVarArg=*/false);
   // Side effects keep it from being merged with the first read.
-  auto* read =
-      llvm::InlineAsm::get(type, "mov.u32 $0, %tid.x;", "=r", /*hasSideEffects=*/true);
+  auto* read = llvm::InlineAsm::get(type, "mov.u32 $0, %tid.x;", "=r", /*hasSideEffects=*/true);
   llvm::CallInst* call = impl_->b.CreateCall(type, read);
   call->addRangeRetAttr(impl_->range(static_cast<unsigned>(impl_->threads)));
   return impl_->wrap<I32>(call);

@@ -109,14 +109,14 @@ class KernelBuilder {
     check_param_struct(sizeof(Params), loc);
     return ParamReader<Params>(this);
   }
-  I32 thread_idx(SourceLoc loc = SourceLoc::here());      // %tid.x
+  I32 thread_idx(SourceLoc loc = SourceLoc::here());  // %tid.x
   // The same, read at this point of the program: what is computed from it does not occupy registers on
   // the way here.
   I32 reread_thread_idx(SourceLoc loc = SourceLoc::here());
-  I32 block_idx(int axis, SourceLoc loc = SourceLoc::here());   // %ctaid.x/y/z
-  I32 grid_dim(int axis, SourceLoc loc = SourceLoc::here());    // %nctaid.x/y/z
-  I32 lane_idx(SourceLoc loc = SourceLoc::here());        // thread_idx % 32
-  I32 warp_idx(SourceLoc loc = SourceLoc::here());        // thread_idx / 32
+  I32 block_idx(int axis, SourceLoc loc = SourceLoc::here());  // %ctaid.x/y/z
+  I32 grid_dim(int axis, SourceLoc loc = SourceLoc::here());   // %nctaid.x/y/z
+  I32 lane_idx(SourceLoc loc = SourceLoc::here());             // thread_idx % 32
+  I32 warp_idx(SourceLoc loc = SourceLoc::here());             // thread_idx / 32
 
   // ---- mutable registers and control flow ----
   template <typename T>
@@ -132,23 +132,24 @@ class KernelBuilder {
   T select(Pred condition, T if_true, T if_false, SourceLoc loc = SourceLoc::here());
 
   // ---- conversions and arithmetic ----
-  I64 to_i64(I32 value, SourceLoc loc = SourceLoc::here());          // sign-extends
-  F32 as_f32(I32 bits, SourceLoc loc = SourceLoc::here());           // bit cast
+  I64 to_i64(I32 value, SourceLoc loc = SourceLoc::here());  // sign-extends
+  F32 as_f32(I32 bits, SourceLoc loc = SourceLoc::here());   // bit cast
   I32 as_bits(F32 value, SourceLoc loc = SourceLoc::here());
-  F32 to_f32(I32 value, SourceLoc loc = SourceLoc::here());          // cvt.rn.f32.s32
-  I32 round_to_s32(F32 value, SourceLoc loc = SourceLoc::here());    // cvt.rni.s32.f32
-  I32 min(I32 a, I32 b, SourceLoc loc = SourceLoc::here());          // signed
+  F32 to_f32(I32 value, SourceLoc loc = SourceLoc::here());        // cvt.rn.f32.s32
+  I32 round_to_s32(F32 value, SourceLoc loc = SourceLoc::here());  // cvt.rni.s32.f32
+  I32 min(I32 a, I32 b, SourceLoc loc = SourceLoc::here());        // signed
   I32 max(I32 a, I32 b, SourceLoc loc = SourceLoc::here());
   F32 min(F32 a, F32 b, SourceLoc loc = SourceLoc::here());
-  F32 max(F32 a, F32 b, SourceLoc loc = SourceLoc::here());          // the non-NaN operand wins
+  F32 max(F32 a, F32 b, SourceLoc loc = SourceLoc::here());  // the non-NaN operand wins
   F32 abs(F32 a, SourceLoc loc = SourceLoc::here());
-  F32 fma(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());   // fma.rn.f32
-  F32 exp2(F32 a, SourceLoc loc = SourceLoc::here());                // ex2.approx.ftz.f32
-  F32 log2(F32 a, SourceLoc loc = SourceLoc::here());                // lg2.approx.ftz.f32
-  F32 reciprocal(F32 a, SourceLoc loc = SourceLoc::here());          // rcp.approx.ftz.f32
+  F32 fma(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());  // fma.rn.f32
+  F32 exp2(F32 a, SourceLoc loc = SourceLoc::here());               // ex2.approx.ftz.f32
+  F32 log2(F32 a, SourceLoc loc = SourceLoc::here());               // lg2.approx.ftz.f32
+  F32 reciprocal(F32 a, SourceLoc loc = SourceLoc::here());         // rcp.approx.ftz.f32
 
   // Two 16-bit floats in one register, `lo` in bits 0-15. type: f16 or bf16.
-  I32 pack2(DType type, F32 lo, F32 hi, SourceLoc loc = SourceLoc::here());   // cvt.rn.{f16x2,bf16x2}.f32
+  I32 pack2(DType type, F32 lo, F32 hi,
+            SourceLoc loc = SourceLoc::here());  // cvt.rn.{f16x2,bf16x2}.f32
   std::array<F32, 2> unpack2(DType type, I32 bits, SourceLoc loc = SourceLoc::here());
   // Four values as bytes, `a` lowest. e4m3: cvt.rn.satfinite (two instructions and a merge). s8: the
   // values are rounded to nearest even and must lie within [-128, 127].
@@ -158,9 +159,9 @@ class KernelBuilder {
 
   // ---- memory. Addresses must be aligned to the access. T is I32 or F32 ----
   template <typename T, Space S>
-  T load(Ptr<S> p, SourceLoc loc = SourceLoc::here());                       // 4 bytes
+  T load(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 4 bytes
   template <Space S>
-  std::array<I32, 4> load_v4(Ptr<S> p, SourceLoc loc = SourceLoc::here());   // 16 bytes
+  std::array<I32, 4> load_v4(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 16 bytes
   template <typename T, Space S>
   void store(Ptr<S> p, T value, SourceLoc loc = SourceLoc::here());
   template <Space S>
@@ -174,20 +175,24 @@ class KernelBuilder {
   int shared_bytes() const;
 
   // ---- asynchronous copies: cp.async (PTX ISA, data movement: cp.async) ----
-  void cp_async_16(SharedPtr dst, GlobalPtr src, SourceLoc loc = SourceLoc::here());   // .cg
+  void cp_async_16(SharedPtr dst, GlobalPtr src, SourceLoc loc = SourceLoc::here());  // .cg
   // Copies only the first `valid_bytes` (0 to 16) and writes zeros behind them.
-  void cp_async_16_zfill(SharedPtr dst, GlobalPtr src, I32 valid_bytes, SourceLoc loc = SourceLoc::here());
+  void cp_async_16_zfill(SharedPtr dst, GlobalPtr src, I32 valid_bytes,
+                         SourceLoc loc = SourceLoc::here());
   void cp_async_commit(SourceLoc loc = SourceLoc::here());
   void cp_async_wait(int pending_groups, SourceLoc loc = SourceLoc::here());
 
   // ---- warp and block ----
-  void barrier(SourceLoc loc = SourceLoc::here());                   // bar.sync 0
+  void barrier(SourceLoc loc = SourceLoc::here());  // bar.sync 0
   I32 shuffle_xor(I32 value, int mask, SourceLoc loc = SourceLoc::here());
   F32 shuffle_xor(F32 value, int mask, SourceLoc loc = SourceLoc::here());
   // ldmatrix.m8n8.x4: lane l gives the address of row l % 8 of matrix l / 8.
-  std::array<I32, 4> ldmatrix_x4(SharedPtr row, Transpose transpose, SourceLoc loc = SourceLoc::here());
-  std::array<I32, 2> ldmatrix_x2(SharedPtr row, Transpose transpose, SourceLoc loc = SourceLoc::here());
-  MmaC mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc = SourceLoc::here());
+  std::array<I32, 4> ldmatrix_x4(SharedPtr row, Transpose transpose,
+                                 SourceLoc loc = SourceLoc::here());
+  std::array<I32, 2> ldmatrix_x2(SharedPtr row, Transpose transpose,
+                                 SourceLoc loc = SourceLoc::here());
+  MmaC mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c,
+           SourceLoc loc = SourceLoc::here());
 
   // ---- for codegen ----
   struct Impl;

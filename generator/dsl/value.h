@@ -23,7 +23,8 @@ class KernelBuilder;
 struct SourceLoc {
   const char* file;
   int line;
-  static constexpr SourceLoc here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  static constexpr SourceLoc here(const char* file = __builtin_FILE(),
+                                  int line = __builtin_LINE()) {
     return {file, line};
   }
 };
@@ -34,7 +35,8 @@ struct ValueBase {
 };
 
 struct Pred : ValueBase {};
-struct I32 : ValueBase {};    // also the raw bits of a packed register: 4 x s8, 4 x e4m3, 2 x f16, 8 x s4
+// Also the raw bits of a packed register: 4 x s8, 4 x e4m3, 2 x f16, 8 x s4.
+struct I32 : ValueBase {};
 struct I64 : ValueBase {};
 struct F32 : ValueBase {};
 
@@ -46,8 +48,8 @@ struct Ptr : ValueBase {};
 using GlobalPtr = Ptr<Space::global>;
 using SharedPtr = Ptr<Space::shared>;
 
-#define SAGEGEN_DSL_BINARY(op)          \
-  I32 operator op(I32 a, I32 b);        \
+#define SAGEGEN_DSL_BINARY(op)            \
+  I32 operator op(I32 a, I32 b);          \
   I32 operator op(I32 a, std::int32_t b); \
   I32 operator op(std::int32_t a, I32 b);
 SAGEGEN_DSL_BINARY(+)
@@ -62,10 +64,10 @@ SAGEGEN_DSL_BINARY(<<)
 SAGEGEN_DSL_BINARY(>>)
 #undef SAGEGEN_DSL_BINARY
 
-#define SAGEGEN_DSL_COMPARE(op)           \
-  Pred operator op(I32 a, I32 b);         \
+#define SAGEGEN_DSL_COMPARE(op)            \
+  Pred operator op(I32 a, I32 b);          \
   Pred operator op(I32 a, std::int32_t b); \
-  Pred operator op(F32 a, F32 b);         \
+  Pred operator op(F32 a, F32 b);          \
   Pred operator op(F32 a, float b);
 SAGEGEN_DSL_COMPARE(<)
 SAGEGEN_DSL_COMPARE(<=)

@@ -16,9 +16,9 @@ std::int64_t detail::attention_smem(const AttentionProblem& problem, const Quant
 
 namespace {
 
-constexpr int kF32 = 4;              // bytes
-constexpr int kRowsPerPass = 8;      // rows that the threads of a quantization kernel hold at a time
-constexpr int kKeysPerVBlock = 64;   // keys of a block of quantize_v
+constexpr int kF32 = 4;             // bytes
+constexpr int kRowsPerPass = 8;     // rows that the threads of a quantization kernel hold at a time
+constexpr int kKeysPerVBlock = 64;  // keys of a block of quantize_v
 
 // One f32 per channel.
 int per_channel(const KernelSpec& spec) { return kF32 * spec.problem.head_dim; }
@@ -32,14 +32,18 @@ int quantization_smem(const KernelSpec& spec) {
   switch (spec.kind) {
     case KernelKind::kv_statistics:
       return kRowsPerPass * per_channel(spec) * (int{smooth} + int{v_quantized});
-    case KernelKind::quantize_q: return warp_maxima;
-    case KernelKind::quantize_k: return (smooth ? per_channel(spec) : 0) + warp_maxima;
+    case KernelKind::quantize_q:
+      return warp_maxima;
+    case KernelKind::quantize_k:
+      return (smooth ? per_channel(spec) : 0) + warp_maxima;
     case KernelKind::quantize_v: {
       // The tile as it comes and as it leaves; codes of f16 keep their place.
-      const int tiles = kKeysPerVBlock * channels * (bits(spec.problem.io) + bits(spec.quant.pv)) / 8;
+      const int tiles =
+          kKeysPerVBlock * channels * (bits(spec.problem.io) + bits(spec.quant.pv)) / 8;
       return per_channel(spec) + (spec.quant.pv == DType::e4m3 ? tiles : 0);
     }
-    case KernelKind::attention: break;
+    case KernelKind::attention:
+      break;
   }
   return 0;
 }

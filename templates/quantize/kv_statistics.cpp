@@ -13,7 +13,7 @@ using abi::Tensor;
 
 namespace {
 
-constexpr int kPasses = 4;   // rows per thread and iteration, so that loads overlap
+constexpr int kPasses = 4;  // rows per thread and iteration, so that loads overlap
 
 // Eight numbers per thread, one per channel, that become one number per channel of the block.
 struct Reduction {
@@ -41,7 +41,8 @@ void build_kv_statistics(KernelBuilder& k, const KernelSpec& spec) {
 
   const I32 chunk = k.block_idx(0), head = k.block_idx(1), batch = k.block_idx(2);
   const I32 first_row = chunk * p(&KvStatisticsParams::chunk_len);
-  const I32 rows = k.min(p(&KvStatisticsParams::chunk_len), p(&KvStatisticsParams::kv_len) - first_row);
+  const I32 rows =
+      k.min(p(&KvStatisticsParams::chunk_len), p(&KvStatisticsParams::kv_len) - first_row);
 
   std::vector<std::array<Var<F32>, 8>> totals(reductions.size());
   for (auto& total : totals) {
@@ -54,8 +55,8 @@ void build_kv_statistics(KernelBuilder& k, const KernelSpec& spec) {
       std::vector<RowPart> parts;
       for (int pass = 0; pass < kPasses; ++pass) {
         const I32 row = first + (threads.row() + pass * kRowsPerPass);
-        parts.push_back(
-            threads.load(spec.problem.io, tokens + k.to_i64(first_row + row) * row_bytes, row < rows));
+        parts.push_back(threads.load(spec.problem.io,
+                                     tokens + k.to_i64(first_row + row) * row_bytes, row < rows));
       }
       for (const RowPart& part : parts) {
         for (std::size_t i = 0; i < part.size(); ++i) {
@@ -85,9 +86,11 @@ void build_kv_statistics(KernelBuilder& k, const KernelSpec& spec) {
     const SharedPtr column = tables + channel_bytes + static_cast<std::int64_t>(r) * table_bytes;
     F32 total = k.load<F32>(column);
     for (int row = 1; row < kRowsPerPass; ++row) {
-      total = reductions[r].combine(k, total, k.load<F32>(column + std::int64_t{4 * row * head_dim}));
+      total =
+          reductions[r].combine(k, total, k.load<F32>(column + std::int64_t{4 * row * head_dim}));
     }
-    k.store(p(reductions[r].partial) + chunk_index * std::int64_t{4 * head_dim} + channel_bytes, total);
+    k.store(p(reductions[r].partial) + chunk_index * std::int64_t{4 * head_dim} + channel_bytes,
+            total);
   }
 }
 

@@ -11,8 +11,8 @@ using abi::Tensor;
 namespace {
 
 // Mean of this thread's channel from the sums of chunks, shared with the block in `means`.
-void share_means(KernelBuilder& k, const ParamReader<QuantizeKParams>& p, int head_dim, I32 head_index,
-                 SharedPtr means) {
+void share_means(KernelBuilder& k, const ParamReader<QuantizeKParams>& p, int head_dim,
+                 I32 head_index, SharedPtr means) {
   const I32 chunks = p(&QuantizeKParams::chunks);
   const I64 first = k.to_i64(head_index) * k.to_i64(chunks) * std::int64_t{4 * head_dim};
   const I32 channel_bytes = k.thread_idx() * 4;
@@ -24,7 +24,8 @@ void share_means(KernelBuilder& k, const ParamReader<QuantizeKParams>& p, int he
   const F32 mean = sum.get() / k.to_f32(p(&QuantizeKParams::kv_len));
   k.store(means + channel_bytes, mean);
   k.if_(k.block_idx(0) == 0, [&] {
-    k.store(p(&QuantizeKParams::k_mean) + k.to_i64(head_index) * std::int64_t{4 * head_dim} + channel_bytes,
+    k.store(p(&QuantizeKParams::k_mean) + k.to_i64(head_index) * std::int64_t{4 * head_dim} +
+                channel_bytes,
             mean);
   });
   k.barrier();

@@ -55,22 +55,21 @@ void build_quantize_q(KernelBuilder& k, const KernelSpec& spec) {
       p(&QuantizeQParams::q_scale) +
       (k.to_i64(head_index * k.grid_dim(0)) + k.to_i64(group)) * std::int64_t{4 * scales_per_group};
   const Pred first_of_row = threads.channel() == 0;
-  k.if_(per_thread ? first_of_row : k.thread_idx() == 0, [&] {
-    k.store(scales + scale_index * 4, code.scale * (softmax_scale * kLog2E));
-  });
+  k.if_(per_thread ? first_of_row : k.thread_idx() == 0,
+        [&] { k.store(scales + scale_index * 4, code.scale * (softmax_scale * kLog2E)); });
 
   const GlobalPtr lse_correction = p(&QuantizeQParams::lse_correction);
   k.if_(!k.is_null(lse_correction), [&] {
     const I32 kv_index = head_index / p(&QuantizeQParams::heads_per_kv_head);
-    const GlobalPtr mean = p(&QuantizeQParams::k_mean) +
-                           (k.to_i64(kv_index) * std::int64_t{head_dim} + k.to_i64(threads.channel())) *
-                               std::int64_t{4};
+    const GlobalPtr mean =
+        p(&QuantizeQParams::k_mean) +
+        (k.to_i64(kv_index) * std::int64_t{head_dim} + k.to_i64(threads.channel())) *
+            std::int64_t{4};
     const RowPart k_mean = load_f32x8(k, mean);
     for (std::size_t pass = 0; pass < rows.size(); ++pass) {
       const F32 correction = threads.dot(rows[pass], k_mean) * softmax_scale;
       const I32 row = threads.row() + static_cast<int>(pass) * kRowsPerPass;
-      const GlobalPtr to =
-          lse_correction + (first_padded_row + k.to_i64(row)) * std::int64_t{4};
+      const GlobalPtr to = lse_correction + (first_padded_row + k.to_i64(row)) * std::int64_t{4};
       k.if_(first_of_row, [&] { k.store(to, correction); });
     }
   });

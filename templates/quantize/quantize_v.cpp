@@ -12,15 +12,15 @@ using abi::Tensor;
 
 namespace {
 
-constexpr int kKeys = 64;   // of one block
+constexpr int kKeys = 64;  // of one block
 constexpr float kLargestE4m3 = 448.0f;
 constexpr float kLargestF16Code = 1024.0f;
 
 struct Block {
   I32 first_key, head, batch, head_index;
-  GlobalPtr values;      // the block's first key
+  GlobalPtr values;  // the block's first key
   I64 row_bytes;
-  I32 left;              // keys from the first on; not positive if the block is padding
+  I32 left;  // keys from the first on; not positive if the block is padding
 };
 
 Block locate(KernelBuilder& k, const ParamReader<QuantizeVParams>& p) {
@@ -30,7 +30,8 @@ Block locate(KernelBuilder& k, const ParamReader<QuantizeVParams>& p) {
   b.batch = k.block_idx(2);
   b.head_index = b.batch * k.grid_dim(1) + b.head;
   b.row_bytes = p(&QuantizeVParams::v, &Tensor::stride_token) * kElementBytes;
-  b.values = head_of(k, p, &QuantizeVParams::v, b.batch, b.head) + k.to_i64(b.first_key) * b.row_bytes;
+  b.values =
+      head_of(k, p, &QuantizeVParams::v, b.batch, b.head) + k.to_i64(b.first_key) * b.row_bytes;
   b.left = p(&QuantizeVParams::kv_len) - b.first_key;
   return b;
 }
@@ -49,7 +50,8 @@ void share_inverses(KernelBuilder& k, const ParamReader<QuantizeVParams>& p, int
   const CodeScale code = code_scale(k, amax, largest_code);
   k.store(inverses + channel_bytes, code.inverse);
   k.if_(k.block_idx(0) == 0, [&] {
-    k.store(p(&QuantizeVParams::v_scale) + k.to_i64(head_index) * std::int64_t{4 * head_dim} + channel_bytes,
+    k.store(p(&QuantizeVParams::v_scale) + k.to_i64(head_index) * std::int64_t{4 * head_dim} +
+                channel_bytes,
             code.scale);
   });
 }
@@ -85,8 +87,8 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
       for (std::size_t step = 0; step < fragments.size(); ++step) {
         const auto low = k.unpack2(io, fragments[step][half][0]);
         const auto high = k.unpack2(io, fragments[step][half][1]);
-        const I32 codes = k.pack4(DType::e4m3, low[0] * inverse, low[1] * inverse, high[0] * inverse,
-                                  high[1] * inverse);
+        const I32 codes = k.pack4(DType::e4m3, low[0] * inverse, low[1] * inverse,
+                                  high[0] * inverse, high[1] * inverse);
         store_quad_part(k, warp_out, lane, channel_block, static_cast<int>(step), codes);
       }
     }
@@ -112,13 +114,15 @@ void to_f16(KernelBuilder& k, DType io, int head_dim) {
   const GlobalPtr to = p(&QuantizeVParams::v_codes) + first_row * (head_dim * kElementBytes);
   for (int pass = 0; pass < kKeys / kRowsPerPass; ++pass) {
     const I32 row = threads.row() + pass * kRowsPerPass;
-    const RowPart part = threads.load(io, block.values + k.to_i64(row) * block.row_bytes, row < block.left);
+    const RowPart part =
+        threads.load(io, block.values + k.to_i64(row) * block.row_bytes, row < block.left);
     std::array<I32, 4> codes;
     for (std::size_t i = 0; i < 4; ++i) {
       codes[i] =
           k.pack2(DType::f16, part[2 * i] * inverse[2 * i], part[2 * i + 1] * inverse[2 * i + 1]);
     }
-    k.store_v4(to + (row * head_dim + threads.channel()) * static_cast<std::int32_t>(kElementBytes), codes);
+    k.store_v4(to + (row * head_dim + threads.channel()) * static_cast<std::int32_t>(kElementBytes),
+               codes);
   }
 }
 

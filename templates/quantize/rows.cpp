@@ -80,7 +80,8 @@ template RowPart load_f32x8(KernelBuilder&, SharedPtr);
 
 CodeScale code_scale(KernelBuilder& k, F32 amax, float largest_code) {
   const F32 largest = k.f32(largest_code);
-  return {.inverse = k.select(amax > kSmallestAmax, largest / amax, k.f32(0.0f)), .scale = amax / largest};
+  return {.inverse = k.select(amax > kSmallestAmax, largest / amax, k.f32(0.0f)),
+          .scale = amax / largest};
 }
 
 void store_codes(KernelBuilder& k, const RowPart& part, F32 inverse, GlobalPtr to) {

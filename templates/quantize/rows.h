@@ -15,15 +15,15 @@
 namespace sagegen::templates {
 
 inline constexpr int kRowsPerPass = 8;
-using RowPart = std::array<dsl::F32, 8>;   // the channels of a row that one thread holds
+using RowPart = std::array<dsl::F32, 8>;  // the channels of a row that one thread holds
 
 class RowThreads {
  public:
   RowThreads(dsl::KernelBuilder& k, int head_dim);
 
-  int lanes() const { return lanes_; }          // that hold one row
-  dsl::I32 row() const { return row_; }         // in the pass
-  dsl::I32 channel() const { return channel_; } // first of 8
+  int lanes() const { return lanes_; }           // that hold one row
+  dsl::I32 row() const { return row_; }          // in the pass
+  dsl::I32 channel() const { return channel_; }  // first of 8
 
   // 16 bytes of a row of 16-bit elements, zeros if it is not there.
   RowPart load(DType io, dsl::GlobalPtr row_start, dsl::Pred is_there) const;
@@ -54,8 +54,8 @@ RowPart load_f32x8(dsl::KernelBuilder& k, dsl::Ptr<S> from);
 // Codes are round(value * inverse), scale restores them. Values this small have codes 0.
 inline constexpr float kLargestCode = 127.0f;
 struct CodeScale {
-  dsl::F32 inverse;   // largest_code / amax, or 0
-  dsl::F32 scale;     // amax / largest_code
+  dsl::F32 inverse;  // largest_code / amax, or 0
+  dsl::F32 scale;    // amax / largest_code
 };
 CodeScale code_scale(dsl::KernelBuilder& k, dsl::F32 amax, float largest_code);
 

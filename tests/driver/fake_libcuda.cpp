@@ -187,7 +187,9 @@ int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
   *executable = reinterpret_cast<void*>(0x61);
   return logged("graph_instantiate %#lx %llu", number(graph), flags);
 }
-int cuGraphExecDestroy(void* executable) { return logged("graph_exec_destroy %#lx", number(executable)); }
+int cuGraphExecDestroy(void* executable) {
+  return logged("graph_exec_destroy %#lx", number(executable));
+}
 int cuGraphLaunch(void* executable, void* stream) {
   return logged("graph_launch %#lx %#lx", number(executable), number(stream));
 }

@@ -129,8 +129,8 @@ TEST_CASE("constant distances stay at the access") {
 
 TEST_CASE("what a loop does not need is computed again behind it, not kept in a register") {
   const Lines lines = lines_of([](Kernel& t) {
-    const I32 offset = t.k.thread_idx() * 4 + t.a;   // used before and behind the loop
-    const I32 sum = t.b + t.c;                       // used inside as well
+    const I32 offset = t.k.thread_idx() * 4 + t.a;  // used before and behind the loop
+    const I32 sum = t.b + t.c;                      // used inside as well
     t.k.store(t.out + offset, t.x);
     t.k.for_range(t.k.i32(0), t.d, 1, [&](I32 i) { t.k.store(t.out + i * 16, sum); });
     t.k.store(t.out + offset + 8, sum);
@@ -138,7 +138,7 @@ TEST_CASE("what a loop does not need is computed again behind it, not kept in a 
   INFO(Catch::StringMaker<Lines>::convert(lines));
   CHECK(std::count(lines.begin(), lines.end(), "mov.u32 %, %tid.x;") == 2);
   CHECK(std::count(lines.begin(), lines.end(), "shl.b32 %, %, 2;") == 2);
-  CHECK(std::count(lines.begin(), lines.end(), "add.s32 %, %, %;") == 3);   // offset twice, sum once
+  CHECK(std::count(lines.begin(), lines.end(), "add.s32 %, %, %;") == 3);  // offset twice, sum once
 }
 
 TEST_CASE("what a branch inside a loop computes stays inside the branch") {

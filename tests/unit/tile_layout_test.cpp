@@ -139,8 +139,8 @@ TEST_CASE("whole blocks of 8 rows and whole panels are a constant away") {
     for (int row = 0; row < layout.rows; ++row) {
       for (int chunk = 0; chunk < chunks(layout); ++chunk) {
         const int first_row = row / 8 * 8, first_chunk = chunk / panel * panel;
-        CHECK(layout.offset(row, chunk) == layout.offset(first_row, first_chunk) +
-                                               layout.offset(row % 8, chunk % panel));
+        CHECK(layout.offset(row, chunk) ==
+              layout.offset(first_row, first_chunk) + layout.offset(row % 8, chunk % panel));
       }
     }
   }

@@ -29,19 +29,19 @@ struct Tensor {
 struct KvStatisticsParams {
   Tensor k;
   Tensor v;
-  Address k_sum_partial;    // out f32 [B, Hkv, chunks, D]: sum of K over the chunk. Only with smoothing k
-  Address v_amax_partial;   // out f32 [B, Hkv, chunks, D]: max |V| over the chunk. Only if V is quantized
+  Address k_sum_partial;   // out f32 [B, Hkv, chunks, D]: K summed over the chunk (smoothing k)
+  Address v_amax_partial;  // out f32 [B, Hkv, chunks, D]: max |V| of the chunk (V quantized)
   std::int32_t kv_len;
-  std::int32_t chunk_len;   // keys per chunk; chunks = ceil(kv_len / chunk_len)
+  std::int32_t chunk_len;  // keys per chunk; chunks = ceil(kv_len / chunk_len)
 };
 
 // quantize_k: smooth, quantize. grid (LkP / k_group, Hkv, B). Block x == 0 writes k_mean.
 struct QuantizeKParams {
   Tensor k;
-  Address k_sum_partial;    // in  f32 [B, Hkv, chunks, D]   (smoothing k)
-  Address k_mean;           // out f32 [B, Hkv, D]           (smoothing k)
-  Address k_codes;          // out s8  [B, Hkv, LkP, D]
-  Address k_scale;          // out f32 [B, Hkv, LkP / k_group, 4 or 1]
+  Address k_sum_partial;  // in  f32 [B, Hkv, chunks, D]   (smoothing k)
+  Address k_mean;         // out f32 [B, Hkv, D]           (smoothing k)
+  Address k_codes;        // out s8  [B, Hkv, LkP, D]
+  Address k_scale;        // out f32 [B, Hkv, LkP / k_group, 4 or 1]
   std::int32_t kv_len;
   std::int32_t kv_len_padded;
   std::int32_t chunks;
@@ -51,14 +51,14 @@ struct QuantizeKParams {
 // * k_scale is a score in base 2. grid (LqP / q_group, Hq, B).
 struct QuantizeQParams {
   Tensor q;
-  Address k_mean;           // in  f32 [B, Hkv, D]; only read if lse_correction is set
-  Address q_codes;          // out s8  [B, Hq, LqP, D]
-  Address q_scale;          // out f32 [B, Hq, LqP / q_group, 8 or 1]
-  Address lse_correction;   // out f32 [B, Hq, LqP]: (q . k_mean) * softmax_scale, or 0 for none
-  float softmax_scale;      // > 0
+  Address k_mean;          // in  f32 [B, Hkv, D]; only read if lse_correction is set
+  Address q_codes;         // out s8  [B, Hq, LqP, D]
+  Address q_scale;         // out f32 [B, Hq, LqP / q_group, 8 or 1]
+  Address lse_correction;  // out f32 [B, Hq, LqP]: (q . k_mean) * softmax_scale, or 0 for none
+  float softmax_scale;     // > 0
   std::int32_t q_len;
   std::int32_t q_len_padded;
-  std::int32_t heads_per_kv_head;   // Hq / Hkv
+  std::int32_t heads_per_kv_head;  // Hq / Hkv
 };
 
 // quantize_v. grid (LkP / 64, Hkv, B). Block x == 0 writes v_scale.
@@ -69,9 +69,9 @@ struct QuantizeQParams {
 // A channel whose amax is 0 has scale 0 and codes 0.
 struct QuantizeVParams {
   Tensor v;
-  Address v_amax_partial;   // in  f32 [B, Hkv, chunks, D]
-  Address v_codes;          // out
-  Address v_scale;          // out f32 [B, Hkv, D]
+  Address v_amax_partial;  // in  f32 [B, Hkv, chunks, D]
+  Address v_codes;         // out
+  Address v_scale;         // out f32 [B, Hkv, D]
   std::int32_t kv_len;
   std::int32_t kv_len_padded;
   std::int32_t chunks;
@@ -79,21 +79,21 @@ struct QuantizeVParams {
 
 // attention. grid (LqP / cta_q, Hq, B).
 struct AttentionParams {
-  Address q_codes;          // s8  [B, Hq, LqP, D]
-  Address q_scale;          // f32 [B, Hq, LqP / q_group, 8 or 1]
-  Address k_codes;          // s8  [B, Hkv, LkP, D]
-  Address k_scale;          // f32 [B, Hkv, LkP / k_group, 4 or 1]
-  Tensor v;                 // codes of quantize_v, contiguous (strides unused), or the caller's f16 V
-  Address v_scale;          // f32 [B, Hkv, D]; unused with the caller's V
-  Tensor o;                 // out: io dtype, caller's strides
-  Address lse;              // out f32 [B, Hq, Lq], natural logarithm; 0 for none
-  Address lse_correction;   // f32 [B, Hq, LqP]; 0 for none
+  Address q_codes;  // s8  [B, Hq, LqP, D]
+  Address q_scale;  // f32 [B, Hq, LqP / q_group, 8 or 1]
+  Address k_codes;  // s8  [B, Hkv, LkP, D]
+  Address k_scale;  // f32 [B, Hkv, LkP / k_group, 4 or 1]
+  Tensor v;         // codes of quantize_v, contiguous (strides unused), or the caller's f16 V
+  Address v_scale;  // f32 [B, Hkv, D]; unused with the caller's V
+  Tensor o;         // out: io dtype, caller's strides
+  Address lse;      // out f32 [B, Hq, Lq], natural logarithm; 0 for none
+  Address lse_correction;  // f32 [B, Hq, LqP]; 0 for none
   std::int32_t q_len;
   std::int32_t q_len_padded;
   std::int32_t kv_len;
   std::int32_t kv_len_padded;
   std::int32_t heads_per_kv_head;
-  std::int32_t causal_offset;   // key j visible to query i if j <= i + causal_offset
+  std::int32_t causal_offset;  // key j visible to query i if j <= i + causal_offset
 };
 
 }  // namespace sagegen::abi

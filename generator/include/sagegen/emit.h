@@ -9,7 +9,7 @@
 
 namespace sagegen {
 
-enum class LineInfo { off, on };   // on: .loc directives that name the template's lines
+enum class LineInfo { off, on };  // on: .loc directives that name the template's lines
 
 struct EmitOptions {
   LineInfo line_info = LineInfo::off;
@@ -17,7 +17,7 @@ struct EmitOptions {
 
 struct EmittedKernel {
   KernelSpec spec;
-  std::string name;              // key(spec): entry point of the PTX
+  std::string name;  // key(spec): entry point of the PTX
   std::string ptx;
   KernelResources resources;
 };

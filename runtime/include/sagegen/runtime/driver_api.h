@@ -27,7 +27,7 @@ struct GraphExecutableTag;
 using ContextHandle = ContextTag*;
 using ModuleHandle = ModuleTag*;
 using FunctionHandle = FunctionTag*;
-using StreamHandle = StreamTag*;    // nullptr: the default stream
+using StreamHandle = StreamTag*;  // nullptr: the default stream
 using EventHandle = EventTag*;
 using GraphHandle = GraphTag*;
 using GraphExecutableHandle = GraphExecutableTag*;
@@ -77,7 +77,7 @@ struct Dim3 {
 // tensor in global memory and the box of it that one copy moves. Innermost dimension first; entries
 // from `rank` on are not read. The rules are in the driver API reference of cuTensorMapEncodeTiled;
 // make_tensor_map (device.h) checks them.
-enum class TensorMapType : int {   // CUtensorMapDataType; FP8 is u8
+enum class TensorMapType : int {  // CUtensorMapDataType; FP8 is u8
   u8 = 0,
   u16 = 1,
   u32 = 2,
@@ -96,9 +96,9 @@ struct TensorMapLayout {
   TensorMapType type = TensorMapType::u8;
   int rank = 1;
   DevicePtr base = 0;
-  std::array<std::uint64_t, 5> shape{};     // elements
-  std::array<std::uint64_t, 4> strides{};   // bytes from one element of dimension i + 1 to the next
-  std::array<std::uint32_t, 5> box{};       // elements
+  std::array<std::uint64_t, 5> shape{};    // elements
+  std::array<std::uint64_t, 4> strides{};  // bytes from one element of dimension i + 1 to the next
+  std::array<std::uint32_t, 5> box{};      // elements
   TensorMapSwizzle swizzle = TensorMapSwizzle::none;
   TensorMapPromotion promotion = TensorMapPromotion::none;
   TensorMapFill fill = TensorMapFill::zeros;
@@ -113,7 +113,7 @@ class DriverApi {
  public:
   virtual ~DriverApi() = default;
 
-  virtual std::string name() const = 0;   // "cuda" or "emulator", for reports
+  virtual std::string name() const = 0;  // "cuda" or "emulator", for reports
 
   virtual Result init() = 0;
   virtual Result driver_version(int* version) = 0;
@@ -131,23 +131,28 @@ class DriverApi {
   // ptx: NUL-terminated text, or with the real driver a cubin. log: receives the JIT's messages, also on success.
   virtual Result module_load(ModuleHandle* module, const char* ptx, std::string* log) = 0;
   virtual Result module_unload(ModuleHandle module) = 0;
-  virtual Result module_function(FunctionHandle* function, ModuleHandle module, const char* name) = 0;
-  virtual Result function_attribute(int* value, FunctionAttribute attribute, FunctionHandle function) = 0;
-  virtual Result function_set_attribute(FunctionHandle function, FunctionAttribute attribute, int value) = 0;
+  virtual Result module_function(FunctionHandle* function, ModuleHandle module,
+                                 const char* name) = 0;
+  virtual Result function_attribute(int* value, FunctionAttribute attribute,
+                                    FunctionHandle function) = 0;
+  virtual Result function_set_attribute(FunctionHandle function, FunctionAttribute attribute,
+                                        int value) = 0;
   // params: pointers to the arguments, as cuLaunchKernel's kernelParams.
   virtual Result launch(FunctionHandle function, Dim3 grid, Dim3 block, unsigned dynamic_smem_bytes,
                         StreamHandle stream, void** params) = 0;
 
   virtual Result mem_alloc(DevicePtr* ptr, std::size_t bytes) = 0;
   virtual Result mem_free(DevicePtr ptr) = 0;
-  virtual Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes, StreamHandle stream) = 0;
+  virtual Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes,
+                                StreamHandle stream) = 0;
   virtual Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) = 0;
-  virtual Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count, StreamHandle stream) = 0;
+  virtual Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
+                            StreamHandle stream) = 0;
 
   // not_supported: the device has no bulk tensor copies, or the driver is older than CUDA 12.0.
   virtual Result tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) = 0;
 
-  virtual Result stream_create(StreamHandle* stream) = 0;       // non-blocking
+  virtual Result stream_create(StreamHandle* stream) = 0;  // non-blocking
   virtual Result stream_destroy(StreamHandle stream) = 0;
   virtual Result stream_synchronize(StreamHandle stream) = 0;
   virtual Result event_create(EventHandle* event) = 0;

@@ -23,21 +23,21 @@ enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 // an atomic (or ld.acquire) before a fence in the other; in kernels that have these, volatile accesses
 // serve as well.
 enum class Checks {
-  off,   // bounds of memory accesses only
-  on,    // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
+  off,  // bounds of memory accesses only
+  on,   // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
 };
 
 // How warps and asynchronous copies are ordered. Every order is legal; different ones reveal different bugs.
 enum class SchedulePolicy { round_robin, random, reverse };
-enum class AsyncPolicy { late, eager, random };   // late: data lands when a wait forces it
-enum class Counting { off, on };   // of what each PTX instruction did
+enum class AsyncPolicy { late, eager, random };  // late: data lands when a wait forces it
+enum class Counting { off, on };                 // of what each PTX instruction did
 
 struct EmulatorOptions {
   Checks checks = Checks::on;
   SchedulePolicy schedule = SchedulePolicy::round_robin;
   AsyncPolicy async = AsyncPolicy::late;
   std::uint64_t seed = 0;
-  int threads = 0;               // host threads, one CTA each; 0: as many as the machine has
+  int threads = 0;  // host threads, one CTA each; 0: as many as the machine has
   // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
   std::uint64_t instruction_limit = 500'000'000;
   Counting counting = Counting::off;
@@ -46,10 +46,10 @@ struct EmulatorOptions {
 // One report of a check. Addresses and lanes are decimal or hex as a person would want them.
 struct Finding {
   std::string kernel;
-  std::string check;        // "out-of-bounds", "uninitialized", "race", "copy-in-flight", ...
-  std::string message;      // a full sentence with values
-  int ptx_line = 0;         // 1-based line of the PTX text, 0 if none
-  std::string source;       // "file:line" of the template, if the PTX has line information
+  std::string check;    // "out-of-bounds", "uninitialized", "race", "copy-in-flight", ...
+  std::string message;  // a full sentence with values
+  int ptx_line = 0;     // 1-based line of the PTX text, 0 if none
+  std::string source;   // "file:line" of the template, if the PTX has line information
   int cta[3] = {0, 0, 0};
   int warp = -1;
   int lane = -1;
@@ -59,22 +59,22 @@ struct Finding {
 // take the ideal number of wavefronts.
 struct LineCount {
   int ptx_line = 0;
-  std::string opcode;                      // with modifiers
-  std::uint64_t executed = 0;              // warp instructions
-  std::uint64_t shared_wavefronts = 0;     // 128-byte passes over shared memory
+  std::string opcode;                   // with modifiers
+  std::uint64_t executed = 0;           // warp instructions
+  std::uint64_t shared_wavefronts = 0;  // 128-byte passes over shared memory
   std::uint64_t shared_wavefronts_ideal = 0;
 };
 
 struct LaunchCounters {
   std::uint64_t warp_instructions = 0;
-  double seconds = 0;       // host time; not a performance of any GPU
-  std::vector<LineCount> lines;   // with Counting::on: every instruction that was executed, in PTX order
+  double seconds = 0;            // host time; not a performance of any GPU
+  std::vector<LineCount> lines;  // with Counting::on: what was executed, in PTX order
 };
 
 class EmulatorDriver : public DriverApi {
  public:
   virtual void configure(const EmulatorOptions& options) = 0;
-  virtual std::vector<Finding> findings() const = 0;   // of all launches since the last clear
+  virtual std::vector<Finding> findings() const = 0;  // of all launches since the last clear
   virtual void clear_findings() = 0;
   virtual LaunchCounters last_launch() const = 0;
 };
