@@ -160,14 +160,13 @@ KernelSpec asked_for(const sagegen_attention_options& options, int compute_capab
     return spec;
   }
   if (options.dtype != SAGEGEN_F16 && options.dtype != SAGEGEN_BF16) {
-    throw ArgumentError(
-        fmt::format("attention: dtype is {}; there are SAGEGEN_F16 and SAGEGEN_BF16",
-                    static_cast<int>(options.dtype)));
+    throw ArgumentError(fmt::format(
+        "attention: dtype is {}; there are SAGEGEN_F16 and SAGEGEN_BF16", options.dtype));
   }
   if (options.mask != SAGEGEN_MASK_NONE && options.mask != SAGEGEN_MASK_CAUSAL) {
     throw ArgumentError(
         fmt::format("attention: mask is {}; there are SAGEGEN_MASK_NONE and SAGEGEN_MASK_CAUSAL",
-                    static_cast<int>(options.mask)));
+                    options.mask));
   }
   KernelSpec spec{
       .problem = {.head_dim = options.head_dim,
@@ -209,7 +208,7 @@ AttentionArguments arguments_of(const sagegen_arguments& arguments) {
       arguments.causal_alignment != SAGEGEN_BOTTOM_RIGHT) {
     throw ArgumentError(fmt::format(
         "attention: causal_alignment is {}; there are SAGEGEN_TOP_LEFT and SAGEGEN_BOTTOM_RIGHT",
-        static_cast<int>(arguments.causal_alignment)));
+        arguments.causal_alignment));
   }
   return {.q = view_of(arguments.q),
           .k = view_of(arguments.k),

@@ -41,7 +41,7 @@ typedef enum sagegen_status {
   SAGEGEN_INTERNAL_ERROR = 5, /* a bug in sagegen */
 } sagegen_status;
 
-const char* sagegen_version(void);              /* "0.1.0" */
+const char* sagegen_version(void); /* "0.1.0" */
 const char* sagegen_status_name(sagegen_status status);
 /* Text of the calling thread's last failed call, never null; valid until its next call. */
 const char* sagegen_last_error(void);
@@ -80,9 +80,9 @@ typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sag
 
 /* Zero-initialize, then set what differs. */
 typedef struct sagegen_attention_options {
-  int32_t head_dim;    /* channels of one head, for example 64 or 128 */
-  sagegen_dtype dtype; /* of Q, K, V and O */
-  sagegen_mask mask;
+  int32_t head_dim; /* channels of one head, for example 64 or 128 */
+  int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
+  int32_t mask;     /* sagegen_mask */
   /* Which numbers are computed: "int8-fp8" or "int8-fp16" (Q K^T, P V) with the schedule that is
    * the default for them, or null for what suits the device best. Or the key of an attention kernel
    * ("sage_fwd_..."), which also says head_dim, dtype and mask: they are then ignored. */
@@ -109,9 +109,9 @@ typedef enum sagegen_causal_alignment {
 
 typedef struct sagegen_arguments {
   sagegen_tensor q, k, v, o;
-  uint64_t lse;        /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted */
-  float softmax_scale; /* 0: 1 / sqrt(head_dim) */
-  sagegen_causal_alignment causal_alignment;
+  uint64_t lse;             /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted */
+  float softmax_scale;      /* 0: 1 / sqrt(head_dim) */
+  int32_t causal_alignment; /* sagegen_causal_alignment */
 } sagegen_arguments;
 
 /* Loads the kernels; on a GPU the driver compiles them. */
@@ -129,9 +129,9 @@ sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attent
  * capture them. The workspace is aligned to 256 bytes; what a call writes (o, lse, workspace)
  * overlaps nothing. run = quantize, then attend; attend reads what quantize of the same shape and
  * arguments left in the workspace. */
-sagegen_status sagegen_attention_run(const sagegen_attention* attention,
-                                     const sagegen_shape* shape, const sagegen_arguments* arguments,
-                                     uint64_t workspace, size_t workspace_bytes, void* stream);
+sagegen_status sagegen_attention_run(const sagegen_attention* attention, const sagegen_shape* shape,
+                                     const sagegen_arguments* arguments, uint64_t workspace,
+                                     size_t workspace_bytes, void* stream);
 sagegen_status sagegen_attention_quantize(const sagegen_attention* attention,
                                           const sagegen_shape* shape,
                                           const sagegen_arguments* arguments, uint64_t workspace,
