@@ -37,7 +37,9 @@ LaunchReport Bench::run(unsigned blocks, unsigned threads,
   request.block = {threads, 1, 1};
   request.dynamic_shared_bytes = dynamic_shared;
   request.params.resize(parameters.size() * 8);
-  std::memcpy(request.params.data(), parameters.data(), request.params.size());
+  if (!parameters.empty()) {
+    std::memcpy(request.params.data(), parameters.data(), request.params.size());
+  }
   request.options = options;
   request.instruction_limit = options.instruction_limit;
   return launch(*program_, memory, request);
