@@ -9,14 +9,15 @@
 #                      [--part run|sanitize|record|micro|bench]... [-- BENCH-ARGUMENTS]
 #   tools/gpu_check.sh --dry [PROFILE]      the same steps on an emulated device (default sm_89), for CI
 #
-# Without --part: all but bench, well under ten minutes; then `--part bench`, which ends within --budget
-# (default 540 s). What follows `--` goes to tools/bench/attention_bench.py run. --pack writes the results
-# as one archive at the end. Binaries are looked for beside this script, then in build/bin and
-# build/static-llvm/bin; SAGEGEN, SAGEGEN_HARDWARE and SAGEGEN_MICRO name others.
+# Without --part: all but bench. Then `--part bench`. No step starts after --budget seconds (default 500) and
+# none may take longer than four minutes (a hung kernel ends with its process), so that a run ends within
+# ten; the same command goes on from there. What follows `--` goes to tools/bench/attention_bench.py run.
+# --pack writes the results as one archive at the end. Binaries are looked for beside this script, then in
+# build/bin and build/static-llvm/bin; SAGEGEN, SAGEGEN_HARDWARE and SAGEGEN_MICRO name others.
 #
 # A run that was cut off continues: steps that passed are not repeated unless the binaries have changed.
 # Exit code: 0 everything passed, 1 something did not (see DIR/summary.txt), 2 usage, 3 no device, 4 the
-# budget of bench ended before its list.
+# budget ended first: run the same command again.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,7 +27,7 @@ parts=()
 quick=0
 dry=""
 pack=""
-budget=540
+budget=500
 bench_arguments=()
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
@@ -52,7 +53,8 @@ while [ $# -gt 0 ]; do
     *) echo "gpu_check: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
 done
-if [ ${#parts[@]} -eq 0 ]; then parts=(run sanitize record micro); fi
+if ! [[ $budget =~ ^[0-9]+$ ]]; then echo "gpu_check: --budget $budget is no whole number of seconds" >&2; exit 2; fi
+if [ ${#parts[@]} -eq 0 ]; then parts=(run record micro sanitize); fi
 for part in "${parts[@]}"; do
   case "$part" in
     run|sanitize|record|micro|bench) ;;
@@ -83,15 +85,18 @@ fi
 # unless their names are unique.
 field() { sed -n "s/^ *\"$2\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | head -1; }
 
-passed=0 failed=0 kept=0
+passed=0 failed=0 kept=0 unfinished=0
 step() {   # NAME COMMAND...: standard output to steps/NAME.out, errors to steps/NAME.err
   local name=$1; shift
   local base="$out/steps/$name"
   if [ "$(cat "$base.status" 2>/dev/null)" = 0 ]; then
     kept=$((kept + 1)); passed=$((passed + 1)); return 0
   fi
+  if [ $SECONDS -ge "$budget" ]; then
+    unfinished=$((unfinished + 1)); return 1
+  fi
   printf '%s\n' "$*" >"$base.command"
-  "$@" >"$base.out" 2>"$base.err"
+  timeout -k 10 240 "$@" >"$base.out" 2>"$base.err"
   local status=$?
   echo $status >"$base.status"
   if [ $status -eq 0 ]; then
@@ -228,7 +233,8 @@ part_micro() {
 # ---- attention beside its peers ------------------------------------------------------------------------------
 
 part_bench() {
-  local bench=(python3 "$here/bench/attention_bench.py") on=(--budget "$budget")
+  if [ $SECONDS -ge "$budget" ]; then unfinished=$((unfinished + 1)); return; fi
+  local bench=(python3 "$here/bench/attention_bench.py") on=(--budget $((budget - SECONDS)))
   if [ -n "$dry" ]; then
     on=(--dry "$dry")
   else
@@ -244,7 +250,7 @@ part_bench() {
   tail -n 3 "$out/bench.log"
   case $status in
     0) passed=$((passed + 1)) ;;
-    4) unfinished=1 ;;
+    4) unfinished=$((unfinished + 1)) ;;
     *) failed=$((failed + 1)); echo "FAILED bench (exit $status), see $out/bench.log" | tee -a "$out/failures.txt" >&2 ;;
   esac
   local allow=()
@@ -255,7 +261,6 @@ part_bench() {
   fi
 }
 
-unfinished=0
 for part in "${parts[@]}"; do "part_$part"; done
 
 # ---- summary ---------------------------------------------------------------------------------------------------
@@ -277,7 +282,8 @@ for part in "${parts[@]}"; do "part_$part"; done
     grep -v '^agrees' "$out/steps/replay.out"
   fi
   echo
-  echo "$passed steps passed ($kept of them earlier), $failed failed"
+  echo "$passed steps passed ($kept of them earlier), $failed failed$(
+    [ $unfinished -eq 0 ] || echo ", $unfinished not begun or not done within $budget s: run the same command again")"
 } >"$out/summary.txt"
 tail -n 40 "$out/summary.txt"
 if [ -n "$pack" ]; then

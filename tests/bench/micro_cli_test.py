@@ -8,6 +8,7 @@ import tempfile
 import unittest
 
 PROGRAM = sys.argv.pop(1)
+TABLE = pathlib.Path(__file__).resolve().parents[2] / 'tools' / 'bench' / 'micro_table.py'
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:
@@ -42,6 +43,29 @@ class MicroCli(unittest.TestCase):
         self.assertTrue(report['dry'])
         self.assertIn('--only rate_lop3', report['command'])
         self.assertFalse(list(self.folder.glob('*.part')))
+
+    def table(self, report: dict, *arguments: str) -> subprocess.CompletedProcess:
+        path = self.folder / 'report.json'
+        path.write_text(json.dumps(report))
+        return subprocess.run([sys.executable, str(TABLE), str(path), *arguments], capture_output=True, text=True)
+
+    def test_a_report_becomes_a_table(self) -> None:
+        series = {'label': 'rate', 'unit': 'lanes', 'median': 15.987, 'p10': 15.9, 'p90': 16.0, 'samples': 9}
+        report = {'schema': 1, 'dry': False, 'device': 'D', 'driver_version': 13000, 'date': 'T', 'command': 'run',
+                  'benchmarks': {
+                      'a': {'status': 'finished', 'results': [series],
+                            'assumed': {'value': 16.0, 'unit': 'lanes', 'source': 'S'}},
+                      'b': {'status': 'failed', 'reason': 'the results are wrong'},
+                      'c': {'status': 'started'}}}
+        shown = self.table(report)
+        self.assertEqual(shown.returncode, 0, shown.stderr)
+        self.assertIn('| `a` | 16 lanes | rate: 15.99 [15.9, 16] lanes |', shown.stdout)
+        self.assertIn('| `b` |  | failed: the results are wrong |', shown.stdout)
+        self.assertIn('| `c` |  | started: the run was cut off |', shown.stdout)
+        refused = self.table({**report, 'dry': True})
+        self.assertEqual((refused.returncode, refused.stdout), (2, ''))
+        self.assertIn('DRY RUN', self.table({**report, 'dry': True}, '--allow-dry').stdout)
+        self.assertEqual(self.table({**report, 'schema': 2}).returncode, 2)
 
     def test_bad_requests(self) -> None:
         out = ['--out', str(self.folder / 'report.json')]

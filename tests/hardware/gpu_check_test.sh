@@ -24,6 +24,8 @@ expect 'unknown argument --nonsense'
 check 2 --part sing
 expect 'no part is named sing'
 check 2 --out
+check 2 --budget soon
+expect 'no whole number of seconds'
 check 0 --help
 expect '--dry'
 check 3 --device emulator:sm_75
@@ -58,6 +60,12 @@ if [ -n "$library" ]; then
   check 1 --dry sm_86 --out out --part bench -- "${peers[@]}" --only 'fake that breaks'
   expect 'FAILED bench'
 fi
+
+# When the budget has ended no step starts, and the run says so.
+check 4 --dry sm_86 --quick --out late --budget 0
+expect 'run the same command again'
+check 0 --dry sm_86 --quick --out late --part run
+expect ' 0 failed'
 
 # A recording that differs is found, and one that is damaged is made again.
 head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >shorter &&
