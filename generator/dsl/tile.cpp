@@ -104,14 +104,12 @@ void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& f
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
                 I64 row_stride, I32 valid_rows) {
   const int row_chunks = from.layout.row_bytes / kChunkBytes;
-  const int pass_rows = threads / row_chunks;
-  require(threads % row_chunks == 0 && pass_rows % 8 == 0 && from.layout.rows % pass_rows == 0,
-          std::to_string(threads) + " threads cannot store rows of " +
-              std::to_string(from.layout.row_bytes) + " bytes in whole passes");
+  require(threads % row_chunks == 0, std::to_string(threads) + " threads cannot store rows of " +
+                                         std::to_string(from.layout.row_bytes) + " bytes");
   const I32 chunk = thread % row_chunks;
   const GlobalPtr to_chunk = to + chunk * kChunkBytes;
   const SharedPtr from_tile = from.base + std::int64_t{from.offset};
-  k.for_range(thread / row_chunks, k.min(valid_rows, k.i32(from.layout.rows)), pass_rows,
+  k.for_range(thread / row_chunks, k.min(valid_rows, k.i32(from.layout.rows)), threads / row_chunks,
               [&](I32 row) {
                 k.store_v4(to_chunk + k.to_i64(row) * row_stride,
                            k.load_v4(from_tile + from.layout.offset(row, chunk)));

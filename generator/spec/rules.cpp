@@ -3,6 +3,7 @@
 #include "generator/spec/detail.h"
 
 #include <algorithm>
+#include <optional>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -46,8 +47,38 @@ constexpr bool is_group(int rows) {
 constexpr bool is_tile(int rows) { return is_power_of_two(rows) && rows <= kMaxTile; }
 constexpr bool is_head_dim(int channels) { return channels == 64 || channels == 128; }
 constexpr bool is_pv(DType type) { return type == DType::f16 || type == DType::e4m3; }
-// Keys that one tensor-core instruction of P V sums over.
-constexpr int pv_depth(DType pv) { return pv == DType::e4m3 ? 32 : 16; }
+// FP8 V lies in panels of 64 keys; an FP16 tensor-core instruction sums P V over 16.
+constexpr int smallest_cta_k(DType pv) { return pv == DType::e4m3 ? 64 : 16; }
+
+// A tile that a thread block copies to shared memory, 16 bytes per thread and pass, in panels of 64 bytes
+// (generator/dsl/tile.h). Every pass is whole, and lies in one panel or consists of whole panels.
+struct CopiedTile {
+  const char* name;
+  int rows, row_bytes;
+  bool copied_by(int threads) const {
+    constexpr int kChunkBytes = 16, kPanelChunks = 4;
+    const int panel = kPanelChunks * rows, chunks = rows * row_bytes / kChunkBytes;
+    return chunks % threads == 0 && (panel % threads == 0 || threads % panel == 0);
+  }
+};
+
+// The first tile of the kernel that its threads cannot copy; none if another rule refuses the sizes.
+std::optional<CopiedTile> uncopied(const Context& c) {
+  const bool sizes_fine = is_head_dim(c.p.head_dim) && is_tile(c.s.cta_q) && c.s.cta_q >= 16 &&
+                          is_pv(c.q.pv) && is_tile(c.s.cta_k) &&
+                          c.s.cta_k >= smallest_cta_k(c.q.pv) && c.s.warps >= 1 &&
+                          c.s.warps <= kMaxWarps && is_power_of_two(c.s.warps);
+  if (!sizes_fine) return std::nullopt;
+  const bool fp8 = c.q.pv == DType::e4m3;
+  const CopiedTile tiles[] = {
+      {"Q", c.s.cta_q, c.p.head_dim},
+      {"K", c.s.cta_k, c.p.head_dim},
+      {"V", fp8 ? c.p.head_dim : c.s.cta_k, fp8 ? c.s.cta_k : 2 * c.p.head_dim}};
+  for (const CopiedTile& tile : tiles) {
+    if (!tile.copied_by(32 * c.s.warps)) return tile;
+  }
+  return std::nullopt;
+}
 
 std::string group_sentence(std::string_view name, int rows) {
   return fmt::format(
@@ -148,12 +179,19 @@ const Rule kRules[] = {
      }},
     {kAttention,
      [](const Context& c) {
-       return is_pv(c.q.pv) && (!is_tile(c.s.cta_k) || c.s.cta_k < pv_depth(c.q.pv));
+       return is_pv(c.q.pv) && (!is_tile(c.s.cta_k) || c.s.cta_k < smallest_cta_k(c.q.pv));
      },
      [](const Context& c) {
-       return tile_sentence("cta_k", c.s.cta_k, pv_depth(c.q.pv)) +
-              fmt::format(" ({} tensor cores sum P V over {} keys at once)", to_string(c.q.pv),
-                          pv_depth(c.q.pv));
+       return tile_sentence("cta_k", c.s.cta_k, smallest_cta_k(c.q.pv)) +
+              fmt::format(" with pv {}", to_string(c.q.pv));
+     }},
+    {kAttention, [](const Context& c) { return uncopied(c).has_value(); },
+     [](const Context& c) {
+       const CopiedTile tile = *uncopied(c);
+       return fmt::format(
+           "warps {} with a tile of {} of {} rows of {} bytes is refused: {} threads copy it in "
+           "passes of 16 bytes each, and a pass has to be whole; use fewer warps or a larger tile",
+           c.s.warps, tile.name, tile.rows, tile.row_bytes, 32 * c.s.warps);
      }},
     {kAttention,
      [](const Context& c) {

@@ -86,24 +86,32 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
       {"rows per warp, warps no power of two",
        [](KernelSpec& s) { s.schedule.warps = 3; },
        {"cta_q 128 with 3 warps"}},
-      {"cta_k 48", [](KernelSpec& s) { s.schedule.cta_k = 48; }, {"cta_k 48", "from 32", "e4m3"}},
+      {"cta_k 48", [](KernelSpec& s) { s.schedule.cta_k = 48; }, {"cta_k 48", "from 64", "e4m3"}},
       {"cta_k 16 with e4m3",
-       [](KernelSpec& s) { s.schedule.cta_k = 16; },
-       {"cta_k 16", "from 32", "32 keys"}},
+       [](KernelSpec& s) { s.schedule.cta_k = 32; },
+       {"cta_k 32", "from 64", "e4m3"}},
       {"cta_k 8 with f16",
        [](KernelSpec& s) {
          s.quant.pv = DType::f16;
          s.schedule.cta_k = 8;
        },
-       {"cta_k 8", "from 16", "16 keys"}},
+       {"cta_k 8", "from 16", "f16"}},
       {"a warp across groups",
        [](KernelSpec& s) { s.quant.q_group = 16; },
        {"q_group 16 with 32 rows of Q per warp", "use q_group 32 or more warps"}},
       {"a key tile across groups",
        [](KernelSpec& s) { s.schedule.cta_k = 128; },
        {"k_group 64 with cta_k 128", "use k_group 128 or cta_k 64"}},
+      {"a tile that the threads cannot share",
+       [](KernelSpec& s) {
+         s.problem.head_dim = 64;
+         s.quant.pv = DType::f16;
+         s.schedule.cta_k = 16;
+       },
+       {"warps 4 with a tile of K of 16 rows of 64 bytes", "128 threads", "fewer warps"}},
       {"padding of keys",
        [](KernelSpec& s) {
+         s.quant.pv = DType::f16;
          s.quant.k_group = 32;
          s.schedule.cta_k = 32;
        },
