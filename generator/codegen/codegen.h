@@ -11,9 +11,9 @@ namespace sagegen::codegen {
 // The kernel's LLVM IR as it stands, for people. Throws CodegenError if it is not well formed.
 std::string ir_text(dsl::KernelBuilder& k);
 
-// Registers instead of slots, short lives for what is computed in front of a loop, and nothing more:
-// common subexpressions, loop invariants and dead code are ptxas's work, and leaving them to it costs no
-// instruction. Never unrolls, vectorizes, contracts or reassociates floating point: what the
+// Registers instead of slots, nothing that is not used, short lives for what is computed in front of a
+// loop, and no more: common subexpressions and loop invariants are ptxas's work, and leaving them to it
+// costs no instruction. Never unrolls, vectorizes, contracts or reassociates floating point: what the
 // template's author wrote is what runs.
 void optimize(dsl::KernelBuilder& k);
 

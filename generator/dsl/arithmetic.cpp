@@ -64,6 +64,18 @@ F32 KernelBuilder::fma(F32 a, F32 b, F32 c, SourceLoc loc) {
                                            {impl_->b.getFloatTy()}));
 }
 
+F32 KernelBuilder::fma_up(F32 a, F32 b, F32 c, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(
+      impl_->intrinsic(ir::nvvm_fma_rp_f, {impl_->use(a), impl_->use(b), impl_->use(c)}));
+}
+
+F32 KernelBuilder::fma_down(F32 a, F32 b, F32 c, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(
+      impl_->intrinsic(ir::nvvm_fma_rm_f, {impl_->use(a), impl_->use(b), impl_->use(c)}));
+}
+
 F32 KernelBuilder::exp2(F32 a, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(

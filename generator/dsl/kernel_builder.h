@@ -142,10 +142,12 @@ class KernelBuilder {
   F32 min(F32 a, F32 b, SourceLoc loc = SourceLoc::here());
   F32 max(F32 a, F32 b, SourceLoc loc = SourceLoc::here());  // the non-NaN operand wins
   F32 abs(F32 a, SourceLoc loc = SourceLoc::here());
-  F32 fma(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());  // fma.rn.f32
-  F32 exp2(F32 a, SourceLoc loc = SourceLoc::here());               // ex2.approx.ftz.f32
-  F32 log2(F32 a, SourceLoc loc = SourceLoc::here());               // lg2.approx.ftz.f32
-  F32 reciprocal(F32 a, SourceLoc loc = SourceLoc::here());         // rcp.approx.ftz.f32
+  F32 fma(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());       // fma.rn.f32
+  F32 fma_up(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());    // fma.rp.f32
+  F32 fma_down(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());  // fma.rm.f32
+  F32 exp2(F32 a, SourceLoc loc = SourceLoc::here());                    // ex2.approx.ftz.f32
+  F32 log2(F32 a, SourceLoc loc = SourceLoc::here());                    // lg2.approx.ftz.f32
+  F32 reciprocal(F32 a, SourceLoc loc = SourceLoc::here());              // rcp.approx.ftz.f32
 
   // Two 16-bit floats in one register, `lo` in bits 0-15. type: f16 or bf16.
   I32 pack2(DType type, F32 lo, F32 hi,

@@ -124,11 +124,11 @@ void check_disjoint(const Range& written, const Range& other) {
 
 void check_scale(float scale) {
   if (scale == 0.0f) return;  // asks for the default
-  if (!(scale > 0.0f) || !std::isfinite(scale)) {
+  if (!(scale > 0.0f && scale <= kLargestSoftmaxScale)) {
     throw ArgumentError(
-        fmt::format("attention: softmax_scale is {}; it must be positive and finite, or 0 for 1 / "
-                    "sqrt(head_dim)",
-                    scale));
+        fmt::format("attention: softmax_scale is {}; it must be positive and at most {}, or 0 for "
+                    "1 / sqrt(head_dim)",
+                    scale, kLargestSoftmaxScale));
   }
 }
 

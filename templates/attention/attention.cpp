@@ -24,13 +24,12 @@ constexpr std::int32_t kScoreBiasBits = 0x4B400000;
 constexpr float kScoreBias = 12582912.0f;
 // The softmax's fma scales the scores and takes off the bias by its constant, whose last bit is then
 // worth up to one unit of s. Where a unit is more than this part of an octave, that is done before.
-constexpr std::int32_t kLargestFoldedScaleBits =
-    0x3C800000;  // 2^-6; bits of positive f32 are ordered
+// (Bits of positive f32 are ordered as their values.)
+constexpr std::int32_t kLargestFoldedScaleBits = 0x3C000000;  // 2^-7
 // Finite, so that differences of maxima are never NaN.
 constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
-constexpr float kSmallestScale = 0x1p-100f;  // a masked score times a scale of 0 would be NaN
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
-constexpr std::size_t kUnfinished = 48;  // registers for sums of P V that O has not taken up yet
+constexpr std::size_t kUnfinished = 32;  // registers for sums of P V that O has not taken up yet
 
 class Attention {
  public:
@@ -150,9 +149,7 @@ void Attention::load_scales(I32 tile, I32 thread) {
   loaded_k_scale_ = inputs_.k_scale(thread, tile);
 }
 
-F32 Attention::loaded_scale() const {
-  return k_.max(loaded_q_scale_ * loaded_k_scale_, k_.f32(kSmallestScale));
-}
+F32 Attention::loaded_scale() const { return loaded_q_scale_ * loaded_k_scale_; }
 
 // A query sees the keys 0 .. visible_keys - 1.
 I32 Attention::visible_keys(I32 query) const {
@@ -225,10 +222,12 @@ void Attention::mask_scores(I32 tile) {
   bias_ = bias_left;
 }
 
-// score = (s - bias) * scale in base 2, P = 2^(score - maximum + p_offset): one fma per element.
+// score = (s - bias) * scale in base 2, P = 2^(score - maximum + p_offset): one fma per element. Roundings
+// of the maximum go up and those of what is taken off go down, so that no P exceeds 2^p_offset, where
+// FP8 ends, however large the scores; a maximum that is a little high scales P and its sum alike.
 void Attention::online_softmax() {
   const F32 minus_bias = -bias_;
-  const F32 maximum_shift = k_.fma(scale_, minus_bias, k_.f32(-plan_.p_offset));
+  const F32 maximum_shift = k_.fma_up(scale_, minus_bias, k_.f32(-plan_.p_offset));
   rescale_.clear();
   for (int row = 0; row < scores_.lane_rows(); ++row) {
     F32 largest = k_.as_f32(scores_.at(row, 0));
@@ -236,9 +235,9 @@ void Attention::online_softmax() {
       largest = k_.max(largest, k_.as_f32(scores_.at(row, column)));
     }
     const F32 before = maximum_[row];
-    const F32 maximum = k_.max(before, quad_max(k_, k_.fma(largest, scale_, maximum_shift)));
+    const F32 maximum = k_.max(before, quad_max(k_, k_.fma_up(largest, scale_, maximum_shift)));
     const F32 rescale = k_.exp2(before - maximum);
-    const F32 shift = k_.fma(scale_, minus_bias, -maximum);
+    const F32 shift = k_.fma_down(scale_, minus_bias, -maximum);
     F32 sum = sum_[row].get() * rescale;
     for (int column = 0; column < scores_.lane_columns(); ++column) {
       const F32 p = k_.exp2(k_.fma(k_.as_f32(scores_.at(row, column)), scale_, shift));

@@ -39,7 +39,6 @@ void write_lse(KernelBuilder& k, const ParamReader<AttentionParams>& p, const At
 void write_output(KernelBuilder& k, const AttentionPlan& plan,
                   const ParamReader<AttentionParams>& p, const AttentionPosition& at,
                   SharedPtr shared, const AccumulatorVars& o, const std::vector<F32>& sum) {
-  k.cp_async_wait(0);
   k.barrier();  // nobody reads queries, keys or values any more
   const SharedTile out{plan.o_tile, shared};
   const SharedTile warp_out = out.rows_from(at.warp_row);

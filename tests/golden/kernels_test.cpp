@@ -8,6 +8,7 @@
 
 #include "sagegen/emit.h"
 #include "tests/golden/golden.h"
+#include "tests/unit/spec_test_support.h"
 
 namespace sagegen::golden {
 namespace {
@@ -114,6 +115,15 @@ TEST_CASE("a trace shows every stage of the same emission") {
              Contains("alloca") && Contains("define ptx_kernel void @" + key(spec)));
   CHECK_THAT(stages[3].text,
              !Contains("alloca") && Contains("define ptx_kernel void @" + key(spec)));
+}
+
+TEST_CASE("what the rules let through can be emitted") {
+  test::RandomSpecs random(29);
+  for (int i = 0; i < 150; ++i) {
+    const KernelSpec spec = random.valid();
+    INFO(key(spec));
+    CHECK_NOTHROW(emit(spec));
+  }
 }
 
 TEST_CASE("a spec that breaks a rule is refused before anything is built") {

@@ -79,6 +79,7 @@ struct Scene {
   Layout layout = Layout::hnd;
   CausalAlignment alignment = CausalAlignment::top_left;
   std::string profile = {};  // of the emulator; empty: that of the kernel's target
+  double more_error = 0;     // relative L1 that this scene may have beyond the bound
   rt::EmulatorOptions emulator = {};
 };
 
@@ -173,7 +174,7 @@ Verdict check(Scene scene) {
   const cli::AccuracyBound bound = cli::accuracy_bound(job.quant, on.device.compute_capability());
   INFO("relative L1: kernel " << v.kernel.relative_l1 << ", model " << v.model.relative_l1 << ", "
                               << bound.arithmetic);
-  CHECK(v.kernel.relative_l1 <= bound.limit(v.model.relative_l1));
+  CHECK(v.kernel.relative_l1 <= bound.limit(v.model.relative_l1) + scene.more_error);
   CHECK(v.kernel.non_finite == 0);
   v.masked_rows = check_masked_rows(v, in.q.channels);
   check_lse(v, model.lse);
@@ -365,18 +366,21 @@ TEST_CASE("all-zero channels, rows and tensors give no NaN", "[full]") {
 }
 
 // From scales where the kernels fold the bias of the scores into a constant to scales where a unit of
-// a score is worth many powers of two and one key takes the whole row. Not in between, near 3e4: there
-// the last bit of a score in f32 is worth some percent of a weight, and the sum of unrounded weights
-// and the product of rounded ones part by as much.
+// a score is worth many powers of two and one key takes the whole row. In between the last bit of a
+// score in f32 is worth some percent of a weight: the largest P is then no code of e4m3, and rounds by up
+// to half a step, 1/32, while the sum of P does not.
 TEST_CASE("scores near and far apart", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129};
   for (const int sm : kTargets) {
     for (const Mask mask : {Mask::none, Mask::causal}) {
       const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .mask = mask});
-      for (const double scale : {1e-6, 1.0, 10.0, 100.0, 1e3, 1e12, 1e25}) {
+      for (const double scale :
+           {1e-6, 1.0, 10.0, 100.0, 1e3, 1e4, 3e4, 1e5, 1e6, 1e8, 1e12, 1e25}) {
         INFO("softmax scale " << scale);
         Scene scene{.kernel = kernel, .inputs = inputs_for(kernel, "normal", kShape, 23)};
         scene.inputs.softmax_scale = scale;
+        const bool fp8 = kernel.quant.pv == DType::e4m3;
+        if (fp8 && scale >= 1e4 && scale <= 1e5) scene.more_error = 1.0 / 32;
         const Verdict v = check(scene);
         for (const double lse : v.result.lse) CHECK(std::isfinite(lse));
       }

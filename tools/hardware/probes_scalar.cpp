@@ -231,6 +231,8 @@ void add_scalar_probes(std::vector<Probe>& probes) {
                              90, 80));
   probes.push_back(f32_arithmetic("fma.rn.f32", 3));
   probes.push_back(f32_arithmetic("fma.rn.ftz.f32", 3));
+  probes.push_back(f32_arithmetic("fma.rp.f32", 3));
+  probes.push_back(f32_arithmetic("fma.rm.f32", 3));
   for (const char* instruction : {"add.rn.f16x2", "mul.rn.f16x2", "min.f16x2", "max.f16x2"}) {
     probes.push_back(f32_arithmetic(instruction, 2));
     probes.back().fill = random_words;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "sagegen/runtime/attention.h"
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/errors.h"
 
@@ -107,9 +108,9 @@ RunInputs load_run_inputs(const InputOptions& options) {
   values.causal = options.causal != Causal::none;
   if (options.causal == Causal::bottom_right)
     values.causal_offset = values.k.tokens - values.q.tokens;
-  if (!(options.softmax_scale >= 0) || std::isinf(options.softmax_scale)) {
-    throw UsageError(fmt::format("--softmax-scale {} is refused; it is a positive number",
-                                 options.softmax_scale));
+  if (!(options.softmax_scale >= 0 && options.softmax_scale <= runtime::kLargestSoftmaxScale)) {
+    throw UsageError(fmt::format("--softmax-scale {} is refused; it is positive and at most {}",
+                                 options.softmax_scale, runtime::kLargestSoftmaxScale));
   }
   if (options.softmax_scale > 0) values.softmax_scale = options.softmax_scale;
   return result;

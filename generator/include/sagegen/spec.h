@@ -2,7 +2,8 @@
 // runtime and tools share; it knows neither LLVM nor CUDA.
 //
 // Two halves that must not mix: AttentionProblem and QuantSpec decide the numbers that come out,
-// TileSchedule only decides how fast they come. The tuner may change the schedule and nothing else.
+// TileSchedule decides how fast they come, and no more of them than the order and rounding of f32 sums.
+// The tuner may change the schedule and nothing else.
 #pragma once
 
 #include <cstdint>

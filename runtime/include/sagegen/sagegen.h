@@ -107,10 +107,12 @@ typedef enum sagegen_causal_alignment {
   SAGEGEN_BOTTOM_RIGHT = 1, /* query i sees keys 0..i + kv_len - q_len */
 } sagegen_causal_alignment;
 
+/* Q, K and V hold finite numbers, and scaled scores are within f32: nothing checks that on the
+ * device, and a NaN or infinity in them leaves O undefined. */
 typedef struct sagegen_arguments {
   sagegen_tensor q, k, v, o;
   uint64_t lse;             /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted */
-  float softmax_scale;      /* 0: 1 / sqrt(head_dim) */
+  float softmax_scale;      /* 0: 1 / sqrt(head_dim); otherwise > 0, at most 1e25 */
   int32_t causal_alignment; /* sagegen_causal_alignment */
 } sagegen_arguments;
 

@@ -40,10 +40,14 @@ TensorView nhd(DevicePtr data, std::int64_t heads, std::int64_t tokens, int head
 
 enum class CausalAlignment { top_left, bottom_right };
 
+// Q, K and V hold finite numbers, and scaled scores are within f32: nothing checks that on the device, and
+// a NaN or infinity in them leaves O undefined.
+inline constexpr float kLargestSoftmaxScale = 1e25f;
+
 struct AttentionArguments {
   TensorView q, k, v, o;
   DevicePtr lse = 0;           // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted
-  float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0
+  float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0, at most kLargestSoftmaxScale
   CausalAlignment causal = CausalAlignment::top_left;  // ignored without a causal mask
 };
 
