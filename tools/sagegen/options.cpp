@@ -7,7 +7,7 @@ namespace sagegen::cli {
 void refuse_beside(CLI::Option* option, const CLI::Option* other, const std::string& why) {
   option->check([other, why](const std::string&) {
     if (other->count() == 0) return std::string();
-    return fmt::format("is refused beside {}: {}", other->get_name(), why);
+    return fmt::format("refused beside {}: {}", other->get_name(), why);
   });
 }
 
