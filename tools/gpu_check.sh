@@ -65,7 +65,7 @@ done
 find_binary() {   # NAME: its path
   local candidate
   for candidate in "$here/$1" "$here/../build/bin/$1" "$here/../build/static-llvm/bin/$1"; do
-    if [ -x "$candidate" ]; then echo "$candidate"; return; fi
+    if [ -f "$candidate" ] && [ -x "$candidate" ]; then echo "$candidate"; return; fi
   done
   command -v "$1" || { echo "gpu_check: $1 is not beside this script nor in build/bin" >&2; exit 2; }
 }
@@ -118,7 +118,7 @@ capability=$(awk -v want="\"$device\"" '
   index($0, "\"device\":") { here = index($0, want) }
   here && /"compute_capability"/ { gsub(/[^0-9.]/, ""); print; exit }' "$out/devices.json")
 if [ -z "$capability" ]; then
-  echo "gpu_check: no device $device here: $(field "$out/devices.json" why_no_cuda)" >&2
+  echo "gpu_check: no device $device here: $(field "$out/devices.json" why_no_cuda)$(tail -n 1 "$out/devices.err")" >&2
   exit 3
 fi
 number=${capability/./}
@@ -148,6 +148,7 @@ cases=(
   "one|--dist normal --heads 1 --q-len 1 --kv-len 1"
   "kbias|--dist k_bias --heads 2 --q-len 257"
   "zero|--dist zero_parts --heads 2 --q-len 140"
+  "plain|--dist outlier --heads 2 --q-len 150 --no-smooth-k"
 )
 if [ $quick -eq 1 ]; then cases=("${cases[@]:0:2}"); else cases+=("long|--dist outlier --heads 2 --q-len 1500"); fi
 dims=(64 128) dtypes=(f16 bf16)
@@ -198,6 +199,8 @@ part_sanitize() {
     for tool in memcheck racecheck synccheck initcheck; do
       step "$tool-$target" "$sanitizer" --tool "$tool" --error-exitcode 77 "$sagegen" run --device "$device" \
         --target "$target" --dist outlier --heads 2 --q-len 129 --kv-len 193 --head-dim 64
+      step "$tool-$target-d128" "$sanitizer" --tool "$tool" --error-exitcode 77 "$sagegen" run --device "$device" \
+        --target "$target" --dist outlier --heads 2 --q-len 150 --head-dim 128 --dtype bf16 --causal top-left
     done
   done
 }
