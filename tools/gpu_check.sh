@@ -9,11 +9,14 @@
 #                      [--part run|sanitize|record|micro|bench]... [-- BENCH-ARGUMENTS]
 #   tools/gpu_check.sh --dry [PROFILE]      the same steps on an emulated device (default sm_89), for CI
 #
-# Without --part: all but bench. Then `--part bench`. No step starts after --budget seconds (default 500) and
-# none may take longer than four minutes (a hung kernel ends with its process), so that a run ends within
-# ten; the same command goes on from there. What follows `--` goes to tools/bench/attention_bench.py run.
-# --pack writes the results as one archive at the end. Binaries are looked for beside this script, then in
-# build/bin and build/static-llvm/bin; SAGEGEN, SAGEGEN_HARDWARE and SAGEGEN_MICRO name others.
+# Without --part: all but bench. Two runs that make the best of ten minutes each:
+#   gpu_check.sh --out DIR --pack FILE --part micro --part record --part bench
+#   gpu_check.sh --out DIR --pack FILE --part bench --part run --part sanitize
+# No step starts after --budget seconds (default 500), none takes longer than four minutes or than what is
+# left of the budget and 70 seconds; a hung kernel ends with its process. --pack writes all results as one
+# archive after each part; unpacked on another machine, a run goes on from it. What follows `--` goes to
+# tools/bench/attention_bench.py run. Binaries are looked for beside this script, then in build/bin and
+# build/static-llvm/bin; SAGEGEN, SAGEGEN_HARDWARE and SAGEGEN_MICRO name others.
 #
 # A run that was cut off continues: steps that passed are not repeated unless the binaries have changed.
 # Exit code: 0 everything passed, 1 something did not (see DIR/summary.txt), 2 usage, 3 no device, 4 the
@@ -54,7 +57,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 if ! [[ $budget =~ ^[0-9]+$ ]]; then echo "gpu_check: --budget $budget is no whole number of seconds" >&2; exit 2; fi
-if [ ${#parts[@]} -eq 0 ]; then parts=(run record micro sanitize); fi
+if [ ${#parts[@]} -eq 0 ]; then parts=(micro record run sanitize); fi
 for part in "${parts[@]}"; do
   case "$part" in
     run|sanitize|record|micro|bench) ;;
@@ -86,6 +89,7 @@ fi
 field() { sed -n "s/^ *\"$2\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | head -1; }
 
 passed=0 failed=0 kept=0 unfinished=0
+longest=240   # seconds of one step
 step() {   # NAME COMMAND...: standard output to steps/NAME.out, errors to steps/NAME.err
   local name=$1; shift
   local base="$out/steps/$name"
@@ -96,24 +100,27 @@ step() {   # NAME COMMAND...: standard output to steps/NAME.out, errors to steps
     unfinished=$((unfinished + 1)); return 1
   fi
   printf '%s\n' "$*" >"$base.command"
-  timeout -k 10 240 "$@" >"$base.out" 2>"$base.err"
+  local limit=$((budget + 70 - SECONDS))
+  if [ $limit -gt $longest ]; then limit=$longest; fi
+  timeout -k 10 $limit "$@" >"$base.out" 2>"$base.err" &   # in the background: a signal need not wait for it
+  wait $!
   local status=$?
   echo $status >"$base.status"
   if [ $status -eq 0 ]; then
     passed=$((passed + 1))
   else
     failed=$((failed + 1))
-    echo "FAILED $name (exit $status): $(tail -n 1 "$base.err")" | tee -a "$out/failures.txt" >&2
+    if [ $status -eq 124 ]; then echo "ended after $limit s" >>"$base.err"; fi
+    echo "FAILED $name (exit $status): $(tail -n 1 "$base.err")" >&2
   fi
   return $status
 }
-: >"$out/failures.txt"
 
 # ---- which device ------------------------------------------------------------------------------------
 
-"$sagegen" devices --json >"$out/devices.json" 2>"$out/devices.err"
-"$sagegen" env >"$out/env.txt" 2>&1
-if command -v nvidia-smi >/dev/null; then nvidia-smi -q >"$out/nvidia-smi.txt" 2>&1; fi
+timeout 60 "$sagegen" devices --json >"$out/devices.json" 2>"$out/devices.err"
+timeout 60 "$sagegen" env >"$out/env.txt" 2>&1
+if command -v nvidia-smi >/dev/null; then timeout 60 nvidia-smi -q >"$out/nvidia-smi.txt" 2>&1; fi
 capability=$(awk -v want="\"$device\"" '
   index($0, "\"device\":") { here = index($0, want) }
   here && /"compute_capability"/ { gsub(/[^0-9.]/, ""); print; exit }' "$out/devices.json")
@@ -159,6 +166,11 @@ run_case() {   # TARGET DIM DTYPE NAME ARGUMENTS
   local arguments=(--target "$1" --head-dim "$2" --dtype "$3" --seed 7 --lse)
   local extra; read -ra extra <<<"$5"
   local gpu="$out/outputs/$name.device.safetensors" emulated="$out/outputs/$name.emulator.safetensors"
+  # Outputs do not travel with the results: what is still to be compared is made again.
+  if [ "$(cat "$out/steps/compare-$name.status" 2>/dev/null)" != 0 ]; then
+    [ -f "$gpu" ] || rm -f "$out/steps/run-$name.status"
+    [ -f "$emulated" ] || rm -f "$out/steps/emulate-$name.status"
+  fi
   step "run-$name" "$sagegen" run --device "$device" "${arguments[@]}" "${extra[@]}" --json --out "$gpu" ||
     return
   if [ -n "$profile" ]; then
@@ -169,7 +181,7 @@ run_case() {   # TARGET DIM DTYPE NAME ARGUMENTS
 }
 
 part_run() {
-  local target dim dtype one
+  local longest=40 target dim dtype one
   for target in "${targets[@]}"; do
     for dim in "${dims[@]}"; do
       for dtype in "${dtypes[@]}"; do
@@ -195,6 +207,13 @@ part_sanitize() {
     return
   fi
   rm -f "$out/sanitizer.txt"
+  local longest=90
+  if ! step sanitizer "$sanitizer" --tool memcheck --error-exitcode 77 "$sagegen" run --device "$device" \
+      --heads 1 --q-len 16 --head-dim 64; then
+    echo "compute-sanitizer does not work here, or finds an error at once: see steps/sanitizer.err" |
+      tee "$out/sanitizer.txt"
+    return
+  fi
   for target in "${targets[@]}"; do
     for tool in memcheck racecheck synccheck initcheck; do
       step "$tool-$target" "$sanitizer" --tool "$tool" --error-exitcode 77 "$sagegen" run --device "$device" \
@@ -248,13 +267,17 @@ part_bench() {
       echo "the packed wheels could not be installed; their peers will be missing"
   fi
   if [ -d "$out/site" ]; then export PYTHONPATH="$out/site${PYTHONPATH:+:$PYTHONPATH}"; fi
-  "${bench[@]}" run --out "$out/attention.json" "${on[@]}" "${bench_arguments[@]}" >"$out/bench.log" 2>&1
+  echo "$(date -u +%FT%TZ) ${bench[*]} run ${on[*]} ${bench_arguments[*]}" >>"$out/bench.log"
+  timeout -k 10 $((budget + 70 - SECONDS)) "${bench[@]}" run --out "$out/attention.json" "${on[@]}" \
+    "${bench_arguments[@]}" >>"$out/bench.log" 2>&1 &
+  wait $!
   local status=$?
   tail -n 3 "$out/bench.log"
+  echo $status >"$out/steps/bench.status"
   case $status in
     0) passed=$((passed + 1)) ;;
-    4) unfinished=$((unfinished + 1)) ;;
-    *) failed=$((failed + 1)); echo "FAILED bench (exit $status), see $out/bench.log" | tee -a "$out/failures.txt" >&2 ;;
+    4|124) unfinished=$((unfinished + 1)); rm -f "$out/steps/bench.status" ;;
+    *) failed=$((failed + 1)); echo "FAILED bench (exit $status), see $out/bench.log" >&2 ;;
   esac
   local allow=()
   if [ -n "$dry" ]; then allow=(--allow-dry); fi
@@ -264,33 +287,45 @@ part_bench() {
   fi
 }
 
-for part in "${parts[@]}"; do "part_$part"; done
-
 # ---- summary ---------------------------------------------------------------------------------------------------
 
-{
-  cat "$out/device.txt"
-  [ -f "$out/sanitizer.txt" ] && cat "$out/sanitizer.txt"
-  printf '%-36s %12s %12s %s\n' "case" "relative L1" "of model" "against the emulator"
-  for result in "$out"/steps/run-*.out; do
-    [ -s "$result" ] || continue
-    name=$(basename "$result" .out); name=${name#run-}
-    model=$(sed -n '/"model"/,/}/s/^ *"relative_l1": *\([^,]*\),*$/\1/p' "$result")
-    compared="$out/steps/compare-$name.out"
-    printf '%-36s %12.6f %12.6f %s\n' "$name" "$(field "$result" relative_l1)" "${model:-0}" \
-      "$(sed -n 's/ o: relative L1/ /p' "$compared" 2>/dev/null | head -1)"
-  done
-  if [ -s "$out/steps/replay.out" ]; then
+write_results() {
+  {
+    cat "$out/device.txt"
+    [ -f "$out/sanitizer.txt" ] && cat "$out/sanitizer.txt"
+    printf '%-36s %12s %12s %s\n' "case" "relative L1" "of model" "against the emulator"
+    for result in "$out"/steps/run-*.out; do
+      [ -s "$result" ] || continue
+      name=$(basename "$result" .out); name=${name#run-}
+      model=$(sed -n '/"model"/,/}/s/^ *"relative_l1": *\([^,]*\),*$/\1/p' "$result")
+      compared="$out/steps/compare-$name.out"
+      printf '%-36s %12.6f %12.6f %s\n' "$name" "$(field "$result" relative_l1)" "${model:-0}" \
+        "$(sed -n 's/ o: relative L1/ /p' "$compared" 2>/dev/null | head -1)"
+    done
+    if [ -s "$out/steps/replay.out" ]; then
+      echo
+      grep -v '^agrees' "$out/steps/replay.out"
+    fi
     echo
-    grep -v '^agrees' "$out/steps/replay.out"
+    echo "$passed steps passed ($kept of them earlier), $failed failed$(
+      [ $unfinished -eq 0 ] || echo ", $unfinished not begun or not done within $budget s: run the same command again")"
+    for status in "$out"/steps/*.status; do
+      if [ "$(cat "$status")" != 0 ]; then echo "FAILED $(basename "$status" .status)"; fi
+    done
+  } >"$out/summary.txt"
+  if [ -n "$pack" ]; then
+    tar -C "$(dirname "$out")" --exclude=outputs --exclude=site -czf "$pack.part" "$(basename "$out")" &&
+      mv "$pack.part" "$pack" || { echo "gpu_check: $pack could not be written" >&2; failed=$((failed + 1)); }
   fi
-  echo
-  echo "$passed steps passed ($kept of them earlier), $failed failed$(
-    [ $unfinished -eq 0 ] || echo ", $unfinished not begun or not done within $budget s: run the same command again")"
-} >"$out/summary.txt"
+}
+trap write_results EXIT
+trap 'kill $(jobs -p) 2>/dev/null; exit 143' TERM INT
+
+for part in "${parts[@]}"; do
+  "part_$part"
+  write_results
+done
 tail -n 40 "$out/summary.txt"
-if [ -n "$pack" ]; then
-  tar -C "$(dirname "$out")" --exclude=outputs --exclude=site -czf "$pack" "$(basename "$out")" || failed=1
-fi
 if [ $failed -ne 0 ]; then exit 1; fi
 if [ $unfinished -ne 0 ]; then exit 4; fi
+exit 0

@@ -2,12 +2,12 @@
 # Packs what tools/gpu_check.sh needs on a machine with a GPU and no LLVM: static binaries, scripts, and the
 # micro-benchmarks' kernels assembled here if ptxas is installed (they show what this assembler makes of
 # them, beside what the driver's own makes).
-#   tools/gpu_pack.sh [FILE] [WHEEL]...      default gpu_pack.tar.xz; wheels: Python packages of peers that the
+#   tools/gpu_pack.sh [FILE] [WHEEL]...      default gpu_pack.tar.gz; wheels: Python packages of peers that the
 # other machine lacks (nvidia-cudnn-frontend for its Python), which are installed beside the results. There:
-#   tar xf gpu_pack.tar.xz && gpu_pack/tools/gpu_check.sh --out results
+#   tar xf gpu_pack.tar.gz && gpu_pack/tools/gpu_check.sh --out results
 set -euo pipefail
 cd "$(dirname "$0")/.."
-file=${1:-gpu_pack.tar.xz}
+file=${1:-gpu_pack.tar.gz}
 wheels=("${@:2}")
 
 cmake --preset static-llvm >/dev/null
@@ -40,5 +40,5 @@ if [ -n "$ptxas" ]; then
   done
 fi
 
-tar -C "$work" -cJf "$file" gpu_pack
+tar -C "$work" -czf "$file" gpu_pack
 echo "$file: $(stat -c %s "$file") bytes"

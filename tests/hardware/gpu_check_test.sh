@@ -67,6 +67,27 @@ expect 'run the same command again'
 check 0 --dry sm_86 --quick --out late --part run
 expect ' 0 failed'
 
+# From a checkout, whose tools/ has a folder named sagegen: nothing has to be named.
+mkdir -p checkout/tools/sagegen checkout/build/bin && cp "$script" checkout/tools/
+ln -s "$SAGEGEN" "$SAGEGEN_HARDWARE" "$SAGEGEN_MICRO" checkout/build/bin/
+(unset SAGEGEN SAGEGEN_HARDWARE SAGEGEN_MICRO
+ checkout/tools/gpu_check.sh --dry sm_86 --quick --out found --part run >log 2>&1) || fail 'binaries are not found'
+
+# A run that is ended by a signal, in the middle of a step, leaves its archive.
+cat >slow <<'SLOW'
+#!/usr/bin/env bash
+case $1 in run) sleep 100 ;; *) exec "$REAL" "$@" ;; esac
+SLOW
+chmod +x slow
+REAL=$SAGEGEN SAGEGEN=$work/slow "$script" --dry sm_86 --quick --out cut --part micro --part run --pack cut.tar.gz \
+  >log 2>&1 &
+for _ in $(seq 300); do [ -f cut/steps/run-sm_80-d64-f16-ragged.command ] && break; sleep 0.1; done
+rm -f cut.tar.gz
+kill $!
+wait $!
+[ $? -eq 143 ] || fail 'a signal does not end the run'
+tar tzf cut.tar.gz | grep -q '^cut/micro.json$' || fail 'no archive of a run that was ended'
+
 # A recording that differs is found, and one that is damaged is made again.
 head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >shorter &&
   mv shorter out/recorded/emulated_sm_86/shfl_idx.rec
