@@ -5,8 +5,10 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -170,6 +172,58 @@ TEST_CASE("a run keeps what an earlier one finished, and repeats what has change
   CHECK(last["benchmarks"].size() == 1);
   CHECK(last["benchmarks"]["rate_ffma"]["date"] != "before");
   CHECK(Json::parse(read(out + ".previous"))["driver_version"] == 1);
+}
+
+// Endings of a benchmark that no exception reports. SIGUSR1 ends a process, and Catch does not
+// catch it.
+TEST_CASE("a benchmark that takes its process with it costs itself only") {
+  const Directory directory;
+  RunOptions options = dry_run(directory.file("report.json"));
+  options.session.load_seconds = 0.1;
+  options.patience = std::chrono::milliseconds(2900);
+  const auto made = [](const char* name, void (*act)()) {
+    return Benchmark{.name = name,
+                     .what = "test",
+                     .programs = {},
+                     .not_emulated = {},
+                     .run = [act](Session&, const std::vector<Program>&) {
+                       act();
+                       return Outcome{.series = {}, .checked = "nothing", .wrong = {}};
+                     }};
+  };
+  const auto fine = [] {};
+  const std::vector<Benchmark> list = {
+      made("first", fine),
+      made("dies", [] { std::raise(SIGUSR1); }),
+      made("second", fine),
+      made("exits", [] { ::_exit(0); }),
+      made("throws", [] { throw std::runtime_error("as it says"); }),
+      made("hangs",
+           [] {
+             for (;;) ::pause();
+           }),
+      made("last", fine)};
+  CHECK(run_benchmarks(options, list) == 4);
+  const Json report = Json::parse(read(options.out));
+  CHECK(report["benchmarks"].size() == list.size());
+  const std::map<std::string, std::string> reasons = {{"dies", "its process died of signal 10"},
+                                                      {"exits", "its process exited with 0"},
+                                                      {"throws", "as it says"},
+                                                      {"hangs", "no end after 3 s"}};
+  for (const auto& [name, entry] : report["benchmarks"].items()) {
+    INFO(name);
+    const auto reason = reasons.find(name);
+    CHECK(entry["status"] == (reason == reasons.end() ? "finished" : "failed"));
+    CHECK(entry.value("reason", "") == (reason == reasons.end() ? "" : reason->second));
+  }
+  // Later: only what failed, and it can be right then.
+  std::vector<Benchmark> better;
+  for (const Benchmark& benchmark : list) better.push_back(made(benchmark.name.c_str(), fine));
+  CHECK(run_benchmarks(options, better) == 0);
+  for (const auto& [name, entry] : Json::parse(read(options.out))["benchmarks"].items()) {
+    CHECK(entry["status"] == "finished");
+    CHECK((entry["date"] == report["benchmarks"][name]["date"]) == !reasons.contains(name));
+  }
 }
 
 TEST_CASE("bad requests are refused with what is allowed, and foreign files are left alone") {

@@ -1,20 +1,13 @@
 #include "tools/hardware/recorder.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cerrno>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <new>
-#include <system_error>
-#include <thread>
 
 #include "sagegen/runtime/error.h"
+#include "tools/hardware/child.h"
 #include "tools/hardware/replay.h"
 
 namespace sagegen::hardware {
@@ -22,32 +15,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Memory that a child shares with its parent: how far it got.
+// What a child shares with its parent: how far it got.
 struct Progress {
   std::atomic<std::size_t> next = 0;  // probes before this one are done or being done
   bool done = false;
   bool opened = false;
   RecorderCounts counts;
-};
-
-class SharedProgress {
- public:
-  SharedProgress()
-      : memory_(mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                     -1, 0)) {
-    if (memory_ == MAP_FAILED) {
-      throw std::system_error(errno, std::generic_category(), "no memory to share");
-    }
-    progress_ = new (memory_) Progress;
-  }
-  ~SharedProgress() { munmap(memory_, sizeof(Progress)); }
-  SharedProgress(const SharedProgress&) = delete;
-  SharedProgress& operator=(const SharedProgress&) = delete;
-  Progress& operator*() const { return *progress_; }
-
- private:
-  void* memory_;
-  Progress* progress_;
 };
 
 bool is_current(const std::string& path, const Probe& probe, const runtime::Device& device,
@@ -117,64 +90,36 @@ void record_from(const RecorderOptions& options, Progress& progress) {
   progress.done = true;
 }
 
-// Waits for the child to end, and ends it if a probe takes too long. Returns its status.
-int wait_for(pid_t child, const Progress& progress, std::chrono::milliseconds patience) {
-  using Clock = std::chrono::steady_clock;
-  std::size_t probe = progress.next;
-  auto since = Clock::now();
-  for (;;) {
-    int status = 0;
-    const pid_t ended = waitpid(child, &status, WNOHANG);
-    if (ended == child) {
-      return status;
-    }
-    if (ended < 0 && errno != EINTR) {
-      throw std::system_error(errno, std::generic_category(), "lost the recording process");
-    }
-    if (progress.next != probe) {
-      probe = progress.next;
-      since = Clock::now();
-    } else if (Clock::now() - since > patience) {
-      kill(child, SIGKILL);
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-}
-
 }  // namespace
 
 RecorderCounts record_all(const RecorderOptions& options) {
   fs::create_directories(options.out);
-  const SharedProgress progress;
-  while (!(*progress).done) {
-    (*progress).opened = false;
-    std::fflush(nullptr);
-    const pid_t child = fork();
-    if (child < 0) {
-      throw std::system_error(errno, std::generic_category(), "cannot start a process");
+  const Shared<Progress> progress;
+  const auto work = [&] {
+    try {
+      record_from(options, *progress);
+      return 0;
+    } catch (const std::exception& e) {
+      fmt::print(stderr, "{}\n", e.what());
+      return 1;
     }
-    if (child == 0) {
-      int code = 0;
-      try {
-        record_from(options, *progress);
-      } catch (const std::exception& e) {
-        fmt::print(stderr, "{}\n", e.what());
-        code = 1;
-      }
-      std::fflush(nullptr);
-      _exit(code);
+  };
+  while (!progress->done) {
+    progress->opened = false;
+    const ChildEnd end = run_in_child(work, progress->next, options.patience);
+    if (end.how == ChildEnd::How::exited && end.code == 0) {
+      continue;
     }
-    const int status = wait_for(child, *progress, options.patience);
-    if (WIFSIGNALED(status) && (*progress).opened) {
-      ++(*progress).counts.failed;
-      fmt::print(stderr, "FAILED {}: its process died of signal {}{}\n",
-                 all_probes()[(*progress).next - 1].name, WTERMSIG(status),
-                 WTERMSIG(status) == SIGKILL ? ", most likely because it took too long" : "");
-    } else if (WIFSIGNALED(status) || WEXITSTATUS(status) != 0) {
+    if (end.how == ChildEnd::How::exited || !progress->opened) {
       throw std::runtime_error("nothing more can be recorded");
     }
+    ++progress->counts.failed;
+    const std::string why = end.how == ChildEnd::How::too_slow
+                                ? fmt::format("took more than {} ms", options.patience.count())
+                                : fmt::format("its process died of signal {}", end.code);
+    fmt::print(stderr, "FAILED {}: {}\n", all_probes()[progress->next - 1].name, why);
   }
-  return (*progress).counts;
+  return progress->counts;
 }
 
 }  // namespace sagegen::hardware

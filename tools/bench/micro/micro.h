@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -235,9 +236,14 @@ struct RunOptions {
   std::vector<std::string> only;
   std::string command;  // for the report
   SessionOptions session{};
+  // A benchmark that takes longer than this and the time under load has failed.
+  std::chrono::milliseconds patience{20000};
 };
 // Writes the report after every benchmark and keeps what an earlier run of the same device, driver
-// and code has finished. The number of benchmarks that failed. Throws std::runtime_error, Error.
+// and code has finished. The device is opened in child processes only: a benchmark that faults,
+// hangs or takes its process with it fails, and the next child goes on behind it. The number of
+// benchmarks that failed. Throws std::runtime_error.
 int run_benchmarks(const RunOptions& options);
+int run_benchmarks(const RunOptions& options, std::vector<Benchmark> all);
 
 }  // namespace sagegen::micro

@@ -1,7 +1,9 @@
-// Runs benchmarks one after the other and keeps a report that is complete at any moment.
+// Runs benchmarks one after the other in a child process, and in another one when that is lost, and
+// keeps a report that is complete at any moment.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <ctime>
@@ -12,6 +14,7 @@
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/error.h"
 #include "tools/bench/micro/micro.h"
+#include "tools/hardware/child.h"
 #include "tools/hardware/probe.h"
 
 namespace sagegen::micro {
@@ -175,6 +178,7 @@ void print_entry(const std::string& name, const Json& entry) {
   if (entry["status"] != "finished") {
     fmt::print("{:28} {}: {}\n", name, entry["status"].get<std::string>(),
                entry["reason"].get<std::string>());
+    std::fflush(stdout);
     return;
   }
   if (entry.contains("finding")) {
@@ -203,6 +207,98 @@ bool device_is_lost(const runtime::Device& device) {
   }
 }
 
+// What a child shares with its parent.
+struct Progress {
+  std::atomic<std::size_t> step = 0;  // changes whenever the child gets on
+  std::size_t next = 0;               // benchmarks before this one are done or being done
+  bool running = false;               // and the last of them is being done
+  bool done = false;
+  int failed = 0, kept = 0, ran = 0;
+  char error[1024] = "";  // why there is no point in another child
+};
+
+// The benchmarks asked for. What failed before, or was cut off, comes last.
+std::vector<Benchmark> in_order(std::vector<Benchmark> list, const RunOptions& options) {
+  for (const std::string& name : options.only) {
+    if (std::none_of(list.begin(), list.end(),
+                     [&](const Benchmark& b) { return b.name == name; })) {
+      throw std::runtime_error(
+          fmt::format("no benchmark is named '{}'; `sagegen-micro list` gives the names", name));
+    }
+  }
+  std::erase_if(list, [&](const Benchmark& benchmark) {
+    return !options.only.empty() && std::find(options.only.begin(), options.only.end(),
+                                              benchmark.name) == options.only.end();
+  });
+  std::ifstream file(options.out);
+  const Json report = Json::parse(file, nullptr, false);
+  const auto entries = report.is_object() ? report.find("benchmarks") : report.end();
+  if (entries == report.end() || !entries->is_object()) return list;
+  std::stable_partition(list.begin(), list.end(), [&](const Benchmark& benchmark) {
+    const auto found = entries->find(benchmark.name);
+    return found == entries->end() ||
+           (found->is_object() && found->value("status", "") == "finished");
+  });
+  return list;
+}
+
+void write_report(const RunOptions& options, const Json& report) {
+  write_atomically(options.out, report.dump(2) + "\n");
+}
+
+// The life of a child: until all is done, or the device has failed.
+void run_from(const std::vector<Benchmark>& list, const RunOptions& options, Progress& progress) {
+  const runtime::Device device = open_device(options.device);
+  if (device.compute_capability() != 90) {
+    throw std::runtime_error(fmt::format(
+        "{} has compute capability {}.{}; these kernels are for 9.0 only", device.name(),
+        device.compute_capability() / 10, device.compute_capability() % 10));
+  }
+  Session session(device, options.session);
+  Json report = head_of(device, session, options);
+  report["benchmarks"] = finished_before(options.out, report);
+  while (progress.next < list.size()) {
+    const Benchmark& benchmark = list[progress.next++];
+    ++progress.step;
+    Json& entry = report["benchmarks"][benchmark.name];
+    if (is_finished(entry, code_crc(session, benchmark), session.load_seconds())) {
+      ++progress.kept;
+      continue;
+    }
+    entry = {{"status", "started"}, {"date", utc_now()}};
+    write_report(options, report);
+    progress.running = true;
+    entry = entry_of(session, benchmark);
+    progress.running = false;
+    ++progress.ran;
+    progress.failed += entry["status"] == "failed" ? 1 : 0;
+    print_entry(benchmark.name, entry);
+    write_report(options, report);
+    if (entry["status"] == "failed" && device_is_lost(device)) return;
+  }
+  progress.done = true;
+}
+
+// Of a benchmark that took its process with it.
+void note_failure(const RunOptions& options, const std::string& name, const std::string& why) {
+  std::ifstream file(options.out);
+  Json report = Json::parse(file);
+  Json& entry = report["benchmarks"][name];
+  entry["status"] = "failed";
+  entry["reason"] = why;
+  print_entry(name, entry);
+  write_report(options, report);
+}
+
+std::string why_ended(const hardware::ChildEnd& end, std::chrono::milliseconds patience) {
+  using How = hardware::ChildEnd::How;
+  if (end.how == How::too_slow) {
+    return fmt::format("no end after {} s", static_cast<double>(patience.count()) / 1000);
+  }
+  return fmt::format("its process {} {}",
+                     end.how == How::signalled ? "died of signal" : "exited with", end.code);
+}
+
 }  // namespace
 
 std::vector<Benchmark> all_benchmarks() {
@@ -218,57 +314,39 @@ std::vector<Benchmark> all_benchmarks() {
   return list;
 }
 
-int run_benchmarks(const RunOptions& options) {
-  std::vector<Benchmark> list = all_benchmarks();
-  for (const std::string& name : options.only) {
-    if (std::none_of(list.begin(), list.end(),
-                     [&](const Benchmark& b) { return b.name == name; })) {
+int run_benchmarks(const RunOptions& options) { return run_benchmarks(options, all_benchmarks()); }
+
+int run_benchmarks(const RunOptions& options, std::vector<Benchmark> all) {
+  const std::vector<Benchmark> list = in_order(std::move(all), options);
+  const auto patience =
+      options.patience +
+      std::chrono::milliseconds(static_cast<int>(1000 * options.session.load_seconds));
+  const hardware::Shared<Progress> progress;
+  const auto work = [&] {
+    try {
+      run_from(list, options, *progress);
+      return 0;
+    } catch (const std::exception& e) {
+      *fmt::format_to_n(progress->error, sizeof progress->error - 1, "{}", e.what()).out = '\0';
+      return 1;
+    }
+  };
+  while (!progress->done) {
+    const hardware::ChildEnd end = hardware::run_in_child(work, progress->step, patience);
+    if (progress->error[0] != '\0') throw std::runtime_error(progress->error);
+    if (progress->running) {
+      progress->running = false;
+      ++progress->ran;
+      ++progress->failed;
+      note_failure(options, list[progress->next - 1].name, why_ended(end, patience));
+    } else if (end.how != hardware::ChildEnd::How::exited || end.code != 0) {
       throw std::runtime_error(
-          fmt::format("no benchmark is named '{}'; `sagegen-micro list` gives the names", name));
+          fmt::format("no benchmark was running: {}", why_ended(end, patience)));
     }
   }
-  const runtime::Device device = open_device(options.device);
-  if (device.compute_capability() != 90) {
-    throw std::runtime_error(fmt::format(
-        "{} has compute capability {}.{}; these kernels are for 9.0 only", device.name(),
-        device.compute_capability() / 10, device.compute_capability() % 10));
-  }
-  Session session(device, options.session);
-  Json report = head_of(device, session, options);
-  report["benchmarks"] = finished_before(options.out, report);
-  // What failed before, or was cut off, comes last: it may take the device down again.
-  std::stable_partition(list.begin(), list.end(), [&](const Benchmark& benchmark) {
-    const Json& entries = report["benchmarks"];
-    const auto found = entries.find(benchmark.name);
-    return found == entries.end() || found->value("status", "") == "finished";
-  });
-  int failed = 0, kept = 0, ran = 0;
-  for (const Benchmark& benchmark : list) {
-    if (!options.only.empty() &&
-        std::find(options.only.begin(), options.only.end(), benchmark.name) == options.only.end()) {
-      continue;
-    }
-    Json& entry = report["benchmarks"][benchmark.name];
-    if (is_finished(entry, code_crc(session, benchmark), session.load_seconds())) {
-      ++kept;
-      continue;
-    }
-    entry = {{"status", "started"}, {"date", utc_now()}};
-    write_atomically(options.out, report.dump(2) + "\n");
-    entry = entry_of(session, benchmark);
-    ++ran;
-    failed += entry["status"] == "failed" ? 1 : 0;
-    print_entry(benchmark.name, entry);
-    write_atomically(options.out, report.dump(2) + "\n");
-    if (entry["status"] == "failed" && device_is_lost(device)) {
-      fmt::print(stderr,
-                 "the device's context is lost after {}; start again to go on with the others\n",
-                 benchmark.name);
-      break;
-    }
-  }
-  fmt::print("{} run ({} failed), {} kept from before: {}\n", ran, failed, kept, options.out);
-  return failed;
+  fmt::print("{} run ({} failed), {} kept from before: {}\n", progress->ran, progress->failed,
+             progress->kept, options.out);
+  return progress->failed;
 }
 
 }  // namespace sagegen::micro
