@@ -13,8 +13,10 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kRowBytes = 128;
+constexpr int kResultWords = 2;       // of a thread: a sum, and whether it gave up
 constexpr int kBuffersOffset = 1024;  // barriers before
 constexpr std::uint32_t kRounds = 512;
+constexpr int kPolls = 10000;  // for one box; each waits for a while by itself
 
 // A block has `stages` boxes of its own and reads them again and again: 128 KB of the 50 MB of L2
 // for each SM. With the option n, 2^n blocks share their boxes.
@@ -48,14 +50,25 @@ Program copy_program(const std::string& name, const Copies& copies) {
     }
     return text;
   };
-  const auto wait = [&](const std::string& label, int stage, const char* parity) {
+  // Where a box does not arrive the second result is 1.
+  const auto wait = [&](const std::string& label, int stage, const char* parity,
+                        const char* give_up) {
     return fmt::format(
+        "\tmov.b32 %r8, 0;\n"
         "{0}:\n"
         "\tmbarrier.try_wait.parity.shared::cta.b64 %p1, {1}, {2};\n"
-        "\t@!%p1 bra {0};\n",
-        label, barrier(stage), parity);
+        "\t@%p1 bra {0}_over;\n"
+        "\tadd.s32 %r8, %r8, 1;\n"
+        "\tsetp.lt.u32 %p4, %r8, {3};\n"
+        "\t@%p4 bra {0};\n"
+        "\tmov.b32 %word1, 1;\n"
+        "\tbra {4};\n"
+        "{0}_over:\n",
+        label, barrier(stage), parity, kPolls, give_up);
   };
   std::string body =
+      "\tmov.b32 %word0, 0;\n"
+      "\tmov.b32 %word1, 0;\n"
       "\tld.param.b32 %r2, [micro_param_0+28];\n"
       "\tshr.u32 %r2, %cta, %r2;\n" +
       fmt::format("\tmul.lo.u32 %r3, %r2, {};\n", copies.stages * copies.rows) +
@@ -79,7 +92,7 @@ Program copy_program(const std::string& name, const Copies& copies) {
       "\tadd.s32 %r7, %i, 1;\n"
       "\tsetp.lt.u32 %p3, %r7, %iterations;\n";
   for (int stage = 0; stage < copies.stages; ++stage) {
-    round += wait(fmt::format("$wait{}", stage), stage, "%r6") +
+    round += wait(fmt::format("$wait{}", stage), stage, "%r6", "$finished") +
              fmt::format("\t@!%p3 bra $next{};\n", stage) + issue(stage) +
              fmt::format("$next{}:\n", stage);
   }
@@ -87,11 +100,10 @@ Program copy_program(const std::string& name, const Copies& copies) {
           "\tadd.s32 %r6, %iterations, 1;\n"
           "\tand.b32 %r6, %r6, 1;\n";
   for (int stage = 0; stage < copies.stages; ++stage) {
-    body += wait(fmt::format("$last{}", stage), stage, "%r6");
+    body += wait(fmt::format("$last{}", stage), stage, "%r6", "$store");
   }
   // Sums of the words, whatever their order.
   body += fmt::format(
-      "\tmov.b32 %word0, 0;\n"
       "\tmov.b32 %r1, %thread;\n"
       "$sum:\n"
       "\tmad.lo.s32 %r2, %r1, 4, %smem;\n"
@@ -99,15 +111,16 @@ Program copy_program(const std::string& name, const Copies& copies) {
       "\tadd.s32 %word0, %word0, %r3;\n"
       "\tadd.s32 %r1, %r1, {};\n"
       "\tsetp.lt.u32 %p0, %r1, {};\n"
-      "\t@%p0 bra $sum;\n",
+      "\t@%p0 bra $sum;\n"
+      "$store:\n",
       kBuffersOffset, kThreads, copies.slice_bytes() / 4);
-  body += store_thread_words("%word", 1, kThreads, kThreads);
+  body += store_thread_words("%word", kResultWords, kThreads, kResultWords * kThreads);
   SassCount sass{copies.tensor ? "UTMALDG" : "UBLKCP", copies.tensor ? 0x1b4 : 0x1ba,
                  copies.stages};
   return {.name = name,
           .ptx = kernel_ptx(
               fmt::format("{} boxes of {} bytes in flight", copies.stages, copies.box_bytes()),
-              kThreads, "\t.reg .b32 %word<1>;\n\t.reg .b64 %map;\n", body),
+              kThreads, "\t.reg .b32 %word<2>;\n\t.reg .b64 %map;\n", body),
           .threads = kThreads,
           .shared_bytes = kBuffersOffset + copies.slice_bytes(),
           .sass = {sass}};
@@ -118,7 +131,10 @@ std::string wrong_sums(const Observed& observed, const Copies& copies, const Wor
   const auto slice_words = static_cast<std::ptrdiff_t>(copies.slice_bytes() / 4);
   for (int block = 0; block < observed.blocks; ++block) {
     const auto slice = data.begin() + slice_words * (block >> share);
-    const auto out = observed.out.begin() + std::ptrdiff_t{kThreads} * block;
+    const auto out = observed.out.begin() + std::ptrdiff_t{kResultWords} * kThreads * block;
+    if (std::accumulate(out + kThreads, out + 2 * kThreads, 0u) != 0) {
+      return fmt::format("block {}: a box did not arrive within {} polls", block, kPolls);
+    }
     const std::uint32_t expected = std::accumulate(slice, slice + slice_words, 0u);
     const std::uint32_t found = std::accumulate(out, out + kThreads, 0u);
     if (found != expected) {
@@ -149,7 +165,7 @@ Outcome run_copies(Session& session, const Copies& copies, const Program& progra
   outcome.checked = "the sum of the words of every block's boxes after the last round";
   for (const int share : {0, 3}) {
     LaunchPlan plan{.in = data,
-                    .out_words = kThreads,
+                    .out_words = std::size_t{kResultWords} * kThreads,
                     .iterations = kRounds,
                     .option = static_cast<std::uint32_t>(share)};
     if (copies.tensor) {
