@@ -87,6 +87,15 @@ TEST_CASE("a probe that breaks the device costs its own recording only") {
     CHECK(later.kept == counts.recorded);
     CHECK(later.failed == 0);
     CHECK(later.unexpected == counts.unexpected);
+
+    // And what another release of the driver gave.
+    Recording other = load(directory.path() + "/shfl_down.rec");
+    other.driver = "580.159.04";
+    save(other, directory.path() + "/shfl_down.rec");
+    CHECK(load(directory.path() + "/shfl_down.rec").driver == "580.159.04");
+    const RecorderCounts again = record_all(breaking(directory.path(), "nothing", Breaks::device));
+    CHECK(again.recorded == 1);
+    CHECK(again.kept == counts.recorded);
   }
 }
 

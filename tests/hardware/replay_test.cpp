@@ -299,6 +299,17 @@ void check_refused(const std::string& path, const std::string& reason) {
   }
 }
 
+TEST_CASE("the driver's release is read from what its kernel module says of itself") {
+  CHECK(driver_release_in("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\n"
+                          "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n") == "550.54.15");
+  CHECK(driver_release_in("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  "
+                          "Release Build  (user@host)\n") == "580.159.04");
+  CHECK(driver_release_in("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86") == "570.86");
+  CHECK(driver_release_in("GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n").empty());
+  CHECK(driver_release_in("no release\nKernel Module  550.54.15 \n").empty());
+  CHECK(driver_release_in("").empty());
+}
+
 TEST_CASE("damaged recordings are refused") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("shfl_bfly.rec");
@@ -326,9 +337,9 @@ TEST_CASE("damaged recordings are refused") {
     REQUIRE(at != std::string::npos);
     return text.replace(at, from.size(), to);
   };
-  write(path, replaced("\"schema\":2", "\"schema\":1"));
-  check_refused(path, "schema 1, and this program reads 2");
-  write(path, replaced("\"schema\":2", "\"schema\":[]"));
+  write(path, replaced("\"schema\":3", "\"schema\":2"));
+  check_refused(path, "schema 2, and this program reads 3");
+  write(path, replaced("\"schema\":3", "\"schema\":[]"));
   check_refused(path, "header");
   write(path, replaced("\"format\":\"sagegen-recording\"", "\"format\":3"));
   check_refused(path, "not a recording");

@@ -34,7 +34,8 @@ bool is_current(const std::string& path, const Probe& probe, const runtime::Devi
     runtime::check(device.api(), device.api().driver_version(&driver_version),
                    "cuDriverGetVersion");
     return why_stale(recording, probe).empty() && recording.device == device.name() &&
-           recording.api == device.api().name() && recording.driver_version == driver_version;
+           recording.api == device.api().name() && recording.driver_version == driver_version &&
+           recording.driver == driver_release(device);
   } catch (const RecordingError& e) {
     fmt::print(stderr, "{}; recording again\n", e.what());
     return false;

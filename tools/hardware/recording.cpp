@@ -7,6 +7,9 @@
 #include <bit>
 #include <cmath>
 #include <ctime>
+#include <fstream>
+#include <iterator>
+#include <regex>
 
 namespace sagegen::hardware {
 namespace {
@@ -90,6 +93,21 @@ std::string why_stale(const Recording& recording, const Probe& probe) {
   return {};
 }
 
+std::string driver_release_in(const std::string& text) {
+  static const std::regex release("\\s([0-9]{3,}(\\.[0-9]+)+)\\s");
+  const std::string line = text.substr(0, text.find('\n')) + '\n';
+  std::smatch found;
+  return std::regex_search(line, found, release) ? found[1].str() : std::string{};
+}
+
+std::string driver_release(const runtime::Device& device) {
+  if (device.api().name() != "cuda") {
+    return {};
+  }
+  std::ifstream file("/proc/driver/nvidia/version");
+  return driver_release_in({std::istreambuf_iterator<char>(file), {}});
+}
+
 Recording record(const runtime::Device& device, const Probe& probe, std::uint64_t seed) {
   struct Parameters {
     runtime::DevicePtr in, out;
@@ -139,6 +157,7 @@ Recording record(const runtime::Device& device, const Probe& probe, std::uint64_
   recording.device = device.name();
   recording.compute_capability = device.compute_capability();
   recording.api = device.api().name();
+  recording.driver = driver_release(device);
   runtime::check(device.api(), device.api().driver_version(&recording.driver_version),
                  "cuDriverGetVersion");
   return recording;

@@ -13,7 +13,7 @@
 
 namespace sagegen::hardware {
 
-inline constexpr int kSchemaVersion = 2;
+inline constexpr int kSchemaVersion = 3;
 
 struct Recording {
   std::string probe;
@@ -25,6 +25,7 @@ struct Recording {
   std::string device;  // as the driver names it
   int compute_capability = 0;
   int driver_version = 0;  // 13000 for CUDA 13.0
+  std::string driver;      // its release: "580.159.04"; empty if unknown
   std::string api;         // "cuda" or "emulator"
   std::string date;        // of the recording, UTC: "2026-01-31"
   Words results;
@@ -48,6 +49,12 @@ Recording load(const std::string& path);
 // Whether the recording belongs to the probe as it is now, and why not otherwise: another generator
 // version, PTX or operands. Empty if it does.
 std::string why_stale(const Recording& recording, const Probe& probe);
+
+// The release of the kernel module in the text of /proc/driver/nvidia/version; empty if there is
+// none.
+std::string driver_release_in(const std::string& text);
+// Of the driver that is at work; empty for the emulator.
+std::string driver_release(const runtime::Device& device);
 
 // Runs the probe on a device. Throws DriverError, also if the device or the emulator refuses the
 // PTX.

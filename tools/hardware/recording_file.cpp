@@ -91,6 +91,7 @@ std::string format_recording(const Recording& recording) {
       {"device", recording.device},
       {"compute_capability", recording.compute_capability},
       {"driver_version", recording.driver_version},
+      {"driver", recording.driver},
       {"api", recording.api},
       {"date", recording.date},
       {"generator", recording.generator},
@@ -125,6 +126,7 @@ Recording parse_recording(std::string_view bytes, const std::string& origin) {
     recording.device = header.at("device");
     recording.compute_capability = header.at("compute_capability");
     recording.driver_version = header.at("driver_version");
+    recording.driver = header.at("driver");
     recording.api = header.at("api");
     recording.date = header.at("date");
     recording.generator = header.at("generator");

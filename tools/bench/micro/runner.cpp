@@ -16,6 +16,7 @@
 #include "tools/bench/micro/micro.h"
 #include "tools/hardware/child.h"
 #include "tools/hardware/probe.h"
+#include "tools/hardware/recording.h"
 
 namespace sagegen::micro {
 namespace {
@@ -97,6 +98,7 @@ Json head_of(const runtime::Device& device, const Session& session, const RunOpt
           {"compute_capability", device.compute_capability()},
           {"multiprocessors", session.multiprocessors()},
           {"driver_version", driver},
+          {"driver", hardware::driver_release(device)},
           {"command", options.command},
           {"date", utc_now()},
           {"benchmarks", Json::object()}};
@@ -112,8 +114,8 @@ Json finished_before(const std::string& path, const Json& head) {
     throw std::runtime_error(
         fmt::format("{}: exists and is not a report of sagegen-micro; choose another --out", path));
   }
-  for (const char* key :
-       {"schema", "dry", "device", "compute_capability", "multiprocessors", "driver_version"}) {
+  for (const char* key : {"schema", "dry", "device", "compute_capability", "multiprocessors",
+                          "driver_version", "driver"}) {
     if (old.contains(key) && old[key] == head[key]) continue;
     std::filesystem::rename(path, path + ".previous");
     fmt::print(stderr, "{}: of another {}; kept as {}.previous\n", path, key, path);
