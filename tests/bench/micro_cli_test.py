@@ -35,13 +35,15 @@ class MicroCli(unittest.TestCase):
     def test_a_dry_run_writes_its_report(self) -> None:
         out = self.folder / 'report.json'
         run = call('run', '--device', 'emulator:sm_90', '--out', str(out), '--only', 'rate_lop3',
-                   '--only', 'wgmma_s8_n128_1wg')
+                   '--only', 'wgmma_s8_n128_1wg', f'--cubin={self.folder}/')
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertIn('the result is right', run.stdout)
         self.assertIn('not executed', run.stdout)
         report = json.loads(out.read_text())
         self.assertTrue(report['dry'])
-        self.assertIn('--only rate_lop3', report['command'])
+        self.assertEqual(report['command'], 'run --device emulator:sm_90 --out report.json --only rate_lop3 '
+                         f'--only wgmma_s8_n128_1wg --cubin={self.folder.name}')
+        self.assertEqual(report['driver'], '')
         self.assertFalse(list(self.folder.glob('*.part')))
 
     def table(self, report: dict, *arguments: str) -> subprocess.CompletedProcess:

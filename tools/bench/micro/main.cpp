@@ -7,10 +7,13 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "tools/bench/micro/micro.h"
 
@@ -43,6 +46,15 @@ void write_ptx(const std::string& directory) {
   fmt::print("{} kernels in {}\n", count, directory);
 }
 
+// For the report: paths say nothing beyond their last part.
+std::string without_directory(const std::string& argument) {
+  const std::size_t value = argument.starts_with("--") ? argument.find('=') + 1 : 0;
+  const std::size_t end = argument.find_last_not_of('/') + 1;
+  const std::size_t slash = argument.substr(0, end).rfind('/');
+  if (slash == std::string::npos) return argument;
+  return argument.substr(0, value) + argument.substr(slash + 1, end - slash - 1);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -72,7 +84,9 @@ int main(int argc, char** argv) {
   CLI::App* ptx_command = app.add_subcommand("ptx", "write every kernel's PTX");
   ptx_command->add_option("--out", directory, "directory; made if missing")->required();
   CLI11_PARSE(app, argc, argv);
-  options.command = fmt::format("{}", fmt::join(argv + 1, argv + argc, " "));
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::transform(arguments.begin(), arguments.end(), arguments.begin(), without_directory);
+  options.command = fmt::format("{}", fmt::join(arguments, " "));
   try {
     if (list_command->parsed()) print_list();
     if (ptx_command->parsed()) write_ptx(directory);
