@@ -287,6 +287,29 @@ std::string without_writes(const std::string& ptx, const std::string& reg, int m
   return result;
 }
 
+TEST_CASE("what a kernel loads is used before its time starts") {
+  int loads = 0;
+  for (const Benchmark& benchmark : all_benchmarks()) {
+    for (const Program& program : benchmark.programs) {
+      const std::size_t start = program.ptx.find("\tmov.u64 %clock0");
+      if (start == std::string::npos) continue;
+      INFO(program.name);
+      std::istringstream lines(program.ptx.substr(0, start));
+      std::set<std::string> waiting;
+      for (std::string line; std::getline(lines, line);) {
+        std::erase_if(waiting,
+                      [&](const std::string& reg) { return line.ends_with(", " + reg + ";"); });
+        if (line.find("ld.global.b") == std::string::npos) continue;
+        const std::size_t reg = line.find('%');
+        waiting.insert(line.substr(reg, line.find(',') - reg));
+        ++loads;
+      }
+      CHECK(waiting == std::set<std::string>{});
+    }
+  }
+  CHECK(loads > 500);
+}
+
 TEST_CASE("a kernel that leaves out a chain, or one step of one that counts, is wrong") {
   Session session(emulated_device(), {});
   int tried = 0;

@@ -381,13 +381,16 @@ std::string load_chains(const Chains& chains, int input_offset, int shared_offse
       "\tmul.wide.u32 %rd0, %lane, {};\n"
       "\tadd.s64 %rd0, %rd0, %in;\n",
       bytes);
+  std::vector<std::string> loaded;
   const auto load = [&](const std::string& reg, int value) {
+    loaded.push_back(reg);
     text += fmt::format("\tld.global.b{} {}, [%rd0+{}];\n", chains.bits, reg,
                         input_offset + value * kLanes * bytes);
   };
   for (int c = 0; c < chains.chains; ++c) load(fmt::format("%x{}", c), c);
   load("%a", chains.chains);
   load("%b", chains.chains + 1);
+  text += wait_for_loads(loaded, chains.bits);
   if (chains.setup) text += chains.setup(shared_offset, chains.chains);
   return text;
 }

@@ -68,6 +68,8 @@ static_assert(sizeof(Stamp) == 40);
 std::string kernel_ptx(const std::string& comment, int threads, const std::string& registers,
                        const std::string& body);
 std::string counted_loop(const std::string& body);  // `iterations` times; not unrolled
+// Before start_clock: registers of 32 or 64 bits that loads have filled are there when time starts.
+std::string wait_for_loads(const std::vector<std::string>& registers, int bits = 32);
 // Around the timed part. The first waits for the whole block. count: a .b32 register, or empty.
 std::string start_clock();
 std::string stop_clock(const std::string& count = {});

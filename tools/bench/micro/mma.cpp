@@ -109,11 +109,13 @@ Program mma_program(const Mma& mma) {
   std::string load =
       "\tmul.wide.u32 %rd0, %lane, 4;\n"
       "\tadd.s64 %rd0, %rd0, %in;\n";
+  std::vector<std::string> loaded;
   for (int i = 0; i < a_words(mma) + b_words(mma); ++i) {
     const bool is_a = i < a_words(mma);
-    load += fmt::format("\tld.global.b32 %{}{}, [%rd0+{}];\n", is_a ? 'a' : 'b',
-                        is_a ? i : i - a_words(mma), 4 * kLanes * i);
+    loaded.push_back(fmt::format("%{}{}", is_a ? 'a' : 'b', is_a ? i : i - a_words(mma)));
+    load += fmt::format("\tld.global.b32 {}, [%rd0+{}];\n", loaded.back(), 4 * kLanes * i);
   }
+  load += wait_for_loads(loaded);
   std::string steps;
   for (int n = 0; n < kAccumulators; ++n) {
     for (int i = 0; i < 4; ++i) {

@@ -60,6 +60,37 @@ std::string counted_loop(const std::string& body) {
          "\t@%p0 bra $loop;\n";
 }
 
+namespace {
+
+// %rd0: the warp's stamp; %p0: the lane that writes it.
+std::string find_stamp() {
+  return fmt::format(
+      "\tmov.u32 %r0, %ntid.x;\n"
+      "\tmad.lo.s32 %r0, %cta, %r0, %thread;\n"
+      "\tshr.u32 %r0, %r0, 5;\n"
+      "\tmul.wide.u32 %rd0, %r0, {};\n"
+      "\tadd.s64 %rd0, %rd0, %stamps;\n"
+      "\tsetp.eq.u32 %p0, %lane, 0;\n",
+      sizeof(Stamp));
+}
+
+}  // namespace
+
+// A load is waited for where its register is first used: here that is a store, to a place that
+// stop_clock writes again.
+std::string wait_for_loads(const std::vector<std::string>& registers, int bits) {
+  std::string text = find_stamp() + "\tmov.b32 %r0, 0;\n";
+  for (const std::string& reg : registers) {
+    text += bits == 64 ? fmt::format(
+                             "\tmov.b64 {{%r1, %r2}}, {};\n"
+                             "\txor.b32 %r0, %r0, %r1;\n"
+                             "\txor.b32 %r0, %r0, %r2;\n",
+                             reg)
+                       : fmt::format("\txor.b32 %r0, %r0, {};\n", reg);
+  }
+  return text + "\t@%p0 st.global.b32 [%rd0+36], %r0;\n";
+}
+
 std::string start_clock() {
   return "\tmov.u64 %g0, %globaltimer;\n"
          "\tbar.sync 0;\n"
@@ -67,23 +98,18 @@ std::string start_clock() {
 }
 
 std::string stop_clock(const std::string& count) {
-  return fmt::format(
-      "\tmov.u64 %clock1, %clock64;\n"
-      "\tmov.u64 %g1, %globaltimer;\n"
-      "\tmov.u32 %sm, %smid;\n"
-      "\tmov.u32 %r0, %ntid.x;\n"
-      "\tmad.lo.s32 %r0, %cta, %r0, %thread;\n"
-      "\tshr.u32 %r0, %r0, 5;\n"
-      "\tmul.wide.u32 %rd0, %r0, {};\n"
-      "\tadd.s64 %rd0, %rd0, %stamps;\n"
-      "\tsetp.eq.u32 %p0, %lane, 0;\n"
-      "\t@%p0 st.global.b64 [%rd0], %clock0;\n"
-      "\t@%p0 st.global.b64 [%rd0+8], %clock1;\n"
-      "\t@%p0 st.global.b64 [%rd0+16], %g0;\n"
-      "\t@%p0 st.global.b64 [%rd0+24], %g1;\n"
-      "\t@%p0 st.global.b32 [%rd0+32], %sm;\n"
-      "\t@%p0 st.global.b32 [%rd0+36], {};\n",
-      sizeof(Stamp), count.empty() ? "0" : count);
+  return "\tmov.u64 %clock1, %clock64;\n"
+         "\tmov.u64 %g1, %globaltimer;\n"
+         "\tmov.u32 %sm, %smid;\n" +
+         find_stamp() +
+         fmt::format(
+             "\t@%p0 st.global.b64 [%rd0], %clock0;\n"
+             "\t@%p0 st.global.b64 [%rd0+8], %clock1;\n"
+             "\t@%p0 st.global.b64 [%rd0+16], %g0;\n"
+             "\t@%p0 st.global.b64 [%rd0+24], %g1;\n"
+             "\t@%p0 st.global.b32 [%rd0+32], %sm;\n"
+             "\t@%p0 st.global.b32 [%rd0+36], {};\n",
+             count.empty() ? "0" : count);
 }
 
 std::string store_thread_words(const std::string& prefix, int words, int threads, int block_words) {

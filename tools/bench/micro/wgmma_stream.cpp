@@ -141,10 +141,13 @@ std::string wgmma_setup(const WgmmaShape& shape, int threads) {
         "\tmul.wide.u32 %rd0, %r0, 4;\n"
         "\tadd.s64 %rd0, %rd0, %in;\n",
         kGroupThreads - 1);
+    std::vector<std::string> loaded;
     for (int i = 0; i < 4 * kSteps; ++i) {
+      loaded.push_back(fmt::format("%a{}", i));
       text += fmt::format("\tld.global.b32 %a{}, [%rd0+{}];\n", i,
                           shape.image_bytes() + 4 * kGroupThreads * i);
     }
+    text += wait_for_loads(loaded);
   } else {
     text += descriptors("%da", 0);
   }
