@@ -13,25 +13,30 @@ namespace {
 constexpr float kLn2 = 0.693147182f;
 
 // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores. Where no
-// key is visible the sum is 0 and the result -inf.
+// key is visible the sum is 0 and the result -inf. All lanes of a quad hold the same rows: each writes one.
 void write_lse(KernelBuilder& k, const ParamReader<AttentionParams>& p, const AttentionPosition& at,
-               const std::vector<Var<F32>>& maximum, const std::vector<F32>& sum) {
+               const std::vector<Var<F32>>& maximums, const std::vector<F32>& sums) {
   const GlobalPtr lse = p(&AttentionParams::lse);
   const GlobalPtr lse_correction = p(&AttentionParams::lse_correction);
   const I32 q_len = p(&AttentionParams::q_len), q_rows = p(&AttentionParams::q_len_padded);
+  const int rows = static_cast<int>(sums.size());
   k.if_(!k.is_null(lse), [&] {
-    for (std::size_t row = 0; row < sum.size(); ++row) {
-      const I32 query = at.lane_query + Accumulator::tile_row(static_cast<int>(row));
-      const auto of_query = [&](GlobalPtr base, I32 rows) {
-        return base + (k.to_i64(at.q_index) * k.to_i64(rows) + k.to_i64(query)) * std::int64_t{4};
-      };
-      k.if_(query < q_len && at.lane.quad == 0, [&] {
-        const Var<F32> value = k.var((maximum[row].get() + k.log2(sum[row])) * kLn2);
-        k.if_(!k.is_null(lse_correction),
-              [&] { value = value.get() + k.load<F32>(of_query(lse_correction, q_rows)); });
-        k.store(of_query(lse, q_len), value.get());
-      });
+    F32 maximum = maximums[0], sum = sums[0];
+    for (int row = 1; row < rows; ++row) {
+      const Pred mine = at.lane.quad == row;
+      maximum = k.select(mine, maximums[row].get(), maximum);
+      sum = k.select(mine, sums[row], sum);
     }
+    const I32 query = at.lane_query + at.lane.quad * Accumulator::tile_row(1);
+    const auto of_query = [&](GlobalPtr base, I32 length) {
+      return base + (k.to_i64(at.q_index) * k.to_i64(length) + k.to_i64(query)) * std::int64_t{4};
+    };
+    k.if_(query < q_len && at.lane.quad < rows, [&] {
+      const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
+      k.if_(!k.is_null(lse_correction),
+            [&] { value = value.get() + k.load<F32>(of_query(lse_correction, q_rows)); });
+      k.store(of_query(lse, q_len), value.get());
+    });
   });
 }
 
