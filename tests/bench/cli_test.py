@@ -74,6 +74,47 @@ class Cli(BenchTest):
         self.assertEqual(out.count("the device is lost"), 2)
         self.assertIn("illegal address", document["records"][0]["reason"])
 
+    HANGING = ("import os, time\n"
+               "from attention.contestant import Contestant\n"
+               "class Hanging(Contestant):\n"
+               "    name = 'hanging'\n"
+               "    patience_s = 0.3\n"
+               "    def prepare(self, shape, inputs):\n")
+
+    def hanging(self, what, *arguments):
+        """Runs with a contestant that does this while it prepares a shape."""
+        os.makedirs(self.path("more"), exist_ok=True)
+        with open(self.path("more", "hanging.py"), "w", encoding="utf-8") as file:
+            file.write(f"{self.HANGING}        {what}\n")
+        return ("--contestants", self.path("more"), "--only", "slow", "--only", "hanging", *arguments)
+
+    def test_a_contestant_that_hangs_does_not_end_the_run(self):
+        out, _ = self.run_dry(*self.hanging("time.sleep(3600)"), code=1)
+        found = [(r["contestant"], r["status"]) for r in self.json(self.path("r.json"))["records"]]
+        self.assertEqual(found.count(("hanging", "failed")), 2)      # then it is left out
+        self.assertEqual(found.count(("fake slow", "measured")), 4)
+        self.assertEqual(out.count("no progress for 0.3 s: a new process goes on"), 2)
+        self.assertFalse(os.path.exists(self.path("r.json.started")))
+        self.bench("check", self.path("r.json"))
+
+    def test_a_contestant_during_whose_work_the_process_died_is_known_to_the_next(self):
+        self.run_dry(*self.hanging("os._exit(9)"), code=9)
+        self.assertEqual(self.json(self.path("r.json.started"))["contestant"], "hanging")
+        self.run_dry(*self.hanging("os._exit(9)"), code=9)
+        self.run_dry(*self.hanging("os._exit(9)"), code=1)
+        records = self.json(self.path("r.json"))["records"]
+        lost = [r for r in records if r["contestant"] == "hanging"]
+        self.assertEqual(len({r["shape"]["name"] for r in lost}), 2)
+        for record in lost:
+            self.assertTrue(record["reason"].startswith("lost the device: "), record["reason"])
+        self.assertEqual(sum(r["status"] == "measured" for r in records), 4)
+
+    def test_a_record_of_another_protocol_is_not_taken_over(self):
+        self.run_dry(*self.hanging("os._exit(9)"), code=9)
+        self.run_dry(*self.hanging("raise OSError", "--samples", "5", "--shapes", "d64_full"), code=1)
+        self.assertIn("OSError", self.json(self.path("r.json"))["records"][-1]["reason"])
+        self.assertNotIn("lost the device", str(self.json(self.path("r.json"))["records"]))
+
     def test_reports(self):
         self.run_dry("--only", "fast", "--only", "slow")
         _, err = self.bench("report", self.path("r.json"), "--out", self.path("report"), code=2)

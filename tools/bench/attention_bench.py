@@ -7,7 +7,7 @@
     tools/bench/attention_bench.py check results.json                     is it a valid results file?
 
 A run that was cut off, or whose budget ended, continues when it is started again with the same file. If a
-contestant takes the device down with it, a new process goes on; one that did so twice is left out.
+contestant takes the device down with it or hangs, a new process goes on; one that did so twice is left out.
 Exit code: 0 done, 1 something failed or is wrong, 2 usage, 3 no device, 4 the budget ended before the list.
 """
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import replace
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from attention import contestant, platform, protocol, report, results, shapes   # noqa: E402
+from attention import contestant, platform, protocol, report, results, shapes, watch   # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DONE, WRONG, USAGE, NO_DEVICE, UNFINISHED = range(5)
@@ -112,7 +112,7 @@ def chosen_contestants(arguments, machine):
     return found, unavailable
 
 
-def measure(arguments, machine, store, contestants, todo):
+def measure(arguments, machine, store, contestants, todo, watched):
     """True if the whole list is done."""
     began, longest = machine.now(), 0.0
     for index, shape in enumerate(todo):
@@ -127,7 +127,8 @@ def measure(arguments, machine, store, contestants, todo):
                   "run the same command again", flush=True)
             return False
         started = machine.now()
-        records = protocol.Measurement(machine, chosen_protocol(arguments), shape, missing).run()
+        records = protocol.Measurement(machine, chosen_protocol(arguments), shape, missing,
+                                       watched).run()
         longest = max(longest, machine.now() - started)
         store.add(records)
         for record in records:
@@ -172,8 +173,18 @@ def run(arguments):
     for name, why in unavailable.items():
         print(f"without {name}: {why}", flush=True)
     began = machine.now()
+
+    def hung(reason):
+        print(f"{reason}: a new process goes on", flush=True)
+        go_on(arguments, machine.now() - began)
+    watched = watch.Watch(arguments.out, hung)
+    lost = watched.leftover()
+    if lost and not store.notes:   # else it is of another device or protocol, as is what was moved
+        store.add([lost])
+        print(line_of(lost), flush=True)
+    store.save()
     try:
-        complete = measure(arguments, machine, store, contestants, todo)
+        complete = measure(arguments, machine, store, contestants, todo, watched)
     except protocol.DeviceLost as lost:
         store.add(list(lost.records))
         print(f"the device is lost to this process: {lost}", flush=True)

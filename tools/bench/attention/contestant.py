@@ -55,6 +55,7 @@ class Contestant:
     name = ""
     precision = ""      # of the two products, "INT8 + FP8"
     notes = ""          # what a reader of its figures has to know
+    patience_s = 90.0   # of one step (preparation, a sample) before it counts as hung
 
     def __init__(self, platform, options):
         self.platform = platform

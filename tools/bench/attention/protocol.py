@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from . import accuracy, stats
 from .contestant import PHASES, Unsupported
 from .platform import seed_of
+from .watch import unwatched
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ class Entry:
                        "graph": False, "end_to_end_is_kernel": False, "times": {}, "accuracy": None,
                        "suspicions": [], "telemetry": {}, "date": None}
 
+    def if_lost(self):
+        """The record of this contestant if its process ends during its work."""
+        reason = f"{DeviceLost.MARK}it hung, or its process ended during its work"
+        return {**self.record, "status": "failed", "reason": reason, "times": {}, "accuracy": None,
+                "date": today()}
+
     def stop(self, status, reason):
         self.record.update(status=status, reason=reason, times={}, accuracy=None)
         self.failed, self.functions = True, {}
@@ -86,8 +93,8 @@ class Entry:
 class Measurement:
     """Of one shape: run() gives its records, or raises DeviceLost."""
 
-    def __init__(self, platform, protocol, shape, contestants):
-        self.platform, self.protocol, self.shape = platform, protocol, shape
+    def __init__(self, platform, protocol, shape, contestants, watch=unwatched):
+        self.platform, self.protocol, self.shape, self.watch = platform, protocol, shape, watch
         self.entries = [Entry(contestant, shape) for contestant in contestants]
         self.order = []   # (phase, contestant) of every burst sample; tests look at it
 
@@ -117,6 +124,10 @@ class Measurement:
 
     def _guard(self, entry, work):
         """Runs work(); a failure stops the entry. Returns True if it succeeded."""
+        with self.watch(entry.if_lost(), entry.contestant.patience_s):
+            return self._guarded(entry, work)
+
+    def _guarded(self, entry, work):
         try:
             work()
             return True
@@ -243,7 +254,8 @@ class Measurement:
         for distribution in accuracy.DISTRIBUTIONS if active else ():
             inputs = self.platform.make_inputs(shape, distribution, seed_of(shape.name, "accuracy"))
             for entry in active:
-                figures = self._accuracy_of(entry.contestant, shape, inputs)
+                with self.watch(entry.if_lost(), entry.contestant.patience_s):
+                    figures = self._accuracy_of(entry.contestant, shape, inputs)
                 if entry.record["accuracy"] is None:
                     entry.record["accuracy"] = {}
                 entry.record["accuracy"][distribution] = figures

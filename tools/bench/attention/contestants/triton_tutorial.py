@@ -53,6 +53,7 @@ class TritonCall(Call):
 
 class _Triton(Contestant):
     dtype_name = ""
+    patience_s = 480.0   # its first call tries all its configurations
 
     def __init__(self, platform, options):
         super().__init__(platform, options)
