@@ -153,9 +153,24 @@ class Clocks(BenchTest):
             self.assertEqual(burst["clock_mhz"]["min"], 1000.0)
             self.assertFalse(burst["clock_unstable"])
 
-    def test_if_hardly_a_round_is_steady_all_are_kept_and_it_is_said(self):
+    def test_each_contestant_has_a_clock_of_its_own_and_rests_do_not_count(self):
         machine = self.Drifting()
-        machine.slow = lambda look: look % 2 == 0
+        machine.slow = lambda look: look % 4 == 2       # after the first of two contestants
+        _, fake = fakes(machine)
+        records, _ = measure(machine, [fake["slow"], fake["wrong output"]],
+                             rules=replace(FULL, sustained_seconds=0))
+        burst = records["fake slow"]["times"]["kernel"]["burst"]
+        self.assertEqual((burst["samples"], burst["discarded"], burst["clock_unstable"]), (100, 0, False))
+
+    def test_if_hardly_a_round_is_steady_all_are_kept_and_it_is_said(self):
+        class Wandering(platform.DryPlatform):
+            looks = 0
+
+            def clock(self):
+                self.looks += 1
+                return 400.0 + 40 * (self.looks * 7 % 50)
+
+        machine = Wandering()
         _, fake = fakes(machine)
         records, _ = measure(machine, [fake["slow"]])
         burst = records["fake slow"]["times"]["kernel"]["burst"]

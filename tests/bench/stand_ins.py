@@ -63,6 +63,10 @@ class _Node:
         raise AttributeError(name)
 
 
+class CudnnGraphNotSupportedError(Exception):
+    pass
+
+
 class _Pygraph:
     def __init__(self, torch, io_data_type, intermediate_data_type, compute_data_type, handle=None):
         assert compute_data_type == intermediate_data_type == "FLOAT" and io_data_type == "FP8_E4M3"
@@ -101,7 +105,7 @@ class _Pygraph:
 
     def check_support(self):
         if self.options["q"].fields["dim"][3] > 256:
-            raise RuntimeError("hidden_dim is not supported")
+            raise CudnnGraphNotSupportedError("hidden_dim is not supported")
         self._next(4)
 
     def build_plans(self):
@@ -133,6 +137,7 @@ def cudnn(torch):
     module = types.ModuleType("cudnn")
     module.__version__ = "stand-in"
     module.backend_version = lambda: 91900
+    module.cudnnGraphNotSupportedError = CudnnGraphNotSupportedError
     module.create_handle = object
     module.set_stream = lambda *, handle, stream: None
     module.data_type = types.SimpleNamespace(FP8_E4M3="FP8_E4M3", FLOAT="FLOAT")

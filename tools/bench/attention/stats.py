@@ -20,9 +20,18 @@ def clock_moved(clocks, tolerance):
 
 
 def steady_rounds(rounds, tolerance):
-    """Indices of the rounds (lists of Samples, one per contestant) during which the SM clock stood still."""
+    """Indices of the rounds (lists of Samples, in the same order of contestants) in which no contestant left
+    the SM clock further from where it usually leaves it. Contestants draw different power, and the clock
+    before a sample is that of a rest: neither is compared with the other."""
+    if not rounds:
+        return []
+    usual = []
+    for of_one in zip(*rounds):
+        known = [sample.clock_after for sample in of_one if sample.clock_after]
+        usual.append(percentile(known, 50) if known else None)
     return [index for index, samples in enumerate(rounds)
-            if not clock_moved([c for s in samples for c in (s.clock_before, s.clock_after)], tolerance)]
+            if not any(clock and sample.clock_after and abs(sample.clock_after - clock) > tolerance * clock
+                       for sample, clock in zip(samples, usual))]
 
 
 def summary(samples, *, discarded=0, clock_unstable=False, flop=None):

@@ -120,7 +120,7 @@ class CudnnFp8(Contestant):
         if shape not in self.graphs:
             try:
                 self.graphs[shape] = Graph(self.cudnn, self.handle, shape)
-            except Exception as error:
+            except self.cudnn.cudnnGraphNotSupportedError as error:
                 self.graphs[shape] = Unsupported(f"cuDNN {self.cudnn.backend_version()}: {error}")
         graph = self.graphs[shape]
         if isinstance(graph, Unsupported):
