@@ -191,6 +191,32 @@ class Failures(BenchTest):
             self.assertEqual(records[name]["status"], "measured")
             self.assertEqual(records[name]["times"]["kernel"]["burst"]["samples"], 100)
 
+    def test_inputs_that_do_not_fit_fail_the_shape_and_nothing_else(self):
+        machine, fake = fakes()
+
+        def refuse(*_):
+            raise MemoryError("out of memory")
+        machine.make_inputs = refuse
+        records, _ = measure(machine, [fake["fast"]])
+        self.assertEqual(records["fake fast"]["status"], "failed")
+        self.assertIn("out of memory", records["fake fast"]["reason"])
+        machine.healthy = lambda: False
+        with self.assertRaises(protocol.DeviceLost):
+            measure(machine, [fake["fast"]])
+
+    def test_accuracy_inputs_that_do_not_fit_cost_the_accuracy_only(self):
+        machine, fake = fakes()
+        make = machine.make_inputs
+
+        def refuse(shape, distribution, seed):
+            if distribution == "k_bias":
+                raise MemoryError("out of memory")
+            return make(shape, distribution, seed)
+        machine.make_inputs = refuse
+        records, _ = measure(machine, [fake["fast"]])
+        self.assertEqual(records["fake fast"]["status"], "measured")
+        self.assertIn("no accuracy: inputs of", records["fake fast"]["notes"])
+
     def test_what_failed_gives_its_memory_back_at_once(self):
         machine, fake = fakes()
         closed, prepare = [], fake["breaks"].prepare

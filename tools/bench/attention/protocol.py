@@ -80,6 +80,9 @@ class Entry:
         return {**self.record, "status": "failed", "reason": reason, "times": {}, "accuracy": None,
                 "date": today()}
 
+    def note(self, text):
+        self.record["notes"] = "; ".join(filter(None, (self.record["notes"], text)))
+
     def stop(self, status, reason):
         self.record.update(status=status, reason=reason, times={}, accuracy=None)
         self.failed, self.functions = True, {}
@@ -153,6 +156,19 @@ class Measurement:
         return [self.platform.make_inputs(shape, shape.data, seed_of(shape.name, index))
                 for index in range(count)]
 
+    def _make(self, inputs, on_failure):
+        """inputs(), or None after on_failure(reason) for each contestant that is still there."""
+        try:
+            return inputs()
+        except Exception as error:   # out of memory, most likely
+            reason = f"inputs of {self.shape.name}: {type(error).__name__}: {error}"
+            for entry in self.entries:
+                if not entry.failed:
+                    on_failure(entry, reason)
+            if not self.platform.healthy():
+                raise DeviceLost(reason) from error
+            return None
+
     def _prepare(self):
         for entry in self.entries:
             reason = entry.contestant.supports(self.shape)
@@ -160,7 +176,9 @@ class Measurement:
                 entry.stop("unsupported", reason)
         if all(entry.failed for entry in self.entries):
             return
-        sets = self._input_sets()
+        sets = self._make(self._input_sets, lambda entry, reason: entry.stop("failed", reason))
+        if sets is None:
+            return
         for entry in self.entries:
             if not entry.failed:
                 self._guard(entry, lambda entry=entry: self._prepare_entry(entry, sets))
@@ -189,8 +207,7 @@ class Measurement:
             entry.record["graph"] = True
             return graphs
         except Exception as error:
-            note = f"not a CUDA graph: {type(error).__name__}: {error}".splitlines()[0]
-            entry.record["notes"] = "; ".join(filter(None, (entry.record["notes"], note)))
+            entry.note(f"not a CUDA graph: {type(error).__name__}: {error}".splitlines()[0])
             if not self.platform.healthy():
                 raise
             return calls
@@ -251,7 +268,11 @@ class Measurement:
         active = [entry for entry in self.entries if not entry.failed]
         shape = self.shape.for_accuracy()
         for distribution in accuracy.DISTRIBUTIONS if active else ():
-            inputs = self.platform.make_inputs(shape, distribution, seed_of(shape.name, "accuracy"))
+            inputs = self._make(
+                lambda: self.platform.make_inputs(shape, distribution, seed_of(shape.name, "accuracy")),
+                lambda entry, reason: entry.note(f"no accuracy: {reason}"))
+            if inputs is None:
+                return
             for entry in active:
                 with self.watch(entry.if_lost(), entry.contestant.patience_s):
                     figures = self._accuracy_of(entry.contestant, shape, inputs)
