@@ -284,6 +284,16 @@ class EditedPtx(RunTest):
         self.assertEqual((report["findings"], report["passed"]), ([], False))
         self.assertIn("MISSED", self.expect(CHECK_FAILED, "run", *self.arguments).out)
 
+    def test_an_endless_loop_is_a_finding_with_its_place(self):
+        self.edit("\tret;", "$SPIN:\n\tmov.u32 %r0, %ntid.x;\n\tbra $SPIN;\n\tret;")
+        report = self.run_json(*self.arguments, code=CHECK_FAILED)
+        finding = report["findings"][0]
+        self.assertEqual((finding["kernel"], finding["check"]), (self.ATTENTION, "instruction-limit"))
+        with open(self.path(self.ATTENTION + ".ptx"), encoding="utf-8") as file:
+            branch = file.read().split("\n").index("\tbra $SPIN;") + 1
+        self.assertEqual(finding["ptx_line"], branch)
+        self.assertIn(f"the loop from line {branch - 1} to here", finding["message"])
+
     def test_malformed_ptx_is_refused_by_line(self):
         self.edit("m16n8k32.row.col.s32", "m16n8k48.row.col.s32")
         self.expect_error(DRIVER, "driver error", [self.ATTENTION, "CUDA_ERROR_INVALID_PTX", "line ", "m16n8k48"],

@@ -9,6 +9,7 @@
 namespace sagegen::emulator::test {
 namespace {
 
+using Catch::Matchers::Contains;
 using runtime::AsyncPolicy;
 using runtime::Checks;
 using runtime::SchedulePolicy;
@@ -472,10 +473,55 @@ TEST_CASE("an endless loop ends as a finding") {
   bench.kernel("$loop: bra $loop;", 0);
   LaunchReport report = bench.run(1, 64, {});
   CHECK(only_check(report) == "instruction-limit");
+  CHECK_THAT(report.findings[0].message, Contains("executed 100000 warp instructions"));
   bench.kernel(
       "mov.u32 %w1, 30000; $loop: sub.u32 %w1, %w1, 1; setp.ne.u32 %p1, %w1, 0; @%p1 bra $loop;",
       0);
   CHECK(only_check(bench.run(8, 32, {})) == "");  // the limit counts for each CTA
+}
+
+TEST_CASE("of nested loops, the report names the one that does not end") {
+  // Lanes and warps leave the inner loop after different numbers of turns, and meet at a barrier.
+  const auto nested = [](const char* inner, const char* outer) {
+    return std::string(
+               "mov.u32 %w3, %tid.x;\n$outer: mov.u32 %w1, %w3;\n$inner: sub.u32 %w1, %w1, 1;\n") +
+           "setp.gt.s32 %p1, %w1, 0;\n" + inner + " bra $inner;\nbar.sync 0;\n" +
+           "add.u32 %w2, %w3, 1;\nsetp.gt.u32 %p1, %w2, 0;\n" + outer + " bra $outer;\n";
+  };
+  const auto places = [](const std::string& body, SchedulePolicy schedule) {
+    Bench bench;
+    bench.options.instruction_limit = 100000;
+    bench.options.schedule = schedule;
+    bench.kernel(body, 0);
+    const LaunchReport report = bench.run(1, 64, {});
+    REQUIRE(only_check(report) == "instruction-limit");
+    const std::string& text = report.findings[0].message;
+    const std::string_view before = "the loop from line ";
+    const std::size_t at = text.find(before);
+    INFO(text);
+    REQUIRE(at != std::string::npos);
+    return std::pair{std::stoi(text.substr(at + before.size())), report.findings[0].ptx_line};
+  };
+  for (SchedulePolicy schedule :
+       {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
+    const auto [outer_top, outer_branch] = places(nested("@%p1", "@%p1"), schedule);
+    CHECK(outer_branch == outer_top + 7);
+    CHECK(places(nested("", "@%p1"), schedule) == std::pair{outer_top + 1, outer_top + 3});
+  }
+}
+
+TEST_CASE("without a limit of its own, a launch has one by the memory in use") {
+  const char* const endless = "$loop: bra $loop;";
+  const auto limit = [&](std::size_t bytes) {
+    Bench bench;
+    bench.memory.allocate(bytes);
+    bench.kernel(endless, 0);
+    const LaunchReport report = bench.run(1, 32, {});
+    REQUIRE(only_check(report) == "instruction-limit");
+    return report.findings[0].message;
+  };
+  CHECK_THAT(limit(256), Contains("executed 4000256 warp instructions"));
+  CHECK_THAT(limit(2'000'000), Contains("executed 6000000 warp instructions"));
 }
 
 TEST_CASE("trap, and divergent uniform branches") {

@@ -41,7 +41,6 @@ LaunchReport Bench::run(unsigned blocks, unsigned threads,
     std::memcpy(request.params.data(), parameters.data(), request.params.size());
   }
   request.options = options;
-  request.instruction_limit = options.instruction_limit;
   return launch(*program_, memory, request);
 }
 

@@ -293,7 +293,6 @@ class Driver final : public EmulatorDriver {
       request.block = block;
       request.dynamic_shared_bytes = dynamic_smem_bytes;
       request.options = options;
-      request.instruction_limit = options.instruction_limit;
       if (!pack_parameters(info(*object->program), params, request.params)) return null_argument();
       const LaunchReport report =
           emulator::launch(*object->program, *object->context->memory, request);

@@ -24,6 +24,10 @@ using runtime::Finding;
 
 constexpr std::size_t kMaxFindings = 16;
 constexpr std::uint32_t kMaxThreads = 1024;
+// See EmulatorOptions::instruction_limit. Most kernels execute many instructions only by going through
+// much memory: an attention kernel about one for four bytes, with K and V of nothing but codes.
+constexpr std::uint64_t kInstructionsOfAnyCta = 4'000'000;
+constexpr std::uint64_t kInstructionsPerByte = 1;
 constexpr std::uint8_t kPoison = 0xff;  // a NaN in every float format, a wild address
 
 std::uint64_t count(const runtime::Dim3& d) { return std::uint64_t{d.x} * d.y * d.z; }
@@ -66,15 +70,18 @@ AlignedArray<T> aligned_array(std::size_t n) {
 
 // What all host threads of a launch share.
 struct Launch {
-  Launch(const Program& p, const LaunchRequest& r, std::shared_ptr<const AddressMap> m)
+  Launch(const Program& p, const LaunchRequest& r, std::shared_ptr<const AddressMap> m,
+         std::uint64_t limit)
       : program(p),
         request(r),
         map(std::move(m)),
+        instruction_limit(limit),
         ctas(static_cast<std::uint32_t>(count(r.grid))) {}
 
   const Program& program;
   const LaunchRequest& request;
   std::shared_ptr<const AddressMap> map;
+  std::uint64_t instruction_limit;
   std::unique_ptr<GlobalRaces> races;  // with checks one of these, otherwise none
   std::unique_ptr<CtaRaces> ordered_races;
   std::uint32_t ctas = 0;
@@ -157,6 +164,7 @@ class CtaRunner {
     const runtime::Dim3& grid = request_.grid;
     cta_.request = &request_;
     cta_.map = launch_.map.get();
+    cta_.instruction_limit = launch_.instruction_limit;
     cta_.linear = linear;
     cta_.id[0] = static_cast<int>(linear % grid.x);
     cta_.id[1] = static_cast<int>(linear / grid.x % grid.y);
@@ -362,6 +370,11 @@ void run_grid(Launch& launch) {
   if (broken) std::rethrow_exception(broken);
 }
 
+std::uint64_t instruction_limit(const LaunchRequest& request, const DeviceMemory& memory) {
+  if (request.options.instruction_limit != 0) return request.options.instruction_limit;
+  return kInstructionsOfAnyCta + kInstructionsPerByte * memory.used_bytes();
+}
+
 std::vector<runtime::LineCount> line_counts(const Launch& launch) {
   std::vector<runtime::LineCount> lines;
   const Counts& counts = launch.counts;
@@ -379,7 +392,8 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
   check_request(program, request);
   auto start = std::chrono::steady_clock::now();
   bool checks = request.options.checks == runtime::Checks::on;
-  Launch shared(program, request, checks ? memory.snapshot_with_shadows() : memory.snapshot());
+  Launch shared(program, request, checks ? memory.snapshot_with_shadows() : memory.snapshot(),
+                instruction_limit(request, memory));
   if (checks && program.orders_ctas) {
     shared.ordered_races = std::make_unique<CtaRaces>();
   } else if (checks) {

@@ -59,8 +59,6 @@ struct LaunchRequest {
   std::size_t dynamic_shared_bytes = 0;
   std::vector<std::uint8_t> params;  // info().param_bytes, arguments at their slots' offsets
   runtime::EmulatorOptions options;
-  // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
-  std::uint64_t instruction_limit = 500'000'000;
 };
 
 struct LaunchReport {

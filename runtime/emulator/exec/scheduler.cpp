@@ -75,14 +75,41 @@ std::string describe_wait(const Warp& w) {
   fail(*first, *(first->pc - 1), -1, "deadlock", text);
 }
 
-void check_limit(const Cta& cta, const Warp& w, std::uint64_t& total, std::uint64_t executed) {
-  total += executed;
-  if (total <= cta.request->instruction_limit) return;
+// A CTA that has executed all it may. Watches it for a while, one instruction at a time, for the branch
+// that jumps back the farthest: that closes the loop that does not end.
+[[noreturn]] void report_endless(Cta& cta, const Warp& stopped, int last) {
+  constexpr int kWatched = 1'000'000;
+  const Warp* looping = &stopped;
+  const Op* branch = nullptr;
+  std::uint32_t branch_target = 0;
+  for (int i = 0; i < kWatched; ++i) {
+    std::uint32_t ready = ready_warps(cta);
+    if (ready == 0) break;
+    last = choose(cta, ready, last);
+    Warp& w = cta.warps[last];
+    const Op* op = w.pc;
+    run_warp(w, 1);
+    if (w.state == WarpState::exited) settle_barriers(cta);
+    std::uint32_t target = op_info(w, *op).target;
+    if (target > op_index(w, *op) || w.pc != w.ops + target) continue;
+    if (branch != nullptr && op_index(w, *op) - target <= op_index(w, *branch) - branch_target) {
+      continue;
+    }
+    looping = &w;
+    branch = op;
+    branch_target = target;
+  }
+  const std::vector<OpInfo>& ops = cta.warps[0].program->ops;
+  std::string where =
+      branch == nullptr
+          ? fmt::format("warp {} is here and may never finish", stopped.index)
+          : fmt::format("warp {} goes round the loop from line {} to here, which may have no end",
+                        looping->index, ops[branch_target].line);
   fail(
-      w, *w.pc, -1, "instruction-limit",
-      fmt::format("the CTA has executed {} warp instructions, the limit of this launch; warp {} is "
-                  "here and may never finish",
-                  cta.request->instruction_limit, w.index));
+      *looping, branch == nullptr ? *stopped.pc : *branch, -1, "instruction-limit",
+      fmt::format("the CTA has executed {} warp instructions, the limit of this launch; {}. If the "
+                  "kernel is right, give a larger EmulatorOptions::instruction_limit",
+                  cta.instruction_limit, where));
 }
 
 }  // namespace
@@ -98,7 +125,8 @@ void run_cta(Cta& cta) {
     std::uint64_t before = w.executed;
     run_warp(w, choose_quantum(cta));
     if (w.state == WarpState::exited) settle_barriers(cta);
-    check_limit(cta, w, total, w.executed - before);
+    total += w.executed - before;
+    if (total > cta.instruction_limit) report_endless(cta, w, last);
   }
   bool all_exited = std::all_of(cta.warps.begin(), cta.warps.end(),
                                 [](const Warp& w) { return w.state == WarpState::exited; });

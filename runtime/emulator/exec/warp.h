@@ -104,6 +104,7 @@ class Random {
 struct Cta {
   const LaunchRequest* request = nullptr;
   const AddressMap* map = nullptr;
+  std::uint64_t instruction_limit = 0;
   std::uint32_t linear = 0;  // position in the grid
   int id[3] = {0, 0, 0};
 

@@ -38,8 +38,9 @@ struct EmulatorOptions {
   AsyncPolicy async = AsyncPolicy::late;
   std::uint64_t seed = 0;
   int threads = 0;  // host threads, one CTA each; 0: as many as the machine has
-  // Warp instructions that one CTA may execute; more is the finding "instruction-limit".
-  std::uint64_t instruction_limit = 500'000'000;
+  // Warp instructions that one CTA may execute; more is the finding "instruction-limit". 0: 4 million,
+  // and one for each byte of device memory in use. A kernel that reads all of it needs fewer.
+  std::uint64_t instruction_limit = 0;
   Counting counting = Counting::off;
 };
 
