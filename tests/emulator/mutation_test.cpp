@@ -1,7 +1,8 @@
 // The emulator's own acceptance test: the emitted attention and quantization kernels, each broken in one
 // way that people break such kernels in, run through the whole plan. Every mutation must be caught: by a
 // check, whose name the table states, or, where the broken kernel is a legal program that computes
-// something else, by the result.
+// something else, by the bound of accuracy that users are promised, against fp64 and the model of the
+// quantization. What the unbroken kernel computes is not asked.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -11,16 +12,18 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "runtime/emulator/numerics/numerics.h"
+#include <fmt/format.h>
+
 #include "sagegen/abi.h"
 #include "sagegen/emit.h"
-#include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
-#include "tests/driver/buffers.h"
 #include "tests/emulator/ptx_edit.h"
 #include "tools/reference/reference.h"
+#include "tools/sagegen/run_attention.h"
+#include "tools/sagegen/run_device.h"
 
 namespace sagegen::runtime {
 namespace {
@@ -34,25 +37,15 @@ constexpr int kAll = PtxEdit::kAll;
 
 // ---- one attention --------------------------------------------------------------------------------
 
-// Ragged lengths with two query tiles and three key tiles, causal, two query heads on one KV head.
+// Ragged lengths with two query tiles and three key tiles, two query heads on one KV head.
 constexpr reference::Shape kShape{
     .batch = 1, .q_heads = 2, .kv_heads = 1, .q_len = 150, .kv_len = 150, .head_dim = 64};
 
 struct Case {
   EmulatorProfile profile = EmulatorProfile::sm_89;  // e4m3 PV; on sm_80 f16 PV
   KernelKind kind = KernelKind::attention;           // the kernel that is broken
+  Mask mask = Mask::causal;
 };
-
-struct Outcome {
-  std::vector<double> values;  // O and LSE; empty if a launch failed
-  std::vector<Finding> findings;
-};
-
-std::vector<std::uint16_t> to_f16(const reference::Tensor& tensor) {
-  std::vector<std::uint16_t> bits;
-  for (const float value : tensor.data) bits.push_back(emulator::f32_to_f16(value));
-  return bits;
-}
 
 const std::string& emitted(const KernelSpec& spec) {
   static std::map<std::string, std::string> texts;  // emission takes longer than a run
@@ -61,70 +54,85 @@ const std::string& emitted(const KernelSpec& spec) {
   return text;
 }
 
-// Runs the plan with one kernel edited. Fresh memory each time: what no kernel wrote is undefined.
-Outcome run(const Case& c, const Edit& edit, const EmulatorOptions& options) {
-  const auto driver = make_emulator(options);
-  const Device device(driver, static_cast<int>(c.profile));
-  const Target target = best_target(device.compute_capability());
-  const AttentionProblem problem{
-      .head_dim = kShape.head_dim, .io = DType::f16, .mask = Mask::causal};
-  const QuantSpec quant = default_quant(target);
-  Outcome outcome;
-  const Attention attention(device, problem, quant, default_schedule(problem, quant, target),
-                            target, [&](const KernelSpec& spec) {
-                              if (spec.kind != c.kind || !edit) return emitted(spec);
-                              PtxEdit text(emitted(spec));
-                              edit(text);
-                              return text.text();
-                            });
+// The plan with one kernel edited, on biased K: without the mean of K, its codes are coarse.
+cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
   static const reference::Inputs inputs =
-      reference::generate("normal", kShape, 7, reference::IoType::f16);
-  const int d = kShape.head_dim;
-  const Buffer q = upload(device, to_f16(inputs.q));
-  const Buffer k = upload(device, to_f16(inputs.k));
-  const Buffer v = upload(device, to_f16(inputs.v));
-  const Buffer o(device, q.bytes());
-  const Buffer lse(device, static_cast<std::size_t>(kShape.q_heads * kShape.q_len) * 4);
-  const AttentionShape shape{.batch = kShape.batch,
-                             .q_heads = kShape.q_heads,
-                             .kv_heads = kShape.kv_heads,
-                             .q_len = kShape.q_len,
-                             .kv_len = kShape.kv_len};
-  const std::size_t bytes = attention.workspace_bytes(shape);
-  const Buffer workspace(device, bytes);
-  AttentionArguments arguments;
-  arguments.q = hnd(q.data(), kShape.q_heads, kShape.q_len, d);
-  arguments.k = hnd(k.data(), kShape.kv_heads, kShape.kv_len, d);
-  arguments.v = hnd(v.data(), kShape.kv_heads, kShape.kv_len, d);
-  arguments.o = hnd(o.data(), kShape.q_heads, kShape.q_len, d);
-  arguments.lse = lse.data();
-  try {
-    attention.run(shape, arguments, workspace.data(), bytes, nullptr);
-    for (const std::uint16_t bits : download<std::uint16_t>(o)) {
-      outcome.values.push_back(static_cast<double>(emulator::f16_to_f32(bits)));
-    }
-    for (const float value : download<float>(lse)) outcome.values.push_back(value);
-  } catch (const DriverError&) {
-    outcome.values.clear();
+      reference::generate("k_bias", kShape, 7, reference::IoType::f16);
+  cli::AttentionJob job;
+  job.inputs = inputs;
+  job.inputs.causal = c.mask == Mask::causal;
+  job.problem = {.head_dim = kShape.head_dim, .io = DType::f16, .mask = c.mask};
+  job.quant = default_quant(target);
+  job.schedule = default_schedule(job.problem, job.quant, target);
+  job.ptx = [c, edit](const KernelSpec& spec) {
+    if (spec.kind != c.kind || !edit) return emitted(spec);
+    PtxEdit text(emitted(spec));
+    edit(text);
+    return text.text();
+  };
+  return job;
+}
+
+cli::AttentionResult run(const Case& c, const Edit& edit, const EmulatorOptions& options) {
+  const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", options);
+  return cli::run_attention(make_job(c, edit, on.target), on);
+}
+
+// ---- the bound ------------------------------------------------------------------------------------
+
+double mean_error(const std::vector<double>& exact, const std::vector<double>& got) {
+  double sum = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) sum += std::fabs(exact[i] - got[i]);
+  return sum / static_cast<double>(exact.size());
+}
+
+struct Judgement {
+  double o = 0, o_limit = 0;      // relative L1
+  double lse = 0, lse_limit = 0;  // mean error; see tests/numerics/accuracy_test.cpp
+  bool within() const { return o <= o_limit && lse <= lse_limit; }  // NaN is not
+  std::string text() const {
+    return fmt::format("O {:.4f} of at most {:.4f}, LSE {:.4f} of at most {:.4f}", o, o_limit, lse,
+                       lse_limit);
   }
-  outcome.findings = driver->findings();
-  return outcome;
+};
+
+Judgement judge(const Case& c, const cli::AttentionResult& result) {
+  struct Expected {
+    reference::Output exact, model;
+    cli::AccuracyBound o_bound;
+  };
+  static std::map<std::pair<EmulatorProfile, Mask>, Expected> all;
+  const auto [place, made] = all.try_emplace({c.profile, c.mask});
+  Expected& expected = place->second;
+  if (made) {
+    const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
+    const cli::AttentionJob job = make_job(c, nullptr, on.target);
+    expected = {.exact = reference::attention(job.inputs),
+                .model = reference::model(job.inputs, cli::quant_model(job)),
+                .o_bound = cli::accuracy_bound(job.quant, on.device.compute_capability())};
+  }
+  const auto& [exact, model, o_bound] = expected;
+  const cli::AccuracyBound lse_bound{.factor = 1.02, .offset = 2e-4, .arithmetic = {}};
+  return {.o = reference::compare(exact.o, result.o).relative_l1,
+          .o_limit = o_bound.limit(reference::compare(exact.o, model.o).relative_l1),
+          .lse = mean_error(exact.lse, result.lse),
+          .lse_limit = lse_bound.limit(mean_error(exact.lse, model.lse))};
 }
 
 // ---- the table ------------------------------------------------------------------------------------
 
-const char* const kNumerics = "numerics";
+const char* const kBound = "accuracy bound";
 
 struct Mutation {
   const char* name;
   Case where;
-  std::set<std::string> caught_by;  // any of these checks, or kNumerics
+  std::set<std::string> caught_by;  // any of these checks, or kBound
   Edit edit;
-  AsyncPolicy async = AsyncPolicy::late;
 };
 
 constexpr Case kAttention89{EmulatorProfile::sm_89, KernelKind::attention};
 constexpr Case kAttention80{EmulatorProfile::sm_80, KernelKind::attention};
+constexpr Case kFullAttention89{EmulatorProfile::sm_89, KernelKind::attention, Mask::none};
 constexpr Case kQuantizeK{EmulatorProfile::sm_89, KernelKind::quantize_k};
 constexpr Case kQuantizeQ{EmulatorProfile::sm_89, KernelKind::quantize_q};
 constexpr Case kQuantizeV{EmulatorProfile::sm_89, KernelKind::quantize_v};
@@ -213,11 +221,11 @@ const std::vector<Mutation>& mutations() {
       // ---- shared memory ----
       {"swizzle with or instead of xor",
        kAttention89,
-       {kNumerics, "uninitialized", "race", "copy-in-flight"},
+       {kBound, "uninitialized", "race", "copy-in-flight"},
        [](PtxEdit& t) { t.replace(R"(xor\.b32(\s+%r\d+, %r\d+, %r\d+;))", "or.b32$1"); }},
       {"swizzle with the wrong constant",
        kAttention89,
-       {kNumerics, "uninitialized", "race"},
+       {kBound, "uninitialized", "race"},
        [](PtxEdit& t) { t.replace(R"(xor\.b32(\s+%r\d+, %r\d+), 1;)", "xor.b32$1, 2;"); }},
       {"the next tile is loaded over the current one",
        kAttention89,
@@ -248,29 +256,29 @@ const std::vector<Mutation>& mutations() {
        [](PtxEdit& t) { t.drop(R"(mov\.b32\s+%r\d+, 0f00000000;)", kAll); }},
       {"ldmatrix registers in the wrong order",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) {
          t.replace(R"((ldmatrix.*\{)(%r\d+), (%r\d+), (%r\d+), (%r\d+)\})", "$1$2, $4, $3, $5}",
                    kLast);
        }},
       {"ldmatrix without .trans",
        kAttention80,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.replace(R"((ldmatrix.*)\.trans)", "$1", kAll); }},
       {"mma with the halves of its B fragment swapped",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.replace(R"(^\s*\{(%r\d+), (%r\d+)\},$)", "{$2, $1},", kFirst); }},
       {"conversion packs the pair in the wrong order",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) {
          t.replace(R"((cvt\.rn\.satfinite\.e4m3x2\.f32\s+%rs\d+), (%r\d+), (%r\d+);)",
                    "$1, $3, $2;", kAll);
        }},
       {"shuffle with the wrong lane",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.replace(kRowShuffle, "shfl.sync.bfly.b32 $1, $2, 4, 31, -1;", kAll); }},
       {"shuffle whose mask leaves lanes out",
        kAttention89,
@@ -279,11 +287,11 @@ const std::vector<Mutation>& mutations() {
 
       {"a step of the row reduction is left out",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.replace(kRowShuffle, "mov.b32 $1, $2;", kAll); }},
       {"exponentials without the row maximum",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) {
          t.replace(R"(neg\.f32(\s+%r\d+), %r\d+;)", "mov.b32$1, 0f00000000;", kAll);
        }},
@@ -291,36 +299,48 @@ const std::vector<Mutation>& mutations() {
       // ---- bounds, masks and indices ----
       {"a condition is inverted",
        kAttention89,
-       {kNumerics, "uninitialized", "out-of-bounds", "race"},
+       {kBound, "uninitialized", "out-of-bounds", "race"},
        [](PtxEdit& t) { t.replace(R"(@(%p\d+) bra)", "@!$1 bra", kLast); }},
       {"causal mask one key too far",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, causal_offset), 1); }},
       {"causal mask dropped",
        kAttention89,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, causal_offset), 100000); }},
+      {"key bound one key too far",
+       kFullAttention89,
+       {kBound},
+       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, kv_len), 1); }},
       {"query bound one row too far",
        kAttention89,
        {"out-of-bounds"},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, q_len), 1); }},
       {"K scale of the next group",
        kAttention89,
-       {kNumerics, "uninitialized"},
+       {kBound, "uninitialized"},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, k_scale), 16); }},
       {"Q scale of the next group",
        kAttention89,
-       {kNumerics, "out-of-bounds"},
+       {kBound, "out-of-bounds"},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, q_scale), 32); }},
       {"V scale of the next channel",
        kAttention89,
-       {kNumerics, "out-of-bounds"},
+       {kBound, "out-of-bounds"},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, v_scale), 4); }},
       {"K codes one row off",
        kAttention89,
-       {kNumerics, "uninitialized"},
+       {kBound, "uninitialized"},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, k_codes), kShape.head_dim); }},
+      {"LSE without the sum of the row",
+       kAttention89,
+       {kBound},
+       [](PtxEdit& t) { t.replace(R"(lg2\.approx\S*(\s+%r\d+), %r\d+;)", "mov.b32$1, 0;", kAll); }},
+      {"LSE with the K mean's part of the next row",
+       kAttention89,
+       {kBound},
+       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, lse_correction), 4); }},
       {"misaligned codes",
        kAttention89,
        {"misaligned"},
@@ -365,25 +385,18 @@ const std::vector<Mutation>& mutations() {
        [](PtxEdit& t) { t.replace(R"(mov\.u32(\s+%r\d+), %ctaid\.x;)", "mov.u32$1, 0;", kAll); }},
       {"K mean added instead of subtracted",
        kQuantizeK,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.replace(R"(sub\.rn\.f32)", "add.rn.f32", kAll); }},
       {"one chunk of the K mean is left out",
        kQuantizeK,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.shift_parameter(offsetof(QuantizeKParams, chunks), -1); }},
       {"amax without the absolute value",
        kQuantizeQ,
-       {kNumerics},
+       {kBound},
        [](PtxEdit& t) { t.replace(R"(abs\.f32)", "mov.b32", kAll); }},
   };
   return table;
-}
-
-EmulatorOptions options_for(const Mutation& mutation) {
-  EmulatorOptions options;
-  options.async = mutation.async;
-  options.instruction_limit = 3'000'000;
-  return options;
 }
 
 std::string kind_of(const Case& c) {
@@ -392,47 +405,41 @@ std::string kind_of(const Case& c) {
 
 // ---- the tests ------------------------------------------------------------------------------------
 
-TEST_CASE("the unmutated kernels are clean under every policy, with the same result") {
-  for (const EmulatorProfile profile : {EmulatorProfile::sm_80, EmulatorProfile::sm_89}) {
-    const Case c{profile, KernelKind::attention};
-    const Outcome expected = run(c, nullptr, {});
+TEST_CASE("the unmutated kernels are clean and exact under every policy, with the same result") {
+  for (const Case& c : {kAttention80, kAttention89, kFullAttention89}) {
+    const cli::AttentionResult expected = run(c, nullptr, {});
     CHECK(expected.findings.empty());
-    REQUIRE_FALSE(expected.values.empty());
+    REQUIRE_FALSE(expected.o.empty());
+    const Judgement judgement = judge(c, expected);
+    INFO(judgement.text());
+    CHECK(judgement.within());
     for (const SchedulePolicy schedule :
          {SchedulePolicy::round_robin, SchedulePolicy::random, SchedulePolicy::reverse}) {
       for (const AsyncPolicy async : {AsyncPolicy::late, AsyncPolicy::eager, AsyncPolicy::random}) {
-        EmulatorOptions options;
-        options.schedule = schedule;
-        options.async = async;
-        options.seed = 11;
-        const Outcome got = run(c, nullptr, options);
+        const cli::AttentionResult got =
+            run(c, nullptr, {.schedule = schedule, .async = async, .seed = 11});
         CHECK(got.findings.empty());
-        CHECK(got.values == expected.values);
+        CHECK(got.o == expected.o);
+        CHECK(got.lse == expected.lse);
       }
     }
   }
 }
 
 TEST_CASE("every mutation is caught") {
-  std::map<EmulatorProfile, std::vector<double>> expected;
-  for (const EmulatorProfile profile : {EmulatorProfile::sm_80, EmulatorProfile::sm_89}) {
-    expected[profile] = run({profile, KernelKind::attention}, nullptr, {}).values;
-  }
   std::set<std::string> kinds;
   for (const Mutation& mutation : mutations()) {
     INFO(mutation.name << ", " << kind_of(mutation.where));
-    const Outcome outcome = run(mutation.where, mutation.edit, options_for(mutation));
+    const cli::AttentionResult result = run(mutation.where, mutation.edit, {});
     std::string caught = "nothing";
     std::string detail;
-    if (!outcome.findings.empty()) {
-      caught = outcome.findings[0].check;
-      detail = outcome.findings[0].message;
-    } else if (!outcome.values.empty()) {
-      const reference::Metrics metrics =
-          reference::compare(expected[mutation.where.profile], outcome.values);
-      detail = "relative L1 " + std::to_string(metrics.relative_l1);
-      // A NaN in the result makes every comparison false.
-      if (!(metrics.relative_l1 < 1e-3)) caught = kNumerics;
+    if (!result.findings.empty()) {
+      caught = result.findings[0].check;
+      detail = result.findings[0].message;
+    } else {
+      const Judgement judgement = judge(mutation.where, result);
+      detail = judgement.text();
+      if (!judgement.within()) caught = kBound;
     }
     std::printf("%-48s %-24s %-22s %.110s\n", mutation.name, kind_of(mutation.where).c_str(),
                 caught.c_str(), detail.c_str());
