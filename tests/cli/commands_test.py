@@ -31,9 +31,10 @@ class Help(CliTest):
 
 class Usage(CliTest):
     def test_mistakes_on_the_command_line(self):
-        self.expect_error(USAGE, "usage error", ["subcommand"])
+        self.expect_error(USAGE, "usage error", ["subcommand", "see `sagegen --help`"])
         self.expect_error(USAGE, "usage error", ["frobnicate"], "frobnicate")
-        self.expect_error(USAGE, "usage error", ["--frobnicate"], "targets", "--frobnicate")
+        self.expect_error(USAGE, "usage error", ["--frobnicate", "see `sagegen targets --help`"], "targets",
+                          "--frobnicate")
         self.expect_error(USAGE, "usage error", ["KEY"], "inspect")
         self.expect_error(USAGE, "usage error", ["--repeats"], "emit", "--time", "--repeats", "0")
 
@@ -92,6 +93,8 @@ class BadKernels(CliTest):
     def test_bad_key(self):
         self.expect_error(SPEC, "spec error", ["token 2 \"bwd\"", "position 6"], "inspect",
                           FWD.replace("fwd", "bwd"))
+        for command in ("inspect", "trace", "emit", "list"):
+            self.expect_error(SPEC, "spec error", ["\"KEY\"", "`sagegen list` shows the keys"], command, "KEY")
 
     def test_impossible_tile(self):
         key = FWD.replace("q128k64w4s2", "q128k64w3s9")

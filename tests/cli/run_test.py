@@ -350,13 +350,22 @@ class Refusals(RunTest):
         self.expect(OK, "run", *SMALL, "--order-seed", 3, "--order", "random")
         self.expect(OK, "run", *SMALL, "--order-seed", 3, "--async", "random")
 
-    def test_seeds_are_not_negative(self):
+    def test_seeds(self):
         for option in ("--seed", "--order-seed"):
-            self.expect_error(USAGE, "usage error", [option, "-1"], "run", option, -1)
+            for seed in ("-1", "1.5", "many", str(2**64)):
+                self.expect_error(USAGE, "usage error", [option, seed, str(2**64 - 1)], "run", option, seed)
+        self.expect(OK, "run", *SMALL, "--seed", 2**64 - 1)
+
+    def test_softmax_scales_that_an_f32_cannot_hold(self):
+        for scale in ("1e-46", "1.01e25", "1e300", "inf"):
+            self.expect_error(USAGE, "usage error", ["--softmax-scale", "1e+25"], "run", "--softmax-scale", scale)
+        for scale in ("1e-44", "1e25"):
+            self.assertTrue(self.run_json(*SMALL, "--softmax-scale", scale)["passed"])
 
     def test_devices_and_targets(self):
         self.expect_error(USAGE, "usage error", ["toaster", "emulator:PROFILE"], "run", "--device", "toaster")
         self.expect_error(USAGE, "usage error", ["sm_77", "sm_80", "ideal"], "run", "--device", "emulator:sm_77")
+        self.expect_error(USAGE, "usage error", ['profile ""', "sm_80", "ideal"], "run", "--device", "emulator:")
         self.expect_error(USAGE, "usage error", ["cuda:N"], "run", "--device", "cuda:x")
         self.expect_error(SPEC, "spec error", ["sm_77"], "run", "--device", "emulator", "--target", "sm_77")
         self.expect_error(USAGE, "usage error", ["sm_120", "8.0", "use sm_80"], "run", "--device", "emulator:sm_80",

@@ -89,7 +89,9 @@ int App::run(int argc, char** argv) {
   } catch (const CLI::Success& help) {  // --help and --version
     return app_.exit(help);
   } catch (const CLI::ParseError& error) {
-    return report("usage error", std::string(error.what()) + "\nsee `sagegen --help`", Exit::usage);
+    const std::string command = chosen_.empty() ? "" : " " + chosen_;
+    return report("usage error", fmt::format("{}\nsee `sagegen{} --help`", error.what(), command),
+                  Exit::usage);
   } catch (const UsageError& error) {
     return report(error.kind(), error.what(), Exit::usage);
   } catch (const FileError& error) {

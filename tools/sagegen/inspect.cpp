@@ -3,6 +3,7 @@
 #include "sagegen/spec.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/describe.h"
+#include "tools/sagegen/kernel_choice.h"
 
 namespace sagegen::cli {
 namespace {
@@ -12,7 +13,7 @@ struct InspectCommand {
 };
 
 Exit print_description(const InspectCommand& command, Output& output) {
-  const KernelSpec spec = parse_key(command.key);
+  const KernelSpec spec = kernel_of_key(command.key);
   validate(spec);
   std::string text = key(spec) + "\n";
   Json sections = Json::object();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "sagegen/error.h"
 #include "tools/sagegen/default_set.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/options.h"
@@ -17,6 +18,15 @@ void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
   CLI::Option* set = command.add_option("--set", choice.set_file,
                                         "set description in TOML (default: the default set)");
   refuse_beside(set, keys, "a kernel named by its key comes from no set");
+}
+
+KernelSpec kernel_of_key(const std::string& text) {
+  try {
+    return parse_key(text);
+  } catch (const SpecError& error) {
+    throw SpecError(std::string(error.what()) +
+                    "\n`sagegen list` shows the keys of the default set");
+  }
 }
 
 std::vector<KernelSpec> default_set() { return read_spec_set(kDefaultSetToml, "default.toml"); }
@@ -38,7 +48,7 @@ std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice) {
     });
   }
   for (const std::string& text : choice.keys) {
-    const KernelSpec spec = parse_key(text);
+    const KernelSpec spec = kernel_of_key(text);
     if (targets.empty()) wanted.push_back(spec);
     for (Target target : targets) {
       wanted.push_back(spec);

@@ -22,6 +22,9 @@ void define_kernel_choice(CLI::App& command, KernelChoice& choice);
 // Valid specs in a stable order, each once. Throws SpecError, FileError.
 std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice);
 
+// A key as a user typed it. Throws SpecError, which says where keys are listed.
+KernelSpec kernel_of_key(const std::string& text);
+
 // templates/specs/default.toml as it was when this tool was built.
 std::vector<KernelSpec> default_set();
 

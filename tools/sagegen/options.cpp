@@ -1,5 +1,9 @@
 #include "tools/sagegen/options.h"
 
+#include <charconv>
+#include <cstdint>
+#include <limits>
+
 #include <fmt/format.h>
 
 namespace sagegen::cli {
@@ -18,9 +22,15 @@ void refuse_without(CLI::Option* option, const CLI::Option* other) {
   });
 }
 
-void refuse_negative(CLI::Option* option) {
+void require_seed(CLI::Option* option) {
   option->check([](const std::string& text) {
-    return text.starts_with('-') ? text + " is refused; it is a number from 0" : std::string();
+    std::uint64_t seed = 0;
+    const char* const end = text.data() + text.size();
+    if (std::from_chars(text.data(), end, seed) == std::from_chars_result{end, std::errc()}) {
+      return std::string();
+    }
+    return fmt::format("{} is refused; it is a whole number from 0 to {}", text,
+                       std::numeric_limits<std::uint64_t>::max());
   });
 }
 

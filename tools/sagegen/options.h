@@ -31,7 +31,7 @@ void refuse_beside(CLI::Option* option, const CLI::Option* other, const std::str
 // Refuses `option` where `other`, which it qualifies, is not given.
 void refuse_without(CLI::Option* option, const CLI::Option* other);
 
-// CLI11 takes -1 for a large unsigned number.
-void refuse_negative(CLI::Option* option);
+// CLI11 takes -1, and what is too large, for the largest number.
+void require_seed(CLI::Option* option);
 
 }  // namespace sagegen::cli

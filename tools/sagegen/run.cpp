@@ -385,7 +385,7 @@ void define_inputs(CLI::App& app, InputOptions& input) {
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}))};
   for (CLI::Option* size : sizes) refuse_beside(size, files, "the file has its own shape");
   CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
-  refuse_negative(seed);
+  require_seed(seed);
   for (CLI::Option* made_up : {distribution, seed})
     refuse_beside(made_up, files, "it makes up inputs where no file is given");
   app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
@@ -419,7 +419,7 @@ void define_emulator(CLI::App& app, RunCommand& command) {
                                {"random", AsyncPolicy::random}},
                               "when copies land in the emulator (default: late)")};
   CLI::Option* order_seed = app.add_option("--order-seed", emulator.seed, "of random orders");
-  refuse_negative(order_seed);
+  require_seed(order_seed);
   command.order_seed = order_seed;
   command.emulator_only.push_back(order_seed);
 }

@@ -1,6 +1,7 @@
 #include "tools/sagegen/run_device.h"
 
 #include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -68,13 +69,13 @@ int profile_ordinal(runtime::DriverApi& emulator, const std::string& profile) {
 }
 
 // Without a profile, the device that the target was made for.
-RunDevice emulated(const std::string& profile, const std::string& target,
+RunDevice emulated(const std::optional<std::string>& profile, const std::string& target,
                    const runtime::EmulatorOptions& options) {
   const std::shared_ptr<runtime::EmulatorDriver> emulator = runtime::make_emulator(options);
   runtime::check(*emulator, emulator->init(), "cuInit");
   std::optional<Target> asked;
   if (!target.empty()) asked = parse_target(target);
-  const std::string name = !profile.empty() ? profile : to_string(asked.value_or(kEmulatorTarget));
+  const std::string name = profile.value_or(to_string(asked.value_or(kEmulatorTarget)));
   RunDevice result{.name = "emulator:" + name,
                    .emulator = emulator,
                    .device = runtime::Device(emulator, profile_ordinal(*emulator, name)),
@@ -89,12 +90,12 @@ RunDevice emulated(const std::string& profile, const std::string& target,
 
 RunDevice open_run_device(const std::string& device, const std::string& target,
                           const runtime::EmulatorOptions& options) {
-  if (device == "emulator") return emulated({}, target, options);
+  if (device == "emulator") return emulated(std::nullopt, target, options);
   if (device.starts_with("emulator:")) return emulated(device.substr(9), target, options);
   std::string why;
   if (device == "auto") {
     if (const auto cuda = runtime::load_cuda(&why)) return gpu(cuda, 0, target);
-    RunDevice result = emulated({}, target, options);
+    RunDevice result = emulated(std::nullopt, target, options);
     result.why_no_gpu = why;
     return result;
   }

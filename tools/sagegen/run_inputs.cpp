@@ -41,6 +41,15 @@ void round_and_check(reference::Tensor& tensor, const char* name, DType io) {
   }
 }
 
+// The kernels take an f32, and 0 stands for the default.
+double checked_scale(double scale) {
+  const auto narrow = static_cast<float>(scale);
+  if (narrow > 0 && narrow <= runtime::kLargestSoftmaxScale) return scale;
+  throw UsageError(
+      fmt::format("--softmax-scale {} is refused; as an f32 it is to be positive and at most {}",
+                  scale, runtime::kLargestSoftmaxScale));
+}
+
 RunInputs from_files(const InputOptions& options) {
   if (options.files.size() == 2)
     throw UsageError("--input takes one safetensors file, or npy files of Q, K and V");
@@ -108,11 +117,7 @@ RunInputs load_run_inputs(const InputOptions& options) {
   values.causal = options.causal != Causal::none;
   if (options.causal == Causal::bottom_right)
     values.causal_offset = values.k.tokens - values.q.tokens;
-  if (!(options.softmax_scale >= 0 && options.softmax_scale <= runtime::kLargestSoftmaxScale)) {
-    throw UsageError(fmt::format("--softmax-scale {} is refused; it is positive and at most {}",
-                                 options.softmax_scale, runtime::kLargestSoftmaxScale));
-  }
-  if (options.softmax_scale > 0) values.softmax_scale = options.softmax_scale;
+  if (options.softmax_scale != 0) values.softmax_scale = checked_scale(options.softmax_scale);
   return result;
 }
 

@@ -3,6 +3,7 @@
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/kernel_choice.h"
 
 namespace sagegen::cli {
 namespace {
@@ -22,7 +23,7 @@ std::string stage_file(std::size_t number, const Stage& stage) {
 }
 
 Exit print_trace(const TraceCommand& command, Output& output) {
-  const KernelSpec spec = parse_key(command.key);
+  const KernelSpec spec = kernel_of_key(command.key);
   const std::vector<Stage> stages =
       trace_kernel(spec, {.line_info = command.line_info ? LineInfo::on : LineInfo::off});
   Table table({"stage", "lines", "ms", "file"});
