@@ -117,6 +117,14 @@ class BadKernels(CliTest):
             file.write("[[attention]]\ntargets = [\"sm_89\"]\nmasks = [\"window\"]\n")
         self.expect_error(SPEC, "spec error", [f"{path}:3:10:", "window", "none, causal"], "list", "--set", path)
 
+    def test_set_without_a_kernel_for_the_target(self):
+        path = self.path("set.toml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write('[[attention]]\ntargets = ["sm_89", "sm_120"]\n')
+        for command in ("list", "emit"):
+            self.expect_error(USAGE, "usage error", ["--target sm_80", path, "sm_120, sm_89"], command, "--set", path,
+                              "--target", "sm_80")
+
     def test_set_description_that_cannot_be_read(self):
         for command in ("list", "emit"):
             self.expect_error(FILE, "file error", ["/nonexistent.toml", "No such file"], command, "--set",

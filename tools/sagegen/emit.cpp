@@ -84,9 +84,11 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
   const double total =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
   const int repeats = command.time ? command.repeats : 1;
-  const std::string summary =
-      fmt::format("{} kernels, {} bytes of PTX, {:.1f} ms ({:.1f} ms with {} repeats and files)",
-                  specs.size(), bytes, median_sum, total, repeats);
+  std::string summary = fmt::format("{} kernel{}, {} bytes of PTX, {:.1f} ms", specs.size(),
+                                    specs.size() == 1 ? "" : "s", bytes, median_sum);
+  if (command.time) {
+    summary += fmt::format(" (medians of {} repeats, which took {:.1f} ms)", repeats, total);
+  }
   if (!command.to_stdout) output.text(table.text() + summary + "\n");
   output.json({{"kernels", list},
                {"bytes", bytes},

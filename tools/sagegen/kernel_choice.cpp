@@ -3,12 +3,32 @@
 #include <algorithm>
 #include <set>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "sagegen/error.h"
 #include "tools/sagegen/default_set.h"
+#include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
+namespace {
+
+std::vector<KernelSpec> kernels_for_targets(std::vector<KernelSpec> set,
+                                            const std::vector<Target>& targets,
+                                            const KernelChoice& choice) {
+  std::set<std::string> there;
+  for (const KernelSpec& spec : set) there.insert(to_string(spec.target));
+  std::erase_if(set, [&](const KernelSpec& spec) {
+    return std::find(targets.begin(), targets.end(), spec.target) == targets.end();
+  });
+  if (!set.empty()) return set;
+  throw UsageError(fmt::format("--target {}: {} has no kernel for it, but for {}", choice.target,
+                               choice.set_file, fmt::join(there, ", ")));
+}
+
+}  // namespace
 
 void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
   const CLI::Option* keys = command.add_option(
@@ -42,10 +62,7 @@ std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice) {
   if (choice.keys.empty()) {
     wanted = choice.set_file.empty() ? default_set()
                                      : read_spec_set(read_file(choice.set_file), choice.set_file);
-    std::erase_if(wanted, [&](const KernelSpec& spec) {
-      return !targets.empty() &&
-             std::find(targets.begin(), targets.end(), spec.target) == targets.end();
-    });
+    if (!targets.empty()) wanted = kernels_for_targets(std::move(wanted), targets, choice);
   }
   for (const std::string& text : choice.keys) {
     const KernelSpec spec = kernel_of_key(text);

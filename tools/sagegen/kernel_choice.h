@@ -19,7 +19,8 @@ struct KernelChoice {
 void define_kernel_choice(CLI::App& command, KernelChoice& choice);
 
 // Keys are taken for their own target, or for `target` if that is given; of a set, the kernels of `target`.
-// Valid specs in a stable order, each once. Throws SpecError, FileError.
+// Valid specs in a stable order, each once. Throws SpecError, FileError, and UsageError if the set has no
+// kernel of `target`.
 std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice);
 
 // A key as a user typed it. Throws SpecError, which says where keys are listed.
