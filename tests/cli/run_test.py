@@ -333,7 +333,11 @@ class Refusals(RunTest):
         self.expect_error(USAGE, "usage error", ["elements", "--q-len"], "run", "--q-len", 2000000)
         self.expect_error(USAGE, "usage error", ["--kv-heads 3", "--heads 4"], "run", "--heads", 4,
                           "--kv-heads", 3)
-        self.expect_error(USAGE, "usage error", ["--input"], *small, "--input", "a", "b")
+        self.expect_error(USAGE, "usage error", ["elements", "--kv-len"], "run", "--q-len", 1, "--heads", 1,
+                          "--head-dim", 1, "--kv-len", 1 << 28)
+        for files in (("a", "b"), ("q.npy",)):
+            self.expect_error(USAGE, "usage error", ["--input", "npy files of Q, K and V"], "run", "--input",
+                              *files)
 
     def test_options_that_would_change_nothing(self):
         file = self.run_file(qkv())

@@ -1,5 +1,6 @@
 #include "tools/sagegen/run_inputs.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -51,8 +52,10 @@ double checked_scale(double scale) {
 }
 
 RunInputs from_files(const InputOptions& options) {
-  if (options.files.size() == 2)
+  if (options.files.size() == 2 ||
+      (options.files.size() == 1 && options.files[0].ends_with(".npy"))) {
     throw UsageError("--input takes one safetensors file, or npy files of Q, K and V");
+  }
   if (options.files.size() == 3 && !options.prefix.empty()) {
     throw UsageError(
         fmt::format("--prefix {} is refused beside --input with npy files: it chooses tensors of a "
@@ -79,13 +82,15 @@ void check_shape(const reference::Shape& shape) {
                                  shape.kv_heads, shape.q_heads));
   }
   constexpr double kLargest = 1 << 28;
-  const double q = 1.0 * shape.batch * shape.q_heads * shape.q_len * shape.head_dim;
-  const double k = 1.0 * shape.batch * shape.kv_heads * shape.kv_len * shape.head_dim;
+  const double channels = std::max<double>(static_cast<double>(shape.head_dim), 64);  // as padded
+  const double q = 1.0 * shape.batch * shape.q_heads * shape.q_len * channels;
+  const double k = 1.0 * shape.batch * shape.kv_heads * shape.kv_len * channels;
   if (q > kLargest || k > kLargest) {
-    throw UsageError(fmt::format(
-        "Q of {:.0f} and K of {:.0f} elements are refused: --dist makes at most {:.0f} per tensor; "
-        "make --batch, --heads, --q-len or --kv-len smaller",
-        q, k, kLargest));
+    throw UsageError(
+        fmt::format("Q of {:.0f} and K of {:.0f} elements (of at least 64 channels) are refused: "
+                    "--dist makes at most {:.0f} per tensor; make --batch, --heads, --q-len or "
+                    "--kv-len smaller",
+                    q, k, kLargest));
   }
 }
 
