@@ -3,89 +3,55 @@
 // Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
-#include <atomic>
-#include <cstdio>
-#include <cstdlib>
-#include <regex>
 #include <string_view>
-#include <thread>
 
 #include "sagegen/emit.h"
-#include "tests/golden/golden.h"
+#include "tests/assembly/ptxas.h"
 
-namespace sagegen::golden {
+namespace sagegen {
 namespace {
 
-// Registers in a report of ptxas -v; 0 if the report tells of anything but a clean kernel.
-int clean_registers(const std::string& report) {
-  static const std::regex remark("warning|error|fatal|\\(C[0-9]+\\)");
-  static const std::regex no_spill(
-      "\\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads");
-  static const std::regex registers("Used ([0-9]+) registers");
-  std::smatch match;
-  if (std::regex_search(report, remark) || !std::regex_search(report, no_spill)) return 0;
-  return std::regex_search(report, match, registers) ? std::stoi(match[1]) : 0;
+using assembly::Assembled;
+
+struct Job {
+  KernelSpec spec;
+  Target target;
+  Assembled assembled = {};
+};
+
+void assemble_all(std::vector<Job>& jobs) {
+  assembly::in_parallel(jobs.size(), [&](std::size_t i) {
+    jobs[i].assembled = assembly::assemble(emit(jobs[i].spec).ptx, to_string(jobs[i].target), "-v");
+  });
 }
 
-TEST_CASE("a report of ptxas is clean only without spills and remarks") {
-  const std::string clean =
-      "ptxas info    : 0 bytes gmem\n"
-      "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
-      "ptxas info    : Used 168 registers, used 1 barriers\n";
-  CHECK(clean_registers(clean) == 168);
-  const auto with = [&](const std::string& from, const std::string& to) {
-    std::string report = clean;
-    report.replace(report.find(from), from.size(), to);
-    return report;
-  };
-  CHECK(clean_registers(with("0 bytes spill stores", "10 bytes spill stores")) == 0);
-  CHECK(clean_registers(with("0 bytes spill loads", "4 bytes spill loads")) == 0);
-  CHECK(clean_registers(with("0 bytes stack", "40 bytes stack")) == 0);
-  CHECK(clean_registers(clean + "ptxas info    : (C7517) Potential Performance Loss") == 0);
-  CHECK(clean_registers("ptxas fatal   : Ptx assembly aborted due to errors") == 0);
+std::vector<KernelSpec> default_specs() {
+  return read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
 }
 
 TEST_CASE("every default kernel assembles without a spill or a remark") {
-  if (!ptxas_is_installed()) {
-    std::puts("skipped: there is no ptxas on PATH or in /usr/local/cuda/bin");
-    std::exit(77);
-  }
-  const std::vector<KernelSpec> specs =
-      read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
+  assembly::skip_without_ptxas();
+  const std::vector<KernelSpec> specs = default_specs();
   REQUIRE(specs.size() > 50);
   constexpr Target kHopper{.sm = 90};
   // Spills 8 bytes there, on a GPU that is to get kernels of its own.
   constexpr std::string_view kSpillsOnHopper =
       "sage_fwd_d128_f16_none_qk_s8b_g128x64_pv_e4m3_f32x2_q128k64w4s2_sm89";
-  struct Assembly {
-    KernelSpec spec;
-    Target target;
-    std::string report = {};
-  };
-  std::vector<Assembly> assemblies;
+  std::vector<Job> jobs;
   for (const KernelSpec& spec : specs) {
-    assemblies.push_back({spec, spec.target});
-    if (spec.target.sm < kHopper.sm) assemblies.push_back({spec, kHopper});
+    jobs.push_back({spec, spec.target});
+    if (spec.target.sm < kHopper.sm) jobs.push_back({spec, kHopper});
   }
-  std::atomic<std::size_t> next{0};
-  const auto work = [&] {
-    for (std::size_t i = next++; i < assemblies.size(); i = next++) {
-      Assembly& a = assemblies[i];
-      a.report = ptxas_complaint(emit(a.spec).ptx, a.target, "-v");
-    }
-  };
-  std::vector<std::jthread> threads;
-  for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(work);
-  work();
-  threads.clear();
-  for (const Assembly& a : assemblies) {
-    const bool spills = a.target == kHopper && key(a.spec) == kSpillsOnHopper;
-    if (spills ? a.report.find(" 8 bytes spill stores") == std::string::npos
-               : clean_registers(a.report) == 0) {
-      FAIL_CHECK(key(a.spec) << " on " << to_string(a.target) << ":\n" << a.report);
+  assemble_all(jobs);
+  for (const Job& job : jobs) {
+    const std::string& report = job.assembled.report;
+    const bool spills = job.target == kHopper && key(job.spec) == kSpillsOnHopper;
+    if (spills ? report.find(" 8 bytes spill stores") == std::string::npos
+               : !assembly::complaint(report).empty()) {
+      FAIL_CHECK(key(job.spec) << " on " << to_string(job.target) << ":\n" << report);
     }
   }
 }
 
 }  // namespace
-}  // namespace sagegen::golden
+}  // namespace sagegen

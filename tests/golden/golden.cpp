@@ -1,17 +1,11 @@
 #include "tests/golden/golden.h"
 
-#include <unistd.h>
-
-#include <atomic>
 #include <catch2/catch.hpp>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <regex>
 #include <sstream>
 
 #include "generator/codegen/codegen.h"
+#include "tests/assembly/ptxas.h"
 
 namespace sagegen::golden {
 
@@ -81,40 +75,9 @@ std::vector<std::string> verb_instructions(const std::string& ptx) {
   return result;
 }
 
-namespace {
-
-std::string find_ptxas() {
-  std::istringstream path(std::getenv("PATH") != nullptr ? std::getenv("PATH") : "");
-  for (std::string directory; std::getline(path, directory, ':');) {
-    if (access((directory + "/ptxas").c_str(), X_OK) == 0) return directory + "/ptxas";
-  }
-  const std::string usual = "/usr/local/cuda/bin/ptxas";
-  return access(usual.c_str(), X_OK) == 0 ? usual : "";
-}
-
-}  // namespace
-
-bool ptxas_is_installed() { return !find_ptxas().empty(); }
-
-std::string ptxas_complaint(const std::string& ptx, Target target, const std::string& options) {
-  static const std::string ptxas = find_ptxas();
-  static std::atomic<int> runs{0};
-  if (ptxas.empty()) return "";
-  const std::string name =
-      "sagegen_golden_" + std::to_string(getpid()) + "_" + std::to_string(runs++);
-  const std::string stem = (std::filesystem::temp_directory_path() / name).string();
-  std::ofstream(stem + ".ptx") << ptx;
-  const std::string command = ptxas + " " + options + " -arch=" + to_string(target) + " " + stem +
-                              ".ptx -o " + stem + ".cubin 2>&1";
-  std::string output;
-  FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return "cannot run " + ptxas;
-  for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) output += static_cast<char>(c);
-  const int status = pclose(pipe);
-  std::filesystem::remove(stem + ".ptx");
-  std::filesystem::remove(stem + ".cubin");
-  if (status != 0 && output.empty()) output = "ptxas failed without a word";
-  return output;
+std::string ptxas_complaint(const std::string& ptx, Target target) {
+  if (assembly::ptxas_path().empty()) return "";
+  return assembly::assemble(ptx, to_string(target)).report;
 }
 
 }  // namespace sagegen::golden

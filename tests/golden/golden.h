@@ -56,9 +56,7 @@ std::vector<std::string> instructions(const std::string& ptx);
 // The same without what every golden kernel has: ld.param, the stores of keep(), ret.
 std::vector<std::string> verb_instructions(const std::string& ptx);
 
-// What ptxas says about the text; empty if it assembles without a word or is not installed. Options: "-v"
-// reports registers and spills.
-bool ptxas_is_installed();
-std::string ptxas_complaint(const std::string& ptx, Target target, const std::string& options = "");
+// What ptxas says about the text; empty if it assembles without a word or ptxas is not installed.
+std::string ptxas_complaint(const std::string& ptx, Target target);
 
 }  // namespace sagegen::golden

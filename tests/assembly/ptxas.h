@@ -1,0 +1,39 @@
+// ptxas for tests: PTX to machine code, and what the assembler says about it. A machine may lack ptxas;
+// then tests of machine code are skipped with a reason.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+
+namespace sagegen::assembly {
+
+// The first ptxas on PATH, else the one in /usr/local/cuda/bin; empty if there is none.
+const std::string& ptxas_path();
+
+// 13 of release 13.0; 0 if ptxas is missing. Other releases choose other instructions.
+int ptxas_major_version();
+
+// Ends the test program as skipped (exit code 77) if there is no ptxas.
+void skip_without_ptxas();
+
+struct Assembled {
+  std::string report;  // what ptxas said
+  std::string cubin;   // empty if it refused the text
+};
+
+// Needs ptxas. target: "sm_89"; options: "-v" reports registers and spills.
+Assembled assemble(const std::string& ptx, const std::string& target,
+                   const std::string& options = "");
+
+// The report of ptxas -v if it tells of anything but a clean kernel: spills, warnings, errors, or
+// remarks with a number, such as (C7517). Empty otherwise.
+std::string complaint(const std::string& verbose_report);
+
+// Registers of one thread in a report of ptxas -v; 0 if it names none.
+int registers(const std::string& verbose_report);
+
+// work(0) to work(count - 1) on all cores: ptxas is what these tests wait for. work must not throw.
+void in_parallel(std::size_t count, const std::function<void(std::size_t)>& work);
+
+}  // namespace sagegen::assembly
