@@ -1,12 +1,14 @@
 // Every kernel of the default set assembles for its target, and for Hopper, which loads the PTX of lower
-// targets: nothing spills, and ptxas has no remark.
+// targets: nothing spills, ptxas has no remark, and the main loop of attention is as short as it was.
 // Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
+#include <stdexcept>
 #include <string_view>
 
 #include "sagegen/emit.h"
 #include "tests/assembly/ptxas.h"
+#include "tests/assembly/sass.h"
 
 namespace sagegen {
 namespace {
@@ -29,7 +31,87 @@ std::vector<KernelSpec> default_specs() {
   return read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
 }
 
-TEST_CASE("every default kernel assembles without a spill or a remark") {
+// ---- length of the main loop -----------------------------------------------------------
+
+// What one warp issues in an iteration of the loop over keys beside the tensor-core instructions, in
+// instructions of a thread per score: 32 threads share the scores of the iteration. Instructions of
+// slow paths (masked tiles, a new maximum) do not count.
+struct LoopCost {
+  int scores = 0;
+  double slots_per_score = 0;
+};
+
+// INT8 multiplications of a warp's instruction: 16 rows, 8 columns, depth 32 or 16 (bit 75).
+int multiplications(const assembly::Instruction& imma) {
+  return 16 * 8 * ((imma.high >> 11 & 1) != 0 ? 32 : 16);
+}
+
+LoopCost main_loop(const std::string& cubin, int head_dim) {
+  const assembly::Code code = assembly::read_cubin(cubin);
+  LoopCost cost;
+  for (const assembly::Loop& loop : assembly::find_loops(code)) {
+    int products = 0, others = 0;
+    for (const std::size_t i : loop.every) {
+      const assembly::Instruction& instruction = code.instructions[i];
+      switch (instruction.operation()) {
+        case assembly::operation::kImma:
+          products += multiplications(instruction);
+          break;
+        case assembly::operation::kHmma:
+        case assembly::operation::kQmma:
+          break;
+        default:
+          ++others;
+      }
+    }
+    const int scores = products / head_dim;  // Q K is the only integer product
+    if (scores > cost.scores) {
+      constexpr double kThreads = 32;
+      cost = {.scores = scores, .slots_per_score = others * kThreads / scores};
+    }
+  }
+  return cost;
+}
+
+// As ptxas 13.0 assembled the default set; another major version chooses other instructions. A change
+// that makes a loop shorter lowers its figure here.
+constexpr int kMeasuredWith = 13;
+constexpr double kSlack = 1.02;
+struct Measured {
+  int sm, head_dim;
+  DType io;
+  double unmasked, causal;  // slots per score
+};
+constexpr Measured kMeasured[] = {
+    {80, 64, DType::f16, 7.16, 7.23},    {80, 64, DType::bf16, 7.27, 7.23},
+    {80, 128, DType::f16, 8.77, 8.91},   {80, 128, DType::bf16, 8.77, 8.91},
+    {86, 64, DType::f16, 7.16, 7.23},    {86, 64, DType::bf16, 7.27, 7.38},
+    {86, 128, DType::f16, 9.23, 9.41},   {86, 128, DType::bf16, 9.48, 9.77},
+    {89, 64, DType::f16, 7.45, 7.64},    {89, 64, DType::bf16, 7.45, 7.64},
+    {89, 128, DType::f16, 9.17, 9.34},   {89, 128, DType::bf16, 9.17, 9.34},
+    {120, 64, DType::f16, 7.84, 7.89},   {120, 64, DType::bf16, 7.84, 7.89},
+    {120, 128, DType::f16, 9.94, 10.02}, {120, 128, DType::bf16, 9.94, 10.02},
+};
+
+double measured_of(const KernelSpec& spec) {
+  for (const Measured& m : kMeasured) {
+    if (m.sm == spec.target.sm && m.head_dim == spec.problem.head_dim && m.io == spec.problem.io)
+      return spec.problem.mask == Mask::none ? m.unmasked : m.causal;
+  }
+  throw std::runtime_error("kMeasured has no figure for " + key(spec));
+}
+
+void check_length(const Job& job) {
+  const double measured = measured_of(job.spec);
+  const LoopCost cost = main_loop(job.assembled.cubin, job.spec.problem.head_dim);
+  INFO(key(job.spec));
+  CHECK(cost.scores > 0);
+  CHECK(cost.slots_per_score <= measured * kSlack);
+  if (cost.slots_per_score * kSlack < measured)
+    WARN("shorter than " << measured << ": lower the figure to " << cost.slots_per_score);
+}
+
+TEST_CASE("every default kernel assembles without a spill or a remark, its loop as short as ever") {
   assembly::skip_without_ptxas();
   const std::vector<KernelSpec> specs = default_specs();
   REQUIRE(specs.size() > 50);
@@ -51,6 +133,33 @@ TEST_CASE("every default kernel assembles without a spill or a remark") {
       FAIL_CHECK(key(job.spec) << " on " << to_string(job.target) << ":\n" << report);
     }
   }
+
+  if (assembly::ptxas_major_version() != kMeasuredWith) {
+    WARN("loops are not measured: the figures are of ptxas " << kMeasuredWith << ", this is ptxas "
+                                                             << assembly::ptxas_major_version());
+    return;
+  }
+  for (const Job& job : jobs) {
+    if (job.spec.kind == KernelKind::attention && job.target == job.spec.target) check_length(job);
+  }
+}
+
+TEST_CASE("a few instructions more in the loop are too many") {
+  assembly::skip_without_ptxas();
+  const KernelSpec spec;
+  const auto cost_of = [&](const std::string& ptx) {
+    return main_loop(assembly::assemble(ptx, to_string(spec.target)).cubin, spec.problem.head_dim);
+  };
+  const std::string ptx = emit(spec).ptx;
+  std::string longer = ptx;
+  const std::size_t multiplication = longer.find(".s32.s8.s8.s32");
+  REQUIRE(multiplication != std::string::npos);
+  const std::size_t line = longer.rfind('\n', multiplication) + 1;
+  constexpr int kMore = 24;
+  for (int i = 0; i < kMore; ++i) longer.insert(line, "\tnanosleep.u32 1;\n");
+  const LoopCost before = cost_of(ptx), after = cost_of(longer);
+  CHECK(after.scores == before.scores);
+  CHECK(after.slots_per_score > before.slots_per_score * kSlack);
 }
 
 }  // namespace
