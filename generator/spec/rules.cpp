@@ -36,15 +36,20 @@ struct Rule {
   std::string (*sentence)(const Context&);
 };
 
-constexpr int kMinGroup = 16, kMaxGroup = 256;
+// A thread of quantize_q or quantize_k keeps its part of a group, one value per row, in registers between
+// finding the scale and applying it. Of 255 registers 256 values do not fit: they would spill.
+constexpr int kMinGroup = 16, kMaxGroup = 128;
 constexpr int kMaxWarps = 8, kMaxStages = 4;
-constexpr int kMaxTile = 256;
+constexpr int kMaxQueryTile = 256;
+constexpr int kMaxKeyTile = kMaxGroup;  // which has to hold it
+constexpr int kRegisters = 255;         // of a thread
 
 constexpr bool is_power_of_two(int value) { return value > 0 && (value & (value - 1)) == 0; }
 constexpr bool is_group(int rows) {
   return is_power_of_two(rows) && rows >= kMinGroup && rows <= kMaxGroup;
 }
-constexpr bool is_tile(int rows) { return is_power_of_two(rows) && rows <= kMaxTile; }
+constexpr bool is_query_tile(int rows) { return is_power_of_two(rows) && rows <= kMaxQueryTile; }
+constexpr bool is_key_tile(int rows) { return is_power_of_two(rows) && rows <= kMaxKeyTile; }
 constexpr bool is_head_dim(int channels) { return channels == 64 || channels == 128; }
 constexpr bool is_pv(DType type) { return type == DType::f16 || type == DType::e4m3; }
 // FP8 V lies in panels of 64 keys; an FP16 tensor-core instruction sums P V over 16.
@@ -64,8 +69,8 @@ struct CopiedTile {
 
 // The first tile of the kernel that its threads cannot copy; none if another rule refuses the sizes.
 std::optional<CopiedTile> uncopied(const Context& c) {
-  const bool sizes_fine = is_head_dim(c.p.head_dim) && is_tile(c.s.cta_q) && c.s.cta_q >= 16 &&
-                          is_pv(c.q.pv) && is_tile(c.s.cta_k) &&
+  const bool sizes_fine = is_head_dim(c.p.head_dim) && is_query_tile(c.s.cta_q) &&
+                          c.s.cta_q >= 16 && is_pv(c.q.pv) && is_key_tile(c.s.cta_k) &&
                           c.s.cta_k >= smallest_cta_k(c.q.pv) && c.s.warps >= 1 &&
                           c.s.warps <= kMaxWarps && is_power_of_two(c.s.warps);
   if (!sizes_fine) return std::nullopt;
@@ -80,15 +85,25 @@ std::optional<CopiedTile> uncopied(const Context& c) {
   return std::nullopt;
 }
 
-std::string group_sentence(std::string_view name, int rows) {
-  return fmt::format(
-      "{} {} is refused: a group of rows that share scales is a power of two from {} to {}", name,
-      rows, kMinGroup, kMaxGroup);
+// Registers that a thread of the attention kernel fills with sums of P V and with scores: a warp's part of
+// each is spread over its 32 threads. 0 if another rule refuses the sizes.
+int accumulators(const Context& c) {
+  const bool sizes_fine = is_head_dim(c.p.head_dim) && is_query_tile(c.s.cta_q) &&
+                          is_key_tile(c.s.cta_k) && c.s.warps >= 1 && c.s.warps <= kMaxWarps &&
+                          (c.s.cta_q == 16 * c.s.warps || c.s.cta_q == 32 * c.s.warps);
+  return sizes_fine ? c.s.cta_q / c.s.warps * (c.p.head_dim + c.s.cta_k) / 32 : 0;
 }
 
-std::string tile_sentence(std::string_view name, int rows, int smallest) {
+std::string group_sentence(std::string_view name, int rows) {
+  return fmt::format(
+      "{} {} is refused: a group of rows that share scales is a power of two from {} to {}, as "
+      "each row takes a register of its quantization",
+      name, rows, kMinGroup, kMaxGroup);
+}
+
+std::string tile_sentence(std::string_view name, int rows, int smallest, int largest) {
   return fmt::format("{} {} is refused: a tile has a power of two of rows, from {} to {}", name,
-                     rows, smallest, kMaxTile);
+                     rows, smallest, largest);
 }
 
 const Rule kRules[] = {
@@ -164,12 +179,12 @@ const Rule kRules[] = {
        return fmt::format("stages {} is refused: a pipeline has 1 to {} stages", c.s.stages,
                           kMaxStages);
      }},
-    {kAttention, [](const Context& c) { return !is_tile(c.s.cta_q) || c.s.cta_q < 16; },
-     [](const Context& c) { return tile_sentence("cta_q", c.s.cta_q, 16); }},
+    {kAttention, [](const Context& c) { return !is_query_tile(c.s.cta_q) || c.s.cta_q < 16; },
+     [](const Context& c) { return tile_sentence("cta_q", c.s.cta_q, 16, kMaxQueryTile); }},
     {kAttention,
      [](const Context& c) {
        const bool others_fine =
-           is_tile(c.s.cta_q) && c.s.cta_q >= 16 && c.s.warps >= 1 && c.s.warps <= kMaxWarps;
+           is_query_tile(c.s.cta_q) && c.s.cta_q >= 16 && c.s.warps >= 1 && c.s.warps <= kMaxWarps;
        return others_fine && c.s.cta_q != 16 * c.s.warps && c.s.cta_q != 32 * c.s.warps;
      },
      [](const Context& c) {
@@ -179,10 +194,10 @@ const Rule kRules[] = {
      }},
     {kAttention,
      [](const Context& c) {
-       return is_pv(c.q.pv) && (!is_tile(c.s.cta_k) || c.s.cta_k < smallest_cta_k(c.q.pv));
+       return is_pv(c.q.pv) && (!is_key_tile(c.s.cta_k) || c.s.cta_k < smallest_cta_k(c.q.pv));
      },
      [](const Context& c) {
-       return tile_sentence("cta_k", c.s.cta_k, smallest_cta_k(c.q.pv)) +
+       return tile_sentence("cta_k", c.s.cta_k, smallest_cta_k(c.q.pv), kMaxKeyTile) +
               fmt::format(" with pv {}", to_string(c.q.pv));
      }},
     {kAttention, [](const Context& c) { return uncopied(c).has_value(); },
@@ -208,7 +223,7 @@ const Rule kRules[] = {
      }},
     {kAttention,
      [](const Context& c) {
-       return is_tile(c.s.cta_k) && is_group(c.q.k_group) && c.q.k_group % c.s.cta_k != 0;
+       return is_key_tile(c.s.cta_k) && is_group(c.q.k_group) && c.q.k_group % c.s.cta_k != 0;
      },
      [](const Context& c) {
        return fmt::format(
@@ -219,7 +234,8 @@ const Rule kRules[] = {
      }},
     {kAttention,
      [](const Context& c) {
-       return is_tile(c.s.cta_k) && is_group(c.q.k_group) && std::max(c.q.k_group, c.s.cta_k) < 64;
+       return is_key_tile(c.s.cta_k) && is_group(c.q.k_group) &&
+              std::max(c.q.k_group, c.s.cta_k) < 64;
      },
      [](const Context& c) {
        return fmt::format(
@@ -229,8 +245,8 @@ const Rule kRules[] = {
      }},
     {kAttention,
      [](const Context& c) {
-       const bool sizes_fine = is_head_dim(c.p.head_dim) && is_tile(c.s.cta_q) &&
-                               is_tile(c.s.cta_k) && is_pv(c.q.pv) && c.s.stages >= 1 &&
+       const bool sizes_fine = is_head_dim(c.p.head_dim) && is_query_tile(c.s.cta_q) &&
+                               is_key_tile(c.s.cta_k) && is_pv(c.q.pv) && c.s.stages >= 1 &&
                                c.s.stages <= kMaxStages;
        return sizes_fine && c.target &&
               detail::attention_smem(c.p, c.q, c.s) > c.target->smem_per_block;
@@ -242,6 +258,14 @@ const Rule kRules[] = {
            "shared memory and a block of {} may have {}; use fewer stages or smaller tiles",
            c.s.cta_q, c.s.cta_k, c.s.stages, c.p.head_dim, to_string(c.q.pv),
            detail::attention_smem(c.p, c.q, c.s), c.target->name, c.target->smem_per_block);
+     }},
+    {kAttention, [](const Context& c) { return accumulators(c) > kRegisters; },
+     [](const Context& c) {
+       return fmt::format(
+           "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at head_dim {} is refused: "
+           "scores and output alone take {} registers of a thread, and it has {}; use cta_k {}",
+           c.s.cta_k, c.s.cta_q / c.s.warps, c.s.cta_q, c.s.warps, c.p.head_dim, accumulators(c),
+           kRegisters, c.s.cta_k / 2);
      }},
 };
 

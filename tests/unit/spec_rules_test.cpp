@@ -48,8 +48,11 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
       {"qk", [](KernelSpec& s) { s.quant.qk = DType::e4m3; }, {"qk e4m3", "use s8"}},
       {"q_group 48",
        [](KernelSpec& s) { s.quant.q_group = 48; },
-       {"q_group 48", "power of two", "16 to 256"}},
-      {"k_group 512", [](KernelSpec& s) { s.quant.k_group = 512; }, {"k_group 512", "16 to 256"}},
+       {"q_group 48", "power of two", "16 to 128"}},
+      {"q_group 256, which spills",
+       [](KernelSpec& s) { s.quant.q_group = 256; },
+       {"q_group 256", "16 to 128", "register"}},
+      {"k_group 256", [](KernelSpec& s) { s.quant.k_group = 256; }, {"k_group 256", "16 to 128"}},
       {"k_group 0", [](KernelSpec& s) { s.quant.k_group = 0; }, {"k_group 0"}},
       {"pv", [](KernelSpec& s) { s.quant.pv = DType::s8; }, {"pv s8", "f16 or e4m3"}},
       {"pv e4m3 without FP8",
@@ -86,7 +89,10 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
       {"rows per warp, warps no power of two",
        [](KernelSpec& s) { s.schedule.warps = 3; },
        {"cta_q 128 with 3 warps"}},
-      {"cta_k 48", [](KernelSpec& s) { s.schedule.cta_k = 48; }, {"cta_k 48", "from 64", "e4m3"}},
+      {"cta_k 48",
+       [](KernelSpec& s) { s.schedule.cta_k = 48; },
+       {"cta_k 48", "from 64 to 128", "e4m3"}},
+      {"cta_k 256", [](KernelSpec& s) { s.schedule.cta_k = 256; }, {"cta_k 256", "to 128"}},
       {"cta_k 16 with e4m3",
        [](KernelSpec& s) { s.schedule.cta_k = 32; },
        {"cta_k 32", "from 64", "e4m3"}},
@@ -100,7 +106,10 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
        [](KernelSpec& s) { s.quant.q_group = 16; },
        {"q_group 16 with 32 rows of Q per warp", "use q_group 32 or more warps"}},
       {"a key tile across groups",
-       [](KernelSpec& s) { s.schedule.cta_k = 128; },
+       [](KernelSpec& s) {
+         s.schedule.warps = 8;
+         s.schedule.cta_k = 128;
+       },
        {"k_group 64 with cta_k 128", "use k_group 128 or cta_k 64"}},
       {"a tile that the threads cannot share",
        [](KernelSpec& s) {
@@ -119,10 +128,15 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
       {"shared memory",
        [](KernelSpec& s) {
          s.quant.k_group = 128;
-         s.schedule.cta_k = 128;
-         s.schedule.stages = 3;
+         s.schedule = {.cta_q = 128, .cta_k = 128, .warps = 8, .stages = 3};
        },
        {"114688 bytes", "sm_89 may have 101376", "fewer stages"}},
+      {"registers",
+       [](KernelSpec& s) {
+         s.quant.k_group = 128;
+         s.schedule.cta_k = 128;
+       },
+       {"cta_k 128 with 32 rows of Q per warp", "256 registers", "has 255", "use cta_k 64"}},
   });
 }
 
