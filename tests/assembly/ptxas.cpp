@@ -43,6 +43,12 @@ Outcome run(const std::string& command) {
   return {.status = pclose(pipe), .output = output};
 }
 
+// The number that the pattern catches; 0 if the text has none.
+int number_in(const std::string& text, const std::regex& pattern) {
+  std::smatch match;
+  return std::regex_search(text, match, pattern) ? std::stoi(match[1]) : 0;
+}
+
 }  // namespace
 
 const std::string& ptxas_path() {
@@ -53,10 +59,7 @@ const std::string& ptxas_path() {
 int ptxas_major_version() {
   static const int version = [] {
     if (ptxas_path().empty()) return 0;
-    const std::string text = run(ptxas_path() + " --version").output;
-    std::smatch match;
-    return std::regex_search(text, match, std::regex("release ([0-9]+)\\.")) ? std::stoi(match[1])
-                                                                             : 0;
+    return number_in(run(ptxas_path() + " --version").output, std::regex("release ([0-9]+)\\."));
   }();
   return version;
 }
@@ -87,20 +90,28 @@ Assembled assemble(const std::string& ptx, const std::string& target, const std:
   return assembled;
 }
 
-std::string complaint(const std::string& verbose_report) {
+bool has_remark(const std::string& verbose_report) {
   static const std::regex remark("warning|error|fatal|\\(C[0-9]+\\)");
+  return std::regex_search(verbose_report, remark);
+}
+
+int spilled_bytes(const std::string& verbose_report) {
+  static const std::regex spilled("([0-9]+) bytes spill stores");
+  return number_in(verbose_report, spilled);
+}
+
+std::string complaint(const std::string& verbose_report) {
   static const std::regex no_spill(
       "\\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads");
-  const bool clean = !std::regex_search(verbose_report, remark) &&
-                     std::regex_search(verbose_report, no_spill) && registers(verbose_report) > 0;
+  const bool clean = !has_remark(verbose_report) && std::regex_search(verbose_report, no_spill) &&
+                     registers(verbose_report) > 0;
   if (clean) return {};
   return verbose_report.empty() ? "ptxas reported nothing" : verbose_report;
 }
 
 int registers(const std::string& verbose_report) {
   static const std::regex used("Used ([0-9]+) registers");
-  std::smatch match;
-  return std::regex_search(verbose_report, match, used) ? std::stoi(match[1]) : 0;
+  return number_in(verbose_report, used);
 }
 
 void in_parallel(std::size_t count, const std::function<void(std::size_t)>& work) {

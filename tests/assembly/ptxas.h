@@ -26,8 +26,11 @@ struct Assembled {
 Assembled assemble(const std::string& ptx, const std::string& target,
                    const std::string& options = "");
 
-// The report of ptxas -v if it tells of anything but a clean kernel: spills, warnings, errors, or
-// remarks with a number, such as (C7517). Empty otherwise.
+// Of a report of ptxas -v. A remark is a warning, an error, or a hint with a number, such as (C7517).
+bool has_remark(const std::string& verbose_report);
+int spilled_bytes(const std::string& verbose_report);  // written to memory per thread
+
+// The whole report if it tells of anything but a clean kernel, without remark, spill and stack frame.
 std::string complaint(const std::string& verbose_report);
 
 // Registers of one thread in a report of ptxas -v; 0 if it names none.

@@ -16,6 +16,7 @@ TEST_CASE("a report of ptxas is clean only without spills and remarks") {
       "ptxas info    : Used 168 registers, used 1 barriers\n";
   CHECK(complaint(clean).empty());
   CHECK(registers(clean) == 168);
+  CHECK(spilled_bytes(clean) == 0);
   const auto with = [&](const std::string& from, const std::string& to) {
     std::string report = clean;
     report.replace(report.find(from), from.size(), to);
@@ -30,6 +31,10 @@ TEST_CASE("a report of ptxas is clean only without spills and remarks") {
     CHECK(complaint(bad) == bad);
   }
   CHECK_FALSE(complaint("").empty());
+  const std::string spill = with("0 bytes spill stores", "10 bytes spill stores");
+  CHECK(spilled_bytes(spill) == 10);
+  CHECK_FALSE(has_remark(spill));
+  CHECK(has_remark(clean + "ptxas info    : (C7517) Potential Performance Loss"));
 }
 
 // ---- machine code by hand ---------------------------------------------------------------

@@ -1,14 +1,17 @@
 // Every kernel of the default set assembles for its target, and for Hopper, which loads the PTX of lower
 // targets: nothing spills, ptxas has no remark, and the main loop of attention is as short as it was.
+// A sample of other kernels assembles too.
 // Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
+#include <set>
 #include <stdexcept>
 #include <string_view>
 
 #include "sagegen/emit.h"
 #include "tests/assembly/ptxas.h"
 #include "tests/assembly/sass.h"
+#include "tests/unit/spec_test_support.h"
 
 namespace sagegen {
 namespace {
@@ -128,7 +131,7 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
   for (const Job& job : jobs) {
     const std::string& report = job.assembled.report;
     const bool spills = job.target == kHopper && key(job.spec) == kSpillsOnHopper;
-    if (spills ? report.find(" 8 bytes spill stores") == std::string::npos
+    if (spills ? assembly::has_remark(report) || assembly::spilled_bytes(report) != 8
                : !assembly::complaint(report).empty()) {
       FAIL_CHECK(key(job.spec) << " on " << to_string(job.target) << ":\n" << report);
     }
@@ -160,6 +163,42 @@ TEST_CASE("a few instructions more in the loop are too many") {
   const LoopCost before = cost_of(ptx), after = cost_of(longer);
   CHECK(after.scores == before.scores);
   CHECK(after.slots_per_score > before.slots_per_score * kSlack);
+}
+
+// ---- kernels that nobody asked for yet --------------------------------------------------
+
+// Bytes that ptxas may spill: it gives up a few registers to fit one thread block more on an SM, and more
+// where scores and output take 192 registers of a thread. Release 13.0 spilled up to 40 bytes in 14 of 924
+// attention kernels drawn at random, and up to 192 bytes in 74 of 225 at that edge.
+int spills_allowed(const KernelSpec& spec) {
+  if (spec.kind != KernelKind::attention) return 0;
+  const TileSchedule& s = spec.schedule;
+  const int sums = s.cta_q / s.warps * (spec.problem.head_dim + s.cta_k) / 32;
+  return sums < 192 ? 40 : 192;
+}
+
+TEST_CASE("kernels outside the default set assemble without a remark and spill little or nothing") {
+  assembly::skip_without_ptxas();
+  constexpr int kOfEach = 24;  // attention kernels, and kernels that prepare their inputs
+  std::set<std::string> known;
+  for (const KernelSpec& spec : default_specs()) known.insert(key(spec));
+  test::RandomSpecs random(47);
+  std::vector<Job> jobs;
+  for (int attention = 0, preparation = 0; attention + preparation < 2 * kOfEach;) {
+    const KernelSpec spec = canonical(random.valid());
+    int& taken = spec.kind == KernelKind::attention ? attention : preparation;
+    if (taken == kOfEach || !known.insert(key(spec)).second) continue;
+    ++taken;
+    jobs.push_back({spec, spec.target});
+  }
+  assemble_all(jobs);
+  for (const Job& job : jobs) {
+    const std::string& report = job.assembled.report;
+    INFO(key(job.spec) << ":\n" << report);
+    CHECK(assembly::registers(report) > 0);
+    CHECK_FALSE(assembly::has_remark(report));
+    CHECK(assembly::spilled_bytes(report) <= spills_allowed(job.spec));
+  }
 }
 
 }  // namespace
