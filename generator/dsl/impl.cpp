@@ -151,8 +151,20 @@ llvm::Value* KernelBuilder::Impl::offset(llvm::Value* p, llvm::Value* bytes) {
 
 llvm::Value* KernelBuilder::Impl::intrinsic(llvm::Intrinsic::ID id,
                                             llvm::ArrayRef<llvm::Value*> arguments,
-                                            llvm::ArrayRef<llvm::Type*> overloads) {
-  return b.CreateIntrinsic(id, overloads, arguments);
+                                            llvm::Type* overload) {
+  llvm::Function*& declaration = intrinsics_[{id, overload}];
+  if (declaration == nullptr) {
+    const auto overloads =
+        overload == nullptr ? llvm::ArrayRef<llvm::Type*>() : llvm::ArrayRef(overload);
+    declaration = llvm::Intrinsic::getOrInsertDeclaration(module.get(), id, overloads);
+  }
+  return b.CreateCall(declaration, arguments);
+}
+
+llvm::Value* KernelBuilder::Impl::reinterpret(llvm::Value* value, llvm::Type* type) {
+  auto* cast = llvm::dyn_cast<llvm::BitCastInst>(value);
+  if (cast != nullptr && cast->getSrcTy() == type) return cast->getOperand(0);
+  return b.CreateBitCast(value, type);
 }
 
 llvm::Value* KernelBuilder::Impl::special_register(llvm::Intrinsic::ID id, unsigned limit) {

@@ -42,8 +42,11 @@ struct KernelBuilder::Impl {
   // p + bytes, as (base + variable part) + constant part: loads at constant distances then share one
   // address register and become [reg+imm]. bytes: i32 (shared memory) or i64.
   llvm::Value* offset(llvm::Value* p, llvm::Value* bytes);
+  // overload: the type that the name of an overloaded intrinsic ends with, else null.
   llvm::Value* intrinsic(llvm::Intrinsic::ID id, llvm::ArrayRef<llvm::Value*> arguments,
-                         llvm::ArrayRef<llvm::Type*> overloads = {});
+                         llvm::Type* overload = nullptr);
+  // The same bits as another type; bits that were of that type before are that value.
+  llvm::Value* reinterpret(llvm::Value* value, llvm::Type* type);
   template <std::size_t N>
   std::array<llvm::Value*, N> unpack(llvm::Value* aggregate) {
     std::array<llvm::Value*, N> parts;
@@ -93,6 +96,7 @@ struct KernelBuilder::Impl {
   std::map<std::string, llvm::DIScope*> scopes_;
   std::map<std::pair<std::size_t, llvm::Type*>, llvm::Value*> parameters_;
   std::map<llvm::Intrinsic::ID, llvm::Value*> special_registers_;
+  std::map<std::pair<llvm::Intrinsic::ID, llvm::Type*>, llvm::Function*> intrinsics_;
   llvm::DenseSet<const llvm::BasicBlock*> closed_;
 };
 

@@ -133,7 +133,7 @@ std::array<I32, 4> KernelBuilder::ldmatrix_x4(SharedPtr row, Transpose transpose
   const auto id = transpose == Transpose::yes ? ir::nvvm_ldmatrix_sync_aligned_m8n8_x4_trans_b16
                                               : ir::nvvm_ldmatrix_sync_aligned_m8n8_x4_b16;
   const auto parts = impl_->unpack<4>(
-      impl_->intrinsic(id, {impl_->use(row)}, {type_of<SharedPtr>(*impl_->context)}));
+      impl_->intrinsic(id, {impl_->use(row)}, type_of<SharedPtr>(*impl_->context)));
   return {impl_->wrap<I32>(parts[0]), impl_->wrap<I32>(parts[1]), impl_->wrap<I32>(parts[2]),
           impl_->wrap<I32>(parts[3])};
 }
@@ -143,7 +143,7 @@ std::array<I32, 2> KernelBuilder::ldmatrix_x2(SharedPtr row, Transpose transpose
   const auto id = transpose == Transpose::yes ? ir::nvvm_ldmatrix_sync_aligned_m8n8_x2_trans_b16
                                               : ir::nvvm_ldmatrix_sync_aligned_m8n8_x2_b16;
   const auto parts = impl_->unpack<2>(
-      impl_->intrinsic(id, {impl_->use(row)}, {type_of<SharedPtr>(*impl_->context)}));
+      impl_->intrinsic(id, {impl_->use(row)}, type_of<SharedPtr>(*impl_->context)));
   return {impl_->wrap<I32>(parts[0]), impl_->wrap<I32>(parts[1])};
 }
 
@@ -183,14 +183,13 @@ MmaC KernelBuilder::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c, S
   impl_->at(loc);
   const MmaForm form = form_of(*impl_, kind);
   llvm::SmallVector<llvm::Value*, 10> operands;
-  for (const I32& x : a) operands.push_back(impl_->b.CreateBitCast(impl_->use(x), form.operand));
-  for (const I32& x : b) operands.push_back(impl_->b.CreateBitCast(impl_->use(x), form.operand));
-  for (const I32& x : c)
-    operands.push_back(impl_->b.CreateBitCast(impl_->use(x), form.accumulator));
+  for (const I32& x : a) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
+  for (const I32& x : b) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
+  for (const I32& x : c) operands.push_back(impl_->reinterpret(impl_->use(x), form.accumulator));
   const auto parts = impl_->unpack<4>(impl_->intrinsic(form.id, operands));
   MmaC d;
   for (unsigned i = 0; i < 4; ++i) {
-    d[i] = impl_->wrap<I32>(impl_->b.CreateBitCast(parts[i], impl_->b.getInt32Ty()));
+    d[i] = impl_->wrap<I32>(impl_->reinterpret(parts[i], impl_->b.getInt32Ty()));
   }
   return d;
 }
