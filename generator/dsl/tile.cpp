@@ -244,10 +244,17 @@ const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column) const {
   return values_[static_cast<std::size_t>(lane_row * lane_columns_ + lane_column)];
 }
 
-void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane,
-                     int row_block, int chunk, I32 part) {
-  k.store(address(tile, tile.layout.offset(lane.row, chunk) + 4 * lane.quad, 8 * row_block, 0),
-          part);
+QuadRows::QuadRows(const SharedTile& tile, const LanePosition& lane)
+    : tile_(tile), swizzle_(tile.layout.swizzle(lane.row)) {
+  tile_.base = tile.base + (lane.row * tile.layout.panel_bytes + lane.quad * 4);
+}
+
+void QuadRows::store(KernelBuilder& k, int row_block, int chunk, I32 part) const {
+  const TileLayout& layout = tile_.layout;
+  const int panel_chunk = chunk % layout.chunks_per_row();
+  k.store(
+      address(tile_, (panel_chunk ^ swizzle_) * kChunkBytes, 8 * row_block, chunk - panel_chunk),
+      part);
 }
 
 // ---- order ----------------------------------------------------------------------------------------

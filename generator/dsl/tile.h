@@ -38,9 +38,13 @@ struct TileLayout {
   // Byte offset of a chunk from the tile's start. Row and Chunk are int or I32.
   template <typename Row, typename Chunk>
   constexpr auto offset(Row row, Chunk chunk) const {
-    const auto swizzle = (row / rows_per_line()) % chunks_per_row();
     return chunk / chunks_per_row() * (rows * panel_bytes) + row * panel_bytes +
-           ((chunk % chunks_per_row()) ^ swizzle) * kChunkBytes;
+           ((chunk % chunks_per_row()) ^ swizzle(row)) * kChunkBytes;
+  }
+  // What a row's chunks are exclusive-ored with.
+  template <typename Row>
+  constexpr Row swizzle(Row row) const {
+    return (row / rows_per_line()) % chunks_per_row();
   }
 };
 
@@ -180,10 +184,18 @@ class AccumulatorVars {
   std::vector<Var<F32>> values_;
 };
 
-// Stores what a lane holds of a row and a 16-byte chunk that its quad shares: two 16-bit elements of an
-// accumulator's row, or four bytes. Row 8 row_block + lane.row.
-void store_quad_part(KernelBuilder& k, const SharedTile& tile, const LanePosition& lane,
-                     int row_block, int chunk, I32 part);
+// Where a lane stores what it holds of a row and a 16-byte chunk that its quad shares: two 16-bit elements
+// of an accumulator's row, or four bytes.
+class QuadRows {
+ public:
+  QuadRows(const SharedTile& tile, const LanePosition& lane);
+  // To row 8 row_block + lane.row.
+  void store(KernelBuilder& k, int row_block, int chunk, I32 part) const;
+
+ private:
+  SharedTile tile_;  // seen from the lane
+  I32 swizzle_;
+};
 
 // ---- order --------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ void write_output(KernelBuilder& k, const AttentionPlan& plan,
                   SharedPtr shared, const AccumulatorVars& o, const std::vector<F32>& sum) {
   k.barrier();  // nobody reads queries, keys or values any more
   const SharedTile out{plan.o_tile, shared};
-  const SharedTile warp_out = out.rows_from(at.warp_row);
+  const QuadRows lane_out(out.rows_from(at.warp_row), at.lane);
   const GlobalPtr v_scale =
       p(&AttentionParams::v_scale) +
       (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
@@ -65,7 +65,7 @@ void write_output(KernelBuilder& k, const AttentionPlan& plan,
         const F32 normalized = o.at(row, 2 * block + i).get() * inverse[row];
         return plan.v_quantized ? normalized * scale[i] : normalized;
       };
-      store_quad_part(k, warp_out, at.lane, row, block, k.pack2(plan.io, value(0), value(1)));
+      lane_out.store(k, row, block, k.pack2(plan.io, value(0), value(1)));
     }
   }
   k.barrier();

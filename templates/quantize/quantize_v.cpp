@@ -78,7 +78,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
   const LanePosition lane(k.thread_idx());
   const I32 warp_channel = k.warp_idx() * warp_channels;
   const SharedTile warp_in = in.panels_from(k.warp_idx());
-  const SharedTile warp_out = out.rows_from(warp_channel);
+  const QuadRows warp_out(out.rows_from(warp_channel), lane);
   for (int slice = 0; slice < warp_channels / OperandV::kChannels; ++slice) {
     const auto fragments = operand.load(warp_in, slice);
     for (int half = 0; half < 2; ++half) {
@@ -89,7 +89,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
         const auto high = k.unpack2(io, fragments[step][half][1]);
         const I32 codes = k.pack4(DType::e4m3, low[0] * inverse, low[1] * inverse,
                                   high[0] * inverse, high[1] * inverse);
-        store_quad_part(k, warp_out, lane, channel_block, static_cast<int>(step), codes);
+        warp_out.store(k, channel_block, static_cast<int>(step), codes);
       }
     }
   }
