@@ -8,9 +8,13 @@
 #include "generator/codegen/live_ranges.h"
 #include "generator/codegen/target_machine.h"
 #include "generator/dsl/impl.h"
+#include "llvm/ADT/DenseSet.h"
+#include "llvm/ADT/Hashing.h"
+#include "llvm/ADT/SmallPtrSet.h"
 #include "llvm/Config/llvm-config.h"
 #include "llvm/IR/Dominators.h"
 #include "llvm/IR/InstIterator.h"
+#include "llvm/IR/Instructions.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Verifier.h"
 #include "llvm/PassInfo.h"
@@ -42,9 +46,9 @@ std::vector<llvm::AllocaInst*> slots_of(llvm::Function& function) {
   return slots;
 }
 
-// The passes that LLVM's code generator asks for, without those that would optimize once more: they cost
+// The passes that LLVM's code generator asks for, without those that would optimize once more (they cost
 // half the time of an emission, and some would undo what the template's author wrote or lengthen the
-// lives of values (see live_ranges.h).
+// lives of values, see live_ranges.h) and those that look for what the DSL never makes.
 class CodegenPasses final : public llvm::legacy::PassManagerBase {
  public:
   void add(llvm::Pass* pass) override {
@@ -58,25 +62,34 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
 
  private:
   static bool is_wanted(const llvm::Pass& pass) {
-    static constexpr std::array<std::string_view, 19> kUnwanted{
+    static constexpr std::array<std::string_view, 28> kUnwanted{
+        "atomic-expand",
+        "basic-aa",
         "block-placement",
         "canon-freeze",
         "codegenprepare",
         "consthoist",
         "early-cse",
         "early-machinelicm",
+        "early-tailduplication",
+        "expand-ir-insts",
         "expand-memcmp",
+        "infer-address-spaces",
         "load-store-vectorizer",
         "loop-reduce",
         "loop-simplify",
         "machine-cse",
+        "machine-scheduler",
         "mergeicmps",
         "nary-reassociate",
         "partially-inline-libcalls",
+        "peephole-opt",
         "replace-with-veclib",
         "separate-const-offset-from-gep",
         "slsr",
+        "sroa",
         "speculative-execution",
+        "unreachableblockelim",
         "verify",
     };
     const llvm::PassInfo* info =
@@ -88,6 +101,60 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
 
   llvm::legacy::PassManager passes_;
 };
+
+// Moves loads of slots that nothing in their block has stored to before to the start of the block: the
+// promotion of a slot walks through each block up to its first use.
+void load_slots_first(llvm::Function& function) {
+  llvm::SmallPtrSet<const llvm::Value*, 32> stored;
+  for (llvm::BasicBlock& block : llvm::drop_begin(function)) {  // the entry makes the slots
+    stored.clear();
+    const auto first = block.getFirstNonPHIIt();
+    for (llvm::Instruction& instruction : llvm::make_early_inc_range(block)) {
+      if (const auto* store = llvm::dyn_cast<llvm::StoreInst>(&instruction)) {
+        stored.insert(store->getPointerOperand());
+      }
+      auto* load = llvm::dyn_cast<llvm::LoadInst>(&instruction);
+      if (load == nullptr || !llvm::isa<llvm::AllocaInst>(load->getPointerOperand()) ||
+          stored.contains(load->getPointerOperand()) || load->getIterator() == first) {
+        continue;
+      }
+      load->moveBefore(block, first);
+    }
+  }
+}
+
+// Compares pure instructions by what they compute.
+struct SameComputation : llvm::DenseMapInfo<llvm::Instruction*> {
+  static unsigned getHashValue(const llvm::Instruction* instruction) {
+    return static_cast<unsigned>(llvm::hash_combine(
+        instruction->getOpcode(), instruction->getType(),
+        llvm::hash_combine_range(instruction->value_op_begin(), instruction->value_op_end())));
+  }
+  static bool isEqual(const llvm::Instruction* a, const llvm::Instruction* b) {
+    const auto is_marker = [](const llvm::Instruction* x) {
+      return x == getEmptyKey() || x == getTombstoneKey();
+    };
+    return a == b || (!is_marker(a) && !is_marker(b) && a->isIdenticalTo(b));
+  }
+};
+
+// Computes once per block what templates ask for again and again: parts of addresses, above all. Instruction
+// selection would merge it too, at a multiple of the cost.
+void merge_repeated(llvm::Function& function) {
+  llvm::DenseSet<llvm::Instruction*, SameComputation> computed;
+  for (llvm::BasicBlock& block : function) {
+    computed.clear();
+    for (llvm::Instruction& instruction : llvm::make_early_inc_range(block)) {
+      if (!llvm::isa<llvm::CastInst, llvm::BinaryOperator, llvm::GetElementPtrInst>(instruction)) {
+        continue;
+      }
+      const auto [first, is_new] = computed.insert(&instruction);
+      if (is_new) continue;
+      instruction.replaceAllUsesWith(*first);
+      instruction.eraseFromParent();
+    }
+  }
+}
 
 // What nobody uses would cost as much time in instruction selection as what somebody does.
 void remove_unused(llvm::Function& function) {
@@ -114,8 +181,10 @@ void optimize(dsl::KernelBuilder& k) {
   impl.finish();
   llvm::removeUnreachableBlocks(*impl.function);
   llvm::DominatorTree dominators(*impl.function);
+  load_slots_first(*impl.function);
   llvm::PromoteMemToReg(slots_of(*impl.function), dominators);
   remove_unused(*impl.function);
+  merge_repeated(*impl.function);
   recompute_behind_loops(*impl.function, dominators);
   keep_constant_offsets_at_uses(*impl.function);
 }
