@@ -37,7 +37,7 @@ std::vector<KernelSpec> chosen_kernels(int count, char** keys) {
 
 // Median over repetitions of one kernel's emission.
 double emission_time(const KernelSpec& spec) {
-  constexpr int kRepetitions = 5;
+  constexpr int kRepetitions = 9;
   std::vector<double> times;
   for (int i = 0; i < kRepetitions; ++i) {
     const double begin = cpu_milliseconds();
