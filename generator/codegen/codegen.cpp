@@ -13,7 +13,6 @@
 #include "llvm/ADT/SmallPtrSet.h"
 #include "llvm/Config/llvm-config.h"
 #include "llvm/IR/Dominators.h"
-#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/Instructions.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Verifier.h"
@@ -158,11 +157,11 @@ void merge_repeated(llvm::Function& function) {
 
 // What nobody uses would cost as much time in instruction selection as what somebody does.
 void remove_unused(llvm::Function& function) {
-  llvm::SmallVector<llvm::WeakTrackingVH> unused;
-  for (llvm::Instruction& instruction : llvm::instructions(function)) {
-    if (llvm::isInstructionTriviallyDead(&instruction)) unused.push_back(&instruction);
+  for (llvm::BasicBlock& block : llvm::reverse(function)) {
+    for (llvm::Instruction& instruction : llvm::make_early_inc_range(llvm::reverse(block))) {
+      if (llvm::isInstructionTriviallyDead(&instruction)) instruction.eraseFromParent();
+    }
   }
-  llvm::RecursivelyDeleteTriviallyDeadInstructions(unused);
 }
 
 }  // namespace
