@@ -63,6 +63,26 @@ TEST_CASE("a Var joins what branches leave in it") {
   CHECK_FALSE(contains(lines, "local"));
 }
 
+TEST_CASE("a Var holds what was written last, inside one block too") {
+  const Lines lines = lines_of([](Kernel& t) {
+    const Var<F32> v = t.k.var(t.x);
+    t.k.if_(t.a < t.b, [&] {
+      v = v.get() + t.y;
+      v = v.get() * t.z;
+    });
+    t.keep(v.get());
+  });
+  CHECK(contains(lines, "add.rn.f32"));  // or the product would be of what was there before
+  CHECK(contains(lines, "mul.rn.f32"));
+}
+
+TEST_CASE("what is computed twice from the same operands is computed once") {
+  CHECK(lines_of([](Kernel& t) {
+          t.keep((t.a * t.b) ^ t.c);
+          t.keep((t.a * t.b) ^ t.d);
+        }) == Lines{"mul.lo.s32 %, %, %;", "xor.b32 %, %, %;", "xor.b32 %, %, %;"});
+}
+
 TEST_CASE("a runtime loop is emitted once, behind a guard, with its test at the end") {
   const Lines lines = lines_of([](Kernel& t) {
     const Var<F32> sum = t.k.var(t.k.f32(0));
