@@ -164,7 +164,7 @@ const std::vector<Mutation>& mutations() {
        kAttention89,
        {"copy-in-flight"},
        [](PtxEdit& t) { t.replace(R"(wait_group\s+0;)", "wait_group 1;", kFirst); }},
-      {"first commit dropped",
+      {"all commits dropped",
        kAttention80,
        {"copy-in-flight"},
        [](PtxEdit& t) { t.drop(kCommit, kAll); }},
