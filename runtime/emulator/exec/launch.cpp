@@ -25,7 +25,8 @@ using runtime::Finding;
 constexpr std::size_t kMaxFindings = 16;
 constexpr std::uint32_t kMaxThreads = 1024;
 // See EmulatorOptions::instruction_limit. Most kernels execute many instructions only by going through
-// much memory: an attention kernel about one for four bytes, with K and V of nothing but codes.
+// much memory: a CTA of attention about one for four bytes of the K and V that it reads, with the largest
+// tiles of queries one for two.
 constexpr std::uint64_t kInstructionsOfAnyCta = 4'000'000;
 constexpr std::uint64_t kInstructionsPerByte = 1;
 constexpr std::uint8_t kPoison = 0xff;  // a NaN in every float format, a wild address
