@@ -75,14 +75,14 @@ std::string describe_wait(const Warp& w) {
   fail(*first, *(first->pc - 1), -1, "deadlock", text);
 }
 
-// A CTA that has executed all it may. Watches it for a while, one instruction at a time, for the branch
-// that jumps back the farthest: that closes the loop that does not end.
+// A CTA that has executed all it may. Watches it for a while, no longer than it ran, one instruction at a
+// time, for the branch that jumps back the farthest: that closes the loop that does not end.
 [[noreturn]] void report_endless(Cta& cta, const Warp& stopped, int last) {
-  constexpr int kWatched = 1'000'000;
+  const std::uint64_t watched = std::min<std::uint64_t>(1'000'000, cta.instruction_limit);
   const Warp* looping = &stopped;
   const Op* branch = nullptr;
   std::uint32_t branch_target = 0;
-  for (int i = 0; i < kWatched; ++i) {
+  for (std::uint64_t i = 0; i < watched; ++i) {
     std::uint32_t ready = ready_warps(cta);
     if (ready == 0) break;
     last = choose(cta, ready, last);
