@@ -122,7 +122,7 @@ class BadKernels(CliTest):
         with open(path, "w", encoding="utf-8") as file:
             file.write('[[attention]]\ntargets = ["sm_89", "sm_120"]\n')
         for command in ("list", "emit"):
-            self.expect_error(USAGE, "usage error", ["--target sm_80", path, "sm_120, sm_89"], command, "--set", path,
+            self.expect_error(USAGE, "usage error", ["--target sm_80", path, "sm_89, sm_120"], command, "--set", path,
                               "--target", "sm_80")
 
     def test_set_description_that_cannot_be_read(self):

@@ -18,8 +18,11 @@ namespace {
 std::vector<KernelSpec> kernels_for_targets(std::vector<KernelSpec> set,
                                             const std::vector<Target>& targets,
                                             const KernelChoice& choice) {
-  std::set<std::string> there;
-  for (const KernelSpec& spec : set) there.insert(to_string(spec.target));
+  std::vector<std::string> there;
+  for (const TargetInfo& info : supported_targets()) {
+    const auto is_its = [&](const KernelSpec& spec) { return spec.target == info.target; };
+    if (std::any_of(set.begin(), set.end(), is_its)) there.push_back(to_string(info.target));
+  }
   std::erase_if(set, [&](const KernelSpec& spec) {
     return std::find(targets.begin(), targets.end(), spec.target) == targets.end();
   });
