@@ -144,7 +144,9 @@ void merge_repeated(llvm::Function& function) {
   for (llvm::BasicBlock& block : function) {
     computed.clear();
     for (llvm::Instruction& instruction : llvm::make_early_inc_range(block)) {
-      if (!llvm::isa<llvm::CastInst, llvm::BinaryOperator, llvm::GetElementPtrInst>(instruction)) {
+      // Two truncations become one instruction only where each is used once.
+      if (llvm::isa<llvm::FPTruncInst>(instruction) ||
+          !llvm::isa<llvm::CastInst, llvm::BinaryOperator, llvm::GetElementPtrInst>(instruction)) {
         continue;
       }
       const auto [first, is_new] = computed.insert(&instruction);
