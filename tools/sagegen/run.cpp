@@ -64,14 +64,6 @@ std::string mode_name(const QuantSpec& quant) {
   return quant.pv == DType::e4m3 ? "int8-fp8" : "int8-fp16";
 }
 
-// The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.
-int kernel_head_dim(std::int64_t channels) {
-  for (int head_dim : {64, 128}) {
-    if (channels <= head_dim) return head_dim;
-  }
-  return static_cast<int>(channels);
-}
-
 std::string ptx_origin(const RunCommand& command) {
   if (!command.ptx.empty()) return command.ptx;
   return generator_state() == GeneratorState::built_in ? "generator" : "embedded";

@@ -1,6 +1,5 @@
 #include "tools/sagegen/run_inputs.h"
 
-#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -82,15 +81,15 @@ void check_shape(const reference::Shape& shape) {
                                  shape.kv_heads, shape.q_heads));
   }
   constexpr double kLargest = 1 << 28;
-  const double channels = std::max<double>(static_cast<double>(shape.head_dim), 64);  // as padded
+  const double channels = kernel_head_dim(shape.head_dim);  // as padded
   const double q = 1.0 * shape.batch * shape.q_heads * shape.q_len * channels;
   const double k = 1.0 * shape.batch * shape.kv_heads * shape.kv_len * channels;
   if (q > kLargest || k > kLargest) {
-    throw UsageError(
-        fmt::format("Q of {:.0f} and K of {:.0f} elements (of at least 64 channels) are refused: "
-                    "--dist makes at most {:.0f} per tensor; make --batch, --heads, --q-len or "
-                    "--kv-len smaller",
-                    q, k, kLargest));
+    throw UsageError(fmt::format(
+        "Q of {:.0f} and K of {:.0f} elements (heads padded to {:.0f} channels) are refused: "
+        "--dist makes at most {:.0f} per tensor; make --batch, --heads, --q-len or "
+        "--kv-len smaller",
+        q, k, channels, kLargest));
   }
 }
 
@@ -112,6 +111,13 @@ RunInputs from_distribution(const InputOptions& options) {
 }
 
 }  // namespace
+
+int kernel_head_dim(std::int64_t channels) {
+  for (int head_dim : {64, 128}) {
+    if (channels <= head_dim) return head_dim;
+  }
+  return static_cast<int>(channels);
+}
 
 RunInputs load_run_inputs(const InputOptions& options) {
   RunInputs result = options.files.empty() ? from_distribution(options) : from_files(options);

@@ -29,6 +29,9 @@ struct RunInputs {
   std::string origin;  // in words: file or distribution and seed
 };
 
+// The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.
+int kernel_head_dim(std::int64_t channels);
+
 // Throws FileError (naming file, tensor, index), UsageError.
 RunInputs load_run_inputs(const InputOptions& options);
 
