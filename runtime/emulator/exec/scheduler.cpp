@@ -102,7 +102,9 @@ std::string describe_wait(const Warp& w) {
   const std::vector<OpInfo>& ops = cta.warps[0].program->ops;
   std::string where =
       branch == nullptr
-          ? fmt::format("warp {} is here and may never finish", stopped.index)
+          ? fmt::format("warp {} {}", stopped.index,
+                        stopped.state == WarpState::exited ? "began here and has just ended"
+                                                           : "is here and may never finish")
           : fmt::format("warp {} goes round the loop from line {} to here, which may have no end",
                         looping->index, ops[branch_target].line);
   fail(
