@@ -4,6 +4,7 @@
 // Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
+#include <exception>
 #include <set>
 #include <stdexcept>
 #include <string_view>
@@ -26,7 +27,12 @@ struct Job {
 
 void assemble_all(std::vector<Job>& jobs) {
   assembly::in_parallel(jobs.size(), [&](std::size_t i) {
-    jobs[i].assembled = assembly::assemble(emit(jobs[i].spec).ptx, to_string(jobs[i].target), "-v");
+    try {
+      jobs[i].assembled =
+          assembly::assemble(emit(jobs[i].spec).ptx, to_string(jobs[i].target), "-v");
+    } catch (const std::exception& error) {
+      jobs[i].assembled.report = std::string("error: ") + error.what();
+    }
   });
 }
 
@@ -169,7 +175,8 @@ TEST_CASE("a few instructions more in the loop are too many") {
 
 // Bytes that ptxas may spill: it gives up a few registers to fit one thread block more on an SM, and more
 // where scores and output take 192 registers of a thread. Release 13.0 spilled up to 40 bytes in 14 of 924
-// attention kernels drawn at random, and up to 192 bytes in 74 of 225 at that edge.
+// attention kernels drawn at random, and up to 192 bytes in 74 of 225 at that edge. Not asked of other major
+// versions.
 int spills_allowed(const KernelSpec& spec) {
   if (spec.kind != KernelKind::attention) return 0;
   const TileSchedule& s = spec.schedule;
@@ -197,6 +204,8 @@ TEST_CASE("kernels outside the default set assemble without a remark and spill l
     INFO(key(job.spec) << ":\n" << report);
     CHECK(assembly::registers(report) > 0);
     CHECK_FALSE(assembly::has_remark(report));
+    const bool attention = job.spec.kind == KernelKind::attention;
+    if (attention && assembly::ptxas_major_version() != kMeasuredWith) continue;
     CHECK(assembly::spilled_bytes(report) <= spills_allowed(job.spec));
   }
 }
