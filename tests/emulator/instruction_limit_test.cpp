@@ -48,9 +48,10 @@ std::vector<Finding> run_on_half(const KernelSpec& kernel) {
 }
 
 TEST_CASE("an attention of any length needs less than half of what its memory lets it execute") {
-  SpecSpace space{.targets = {Target{.sm = 80}, Target{.sm = 89}},
-                  .io = {DType::f16},  // sm_80: then V has no codes, and the memory is the least
-                  .masks = {Mask::none}};
+  SpecSpace space;
+  space.targets = {Target{.sm = 80}, Target{.sm = 89}};
+  space.io = {DType::f16};  // sm_80: then V has no codes, and the memory is the least
+  space.masks = {Mask::none};
   for (const int cta_q : {64, 128, 256}) {
     for (const int cta_k : {32, 64}) {
       for (const int warps : {4, 8}) {
