@@ -2,8 +2,6 @@
 // Arguments, shapes and grids of every kernel are in sagegen/abi.h.
 #pragma once
 
-#include <cstddef>
-
 #include "generator/dsl/kernel_builder.h"
 #include "sagegen/spec.h"
 
@@ -14,8 +12,5 @@ void build_kv_statistics(dsl::KernelBuilder& k, const KernelSpec& spec);
 void build_quantize_q(dsl::KernelBuilder& k, const KernelSpec& spec);
 void build_quantize_k(dsl::KernelBuilder& k, const KernelSpec& spec);
 void build_quantize_v(dsl::KernelBuilder& k, const KernelSpec& spec);
-
-// Size of the parameter struct of a kernel.
-std::size_t param_bytes(KernelKind kind);
 
 }  // namespace sagegen::templates

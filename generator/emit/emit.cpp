@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "generator/codegen/codegen.h"
+#include "sagegen/abi.h"
 #include "templates/kernels.h"
 
 namespace sagegen {
@@ -49,7 +50,7 @@ EmittedKernel emit_observed(const KernelSpec& spec, const EmitOptions& options,
   });
 
   dsl::KernelBuilder k(kernel.name, spec.target, kernel.resources.threads,
-                       templates::param_bytes(spec.kind), options.line_info);
+                       abi::param_bytes(spec.kind), options.line_info);
   build(k, spec);
   check_shared_memory(k, kernel);
   observe("LLVM IR as built", [&] { return codegen::ir_text(k); });

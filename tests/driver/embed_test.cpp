@@ -6,6 +6,7 @@
 #include "runtime/driver/ptx_entry.h"
 #include "runtime/embed/embed.h"
 #include "runtime/embed/target_choice.h"
+#include "sagegen/abi.h"
 #include "tests/driver/fake_plan.h"
 
 using namespace sagegen;
@@ -100,7 +101,7 @@ TEST_CASE("a kernel of an older target is launched under its own name") {
   const auto source = [](const KernelSpec& spec) {
     KernelSpec older = spec;
     older.target = Target{.sm = 80};
-    return fake_ptx(key(older), param_bytes(spec.kind));
+    return fake_ptx(key(older), abi::param_bytes(spec.kind));
   };
   const Attention attention(device, problem, quant, default_schedule(problem, quant, asked), asked,
                             source);
@@ -114,7 +115,7 @@ TEST_CASE("the embedded set is well formed") {
     const auto entries = ptx_entries(kernel.ptx);
     REQUIRE(entries.size() == 1);
     CHECK(entries[0].name == kernel.key);
-    CHECK(entries[0].parameter_bytes == std::vector<std::size_t>{param_bytes(spec.kind)});
+    CHECK(entries[0].parameter_bytes == std::vector<std::size_t>{abi::param_bytes(spec.kind)});
     CHECK(&find_kernel(embedded_kernels(), spec) != nullptr);
     CHECK(kernel.ptx.find('\0') == std::string_view::npos);
   }

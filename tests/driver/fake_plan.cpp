@@ -13,24 +13,8 @@ QuantSpec quant_of(const PlanOptions& options) {
 
 }  // namespace
 
-std::size_t param_bytes(KernelKind kind) {
-  switch (kind) {
-    case KernelKind::attention:
-      return sizeof(abi::AttentionParams);
-    case KernelKind::kv_statistics:
-      return sizeof(abi::KvStatisticsParams);
-    case KernelKind::quantize_q:
-      return sizeof(abi::QuantizeQParams);
-    case KernelKind::quantize_k:
-      return sizeof(abi::QuantizeKParams);
-    case KernelKind::quantize_v:
-      return sizeof(abi::QuantizeVParams);
-  }
-  return 0;
-}
-
 PtxSource fake_source() {
-  return [](const KernelSpec& spec) { return fake_ptx(key(spec), param_bytes(spec.kind)); };
+  return [](const KernelSpec& spec) { return fake_ptx(key(spec), abi::param_bytes(spec.kind)); };
 }
 
 AttentionArguments plain_arguments(const AttentionShape& shape, int head_dim) {

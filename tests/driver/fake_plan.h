@@ -9,8 +9,6 @@
 
 namespace sagegen::test {
 
-// Parameter bytes of each kind, from abi.h.
-std::size_t param_bytes(KernelKind kind);
 PtxSource fake_source();
 
 // Addresses that are far from each other; nothing lies there.

@@ -10,7 +10,10 @@
 // attention loads whole tiles without bounds.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+
+#include "sagegen/types.h"
 
 namespace sagegen::abi {
 
@@ -95,5 +98,22 @@ struct AttentionParams {
   std::int32_t heads_per_kv_head;
   std::int32_t causal_offset;  // key j visible to query i if j <= i + causal_offset
 };
+
+// Bytes of a kernel's parameter.
+constexpr std::size_t param_bytes(KernelKind kind) {
+  switch (kind) {
+    case KernelKind::attention:
+      return sizeof(AttentionParams);
+    case KernelKind::kv_statistics:
+      return sizeof(KvStatisticsParams);
+    case KernelKind::quantize_q:
+      return sizeof(QuantizeQParams);
+    case KernelKind::quantize_k:
+      return sizeof(QuantizeKParams);
+    case KernelKind::quantize_v:
+      return sizeof(QuantizeVParams);
+  }
+  return 0;
+}
 
 }  // namespace sagegen::abi
