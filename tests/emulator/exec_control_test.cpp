@@ -510,6 +510,16 @@ TEST_CASE("of nested loops, the report names the one that does not end") {
   }
 }
 
+TEST_CASE("a warp that ends as it passes the limit is not said to go on") {
+  Bench bench;
+  bench.options.instruction_limit = 1;
+  bench.kernel("mov.u32 %w1, 1; mov.u32 %w1, 2; mov.u32 %w1, 3;", 0);
+  const LaunchReport report = bench.run(1, 32, {});
+  CHECK(only_check(report) == "instruction-limit");
+  CHECK_THAT(report.findings[0].message,
+             Contains("has just ended") && !Contains("may never finish"));
+}
+
 TEST_CASE("without a limit of its own, a launch has one by the memory in use") {
   const char* const endless = "$loop: bra $loop;";
   const auto limit = [&](std::size_t bytes) {
