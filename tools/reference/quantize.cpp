@@ -9,6 +9,9 @@ namespace sagegen::reference {
 
 namespace {
 
+// A group of rows, or a channel of V, whose largest |x| is this or less counts as zero: a part of
+// the formats (README, "How accurate"), since the inverse of its scale would overflow f32.
+constexpr double kSmallestAmax = 0x1p-100;
 constexpr std::int64_t kRowPeriod = 8;  // rows of the score fragment that one thread steps over
 
 std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping) {
@@ -40,7 +43,7 @@ RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, i
   }
   for (std::int64_t r = 0; r < out.rows; ++r) {
     const double top = amax[static_cast<std::size_t>(scale_index(r, grouping))];
-    const double inverse = top > 0.0 ? limit / top : 0.0;
+    const double inverse = top > kSmallestAmax ? limit / top : 0.0;
     out.row_scale[static_cast<std::size_t>(r)] = top / limit;
     for (std::int64_t c = 0; c < channels; ++c) {
       const auto i = static_cast<std::size_t>(r * channels + c);
@@ -89,7 +92,7 @@ ChannelCodes quantize_values(const Tensor& v, std::int64_t batch, std::int64_t h
       }
     }
     for (std::size_t c = 0; c < channels; ++c) {
-      inverse[c] = out.scale[c] > 0.0 ? model.v_max / out.scale[c] : 0.0;
+      inverse[c] = out.scale[c] > kSmallestAmax ? model.v_max / out.scale[c] : 0.0;
       out.scale[c] /= model.v_max;
     }
   } else {
