@@ -205,10 +205,9 @@ class QuadRows {
 // is false, but that no compiler can know to be. Costs one branch.
 void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F32>& values);
 
-// ---- reductions over the lanes that share rows ----------------------------------------------------
+// ---- reduction over the lanes that share rows ------------------------------------------------------
 
 F32 quad_max(KernelBuilder& k, F32 value);
-F32 quad_sum(KernelBuilder& k, F32 value);
 
 // ---- pipeline -------------------------------------------------------------------------------------
 

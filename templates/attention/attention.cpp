@@ -31,6 +31,12 @@ constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 constexpr std::size_t kUnfinished = 32;  // registers for sums of P V that O has not taken up yet
 
+// An operand register of P V that holds nothing but v_code.
+std::int32_t repeated(const AttentionPlan& plan) {
+  if (plan.pv == DType::e4m3) return 0x7E7E7E7E;      // 448
+  return plan.v_quantized ? 0x64006400 : 0x3C003C00;  // 1024, 1
+}
+
 class Attention {
  public:
   Attention(KernelBuilder& k, const KernelSpec& spec);
@@ -48,9 +54,11 @@ class Attention {
   void mask_scores(I32 tile);
   void online_softmax();
   void quantize_p();
+  void sum_weights();
   void accumulate_pv(SharedPtr stage);
   void finish_now(const std::vector<Var<F32>>& values) const;
 
+  Mma pv_kind() const { return plan_.pv == DType::e4m3 ? Mma::e4m3 : Mma::f16; }
   SharedTile keys(SharedPtr stage) const { return {plan_.k_tile, stage}; }
   SharedTile values(SharedPtr stage) const { return {plan_.v_tile, stage, plan_.k_tile.bytes()}; }
 
@@ -67,8 +75,8 @@ class Attention {
   const I32 key_tiles_;
   std::vector<Operands> held_queries_;  // by k step, if they are kept in registers
 
-  // Carried from tile to tile. Per row of the lane: the maximum score less p_offset, and the sum of P
-  // over this lane's columns.
+  // Carried from tile to tile. Per row of the lane: the maximum score less p_offset, and the sum of P,
+  // times v_code.
   AccumulatorVars o_;
   std::vector<Var<F32>> maximum_, sum_;
   Var<F32> next_scale_;
@@ -126,12 +134,11 @@ void Attention::build() {
     quantized_qk(stage);
     mask_scores(tile);
   };
-  steps.softmax = [&](I32) {
-    online_softmax();
-    finish_now(sum_);
-  };
+  steps.softmax = [&](I32) { online_softmax(); };
   steps.values = [&](I32, SharedPtr stage) {
     quantize_p();
+    sum_weights();
+    if (!plan_.queries_in_registers) finish_now(sum_);
     accumulate_pv(stage);
     next_scale_ = loaded_scale();
   };
@@ -238,14 +245,11 @@ void Attention::online_softmax() {
     const F32 maximum = k_.max(before, quad_max(k_, k_.fma_up(largest, scale_, maximum_shift)));
     const F32 rescale = k_.exp2(before - maximum);
     const F32 shift = k_.fma_down(scale_, minus_bias, -maximum);
-    F32 sum = sum_[row].get() * rescale;
     for (int column = 0; column < scores_.lane_columns(); ++column) {
       const F32 p = k_.exp2(k_.fma(k_.as_f32(scores_.at(row, column)), scale_, shift));
       scores_.at(row, column) = k_.as_bits(p);
-      sum = sum + p;
     }
     maximum_[row] = maximum;
-    sum_[row] = sum;
     rescale_.push_back(rescale);
   }
 }
@@ -259,10 +263,31 @@ void Attention::quantize_p() {
   }
 }
 
+// The sum of P, as one more channel of P V, in which every V has the code v_code. So the sum has the
+// roundings of P, and the truncations of the tensor core, that P V has: O stays within the range of V,
+// and a constant channel comes out as it is, whatever the formats lose. All columns of the
+// product are the same; every lane of a quad gets the whole sum.
+void Attention::sum_weights() {
+  const I32 code = k_.i32(repeated(plan_)), zero = k_.i32(0);
+  for (int block = 0; block < scores_.row_blocks(); ++block) {
+    const int first_row = 2 * block;
+    std::array<F32, 2> before;
+    for (int half = 0; half < 2; ++half) {
+      before[half] = sum_[first_row + half].get() * rescale_[first_row + half];
+    }
+    MmaC sum{zero, zero, zero, zero};
+    if (!plan_.two_level) sum = {k_.as_bits(before[0]), zero, k_.as_bits(before[1]), zero};
+    for (const Operands& p : p_codes_) sum = k_.mma(pv_kind(), p[block], {code, code}, sum);
+    for (int half = 0; half < 2; ++half) {
+      const F32 tile = k_.as_f32(sum[2 * half]);
+      sum_[first_row + half] = plan_.two_level ? before[half] + tile : tile;
+    }
+  }
+}
+
 // O = O * rescale + P V, a slice of channels at a time. With two levels the tensor core sums the tile
 // from zero and O is updated in f32; otherwise it sums into O.
 void Attention::accumulate_pv(SharedPtr stage) {
-  const Mma kind = plan_.pv == DType::e4m3 ? Mma::e4m3 : Mma::f16;
   std::vector<Var<F32>> updated;
   for (int slice = 0; slice < plan_.head_dim / OperandV::kChannels; ++slice) {
     if (plan_.two_level && updated.size() >= kUnfinished) finish_now(std::exchange(updated, {}));
@@ -282,7 +307,7 @@ void Attention::accumulate_pv(SharedPtr stage) {
       for (int column = 0; column < pv.column_blocks(); ++column) {
         for (int row = 0; row < pv.row_blocks(); ++row) {
           pv.block(row, column) =
-              k_.mma(kind, p_codes_[step][row], v[step][column], pv.block(row, column));
+              k_.mma(pv_kind(), p_codes_[step][row], v[step][column], pv.block(row, column));
         }
       }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "templates/quantize/rows.h"
 #include "templates/tensor.h"
 
 namespace sagegen::templates {
@@ -34,6 +35,7 @@ AttentionPlan::AttentionPlan(const KernelSpec& spec)
       v_quantized(v_is_quantized(spec.problem, spec.quant)),
       queries_in_registers(head_dim <= 64),
       p_offset(pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0.0f),
+      v_code(v_quantized ? largest_v_code(pv) : 1.0f),
       q_tile{cta_q, head_dim, OperandA::kPanelBytes},
       k_tile{cta_k, head_dim, OperandB::kPanelBytes},
       v_tile(OperandV::layout(pv, cta_k, head_dim)),

@@ -18,6 +18,7 @@ struct AttentionPlan {
   bool causal, per_thread, two_level, v_quantized;
   bool queries_in_registers;  // few channels leave enough of them
   float p_offset;             // P <= 2^p_offset
+  float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
   int q_scales() const { return per_thread ? 8 : 1; }  // of a group
   int k_scales() const { return per_thread ? 4 : 1; }

@@ -82,7 +82,7 @@ void write_results(KernelBuilder& k, const AttentionPlan& plan,
                    const ParamReader<AttentionParams>& p, SharedPtr shared,
                    const AttentionSums& sums) {
   std::vector<F32> sum;
-  for (const Var<F32>& lane_sum : sums.sum) sum.push_back(quad_sum(k, lane_sum));
+  for (const Var<F32>& of_row : sums.sum) sum.push_back(of_row.get() * (1.0f / plan.v_code));
   const AttentionPosition at(k, plan, p, k.reread_thread_idx());
   write_lse(k, p, at, sums.maximum, sum);
   write_output(k, plan, p, at, shared, sums.o, sum);

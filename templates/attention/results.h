@@ -8,7 +8,7 @@
 namespace sagegen::templates {
 
 // What a lane holds after the last tile. Per row: the maximum score in base 2 less p_offset, and the
-// sum of P over this lane's columns.
+// sum of P times v_code, the code of the largest V.
 struct AttentionSums {
   const dsl::AccumulatorVars& o;
   const std::vector<dsl::Var<dsl::F32>>& maximum;

@@ -13,8 +13,6 @@ using abi::Tensor;
 namespace {
 
 constexpr int kKeys = 64;  // of one block
-constexpr float kLargestE4m3 = 448.0f;
-constexpr float kLargestF16Code = 1024.0f;
 
 struct Block {
   I32 first_key, head, batch, head_index;
@@ -70,7 +68,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
 
   copy_rows_async(k, in, {block.values, block.row_bytes}, k.thread_idx(), threads, block.left);
   k.cp_async_commit();
-  share_inverses(k, p, head_dim, kLargestE4m3, block.head_index, inverses);
+  share_inverses(k, p, head_dim, largest_v_code(DType::e4m3), block.head_index, inverses);
   k.cp_async_wait(0);
   k.barrier();
 
@@ -106,7 +104,7 @@ void to_f16(KernelBuilder& k, DType io, int head_dim) {
   const Block block = locate(k, p);
   const RowThreads threads(k, head_dim);
   const SharedPtr inverses = k.shared(4 * head_dim, 16);
-  share_inverses(k, p, head_dim, kLargestF16Code, block.head_index, inverses);
+  share_inverses(k, p, head_dim, largest_v_code(DType::f16), block.head_index, inverses);
   k.barrier();
   const RowPart inverse = load_f32x8(k, inverses + threads.channel() * 4);
   const I64 first_row = k.to_i64(block.head_index) * k.to_i64(p(&QuantizeVParams::kv_len_padded)) +

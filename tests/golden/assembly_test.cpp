@@ -7,7 +7,6 @@
 #include <exception>
 #include <set>
 #include <stdexcept>
-#include <string_view>
 
 #include "sagegen/emit.h"
 #include "tests/assembly/ptxas.h"
@@ -92,14 +91,14 @@ struct Measured {
   double unmasked, causal;  // slots per score
 };
 constexpr Measured kMeasured[] = {
-    {80, 64, DType::f16, 7.16, 7.23},    {80, 64, DType::bf16, 7.27, 7.23},
-    {80, 128, DType::f16, 8.77, 8.91},   {80, 128, DType::bf16, 8.77, 8.91},
-    {86, 64, DType::f16, 7.16, 7.23},    {86, 64, DType::bf16, 7.27, 7.38},
-    {86, 128, DType::f16, 9.23, 9.41},   {86, 128, DType::bf16, 9.48, 9.77},
-    {89, 64, DType::f16, 7.45, 7.64},    {89, 64, DType::bf16, 7.45, 7.64},
-    {89, 128, DType::f16, 9.17, 9.34},   {89, 128, DType::bf16, 9.17, 9.34},
-    {120, 64, DType::f16, 7.84, 7.89},   {120, 64, DType::bf16, 7.84, 7.89},
-    {120, 128, DType::f16, 9.94, 10.02}, {120, 128, DType::bf16, 9.94, 10.02},
+    {80, 64, DType::f16, 6.22, 6.28},   {80, 64, DType::bf16, 6.34, 6.28},
+    {80, 128, DType::f16, 7.81, 8.08},  {80, 128, DType::bf16, 7.92, 8.05},
+    {86, 64, DType::f16, 6.22, 6.28},   {86, 64, DType::bf16, 6.33, 6.42},
+    {86, 128, DType::f16, 8.33, 8.45},  {86, 128, DType::bf16, 8.67, 8.78},
+    {89, 64, DType::f16, 6.47, 6.66},   {89, 64, DType::bf16, 6.47, 6.66},
+    {89, 128, DType::f16, 8.27, 8.45},  {89, 128, DType::bf16, 8.27, 8.45},
+    {120, 64, DType::f16, 6.75, 6.77},  {120, 64, DType::bf16, 6.75, 6.77},
+    {120, 128, DType::f16, 9.08, 9.14}, {120, 128, DType::bf16, 9.08, 9.14},
 };
 
 double measured_of(const KernelSpec& spec) {
@@ -125,9 +124,6 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
   const std::vector<KernelSpec> specs = default_specs();
   REQUIRE(specs.size() > 50);
   constexpr Target kHopper{.sm = 90};
-  // Spills 8 bytes there, on a GPU that is to get kernels of its own.
-  constexpr std::string_view kSpillsOnHopper =
-      "sage_fwd_d128_f16_none_qk_s8b_g128x64_pv_e4m3_f32x2_q128k64w4s2_sm89";
   std::vector<Job> jobs;
   for (const KernelSpec& spec : specs) {
     jobs.push_back({spec, spec.target});
@@ -136,9 +132,7 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
   assemble_all(jobs);
   for (const Job& job : jobs) {
     const std::string& report = job.assembled.report;
-    const bool spills = job.target == kHopper && key(job.spec) == kSpillsOnHopper;
-    if (spills ? assembly::has_remark(report) || assembly::spilled_bytes(report) != 8
-               : !assembly::complaint(report).empty()) {
+    if (!assembly::complaint(report).empty()) {
       FAIL_CHECK(key(job.spec) << " on " << to_string(job.target) << ":\n" << report);
     }
   }

@@ -119,8 +119,8 @@ std::vector<double> slow_model_row(const Inputs& in, std::int64_t head, std::int
     for (std::int64_t j = begin; j < end; ++j) {
       const double p = std::exp(scores[static_cast<std::size_t>(j)] - running);
       const double rescale = std::exp(running - final_max);
-      sum += p * rescale;
       const double p_code = slow_e4m3(p * 448);
+      sum += p_code / 448 * rescale;
       for (std::int64_t c = 0; c < d; ++c) {
         const double v_scale = v_amax[static_cast<std::size_t>(c)] / 448;
         row[static_cast<std::size_t>(c)] +=
@@ -303,14 +303,15 @@ class Priced {
 
 TEST_CASE("the costs of the formats are the published ones", "[costs]") {
   // Relative L1 at L = 1024, d = 64 from an independent simulation of the same formats. Its seeds
-  // differ, so figures agree to about a tenth.
+  // differ, so figures agree to about a tenth. It sums P before rounding, which costs .0020 on v_offset in
+  // FP8: there .0015 is this model's own figure, since a rounded sum lets an offset of V pass whole.
   struct Row {
     const char* name;
     double int8_f16, int8_fp8, int4_f16;
   };
   for (const Row& row :
        {Row{"normal", .0102, .0364, .1855}, Row{"k_bias", .0107, .0378, .1974},
-        Row{"peaked", .0207, .0352, .3712}, Row{"v_offset", .0002, .0020, .0040}}) {
+        Row{"peaked", .0207, .0352, .3712}, Row{"v_offset", .0002, .0015, .0040}}) {
     INFO(row.name);
     const Priced priced(row.name, 64);
     CHECK(priced.int8_f16().relative_l1 == Approx(row.int8_f16).epsilon(0.12).margin(1e-4));

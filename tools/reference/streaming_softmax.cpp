@@ -60,13 +60,12 @@ double softmax_step(double* scores, std::int64_t visible, std::int64_t tile,
                     const SoftmaxOptions& options, double& maximum, double& sum) {
   double top = maximum;
   for (std::int64_t j = 0; j < visible; ++j) top = std::max(top, scores[j]);
-  double tile_sum = 0.0;
   for (std::int64_t j = 0; j < visible; ++j) {
-    const double p = std::exp2(scores[j] - top);
-    tile_sum += p;
-    scores[j] = p * options.p_max;
+    scores[j] = std::exp2(scores[j] - top) * options.p_max;
   }
   if (options.round_p) options.round_p(scores, visible);
+  double tile_sum = 0.0;
+  for (std::int64_t j = 0; j < visible; ++j) tile_sum += scores[j];
   std::fill(scores + visible, scores + tile, 0.0);
   const double factor = maximum == -kInfinity ? 0.0 : std::exp2(maximum - top);
   sum = sum * factor + tile_sum;
@@ -130,16 +129,15 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
     const bool sees_nothing = visible_keys(first + r, key_count, options) == 0;
     const double total = row_sum[static_cast<std::size_t>(r)];
     for (std::int64_t c = 0; c < channels; ++c) {
-      o[r * channels + c] =
-          sees_nothing
-              ? 0.0
-              : sums[static_cast<std::size_t>(r * o_stride + c)] *
-                    (kv.value_scale[static_cast<std::size_t>(c)] / (total * options.p_max));
+      o[r * channels + c] = sees_nothing
+                                ? 0.0
+                                : sums[static_cast<std::size_t>(r * o_stride + c)] *
+                                      (kv.value_scale[static_cast<std::size_t>(c)] / total);
     }
-    lse[r] = sees_nothing
-                 ? -kInfinity
-                 : maximum[static_cast<std::size_t>(r)] * std::numbers::ln2 + std::log(total) +
-                       queries.lse_shift[static_cast<std::size_t>(first + r)];
+    lse[r] = sees_nothing ? -kInfinity
+                          : maximum[static_cast<std::size_t>(r)] * std::numbers::ln2 +
+                                std::log(total / options.p_max) +
+                                queries.lse_shift[static_cast<std::size_t>(first + r)];
   }
 }
 

@@ -55,8 +55,9 @@ struct SoftmaxOptions {
   Rounding round_p;
 };
 
-// Rows [first, last) of the output, o: [last - first, channels], lse: [last - first]. The row sum
-// uses the probabilities before rounding. A row that sees no key gives 0 and -infinity.
+// Rows [first, last) of the output, o: [last - first, channels], lse: [last - first]. The row sum is
+// that of the probabilities as rounded, so a row of o is a convex combination of values.
+// A row that sees no key gives 0 and -infinity.
 void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
             const SoftmaxOptions& options, double* o, double* lse);
 

@@ -69,7 +69,7 @@ struct QuantizeQParams {
 //            0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15, which turns the score accumulators of m16n8k32 into
 //            its A operand without a shuffle. v_scale = amax / 448.
 //   pv f16 (bf16 input): codes f16 [B, Hkv, LkP, D], keys in order. v_scale = amax / 1024.
-// A channel whose amax is 0 has scale 0 and codes 0.
+// A channel whose amax is 2^-100 or less has codes 0; where amax is 0, the scale is 0 too.
 struct QuantizeVParams {
   Tensor v;
   Address v_amax_partial;  // in  f32 [B, Hkv, chunks, D]
