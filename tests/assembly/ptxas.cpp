@@ -10,6 +10,7 @@
 #include <iterator>
 #include <regex>
 #include <sstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -120,7 +121,10 @@ void in_parallel(std::size_t count, const std::function<void(std::size_t)>& work
     for (std::size_t i = next++; i < count; i = next++) work(i);
   };
   std::vector<std::jthread> threads;
-  for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(take);
+  try {
+    for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) threads.emplace_back(take);
+  } catch (const std::system_error&) {  // a limit of processes: fewer threads do it all
+  }
   take();
 }
 

@@ -7,7 +7,9 @@
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <numbers>
+#include <system_error>
 #include <thread>
 
 namespace sagegen::reference {
@@ -158,7 +160,11 @@ void parallel_for(std::int64_t count, int threads, const std::function<void(std:
   };
   {
     std::vector<std::jthread> pool;
-    for (std::int64_t i = 1; i < workers; ++i) pool.emplace_back(loop);
+    try {
+      for (std::int64_t i = 1; i < workers; ++i) pool.emplace_back(loop);
+    } catch (const std::system_error&) {  // a limit of processes: fewer threads do it all
+    } catch (const std::bad_alloc&) {     // no memory for one more thread: likewise
+    }
     loop();
   }
   if (failure) std::rethrow_exception(failure);

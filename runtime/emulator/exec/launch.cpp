@@ -8,13 +8,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <exception>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <thread>
 
 #include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/host_threads.h"
 #include "runtime/emulator/exec/warp.h"
 
 namespace sagegen::emulator {
@@ -350,25 +350,8 @@ std::uint32_t host_threads(const Program& program, const LaunchRequest& request,
 }
 
 void run_grid(Launch& launch) {
-  std::uint32_t threads = host_threads(launch.program, launch.request, launch.ctas);
-  if (threads == 1) {
-    CtaRunner(launch).run_until_empty();
-    return;
-  }
-  std::vector<std::thread> pool;
-  std::exception_ptr broken;  // out of memory, most likely
-  for (std::uint32_t i = 0; i < threads; ++i) {
-    pool.emplace_back([&] {
-      try {
-        CtaRunner(launch).run_until_empty();
-      } catch (...) {
-        std::lock_guard lock(launch.mutex);
-        broken = std::current_exception();
-      }
-    });
-  }
-  for (std::thread& thread : pool) thread.join();
-  if (broken) std::rethrow_exception(broken);
+  run_on_threads(host_threads(launch.program, launch.request, launch.ctas),
+                 [&] { CtaRunner(launch).run_until_empty(); });
 }
 
 std::uint64_t instruction_limit(const LaunchRequest& request, const DeviceMemory& memory) {
