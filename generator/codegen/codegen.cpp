@@ -188,10 +188,15 @@ void optimize(dsl::KernelBuilder& k) {
   merge_repeated(*impl.function);
   recompute_behind_loops(*impl.function, dominators);
   keep_constant_offsets_at_uses(*impl.function);
+  impl.optimized = true;
 }
 
 std::string print_ptx(dsl::KernelBuilder& k) {
   Impl& impl = k.impl();
+  if (!impl.optimized) {  // the code generator would stop the process at the first slot
+    throw CodegenError("kernel " + impl.function->getName().str() +
+                       " cannot be printed as PTX before optimize() has seen it");
+  }
   const auto machine = target_machine(impl.info);
   llvm::SmallString<0> text;
   llvm::raw_svector_ostream stream(text);

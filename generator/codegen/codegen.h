@@ -17,7 +17,8 @@ std::string ir_text(dsl::KernelBuilder& k);
 // template's author wrote is what runs.
 void optimize(dsl::KernelBuilder& k);
 
-// Prints an optimized kernel as PTX. The same kernel gives the same bytes.
+// Prints an optimized kernel as PTX. The same kernel gives the same bytes. Throws CodegenError for one that
+// is not optimized.
 std::string print_ptx(dsl::KernelBuilder& k);
 
 // Version of the LLVM that is linked in: "22.1.8".

@@ -80,6 +80,7 @@ KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, 
 
 void KernelBuilder::Impl::at(SourceLoc loc) {
   loc_ = loc;
+  require_open();
   if (debug_ == nullptr) return;
   llvm::DIScope* scope = scope_of(loc.file);
   llvm::DebugLoc location =
@@ -111,7 +112,12 @@ void KernelBuilder::Impl::fail(const std::string& message) const {
   throw CodegenError(fmt::format("{}:{}: {}", loc_.file, loc_.line, message));
 }
 
+void KernelBuilder::Impl::require_open() const {
+  if (finished) fail("the kernel has been optimized or printed; nothing can follow");
+}
+
 llvm::Value* KernelBuilder::Impl::use(const ValueBase& operand) const {
+  require_open();
   if (operand.v == nullptr) fail("an operand was never given a value");
   if (operand.k != &owner) fail("an operand belongs to another kernel's builder");
   auto* instruction = llvm::dyn_cast<llvm::Instruction>(operand.v);
@@ -200,7 +206,8 @@ llvm::BasicBlock* KernelBuilder::Impl::new_block() {
 }
 
 void KernelBuilder::Impl::finish() {
-  if (b.GetInsertBlock()->getTerminator() != nullptr) return;
+  if (finished) return;
+  finished = true;
   b.CreateRetVoid();
   if (debug_ != nullptr) debug_->finalize();
 }

@@ -32,6 +32,8 @@ struct KernelBuilder::Impl {
   void at(SourceLoc loc);
   // Throws CodegenError "file:line: message".
   [[noreturn]] void fail(const std::string& message) const;
+  // Fails if the kernel has ended.
+  void require_open() const;
   // The LLVM value of an operand; fails if it is empty, of another builder, or out of scope.
   llvm::Value* use(const ValueBase& operand) const;
   // Runs a template's lambda; afterwards the values made inside cannot be used any more.
@@ -86,6 +88,8 @@ struct KernelBuilder::Impl {
   Builder entry_builder;                   // before the end of `entry`
   llvm::GlobalVariable* shared = nullptr;  // the dynamic shared memory
   int shared_bytes = 0;
+  bool finished = false;   // no verb may follow
+  bool optimized = false;  // set by codegen::optimize
 
  private:
   llvm::DIScope* scope_of(const char* file);

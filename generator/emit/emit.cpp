@@ -42,6 +42,11 @@ using Observer = std::function<void(const char* title, const std::function<std::
 EmittedKernel emit_observed(const KernelSpec& spec, const EmitOptions& options,
                             const Observer& observe) {
   validate(spec);
+  if (options.line_info != LineInfo::off && options.line_info != LineInfo::on) {
+    throw SpecError(fmt::format(
+        "line_info {} is refused: it is no value of its enumeration; use LineInfo::off or on",
+        static_cast<int>(options.line_info)));
+  }
   EmittedKernel kernel{.spec = spec, .name = key(spec), .ptx = {}, .resources = resources(spec)};
   observe("spec", [&] { return kernel.name; });
   observe("resources", [&] {

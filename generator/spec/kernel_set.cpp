@@ -96,9 +96,8 @@ TileSchedule default_schedule(const AttentionProblem& problem, const QuantSpec& 
   // block.
   constexpr int kSystemSmemPerBlock = 1024;
   const auto two_fit = [&] {
-    const KernelSpec spec{
-        .problem = problem, .quant = quant, .schedule = schedule, .target = target};
-    return 2 * (resources(spec).dynamic_smem + kSystemSmemPerBlock) <= info.smem_per_sm;
+    return 2 * (detail::attention_smem(problem, quant, schedule) + kSystemSmemPerBlock) <=
+           info.smem_per_sm;
   };
   if (!two_fit()) schedule.stages = 1;
   return schedule;

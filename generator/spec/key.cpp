@@ -226,7 +226,7 @@ Target read_target(TokenReader& reader) {
 }  // namespace
 
 std::string key(const KernelSpec& spec) {
-  std::string_view kind;
+  std::string_view kind = "?";
   for (const KindWord& entry : kKindWords) {
     if (entry.kind == spec.kind) kind = entry.word;
   }

@@ -94,6 +94,39 @@ int accumulators(const Context& c) {
   return sizes_fine ? c.s.cta_q / c.s.warps * (c.p.head_dim + c.s.cta_k) / 32 : 0;
 }
 
+// What stands in the way of reading `spec` at all: fields that hold none of the values of their
+// enumeration, as a cast or memory that nobody wrote leaves them. Whatever the kind, since every field
+// is read by somebody.
+std::vector<std::string> no_enumerators(const KernelSpec& spec) {
+  std::vector<std::string> sentences;
+  const auto look = [&]<typename Enum>(std::string_view field, Enum value) {
+    if (is_enumerator(value)) return;
+    sentences.push_back(fmt::format("{} {} is refused: it is no value of its enumeration; use {}",
+                                    field, static_cast<int>(value),
+                                    fmt::join(words<Enum>(), ", ")));
+  };
+  look("kind", spec.kind);
+  look("io", spec.problem.io);
+  look("mask", spec.problem.mask);
+  look("qk", spec.quant.qk);
+  look("granularity", spec.quant.granularity);
+  look("smoothing", spec.quant.smoothing);
+  look("pv", spec.quant.pv);
+  look("accumulation", spec.quant.accumulation);
+  return sentences;
+}
+
+std::string head_dim_sentence(int head_dim) {
+  std::string advice = head_dim < 1 ? "a head has channels" : "larger heads are not generated yet";
+  if (head_dim >= 1 && head_dim < 128) {
+    advice = fmt::format(
+        "pad the channels of Q, K and V with zeros up to {} and keep the softmax scale of the "
+        "original head_dim",
+        head_dim < 64 ? 64 : 128);
+  }
+  return fmt::format("head_dim {} is refused: kernels exist for 64 and 128; {}", head_dim, advice);
+}
+
 std::string group_sentence(std::string_view name, int rows) {
   return fmt::format(
       "{} {} is refused: a group of rows that share scales is a power of two from {} to {}, as "
@@ -115,13 +148,7 @@ const Rule kRules[] = {
                           fmt::join(names, ", "));
      }},
     {kAll, [](const Context& c) { return !is_head_dim(c.p.head_dim); },
-     [](const Context& c) {
-       return fmt::format(
-           "head_dim {} is refused: kernels exist for 64 and 128; pad the channels of Q, K and V "
-           "with "
-           "zeros up to one of these and keep the softmax scale of the original head_dim",
-           c.p.head_dim);
-     }},
+     [](const Context& c) { return head_dim_sentence(c.p.head_dim); }},
     {kAll, [](const Context& c) { return c.p.io != DType::f16 && c.p.io != DType::bf16; },
      [](const Context& c) {
        return fmt::format("io {} is refused: Q, K, V and O are f16 or bf16; convert them first",
@@ -161,9 +188,7 @@ const Rule kRules[] = {
            to_string(c.p.io), to_string(c.q.pv));
      }},
     {kStatistics,
-     [](const Context& c) {
-       return c.q.smoothing == Smoothing::none && is_pv(c.q.pv) && !v_is_quantized(c.p, c.q);
-     },
+     [](const Context& c) { return c.q.smoothing == Smoothing::none && !v_is_quantized(c.p, c.q); },
      [](const Context&) {
        return std::string(
            "kv_statistics with smoothing none and a V that is not quantized is refused: it would "
@@ -279,9 +304,10 @@ const TargetInfo* find_info(Target target) {
 }  // namespace
 
 std::vector<std::string> violations(const KernelSpec& spec) {
+  std::vector<std::string> sentences = no_enumerators(spec);
+  if (!sentences.empty()) return sentences;  // the rules below read enumerations
   const Context context{spec, find_info(spec.target)};
   const unsigned kind = 1u << static_cast<int>(spec.kind);
-  std::vector<std::string> sentences;
   for (const Rule& rule : kRules) {
     if ((rule.kinds & kind) != 0 && rule.broken(context))
       sentences.push_back(rule.sentence(context));

@@ -1,5 +1,6 @@
 #include "sagegen/types.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace sagegen {
@@ -84,6 +85,12 @@ const std::vector<std::string_view>& words() {
   return list;
 }
 
+template <typename Enum>
+bool is_enumerator(Enum value) {
+  return std::ranges::any_of(table<Enum>(),
+                             [&](const auto& entry) { return entry.first == value; });
+}
+
 std::string_view to_string(DType value) { return word_of(value); }
 std::string_view to_string(Mask value) { return word_of(value); }
 std::string_view to_string(Granularity value) { return word_of(value); }
@@ -97,6 +104,13 @@ template std::optional<Granularity> from_string(std::string_view);
 template std::optional<Smoothing> from_string(std::string_view);
 template std::optional<Accumulation> from_string(std::string_view);
 template std::optional<KernelKind> from_string(std::string_view);
+
+template bool is_enumerator(DType);
+template bool is_enumerator(Mask);
+template bool is_enumerator(Granularity);
+template bool is_enumerator(Smoothing);
+template bool is_enumerator(Accumulation);
+template bool is_enumerator(KernelKind);
 
 template const std::vector<std::string_view>& words<DType>();
 template const std::vector<std::string_view>& words<Mask>();

@@ -173,6 +173,80 @@ TEST_CASE("absurd numbers are refused without overflow") {
   CHECK(violations(spec).size() >= 6);
 }
 
+TEST_CASE("a field outside its enumeration is refused by name, whatever the kind") {
+  const auto refuses = [](KernelSpec spec, const std::string& words) {
+    for (const auto word : sagegen::words<KernelKind>()) {
+      if (spec.kind == KernelKind{} || is_enumerator(spec.kind))
+        spec.kind = *from_string<KernelKind>(word);
+      const std::vector<std::string> sentences = violations(spec);
+      INFO(key(spec));
+      REQUIRE(sentences.size() == 1);
+      CHECK_THAT(sentences[0], Contains(words));
+      CHECK_THROWS_AS(validate(spec), SpecError);
+      CHECK_NOTHROW(resources(canonical(spec)));
+    }
+  };
+  for (const int value : {-2147483647 - 1, -1, 7, 8, 32, 64, 255, 2147483647}) {
+    const std::string number = std::to_string(value);
+    KernelSpec spec;
+    spec.kind = static_cast<KernelKind>(value);
+    refuses(spec, "kind " + number + " is refused");
+    refuses({.problem = {.io = static_cast<DType>(value)}}, "io " + number);
+    refuses({.problem = {.mask = static_cast<Mask>(value)}}, "mask " + number);
+    refuses({.quant = {.qk = static_cast<DType>(value)}}, "qk " + number);
+    refuses({.quant = {.granularity = static_cast<Granularity>(value)}},
+            "granularity " + number +
+                " is refused: it is no value of its enumeration; use "
+                "per_thread, per_block");
+    refuses({.quant = {.smoothing = static_cast<Smoothing>(value)}}, "smoothing " + number);
+    refuses({.quant = {.pv = static_cast<DType>(value)}}, "pv " + number);
+    refuses({.quant = {.accumulation = static_cast<Accumulation>(value)}},
+            "accumulation " + number);
+  }
+}
+
+TEST_CASE("the advice on a head_dim fits it") {
+  const auto sentence = [](int head_dim) {
+    KernelSpec spec;
+    spec.problem.head_dim = head_dim;
+    return violations(spec).at(0);
+  };
+  CHECK_THAT(sentence(48), Contains("up to 64 and"));
+  CHECK_THAT(sentence(96), Contains("up to 128 and"));
+  for (const int head_dim : {160, 256}) {
+    CHECK_THAT(sentence(head_dim), Contains("larger heads are not generated yet"));
+    CHECK_THAT(sentence(head_dim), !Contains("pad"));
+  }
+  for (const int head_dim : {0, -64}) CHECK_THAT(sentence(head_dim), !Contains("pad"));
+}
+
+TEST_CASE("no spec at all is more than an exception") {
+  test::RandomSpecs random(7);
+  int refused = 0;
+  for (int i = 0; i < 20000; ++i) {
+    const KernelSpec s = random.garbage();
+    refused += violations(s).empty() ? 0 : 1;
+    const std::string text = key(s);
+    CHECK_FALSE(text.empty());
+    resources(s);
+    try {
+      resources(canonical(s));
+      default_schedule(s.problem, s.quant, s.target);
+      kernels_for(s.problem, with_pv(s.quant, s.quant.pv), s.schedule, s.target).in_order();
+      enumerate({.targets = {s.target},
+                 .head_dims = {s.problem.head_dim},
+                 .io = {s.problem.io},
+                 .masks = {s.problem.mask},
+                 .granularities = {s.quant.granularity},
+                 .smoothings = {s.quant.smoothing},
+                 .pv = {s.quant.pv},
+                 .schedules = {s.schedule}});
+    } catch (const SpecError&) {
+    }
+  }
+  CHECK(refused > 15000);
+}
+
 TEST_CASE("what the rules let through has the properties that templates rely on") {
   test::RandomSpecs random(3);
   for (int i = 0; i < 5000; ++i) {

@@ -49,12 +49,17 @@ enum class Accumulation { f32, two_level_f32 };
 
 enum class KernelKind { attention, kv_statistics, quantize_q, quantize_k, quantize_v };
 
+// "?" for a value outside the enumeration.
 std::string_view to_string(DType value);
 std::string_view to_string(Mask value);
 std::string_view to_string(Granularity value);
 std::string_view to_string(Smoothing value);
 std::string_view to_string(Accumulation value);
 std::string_view to_string(KernelKind value);
+
+// False for a value that only a cast can make.
+template <typename Enum>
+bool is_enumerator(Enum value);
 
 // Inverse of to_string; empty if the word is unknown.
 template <typename Enum>
