@@ -132,6 +132,12 @@ void check_scale(float scale) {
   }
 }
 
+void check_alignment(CausalAlignment alignment) {
+  if (alignment == CausalAlignment::top_left || alignment == CausalAlignment::bottom_right) return;
+  throw ArgumentError(fmt::format("attention: causal is {}; it must be top_left or bottom_right",
+                                  static_cast<int>(alignment)));
+}
+
 }  // namespace
 
 void check_arguments(const AttentionProblem& problem, const AttentionShape& shape,
@@ -146,6 +152,7 @@ void check_arguments(const AttentionProblem& problem, const AttentionShape& shap
   const Range o = check_tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, head_dim,
                                Access::write);
   check_scale(arguments.softmax_scale);
+  check_alignment(arguments.causal);
 
   check_address("workspace", workspace.data, kWorkspaceAlignment);
   if (workspace.bytes < workspace.needed) {

@@ -52,7 +52,18 @@ void check_box(const TensorMapLayout& layout) {
           layout.box[0], row, span, span);
 }
 
+void check_enumerators(const TensorMapLayout& layout) {
+  const auto look = [](const char* what, int value, int last) {
+    require(value >= 0 && value <= last, "unknown {} {}", what, value);
+  };
+  look("swizzle", static_cast<int>(layout.swizzle), static_cast<int>(TensorMapSwizzle::span_128));
+  look("promotion", static_cast<int>(layout.promotion),
+       static_cast<int>(TensorMapPromotion::l2_256));
+  look("fill", static_cast<int>(layout.fill), static_cast<int>(TensorMapFill::nan));
+}
+
 void check_layout(const TensorMapLayout& layout) {
+  check_enumerators(layout);
   require(layout.rank >= 1 && layout.rank <= 5, "rank {}; it must be 1 to 5", layout.rank);
   require(layout.base != 0 && layout.base % kAlignment == 0,
           "the tensor starts at {:#x}; it must start at a multiple of {} bytes", layout.base,

@@ -287,6 +287,17 @@ TEST_CASE("a tensor map that breaks a rule is refused with the rule, before the 
                              .swizzle = TensorMapSwizzle::span_128,
                              .fill = TensorMapFill::nan};
   CHECK_NOTHROW(make_tensor_map(device, good));
+  for (const int value : {-1, 9, 1 << 30}) {
+    TensorMapLayout odd = good;
+    odd.swizzle = static_cast<TensorMapSwizzle>(value);
+    CHECK_THROWS_WITH(make_tensor_map(device, odd), Contains("unknown swizzle"));
+    odd = good;
+    odd.promotion = static_cast<TensorMapPromotion>(value);
+    CHECK_THROWS_WITH(make_tensor_map(device, odd), Contains("unknown promotion"));
+    odd = good;
+    odd.fill = static_cast<TensorMapFill>(value);
+    CHECK_THROWS_WITH(make_tensor_map(device, odd), Contains("unknown fill"));
+  }
   const auto refused = [&](auto change, const std::string& reason) {
     TensorMapLayout layout = good;
     change(layout);

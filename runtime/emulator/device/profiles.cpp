@@ -72,7 +72,9 @@ std::string why_not_loadable(const std::string& target, const DeviceDescription&
 namespace sagegen::runtime {
 
 std::string to_string(EmulatorProfile profile) {
-  return std::string(emulator::device_description(static_cast<int>(profile)).name).substr(9);
+  const int ordinal = static_cast<int>(profile);
+  if (ordinal < 0 || ordinal >= emulator::device_count()) return "?";
+  return std::string(emulator::device_description(ordinal).name).substr(9);
 }
 
 }  // namespace sagegen::runtime
