@@ -1,13 +1,16 @@
 #include "sagegen/runtime/attention.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "runtime/attention/arguments.h"
 #include "runtime/attention/workspace.h"
 #include "runtime/driver/ptx_entry.h"
+#include "runtime/embed/target_choice.h"
 #include "sagegen/abi.h"
 
 namespace sagegen::runtime {
@@ -36,8 +39,7 @@ abi::Tensor to_abi(const TensorView& view) {
 }
 
 template <typename Params>
-Kernel load(const Device& device, const KernelSpec& spec, const PtxSource& source) {
-  validate(spec);
+Kernel load_as_asked(const Device& device, const KernelSpec& spec, const PtxSource& source) {
   const KernelResources needs = resources(spec);
   const std::string ptx = source(spec);
   const std::vector<PtxEntry> entries = ptx_entries(ptx);
@@ -50,12 +52,101 @@ Kernel load(const Device& device, const KernelSpec& spec, const PtxSource& sourc
   return Kernel(device, ptx, entry, needs.threads, needs.dynamic_smem, sizeof(Params));
 }
 
-template <typename Params>
-std::optional<Kernel> load(const Device& device, const std::optional<KernelSpec>& spec,
-                           const PtxSource& source) {
-  if (!spec) return std::nullopt;
-  return load<Params>(device, *spec, source);
+bool is_too_new(const DriverError& error) {
+  return error.result() == static_cast<int>(Result::unsupported_ptx_version);
 }
+
+// The plan is judged as a whole and before anything is loaded, its attention kernel first: that is what
+// the caller asked for.
+void validate(const AttentionKernels& specs) {
+  sagegen::validate(specs.attention);
+  for (const KernelSpec& spec : specs.in_order()) {
+    const std::vector<std::string> sentences = violations(spec);
+    if (sentences.empty()) continue;
+    throw SpecError(
+        fmt::format("{} cannot be used: its inputs need {}, which cannot be generated:\n  {}",
+                    key(specs.attention), key(spec), fmt::join(sentences, "\n  ")));
+  }
+}
+
+// Loads the kernels of one attention; what goes wrong is told of that attention.
+class Loader {
+ public:
+  Loader(const Device& device, const AttentionKernels& specs, const PtxSource& source)
+      : device_(device), specs_(specs), source_(source) {
+    validate(specs);
+  }
+
+  template <typename Params>
+  Kernel load(const KernelSpec& spec) {
+    const std::string about =
+        spec.kind == KernelKind::attention
+            ? ""
+            : fmt::format("{} needs {} for its inputs: ", key(specs_.attention), key(spec));
+    try {
+      return load_or_older<Params>(spec);
+    } catch (const SpecError& error) {
+      throw SpecError(about + error.what());
+    } catch (const DriverError& error) {
+      const bool has_no_older = is_too_new(error) && specs_.attention.quant.pv == DType::e4m3;
+      throw DriverError(
+          error.result(), error.call(),
+          about + error.what() +
+              (has_no_older ? "\nOr take FP16 P V (pv f16, mode int8-fp16): of FP8 P V "
+                              "there is no PTX for older drivers."
+                            : ""));
+    }
+  }
+
+  template <typename Params>
+  std::optional<Kernel> load(const std::optional<KernelSpec>& spec) {
+    if (!spec) return std::nullopt;
+    return load<Params>(*spec);
+  }
+
+  // See Attention::note().
+  std::string note() const {
+    if (older_.empty()) return {};
+    return fmt::format("the driver is too old for the PTX of {}; loaded instead: {}",
+                       to_string(specs_.attention.target), fmt::join(older_, ", "));
+  }
+
+ private:
+  template <typename Params>
+  Kernel load_or_older(const KernelSpec& spec) {
+    try {
+      return load_as_asked<Params>(device_, spec, source_);
+    } catch (const DriverError& error) {
+      if (!is_too_new(error)) throw;
+      for (const Target target : older_targets(spec.target)) {
+        if (std::optional<Kernel> kernel = load_older<Params>(spec, target)) {
+          older_.push_back(kernel->name());
+          return std::move(*kernel);
+        }
+      }
+      throw;
+    }
+  }
+
+  // Nothing if there is no such kernel, or if its PTX is too new as well.
+  template <typename Params>
+  std::optional<Kernel> load_older(KernelSpec spec, Target target) {
+    spec.target = target;
+    if (!violations(spec).empty()) return std::nullopt;
+    try {
+      return load_as_asked<Params>(device_, spec, source_);
+    } catch (const DriverError& error) {
+      if (!is_too_new(error)) throw;
+    } catch (const Error&) {  // the source has none
+    }
+    return std::nullopt;
+  }
+
+  const Device& device_;
+  const AttentionKernels& specs_;
+  const PtxSource& source_;
+  std::vector<std::string> older_;
+};
 
 Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {
   return Dim3{
@@ -75,6 +166,7 @@ struct Attention::Impl {
   std::optional<Kernel> quantize_v;
   Kernel quantize_q;
   Kernel attention;
+  std::string note;
 };
 
 // One call: its shape, where its intermediates lie, and the launch arguments that follow.
@@ -192,18 +284,21 @@ struct Attention::Call {
 Attention::Attention(const Device& device, const AttentionProblem& problem, const QuantSpec& quant,
                      const TileSchedule& schedule, Target target, const PtxSource& source) {
   AttentionKernels specs = kernels_for(problem, quant, schedule, target);
+  Loader loader(device, specs, source);
   impl_.reset(new Impl{
       .device = device,
       .problem = problem,
       .quant = quant,
       .schedule = schedule,
       .specs = specs,
-      .kv_statistics = load<abi::KvStatisticsParams>(device, specs.kv_statistics, source),
-      .quantize_k = load<abi::QuantizeKParams>(device, specs.quantize_k, source),
-      .quantize_v = load<abi::QuantizeVParams>(device, specs.quantize_v, source),
-      .quantize_q = load<abi::QuantizeQParams>(device, specs.quantize_q, source),
-      .attention = load<abi::AttentionParams>(device, specs.attention, source),
+      .kv_statistics = loader.load<abi::KvStatisticsParams>(specs.kv_statistics),
+      .quantize_k = loader.load<abi::QuantizeKParams>(specs.quantize_k),
+      .quantize_v = loader.load<abi::QuantizeVParams>(specs.quantize_v),
+      .quantize_q = loader.load<abi::QuantizeQParams>(specs.quantize_q),
+      .attention = loader.load<abi::AttentionParams>(specs.attention),
+      .note = {},
   });
+  impl_->note = loader.note();
 }
 
 Attention::~Attention() = default;
@@ -252,6 +347,7 @@ void Attention::attend(const AttentionShape& shape, const AttentionArguments& ar
 }
 
 const AttentionKernels& Attention::kernels() const { return impl_->specs; }
+const std::string& Attention::note() const { return impl_->note; }
 
 std::vector<std::string> Attention::kernel_names() const {
   std::vector<std::string> names;

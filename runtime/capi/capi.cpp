@@ -5,12 +5,14 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "runtime/driver/in_context.h"
+#include "runtime/driver/ptx_version.h"
 #include "runtime/embed/embed.h"
 #include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
@@ -28,6 +30,7 @@ struct sagegen_device {
 struct sagegen_attention {
   Attention attention;
   std::string kernel;
+  std::string note;
 };
 
 namespace {
@@ -123,12 +126,16 @@ bool loads_on(Target target, int compute_capability) {
   return target.sm <= compute_capability;
 }
 
-std::vector<const char*> attention_kernels(int compute_capability) {
+std::vector<const char*> attention_kernels(const Device& device) {
+  int cuda = 0;
+  check(device.api(), device.api().driver_version(&cuda), "cuDriverGetVersion");
   std::vector<const char*> keys;
   for (const EmbeddedKernel& kernel : embedded_kernels()) {
     const KernelSpec spec = parse_key(kernel.key);
-    if (spec.kind == KernelKind::attention && loads_on(spec.target, compute_capability))
+    if (spec.kind == KernelKind::attention && loads_on(spec.target, device.compute_capability()) &&
+        first_cuda_with(target_info(spec.target).ptx_version) <= cuda) {
       keys.push_back(kernel.key.data());
+    }
   }
   return keys;
 }
@@ -146,9 +153,39 @@ PtxSource ptx_of_directory(const std::string& directory) {
   };
 }
 
-// The attention kernel that the options describe.
-KernelSpec asked_for(const sagegen_attention_options& options, int compute_capability) {
+Smoothing smoothing_of(const sagegen_attention_options& options) {
+  if (options.k_smoothing != SAGEGEN_SMOOTH_K && options.k_smoothing != SAGEGEN_K_AS_IT_IS) {
+    throw ArgumentError(
+        fmt::format("attention: k_smoothing is {}; there are SAGEGEN_SMOOTH_K and "
+                    "SAGEGEN_K_AS_IT_IS; start from "
+                    "options that are all zero",
+                    options.k_smoothing));
+  }
+  return options.k_smoothing == SAGEGEN_SMOOTH_K ? Smoothing::k : Smoothing::none;
+}
+
+// FP8 where the device has it, whatever its driver: the load then says what the driver lacks.
+Target fp8_target(const Device& device) {
+  const Target target = best_target(device.compute_capability());
+  if (!target_info(target).has_fp8_mma) {
+    throw SpecError(fmt::format(
+        "attention: mode \"int8-fp8\" needs FP8 tensor cores, and {} (compute capability {}.{}) "
+        "has "
+        "none; use mode int8-fp16, or null for what suits the device",
+        device.name(), device.compute_capability() / 10, device.compute_capability() % 10));
+  }
+  return target;
+}
+
+struct Asked {
+  KernelSpec spec;   // of the attention kernel; smoothing as asked, too
+  std::string note;  // see best_target_note
+};
+
+// What the options describe.
+Asked asked_for(const sagegen_attention_options& options, const Device& device) {
   const std::string mode = options.mode == nullptr ? "" : options.mode;
+  const Smoothing smoothing = smoothing_of(options);
   if (mode.starts_with("sage_")) {
     KernelSpec spec = parse_key(mode);
     if (spec.kind != KernelKind::attention) {
@@ -157,7 +194,8 @@ KernelSpec asked_for(const sagegen_attention_options& options, int compute_capab
                       "attention kernel's begins with sage_fwd_",
                       mode));
     }
-    return spec;
+    spec.quant.smoothing = smoothing;
+    return {spec, {}};
   }
   if (options.dtype != SAGEGEN_F16 && options.dtype != SAGEGEN_BF16) {
     throw ArgumentError(fmt::format(
@@ -172,8 +210,9 @@ KernelSpec asked_for(const sagegen_attention_options& options, int compute_capab
       .problem = {.head_dim = options.head_dim,
                   .io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16,
                   .mask = options.mask == SAGEGEN_MASK_CAUSAL ? Mask::causal : Mask::none},
-      .target = best_target(compute_capability)};
+      .target = mode == "int8-fp8" ? fp8_target(device) : best_target(device)};
   spec.quant = default_quant(spec.target);
+  spec.quant.smoothing = smoothing;
   if (mode == "int8-fp8") {
     spec.quant = with_pv(spec.quant, DType::e4m3);
   } else if (mode == "int8-fp16") {
@@ -185,7 +224,7 @@ KernelSpec asked_for(const sagegen_attention_options& options, int compute_capab
         mode));
   }
   spec.schedule = default_schedule(spec.problem, spec.quant, spec.target);
-  return spec;
+  return {spec, mode == "int8-fp8" ? "" : best_target_note(device)};
 }
 
 AttentionShape shape_of(const sagegen_shape& shape) {
@@ -266,7 +305,7 @@ sagegen_status sagegen_device_create(const char* name, sagegen_device** device) 
     need(device, "sagegen_device_create", "device");
     Device opened = open_device(name);
     std::string driver_name = opened.name();
-    std::vector<const char*> kernels = attention_kernels(opened.compute_capability());
+    std::vector<const char*> kernels = attention_kernels(opened);
     *device = new sagegen_device{
         .device = opened, .name = std::move(driver_name), .kernels = std::move(kernels)};
   });
@@ -350,14 +389,18 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     need(device, "sagegen_attention_create", "device");
     need(options, "sagegen_attention_create", "options");
     need(attention, "sagegen_attention_create", "attention");
-    const KernelSpec spec = asked_for(*options, device->device.compute_capability());
+    const auto [spec, note] = asked_for(*options, device->device);
     const PtxSource source = options->ptx_directory == nullptr
                                  ? embedded_ptx()
                                  : ptx_of_directory(options->ptx_directory);
-    *attention =
-        new sagegen_attention{.attention = Attention(device->device, spec.problem, spec.quant,
-                                                     spec.schedule, spec.target, source),
-                              .kernel = key(spec)};
+    auto plan = std::make_unique<sagegen_attention>(sagegen_attention{
+        .attention =
+            Attention(device->device, spec.problem, spec.quant, spec.schedule, spec.target, source),
+        .kernel = key(spec),
+        .note = note});
+    const std::string& of_loading = plan->attention.note();
+    if (!of_loading.empty()) plan->note += (note.empty() ? "" : "\n") + of_loading;
+    *attention = plan.release();
   });
 }
 
@@ -365,6 +408,10 @@ void sagegen_attention_destroy(sagegen_attention* attention) { delete attention;
 
 const char* sagegen_attention_kernel(const sagegen_attention* attention) {
   return attention == nullptr ? nullptr : attention->kernel.c_str();
+}
+
+const char* sagegen_attention_note(const sagegen_attention* attention) {
+  return attention == nullptr ? nullptr : attention->note.c_str();
 }
 
 sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attention,

@@ -195,8 +195,10 @@ const char* resolve(void* library, CudaFunctions& functions) {
   return nullptr;
 }
 
-std::shared_ptr<DriverApi> open(const char* library, std::string& why) {
+// `exists`: whether there is such a library at all.
+std::shared_ptr<DriverApi> open(const char* library, std::string& why, bool& exists) {
   void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+  exists = handle != nullptr;
   if (handle == nullptr) {
     const char* reason = dlerror();
     why = fmt::format("The CUDA driver was not found: {}.", reason != nullptr ? reason : library);
@@ -216,8 +218,16 @@ std::shared_ptr<DriverApi> open(const char* library, std::string& why) {
                       driver->result_name(result), static_cast<int>(result));
     return nullptr;
   };
-  if (const Result result = driver->init(); result != Result::success)
-    return failed("cuInit", result);
+  if (const Result result = driver->init(); result != Result::success) {
+    failed("cuInit", result);
+    if (result == Result::stub_library) {
+      why +=
+          " It is the CUDA toolkit's stub, which programs are linked with and nothing more; the "
+          "driver "
+          "brings the real one: take the toolkit's stubs folder out of LD_LIBRARY_PATH.";
+    }
+    return nullptr;
+  }
   int count = 0;
   if (const Result result = driver->device_count(&count); result != Result::success) {
     return failed("cuDeviceGetCount", result);
@@ -232,18 +242,36 @@ std::shared_ptr<DriverApi> open(const char* library, std::string& why) {
 }  // namespace
 
 std::shared_ptr<DriverApi> load_cuda_library(const char* library, std::string* why) noexcept {
+  return load_cuda_library(std::span<const char* const>(&library, 1), why);
+}
+
+std::shared_ptr<DriverApi> load_cuda_library(std::span<const char* const> libraries,
+                                             std::string* why) noexcept {
   try {
-    std::string reason;
-    std::shared_ptr<DriverApi> driver = open(library, reason);
-    if (why != nullptr) *why = std::move(reason);
-    return driver;
+    std::string told;
+    bool told_of_one = false;  // that exists
+    for (const char* library : libraries) {
+      std::string reason;
+      bool exists = false;
+      if (std::shared_ptr<DriverApi> driver = open(library, reason, exists)) {
+        if (why != nullptr) why->clear();
+        return driver;
+      }
+      if (told.empty() || (exists && !told_of_one)) told = std::move(reason);
+      told_of_one = told_of_one || exists;
+    }
+    if (why != nullptr) *why = std::move(told);
+    return nullptr;
   } catch (const std::exception&) {  // out of memory: there is no room for a sentence either
     return nullptr;
   }
 }
 
 std::shared_ptr<DriverApi> load_cuda(std::string* why) {
-  return load_cuda_library("libcuda.so.1", why);
+  // WSL keeps the library of the Windows driver where the loader does not look by itself.
+  static constexpr std::array<const char*, 2> kNames{"libcuda.so.1",
+                                                     "/usr/lib/wsl/lib/libcuda.so.1"};
+  return load_cuda_library(kNames, why);
 }
 
 }  // namespace sagegen::runtime

@@ -6,6 +6,7 @@
 
 #include "runtime/driver/in_context.h"
 #include "runtime/driver/ptx_entry.h"
+#include "runtime/driver/ptx_version.h"
 #include "sagegen/runtime/device.h"
 
 namespace sagegen::runtime {
@@ -58,14 +59,19 @@ void check_threads(DriverApi& driver, FunctionHandle function, const std::string
 }
 
 // What to do about a failed load, where the result alone does not say it.
-std::string load_hint(DriverApi& driver, Result loaded) {
+std::string load_hint(DriverApi& driver, Result loaded, const std::string& ptx) {
   int version = 0;
   if (loaded != Result::unsupported_ptx_version ||
       driver.driver_version(&version) != Result::success) {
     return {};
   }
-  return fmt::format("\nThe PTX is newer than this driver (CUDA {}.{}): update the driver.",
-                     version / 1000, version % 1000 / 10);
+  const int needed = ptx_version(ptx);
+  const std::string of_version =
+      needed == 0 ? ""
+                  : fmt::format(", of version {}.{}, which drivers of CUDA {} and later compile,",
+                                needed / 10, needed % 10, cuda_name(first_cuda_with(needed)));
+  return fmt::format("\nThe PTX{} is newer than this driver (CUDA {}): update the driver.",
+                     of_version, cuda_name(version));
 }
 
 }  // namespace
@@ -96,7 +102,7 @@ Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& 
   in_context(device, [&](DriverApi& driver) {
     std::string log;
     const Result loaded = driver.module_load(&impl_->module, ptx.c_str(), &log);
-    if (loaded != Result::success) log += load_hint(driver, loaded);
+    if (loaded != Result::success) log += load_hint(driver, loaded, ptx);
     check(driver, loaded, "cuModuleLoadDataEx", "for kernel " + entry, log);
     check_parameters(ptx, entry, param_bytes);
     check(driver, driver.module_function(&impl_->function, impl_->module, entry.c_str()),

@@ -1,6 +1,7 @@
 /* The C API as a C11 program uses it, on the emulator: attention against a plain computation in
  * double precision, the two halves of a run, and every way to misuse it. */
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,6 +158,100 @@ static void test_kernels(sagegen_device* device) {
   EXPECT(loaded > 0 && count > loaded);
 }
 
+/* Fields lie where they lay before k_smoothing took the place of padding. */
+_Static_assert(offsetof(sagegen_attention_options, k_smoothing) == 12, "in the padding");
+_Static_assert(offsetof(sagegen_attention_options, mode) == 16, "unchanged");
+_Static_assert(sizeof(sagegen_attention_options) == 32, "unchanged");
+
+/* K whose channels have a bias: without smoothing the codes of K mean little. */
+static double error_with(sagegen_device* device, sagegen_k_smoothing smoothing, const char* mode) {
+  enum { kWide = 128, kRows = 70, kCount = kRows * kWide };
+  static _Alignas(16) uint16_t q[kCount], k[kCount], v[kCount], o[kCount];
+  const sagegen_shape shape = {1, 1, 1, kRows, kRows};
+  for (int i = 0; i < kCount; ++i) {
+    /* f16: 4 and -4 by channel; 513 in the channels of 4 of odd tokens, else 512, which one scale makes
+     * the same code; 1.75 in odd tokens, else 0 */
+    q[i] = i % 2 ? 0xc400 : 0x4400;
+    k[i] = i / kWide % 2 && i % 2 == 0 ? 0x6002 : 0x6000;
+    v[i] = (uint16_t)(i / kWide % 2 ? 0x3f00 : 0);
+  }
+  uint64_t memory[4], workspace = 0;
+  size_t bytes = 0;
+  const uint16_t* inputs[3] = {q, k, v};
+  for (int i = 0; i < 4; ++i)
+    EXPECT(sagegen_memory_alloc(device, sizeof q, &memory[i]) == SAGEGEN_OK);
+  for (int i = 0; i < 3; ++i)
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], sizeof q) == SAGEGEN_OK);
+  sagegen_attention* plan = NULL;
+  const sagegen_attention_options options = {
+      .head_dim = kWide, .k_smoothing = smoothing, .mode = mode};
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  EXPECT(strcmp(sagegen_attention_note(plan), "") == 0);
+  EXPECT(sagegen_attention_workspace_bytes(plan, &shape, &bytes) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+  const sagegen_tensor layout = {0, kCount, kCount, kWide};
+  sagegen_arguments arguments = {.q = layout, .k = layout, .v = layout, .o = layout};
+  arguments.q.data = memory[0], arguments.k.data = memory[1];
+  arguments.v.data = memory[2], arguments.o.data = memory[3];
+  EXPECT(sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_download(device, o, memory[3], sizeof o) == SAGEGEN_OK);
+  double error = 0;
+  for (int row = 0; row < kRows; ++row) {
+    double weights = 0, sum = 0;
+    for (int key = 0; key < kRows; ++key) {
+      double score = 0;
+      for (int c = 0; c < kWide; ++c)
+        score += (q[row * kWide + c] == 0x4400 ? 4 : -4) * (k[key * kWide + c] == 0x6002);
+      const double weight = exp(score / sqrt(kWide));
+      weights += weight;
+      sum += key % 2 ? 1.75 * weight : 0;
+    }
+    const uint16_t bits = o[row * kWide];
+    const double value = bits == 0 ? 0 : ldexp(1024 + (bits & 0x3ff), (bits >> 10) - 25);
+    error += fabs(value - sum / weights);
+  }
+  for (int i = 0; i < 4; ++i) EXPECT(sagegen_memory_free(device, memory[i]) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
+  sagegen_attention_destroy(plan);
+  return error / kRows;
+}
+
+static void test_smoothing(sagegen_device* device) {
+  static const char key[] = "sage_fwd_d128_f16_none_qk_s8t_g32x64_pv_f16_f32_q128k64w4s1_sm89";
+  const char* modes[] = {"int8-fp8", "int8-fp16", key};
+  for (int i = 0; i < 3; ++i) {
+    const double smoothed = error_with(device, SAGEGEN_SMOOTH_K, modes[i]);
+    const double plain = error_with(device, SAGEGEN_K_AS_IT_IS, modes[i]);
+    printf("%s: error %g with K smoothing, %g without\n", modes[i], smoothed, plain);
+    EXPECT(plain > 3 * smoothed); /* the option reaches the kernels */
+  }
+  sagegen_attention* plan = NULL;
+  const sagegen_attention_options odd = {.head_dim = 128, .k_smoothing = 7};
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(device, &odd, &plan),
+               "k_smoothing is 7");
+  EXPECT(plan == NULL);
+}
+
+/* An error speaks of what was asked, not of a kernel that would have prepared its inputs. */
+static void test_errors_name_what_was_asked(void) {
+  sagegen_device* ampere = NULL;
+  sagegen_attention* plan = NULL;
+  EXPECT(sagegen_device_create("emulator:sm_80", &ampere) == SAGEGEN_OK);
+  const sagegen_attention_options fp8 = {.head_dim = 128, .mode = "int8-fp8"};
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(ampere, &fp8, &plan),
+               "mode \"int8-fp8\" needs FP8 tensor cores");
+  EXPECT(strstr(sagegen_last_error(), "8.0") && strstr(sagegen_last_error(), "int8-fp16"));
+  const int32_t head_dims[] = {96, 160};
+  for (int i = 0; i < 2; ++i) {
+    const sagegen_attention_options odd = {.head_dim = head_dims[i]};
+    EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(ampere, &odd, &plan),
+                 i == 0 ? "up to 128" : "larger heads are not generated yet");
+    EXPECT(strstr(sagegen_last_error(), "kvstats") == NULL);
+  }
+  EXPECT(plan == NULL);
+  sagegen_device_destroy(ampere);
+}
+
 static void test_misuse(sagegen_device* device) {
   sagegen_device* none = NULL;
   sagegen_attention* plan = NULL;
@@ -195,7 +290,7 @@ static void test_misuse(sagegen_device* device) {
   EXPECT(sagegen_memory_free(device, 0) == SAGEGEN_OK);
   EXPECT(strcmp(sagegen_last_error(), "") == 0); /* of the last call, which succeeded */
   EXPECT(sagegen_device_kernel(NULL, 0) == NULL && sagegen_device_name(NULL) == NULL);
-  EXPECT(sagegen_attention_kernel(NULL) == NULL);
+  EXPECT(sagegen_attention_kernel(NULL) == NULL && sagegen_attention_note(NULL) == NULL);
   sagegen_device_destroy(NULL);
   sagegen_attention_destroy(NULL);
 }
@@ -210,6 +305,8 @@ int main(void) {
   test_attention(device, NULL, SAGEGEN_MASK_NONE);
   test_attention(device, "int8-fp16", SAGEGEN_MASK_CAUSAL);
   test_kernels(device);
+  test_smoothing(device);
+  test_errors_name_what_was_asked();
   test_misuse(device);
   sagegen_device_destroy(device);
   printf("%d failures\n", failures);

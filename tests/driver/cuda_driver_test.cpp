@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 
 #include <catch2/catch.hpp>
+#include <initializer_list>
+#include <span>
 #include <string>
 
 #include "runtime/driver/cuda_driver.h"
@@ -54,6 +56,10 @@ TEST_CASE("a driver that cannot be used is refused with a sentence") {
     CHECK(load_cuda_library(FAKE_LIBCUDA_INIT_FAILS, &why) == nullptr);
     CHECK_THAT(why, Contains("cuInit failed with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"));
   }
+  SECTION("it is the toolkit's stub") {
+    CHECK(load_cuda_library(FAKE_LIBCUDA_STUB, &why) == nullptr);
+    CHECK_THAT(why, Contains("(34)") && Contains("toolkit's stub") && Contains("LD_LIBRARY_PATH"));
+  }
   SECTION("it has no device") {
     CHECK(load_cuda_library(FAKE_LIBCUDA_NO_DEVICE, &why) == nullptr);
     CHECK_THAT(why, Contains("no device"));
@@ -61,6 +67,24 @@ TEST_CASE("a driver that cannot be used is refused with a sentence") {
   SECTION("nobody wants to know why") {
     CHECK(load_cuda_library("libsagegen_no_such_driver.so", nullptr) == nullptr);
   }
+}
+
+TEST_CASE("the first library that can be used is used, and the first that exists is explained") {
+  constexpr const char* kMissing = "libsagegen_no_such_driver.so";
+  std::string why = "untouched";
+  const auto load = [&](std::initializer_list<const char*> libraries) {
+    return load_cuda_library(std::span(libraries.begin(), libraries.size()), &why);
+  };
+  for (const char* first : {kMissing, FAKE_LIBCUDA_STUB, FAKE_LIBCUDA_INIT_FAILS}) {
+    CHECK(load({first, FAKE_LIBCUDA_WITHOUT_GRAPHS}) != nullptr);
+    CHECK(why.empty());
+  }
+  CHECK(load({kMissing, FAKE_LIBCUDA_STUB}) == nullptr);
+  CHECK_THAT(why, Contains("stub"));
+  CHECK(load({FAKE_LIBCUDA_INIT_FAILS, FAKE_LIBCUDA_STUB}) == nullptr);
+  CHECK_THAT(why, Contains("803"));
+  CHECK(load({kMissing, "libsagegen_nor_this.so"}) == nullptr);
+  CHECK_THAT(why, Contains("not found") && Contains(kMissing));
 }
 
 TEST_CASE("load_cuda returns a driver or a reason on every machine") {

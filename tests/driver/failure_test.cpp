@@ -144,4 +144,9 @@ TEST_CASE("PTX that is too new for the driver says so") {
   CHECK_THROWS_WITH(
       Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
       Contains(".version 9.9") && Contains("CUDA 13.0") && Contains("update the driver"));
+  driver->set_cuda_version(12020, 82);
+  driver->reject_ptx("");
+  CHECK_THROWS_WITH(Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
+                    Contains("of version 8.4, which drivers of CUDA 12.4 and later compile") &&
+                        Contains("(CUDA 12.2): update the driver"));
 }

@@ -101,7 +101,7 @@ Result FakeDriver::init() {
 
 Result FakeDriver::driver_version(int* version) {
   FAKE_BEGIN("cuDriverGetVersion", Needs::nothing);
-  *version = 13000;
+  *version = cuda_version_;
   return Result::success;
 }
 
@@ -180,6 +180,12 @@ Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::strin
   }
   std::map<std::string, std::size_t> entries;
   const std::string text = ptx;
+  int major = 0, minor = 0;
+  if (std::sscanf(text.c_str(), ".version %d.%d", &major, &minor) == 2 &&
+      10 * major + minor > newest_ptx_) {
+    *log = "ptxas fatal: unsupported .version";
+    return Result::unsupported_ptx_version;
+  }
   for (std::size_t at = text.find(".entry "); at != std::string::npos;
        at = text.find(".entry ", at + 1)) {
     char name[256] = {};

@@ -41,6 +41,11 @@ class FakeDriver : public DriverApi {
     jit_log_ = log;
     jit_result_ = result;
   }
+  // The driver is of this CUDA version, and module_load refuses newer PTX than this version (x10).
+  void set_cuda_version(int cuda, int newest_ptx) {
+    cuda_version_ = cuda;
+    newest_ptx_ = newest_ptx;
+  }
   int call_count() const { return static_cast<int>(calls_.size()); }
   const std::vector<std::string>& calls() const { return calls_; }  // names as in cuda.h
   const std::vector<FakeLaunch>& launches() const { return launches_; }
@@ -114,6 +119,8 @@ class FakeDriver : public DriverApi {
 
   mutable std::mutex mutex_;
   int devices_ = 1;
+  int cuda_version_ = 13000;
+  int newest_ptx_ = 90;
   int compute_capability_ = 89;
   int smem_optin_ = 101376;
   int threads_per_block_ = 1024;

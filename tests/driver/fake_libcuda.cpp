@@ -6,6 +6,7 @@
 //   FAKE_WITHOUT_GRAPHS   lacks the functions of graphs
 //   FAKE_INIT_RESULT=N    cuInit fails with N
 //   FAKE_DEVICE_COUNT=N   number of devices
+//   FAKE_CUDA_VERSION=N   what cuDriverGetVersion says
 // Every call is appended to a log that the test reads through fake_libcuda_log().
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +19,9 @@
 #endif
 #ifndef FAKE_DEVICE_COUNT
 #define FAKE_DEVICE_COUNT 1
+#endif
+#ifndef FAKE_CUDA_VERSION
+#define FAKE_CUDA_VERSION 12080
 #endif
 
 namespace {
@@ -47,15 +51,16 @@ int cuInit(unsigned flags) {
   return FAKE_INIT_RESULT;
 }
 int cuDriverGetVersion(int* version) {
-  *version = 12080;
+  *version = FAKE_CUDA_VERSION;
   return logged("driver_version");
 }
 int cuGetErrorName(int error, const char** text) {
   if (error == 0) *text = "CUDA_SUCCESS";
   if (error == 2) *text = "CUDA_ERROR_OUT_OF_MEMORY";
+  if (error == 34) *text = "CUDA_ERROR_STUB_LIBRARY";
   if (error == 218) *text = "CUDA_ERROR_INVALID_PTX";
   if (error == 803) *text = "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH";
-  return error == 0 || error == 2 || error == 218 || error == 803 ? 0 : 1;
+  return error == 0 || error == 2 || error == 34 || error == 218 || error == 803 ? 0 : 1;
 }
 // Handles of devices need not be ordinals, so these are not.
 int cuDeviceGet(int* device, int ordinal) {

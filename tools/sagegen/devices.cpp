@@ -15,23 +15,28 @@ struct Row {
   std::string what;
   int compute_capability;
   std::string target;  // best target, or why there is none
+  std::string note;    // why it is a lower one than the device's
   int multiprocessors;
   double gib;
 };
 
-std::string target_or_reason(int compute_capability) {
+std::string target_or_reason(const runtime::Device& device, std::string& note) {
   try {
-    return to_string(runtime::best_target(compute_capability));
+    note = runtime::best_target_note(device);
+    return to_string(runtime::best_target(device));
   } catch (const SpecError& error) {
     return error.what();
   }
 }
 
 Row row_of(const runtime::Device& device, const std::string& name) {
+  std::string note;
+  std::string target = target_or_reason(device, note);
   return {.name = name,
           .what = device.name(),
           .compute_capability = device.compute_capability(),
-          .target = target_or_reason(device.compute_capability()),
+          .target = std::move(target),
+          .note = std::move(note),
           .multiprocessors = device.attribute(runtime::DeviceAttribute::multiprocessor_count),
           .gib = static_cast<double>(device.total_memory()) / (1024.0 * 1024.0 * 1024.0)};
 }
@@ -66,8 +71,12 @@ Exit print_devices(const DevicesOptions&, Output& output) {
                     {"target", row.target},
                     {"multiprocessors", row.multiprocessors},
                     {"memory_gib", row.gib}});
+    if (!row.note.empty()) list.back()["note"] = row.note;
   }
   output.text(table.text());
+  for (const Row& row : rows) {
+    if (!row.note.empty()) output.text(fmt::format("{}: {}\n", row.name, row.note));
+  }
   if (!why.empty()) output.text("no CUDA device: " + why + "\n");
   Json fields{{"devices", list}, {"cuda", why.empty()}};
   if (!why.empty()) fields["why_no_cuda"] = why;

@@ -317,9 +317,11 @@ Exit run_command(const RunCommand& command, Output& output) {
   const RunInputs inputs = load_run_inputs(command.input);
   const RunDevice on = open_run_device(command.device, command.target, command.emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
+  if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job = make_job(command, inputs, on);
   output.progress(fmt::format("running on {}", on.name));
   const AttentionResult result = run_attention(job, on);
+  if (!result.note.empty()) output.progress(fmt::format("{}: {}", on.name, result.note));
 
   Json fields = setup_json(command, inputs, job, on, result);
   std::string text = setup_text(command, inputs, job, on, result);

@@ -113,6 +113,7 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
                                      timed_ptx);
   result.load_ms = ms_since(load_begin);
   result.kernels = attention.kernel_names();
+  result.note = attention.note();
 
   const DeviceTensor q = upload(on.device, in.q, job);
   const DeviceTensor k = upload(on.device, in.k, job);

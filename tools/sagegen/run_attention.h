@@ -25,6 +25,7 @@ struct AttentionJob {
 
 struct AttentionResult {
   std::vector<std::string> kernels;  // as loaded, in launch order
+  std::string note;                  // which of them are of an older target than asked for, if any
   std::vector<double> o, lse;        // shapes of reference::Output; empty if a launch failed
   std::vector<runtime::Finding> findings;
   double emit_ms = 0;  // PTX of all kernels made or looked up

@@ -41,9 +41,14 @@ RunDevice gpu(const std::shared_ptr<runtime::DriverApi>& cuda, int ordinal,
                    .emulator = nullptr,
                    .device = runtime::Device(cuda, ordinal),
                    .target = {},
-                   .why_no_gpu = {}};
-  result.target = target.empty() ? runtime::best_target(result.device.compute_capability())
-                                 : parse_target(target);
+                   .why_no_gpu = {},
+                   .note = {}};
+  if (target.empty()) {
+    result.target = runtime::best_target(result.device);
+    result.note = runtime::best_target_note(result.device);
+  } else {
+    result.target = parse_target(target);
+  }
   check_runs(result.target, result.device, result.name);
   return result;
 }
@@ -80,7 +85,8 @@ RunDevice emulated(const std::optional<std::string>& profile, const std::string&
                    .emulator = emulator,
                    .device = runtime::Device(emulator, profile_ordinal(*emulator, name)),
                    .target = {},
-                   .why_no_gpu = {}};
+                   .why_no_gpu = {},
+                   .note = {}};
   result.target = asked.value_or(runtime::best_target(result.device.compute_capability()));
   check_runs(result.target, result.device, result.name);
   return result;

@@ -17,6 +17,7 @@ struct RunDevice {
   runtime::Device device;
   Target target;
   std::string why_no_gpu;  // of device auto, when it fell back
+  std::string note;        // why the target is lower than the device's, if it is
 };
 
 // device: auto, cuda, cuda:N, emulator or emulator:PROFILE. target: empty for the best one of the device.

@@ -57,8 +57,8 @@ void sagegen_device_destroy(sagegen_device* device);
 /* As the driver calls it. Valid while the handle lives; null for a null handle. */
 const char* sagegen_device_name(const sagegen_device* device);
 int sagegen_device_compute_capability(const sagegen_device* device); /* 89 for 8.9 */
-/* Key of the index-th embedded attention kernel that this device can load, in a stable order; null
- * past the end. Valid while the library is loaded. */
+/* Key of the index-th embedded attention kernel that this device and its driver can load, in a stable
+ * order; null past the end. Valid while the library is loaded. */
 const char* sagegen_device_kernel(const sagegen_device* device, size_t index);
 sagegen_status sagegen_device_synchronize(sagegen_device* device);
 
@@ -76,6 +76,12 @@ sagegen_status sagegen_memory_download(sagegen_device* device, void* to, uint64_
 typedef struct sagegen_attention sagegen_attention;
 
 typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
+/* Whether the mean of K over its tokens is subtracted before it is quantized (SageAttention2). It costs
+ * next to nothing and matters where channels of K have a bias. */
+typedef enum sagegen_k_smoothing {
+  SAGEGEN_SMOOTH_K = 0,
+  SAGEGEN_K_AS_IT_IS = 1,
+} sagegen_k_smoothing;
 typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sagegen_mask;
 
 /* Zero-initialize, then set what differs. */
@@ -83,8 +89,10 @@ typedef struct sagegen_attention_options {
   int32_t head_dim; /* channels of one head, for example 64 or 128 */
   int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
   int32_t mask;     /* sagegen_mask */
+  int32_t
+      k_smoothing; /* sagegen_k_smoothing; fills what was padding, so that sizes are as before */
   /* Which numbers are computed: "int8-fp8" or "int8-fp16" (Q K^T, P V) with the schedule that is
-   * the default for them, or null for what suits the device best. Or the key of an attention kernel
+   * the default for them, or null for what suits the device and its driver best. Or the key of an attention kernel
    * ("sage_fwd_..."), which also says head_dim, dtype and mask: they are then ignored. */
   const char* mode;
   /* Directory with <key>.ptx, searched instead of the embedded PTX. Null: embedded PTX. */
@@ -127,6 +135,9 @@ void sagegen_attention_destroy(sagegen_attention* attention);
 /* Key of the attention kernel as asked for. Valid while the handle lives; null for a null handle.
  * The PTX that was found may be that of an older target. */
 const char* sagegen_attention_kernel(const sagegen_attention* attention);
+/* What an old driver costs: why a lower target than the device's was chosen, or kernels of an older target
+ * were loaded. Empty if nothing. Valid while the handle lives; null for a null handle. */
+const char* sagegen_attention_note(const sagegen_attention* attention);
 sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attention,
                                                  const sagegen_shape* shape, size_t* bytes);
 

@@ -65,15 +65,22 @@ using PtxSource = std::function<std::string(const KernelSpec&)>;
 // it (which prefers the same major version). Throws SpecError listing what exists.
 PtxSource embedded_ptx();
 
-// The target to ask for on a device, for example Device::compute_capability(): the highest
-// supported one whose PTX the device's driver can compile. 86 -> sm_86, 87 -> sm_86, 90 -> sm_89,
-// 121 -> sm_120. Throws SpecError below 80.
+// The target to ask for on a device: the highest supported one that its compute capability runs. 86 ->
+// sm_86, 87 -> sm_86, 90 -> sm_89, 121 -> sm_120. Throws SpecError below 80.
 Target best_target(int compute_capability);
+
+// The same for a device and its driver: a lower target where the driver is too old for that PTX (sm_89 needs
+// a driver of CUDA 12.4, sm_120 of 12.8), which may cost FP8. The note is a sentence that says so, empty
+// where nothing is lost. Throw SpecError, DriverError.
+Target best_target(const Device& device);
+std::string best_target_note(const Device& device);
 
 class Attention {
  public:
-  // Loads the kernels of kernels_for(problem, quant, schedule, target). Throws SpecError,
-  // DriverError.
+  // Loads the kernels of kernels_for(problem, quant, schedule, target). A kernel whose PTX the driver
+  // refuses as too new (CUDA_ERROR_UNSUPPORTED_PTX_VERSION) is asked of the source for older targets too,
+  // and note() says so. Throws SpecError, DriverError; errors name the attention kernel, also where a kernel
+  // that prepares its inputs fails.
   Attention(const Device& device, const AttentionProblem& problem, const QuantSpec& quant,
             const TileSchedule& schedule, Target target, const PtxSource& source);
   ~Attention();
@@ -100,6 +107,8 @@ class Attention {
 
   const AttentionKernels& kernels() const;        // as asked for
   std::vector<std::string> kernel_names() const;  // entry points as loaded, in launch order
+  // Which kernels are those of an older target because of the driver, as a sentence; empty if none is.
+  const std::string& note() const;
 
  private:
   struct Impl;

@@ -39,6 +39,7 @@ enum class Result : int {
   out_of_memory = 2,
   not_initialized = 3,
   deinitialized = 4,
+  stub_library = 34,
   no_device = 100,
   invalid_device = 101,
   invalid_context = 201,
@@ -177,7 +178,7 @@ class DriverApi {
   virtual std::string last_error_detail() const { return {}; }
 };
 
-// Loads libcuda.so.1 at run time. Returns null and sets *why (a sentence: not found, no device, symbol
+// Loads libcuda.so.1 at run time, or /usr/lib/wsl/lib/libcuda.so.1, where WSL has it. Returns null and sets *why (a sentence: not found, no device, symbol
 // missing) if this machine cannot run CUDA; never throws.
 std::shared_ptr<DriverApi> load_cuda(std::string* why);
 
