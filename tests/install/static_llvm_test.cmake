@@ -1,0 +1,28 @@
+include(${CMAKE_CURRENT_LIST_DIR}/common.cmake)
+
+# The preset of the binaries that are carried to other machines (tools/gpu_pack.sh) configures, and so does
+# the dry run of the script. Where LLVM's static libraries are not installed there is nothing to configure;
+# CI has them (tools/install_packages.sh).
+file(REMOVE_RECURSE ${WORK})
+execute_process(COMMAND ${CMAKE_COMMAND} --preset static-llvm -B ${WORK}/build
+  -DCMAKE_CXX_COMPILER=${CXX} WORKING_DIRECTORY ${SOURCE_DIR}
+  RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+if(NOT result EQUAL 0)
+  if(output MATCHES "libzstd-dev|does not exist|could not be found" AND NOT DEFINED ENV{SAGEGEN_CI})
+    message(STATUS "skipped: this machine lacks static libraries:\n${output}")
+    return()
+  endif()
+  message(FATAL_ERROR "cmake --preset static-llvm:\n${output}")
+endif()
+
+run(bash ${SOURCE_DIR}/tools/gpu_pack.sh --dry ${WORK}/pack.tar.gz)
+if(NOT run_output MATCHES "sagegen-hardware.*libsagegen.so" OR EXISTS ${WORK}/pack.tar.gz)
+  message(FATAL_ERROR "gpu_pack.sh --dry says: ${run_output}")
+endif()
+run(bash ${SOURCE_DIR}/tools/gpu_pack.sh --help)
+if(NOT run_output MATCHES "--dry" OR run_output MATCHES "set -euo")
+  message(FATAL_ERROR "gpu_pack.sh --help says: ${run_output}")
+endif()
+run_and_expect_failure("unknown argument --nonsense" bash ${SOURCE_DIR}/tools/gpu_pack.sh --nonsense)
+run_and_expect_failure("there is no file nothing.whl" bash ${SOURCE_DIR}/tools/gpu_pack.sh --dry
+  ${WORK}/pack.tar.gz nothing.whl)
