@@ -1,6 +1,6 @@
 # `cmake --install`: libraries, public headers, the command-line tool and the package that
-# find_package(sagegen) reads. Components, for --component and for find_package alike: spec, runtime,
-# generator (if built); the tool is the component `tools`.
+# find_package(sagegen) reads. Components, for --component and for find_package alike: spec, runtime, c (the C
+# API as a shared library, also for pkg-config), generator (if built); the tool is the component `tools`.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/sagegen)
@@ -9,10 +9,10 @@ set(generator_headers generator/include/sagegen)
 install(FILES ${generator_headers}/types.h ${generator_headers}/spec.h ${generator_headers}/error.h
   ${generator_headers}/abi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen COMPONENT spec)
 install(FILES runtime/include/sagegen/sagegen.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
-  COMPONENT runtime)
+  COMPONENT c)
 install(DIRECTORY runtime/include/sagegen/runtime DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
   COMPONENT runtime FILES_MATCHING PATTERN "*.h")
-set(SAGEGEN_COMPONENTS spec runtime)
+set(SAGEGEN_COMPONENTS spec runtime c)
 if(SAGEGEN_GENERATOR)
   install(FILES ${generator_headers}/emit.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
     COMPONENT generator)
@@ -27,10 +27,34 @@ configure_package_config_file(cmake/sagegenConfig.cmake.in
   ${CMAKE_CURRENT_BINARY_DIR}/sagegenConfig.cmake INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/sagegenConfigVersion.cmake
   COMPATIBILITY SameMinorVersion)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/sagegenConfig.cmake
-  ${CMAKE_CURRENT_BINARY_DIR}/sagegenConfigVersion.cmake DESTINATION ${package_dir} COMPONENT spec)
-install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT spec)
+foreach(component spec c)   # c alone is a package, too
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/sagegenConfig.cmake
+    ${CMAKE_CURRENT_BINARY_DIR}/sagegenConfigVersion.cmake DESTINATION ${package_dir}
+    COMPONENT ${component})
+  install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT ${component})
+endforeach()
+
+# The path from sagegen.pc to the prefix, so that an installed tree can be moved.
+set(SAGEGEN_PC_PREFIX "${CMAKE_INSTALL_PREFIX}")
+if(NOT IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+  file(RELATIVE_PATH SAGEGEN_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+  string(REGEX REPLACE "/$" "" SAGEGEN_PC_PREFIX "\${pcfiledir}/${SAGEGEN_PC_PREFIX}")
+endif()
+set(SAGEGEN_PC_LIBDIR "${CMAKE_INSTALL_LIBDIR}")
+set(SAGEGEN_PC_INCLUDEDIR "${CMAKE_INSTALL_INCLUDEDIR}")
+foreach(dir SAGEGEN_PC_LIBDIR SAGEGEN_PC_INCLUDEDIR)
+  if(NOT IS_ABSOLUTE "${${dir}}")
+    string(PREPEND ${dir} "\${prefix}/")
+  endif()
+endforeach()
+configure_file(cmake/sagegen.pc.in ${CMAKE_CURRENT_BINARY_DIR}/sagegen.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/sagegen.pc
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT c)
 
 if(TARGET sagegen)
+  # The same search path in the build tree as installed, where the linked LLVM is. Otherwise CMake pads the
+  # one of the build tree with an empty element, which the loader reads as the working directory.
+  set_target_properties(sagegen PROPERTIES BUILD_WITH_INSTALL_RPATH ON
+    INSTALL_RPATH_USE_LINK_PATH ON)
   install(TARGETS sagegen RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT tools)
 endif()

@@ -2,7 +2,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/common.cmake)
 
 file(REMOVE_RECURSE ${WORK})
 set(prefix ${WORK}/prefix)
-set(components spec runtime)
+set(components spec runtime c)
 if(WITH_GENERATOR)
   list(APPEND components generator)
 endif()
@@ -11,7 +11,7 @@ foreach(component ${components})
 endforeach()
 
 # What is installed must not remember where it was built.
-file(GLOB_RECURSE texts ${prefix}/*.cmake ${prefix}/*.h)
+file(GLOB_RECURSE texts ${prefix}/*.cmake ${prefix}/*.h ${prefix}/*.pc)
 foreach(text ${texts})
   file(READ ${text} content)
   foreach(path ${SOURCE_DIR} ${BUILD_DIR})

@@ -1,0 +1,87 @@
+"""What the loader reads in every program and library, built and installed, and what libsagegen.so exports and needs.
+Usage: binaries_test.py SOURCE_DIR BUILD_DIR CMAKE READELF WORK [sanitized]"""
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+SOURCE, BUILD, CMAKE, READELF, WORK = sys.argv[1:6]
+SANITIZED = "sanitized" in sys.argv[6:]
+# What the unwinder of g++ 12 asks for, where the C library is not newer than that of Debian 12.
+NEWEST_GLIBC, DEBIAN_12_GLIBC = (2, 35), (2, 36)
+
+
+def output(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def elf_files(folder):
+    for path, _, names in os.walk(folder):
+        for name in names:
+            full = os.path.join(path, name)
+            if os.path.islink(full) or not os.path.isfile(full):
+                continue
+            with open(full, "rb") as file:
+                magic = file.read(18)
+            if magic[:4] == b"\x7fELF" and magic[16] in (2, 3):   # programs and shared libraries
+                yield full
+
+
+def search_paths(dynamic):
+    """The elements of RPATH and RUNPATH in the text of `readelf -d`."""
+    return [element for paths in re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.*)\]", dynamic) for element in paths.split(":")]
+
+
+class Binaries(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        shutil.rmtree(WORK, ignore_errors=True)
+        output(CMAKE, "--install", BUILD, "--prefix", WORK)
+
+    def test_the_reader_sees_an_empty_element(self):
+        self.assertEqual(search_paths(" 0x1d (RUNPATH)  Library runpath: [/usr/lib/llvm-22/lib:]"),
+                         ["/usr/lib/llvm-22/lib", ""])
+
+    def test_libraries_are_never_searched_in_the_working_directory(self):
+        files = [*elf_files(os.path.join(BUILD, "bin")), *elf_files(os.path.join(BUILD, "runtime")), *elf_files(WORK)]
+        self.assertIn(os.path.join(WORK, "bin", "sagegen"), files)
+        for file in files:
+            for element in search_paths(output(READELF, "-dW", file)):
+                self.assertRegex(element, r"^(/|\$ORIGIN)", f"{file} searches libraries in '{element}'")
+
+    def test_installed_programs_find_their_libraries(self):
+        for file in elf_files(os.path.join(WORK, "bin")):
+            self.assertNotIn("not found", output("ldd", file))
+            output(file, "--version")
+
+    @staticmethod
+    def symbols():
+        library = next(file for file in elf_files(WORK) if os.path.basename(file).startswith("libsagegen.so"))
+        rows = [line.split() for line in output(READELF, "--dyn-syms", "-W", library).splitlines()]
+        return [row for row in rows if len(row) >= 8 and row[0][:-1].isdigit()]
+
+    def test_the_shared_library_exports_its_header(self):
+        with open(os.path.join(SOURCE, "runtime", "include", "sagegen", "sagegen.h"), encoding="utf-8") as file:
+            text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)
+        declared = set(re.findall(r"\b(sagegen_\w+)\(", text))
+        self.assertGreater(len(declared), 15)
+        exported = {row[7].split("@")[0] for row in self.symbols() if row[4] in ("GLOBAL", "WEAK") and row[6] != "UND"}
+        self.assertEqual(exported, declared)
+
+    @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs what it needs")
+    def test_the_shared_library_asks_for_no_new_c_library(self):
+        needed = {row[7].split("@")[0]: row[7].split("@")[1] for row in self.symbols()
+                  if row[6] == "UND" and "@GLIBC_" in row[7]}
+        self.assertIn("dlopen", needed)
+        self.assertNotIn("arc4random", needed)
+        if tuple(map(int, platform.libc_ver()[1].split("."))) > DEBIAN_12_GLIBC:
+            self.skipTest("a newer C library gives newer versions to old functions")
+        for name, version in needed.items():
+            self.assertLessEqual(tuple(map(int, version.removeprefix("GLIBC_").split("."))), NEWEST_GLIBC, name)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
