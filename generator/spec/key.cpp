@@ -6,11 +6,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "generator/spec/detail.h"
 #include "sagegen/error.h"
-#include "sagegen/spec.h"
 
 namespace sagegen {
 namespace {
+
+using detail::shown;
 
 struct KindWord {
   KernelKind kind;
@@ -105,16 +107,6 @@ class TokenReader {
 
  private:
   static constexpr std::size_t kMaxDigits = 6;
-
-  // Untrusted text in a message: short and printable.
-  static std::string shown(std::string_view text) {
-    constexpr std::size_t kMaxShown = 120;
-    std::string result(text.substr(0, kMaxShown));
-    for (char& c : result) {
-      if (c < ' ' || c > '~') c = '?';
-    }
-    return text.size() > kMaxShown ? result + "..." : result;
-  }
 
   std::string_view text_;
   std::string_view token_;

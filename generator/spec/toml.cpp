@@ -1,7 +1,9 @@
 // Set descriptions in TOML. A table's keys and their types are listed once, in read_space().
 #include <algorithm>
-#include <fstream>
-#include <sstream>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -15,6 +17,8 @@
 namespace sagegen {
 namespace {
 
+using detail::shown;
+
 class Reader {
  public:
   explicit Reader(const std::string& file) : file_(file) {}
@@ -27,6 +31,7 @@ class Reader {
     if (list == nullptr) refuse(root.source(), "no [[attention]] table; a set has at least one");
     if (!list->is_array_of_tables())
       refuse(list->source(), "attention must be written as [[attention]] tables");
+    check_length(*list->as_array(), "the set", "[[attention]] tables");
     for (const toml::node& entry : *list->as_array()) {
       for (const KernelSpec& spec : expand(*entry.as_table())) {
         if (seen.insert(key(spec)).second) result.push_back(spec);
@@ -43,10 +48,20 @@ class Reader {
   void only_keys(const toml::table& table, std::initializer_list<std::string_view> known) const {
     for (const auto& [name, node] : table) {
       if (std::find(known.begin(), known.end(), name.str()) == known.end()) {
-        refuse(name.source(),
-               fmt::format("unknown key \"{}\"; valid are {}", name.str(), fmt::join(known, ", ")));
+        refuse(name.source(), fmt::format("unknown key \"{}\"; valid are {}", shown(name.str()),
+                                          fmt::join(known, ", ")));
       }
     }
+  }
+
+  // Every element is compared with every other, and every table is a product of its lists.
+  void check_length(const toml::array& array, std::string_view owner, std::string_view what) const {
+    if (array.size() <= kMaxElements) return;
+    refuse(
+        array[kMaxElements].source(),
+        fmt::format("{} has {} {}, at most {} are read; describe fewer kernels, or write several "
+                    "files",
+                    owner, array.size(), what, kMaxElements));
   }
 
   // Reads `name` as a non-empty list without repetitions, if it is there. `parse` turns one element
@@ -60,6 +75,7 @@ class Reader {
     if (array == nullptr || array->empty()) {
       refuse(node->source(), fmt::format("{} must be a list with at least one element", name));
     }
+    check_length(*array, name, "elements");
     out.clear();
     for (const toml::node& element : *array) {
       const T value = parse(element);
@@ -90,8 +106,8 @@ class Reader {
     list(table, name, out, [&](const toml::node& node) {
       const std::string word = text(node, name);
       if (const auto value = from_string<Enum>(word)) return *value;
-      refuse(node.source(), fmt::format("unknown word \"{}\" in {}; valid are {}", word, name,
-                                        fmt::join(words<Enum>(), ", ")));
+      refuse(node.source(), fmt::format("unknown word \"{}\" in {}; valid are {}", shown(word),
+                                        name, fmt::join(words<Enum>(), ", ")));
     });
   }
 
@@ -121,7 +137,7 @@ class Reader {
     list(table, "targets", space.targets, [&](const toml::node& node) {
       const std::string word = text(node, "targets");
       try {
-        return parse_target(word);
+        return parse_target(shown(word));  // a target's name is shown unchanged
       } catch (const SpecError& error) {
         refuse(node.source(), error.what());
       }
@@ -147,27 +163,36 @@ class Reader {
   }
 
   static constexpr std::int64_t kMaxInteger = 1'000'000;
+  static constexpr std::size_t kMaxElements = 1000;
   const std::string& file_;
 };
 }  // namespace
 
 std::vector<KernelSpec> read_spec_set(std::string_view toml_text, const std::string& file_name) {
+  detail::check_set_limits(toml_text, file_name);
   const Reader reader(file_name);
   toml::table root;
   try {
     root = toml::parse(toml_text, file_name);
   } catch (const toml::parse_error& error) {
-    reader.refuse(error.source(), std::string(error.description()));
+    reader.refuse(error.source(), shown(error.description(), 300));
   }
   return reader.read(root);
 }
 
 std::vector<KernelSpec> read_spec_set_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (file) text << file.rdbuf();
-  if (!file) throw SpecError(fmt::format("cannot read the set description {}", path));
-  return read_spec_set(text.str(), path);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
+  const auto refuse = [&] {
+    throw SpecError(
+        fmt::format("cannot read the set description {}: {}", path, std::strerror(errno)));
+  };
+  if (!file) refuse();
+  // One byte more than may be read, so that what is too large is seen and not kept.
+  std::string text(detail::kMaxSetBytes + 1, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file.get()));
+  if (std::ferror(file.get()) != 0) refuse();  // half a set is another set
+  return read_spec_set(text, path);
 }
 
 }  // namespace sagegen

@@ -12,9 +12,13 @@ TEST_CASE("read_spec_set survives mutated set descriptions") {
   REQUIRE(text.str().size() > 100);
 
   sagegen::fuzz::MutationLoop loop;
-  loop.seeds = {text.str(),
-                "[[attention]]\ntargets = [\"sm_89\"]\nhead_dims = [64]\nio = [\"f16\"]\n"
-                "schedules = [{ cta_q = 128, cta_k = 64, warps = 4, stages = 2 }]\n"};
+  loop.seeds = {
+      text.str(),
+      "[[attention]]\ntargets = [\"sm_89\"]\nhead_dims = [64]\nio = [\"f16\"]\n"
+      "schedules = [{ cta_q = 128, cta_k = 64, warps = 4, stages = 2 }]\n",
+      "[[attention]]\ntargets = ['sm_89'] # \xc3\xa9\n'\xc3\xa9' = \"\"\"\xc3\xa9\"\"\"\n",
+      "[a.b.c.d.e.f.g.h]\n\"i\".j.k = { l.m = [[[[1.5]]]] }\n",
+      "x = [\"\\\"\", '\\', '''\n''', \"\"\"\"\\\"\"\"\"]\n"};
   loop.dictionary = {"[[attention]]\n",
                      "targets",
                      "=",
@@ -35,6 +39,13 @@ TEST_CASE("read_spec_set survives mutated set descriptions") {
                      "[a.b]\n",
                      "2020-01-01",
                      "nan",
+                     "\xc3\xa9",
+                     "\xe2\x80\xa8",
+                     "\xe1\x9a\x80",
+                     "a.a.a.a.a.a.a.a.",
+                     "[[[[[[[[",
+                     "'",
+                     "#",
                      "\xff\xfe"};
   loop.iterations = 20000;
   CHECK(sagegen::fuzz::run(loop) > loop.iterations);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include <fmt/format.h>
+
 #include "sagegen/error.h"
 #include "sagegen/spec.h"
 
@@ -240,5 +242,89 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
   CHECK_THAT(toml_error(head + "head_dims = [96]\n"),
              Contains("d96") && Contains("head_dim 96 is refused"));
   CHECK_THROWS_WITH(read_spec_set_file("/nonexistent/x.toml"),
-                    "cannot read the set description /nonexistent/x.toml");
+                    "cannot read the set description /nonexistent/x.toml: "
+                    "No such file or directory");
+  CHECK_THROWS_WITH(read_spec_set_file("/"), "cannot read the set description /: Is a directory");
+  // It opens, and every read of it fails: a set that cannot be read is no empty set.
+  CHECK_THROWS_WITH(read_spec_set_file("/proc/self/mem"),
+                    "cannot read the set description /proc/self/mem: Input/output error");
+}
+
+TEST_CASE("a set description beyond a limit is refused before it is parsed, at its place") {
+  const std::string head = "[[attention]]\ntargets = [\"sm_89\"]\n";
+  const auto many = [](int count, const std::string& text) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += text;
+    return all;
+  };
+  const std::string size = "set.toml:1:1: the set description has more than 262144 bytes";
+  const std::string parts = "a name of more than 8 parts with dots between them";
+  const std::string depth = "brackets are more than 8 deep";
+  const std::string letter = "a letter beyond ASCII (byte 0xC3) outside of quotes and comments";
+
+  CHECK_THAT(toml_error(head + many(262144, "#")), StartsWith(size));
+  CHECK_THAT(toml_error(many(300000, "a.") + "b = 1\n"), StartsWith(size));
+  CHECK_THAT(toml_error(head + many(100000, "a.") + "b = 1\n"),
+             StartsWith("set.toml:3:16: " + parts));
+  CHECK_THAT(toml_error("[" + many(40000, "\"a\" . ") + "b]\n"),
+             StartsWith("set.toml:1:48: " + parts));
+  CHECK_THAT(toml_error(head + "x = { " + many(20, "a.") + "b = 1 }\n"), Contains(parts));
+  CHECK_THAT(toml_error(head + "io = " + many(100000, "[")), StartsWith("set.toml:3:14: " + depth));
+  CHECK_THAT(toml_error(head + "io = " + many(30000, "{ a = ")), Contains(depth));
+  CHECK_THAT(toml_error(head + "\xc3\xa9 = 1\n"), StartsWith("set.toml:3:1: " + letter));
+  CHECK_THAT(toml_error("x = '\xc3\xa9' \xc3\xa9\n"), StartsWith("set.toml:1:9: " + letter));
+  CHECK_THAT(toml_error("x = 1\xc3\xa9\n"), StartsWith("set.toml:1:6: " + letter));
+
+  // Where strings end decides what is inside one.
+  const std::string tail = " \xc3\xa9 = 1\n";
+  for (const char* closed :
+       {R"(x = "\\")", R"(x = "\"a\"")", R"(x = '\')", "x = ''", R"(x = "")",
+        "x = \"\"\"a\"\nb\\\"\"\"\"", "x = '''a'\nb'''''", "x = \"not closed\n", "# it's\n"}) {
+    INFO(closed);
+    CHECK_THAT(toml_error(closed + tail), Contains(letter));
+  }
+  for (const char* open : {R"(x = "\")", "x = '", "x = \"\"\"a\"\"\n", "x = '''a\n", "# \"\""}) {
+    INFO(open);
+    CHECK_THAT(toml_error(open + tail), !Contains(letter));
+  }
+
+  // What is allowed stays allowed: letters in comments, fractions, a byte order mark.
+  CHECK(toml_error("\xef\xbb\xbf# caf\xc3\xa9\n" + head) == "accepted");
+  CHECK_THAT(toml_error(head + "head_dims = [" + many(20, "1.5, ") + "]"),
+             Contains("head_dims must be an integer"));
+}
+
+TEST_CASE("long lists in a set description are refused, not compared for minutes") {
+  std::string numbers = "[[attention]]\ntargets = [\"sm_89\"]\nhead_dims = [";
+  std::string schedules = "[[attention]]\ntargets = [\"sm_89\"]\nschedules = [";
+  for (int i = 0; i < 1001; ++i) {
+    numbers += fmt::format("\n{},", i);
+    schedules += fmt::format("\n{{ cta_q = {}, cta_k = 64, warps = 4, stages = 2 }},", i);
+  }
+  CHECK_THAT(toml_error(numbers + "]\n"),
+             StartsWith("set.toml:1004:1: head_dims has 1001 elements, at most 1000 are read"));
+  CHECK_THAT(toml_error(schedules + "]\n"),
+             StartsWith("set.toml:1004:1: schedules has 1001 elements, at most 1000 are read"));
+  std::string tables;
+  for (int i = 0; i < 1001; ++i) tables += "[[attention]]\ntargets = [\"sm_89\"]\n";
+  CHECK_THAT(toml_error(tables),
+             StartsWith("set.toml:2001:1: the set has 1001 [[attention]] tables, at most 1000"));
+  tables.erase(tables.rfind("[[attention]]"));
+  CHECK(toml_error(tables) == "accepted");
+}
+
+TEST_CASE("what a message shows of a set description is short and printable") {
+  const std::string head = "[[attention]]\ntargets = [\"sm_89\"]\n";
+  const std::string hostile = "\"" + std::string(50000, 'n') + "\"";
+  const std::string escape = "\"\\u001b[31mred\"";
+  for (const std::string& word : {hostile, escape}) {
+    for (const std::string& text :
+         {head + word + " = 1\n", head + "io = [" + word + "]\n", word + " = 1\n",
+          "[[attention]]\ntargets = [" + word + "]\n", head + word + " = 1\n" + word + " = 1\n"}) {
+      const std::string error = toml_error(text);
+      CHECK_THAT(error, StartsWith("set.toml:"));
+      CHECK(error.size() < 500);
+      CHECK(error.find('\x1b') == std::string::npos);
+    }
+  }
 }
