@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <catch2/catch.hpp>
+#include <cstdlib>
 
 namespace sagegen::emulator::test {
 
@@ -102,6 +103,16 @@ std::string result_register(const InstructionTest& test) {
 
 }  // namespace
 
+std::vector<HostLanes> usable_lanes() {
+  const char* asked = std::getenv("SAGEGEN_EMULATOR_LANES");
+  if (asked != nullptr && *asked != '\0') return {host_lanes()};
+  std::vector<HostLanes> all;
+  for (HostLanes lanes : {HostLanes::baseline, HostLanes::avx2, HostLanes::avx512}) {
+    if (lanes <= widest_lanes()) all.push_back(lanes);
+  }
+  return all;
+}
+
 void check_instruction(const InstructionTest& test) {
   INFO(test.text);
   auto tuples = operand_tuples(test);
@@ -134,9 +145,9 @@ void check_instruction(const InstructionTest& test) {
 
   std::vector<std::uint64_t> input;
   for (const auto& tuple : tuples) input.insert(input.end(), tuple.begin(), tuple.end());
-  for (HostVectors vectors : {HostVectors::baseline, host_vectors()}) {
+  for (HostLanes lanes : usable_lanes()) {
     Bench bench;
-    bench.use_vectors(vectors);
+    bench.use_lanes(lanes);
     bench.kernel(body, 2);
     Address in = bench.upload(input);
     Address out = bench.memory.allocate(tuples.size() * 8);

@@ -24,7 +24,7 @@ class Bench {
   // `shared`: declarations at function level, such as ".shared .align 16 .b8 s[1024];".
   void kernel(const std::string& body, int parameters, const std::string& shared = "");
   void module_text(const std::string& text);  // a whole module; its first entry is the kernel
-  void use_vectors(HostVectors vectors) { table_ = &form_table(vectors); }
+  void use_lanes(HostLanes lanes) { table_ = &form_table(lanes); }
 
   template <class T>
   Address upload(const std::vector<T>& values) {
@@ -51,6 +51,10 @@ class Bench {
   const FormTable* table_ = &form_table();
   std::shared_ptr<const Program> program_;
 };
+
+// What tests that compare lanes run with: all that this processor has, or the one that
+// SAGEGEN_EMULATOR_LANES names.
+std::vector<HostLanes> usable_lanes();
 
 // The check of the only finding, or "" if there is none.
 std::string only_check(const LaunchReport& report);

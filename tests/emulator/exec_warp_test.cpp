@@ -22,9 +22,9 @@ std::vector<std::vector<u32>> run_warp_body(const std::string& body, int values,
                                             const std::vector<u32>& own,
                                             const std::string& shared = "",
                                             Profile profile = Profile::sm_89,
-                                            HostVectors vectors = host_vectors()) {
+                                            HostLanes lanes = host_lanes()) {
   Bench bench(profile);
-  bench.use_vectors(vectors);
+  bench.use_lanes(lanes);
   std::string text = R"(
     mov.u32 %w1, %tid.x; mul.wide.u32 %d1, %w1, 4; add.u64 %d2, %d20, %d1; ld.global.b32 %w2, [%d2];
     mul.wide.u32 %d3, %w1, 32; add.u64 %d3, %d3, %d21;
@@ -67,8 +67,8 @@ TEST_CASE("shfl, every mode, clamp and segment") {
               "mad.lo.u32 %w3, %w1, 7, 3; shfl.sync.{}.b32 %w10|%p1, %w2, {}, {}, -1; selp.b32 "
               "%w11, 1, 0, %p1;",
               mode, b, c);
-          for (HostVectors vectors : {HostVectors::baseline, host_vectors()}) {
-            auto got = run_warp_body(body, 2, own, "", Profile::sm_89, vectors);
+          for (HostLanes lanes : usable_lanes()) {
+            auto got = run_warp_body(body, 2, own, "", Profile::sm_89, lanes);
             for (int lane = 0; lane < 32; ++lane) {
               u32 distance = (variant == 0   ? 1u
                               : variant == 1 ? 16u

@@ -21,6 +21,7 @@ constexpr Variable kVariables[] = {
     {"CUDA_VISIBLE_DEVICES", "which GPUs the CUDA driver shows, and in which order"},
     {"CUDA_CACHE_DISABLE", "1: the CUDA driver compiles PTX anew at every start"},
     {"LD_LIBRARY_PATH", "where libcuda.so.1 is looked for first"},
+    {"SAGEGEN_EMULATOR_LANES", "baseline, avx2 or avx512: the vectors that the emulator runs on"},
 };
 
 std::string driver_version() {

@@ -19,6 +19,7 @@
 #include "runtime/emulator/device/profiles.h"
 #include "runtime/emulator/device/results.h"
 #include "runtime/emulator/device/thread_state.h"
+#include "runtime/emulator/numerics/host_lanes.h"
 #include "sagegen/runtime/emulator.h"
 
 namespace sagegen::emulator {
@@ -90,6 +91,7 @@ class Driver final : public EmulatorDriver {
   // ---- devices ----
   Result init() override {
     return call([&] {
+      emulator::host_lanes();  // refuses a choice that cannot be, before anything rests on it
       initialized_ = true;
       return Result::success;
     });

@@ -1,9 +1,5 @@
 #include "runtime/emulator/exec/forms.h"
 
-#if defined(SAGEGEN_HOST_X86)
-#include <cpuid.h>
-#endif
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -31,9 +27,9 @@ std::vector<std::string> expand(std::string_view pattern) {
   return result;
 }
 
-FormTable build_table(HostVectors vectors) {
+FormTable build_table(HostLanes lanes) {
   FormTable table;
-  register_lanes(table, vectors);
+  register_lanes(table, lanes);
   register_scalar(table);
   register_half(table);
   register_moves(table);
@@ -106,66 +102,39 @@ const std::vector<Form>* FormTable::find(const std::string& text) const {
   return found == forms_.end() ? nullptr : &found->second;
 }
 
-#if defined(SAGEGEN_HOST_X86)
-namespace {
-
-// clang 14 does not know "f16c" in __builtin_cpu_supports.
-bool has_f16c() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-
-}  // namespace
-#endif
-
-HostVectors host_vectors() {
-#if defined(SAGEGEN_HOST_X86)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512cd")) {
-    return HostVectors::avx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("bmi2") && has_f16c()) {
-    return HostVectors::avx2;
-  }
-#endif
-  return HostVectors::baseline;
-}
-
 void register_lanes_baseline(FormTable& table);
 #if defined(SAGEGEN_HOST_X86)
 void register_lanes_avx2(FormTable& table);
 void register_lanes_avx512(FormTable& table);
 #endif
 
-void register_lanes(FormTable& table, HostVectors vectors) {
+void register_lanes(FormTable& table, HostLanes lanes) {
 #if defined(SAGEGEN_HOST_X86)
-  if (vectors == HostVectors::avx512) return register_lanes_avx512(table);
-  if (vectors == HostVectors::avx2) return register_lanes_avx2(table);
+  if (lanes == HostLanes::avx512) return register_lanes_avx512(table);
+  if (lanes == HostLanes::avx2) return register_lanes_avx2(table);
 #endif
-  (void)vectors;
+  (void)lanes;
   register_lanes_baseline(table);
 }
 
-const FormTable& form_table(HostVectors vectors) {
-  switch (vectors) {
-    case HostVectors::avx512: {
-      static const FormTable table = build_table(HostVectors::avx512);
+const FormTable& form_table(HostLanes lanes) {
+  switch (lanes) {
+    case HostLanes::avx512: {
+      static const FormTable table = build_table(HostLanes::avx512);
       return table;
     }
-    case HostVectors::avx2: {
-      static const FormTable table = build_table(HostVectors::avx2);
+    case HostLanes::avx2: {
+      static const FormTable table = build_table(HostLanes::avx2);
       return table;
     }
-    case HostVectors::baseline:
+    case HostLanes::baseline:
       break;
   }
-  static const FormTable table = build_table(HostVectors::baseline);
+  static const FormTable table = build_table(HostLanes::baseline);
   return table;
 }
 
-const FormTable& form_table() { return form_table(host_vectors()); }
+const FormTable& form_table() { return form_table(host_lanes()); }
 
 std::vector<Form> find_forms(const ptx::Instruction& instruction, const FormTable& table) {
   std::vector<Form> fixed;

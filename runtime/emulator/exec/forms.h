@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "runtime/emulator/exec/program.h"
+#include "runtime/emulator/numerics/host_lanes.h"
 
 namespace sagegen::emulator {
 
@@ -66,13 +67,9 @@ class FormTable {
 // Numbers of boolean operations in setp.
 enum BooleanOperation : std::uint32_t { kBoolNone, kBoolAnd, kBoolOr, kBoolXor };
 
-// The widest vector instructions that the host offers are chosen once; results do not depend on it.
-enum class HostVectors { baseline, avx2, avx512 };
-HostVectors host_vectors();
-
-// All forms with fixed text, built on first use; for the host, or for fewer vectors than it has.
+// All forms with fixed text, built on first use; for host_lanes(), or for any that this processor has.
 const FormTable& form_table();
-const FormTable& form_table(HostVectors vectors);
+const FormTable& form_table(HostLanes lanes);
 
 // The forms of an instruction, one per shape of operands, at least one; throws UnknownForm.
 std::vector<Form> find_forms(const ptx::Instruction& instruction, const FormTable& table);
@@ -86,7 +83,7 @@ std::shared_ptr<const Program> decode_with(const FormTable& table, const ptx::Mo
 std::string text_of(const ptx::Instruction& instruction);
 
 // Each family enters its forms; one function per translation unit.
-void register_lanes(FormTable& table, HostVectors vectors);
+void register_lanes(FormTable& table, HostLanes lanes);
 void register_scalar(FormTable& table);
 void register_half(FormTable& table);
 void register_moves(FormTable& table);

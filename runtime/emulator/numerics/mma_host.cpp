@@ -1,4 +1,5 @@
 // Which instruction set the mma kernels use on this machine.
+#include "runtime/emulator/numerics/host_lanes.h"
 #include "runtime/emulator/numerics/mma_kernels.h"
 
 namespace sagegen::emulator::tile {
@@ -24,15 +25,15 @@ const Kernels* kernels_for(Host host) {
 }
 
 const Kernels& host_kernels() {
-  static const Kernels& best = []() -> const Kernels& {
-    for (const Host host : {Host::avx512, Host::avx2}) {
-      if (const Kernels* kernels = kernels_for(host)) {
-        return *kernels;
-      }
-    }
-    return *portable_kernels();
+  static const Kernels& chosen = []() -> const Kernels& {
+    const HostLanes lanes = host_lanes();
+    const Host host = lanes == HostLanes::avx512 ? Host::avx512
+                      : lanes == HostLanes::avx2 ? Host::avx2
+                                                 : Host::portable;
+    const Kernels* kernels = kernels_for(host);
+    return kernels != nullptr ? *kernels : *portable_kernels();
   }();
-  return best;
+  return chosen;
 }
 
 }  // namespace sagegen::emulator::tile

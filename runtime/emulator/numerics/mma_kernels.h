@@ -57,7 +57,7 @@ enum class Host { portable, avx2, avx512 };
 
 // The table of one instruction set; null if this machine cannot run it.
 const Kernels* kernels_for(Host host);
-// The best table for the machine that this process runs on.
+// The table for host_lanes().
 const Kernels& host_kernels();
 
 // One per mma_host_*.cpp; those of AVX exist on x86-64 only.
