@@ -15,6 +15,9 @@ function(sagegen_compile_options target)
     $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>
     $<$<BOOL:${SAGEGEN_WERROR}>:-Werror>)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  # Files keep helpers of the same name in anonymous namespaces of their own, and the lane loops and mma
+  # kernels are one text compiled three times: CMAKE_UNITY_BUILD, which joins files, may not touch them.
+  set_target_properties(${target} PROPERTIES UNITY_BUILD OFF)
   if(SAGEGEN_FUZZ)   # libFuzzer needs to see the branches of what it fuzzes
     target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
