@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "runtime/emulator/ptx/dominators.h"
+
 namespace sagegen::emulator::ptx {
 namespace {
 
@@ -60,6 +62,17 @@ class Graph {
     return previous_[static_cast<std::size_t>(node)];
   }
 
+  // Per node: the first node that every path from it to any way out goes through; size() if there is none,
+  // -1 if no path leads out.
+  std::vector<int> post_dominators() const {
+    std::vector<std::vector<int>> backwards = previous_;
+    backwards.emplace_back();  // behind all ways out
+    for (std::size_t node = static_cast<std::size_t>(block_count_); node < size(); ++node) {
+      if (!previous_[node].empty()) backwards.back().push_back(static_cast<int>(node));
+    }
+    return immediate_dominators(backwards, static_cast<int>(size()));
+  }
+
  private:
   int block_count_;
   std::vector<std::vector<int>> next_;
@@ -70,7 +83,11 @@ class Graph {
 class Reconvergence {
  public:
   explicit Reconvergence(const Graph& graph)
-      : graph_(graph), flags_(graph.size()), position_(graph.size()), parent_(graph.size()) {}
+      : graph_(graph),
+        post_dominator_(graph.post_dominators()),
+        flags_(graph.size()),
+        position_(graph.size()),
+        parent_(graph.size()) {}
 
   // The block where the two sides of the branch that ends `block` rejoin, or -1.
   int of(int block) {
@@ -78,6 +95,13 @@ class Reconvergence {
       const int side = graph_.next(block)[0];
       return graph_.is_way_out(side) ? -1 : side;
     }
+    // A way out belongs to one branch, so nothing else leads to it: the sides have none in common. Nor
+    // have they if one of them never ends.
+    const int first = graph_.next(block)[0], second = graph_.next(block)[1];
+    if (graph_.is_way_out(first) || graph_.is_way_out(second)) return -1;
+    if (post_dominator(first) < 0 || post_dominator(second) < 0) return -1;
+    // What lies on every path out of the kernel lies on those to the common ways out.
+    if (const int meet = post_dominator(block); meet < static_cast<int>(graph_.size())) return meet;
     work_ += graph_.size();
     std::fill(flags_.begin(), flags_.end(), std::uint8_t{0});
     flood(graph_.next(block)[0], kFromFirst);
@@ -96,6 +120,7 @@ class Reconvergence {
   static constexpr std::uint8_t kCommon = 4;  // leads to a way out that both sides can take
   static constexpr std::uint8_t kVisited = 8;
 
+  int post_dominator(int node) const { return post_dominator_[static_cast<std::size_t>(node)]; }
   std::uint8_t& flags(int node) { return flags_[static_cast<std::size_t>(node)]; }
   int& position(int node) { return position_[static_cast<std::size_t>(node)]; }
   int& parent(int node) { return parent_[static_cast<std::size_t>(node)]; }
@@ -195,6 +220,7 @@ class Reconvergence {
   }
 
   const Graph& graph_;
+  std::vector<int> post_dominator_;
   std::vector<std::uint8_t> flags_;
   std::vector<int> position_;  // on path_, or -1
   std::vector<int> parent_;
@@ -270,8 +296,12 @@ ControlFlow analyze(const Function& function) {
     flow.reconvergence[last] = rejoin < 0 ? static_cast<int>(function.body.size())
                                           : flow.blocks[static_cast<std::size_t>(rejoin)].first;
     if (reconvergence.work() > kMaxWork) {
-      throw ParseError(function.line, fmt::format("{} has {} basic blocks, too many to analyze",
-                                                  function.name, flow.blocks.size()));
+      throw ParseError(
+          function.line,
+          fmt::format(
+              "{} has {} basic blocks and too many branches with returns on both sides, too "
+              "many to analyze; return at one place, or split the function",
+              function.name, flow.blocks.size()));
     }
   }
   return flow;

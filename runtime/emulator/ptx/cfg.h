@@ -36,7 +36,8 @@ struct ControlFlow {
 };
 
 // Throws ParseError if a bra has no label of this function as its only operand, if a function uses brx,
-// and if it has so many branches that the analysis would take longer than a second or so.
+// and if it has so many branches whose sides share no post-dominator (that is, with returns on both) that the
+// analysis would take longer than a second or so.
 ControlFlow analyze(const Function& function);
 
 }  // namespace sagegen::emulator::ptx
