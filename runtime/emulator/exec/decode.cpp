@@ -122,6 +122,7 @@ class Decoder {
 
   void assign_rows() {
     SlotRequest request;
+    request.line = function_.line;
     for (const Value& value : values_.values()) {
       bool none = value.fixed || value.kind == ValueKind::predicate;
       request.size.push_back(none ? 0 : value.kind == ValueKind::row64 ? 2 : 1);

@@ -1,7 +1,11 @@
 #include "runtime/emulator/exec/slots.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <queue>
+
+#include "runtime/emulator/ptx/module.h"
 
 namespace sagegen::emulator {
 namespace {
@@ -53,6 +57,109 @@ struct Life {
   }
 };
 
+// What flows between blocks: the registers that some block reads before it writes them.
+class LiveBlocks {
+ public:
+  // `number`: per virtual register, its place among all that the body names.
+  LiveBlocks(const SlotRequest& request, const ptx::ControlFlow& flow,
+             const std::vector<std::uint32_t>& number, std::size_t registers)
+      : flow_(flow), blocks_(flow.blocks.size()), bit_(registers, kNoBit) {
+    std::vector<std::size_t> written(registers, blocks_);  // in which block last
+    const auto visit = [&](const auto& read, const auto& write) {
+      for (std::size_t b = 0; b < blocks_; ++b) {
+        for (int i = flow.blocks[b].first; i < flow.blocks[b].end; ++i) {
+          for (const RegisterUse& use : request.uses[i]) {
+            if (!use.written && written[number[use.id]] != b) read(b, number[use.id]);
+          }
+          for (const RegisterUse& use : request.uses[i]) {
+            if (!use.written || request.guarded[i]) continue;
+            written[number[use.id]] = b;
+            write(b, number[use.id]);
+          }
+        }
+      }
+      std::fill(written.begin(), written.end(), blocks_);
+    };
+    visit(
+        [&](std::size_t, std::uint32_t reg) {
+          if (bit_[reg] != kNoBit) return;
+          bit_[reg] = register_.size();
+          register_.push_back(reg);
+        },
+        [](std::size_t, std::uint32_t) {});
+    words_ = (register_.size() + 63) / 64;
+    if (words_ * blocks_ > kMaxWords) refuse(request.line);
+    in_.assign(blocks_, BitSet(register_.size()));
+    generated_ = killed_ = in_;
+    visit([&](std::size_t b, std::uint32_t reg) { generated_[b].set(bit_[reg]); },
+          [&](std::size_t b, std::uint32_t reg) {
+            if (bit_[reg] != kNoBit) killed_[b].set(bit_[reg]);
+          });
+    spread(request.line);
+  }
+
+  // Calls f(register) for what is live where a block begins and where it ends.
+  template <class F>
+  void for_each_in(std::size_t block, F&& f) const {
+    in_[block].for_each([&](std::size_t bit) { f(register_[bit]); });
+  }
+  template <class F>
+  void for_each_out(std::size_t block, F&& f) const {
+    out(block).for_each([&](std::size_t bit) { f(register_[bit]); });
+  }
+
+ private:
+  static constexpr std::size_t kNoBit = ~std::size_t{0};
+  static constexpr std::size_t kMaxWords = std::size_t{1} << 24;
+  static constexpr std::size_t kMaxWork = std::size_t{1} << 31;  // words looked at
+
+  [[noreturn]] void refuse(int line) const {
+    throw ptx::ParseError(line, fmt::format("{} registers live across {} basic blocks, too many to "
+                                            "analyze; split the function",
+                                            register_.size(), blocks_));
+  }
+
+  BitSet out(std::size_t b) const {
+    BitSet live(register_.size());
+    for (int s : flow_.blocks[b].successors) {
+      if (s != flow_.exit_block()) live.merge(in_[static_cast<std::size_t>(s)]);
+    }
+    return live;
+  }
+
+  // From the last block to the first, and again those whose successors have changed.
+  void spread(int line) {
+    std::vector<std::vector<std::size_t>> previous(blocks_);
+    std::queue<std::size_t> waiting;
+    std::vector<bool> is_waiting(blocks_, true);
+    for (std::size_t b = blocks_; b-- > 0;) {
+      waiting.push(b);
+      for (int s : flow_.blocks[b].successors) {
+        if (s != flow_.exit_block()) previous[static_cast<std::size_t>(s)].push_back(b);
+      }
+    }
+    for (std::size_t work = 0; !waiting.empty(); waiting.pop()) {
+      const std::size_t b = waiting.front();
+      is_waiting[b] = false;
+      work += words_ * (2 + flow_.blocks[b].successors.size());
+      if (work > kMaxWork) refuse(line);
+      if (!in_[b].absorb(out(b), killed_[b], generated_[b])) continue;
+      for (std::size_t before : previous[b]) {
+        if (is_waiting[before]) continue;
+        is_waiting[before] = true;
+        waiting.push(before);
+      }
+    }
+  }
+
+  const ptx::ControlFlow& flow_;
+  std::size_t blocks_;
+  std::vector<std::size_t> bit_;         // per register
+  std::vector<std::uint32_t> register_;  // per bit
+  std::size_t words_ = 0;                // of one set
+  std::vector<BitSet> in_, generated_, killed_;
+};
+
 // Lives of the registers that the body names, numbered densely: texts may declare millions.
 std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow& flow) {
   constexpr std::uint32_t kUnused = 0xffff'ffff;
@@ -65,39 +172,12 @@ std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow&
       lives.push_back({.id = use.id});
     }
   }
-  std::size_t registers = lives.size();
-  std::size_t blocks = flow.blocks.size();
-  std::vector<BitSet> live_in(blocks, BitSet(registers));
-  std::vector<BitSet> generated(blocks, BitSet(registers)), killed(blocks, BitSet(registers));
-  for (std::size_t b = 0; b < blocks; ++b) {
-    for (int i = flow.blocks[b].first; i < flow.blocks[b].end; ++i) {
-      for (const RegisterUse& use : request.uses[i]) {
-        if (!use.written && !killed[b].test(dense[use.id])) generated[b].set(dense[use.id]);
-      }
-      for (const RegisterUse& use : request.uses[i]) {
-        if (use.written && !request.guarded[i]) killed[b].set(dense[use.id]);
-      }
-    }
-  }
-  auto live_out = [&](std::size_t b) {
-    BitSet out(registers);
-    for (int s : flow.blocks[b].successors) {
-      if (s != flow.exit_block()) out.merge(live_in[s]);
-    }
-    return out;
-  };
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (std::size_t b = blocks; b-- > 0;) {
-      changed |= live_in[b].absorb(live_out(b), killed[b], generated[b]);
-    }
-  }
-
-  for (std::size_t b = 0; b < blocks; ++b) {
+  const LiveBlocks live(request, flow, dense, lives.size());
+  for (std::size_t b = 0; b < flow.blocks.size(); ++b) {
     const ptx::BasicBlock& block = flow.blocks[b];
     if (block.first == block.end) continue;
-    live_in[b].for_each([&](std::size_t id) { lives[id].include(block.first); });
-    live_out(b).for_each([&](std::size_t id) { lives[id].include(block.end - 1); });
+    live.for_each_in(b, [&](std::size_t id) { lives[id].include(block.first); });
+    live.for_each_out(b, [&](std::size_t id) { lives[id].include(block.end - 1); });
     for (int i = block.first; i < block.end; ++i) {
       for (const RegisterUse& use : request.uses[i]) lives[dense[use.id]].include(i);
     }

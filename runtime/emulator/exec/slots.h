@@ -24,6 +24,7 @@ struct SlotRequest {
   // Per instruction of the body, in order; a guarded write does not end a life.
   std::vector<std::vector<RegisterUse>> uses;
   std::vector<bool> guarded;
+  int line = 0;  // of the function, for an error
 };
 
 struct SlotAssignment {
@@ -31,6 +32,7 @@ struct SlotAssignment {
   std::uint32_t rows = 0;
 };
 
+// Throws ptx::ParseError where more registers live across more blocks than can be followed in a second or so.
 SlotAssignment assign_slots(const SlotRequest& request, const ptx::ControlFlow& flow);
 
 }  // namespace sagegen::emulator
