@@ -77,7 +77,6 @@ std::string ScopeStack::declare_label(const Token& name) {
 void ScopeStack::declare_range(const Token& name, std::uint64_t count, Register::Type type,
                                std::vector<Register>& out) {
   Scope& scope = scopes_.back();
-  out.reserve(out.size() + count);
   const bool first_names = scope.names.empty() && scope.ranges.empty();
   for (std::uint64_t i = 0; i < count; ++i) {
     std::string text(name.text);
