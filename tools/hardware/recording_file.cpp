@@ -109,9 +109,10 @@ std::string format_recording(const Recording& recording) {
 
 Recording parse_recording(std::string_view bytes, const std::string& origin) {
   const std::size_t end = bytes.substr(0, kMaxHeaderBytes).find('\n');
-  const auto header = nlohmann::json::parse(bytes.substr(0, end), nullptr, false);
-  if (end == std::string_view::npos || !header.is_object() || !header.contains("format") ||
-      header["format"] != kMagic) {
+  // Without a line's end there is no header, and a file of brackets would take many times its size.
+  const std::string_view line = end == std::string_view::npos ? "" : bytes.substr(0, end);
+  const auto header = nlohmann::json::parse(line, nullptr, false);
+  if (!header.is_object() || !header.contains("format") || header["format"] != kMagic) {
     throw RecordingError(fmt::format("{}: not a recording", origin));
   }
   Recording recording;
