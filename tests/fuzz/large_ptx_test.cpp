@@ -96,6 +96,7 @@ TEST_CASE("large PTX: tokens and declarations") {
            "the module has variables of 42949672960 bytes"},
           {"600,000 values of an initializer",
            [] { return kHead + ".global .b8 x[1000000] = {" + times(600'000, "1,") + "1};"; }, ""},
+          {"90,000 variables", [] { return kHead + numbered(90'000, ".global .b32 x#;"); }, ""},
           {"200,000 variables", [] { return kHead + numbered(200'000, ".global .b8 x#;"); },
            "more than 100000 names"},
           {"registers <999999999>", [] { return kernel(".reg .b32 %x<999999999>;"); },
@@ -117,6 +118,13 @@ TEST_CASE("large PTX: tokens and declarations") {
              return kernel(numbered(65'000, ".loc 1 # 1\n")) + numbered(65'000, ".file # \"f\"\n");
            },
            ""},
+          {"1,000 kernels of a module with file 65535",
+           [] {
+             return kHead + ".file 65535 \"f\"\n" +
+                    numbered(1000, ".entry k#() { .loc 65535 1 1\nret; }\n");
+           },
+           "",
+           {.cpu_seconds = 20, .memory_bytes = std::size_t{200} << 20}},
       },
       refusal);
 }
@@ -200,6 +208,20 @@ TEST_CASE("large PTX: kernels and variables, many of both") {
            [] { return kHead + numbered(40'000, ".entry k#() { ret; }\n"); },
            "",
            {.cpu_seconds = 30, .memory_bytes = std::size_t{2} << 30}},
+          {"40,000 kernels and 40,000 variables",
+           [] {
+             return kHead + numbered(40'000, ".global .b32 g#;\n") +
+                    numbered(40'000, ".entry k#() { ret; }\n");
+           },
+           "",
+           {.cpu_seconds = 40, .memory_bytes = std::size_t{2} << 30}},
+          {"40,000 kernels and 40,000 shared arrays, each kernel with one",
+           [] {
+             return kHead + numbered(40'000, ".shared .align 4 .b8 s#[4];\n") +
+                    numbered(40'000, ".entry k#() { .reg .b32 %r; mov.u32 %r, s#; ret; }\n");
+           },
+           "",
+           {.cpu_seconds = 40, .memory_bytes = std::size_t{2} << 30}},
       },
       refusal);
 }
