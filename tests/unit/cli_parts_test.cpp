@@ -2,12 +2,17 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <set>
+#include <string>
+#include <thread>
 
 #include "sagegen/error.h"
 #include "tools/sagegen/describe.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/output.h"
+#include "tools/sagegen/progress.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/sha256.h"
 
@@ -118,4 +123,45 @@ TEST_CASE("accuracy bounds are wider only where tensor cores keep 13 bits") {
   CHECK(accuracy_bound(fp8, 89).limit(0.02) == Approx(0.02 * 1.05 + 5e-4));
   CHECK(accuracy_bound(fp8, 120).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
   CHECK(accuracy_bound(fp16, 89).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
+}
+
+TEST_CASE("progress: how far the work is, and how long it will still take") {
+  CHECK(progress_line("emitting", 0.5, 3) == "emitting: 50 %, about 3 s left");
+  CHECK(progress_line("emitting", 1, 3) == "emitting: 100 %, about 0 s left");
+  CHECK(progress_line("emitting", 0.25, 42) == "emitting: 25 %, about 2 min 6 s left");
+  CHECK(progress_line("emitting", 0.001, 4) == "emitting: 0 %, about 1 h 6 min left");
+  CHECK(progress_line("running", 0, 12.4) == "running: 12 s so far");
+  CHECK(progress_line("running", 2, 12.4) == "running: 12 s so far");
+}
+
+TEST_CASE("progress is told while the work goes on, and taken off a terminal when it ends") {
+  using std::chrono::milliseconds;
+  for (const bool terminal : {true, false}) {
+    std::string said;
+    std::atomic<int> lines = 0;
+    {
+      Progress progress({.terminal = terminal,
+                         .patience = milliseconds(1),
+                         .interval = milliseconds(1),
+                         .write = [&](const std::string& text) { said += text, ++lines; }},
+                        "counting");
+      const auto second_half = progress.stage(0.5, 1);
+      second_half(0.5);
+      const int before = lines;
+      while (lines < before + 2) std::this_thread::sleep_for(milliseconds(1));
+    }
+    CHECK(said.find("counting: 75 %, about ") != std::string::npos);
+    CHECK(said.ends_with(terminal ? "\r\x1b[K" : " left"));
+  }
+}
+
+TEST_CASE("progress says nothing about work that ends soon") {
+  std::string said;
+  {
+    Progress progress({.patience = std::chrono::hours(1),
+                       .write = [&](const std::string& text) { said += text; }},
+                      "counting");
+    progress.report(0.5);
+  }
+  CHECK(said.empty());
 }
