@@ -1,6 +1,9 @@
 // The targets whose kernels sagegen generates. Limits of shared memory: CUDA C++ Programming Guide,
 // "Technical Specifications per Compute Capability" (1 KB of each block is the system's). PTX
 // versions: the higher of the target's own and what its instructions ask for (e4m3 mma: 8.4).
+#include <algorithm>
+#include <cctype>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -11,6 +14,7 @@ namespace sagegen {
 namespace {
 
 constexpr int kKiB = 1024;
+constexpr int kNoDevice = 1000;  // more than any compute capability, times ten
 
 std::string supported_names() {
   std::vector<std::string> names;
@@ -23,6 +27,42 @@ const TargetInfo* find_target(Target target) {
     if (info.target == target) return &info;
   }
   return nullptr;
+}
+
+// The number in "sm89", "SM-89", "compute_89", "8.9" or "89"; 0 for other words.
+int number_meant(std::string_view text) {
+  int number = 0, digits = 0;
+  std::string letters;
+  for (const char c : text) {
+    if (c >= '0' && c <= '9') {
+      number = std::min(number * 10 + (c - '0'), kNoDevice);
+      ++digits;
+    } else if (digits == 0 && c != '_' && c != '-' && c != ' ') {
+      letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    } else if (digits > 0 && c != '.' && c != 'a' && c != 'f') {
+      return 0;
+    }
+  }
+  return letters.empty() || letters == "sm" || letters == "compute" ? number : 0;
+}
+
+// What to write in the place of an unknown target.
+std::string advice_for(std::string_view text) {
+  const int number = number_meant(text);
+  const TargetInfo* below = nullptr;  // the newest target whose PTX loads on such a device
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target.sm <= number && (below == nullptr || info.target.sm > below->target.sm))
+      below = &info;
+  }
+  if (below == nullptr || number >= kNoDevice)
+    return fmt::format("use one of {}", supported_names());
+  if (below->target.sm == number)
+    return fmt::format("write {} (targets: {})", below->name, supported_names());
+  return fmt::format(
+      "no kernels are made for compute capability {}.{} alone, but PTX of lower targets loads "
+      "there; "
+      "use {} (targets: {})",
+      number / 10, number % 10, below->name, supported_names());
 }
 
 }  // namespace
@@ -75,7 +115,7 @@ Target parse_target(std::string_view text) {
   for (const TargetInfo& info : supported_targets()) {
     if (info.name == text) return info.target;
   }
-  throw SpecError(fmt::format("unknown target \"{}\"; use one of {}", text, supported_names()));
+  throw SpecError(fmt::format("unknown target \"{}\"; {}", text, advice_for(text)));
 }
 
 std::string to_string(Target target) {

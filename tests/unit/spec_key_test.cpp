@@ -152,6 +152,17 @@ TEST_CASE("targets read back, and an unknown one lists what exists") {
   CHECK(to_string(Target{.sm = 90, .suffix = 'a'}) == "sm_90a");
   CHECK_THROWS_WITH(parse_target("sm_77"),
                     "unknown target \"sm_77\"; use one of sm_80, sm_86, sm_89, sm_120");
+  for (const char* word : {"sm89", "SM_89", "sm-89", "89", "8.9", "compute_89", "sm_89a"}) {
+    CHECK_THROWS_WITH(parse_target(word), Contains("write sm_89 (targets: sm_80,"));
+  }
+  CHECK_THROWS_WITH(parse_target("sm_90"),
+                    Contains("compute capability 9.0") && Contains("loads there; use sm_89"));
+  CHECK_THROWS_WITH(parse_target("sm_90a"), Contains("use sm_89"));
+  CHECK_THROWS_WITH(parse_target("sm_87"), Contains("use sm_86"));
+  CHECK_THROWS_WITH(parse_target("sm_121"), Contains("12.1") && Contains("use sm_120"));
+  for (const char* word : {"", "ampere", "sm_", "hopper90", "sm_99999999999", "sm_89x"}) {
+    CHECK_THROWS_WITH(parse_target(word), Contains("; use one of sm_80"));
+  }
   CHECK_THROWS_WITH(target_info({.sm = 90, .suffix = 'a'}), Contains("sm_90a is not supported"));
 }
 
