@@ -1,6 +1,7 @@
 // Tensor files: bytes that numpy and the safetensors package wrote, round trips, and every rule
 // broken once.
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -10,6 +11,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <thread>
 
 #include "tools/reference/tensor_file.h"
 
@@ -311,6 +313,165 @@ TEST_CASE("load_qkv: one safetensors file, bare or with a prefix, grouped heads"
   CHECK(bare.inputs.q.batch == 2);
   CHECK_THROWS_WITH(load_qkv({path}, "layer1"),
                     Catch::Contains("no tensor 'layer1.k'") && Catch::Contains("layer0, (none)"));
+}
+
+TEST_CASE("load_qkv reads what is asked for, and nothing beside it") {
+  const Scratch scratch;
+  const std::string path = scratch.file("a.safetensors");
+  const auto tensor = [](const char* name, const char* dtype, const char* shape,
+                         std::uint64_t begin, std::uint64_t end) {
+    return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", name, dtype,
+                       shape, begin, end);
+  };
+  // 64 GiB of zeros that no disk holds lie between k and v.
+  constexpr std::uint64_t kBig = std::uint64_t{1} << 36;
+  const std::string header = "{" + tensor("q", "F16", "[1,1,1,2]", 0, 4) + "," +
+                             tensor("k", "F16", "[1,1,1,2]", 4, 8) + "," +
+                             tensor("big", "F32", "[17179869184]", 8, 8 + kBig) + "," +
+                             tensor("v", "F16", "[1,1,1,2]", 8 + kBig, 12 + kBig) + "," +
+                             tensor("step", "I64", "[]", 12 + kBig, 20 + kBig) + "," +
+                             tensor("mask", "BOOL", "[3]", 20 + kBig, 23 + kBig) + "}";
+  std::string text = safetensors(header, std::string("\x00\x3c\x00\x40\x00\x44\x00\x48", 8));
+  std::ofstream(path, std::ios::binary) << text;
+  std::filesystem::resize_file(path, text.size() - 8 + 23 + kBig);
+  const LoadedInputs loaded = load_qkv({path});
+  CHECK(loaded.inputs.q.data == std::vector<float>{1, 2});
+  CHECK(loaded.inputs.k.data == std::vector<float>{4, 8});
+  CHECK(loaded.inputs.v.data == std::vector<float>{0, 0});
+  // What is asked for has to be of a type that can be read.
+  CHECK_THROWS_WITH(
+      parse_safetensors(bytes_of(safetensors("{" + tensor("step", "I64", "[]", 0, 8) + "}",
+                                             std::string(8, '\0'))),
+                        "f"),
+      Catch::Contains("tensor 'step': dtype is 'I64'"));
+}
+
+TEST_CASE("a header of many tensors is read in one go") {
+  // With a cost that grows with the square of their number, this takes many minutes.
+  constexpr int kTensors = 300'000;
+  std::string header = "{", data;
+  for (int i = 0; i < kTensors; ++i) {
+    header += fmt::format(R"({}"layer{}.{}":{{"dtype":"F16","shape":[1],"data_offsets":[{},{}]}})",
+                          i == 0 ? "" : ",", i / 3, "qkv"[i % 3], 2 * i, 2 * i + 2);
+  }
+  header += "}";
+  data.resize(2 * kTensors);
+  const TensorFile file = parse_safetensors(bytes_of(safetensors(header, data)), "f");
+  CHECK(file.tensors.size() == kTensors);
+  CHECK(file.tensors.back().name == "layer99999.v");
+  CHECK(qkv_prefixes(file).size() == kTensors / 3);
+  const Scratch scratch;
+  std::ofstream(scratch.file("f"), std::ios::binary) << safetensors(header, data);
+  CHECK_THROWS_WITH(load_qkv({scratch.file("f")}), Catch::Contains("there is no tensor 'q'") &&
+                                                       Catch::Contains("layer0, layer1, ") &&
+                                                       Catch::Contains("bytes ..."));
+}
+
+TEST_CASE("a deep header is refused where it becomes deep") {
+  using Catch::Contains;
+  const std::string deep(90'000'000, '[');
+  CHECK_THAT(safetensors_error(safetensors(deep, "")), Contains("not a JSON object"));
+  CHECK_THAT(safetensors_error(safetensors(R"({"q":)" + deep, "")),
+             Contains("tensor 'q': expected an object"));
+  CHECK_THAT(safetensors_error(safetensors(R"({"q":{"shape":)" + deep, "")),
+             Contains("shape holds something else"));
+  CHECK_THAT(safetensors_error(safetensors(R"({"q":{"data_offsets":)" + deep, "")),
+             Contains("data_offsets is not a pair"));
+  CHECK_THAT(safetensors_error(safetensors(R"({"__metadata__":{"a":)" + deep, "")),
+             Contains("__metadata__ 'a' is not a string"));
+  std::string ones = "1";
+  for (int i = 0; i < 64; ++i) ones += ",1";
+  CHECK_THAT(safetensors_error(safetensors(
+                 R"({"q":{"dtype":"F16","shape":[)" + ones + R"(],"data_offsets":[0,2]}})", "ab")),
+             Contains("more than 64 dimensions"));
+  CHECK_THAT(
+      npy_error(npy("{'descr': '<f2', 'fortran_order': False, 'shape': (" + ones + ")}", "ab")),
+      Contains("more than 64 dimensions"));
+}
+
+TEST_CASE("names in files are cut and quoted in errors") {
+  const std::string name = "\\u001b[31m" + std::string(1'000'000, 'n');
+  for (const std::string& header :
+       {R"({")" + name + R"(":7})", R"({"__metadata__":{")" + name + R"(":1}})",
+        R"({"q":{"dtype":")" + name + R"(","shape":[],"data_offsets":[0,0]}})",
+        R"({"q":")" + name + "\x1b", R"({"a":{")" + name + R"(":1}})"}) {
+    const std::string error = safetensors_error(safetensors(header, ""));
+    CHECK(error != "no error");
+    CHECK(error.size() < 1000);
+    CHECK(error.find('\x1b') == std::string::npos);
+  }
+  for (const std::string& header : {std::string("{'\x1b[31m") + std::string(1000, 'n') + "': 1}",
+                                    std::string("{'descr': '\x1b[31m', 'fortran_order': False, "
+                                                "'shape': ()}")}) {
+    const std::string error = npy_error(npy(header, ""));
+    CHECK(error != "no error");
+    CHECK(error.size() < 500);
+    CHECK(error.find('\x1b') == std::string::npos);
+  }
+}
+
+TEST_CASE("load_qkv: files in the order batch, token, head, channel") {
+  const Scratch scratch;
+  const std::string path = scratch.file("a.safetensors");
+  const StoredTensor q = stored("q", {2, 5, 4, 8}), k = stored("k", {2, 7, 2, 8}),
+                     v = stored("v", {2, 7, 2, 8});
+  write_safetensors(path, {.metadata = {}, .tensors = {q, k, v}});
+  const Inputs inputs = load_qkv({path}, "", AxisOrder::nhd).inputs;
+  CHECK((inputs.q.batch == 2 && inputs.q.heads == 4 && inputs.q.tokens == 5));
+  CHECK((inputs.k.heads == 2 && inputs.k.tokens == 7 && inputs.k.channels == 8));
+  const auto index = [](std::size_t b, std::size_t h, std::size_t n, std::size_t d) {
+    return std::pair{((b * 4 + h) * 5 + n) * 8 + d, ((b * 5 + n) * 4 + h) * 8 + d};
+  };
+  bool same = true;
+  for (std::size_t i = 0; i < 2u * 4 * 5 * 8; ++i) {
+    const auto [here, there] = index(i / 160, i / 40 % 4, i / 8 % 5, i % 8);
+    same = same && inputs.q.data[here] == q.data[there];
+  }
+  CHECK(same);
+  // Read the other way, the heads do not fit.
+  CHECK_THROWS_WITH(load_qkv({path}), Catch::Contains("read as [batch, head, token, channel]") &&
+                                          Catch::Contains("as [batch, token, head, channel] they"));
+  // Indices in errors are those of the file.
+  StoredTensor broken = k;
+  broken.data[static_cast<std::size_t>((1 * 2 + 1) * 8 + 3)] = INFINITY;
+  write_safetensors(path, {.metadata = {}, .tensors = {q, broken, v}});
+  CHECK_THROWS_WITH(load_qkv({path}, "", AxisOrder::nhd), Catch::Contains("[0, 1, 1, 3]"));
+}
+
+TEST_CASE("an order that cannot be told from the shape is guessed from its sizes") {
+  const auto inputs = [](std::int64_t heads, std::int64_t q_len, std::int64_t kv_len) {
+    Inputs made;
+    made.q.heads = made.k.heads = heads;
+    made.q.tokens = q_len;
+    made.k.tokens = kv_len;
+    return made;
+  };
+  CHECK(looks_misordered(inputs(1000, 4, 4)));
+  CHECK_FALSE(looks_misordered(inputs(4, 1000, 1000)));
+  CHECK_FALSE(looks_misordered(inputs(32, 1, 4096)));  // decoding
+  CHECK_FALSE(looks_misordered(inputs(8, 8, 8)));
+}
+
+TEST_CASE("load_qkv: pipes") {
+  const Scratch scratch;
+  TensorFile file;
+  file.tensors = {stored("q", {1, 2, 50, 64}), stored("k", {1, 2, 50, 64}),
+                  stored("v", {1, 2, 50, 64})};
+  const std::vector<std::uint8_t> bytes = format_safetensors(file);
+  REQUIRE(::mkfifo(scratch.file("pipe").c_str(), 0600) == 0);
+  const auto feed = [&](const std::vector<std::uint8_t>& what) {
+    return std::thread([&scratch, what] {
+      std::ofstream(scratch.file("pipe"), std::ios::binary)
+          .write(reinterpret_cast<const char*>(what.data()),
+                 static_cast<std::streamsize>(what.size()));
+    });
+  };
+  std::thread writer = feed(bytes);
+  CHECK(load_qkv({scratch.file("pipe")}).inputs.v.data == file.tensors[2].data);
+  writer.join();
+  writer = feed(format_npy(file.tensors[0]));
+  CHECK(read_npy(scratch.file("pipe")).data == file.tensors[0].data);
+  writer.join();
 }
 
 TEST_CASE("load_qkv: three npy files") {

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "tools/reference/printable.h"
 #include "tools/reference/tensor_bytes.h"
 #include "tools/reference/tensor_file.h"
 
@@ -35,7 +36,8 @@ class HeaderParser {
     while (!accept('}')) {
       const std::string key = quoted();
       expect(':');
-      if (!seen.insert(key).second) throw refuse_(fmt::format("the header names '{}' twice", key));
+      if (!seen.insert(key).second)
+        throw refuse_(fmt::format("the header names '{}' twice", printable(key)));
       if (key == "descr") {
         header.descr = quoted();
       } else if (key == "fortran_order") {
@@ -43,7 +45,7 @@ class HeaderParser {
       } else if (key == "shape") {
         header.shape = tuple();
       } else {
-        throw refuse_(fmt::format("the header has an unknown key '{}'", key));
+        throw refuse_(fmt::format("the header has an unknown key '{}'", printable(key)));
       }
       if (!accept(',')) {
         expect('}');
@@ -91,7 +93,7 @@ class HeaderParser {
     }
     throw refuse_("fortran_order is neither True nor False");
   }
-  std::int64_t extent() {
+  std::uint64_t extent() {
     skip_space();
     std::uint64_t value = 0;
     const std::size_t begin = at_;
@@ -100,13 +102,13 @@ class HeaderParser {
       value = value * 10 + static_cast<std::uint64_t>(text_[at_++] - '0');
     }
     if (at_ == begin) throw refuse_("shape holds something else than whole numbers");
-    return checked_extent(value, refuse_);
+    return value;
   }
   std::vector<std::int64_t> tuple() {
     std::vector<std::int64_t> shape;
     expect('(');
     while (!accept(')')) {
-      shape.push_back(extent());
+      append_extent(shape, extent(), refuse_);
       if (!accept(',')) {
         expect(')');
         break;
@@ -167,7 +169,8 @@ StoredTensor parse_npy(Bytes bytes, const std::string& file) {
     tensor.type = IoType::f32;
     element_size = header.descr == "<f4" ? 4 : 8;
   } else {
-    throw refuse(fmt::format("dtype is '{}'; '<f2', '<f4' and '<f8' can be read", header.descr));
+    throw refuse(
+        fmt::format("dtype is '{}'; '<f2', '<f4' and '<f8' can be read", printable(header.descr)));
   }
   if (header.fortran_order) {
     throw refuse("the array is in Fortran order; save numpy.ascontiguousarray(array)");

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tools/reference/printable.h"
 #include "tools/reference/rounding.h"
 
 namespace sagegen::reference {
@@ -12,15 +13,18 @@ namespace sagegen::reference {
 namespace {
 
 constexpr std::uint64_t kMaxExtent = std::uint64_t{1} << 48;
+constexpr std::size_t kMaxDimensions = 64;  // as numpy
 
 }  // namespace
 
 std::size_t byte_size(IoType type) { return type == IoType::f32 ? 4 : 2; }
 
-std::int64_t checked_extent(std::uint64_t extent, const Refuse& refuse) {
+void append_extent(std::vector<std::int64_t>& shape, std::uint64_t extent, const Refuse& refuse) {
   if (extent > kMaxExtent)
     throw refuse(fmt::format("an extent of {} is larger than any file", extent));
-  return static_cast<std::int64_t>(extent);
+  if (shape.size() == kMaxDimensions)
+    throw refuse(fmt::format("shape has more than {} dimensions", kMaxDimensions));
+  shape.push_back(static_cast<std::int64_t>(extent));
 }
 
 void check_size(const std::vector<std::int64_t>& shape, std::size_t element_size,
@@ -81,7 +85,7 @@ void encode(const StoredTensor& tensor, std::vector<std::uint8_t>& out) {
 
 void check_writable(const StoredTensor& tensor) {
   const Refuse refuse = [&](const std::string& rule) {
-    return FileError(fmt::format("cannot write tensor '{}': {}", tensor.name, rule));
+    return FileError(fmt::format("cannot write tensor '{}': {}", printable(tensor.name), rule));
   };
   for (const std::int64_t extent : tensor.shape) {
     if (extent < 0) throw refuse(fmt::format("an extent is {}", extent));

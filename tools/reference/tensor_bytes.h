@@ -16,8 +16,8 @@ using Refuse = std::function<FileError(const std::string& rule)>;
 
 std::size_t byte_size(IoType type);
 
-// One extent of a shape; throws if it is larger than any file.
-std::int64_t checked_extent(std::uint64_t extent, const Refuse& refuse);
+// Throws if the extent is larger than any file, or one too many.
+void append_extent(std::vector<std::int64_t>& shape, std::uint64_t extent, const Refuse& refuse);
 
 // Throws unless the elements of `shape` fill `bytes` exactly. No product overflows.
 void check_size(const std::vector<std::int64_t>& shape, std::size_t element_size,

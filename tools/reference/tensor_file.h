@@ -7,19 +7,14 @@
 #include <cstdint>
 #include <map>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "tools/reference/reference.h"
+#include "tools/reference/whole_file.h"
 
 namespace sagegen::reference {
-
-class FileError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 // A tensor as a file holds it, in C order. Values of f8 files are rounded to float.
 struct StoredTensor {
@@ -45,19 +40,28 @@ StoredTensor parse_npy(Bytes bytes, const std::string& file);
 std::vector<std::uint8_t> format_safetensors(const TensorFile& contents);
 std::vector<std::uint8_t> format_npy(const StoredTensor& tensor);
 
+// Files may be pipes. Writing replaces a file as a whole (whole_file.h).
 TensorFile read_safetensors(const std::string& path);
 StoredTensor read_npy(const std::string& path);
 void write_safetensors(const std::string& path, const TensorFile& contents);
 void write_npy(const std::string& path, const StoredTensor& tensor);
 
-// Q, K and V of one attention, 4-D [batch, head, token, channel]. With one path: a safetensors file
-// with tensors `q`, `k`, `v`, or `<prefix>.q` and so on. With three: npy files of Q, K, V in this
+// What the four dimensions of a tensor are, from the outermost: [batch, head, token, channel] or
+// [batch, token, head, channel].
+enum class AxisOrder { hnd, nhd };
+
+// Q, K and V of one attention, 4-D. With one path: a safetensors file with tensors `q`, `k`, `v`, or
+// `<prefix>.q` and so on, of which only these three are read. With three: npy files of Q, K, V in this
 // order. Refuses shapes that do not belong together, empty tensors, NaN and infinity.
 struct LoadedInputs {
-  Inputs inputs;
+  Inputs inputs;              // [batch, head, token, channel], whatever the order in the file
   IoType type = IoType::f16;  // of Q, K and V as stored; f32 if they differ
 };
-LoadedInputs load_qkv(const std::vector<std::string>& paths, const std::string& prefix = {});
+LoadedInputs load_qkv(const std::vector<std::string>& paths, const std::string& prefix = {},
+                      AxisOrder order = AxisOrder::hnd);
+
+// Whether the sizes look as if the file had the other order: more heads than tokens in both Q and K.
+bool looks_misordered(const Inputs& inputs);
 
 // The prefixes for which a file has q, k and v; "" if it has them bare.
 std::vector<std::string> qkv_prefixes(const TensorFile& file);
