@@ -1,9 +1,13 @@
 """Every command but `run`: what it reports, and how it refuses."""
 import os
+import pty
+import resource
 import shutil
+import subprocess
 import unittest
 
-from support import (CHECK_FAILED, CODEGEN, FILE, FWD, OK, QUANTQ, SOURCE, SPEC, USAGE, CliTest, has_generator)
+from support import (CHECK_FAILED, CODEGEN, FILE, FWD, MACHINE, OK, QUANTQ, SOURCE, SPEC, TOOL, USAGE, CliTest,
+                     has_generator, is_sanitized, sagegen)
 
 COMMANDS = ("targets", "list", "emit", "inspect", "trace", "generate", "run", "devices", "env")
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -37,6 +41,41 @@ class Usage(CliTest):
                           "--frobnicate")
         self.expect_error(USAGE, "usage error", ["KEY"], "inspect")
         self.expect_error(USAGE, "usage error", ["--repeats"], "emit", "--time", "--repeats", "0")
+
+    def test_what_is_near_is_suggested(self):
+        for word, meant in (("emti", "emit"), ("Run", "run"), ("device", "devices"), ("inspct", "inspect")):
+            self.expect_error(USAGE, "usage error", [f'"{word}"; did you mean {meant}?'], word)
+        self.assertNotIn("did you mean", self.expect(USAGE, "frobnicate").err)
+        for arguments, meant in ((("run", "--qlen", "5"), "--q-len"), (("run", "--head_dim=64"), "--head-dim"),
+                                 (("emit", "--std-out"), "--stdout"), (("list", "--targets", "all"), "--target")):
+            self.expect_error(USAGE, "usage error", [arguments[1], f"did you mean {meant}?"], *arguments)
+        self.assertNotIn("did you mean", self.expect(USAGE, "list", "--frobnicate").err)
+
+    def test_what_is_no_number_is_not_out_of_range(self):
+        for option, most in (("--q-len", 1 << 28), ("--heads", 65535), ("--head-dim", 4096)):
+            for value in ("abc", "0", "-1", "1.5", "", "9" * 30, "0x10"):
+                self.expect_error(USAGE, "usage error", [option, f"whole number from 1 to {most}"], "run",
+                                  f"{option}={value}" if value else option, *([] if value else [""]))
+        for value in ("abc", "10001"):
+            self.expect_error(USAGE, "usage error", ["--repeats", value, "whole number from 1 to 10000"], "emit", "--time",
+                              "--repeats", value)
+
+    def test_a_target_written_otherwise(self):
+        for command in ("list", "run"):
+            for word in ("sm89", "SM_89"):
+                self.expect_error(SPEC, "spec error", [word, "write sm_89"], command, "--target", word)
+            self.expect_error(SPEC, "spec error", ["9.0", "PTX of lower targets loads there", "use sm_89"], command,
+                              "--target", "sm_90")
+
+    def test_what_was_typed_is_shown_and_not_obeyed(self):
+        word = "\x1b[31m" + "x" * 100000
+        for arguments in ((word,), ("list", word), ("list", "--" + word), ("list", "--set", word),
+                          ("list", "--target", word), ("run", "--input", word), ("run", "--q-len", word)):
+            result = sagegen(*arguments)
+            self.assertIn(result.code, (USAGE, SPEC, FILE))
+            self.assertNotIn("\x1b", result.err)
+            self.assertIn("[31mx", result.err)
+            self.assertLess(len(result.err), 10000)
 
     def test_an_error_is_json_too_if_asked(self):
         report = self.expect_json(SPEC, "list", "--target", "sm_77")
@@ -133,6 +172,74 @@ class BadKernels(CliTest):
             self.expect_error(USAGE, "usage error", ["--set", "KEY"], command, "--set", "set.toml", QUANTQ)
 
 
+class Machine(CliTest):
+    """Disks that are full, files that fail, memory that ends."""
+
+    COMMANDS = [("--help",), ("--version",), ("run", "--help"), ("list",), ("list", "--json"), ("targets",), ("env",),
+                ("devices", "--json"), ("inspect", FWD),
+                ("run", "--device", "emulator", "--q-len", 64, "--head-dim", 64, "--heads", 1)]
+    if GENERATOR:
+        COMMANDS += [("emit", "--stdout", FWD), ("emit", QUANTQ), ("trace", FWD), ("generate", "--check", "--root", SOURCE)]
+
+    def test_a_full_disk_is_noticed_by_every_command(self):
+        for arguments in self.COMMANDS:
+            with self.subTest(arguments=arguments), open("/dev/full", "wb") as full:
+                done = subprocess.run([TOOL, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, check=False,
+                                      timeout=300)
+                self.assertEqual(done.returncode, FILE)
+                self.assertIn(b"stdout: cannot be written", done.stderr)
+
+    def test_errors_that_nobody_can_print_still_have_their_code(self):
+        with open("/dev/full", "wb") as full:
+            for arguments, code in ((("frobnicate",), USAGE), (("list", "--set", "/nonexistent"), FILE), (("list",), OK)):
+                done = subprocess.run([TOOL, *arguments], stdout=subprocess.DEVNULL, stderr=full, check=False, timeout=60)
+                self.assertEqual(done.returncode, code)
+
+    def test_a_closed_stdout_is_noticed(self):
+        done = subprocess.run(["bash", "-c", '"$0" list >&-', TOOL], stderr=subprocess.PIPE, check=False, timeout=60)
+        self.assertEqual(done.returncode, FILE)
+
+    def test_files_that_fail_are_no_bug_of_sagegen(self):
+        os.symlink("loop", self.path("loop"))
+        long_name = self.path("n" * 300)
+        os.mkdir(self.path(FWD + ".ptx"))
+        for path, why in ((self.path("loop"), "symbolic links"), (long_name, "name too long"),
+                          ("/proc/self/mem", "Input/output error"), ("/dev/zero", "is a device")):
+            for arguments in (("list", "--set", path), ("run", "--device", "emulator", "--input", path)):
+                with self.subTest(arguments=arguments):
+                    self.expect_error(FILE, "file error", [why], *arguments)
+        for path, why in ((self.path("loop"), "symbolic links"), (long_name, "name too long"),
+                          (self.path("loop", "x"), "symbolic links")):
+            self.expect_error(FILE, "file error", [why], "run", "--device", "emulator", "--out", path)
+            if GENERATOR:
+                self.expect_error(FILE, "file error", [why], "emit", "--out", path, QUANTQ)
+                self.expect_error(FILE, "file error", [why], "generate", "--root", path)
+        if GENERATOR:
+            self.expect_error(FILE, "file error", [FWD + ".ptx", "is a directory"], "emit", "--out", self.directory, FWD)
+        for kernel in self.expect_json(OK, "list", "--target", "sm_89")["kernels"]:
+            os.makedirs(self.path("ptx", kernel["key"] + ".ptx"))
+        self.expect_error(FILE, "file error", [".ptx: cannot be read: is a directory"], "run", "--device", "emulator",
+                          "--target", "sm_89", "--ptx", self.path("ptx"))
+
+    @unittest.skipIf(os.geteuid() == 0, "root may read everything")
+    def test_missing_permissions(self):
+        os.mkdir(self.path("closed"), 0o000)
+        self.addCleanup(os.chmod, self.path("closed"), 0o700)
+        for arguments in (("list", "--set", self.path("closed", "x")), ("emit", "--out", self.path("closed", "x"), QUANTQ),
+                          ("generate", "--root", self.path("closed"))):
+            if GENERATOR or arguments[0] == "list":
+                self.expect_error(FILE, "file error", ["Permission denied"], *arguments)
+
+    @unittest.skipIf(is_sanitized(), "sanitizers reserve address space")
+    def test_memory_that_ends(self):
+        with open(self.path("large.toml"), "wb") as file:
+            file.truncate(64 << 30)
+        for arguments in (("list", "--set", self.path("large.toml")),
+                          ("run", "--device", "emulator", "--heads", 64, "--q-len", 32768)):
+            self.expect_error(MACHINE, "out of memory", ["smaller inputs"], *arguments,
+                              limits={resource.RLIMIT_AS: 1500 << 20})
+
+
 @unittest.skipIf(GENERATOR, "built with the generator")
 class WithoutGenerator(CliTest):
     def test_says_so(self):
@@ -182,6 +289,41 @@ class Emit(CliTest):
         self.expect_error(USAGE, "usage error", ["--json"], "emit", "--stdout", "--json", QUANTQ)
         self.expect_error(USAGE, "usage error", ["--time"], "emit", "--stdout", "--time", QUANTQ)
         self.expect_error(USAGE, "usage error", ["--repeats", "--time"], "emit", "--repeats", 3, QUANTQ)
+
+    def test_files_are_replaced_and_not_overwritten(self):
+        file = self.path(f"{QUANTQ}.ptx")
+        self.expect(OK, "emit", "--out", self.directory, QUANTQ)
+        os.rename(file, self.path("elsewhere"))
+        os.symlink("elsewhere", file)
+        with open(self.path("elsewhere"), "rb") as reader:
+            self.expect(OK, "emit", "--out", self.directory, QUANTQ)
+            self.assertNotEqual(os.fstat(reader.fileno()).st_ino, os.stat(file).st_ino)
+            self.assertEqual(reader.read().decode(), self.expect(OK, "emit", "--stdout", QUANTQ).out)
+        self.assertTrue(os.path.islink(file))
+        self.assertEqual(sorted(os.listdir(self.directory)), sorted(["elsewhere", f"{QUANTQ}.ptx"]))
+
+    def test_a_disk_that_fills_up_leaves_the_old_file(self):
+        file = self.path(f"{QUANTQ}.ptx")
+        with open(file, "w", encoding="utf-8") as old:
+            old.write("old")
+        self.expect_error(FILE, "file error", [file, "File too large"], "emit", "--out", self.directory, QUANTQ,
+                          limits={resource.RLIMIT_FSIZE: 1000})
+        with open(file, encoding="utf-8") as old:
+            self.assertEqual(old.read(), "old")
+        self.assertEqual(os.listdir(self.directory), [f"{QUANTQ}.ptx"])
+
+    def test_long_work_tells_how_far_it_is(self):
+        # On a terminal, after a second; more repeats than any machine makes in that time.
+        main, side = pty.openpty()
+        self.addCleanup(os.close, main)
+        with subprocess.Popen([TOOL, "emit", "--time", "--repeats", "10000", FWD], stdout=subprocess.DEVNULL, stderr=side,
+                              env={**os.environ, "TERM": "xterm"}) as process:
+            os.close(side)
+            text = b""
+            while b" left" not in text:
+                text += os.read(main, 1000)
+            process.kill()
+        self.assertRegex(text.decode(), r"emitting: [0-9]+ %, about [0-9]+ (s|min|h) .*left")
 
     def test_directory_that_cannot_be(self):
         with open(self.path("file"), "w", encoding="utf-8"):

@@ -1,7 +1,9 @@
 """`sagegen run` in the emulator: results, reports, and every way to refuse an input."""
 import math
 import os
+import resource
 import struct
+import threading
 import unittest
 
 from support import (CHECK_FAILED, DRIVER, FILE, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors, sagegen, waves)
@@ -182,6 +184,75 @@ class Files(RunTest):
         self.expect_error(FILE, "file error", ["/nonexistent", "No such file"], "run", "--input",
                           "/nonexistent.safetensors")
         self.expect_error(FILE, "file error", [self.directory, "is a directory"], "run", "--input", self.directory)
+
+    def test_what_nobody_asked_for_is_not_read(self):
+        tensors = {**qkv(), "step": ("I64", [], [5])}
+        self.expect(OK, *self.run_file(tensors))
+        self.expect_error(FILE, "file error", ["layer0.q"], *self.run_file(tensors, "--prefix", "layer0"))
+
+    def test_pipes(self):
+        data = {"q.safetensors": safetensors(qkv()), **{f"{name}.npy": npy(shape, values)
+                                                      for name, (_, shape, values) in qkv(dtype="F32").items()}}
+        for names in (["q.safetensors"], ["q.npy", "k.npy", "v.npy"]):
+            ends = []
+            for name in names:
+                end, start = os.pipe()
+                ends.append(end)
+                threading.Thread(target=self.feed, args=(start, data[name])).start()
+            self.expect(OK, "run", "--device", "emulator", "--input", *(f"/dev/fd/{end}" for end in ends), pass_fds=ends)
+            for end in ends:
+                os.close(end)
+
+    @staticmethod
+    def feed(descriptor, data):
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+    def test_order_of_the_file(self):
+        def reordered(values, heads, tokens):
+            rows = [values[i * 64:(i + 1) * 64] for i in range(heads * tokens)]
+            return [x for n in range(tokens) for h in range(heads) for x in rows[h * tokens + n]]
+        hnd = qkv()
+        nhd = {name: (dtype, [1, 9, 2, 64], reordered(values, 2, 9)) for name, (dtype, _, values) in hnd.items()}
+        first = self.expect(OK, *self.run_file(hnd), "--json").json()
+        again = self.expect(OK, *self.run_file(nhd, "--input-layout", "nhd"), "--json").json()
+        for name in ("shape", "warnings", *METRICS):
+            self.assertEqual(first[name], again[name])
+        self.assertEqual(first["warnings"], [])
+        wrong = self.expect(OK, *self.run_file(nhd), "--json")
+        for text in (wrong.err, *wrong.json()["warnings"]):
+            self.assertIn("9 heads of 2 tokens", text)
+            self.assertIn("give --input-layout nhd", text)
+        self.assertEqual(len(wrong.json()["warnings"]), 1)
+        self.assertIn("give --input-layout hnd", self.expect(OK, *self.run_file(hnd, "--input-layout", "nhd")).err)
+        self.expect_error(USAGE, "usage error", ["--input-layout", "--input"], "run", "--input-layout", "nhd")
+
+    def test_the_result_does_not_take_the_place_of_what_it_is_computed_from(self):
+        arguments = self.run_file(qkv())
+        file = self.path("in.safetensors")
+        with open(file, "rb") as before:
+            data = before.read()
+        os.symlink("in.safetensors", self.path("soft"))
+        os.link(file, self.path("hard"))
+        os.mkdir(self.path("d"))
+        for out in (file, self.path("soft"), self.path("hard"), self.path("d", "..", "in.safetensors")):
+            self.expect_error(USAGE, "usage error", [out, "same file as", file], *arguments, "--out", out)
+            with open(file, "rb") as after:
+                self.assertEqual(after.read(), data)
+        paths = [self.write(f"{name}.npy", npy(shape, values)) for name, (_, shape, values) in qkv(dtype="F32").items()]
+        self.expect_error(USAGE, "usage error", ["same file as", paths[2]], "run", "--input", *paths, "--out", paths[2])
+        ptx = self.path("d", "x.ptx")
+        with open(ptx, "wb"):
+            pass
+        self.expect_error(USAGE, "usage error", ["same file as", ptx], "run", "--ptx", self.path("d"), "--out", ptx)
+
+    def test_a_write_that_fails_leaves_the_old_result(self):
+        out = self.write("o", b"old")
+        self.expect_error(FILE, "file error", [out, "File too large"], "run", *SMALL, "--out", out,
+                          limits={resource.RLIMIT_FSIZE: 1000})
+        with open(out, "rb") as file:
+            self.assertEqual(file.read(), b"old")
+        self.assertEqual(os.listdir(self.directory), ["o"])
 
     def test_nan_and_infinity_are_named(self):
         for name, bad, shown in (("q", math.nan, "nan"), ("v", -math.inf, "-inf")):

@@ -1,12 +1,13 @@
 """What the tests of the command-line tool share: running it, and writing small tensor files."""
 import json
 import os
+import resource
 import struct
 import subprocess
 import tempfile
 import unittest
 
-OK, CHECK_FAILED, USAGE, SPEC, CODEGEN, DRIVER, FILE = 0, 1, 2, 3, 4, 5, 6
+OK, CHECK_FAILED, USAGE, SPEC, CODEGEN, DRIVER, FILE, MACHINE = 0, 1, 2, 3, 4, 5, 6, 71
 TOOL = os.environ.get("SAGEGEN_TOOL", "sagegen")
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FWD = "sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_e4m3_f32x2_q128k64w4s2_sm89"
@@ -23,13 +24,23 @@ class Result:
         return json.loads(self.out)
 
 
-def sagegen(*arguments, cwd=None):
+def sagegen(*arguments, cwd=None, limits=None, pass_fds=()):
+    """limits: {resource.RLIMIT_...: value}"""
+    def limit():
+        for which, value in limits.items():
+            resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
     command = [TOOL, *map(str, arguments)]
-    return Result(subprocess.run(command, capture_output=True, cwd=cwd, timeout=300, check=False))
+    return Result(subprocess.run(command, capture_output=True, cwd=cwd, timeout=300, check=False, pass_fds=pass_fds,
+                                 preexec_fn=limit if limits else None))
 
 
 def has_generator():
     return sagegen("env", "--json").json()["generator"].startswith("LLVM")
+
+
+def is_sanitized():
+    """Sanitizers need address space that a limit takes away from them."""
+    return bool(os.environ.get("SAGEGEN_SANITIZED"))
 
 
 class CliTest(unittest.TestCase):
@@ -41,15 +52,15 @@ class CliTest(unittest.TestCase):
     def path(self, *parts):
         return os.path.join(self.directory, *parts)
 
-    def expect(self, code, *arguments, cwd=None):
+    def expect(self, code, *arguments, **process):
         """Runs the tool and checks its exit code; returns the result."""
-        result = sagegen(*arguments, cwd=cwd)
+        result = sagegen(*arguments, **process)
         self.assertEqual(result.code, code, f"{arguments}\nstdout: {result.out}\nstderr: {result.err}")
         return result
 
-    def expect_error(self, code, kind, parts, *arguments, cwd=None):
+    def expect_error(self, code, kind, parts, *arguments, **process):
         """The tool must fail with this code and one readable block on stderr that holds all parts."""
-        result = self.expect(code, *arguments, cwd=cwd)
+        result = self.expect(code, *arguments, **process)
         self.assertIn(f"sagegen: {kind}\n  ", result.err)
         for part in parts:
             self.assertIn(part, result.err, arguments)
@@ -63,11 +74,14 @@ class CliTest(unittest.TestCase):
         return report
 
 
+LETTERS = {"F16": "e", "F32": "f", "I64": "q"}
+
+
 def safetensors(tensors, truncate=0):
-    """tensors: {name: (dtype, shape, values)}; dtype F16 or F32."""
+    """tensors: {name: (dtype, shape, values)}; dtype F16, F32 or I64."""
     header, body = {}, b""
     for name, (dtype, shape, values) in tensors.items():
-        data = struct.pack(f"<{len(values)}{'e' if dtype == 'F16' else 'f'}", *values)
+        data = struct.pack(f"<{len(values)}{LETTERS[dtype]}", *values)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
         body += data
     text = json.dumps(header).encode()

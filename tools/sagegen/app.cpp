@@ -3,15 +3,20 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <stdexcept>
+#include <filesystem>
+#include <new>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "sagegen/error.h"
 #include "sagegen/runtime/error.h"
+#include "tools/reference/printable.h"
+#include "tools/reference/whole_file.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
@@ -27,7 +32,10 @@ constexpr const char* kFooter = R"(Examples:
 
 Exit codes: 0 ok; 1 a check failed (findings, accuracy, drift); 2 usage; 3 bad spec or key;
 4 the generator cannot do it; 5 no device, or the driver failed; 6 a file that cannot be read, understood
-or written; 70 a bug in sagegen. Results go to stdout, progress and errors to stderr.)";
+or written; 70 a bug in sagegen; 71 not enough memory or threads. Results go to stdout, progress and
+errors to stderr.)";
+
+constexpr std::size_t kMaxMessage = 4000;  // bytes; what files hold may be quoted in it
 
 }  // namespace
 
@@ -52,16 +60,18 @@ CLI::App* App::add_command(const std::string& name, const std::string& descripti
 }
 
 int App::report(const char* kind, const std::string& text, Exit code) {
+  const std::string message = reference::printable(text, kMaxMessage);
   std::string block = fmt::format("sagegen: {}\n  ", kind);
-  for (char c : text.substr(0, text.find_last_not_of(" \n") + 1)) {
+  for (char c : message.substr(0, message.find_last_not_of(" \n") + 1)) {
     block += c;
     if (c == '\n') block += "  ";
   }
-  fmt::print(stderr, "{}\n", block);
+  block += '\n';
+  std::fwrite(block.data(), 1, block.size(), stderr);
   if (format_ == OutputFormat::json) {
     Output(chosen_, format_)
         .json({{"error",
-                {{"kind", kind}, {"message", text}, {"exit_code", static_cast<int>(code)}}}});
+                {{"kind", kind}, {"message", message}, {"exit_code", static_cast<int>(code)}}}});
   }
   return static_cast<int>(code);
 }
@@ -74,24 +84,52 @@ void App::choose_command(const std::string& word) {
   if (word.starts_with('-')) return;
   chosen_ = word;
   if (std::find(names.begin(), names.end(), word) != names.end()) return;
-  throw UsageError(
-      fmt::format("unknown command \"{}\"; use one of {}", word, fmt::join(names, ", ")));
+  throw UsageError(fmt::format("unknown command \"{}\"{}; use one of {}", word,
+                               suggestion(word, names), fmt::join(names, ", ")));
 }
 
-int App::run(int argc, char** argv) {
+// `words` are those of the command line.
+std::string App::hint_for_unknown_options(const std::vector<std::string>& words) const {
+  std::vector<std::string> names;
+  const CLI::App* command = chosen_.empty() ? &app_ : app_.get_subcommand(chosen_);
+  for (const CLI::Option* option : command->get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  std::string hint;
+  for (const std::string& word : words) {
+    const std::string name = word.substr(0, word.find('='));
+    if (name.starts_with("--") && std::find(names.begin(), names.end(), name) == names.end())
+      hint += suggestion(name, names);
+  }
+  return hint;
+}
+
+// The one way to success, and so the one place that knows whether all of stdout has arrived.
+int App::parse_and_act(int argc, char** argv) {
+  int code = 0;
   try {
     if (argc > 1) choose_command(argv[1]);
     app_.parse(argc, argv);
     Output output(chosen_, format_);
-    const Exit code = action_(output);
-    if (std::fflush(stdout) != 0) throw FileError("cannot write to stdout");
-    return static_cast<int>(code);
+    code = static_cast<int>(action_(output));
   } catch (const CLI::Success& help) {  // --help and --version
-    return app_.exit(help);
+    code = app_.exit(help);
+  }
+  reference::flush_standard_output();
+  return code;
+}
+
+int App::run(int argc, char** argv) {
+  try {
+    return parse_and_act(argc, argv);
   } catch (const CLI::ParseError& error) {
     const std::string command = chosen_.empty() ? "" : " " + chosen_;
-    return report("usage error", fmt::format("{}\nsee `sagegen{} --help`", error.what(), command),
-                  Exit::usage);
+    const bool unknown = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError);
+    return report(
+        "usage error",
+        fmt::format("{}{}\nsee `sagegen{} --help`", error.what(),
+                    unknown ? hint_for_unknown_options({argv, argv + argc}) : "", command),
+        Exit::usage);
   } catch (const UsageError& error) {
     return report(error.kind(), error.what(), Exit::usage);
   } catch (const FileError& error) {
@@ -104,6 +142,22 @@ int App::run(int argc, char** argv) {
     return report(error.kind(), error.what(), Exit::driver);
   } catch (const runtime::ArgumentError& error) {
     return report(error.kind(), error.what(), Exit::usage);
+  } catch (const reference::FileError& error) {
+    return report("file error", error.what(), Exit::file);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return report(
+        "file error",
+        fmt::format("{}: {}", reference::printable(error.path1().native()), error.code().message()),
+        Exit::file);
+  } catch (const std::bad_alloc&) {
+    return report("out of memory",
+                  "the machine, or the limit set for this process, has not enough memory for this; "
+                  "take smaller inputs or raise the limit",
+                  Exit::machine);
+  } catch (const std::system_error& error) {  // of threads; files have their own errors
+    return report("machine error",
+                  fmt::format("the system refused something that is needed: {}", error.what()),
+                  Exit::machine);
   } catch (const std::exception& error) {
     return report("internal error",
                   std::string(error.what()) + "\nthis is a bug in sagegen; please report it",

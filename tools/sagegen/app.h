@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -23,6 +24,7 @@ enum class Exit : int {
   driver = 5,     // no such device, a failed driver call
   file = 6,       // a file that cannot be read, understood or written
   internal = 70,  // a bug in sagegen
+  machine = 71,   // the machine has not enough of something: memory, threads
 };
 
 // Runs the tool; never throws.
@@ -52,6 +54,8 @@ class App {
   CLI::App* add_command(const std::string& name, const std::string& description,
                         const std::string& examples);
   void choose_command(const std::string& word);
+  std::string hint_for_unknown_options(const std::vector<std::string>& words) const;
+  int parse_and_act(int argc, char** argv);
   int report(const char* kind, const std::string& text, Exit code);
 
   CLI::App app_;

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <chrono>
+#include <functional>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -9,6 +11,7 @@
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/options.h"
+#include "tools/sagegen/progress.h"
 
 namespace sagegen::cli {
 namespace {
@@ -25,7 +28,8 @@ struct Timed {
   double milliseconds;  // median over the repeats
 };
 
-Timed emit_timed(const KernelSpec& spec, const EmitCommand& command) {
+Timed emit_timed(const KernelSpec& spec, const EmitCommand& command,
+                 const std::function<void(double)>& report) {
   using Clock = std::chrono::steady_clock;
   const EmitOptions options{.line_info = command.line_info ? LineInfo::on : LineInfo::off};
   const int repeats = command.time ? command.repeats : 1;
@@ -35,6 +39,7 @@ Timed emit_timed(const KernelSpec& spec, const EmitCommand& command) {
     const auto begin = Clock::now();
     kernel = emit_kernel(spec, options);
     times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+    report((i + 1.0) / repeats);
   }
   std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
   return {std::move(kernel), times[static_cast<std::size_t>(repeats / 2)]};
@@ -61,16 +66,23 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
   Json list = Json::array();
   double median_sum = 0;
   std::size_t bytes = 0;
+  const int repeats = command.time ? command.repeats : 1;
+  std::string printed;
+  std::optional<Progress> progress(std::in_place, output, "emitting");
+  const auto count = static_cast<double>(specs.size());
+  double begun = 0;
   const auto begin = std::chrono::steady_clock::now();
   for (const KernelSpec& spec : specs) {
-    const Timed emitted = emit_timed(spec, command);
+    const Timed emitted =
+        emit_timed(spec, command, progress->stage(begun / count, (begun + 1) / count));
+    ++begun;
     const EmittedKernel& kernel = emitted.kernel;
     median_sum += emitted.milliseconds;
     bytes += kernel.ptx.size();
     const std::string file =
         command.out.empty() ? std::string{} : fmt::format("{}/{}.ptx", command.out, kernel.name);
     if (!file.empty()) write_file(file, kernel.ptx);
-    if (command.to_stdout) output.text(kernel.ptx);
+    if (command.to_stdout) printed = kernel.ptx;
     table.add({kernel.name, std::to_string(kernel.ptx.size()),
                fmt::format("{:.2f}", emitted.milliseconds)});
     list.push_back({{"key", kernel.name},
@@ -81,15 +93,18 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
                     {"milliseconds", emitted.milliseconds}});
     if (!file.empty()) list.back()["file"] = file;
   }
+  progress.reset();  // before the first line of the result
   const double total =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-  const int repeats = command.time ? command.repeats : 1;
   std::string summary = fmt::format("{} kernel{}, {} bytes of PTX, {:.1f} ms", specs.size(),
                                     specs.size() == 1 ? "" : "s", bytes, median_sum);
   if (command.time) {
     summary += fmt::format(" (medians of {} repeats, which took {:.1f} ms)", repeats, total);
   }
-  if (!command.to_stdout) output.text(table.text() + summary + "\n");
+  if (command.to_stdout)
+    output.bytes(printed);
+  else
+    output.text(table.text() + summary + "\n");
   output.json({{"kernels", list},
                {"bytes", bytes},
                {"repeats", repeats},
@@ -117,8 +132,8 @@ void add_emit(App& app) {
         const CLI::Option* time =
             app_command.add_flag("--time", command.time, "emit repeatedly and report the median");
         CLI::Option* repeats = app_command.add_option("--repeats", command.repeats, "of --time")
-                                   ->capture_default_str()
-                                   ->check(CLI::Range(1, 10000));
+                                   ->capture_default_str();
+        require_whole(repeats, 1, 10000);
         refuse_without(repeats, time);
       },
       emit_kernels);

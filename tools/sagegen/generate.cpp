@@ -1,6 +1,7 @@
 // Keeps generated/ in step with templates/specs/*.toml.
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/progress.h"
 #include "tools/sagegen/sha256.h"
 
 namespace sagegen::cli {
@@ -81,8 +83,10 @@ std::map<std::string, std::string> wanted_files(const std::vector<KernelSpec>& s
   std::map<std::string, std::string> files;
   Json kernels = Json::array();
   std::size_t bytes = 0;
+  std::optional<Progress> progress(std::in_place, output, "emitting");
   for (const KernelSpec& spec : specs) {
     const EmittedKernel kernel = emit_kernel(spec, {});
+    progress->report(static_cast<double>(kernels.size()) / static_cast<double>(specs.size()));
     const std::string path = fmt::format("{}/{}.ptx", to_string(spec.target), kernel.name);
     const std::string& text = files[path] = with_header(kernel);
     bytes += text.size();
@@ -96,6 +100,7 @@ std::map<std::string, std::string> wanted_files(const std::vector<KernelSpec>& s
                        {"threads", kernel.resources.threads},
                        {"dynamic_smem", kernel.resources.dynamic_smem}});
   }
+  progress.reset();
   const Json manifest{{"schema", "sagegen.manifest"},
                       {"schema_version", 1},
                       {"generator_version", tool_version()},

@@ -1,4 +1,20 @@
 // The command-line tool. Each command is one file; app.h lists them.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
+
 #include "tools/sagegen/app.h"
 
-int main(int argc, char** argv) { return sagegen::cli::run(argc, argv); }
+int main(int argc, char** argv) {
+  // A file that grows beyond `ulimit -f` is an error to report, and not the end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
+  // Where a standard stream is closed, the next file that is opened would take its number, and with it what
+  // is printed.
+  int number = 0;
+  do {
+    number = ::open("/dev/null", O_RDONLY);
+  } while (number >= 0 && number <= STDERR_FILENO);
+  if (number > STDERR_FILENO) ::close(number);
+  return sagegen::cli::run(argc, argv);
+}

@@ -1,6 +1,7 @@
 // What commands share in declaring options: choices in plain words, and refusals of what would be ignored.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,7 +32,12 @@ void refuse_beside(CLI::Option* option, const CLI::Option* other, const std::str
 // Refuses `option` where `other`, which it qualifies, is not given.
 void refuse_without(CLI::Option* option, const CLI::Option* other);
 
-// CLI11 takes -1, and what is too large, for the largest number.
+// Refuses what is no whole number, and a number out of range, each in words. CLI11 takes -1, and what is too
+// large, for the largest number.
+void require_whole(CLI::Option* option, std::uint64_t least, std::uint64_t most);
 void require_seed(CLI::Option* option);
+
+// "; did you mean X?" with the known word that is nearest to `word`, or nothing if none is near.
+std::string suggestion(const std::string& word, const std::vector<std::string>& known);
 
 }  // namespace sagegen::cli

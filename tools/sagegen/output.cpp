@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <string_view>
 
 #include <fmt/format.h>
 
+#include "tools/reference/printable.h"
+
 namespace sagegen::cli {
 namespace {
+
+constexpr std::size_t kMaxLine = 4000;  // bytes
 
 bool is_number(const std::string& cell) {
   return !cell.empty() &&
@@ -39,6 +44,16 @@ std::string Table::text() const {
 }
 
 void Output::text(const std::string& text) const {
+  std::string shown;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size() - 1) + 1;
+    shown += reference::printable(std::string_view(text).substr(begin, end - begin), kMaxLine);
+    begin = end;
+  }
+  bytes(shown);
+}
+
+void Output::bytes(const std::string& text) const {
   if (format_ == OutputFormat::text) std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
@@ -51,6 +66,9 @@ void Output::json(const Json& fields) const {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
-void Output::progress(const std::string& line) const { fmt::print(stderr, "{}\n", line); }
+void Output::progress(const std::string& line) const {
+  const std::string text = reference::without_controls(line) + "\n";
+  std::fwrite(text.data(), 1, text.size(), stderr);
+}
 
 }  // namespace sagegen::cli

@@ -29,8 +29,11 @@ class Output {
       : command_(std::move(command)), format_(format) {}
 
   bool is_json() const { return format_ == OutputFormat::json; }
-  // Text mode only.
+  // Text mode only. Control characters are shown and not obeyed, and of very long lines the middle is left out:
+  // files may have put them there.
   void text(const std::string& text) const;
+  // Text mode only: what sagegen made itself, byte for byte.
+  void bytes(const std::string& text) const;
   // JSON mode only. Adds "schema" ("sagegen.<command>") and "schema_version" in front.
   void json(const Json& fields) const;
   // A line on stderr, in both modes.

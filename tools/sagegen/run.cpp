@@ -1,6 +1,7 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <vector>
 
@@ -185,11 +186,13 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"kernel_head_dim", job.problem.head_dim},
               {"causal", causal_word(command.input.causal)},
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
+              {"warnings", Json::array()},
               {"ptx", ptx_origin(command)},
               {"kernels", result.kernels},
               {"emit_ms", result.emit_ms},
               {"load_ms", result.load_ms},
               {"run_ms", result.run_ms}};
+  if (!inputs.warning.empty()) fields["warnings"].push_back(inputs.warning);
   if (on.emulator) fields["checks"] = command.emulator.checks == runtime::Checks::on ? "on" : "off";
   return fields;
 }
@@ -276,7 +279,9 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
     return std::vector<float>(values.begin(), values.end());
   };
   reference::TensorFile file;
-  file.metadata = {{"made_by", "sagegen " + tool_version()}, {"mode", mode_name(job.quant)}};
+  file.metadata = {{"made_by", "sagegen " + tool_version()},
+                   {"mode", mode_name(job.quant)},
+                   {"layout", "batch, head, token, channel"}};
   file.tensors = {
       {.name = "o",
        .type = job.problem.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16,
@@ -311,10 +316,25 @@ void check_emulator_options(const RunCommand& command, const std::string& device
   }
 }
 
+// The result may not take the place of what it is computed from, by whatever name or link.
+void check_out(const RunCommand& command) {
+  check_writable(command.out);
+  std::vector<std::string> read = command.input.files;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(command.ptx, ignored))
+    read.push_back(entry.path().string());
+  for (const std::string& file : read) {
+    if (!reference::is_same_file(command.out, file)) continue;
+    throw UsageError(fmt::format(
+        "--out {} is refused: it is the same file as {}, which this run reads", command.out, file));
+  }
+}
+
 Exit run_command(const RunCommand& command, Output& output) {
   check_emulator_options(command, command.device);
-  if (!command.out.empty()) check_writable(command.out);
+  if (!command.out.empty()) check_out(command);
   const RunInputs inputs = load_run_inputs(command.input);
+  if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
   const RunDevice on = open_run_device(command.device, command.target, command.emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
@@ -350,6 +370,12 @@ void define_inputs(CLI::App& app, InputOptions& input) {
   refuse_without(app.add_option("--prefix", input.prefix,
                                 "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file"),
                  files);
+  refuse_without(add_choice<reference::AxisOrder>(
+                     app, "--input-layout", input.order,
+                     {{"hnd", reference::AxisOrder::hnd}, {"nhd", reference::AxisOrder::nhd}},
+                     "of the files: batch, head, token, channel or batch, token, head, channel "
+                     "(default: hnd)"),
+                 files);
   std::vector<std::string> names;
   for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
   CLI::Option* distribution =
@@ -358,26 +384,22 @@ void define_inputs(CLI::App& app, InputOptions& input) {
           ->capture_default_str();
   reference::Shape& shape = input.shape;
   shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 128};
-  const CLI::Range heads_range(std::int64_t{1}, std::int64_t{65535});  // a grid's y and z
-  const CLI::Range length_range(std::int64_t{1}, std::int64_t{1} << 28);
-  const std::vector<CLI::Option*> sizes = {
-      app.add_option("--batch", shape.batch, "of --dist")
-          ->capture_default_str()
-          ->check(heads_range),
-      app.add_option("--heads", shape.q_heads, "of --dist, of Q")
-          ->capture_default_str()
-          ->check(heads_range),
-      app.add_option("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)")
-          ->check(heads_range),
-      app.add_option("--q-len", shape.q_len, "of --dist")
-          ->capture_default_str()
-          ->check(length_range),
-      app.add_option("--kv-len", shape.kv_len, "of --dist (default: as --q-len)")
-          ->check(length_range),
-      app.add_option("--head-dim", shape.head_dim, "of --dist")
-          ->capture_default_str()
-          ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}))};
-  for (CLI::Option* size : sizes) refuse_beside(size, files, "the file has its own shape");
+  constexpr std::uint64_t kMostHeads = 65535;  // a grid's y and z
+  constexpr std::uint64_t kLongest = std::uint64_t{1} << 28;
+  constexpr std::uint64_t kMostChannels = 4096;
+  const auto size = [&](const char* name, std::int64_t& value, const char* what,
+                        std::uint64_t most) {
+    CLI::Option* option = app.add_option(name, value, what);
+    if (value != 0) option->capture_default_str();
+    require_whole(option, 1, most);
+    refuse_beside(option, files, "the file has its own shape");
+  };
+  size("--batch", shape.batch, "of --dist", kMostHeads);
+  size("--heads", shape.q_heads, "of --dist, of Q", kMostHeads);
+  size("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)", kMostHeads);
+  size("--q-len", shape.q_len, "of --dist", kLongest);
+  size("--kv-len", shape.kv_len, "of --dist (default: as --q-len)", kLongest);
+  size("--head-dim", shape.head_dim, "of --dist", kMostChannels);
   CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
   require_seed(seed);
   for (CLI::Option* made_up : {distribution, seed})

@@ -7,7 +7,6 @@
 #include <fmt/ranges.h>
 
 #include "sagegen/runtime/attention.h"
-#include "tools/reference/tensor_file.h"
 #include "tools/sagegen/errors.h"
 
 namespace sagegen::cli {
@@ -50,6 +49,17 @@ double checked_scale(double scale) {
                   scale, runtime::kLargestSoftmaxScale));
 }
 
+// Nothing in a file says what its dimensions are.
+std::string order_warning(const reference::Inputs& inputs, reference::AxisOrder order) {
+  if (!reference::looks_misordered(inputs)) return {};
+  const bool hnd = order == reference::AxisOrder::hnd;
+  return fmt::format(
+      "K is taken for {} heads of {} tokens, because --input-layout is {}; if the file holds {}, "
+      "give --input-layout {}",
+      inputs.k.heads, inputs.k.tokens, hnd ? "hnd" : "nhd",
+      hnd ? "[batch, token, head, channel]" : "[batch, head, token, channel]", hnd ? "nhd" : "hnd");
+}
+
 RunInputs from_files(const InputOptions& options) {
   if (options.files.size() == 2 ||
       (options.files.size() == 1 && options.files[0].ends_with(".npy"))) {
@@ -62,9 +72,11 @@ RunInputs from_files(const InputOptions& options) {
                     options.prefix));
   }
   try {
-    reference::LoadedInputs loaded = reference::load_qkv(options.files, options.prefix);
+    reference::LoadedInputs loaded =
+        reference::load_qkv(options.files, options.prefix, options.order);
     RunInputs result;
     result.io = chosen_dtype(options.dtype, loaded.type);
+    result.warning = order_warning(loaded.inputs, options.order);
     result.values = std::move(loaded.inputs);
     result.origin = fmt::format("{}", fmt::join(options.files, ", "));
     if (!options.prefix.empty()) result.origin += " (" + options.prefix + ")";

@@ -7,6 +7,7 @@
 
 #include "sagegen/types.h"
 #include "tools/reference/reference.h"
+#include "tools/reference/tensor_file.h"
 
 namespace sagegen::cli {
 
@@ -15,6 +16,7 @@ enum class Causal { none, top_left, bottom_right };
 struct InputOptions {
   std::vector<std::string> files;  // one safetensors file, or npy files of Q, K and V
   std::string prefix;              // of the tensors' names in a safetensors file
+  reference::AxisOrder order = reference::AxisOrder::hnd;  // of the files
   std::string distribution = "normal";
   reference::Shape shape;  // of the distribution; 0 in kv_heads and kv_len: as for the queries
   std::uint64_t seed = 1;
@@ -26,7 +28,8 @@ struct InputOptions {
 struct RunInputs {
   reference::Inputs values;  // rounded to `io`
   DType io = DType::f16;
-  std::string origin;  // in words: file or distribution and seed
+  std::string origin;   // in words: file or distribution and seed
+  std::string warning;  // empty, or why the file may have been misread
 };
 
 // The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.

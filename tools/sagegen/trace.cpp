@@ -36,8 +36,8 @@ Exit print_trace(const TraceCommand& command, Output& output) {
         {{"title", stage.title}, {"milliseconds", stage.milliseconds}, {"lines", lines}});
     if (command.out.empty()) {
       list.back()["text"] = stage.text;
-      output.text(fmt::format("==== {}. {} ({:.2f} ms, {} lines)\n{}\n", i + 1, stage.title,
-                              stage.milliseconds, lines, stage.text));
+      output.bytes(fmt::format("==== {}. {} ({:.2f} ms, {} lines)\n{}\n", i + 1, stage.title,
+                               stage.milliseconds, lines, stage.text));
     } else {
       const std::string file = command.out + "/" + stage_file(i + 1, stage);
       write_file(file, stage.text);
