@@ -47,8 +47,11 @@ void check_address(const char* name, DevicePtr data, DevicePtr alignment) {
   }
 }
 
-void check_stride(const char* name, const Axis& axis, int head_dim) {
+enum class Access { read, write };
+
+void check_stride(const char* name, const Axis& axis, int head_dim, Access access) {
   if (axis.size == 1) return;  // the stride is never used, and frameworks put anything there
+  if (axis.stride == 0 && access == Access::read) return;  // broadcast: one row read many times
   if (axis.stride < 0) {
     throw ArgumentError(fmt::format("attention: {}.{} is {}; strides cannot be negative", name,
                                     axis.name, axis.stride));
@@ -99,15 +102,13 @@ void check_rows_are_disjoint(const char* name, std::array<Axis, 3> axes, int hea
   }
 }
 
-enum class Access { read, write };
-
 Range check_tensor(const char* name, const TensorView& view, std::int64_t batch, std::int64_t heads,
                    std::int64_t tokens, int head_dim, Access access) {
   check_address(name, view.data, kTensorAlignment);
   const std::array<Axis, 3> axes{Axis{"stride_batch", batch, view.stride_batch},
                                  Axis{"stride_head", heads, view.stride_head},
                                  Axis{"stride_token", tokens, view.stride_token}};
-  for (const Axis& axis : axes) check_stride(name, axis, head_dim);
+  for (const Axis& axis : axes) check_stride(name, axis, head_dim, access);
   const auto elements = static_cast<std::uint64_t>(span_elements(name, axes, head_dim));
   if (access == Access::write) check_rows_are_disjoint(name, axes, head_dim);
   // elements < 2^63, so its bytes fit in 64 bits.

@@ -133,9 +133,15 @@ TEST_CASE("strides") {
       {"rows that overlap",
        [](Call& c) { c.arguments.k.stride_token = 120; },
        {"k.stride_token is 120", "128 channels", "overlap"}},
-      {"one row for all tokens",
-       [](Call& c) { c.arguments.v.stride_token = 0; },
-       {"v.stride_token is 0", "overlap"}},
+      {"one row of the output for all tokens",
+       [](Call& c) { c.arguments.o.stride_token = 0; },
+       {"o.stride_token is 0", "overlap"}},
+      {"one head of the output for all heads",
+       [](Call& c) { c.arguments.o.stride_head = 0; },
+       {"o.stride_head is 0", "overlap"}},
+      {"one batch of the output for all batches",
+       [](Call& c) { c.arguments.o.stride_batch = 0; },
+       {"o.stride_batch is 0", "overlap"}},
       {"output heads inside each other",
        [](Call& c) { c.arguments.o.stride_head = 128; },
        {"o.stride_", "rows of the output would overlap"}},
@@ -151,6 +157,19 @@ TEST_CASE("strides") {
        },
        {"k at", "address space"}},
   });
+}
+
+TEST_CASE("what is only read may be broadcast along any axis") {
+  FakePlan plan;
+  for (TensorView AttentionArguments::*const tensor :
+       {&AttentionArguments::q, &AttentionArguments::k, &AttentionArguments::v}) {
+    for (std::int64_t TensorView::*const stride :
+         {&TensorView::stride_batch, &TensorView::stride_head, &TensorView::stride_token}) {
+      Call call;
+      call.arguments.*tensor.*stride = 0;
+      REQUIRE_NOTHROW(run(plan, call));
+    }
+  }
 }
 
 TEST_CASE("overlap") {

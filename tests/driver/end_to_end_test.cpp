@@ -309,6 +309,51 @@ TEST_CASE("what the emulator finds is part of the driver error") {
   emulator()->clear_findings();
 }
 
+TEST_CASE("a stride of 0 reads one row for the whole axis") {
+  const reference::Shape s{
+      .batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 70, .kv_len = 65, .head_dim = 64};
+  const Device device = device_of(EmulatorProfile::sm_89);
+  const Attention attention = plan_on(device, {.head_dim = 64});
+  const reference::Inputs varied = reference::generate("normal", s, 5, reference::IoType::f16);
+  for (reference::Tensor reference::Inputs::*const tensor :
+       {&reference::Inputs::q, &reference::Inputs::k, &reference::Inputs::v}) {
+    for (std::int64_t TensorView::*const axis :
+         {&TensorView::stride_batch, &TensorView::stride_head, &TensorView::stride_token}) {
+      // Every row along the axis is written out for what is expected; only the first is read then.
+      reference::Inputs inputs = varied;
+      reference::Tensor& x = inputs.*tensor;
+      for (std::int64_t b = 0; b < x.batch; ++b) {
+        for (std::int64_t h = 0; h < x.heads; ++h) {
+          for (std::int64_t n = 0; n < x.tokens; ++n) {
+            const std::int64_t row = ((axis == &TensorView::stride_batch ? 0 : b) * x.heads +
+                                      (axis == &TensorView::stride_head ? 0 : h)) *
+                                         x.tokens +
+                                     (axis == &TensorView::stride_token ? 0 : n);
+            const std::int64_t to = ((b * x.heads + h) * x.tokens + n) * x.channels;
+            std::copy_n(x.data.begin() + row * x.channels, x.channels, x.data.begin() + to);
+          }
+        }
+      }
+      const Bits expected = run(device, attention, s, inputs).o;
+      AttentionArguments arguments;
+      std::vector<Buffer> memory;
+      for (const auto& [from, view] : {std::pair{&varied.q, &arguments.q},
+                                       {&varied.k, &arguments.k},
+                                       {&varied.v, &arguments.v}}) {
+        memory.push_back(upload(device, to_bits(*from)));
+        *view = hnd(memory.back().data(), from->heads, from->tokens, 64);
+        if (from == &(varied.*tensor)) view->*axis = 0;
+      }
+      const Buffer o(device, expected.size() * sizeof(std::uint16_t));
+      arguments.o = hnd(o.data(), s.q_heads, s.q_len, 64);
+      const Buffer workspace(device, attention.workspace_bytes(shape_of(s)));
+      attention.run(shape_of(s), arguments, workspace.data(), workspace.bytes(), nullptr);
+      CHECK(download<std::uint16_t>(o) == expected);
+    }
+  }
+  CHECK(emulator()->findings().empty());
+}
+
 TEST_CASE("strides beyond 2^32 bytes reach the right rows") {
   // Two slabs of memory, more than 2^32 bytes apart because the emulator never hands out an address
   // twice. Whichever axis has two entries, its stride leads from the first slab to the second.

@@ -104,7 +104,8 @@ typedef struct sagegen_shape {
 } sagegen_shape;
 
 /* Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim;
- * that of an axis of size 1 is ignored. data is aligned to 16 bytes. */
+ * that of an axis of size 1 is ignored. Those of q, k and v, which are only read, may be 0: one row
+ * for the whole axis. data is aligned to 16 bytes. */
 typedef struct sagegen_tensor {
   uint64_t data;
   int64_t stride_batch, stride_head, stride_token;

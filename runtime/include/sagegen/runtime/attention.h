@@ -28,7 +28,7 @@ struct AttentionShape {
 
 // Element strides; channels are contiguous. HND: [batch, head, token, channel]; NHD: [batch, token,
 // head, channel]. Strides are multiples of 8 and at least head_dim; that of an axis of size 1 is
-// ignored.
+// ignored. Those of Q, K and V, which are only read, may be 0: one row for the whole axis.
 struct TensorView {
   DevicePtr data = 0;  // 16-byte aligned
   std::int64_t stride_batch = 0;
