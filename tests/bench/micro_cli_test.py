@@ -44,7 +44,23 @@ class MicroCli(unittest.TestCase):
         self.assertEqual(report['command'], 'run --device emulator:sm_90 --out report.json --only rate_lop3 '
                          f'--only wgmma_s8_n128_1wg --cubin={self.folder.name}')
         self.assertEqual(report['driver'], '')
-        self.assertFalse(list(self.folder.glob('*.part')))
+        self.assertFalse(list(self.folder.glob('.*')))
+
+    def test_a_full_disk_is_noticed(self) -> None:
+        for arguments in (['list'], ['--help']):
+            with open('/dev/full', 'wb') as full:
+                run = subprocess.run([PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE)
+            self.assertEqual(run.returncode, 1)
+            self.assertTrue(run.stderr.startswith(b'sagegen-micro: '), run.stderr)
+
+    def test_a_report_that_is_none_is_left_alone(self) -> None:
+        out = self.folder / 'report.json'
+        for text, why in ((b'{"benchmarks":' + b'[' * 10_000_000, 'is not a report'), (b'text', 'is not a report')):
+            out.write_bytes(text)
+            run = call('run', '--device', 'emulator:sm_90', '--out', str(out), '--only', 'rate_lop3')
+            self.assertEqual(run.returncode, 1)
+            self.assertIn(why, run.stderr)
+            self.assertEqual(out.read_bytes(), text)
 
     def table(self, report: dict, *arguments: str) -> subprocess.CompletedProcess:
         path = self.folder / 'report.json'

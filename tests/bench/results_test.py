@@ -125,6 +125,24 @@ class Continuing(WithResults):
             self.assertTrue(os.path.exists(self.path(name)))
         self.assertEqual(results.read(self.path("r.json.old"))["records"][0]["contestant"], "fake slow")
 
+    def test_files_are_replaced_where_they_are_with_the_permissions_of_the_umask(self):
+        os.symlink("there", self.path("link"))
+        before = os.umask(0o027)
+        self.addCleanup(os.umask, before)
+        for text in ("first", "second"):
+            results.write_text(self.path("link"), text)
+            self.assertTrue(os.path.islink(self.path("link")))
+            with open(self.path("there"), encoding="utf-8") as file:
+                self.assertEqual(file.read(), text)
+        self.assertEqual(os.stat(self.path("there")).st_mode & 0o777, 0o640)
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.path("link")))), ["link", "there"])
+
+    def test_deep_json_is_refused(self):
+        with open(self.path("deep"), "w", encoding="utf-8") as file:
+            file.write("[" * 1_000_000)
+        with self.assertRaisesRegex(ValueError, "not JSON"):
+            results.read(self.path("deep"))
+
     def test_a_write_that_fails_leaves_the_old_file(self):
         store = self.filled("slow")
         before = self.json(store.path)

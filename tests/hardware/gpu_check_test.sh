@@ -19,6 +19,9 @@ check() {   # WANTED-EXIT ARGUMENTS...
 }
 expect() { grep -q -- "$1" "${2:-log}" || fail "no '$1' in ${2:-the output}"; }
 
+for arguments in --help probes; do
+  "$SAGEGEN_HARDWARE" $arguments >/dev/full 2>log && fail "sagegen-hardware $arguments does not notice a full disk"
+done
 check 2 --nonsense
 expect 'unknown argument --nonsense'
 check 2 --part sing

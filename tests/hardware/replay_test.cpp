@@ -355,7 +355,8 @@ TEST_CASE("damaged recordings are refused") {
   check_refused(path, "not a recording");
   write(path, replaced("\"seed\":5", "\"sEEd\":5"));
   check_refused(path, "seed");
-  check_refused(directory.file("absent.rec"), "cannot read");
+  check_refused(directory.file("absent.rec"), "cannot be read: No such file");
+  check_refused("/proc/self/mem", "cannot be read: Input/output error");
   write(path, good);
   CHECK(load(path).results.size() > 0);
 }

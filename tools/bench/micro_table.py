@@ -56,7 +56,7 @@ def main():
         if report["dry"] and not arguments.allow_dry:
             raise ValueError("a dry run measures nothing; --allow-dry shows it all the same")
         print(table(report))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         print(f"micro_table: {arguments.report}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -15,7 +15,9 @@
 #include "sagegen/runtime/error.h"
 #include "tools/hardware/recorder.h"
 #include "tools/hardware/replay.h"
+#include "tools/reference/printable.h"
 #include "tools/reference/tensor_file.h"
+#include "tools/reference/whole_file.h"
 
 namespace {
 
@@ -24,6 +26,7 @@ using namespace sagegen::hardware;
 namespace fs = std::filesystem;
 
 constexpr int kExitProblems = 1, kExitNoDevice = 3;
+constexpr std::size_t kMaxMessage = 4000;  // bytes; what files hold may be quoted in it
 
 // "cuda:0", "emulator:sm_89". Throws std::runtime_error naming what is missing.
 runtime::Device open_device(const std::string& text) {
@@ -92,8 +95,9 @@ int replay_all(const std::string& directory) {
     const Recording recording = load(path);
     const Replay result = replay(recording);
     constexpr const char* kWords[] = {"agrees", "DIFFERS", "waiting", "stale"};
-    fmt::print("{:8} {:32} {}\n", kWords[static_cast<int>(result.verdict)], recording.probe,
-               result.text);
+    fmt::print("{:8} {:32} {}\n", kWords[static_cast<int>(result.verdict)],
+               reference::printable(recording.probe),
+               reference::printable(result.text, kMaxMessage));
     differing += result.verdict == Verdict::differs ? 1 : 0;
   }
   fmt::print("{} recordings, {} differ from the emulator\n", paths.size(), differing);
@@ -108,8 +112,8 @@ int compare_files(const std::string& one, const std::string& other, double limit
   for (const reference::StoredTensor& x : a.tensors) {
     const reference::StoredTensor* y = b.find(x.name);
     if (y == nullptr || y->shape != x.shape) {
-      throw std::runtime_error(
-          fmt::format("{}: no tensor {} of the shape that {} has", other, x.name, one));
+      throw std::runtime_error(fmt::format("{}: no tensor {} of the shape that {} has", other,
+                                           reference::printable(x.name), one));
     }
     double distance = 0, size = 0, largest = 0;
     std::size_t different = 0;
@@ -130,8 +134,8 @@ int compare_files(const std::string& one, const std::string& other, double limit
     const bool good = finite && relative <= limit;
     close = close && good;
     fmt::print("{} {}: relative L1 {:.3g}, largest {:.3g}, {} of {} values differ{}\n",
-               good ? "close" : "APART", x.name, relative, largest, different, x.data.size(),
-               finite ? "" : ", some not finite on one side");
+               good ? "close" : "APART", reference::printable(x.name), relative, largest, different,
+               x.data.size(), finite ? "" : ", some not finite on one side");
   }
   return close ? 0 : kExitProblems;
 }
@@ -185,23 +189,23 @@ int main(int argc, char** argv) {
   CLI::App* probes_command = app.add_subcommand("probes", "list the probes");
   std::string ptx_of;
   probes_command->add_option("--ptx", ptx_of, "print the PTX of this probe instead");
-  CLI11_PARSE(app, argc, argv);
   try {
-    if (record_command->parsed()) {
-      return record_all(options);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {  // or --help
+      const int code = app.exit(e);
+      reference::flush_standard_output();
+      return code;
     }
-    if (replay_command->parsed()) {
-      return replay_all(directory);
-    }
-    if (compare_command->parsed()) {
-      return compare_files(one, other, limit);
-    }
-    if (probes_command->parsed()) {
-      print_probes(ptx_of);
-    }
-    return 0;
+    int code = 0;
+    if (record_command->parsed()) code = record_all(options);
+    if (replay_command->parsed()) code = replay_all(directory);
+    if (compare_command->parsed()) code = compare_files(one, other, limit);
+    if (probes_command->parsed()) print_probes(ptx_of);
+    reference::flush_standard_output();
+    return code;
   } catch (const std::exception& e) {
-    fmt::print(stderr, "{}\n", e.what());
+    std::fputs((reference::printable(e.what(), kMaxMessage) + "\n").c_str(), stderr);
     return record_command->parsed() ? kExitNoDevice : kExitProblems;
   }
 }

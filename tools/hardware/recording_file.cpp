@@ -4,11 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "tools/hardware/recording.h"
+#include "tools/reference/whole_file.h"
 
 namespace sagegen::hardware {
 namespace {
@@ -148,32 +147,25 @@ Recording parse_recording(std::string_view bytes, const std::string& origin) {
 }
 
 void save(const Recording& recording, const std::string& path) {
-  const std::string bytes = format_recording(recording);
-  const std::string temporary = path + ".part";
-  {
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    file.close();
-    if (!file) {
-      throw RecordingError(fmt::format("{}: cannot write", temporary));
-    }
+  try {
+    reference::write_whole_file(path, format_recording(recording));
+  } catch (const reference::FileError& error) {
+    throw RecordingError(error.what());
   }
-  std::filesystem::rename(temporary, path);
 }
 
 Recording load(const std::string& path) {
-  std::error_code error;
+  std::error_code error;  // what has no size is refused when it is read
   const std::uintmax_t size = std::filesystem::file_size(path, error);
-  std::ifstream file(path, std::ios::binary);
-  if (error || !file) {
-    throw RecordingError(fmt::format("{}: cannot read", path));
-  }
-  if (size > kMaxFileBytes) {
+  if (!error && size > kMaxFileBytes) {
     throw RecordingError(
         fmt::format("{}: {} bytes, and no recording has more than {}", path, size, kMaxFileBytes));
   }
-  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  return parse_recording(bytes, path);
+  try {
+    return parse_recording(reference::read_whole_file(path), path);
+  } catch (const reference::FileError& failure) {
+    throw RecordingError(failure.what());
+  }
 }
 
 }  // namespace sagegen::hardware

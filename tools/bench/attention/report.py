@@ -1,7 +1,7 @@
 """Recorded results as a Markdown report and SVG plots. Nothing is measured here."""
 import os
 
-from . import svg
+from . import results, svg
 
 STAMP = "DRY RUN"
 
@@ -134,6 +134,5 @@ class Report:
         os.makedirs(directory, exist_ok=True)
         files = {"report.md": self.markdown(), **self.plots("burst"), **self.plots("sustained")}
         for name, text in files.items():
-            with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
-                file.write(text)
+            results.write_text(os.path.join(directory, name), text)
         return [os.path.join(directory, name) for name in files]

@@ -8,7 +8,6 @@ loses nothing and the next one goes on where it stopped.
 """
 import json
 import os
-import tempfile
 
 SCHEMA = "sagegen.attention_bench"
 SCHEMA_VERSION = 1
@@ -112,7 +111,7 @@ def read(path):
     try:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     found = problems(document)
     if found:
@@ -122,18 +121,22 @@ def read(path):
 
 def write(path, document):
     """Replaces the file in one step: a reader finds the old document or the new one."""
-    directory = os.path.dirname(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".attention_bench.")
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path, text):
+    """The same for any text. A symbolic link keeps its place; permissions are those of the umask."""
+    path = os.path.realpath(path)
+    temporary = os.path.join(os.path.dirname(path), f".attention_bench.{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
-            file.write("\n")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         raise
 
 

@@ -11,17 +11,19 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "tools/bench/micro/micro.h"
+#include "tools/reference/printable.h"
+#include "tools/reference/whole_file.h"
 
 namespace {
 
 using namespace sagegen::micro;
 
 constexpr int kExitProblems = 1;
+constexpr std::size_t kMaxMessage = 4000;  // bytes; what files hold may be quoted in it
 
 void print_list() {
   for (const Benchmark& benchmark : all_benchmarks()) {
@@ -35,11 +37,8 @@ void write_ptx(const std::string& directory) {
   int count = 0;
   for (const Benchmark& benchmark : all_benchmarks()) {
     for (const Program& program : benchmark.programs) {
-      const std::string path = fmt::format("{}/{}.ptx", directory, program.name);
-      std::ofstream file(path, std::ios::binary | std::ios::trunc);
-      file << program.ptx;
-      file.close();
-      if (!file) throw std::runtime_error(fmt::format("{}: cannot be written", path));
+      sagegen::reference::write_whole_file(fmt::format("{}/{}.ptx", directory, program.name),
+                                           program.ptx);
       ++count;
     }
   }
@@ -83,17 +82,26 @@ int main(int argc, char** argv) {
   std::string directory;
   CLI::App* ptx_command = app.add_subcommand("ptx", "write every kernel's PTX");
   ptx_command->add_option("--out", directory, "directory; made if missing")->required();
-  CLI11_PARSE(app, argc, argv);
   std::vector<std::string> arguments(argv + 1, argv + argc);
   std::transform(arguments.begin(), arguments.end(), arguments.begin(), without_directory);
   options.command = fmt::format("{}", fmt::join(arguments, " "));
   try {
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {  // or --help
+      const int code = app.exit(e);
+      sagegen::reference::flush_standard_output();
+      return code;
+    }
     if (list_command->parsed()) print_list();
     if (ptx_command->parsed()) write_ptx(directory);
-    if (run_command->parsed()) return run_benchmarks(options) == 0 ? 0 : kExitProblems;
-    return 0;
+    int code = 0;
+    if (run_command->parsed()) code = run_benchmarks(options) == 0 ? 0 : kExitProblems;
+    sagegen::reference::flush_standard_output();
+    return code;
   } catch (const std::exception& e) {
-    fmt::print(stderr, "sagegen-micro: {}\n", e.what());
+    const std::string why = sagegen::reference::printable(e.what(), kMaxMessage);
+    std::fputs(("sagegen-micro: " + why + "\n").c_str(), stderr);
     return kExitProblems;
   }
 }

@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "sagegen/runtime/emulator.h"
@@ -17,6 +16,8 @@
 #include "tools/hardware/child.h"
 #include "tools/hardware/probe.h"
 #include "tools/hardware/recording.h"
+#include "tools/reference/json_depth.h"
+#include "tools/reference/whole_file.h"
 
 namespace sagegen::micro {
 namespace {
@@ -51,15 +52,12 @@ std::string utc_now() {
   return text;
 }
 
-void write_atomically(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".part";
-  {
-    std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    file << text;
-    file.close();
-    if (!file) throw std::runtime_error(fmt::format("{}: cannot be written", temporary));
-  }
-  std::filesystem::rename(temporary, path);
+// Nothing in the place of what is no JSON. Reports nest a few levels.
+Json read_report(const std::string& path) {
+  constexpr int kMaxDepth = 32;
+  const std::string text = reference::read_whole_file(path);
+  if (reference::nests_deeper_than(text, kMaxDepth)) return Json(Json::value_t::discarded);
+  return Json::parse(text, nullptr, false);
 }
 
 Json series_json(const Series& series, bool emulated) {
@@ -82,8 +80,7 @@ std::uint32_t code_crc(const Session& session, const Benchmark& benchmark) {
   for (const Program& program : benchmark.programs) {
     all += program.ptx;
     if (const std::string path = session.cubin_path(program); !path.empty()) {
-      std::ifstream file(path, std::ios::binary);
-      all.append(std::istreambuf_iterator<char>(file), {});
+      all += reference::read_whole_file(path);
     }
   }
   return hardware::crc32(all.data(), all.size());
@@ -108,8 +105,7 @@ Json head_of(const runtime::Device& device, const Session& session, const RunOpt
 // as FILE.previous. A file that is no report of ours is not touched.
 Json finished_before(const std::string& path, const Json& head) {
   if (!std::filesystem::exists(path)) return Json::object();
-  std::ifstream file(path);
-  const Json old = Json::parse(file, nullptr, false);
+  const Json old = read_report(path);
   if (!old.is_object() || !old.contains("benchmarks") || !old["benchmarks"].is_object()) {
     throw std::runtime_error(
         fmt::format("{}: exists and is not a report of sagegen-micro; choose another --out", path));
@@ -232,8 +228,8 @@ std::vector<Benchmark> in_order(std::vector<Benchmark> list, const RunOptions& o
     return !options.only.empty() && std::find(options.only.begin(), options.only.end(),
                                               benchmark.name) == options.only.end();
   });
-  std::ifstream file(options.out);
-  const Json report = Json::parse(file, nullptr, false);
+  if (!std::filesystem::exists(options.out)) return list;
+  const Json report = read_report(options.out);
   const auto entries = report.is_object() ? report.find("benchmarks") : report.end();
   if (entries == report.end() || !entries->is_object()) return list;
   std::stable_partition(list.begin(), list.end(), [&](const Benchmark& benchmark) {
@@ -245,7 +241,7 @@ std::vector<Benchmark> in_order(std::vector<Benchmark> list, const RunOptions& o
 }
 
 void write_report(const RunOptions& options, const Json& report) {
-  write_atomically(options.out, report.dump(2) + "\n");
+  reference::write_whole_file(options.out, report.dump(2) + "\n");
 }
 
 // The life of a child: until all is done, or the device has failed.
@@ -283,8 +279,7 @@ void run_from(const std::vector<Benchmark>& list, const RunOptions& options, Pro
 
 // Of a benchmark that took its process with it.
 void note_failure(const RunOptions& options, const std::string& name, const std::string& why) {
-  std::ifstream file(options.out);
-  Json report = Json::parse(file);
+  Json report = read_report(options.out);
   Json& entry = report["benchmarks"][name];
   entry["status"] = "failed";
   entry["reason"] = why;

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <span>
 #include <utility>
@@ -12,18 +10,12 @@
 #include "sagegen/runtime/error.h"
 #include "tools/bench/micro/micro.h"
 #include "tools/hardware/probe.h"
+#include "tools/reference/whole_file.h"
 
 namespace sagegen::micro {
 namespace {
 
 constexpr int kExclusiveShared = 120 * 1024;  // more than half of what an SM has
-
-std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file) throw std::runtime_error(fmt::format("{}: cannot be read", path));
-  return text;
-}
 
 // Throws if two blocks shared an SM: their clocks would not be those of one stream of work.
 void require_own_multiprocessors(const std::vector<Stamp>& stamps, int warps) {
@@ -119,7 +111,7 @@ std::shared_ptr<LoadedProgram> Session::load_cubin(const Program& program) {
   if (path.empty()) {
     throw NotExecuted(fmt::format("no {}.cubin was carried: see --cubin", program.name));
   }
-  auto loaded = std::make_shared<LoadedProgram>(device_, program, read_file(path));
+  auto loaded = std::make_shared<LoadedProgram>(device_, program, reference::read_whole_file(path));
   loaded_.push_back(loaded->code());
   return loaded;
 }
