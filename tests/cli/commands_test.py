@@ -323,7 +323,7 @@ class Emit(CliTest):
             while b" left" not in text:
                 text += os.read(main, 1000)
             process.kill()
-        self.assertRegex(text.decode(), r"emitting: [0-9]+ %, about [0-9]+ (s|min|h) .*left")
+        self.assertRegex(text.decode(), r"emitting: [0-9]+ of 10000, [0-9]+ (s|min|h) left")
 
     def test_directory_that_cannot_be(self):
         with open(self.path("file"), "w", encoding="utf-8"):

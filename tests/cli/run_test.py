@@ -254,6 +254,15 @@ class Files(RunTest):
             self.assertEqual(file.read(), b"old")
         self.assertEqual(os.listdir(self.directory), ["o"])
 
+    def test_names_of_files_are_shown_and_not_obeyed(self):
+        for name in ("\x1b[31mred.safetensors", "\u009b31mred.safetensors"):
+            path = self.write(name, safetensors(qkv()))
+            arguments = ("run", "--device", "emulator", "--input", path)
+            report = self.expect(OK, *arguments, "--json")
+            for text in (report.out, self.expect(OK, *arguments).out):
+                self.assertNotIn(name[0], text)
+            self.assertEqual(report.json()["input"], path)
+
     def test_nan_and_infinity_are_named(self):
         for name, bad, shown in (("q", math.nan, "nan"), ("v", -math.inf, "-inf")):
             tensors = qkv()
@@ -364,6 +373,14 @@ class EditedPtx(RunTest):
             branch = file.read().split("\n").index("\tbra $SPIN;") + 1
         self.assertEqual(finding["ptx_line"], branch)
         self.assertIn(f"the loop from line {branch - 1} to here", finding["message"])
+
+    def test_ptx_is_quoted_and_not_obeyed(self):
+        for text in ("\x1b[31m", "x" * 1_000_000, ".reg .b32 %\x1b" + "y" * 1_000_000 + ";"):
+            with open(self.path(self.ATTENTION + ".ptx"), "w", encoding="utf-8") as file:
+                file.write(text)
+            error = self.expect(DRIVER, "run", *self.arguments).err
+            self.assertNotIn("\x1b", error)
+            self.assertLess(len(error), 10000)
 
     def test_malformed_ptx_is_refused_by_line(self):
         self.edit("m16n8k32.row.col.s32", "m16n8k48.row.col.s32")

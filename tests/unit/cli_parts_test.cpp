@@ -125,13 +125,13 @@ TEST_CASE("accuracy bounds are wider only where tensor cores keep 13 bits") {
   CHECK(accuracy_bound(fp16, 89).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
 }
 
-TEST_CASE("progress: how far the work is, and how long it will still take") {
-  CHECK(progress_line("emitting", 0.5, 3) == "emitting: 50 %, about 3 s left");
-  CHECK(progress_line("emitting", 1, 3) == "emitting: 100 %, about 0 s left");
-  CHECK(progress_line("emitting", 0.25, 42) == "emitting: 25 %, about 2 min 6 s left");
-  CHECK(progress_line("emitting", 0.001, 4) == "emitting: 0 %, about 1 h 6 min left");
-  CHECK(progress_line("running", 0, 12.4) == "running: 12 s so far");
-  CHECK(progress_line("running", 2, 12.4) == "running: 12 s so far");
+TEST_CASE("progress: how far the work is, and when it will end") {
+  CHECK(progress_line("emitting", 0, 98, 2) == "emitting: 0 of 98");
+  CHECK(progress_line("emitting", 49, 98, 3) == "emitting: 49 of 98, 3 s left");
+  CHECK(progress_line("emitting", 98, 98, 3) == "emitting: 98 of 98, 0 s left");
+  CHECK(progress_line("emitting", 1, 61, 5) == "emitting: 1 of 61, 5 min left");
+  CHECK(progress_line("emitting", 1, 3601, 4) == "emitting: 1 of 3601, 4 h left");
+  CHECK(progress_line("running", 0, 0, 12.4) == "running: 12 s");
 }
 
 TEST_CASE("progress is told while the work goes on, and taken off a terminal when it ends") {
@@ -140,28 +140,27 @@ TEST_CASE("progress is told while the work goes on, and taken off a terminal whe
     std::string said;
     std::atomic<int> lines = 0;
     {
-      Progress progress({.terminal = terminal,
+      Progress progress("counting", 4,
+                        {.terminal = terminal,
                          .patience = milliseconds(1),
                          .interval = milliseconds(1),
-                         .write = [&](const std::string& text) { said += text, ++lines; }},
-                        "counting");
-      const auto second_half = progress.stage(0.5, 1);
-      second_half(0.5);
+                         .write = [&](const std::string& text) { said += text, ++lines; }});
+      progress.advance(3);
       const int before = lines;
       while (lines < before + 2) std::this_thread::sleep_for(milliseconds(1));
     }
-    CHECK(said.find("counting: 75 %, about ") != std::string::npos);
-    CHECK(said.ends_with(terminal ? "\r\x1b[K" : " left"));
+    CHECK(said.find("counting: 3 of 4, 0 s left") != std::string::npos);
+    CHECK(said.ends_with(terminal ? "\r\x1b[K" : "left\n"));
   }
 }
 
 TEST_CASE("progress says nothing about work that ends soon") {
   std::string said;
   {
-    Progress progress({.patience = std::chrono::hours(1),
-                       .write = [&](const std::string& text) { said += text; }},
-                      "counting");
-    progress.report(0.5);
+    Progress progress("counting", 4,
+                      {.patience = std::chrono::hours(1),
+                       .write = [&](const std::string& text) { said += text; }});
+    progress.advance(4);
   }
   CHECK(said.empty());
 }

@@ -164,7 +164,7 @@ int replace(const Destination& to, std::string_view bytes) {
   const int number = create_beside(to.path, &temporary);
   if (number < 0) return errno;
   // File systems without permissions refuse, and have none to keep.
-  if (to.exists) static_cast<void>(::fchmod(number, to.status.st_mode & 07777));
+  if (to.exists) static_cast<void>(::fchmod(number, to.status.st_mode & 0777));
   int error = write_and_close(number, bytes);
   if (error == 0 && ::rename(temporary.c_str(), to.path.c_str()) != 0) error = errno;
   if (error != 0) ::unlink(temporary.c_str());

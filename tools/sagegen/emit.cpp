@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <chrono>
-#include <functional>
 #include <optional>
 
 #include <fmt/format.h>
@@ -28,8 +27,7 @@ struct Timed {
   double milliseconds;  // median over the repeats
 };
 
-Timed emit_timed(const KernelSpec& spec, const EmitCommand& command,
-                 const std::function<void(double)>& report) {
+Timed emit_timed(const KernelSpec& spec, const EmitCommand& command, Progress& progress) {
   using Clock = std::chrono::steady_clock;
   const EmitOptions options{.line_info = command.line_info ? LineInfo::on : LineInfo::off};
   const int repeats = command.time ? command.repeats : 1;
@@ -39,7 +37,7 @@ Timed emit_timed(const KernelSpec& spec, const EmitCommand& command,
     const auto begin = Clock::now();
     kernel = emit_kernel(spec, options);
     times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
-    report((i + 1.0) / repeats);
+    progress.advance();
   }
   std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
   return {std::move(kernel), times[static_cast<std::size_t>(repeats / 2)]};
@@ -68,14 +66,11 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
   std::size_t bytes = 0;
   const int repeats = command.time ? command.repeats : 1;
   std::string printed;
-  std::optional<Progress> progress(std::in_place, output, "emitting");
-  const auto count = static_cast<double>(specs.size());
-  double begun = 0;
+  std::optional<Progress> progress(std::in_place, "emitting",
+                                   specs.size() * static_cast<std::size_t>(repeats));
   const auto begin = std::chrono::steady_clock::now();
   for (const KernelSpec& spec : specs) {
-    const Timed emitted =
-        emit_timed(spec, command, progress->stage(begun / count, (begun + 1) / count));
-    ++begun;
+    const Timed emitted = emit_timed(spec, command, *progress);
     const EmittedKernel& kernel = emitted.kernel;
     median_sum += emitted.milliseconds;
     bytes += kernel.ptx.size();

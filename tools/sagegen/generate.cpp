@@ -83,10 +83,10 @@ std::map<std::string, std::string> wanted_files(const std::vector<KernelSpec>& s
   std::map<std::string, std::string> files;
   Json kernels = Json::array();
   std::size_t bytes = 0;
-  std::optional<Progress> progress(std::in_place, output, "emitting");
+  std::optional<Progress> progress(std::in_place, "emitting", specs.size());
   for (const KernelSpec& spec : specs) {
     const EmittedKernel kernel = emit_kernel(spec, {});
-    progress->report(static_cast<double>(kernels.size()) / static_cast<double>(specs.size()));
+    progress->advance();
     const std::string path = fmt::format("{}/{}.ptx", to_string(spec.target), kernel.name);
     const std::string& text = files[path] = with_header(kernel);
     bytes += text.size();

@@ -62,7 +62,8 @@ void Output::json(const Json& fields) const {
   Json object{{"schema", "sagegen." + command_}, {"schema_version", kSchemaVersion}};
   object.update(fields);
   // Text of a damaged file may be no UTF-8; a report must come out all the same.
-  const std::string text = object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  // Escaped beyond ASCII, because a terminal may take some of that for commands.
+  const std::string text = object.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -16,69 +15,68 @@ namespace {
 
 constexpr const char* kEraseLine = "\r\x1b[K";
 
-ProgressSink sink_of(const Output& output) {
-  const char* term = std::getenv("TERM");
-  const bool dumb = term == nullptr || std::string_view(term) == "dumb";
-  if (::isatty(STDERR_FILENO) == 1 && !dumb) {
-    return {.terminal = true, .write = [](const std::string& text) {
-              std::fwrite(text.data(), 1, text.size(), stderr);
-              std::fflush(stderr);
-            }};
-  }
-  return {.patience = std::chrono::seconds(2),
-          .interval = std::chrono::seconds(5),
-          .write = [&output](const std::string& line) { output.progress(line); }};
+std::string duration(double seconds) {
+  const auto whole = static_cast<long long>(seconds + 0.5);
+  if (whole < 100) return fmt::format("{} s", whole);
+  if (whole < 100 * 60) return fmt::format("{} min", (whole + 30) / 60);
+  return fmt::format("{} h", (whole + 1800) / 3600);
 }
 
 }  // namespace
 
-std::string duration_text(double seconds) {
-  const auto whole = static_cast<long long>(std::ceil(seconds));
-  if (whole < 60) return fmt::format("{} s", whole);
-  if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
-  return fmt::format("{} h {} min", whole / 3600, whole % 3600 / 60);
+std::string progress_line(const std::string& what, std::uint64_t done, std::uint64_t total,
+                          double seconds) {
+  if (total == 0) return fmt::format("{}: {}", what, duration(seconds));
+  std::string line = fmt::format("{}: {} of {}", what, done, total);
+  if (done == 0 || done > total) return line;  // nothing to extrapolate from
+  const double left = seconds * static_cast<double>(total - done) / static_cast<double>(done);
+  return line + fmt::format(", {} left", duration(left));
 }
 
-std::string progress_line(const std::string& what, double done, double seconds) {
-  if (!(done > 0 && done <= 1))
-    return fmt::format("{}: {} so far", what, duration_text(std::floor(seconds)));
-  return fmt::format("{}: {:.0f} %, about {} left", what, 100 * done,
-                     duration_text(seconds / done * (1 - done)));
+ProgressSink progress_on_stderr() {
+  const char* term = std::getenv("TERM");
+  const bool dumb = term == nullptr || std::string_view(term) == "dumb";
+  ProgressSink sink;
+  sink.terminal = ::isatty(STDERR_FILENO) == 1 && !dumb;
+  if (!sink.terminal) {
+    sink.patience = std::chrono::seconds(2);
+    sink.interval = std::chrono::seconds(10);
+  }
+  sink.write = [](const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stderr);
+    std::fflush(stderr);
+  };
+  return sink;
 }
 
-Progress::Progress(const Output& output, std::string what)
-    : Progress(sink_of(output), std::move(what)) {}
-
-Progress::Progress(ProgressSink sink, std::string what)
-    : what_(std::move(what)), sink_(std::move(sink)) {
+Progress::Progress(std::string what, std::uint64_t total, ProgressSink sink)
+    : what_(std::move(what)), total_(total), sink_(std::move(sink)) {
   try {
-    writer_ = std::thread([this] { write_until_ended(); });
-  } catch (const std::system_error&) {  // no thread to be had: silence is no failure
+    reporter_ = std::thread([this] { report_until_ended(); });
+  } catch (const std::system_error&) {  // no thread: the work goes on in silence
   }
 }
 
 Progress::~Progress() {
+  if (!reporter_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     ended_ = true;
   }
-  ends_.notify_one();
-  if (writer_.joinable()) writer_.join();
+  changed_.notify_all();
+  reporter_.join();
 }
 
-std::function<void(double)> Progress::stage(double first, double last) {
-  return [this, first, last](double done) { report(first + (last - first) * done); };
-}
-
-void Progress::write_until_ended() {
+void Progress::report_until_ended() {
   bool said = false;
   std::unique_lock lock(mutex_);
   auto next = begin_ + sink_.patience;
-  while (!ends_.wait_until(lock, next, [this] { return ended_; })) {
+  while (!changed_.wait_until(lock, next, [this] { return ended_; })) {
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-    const std::string line = progress_line(what_, done_.load(std::memory_order_relaxed), seconds);
-    sink_.write(sink_.terminal ? kEraseLine + line : line);
+    const std::string line =
+        progress_line(what_, done_.load(std::memory_order_relaxed), total_, seconds);
+    sink_.write(sink_.terminal ? kEraseLine + line : line + "\n");
     said = true;
     next += sink_.interval;
   }

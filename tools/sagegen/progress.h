@@ -1,24 +1,21 @@
-// A sign of life during long work, on stderr: how far it is, and how long it will still take. Nothing is said
-// about work that ends soon.
+// A sign of life during long work: how far it is, and when it will end. Nothing is said about work that
+// ends soon.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
 
-#include "tools/sagegen/output.h"
-
 namespace sagegen::cli {
 
-// "3 s", "2 min 5 s", "1 h 4 min".
-std::string duration_text(double seconds);
-
-// "emitting: 25 %, about 3 s left"; "emitting: 3 s so far" if nothing is known to be `done` (0 to 1).
-std::string progress_line(const std::string& what, double done, double seconds);
+// "emitting: 12 of 98, 3 s left", or without a total "running: 12 s". `seconds` have passed since the start.
+std::string progress_line(const std::string& what, std::uint64_t done, std::uint64_t total,
+                          double seconds);
 
 // Where lines go, and how often.
 struct ProgressSink {
@@ -29,38 +26,34 @@ struct ProgressSink {
   std::function<void(const std::string&)> write;
 };
 
-// Lives as long as the work, which `what` names in a few words. A thread of its own writes the lines, so that
-// any thread may report, and work that cannot say how far it is is told of, too. Where no thread can be
-// made, nothing is said.
+// stderr, as it is: a terminal, or a file where few lines are better.
+ProgressSink progress_on_stderr();
+
+// Lives as long as the work. A thread of its own writes the lines, so advance() may be called by many
+// threads, and work that cannot count its steps is told of, too. Where no thread can be made, nothing is
+// said.
 class Progress {
  public:
-  // On stderr as it is: a terminal, or a file where few lines are better. `output` outlives this.
-  Progress(const Output& output, std::string what);
-  Progress(ProgressSink sink, std::string what);
+  // `what` names the work in a few words; `total` counts its steps, 0 if nobody knows them.
+  Progress(std::string what, std::uint64_t total, ProgressSink sink = progress_on_stderr());
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // How much of the work is done, from 0 to 1.
-  void report(double done) { done_.store(done, std::memory_order_relaxed); }
-  // The same for a part of the work that goes from `first` to `last` of the whole. Outlives nothing: it refers
-  // to this object.
-  std::function<void(double done)> stage(double first, double last);
+  void advance(std::uint64_t steps = 1) { done_.fetch_add(steps, std::memory_order_relaxed); }
 
  private:
-  void write_until_ended();
+  void report_until_ended();
 
   const std::string what_;
+  const std::uint64_t total_;
   const ProgressSink sink_;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-  std::atomic<double> done_{0};
+  std::atomic<std::uint64_t> done_{0};
   std::mutex mutex_;
-  std::condition_variable ends_;
+  std::condition_variable changed_;
   bool ended_ = false;  // guarded by mutex_
-  std::thread writer_;
+  std::thread reporter_;
 };
-
-// Of work that never reports.
-using Heartbeat = Progress;
 
 }  // namespace sagegen::cli
