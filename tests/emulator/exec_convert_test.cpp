@@ -132,6 +132,61 @@ TEST_CASE("conversions between floats and integers") {
   }
 }
 
+// PTX ISA, cvt: 0, but the value of the highest bit alone if the source is f64 or the destination has
+// 64 bits. In a wider register it is extended as its type is.
+TEST_CASE("a NaN converts to every integer type as the PTX ISA says, other values clamp") {
+  struct Source {
+    const char* type;
+    const char* reg;
+    double (*load)(u64);
+    std::vector<u64> values;
+    bool is_f64;
+  };
+  struct Target {
+    const char* type;
+    int bits;
+    bool is_signed;
+  };
+  const Source sources[] = {
+      {"f16", "%h1", half_value, halves(), false},
+      {"bf16", "%h1", bhalf_value, bhalves(), false},
+      {"f32", "%w1", [](u64 x) { return double{as_float(x)}; }, floats32(), false},
+      {"f64", "%d1", [](u64 x) { return as_double(x); }, floats64(), true}};
+  for (const Source& s : sources) {
+    for (const Target& t :
+         {Target{"u8", 8, false}, Target{"s8", 8, true}, Target{"u16", 16, false},
+          Target{"s16", 16, true}, Target{"u32", 32, false}, Target{"s32", 32, true},
+          Target{"u64", 64, false}, Target{"s64", 64, true}}) {
+      for (const char* rounding : {"rni", "rzi"}) {
+        const bool narrow = t.bits == 16;
+        const std::string to = t.bits == 64 ? "%d0" : narrow ? "%h0" : "%w0";
+        const int register_bits = t.bits == 64 ? 64 : narrow ? 16 : 32;
+        const u64 mask = register_bits == 64 ? ~u64{0} : (u64{1} << register_bits) - 1;
+        check_instruction(
+            {.text = std::string("cvt.") + rounding + "." + t.type + "." + s.type + " " + to + ", " +
+                     s.reg + ";",
+             .expected =
+                 [&](u64 a, u64, u64, u64) {
+                   const double x = s.load(a);
+                   const Quad top = power_of_two(t.bits - 1);
+                   const Quad low = t.is_signed ? -top : 0;
+                   const Quad high = t.is_signed ? top - 1 : 2 * top - 1;
+                   Quad value = rounding[1] == 'n' ? std::nearbyint(x) : std::trunc(x);
+                   if (std::isnan(x)) {
+                     const bool zero = !s.is_f64 && t.bits != 64;
+                     value = zero ? Quad{0} : t.is_signed ? low : top;
+                   }
+                   value = value < low ? low : value > high ? high : value;
+                   // To 64 bits by way of the sign, as the conversion of a negative Quad is not.
+                   return (value < 0 ? u64{0} - static_cast<u64>(-value) : static_cast<u64>(value)) &
+                          mask;
+                 },
+             .interesting = s.values});
+      }
+    }
+  }
+}
+
 TEST_CASE("conversions between floats") {
   for (const Rounding& r : kRoundings) {
     std::string cvt = std::string("cvt") + r.name;

@@ -125,11 +125,17 @@ double round_integral(double x, Round mode) {
   return x;
 }
 
-// Float to integer clamps. A NaN becomes 0, or the most negative 64-bit value.
+// Float to integer clamps. A NaN becomes 0; from f64 or to 64 bits it becomes the value whose highest
+// bit alone is set (PTX ISA, #data-movement-and-conversion-instructions-cvt).
 std::uint64_t float_to_integer(const Detail& d, double x) {
-  if (std::isnan(x)) return type_info(d.to).bytes == 8 ? std::uint64_t{1} << 63 : 0;
-  double r = round_integral(x, d.integer);
   Range range = range_of(d.to);
+  if (std::isnan(x)) {
+    const TypeInfo& to = type_info(d.to);
+    if (d.from != Type::f64 && to.bytes != 8) return 0;
+    Wide highest = Wide{1} << (to.bytes * 8 - 1);
+    return static_cast<std::uint64_t>(to.is_signed ? range.low : highest);
+  }
+  double r = round_integral(x, d.integer);
   if (r <= static_cast<double>(range.low)) return static_cast<std::uint64_t>(range.low);
   if (r >= static_cast<double>(range.high)) return static_cast<std::uint64_t>(range.high);
   return static_cast<std::uint64_t>(static_cast<Wide>(r));
