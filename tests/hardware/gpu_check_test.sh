@@ -105,6 +105,10 @@ expect '1 recorded' out/steps/record.out
 sed -i '1s/"compute_capability":120/"compute_capability":86/' other/mma_m16n8k16_f16_f16_f32.rec
 "$SAGEGEN_HARDWARE" replay other >log 2>&1 && fail 'a wrong recording agrees'
 expect 'DIFFERS *mma_m16n8k16_f16_f16_f32'
+# Nor does one that no longer belongs to its probe.
+sed -i '1s/"generator":/"generator":1/' other/mma_m16n8k16_f16_f16_f32.rec
+"$SAGEGEN_HARDWARE" replay other >log 2>&1 && fail 'stale recordings look like success'
+expect 'STALE *mma_m16n8k16_f16_f16_f32'
 
 # A device that computes something else fails the comparison, and so the whole.
 cat >wrong <<'WRONG'

@@ -349,8 +349,6 @@ TEST_CASE("damaged recordings are refused") {
   check_refused(path, "are fewer than the header says");
   write(path, replaced("\"result_words\":3072", "\"result_words\":30720000000"));
   check_refused(path, "30720000000 words, too many");
-  write(path, replaced("\"results_crc32\":", "\"results_crc32\":1"));
-  check_refused(path, "checksum");
   write(path, replaced("\"device\":\"", "\"device\":\"" + std::string(20000, 'x')));
   check_refused(path, "not a recording");
   write(path, replaced("\"seed\":5", "\"sEEd\":5"));
@@ -359,6 +357,68 @@ TEST_CASE("damaged recordings are refused") {
   check_refused("/proc/self/mem", "cannot be read: Input/output error");
   write(path, good);
   CHECK(load(path).results.size() > 0);
+
+  // Numbers that JSON allows and the format does not.
+  auto number = [&](const std::string& key) {
+    const std::size_t at = good.find("\"" + key + "\":") + key.size() + 3;
+    return std::pair{at, good.find_first_of(",}", at) - at};
+  };
+  const auto [crc_at, crc_length] = number("results_crc32");
+  std::string other_crc = good;
+  write(path, other_crc.replace(crc_at, crc_length, "1"));
+  check_refused(path, "checksum");
+  for (const char* key : {"schema", "compute_capability", "driver_version", "generator", "seed",
+                          "cases", "ptx_crc32", "operands_crc32", "result_words", "results_crc32"}) {
+    const auto [at, length] = number(key);
+    const std::string value = good.substr(at, length);
+    for (const std::string& wrong : {value + ".9", std::string("1e300"), std::string("-1"),
+                                     std::string("3.0"), "18446744073709551616" + value,
+                                     std::string("true"), "\"" + value + "\"", std::string("null")}) {
+      INFO(key << ": " << wrong);
+      std::string text = good;
+      write(path, text.replace(at, length, wrong));
+      check_refused(path, std::string(key) + " is ");
+    }
+    if (std::string(key) == "seed" || std::string(key) == "result_words") continue;
+    std::string text = good;  // the same in the lowest 32 bits
+    write(path, text.replace(at, length, std::to_string((std::uint64_t{1} << 32) + std::stoull(value))));
+    check_refused(path, std::string(key) + " is ");
+  }
+  for (const auto& [key, wrong] : {std::pair{"cases", "0"}, {"compute_capability", "8"},
+                                   {"compute_capability", "8000"}, {"result_words", "0"}}) {
+    const auto [at, length] = number(key);
+    std::string text = good;
+    write(path, text.replace(at, length, wrong));
+    check_refused(path, std::string(key) + " is " + wrong + ", and must be");
+  }
+}
+
+TEST_CASE("a replay fails if a recording differs or is stale, or there is none") {
+  const TemporaryDirectory directory;
+  const Recording good = record_on(EmulatorProfile::sm_80, "shfl_bfly");
+  Recording stale = good, waiting = good, wrong = good;
+  stale.generator = kGeneratorVersion + 1;
+  waiting.compute_capability = 75;
+  wrong.results[0] ^= 1;
+  auto replayed = [&](const std::vector<Recording>& recordings) {
+    std::vector<std::string> paths;
+    for (const Recording& recording : recordings) {
+      paths.push_back(directory.file(std::to_string(paths.size()) + ".rec"));
+      save(recording, paths.back());
+    }
+    std::size_t told = 0;
+    const ReplayCounts counts =
+        replay_all(paths, [&](const Recording&, const Replay&) { ++told; });
+    CHECK(told == recordings.size());
+    return counts.good();
+  };
+  CHECK(replayed({good}));
+  CHECK(replayed({good, waiting}));
+  CHECK_FALSE(replayed({}));
+  CHECK_FALSE(replayed({stale}));
+  CHECK(replayed({waiting}));  // a device without a model: its recordings are as wanted
+  CHECK_FALSE(replayed({good, stale}));
+  CHECK_FALSE(replayed({good, wrong}));
 }
 
 TEST_CASE("a recording that disagrees is reported with case, lane and operands") {

@@ -89,19 +89,17 @@ int record_all(const RecordOptions& options) {
 }
 
 int replay_all(const std::string& directory) {
-  const std::vector<std::string> paths = recordings_under(directory);
-  int differing = 0;
-  for (const std::string& path : paths) {
-    const Recording recording = load(path);
-    const Replay result = replay(recording);
-    constexpr const char* kWords[] = {"agrees", "DIFFERS", "waiting", "stale"};
-    fmt::print("{:8} {:32} {}\n", kWords[static_cast<int>(result.verdict)],
-               reference::printable(recording.probe),
-               reference::printable(result.text, kMaxMessage));
-    differing += result.verdict == Verdict::differs ? 1 : 0;
-  }
-  fmt::print("{} recordings, {} differ from the emulator\n", paths.size(), differing);
-  return differing == 0 && !paths.empty() ? 0 : kExitProblems;
+  const ReplayCounts counts = hardware::replay_all(
+      recordings_under(directory), [](const Recording& recording, const Replay& result) {
+        constexpr const char* kWords[] = {"agrees", "DIFFERS", "waiting", "STALE"};
+        fmt::print("{:8} {:32} {}\n", kWords[static_cast<int>(result.verdict)],
+                   reference::printable(recording.probe),
+                   reference::printable(result.text, kMaxMessage));
+      });
+  fmt::print("{} recordings agree, {} differ from the emulator, {} wait for a model, {} are stale{}\n",
+             counts.agree, counts.differ, counts.waiting, counts.stale,
+             counts.stale > 0 ? " and have to be made again" : "");
+  return counts.good() ? 0 : kExitProblems;
 }
 
 // Two results of `sagegen run --out`: the relative L1 distance of each tensor, |a - b| over |a|.
@@ -172,7 +170,9 @@ int main(int argc, char** argv) {
   record_command->add_option("--seed", options.seed, "of the operands")->capture_default_str();
 
   std::string directory;
-  CLI::App* replay_command = app.add_subcommand("replay", "compare recordings with the emulator");
+  CLI::App* replay_command = app.add_subcommand(
+      "replay",
+      "compare recordings with the emulator; fails if one differs or is stale, or there is none");
   replay_command->add_option("directory", directory, "searched for *.rec")
       ->required()
       ->check(CLI::ExistingDirectory);

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "tools/hardware/recording.h"
 #include "tools/reference/whole_file.h"
@@ -17,6 +19,8 @@ constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
 constexpr std::size_t kMaxHeaderBytes = 16 << 10;
 constexpr std::size_t kMaxWords = std::size_t{1} << 24;
 constexpr std::size_t kMaxExpansion = 1032;  // of zlib's format
+constexpr std::size_t kShownBytes = 40;      // of a value in a message
+constexpr int kOldestDevice = 10, kNewestDevice = 999;  // compute capabilities
 
 static_assert(std::endian::native == std::endian::little, "words are stored as they lie in memory");
 
@@ -79,6 +83,25 @@ Words decompressed(std::string_view payload, std::size_t words, const std::strin
   return from_planes(planes);
 }
 
+// A whole number of the header; JSON would give 3.9, 1e300 or 2^32 + 89 as well.
+template <typename T>
+T number(const nlohmann::json& header, const char* key, T least = std::numeric_limits<T>::min(),
+         T most = std::numeric_limits<T>::max()) {
+  const nlohmann::json& value = header.at(key);
+  const bool fits = value.is_number_unsigned()
+                        ? std::cmp_less_equal(value.get<std::uint64_t>(), most) &&
+                              std::cmp_greater_equal(value.get<std::uint64_t>(), least)
+                    : value.is_number_integer()
+                        ? std::cmp_less_equal(value.get<std::int64_t>(), most) &&
+                              std::cmp_greater_equal(value.get<std::int64_t>(), least)
+                        : false;
+  if (!fits) {
+    throw RecordingError(fmt::format("{} is {}, and must be a whole number from {} to {}", key,
+                                     value.dump().substr(0, kShownBytes), least, most));
+  }
+  return value.get<T>();
+}
+
 }  // namespace
 
 std::string format_recording(const Recording& recording) {
@@ -118,25 +141,27 @@ Recording parse_recording(std::string_view bytes, const std::string& origin) {
   std::size_t words = 0;
   std::uint32_t crc = 0;
   try {
-    if (const int schema = header.at("schema"); schema != kSchemaVersion) {
-      throw RecordingError(fmt::format("{}: schema {}, and this program reads {}: record again",
-                                       origin, schema, kSchemaVersion));
+    if (const int schema = number<int>(header, "schema", 0); schema != kSchemaVersion) {
+      throw RecordingError(
+          fmt::format("schema {}, and this program reads {}: record again", schema, kSchemaVersion));
     }
     recording.probe = header.at("probe");
     recording.device = header.at("device");
-    recording.compute_capability = header.at("compute_capability");
-    recording.driver_version = header.at("driver_version");
+    recording.compute_capability = number<int>(header, "compute_capability", kOldestDevice, kNewestDevice);
+    recording.driver_version = number<int>(header, "driver_version", 0);
     recording.driver = header.at("driver");
     recording.api = header.at("api");
     recording.date = header.at("date");
-    recording.generator = header.at("generator");
-    recording.seed = header.at("seed");
-    recording.cases = header.at("cases");
-    recording.ptx_crc = header.at("ptx_crc32");
-    recording.operands_crc = header.at("operands_crc32");
-    words = header.at("result_words");
-    crc = header.at("results_crc32");
+    recording.generator = number<int>(header, "generator", 0);
+    recording.seed = number<std::uint64_t>(header, "seed");
+    recording.cases = number<int>(header, "cases", 1);
+    recording.ptx_crc = number<std::uint32_t>(header, "ptx_crc32");
+    recording.operands_crc = number<std::uint32_t>(header, "operands_crc32");
+    words = number<std::size_t>(header, "result_words", 1);
+    crc = number<std::uint32_t>(header, "results_crc32");
   } catch (const nlohmann::json::exception& e) {
+    throw RecordingError(fmt::format("{}: header: {}", origin, e.what()));
+  } catch (const RecordingError& e) {
     throw RecordingError(fmt::format("{}: header: {}", origin, e.what()));
   }
   recording.results = decompressed(bytes.substr(end + 1), words, origin);

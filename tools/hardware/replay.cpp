@@ -92,6 +92,31 @@ Replay replay(const Recording& recording) {
   return result;
 }
 
+ReplayCounts replay_all(const std::vector<std::string>& paths,
+                        const std::function<void(const Recording&, const Replay&)>& each) {
+  ReplayCounts counts;
+  for (const std::string& path : paths) {
+    const Recording recording = load(path);
+    const Replay result = replay(recording);
+    switch (result.verdict) {
+      case Verdict::agrees:
+        ++counts.agree;
+        break;
+      case Verdict::differs:
+        ++counts.differ;
+        break;
+      case Verdict::waiting:
+        ++counts.waiting;
+        break;
+      case Verdict::stale:
+        ++counts.stale;
+        break;
+    }
+    each(recording, result);
+  }
+  return counts;
+}
+
 std::string why_not_modelled(const Probe& probe, EmulatorProfile profile) {
   Probe one_case = probe;
   one_case.cases = 1;

@@ -2,8 +2,10 @@
 // compares.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "sagegen/runtime/emulator.h"
 #include "tools/hardware/recording.h"
@@ -29,6 +31,16 @@ std::optional<runtime::EmulatorProfile> profile_of(int compute_capability);
 const Probe* find_probe(const std::string& name);
 
 Replay replay(const Recording& recording);
+
+struct ReplayCounts {
+  int agree = 0, differ = 0, waiting = 0, stale = 0;
+
+  // There are recordings, none differs, and none has to be made again.
+  bool good() const { return agree + waiting > 0 && differ == 0 && stale == 0; }
+};
+// Replays the recordings in these files and tells `each` of every result. Throws RecordingError.
+ReplayCounts replay_all(const std::vector<std::string>& paths,
+                        const std::function<void(const Recording&, const Replay&)>& each);
 
 // Whether a profile of the emulator executes a probe at all; otherwise its reason.
 std::string why_not_modelled(const Probe& probe, runtime::EmulatorProfile profile);
