@@ -24,7 +24,7 @@ void Bench::module_text(const std::string& text) {
   SymbolAddresses symbols;
   for (const ptx::Variable& v : module.globals) {
     symbols[v.name] = memory.allocate(v.bytes);
-    std::vector<std::uint8_t> initial = v.initial;
+    std::vector<std::uint8_t> initial = initial_bytes(v, symbols);
     initial.resize(v.bytes);
     memory.write(symbols[v.name], initial.data(), initial.size());
   }

@@ -1,10 +1,15 @@
 // The PTX parser: what LLVM prints, what people write by hand, and what must be refused.
+#include <time.h>
+
+#include <algorithm>
 #include <bit>
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <string>
 
+#include "runtime/emulator/exec/launch.h"
 #include "runtime/emulator/ptx/module.h"
 #include "tests/emulator/ptx_text.h"
 
@@ -220,9 +225,50 @@ TEST_CASE("registers") {
   body_refused(".reg .b32 x; .reg .b32 x;", "'x' is declared twice");
   body_refused(".reg .b32 %r1<2>;", "'%r10' of the range %r1<2> is declared twice");
   body_refused(".reg .b128 q;", "'.b128' registers are not supported");
-  body_refused(".reg .v2 .b32 q;", "'.v2' registers are not supported");
+  body_refused(".reg .bf16 q;", "'.bf16' is no type of registers; declare .b16");
+  body_refused(".reg .bf16x2 q;", "declare .b32");
+  body_refused(".reg .texref q;", "'.texref' is no type of registers");
   body_refused(".reg .b32 q<1000000000>;", "at most 250000 is possible");
   body_refused(".reg .b32 q<200000>; .reg .b32 s<200000>;", "more than 250000 registers");
+}
+
+TEST_CASE("registers of vectors are registers by element") {
+  const Function function = body_of(R"(
+.reg .v4 .f32 %v, u<2>; .reg .v2 .b64 w;
+mov.f32 %v.x, u1.w; mov.f32 %v.b, %v.a; ld.global.v4.f32 %v, [w.y+8]; st.global.v2.b32 [%rd1], {u0.x, u0.y};
+{ .reg .v2 .b16 w; mov.b16 w.x, w.g; })");
+  std::string names;
+  for (std::size_t i = 8 + 8 + 32 + 16; i < function.registers.size(); ++i) {
+    names += function.registers[i].name + " ";
+  }
+  CHECK(names ==
+        "%v.x %v.y %v.z %v.w u0.x u0.y u0.z u0.w u1.x u1.y u1.z u1.w w.x w.y w.x@1 w.y@1 ");
+  const auto operand = [&](std::size_t i, std::size_t n) { return function.body.at(i).operands.at(n); };
+  CHECK(operand(0, 0).text == "%v.x");
+  CHECK(operand(0, 1).text == "u1.w");
+  CHECK(operand(0, 1).kind == Kind::reg);
+  CHECK(operand(1, 0).text == "%v.z");
+  CHECK(operand(1, 1).text == "%v.w");
+  REQUIRE(operand(2, 0).kind == Kind::vector);
+  REQUIRE(operand(2, 0).elements.size() == 4);
+  CHECK(operand(2, 0).elements[3].text == "%v.w");
+  CHECK(operand(2, 1).kind == Kind::address);
+  CHECK(operand(2, 1).text == "w.y");
+  CHECK(operand(2, 1).value == 8);
+  CHECK(operand(3, 1).elements[1].text == "u0.y");
+  CHECK(operand(4, 0).text == "w.x@1");
+  CHECK(operand(4, 1).text == "w.y@1");
+
+  body_refused(".reg .v2 .f32 v; mov.f32 v.z, 0f00000000;", "'.z' is no element of a .v2 register");
+  body_refused(".reg .v2 .f32 v; mov.f32 v.xy, 0f00000000;", "'.xy' is no element");
+  body_refused(".reg .v2 .f32 v; st.v4.f32 [%rd1], {v, v};", "'v' is a vector inside a vector");
+  body_refused(".reg .v2 .b64 v; ld.b32 %r0, [v];", "'v' is a vector, so it is no address");
+  body_refused(".reg .v2 .b32 v; .reg .b32 v;", "'v' is declared twice");
+  body_refused(".reg .v4 .f64 v;", "a vector of 4 .f64 has 32 bytes; at most 16 are possible");
+  body_refused(".reg .v2 .pred v;", "predicates have no vectors");
+  body_refused(".reg .b32 .v2 v;", "expected the name of a register");
+  body_refused(".reg .v4 .b32 q<100000>;", "more than 250000 registers");
+  body_refused("mov.b32 %r0, %r1.x;", "expected ';' after 'mov'");
 }
 
 TEST_CASE("parameters and launch bounds") {
@@ -269,6 +315,16 @@ TEST_CASE("parameters and launch bounds") {
           "'a' is declared twice");
   refused(ptx_module(".entry k() { ret; }\n.entry k() { ret; }"), 5,
           "entry 'k' is defined twice, first in line 4");
+  refused(ptx_module(".entry k() .maxntid 32 .reqntid 32 { ret; }"), 4, "'k' has both");
+  refused(ptx_module(".extern .entry k() { ret; }"), 4, "'k' is extern, so its body is not here");
+  refused(ptx_module(".visible .extern .shared .b8 s[];"), 4, "'.extern' is a second linking");
+  for (const char* type : {".v2 .b32", ".v4 .f32", ".align 16 .v4 .f32"}) {
+    const std::string vector = std::string(".param ") + type + " p";
+    const std::string words = "a parameter cannot be a vector";
+    refused(ptx_module(".entry k(" + vector + ") { ret; }"), 4, words);
+    refused(ptx_module(".func f(" + vector + ") { ret; }"), 4, words);
+    refused(ptx_module(".func (" + vector + ") f() { ret; }"), 4, words);
+  }
   refused(ptx_module(".entry k() { ret;"), 4, "a '}' that ends 'k', found the end of the text");
 }
 
@@ -310,8 +366,67 @@ TEST_CASE("variables") {
   refused(ptx_module(".global .b8 a[1073741825];"), 4, "at most 1073741824 is possible");
   refused(ptx_module(".shared .b32 a = 1;"), 4, ".shared variables cannot be initialized");
   refused(ptx_module(".global .b8 a[2] = {1, 2, 3};"), 4, "longer than the variable's 2 bytes");
-  refused(ptx_module(".global .b64 a = a;"), 4, "'a' cannot initialize");
+  body_refused(".shared .b8 s[];", "'s' has no size");
+  body_refused(".local .b8 s[];", "'s' has no size");
+  body_refused(".extern .shared .b8 s[];", "'.extern' is not supported inside a function");
+  refused(ptx_module(".extern .global .b32 a = 1;"), 4, "'a' is extern");
+  refused(ptx_module(".global .f32 a = 1;"), 4, "'1' cannot initialize a variable of .f32; write");
+  refused(ptx_module(".global .bf16 a;"), 4, "'.bf16' is no type of a variable; declare .b16");
+  refused(ptx_module(".global .v4 .b64 a;"), 4, "a vector of 4 .b64 has 32 bytes");
   refused(ptx_module(".global .b32 a;\n.global .b32 a;"), 5, "'a' is declared twice");
+}
+
+TEST_CASE("an open array with values is as long as they are") {
+  const Module module = parse(ptx_module(".global .b16 a[] = {1, 2, 3}; .const .v2 .b8 b[] = {1, 2, 3};"));
+  CHECK(module.globals.at(0).bytes == 6);
+  CHECK(module.globals.at(1).bytes == 4);
+}
+
+TEST_CASE("addresses as initial values") {
+  const Module module = parse(ptx_module(R"(
+.global .b32 x[4]; .const .b8 y[4];
+.global .u64 p = generic(x)+4;
+.const .u64 table[3] = {x, 5, y + 8};
+.global .u8 bytes[9] = {7, 0xFF(x), 0xff00(generic(y)+4), 0xFF00000000000000(x)};
+.global .u32 low = x;)"));
+  REQUIRE(module.globals.size() == 6);
+  const auto check = [&](std::size_t variable, std::size_t which, std::size_t offset, int bytes,
+                         int shift, const std::string& name, std::uint64_t addend) {
+    const InitialAddress& address = module.globals[variable].addresses.at(which);
+    CHECK(address.offset == offset);
+    CHECK(address.bytes == bytes);
+    CHECK(address.shift == shift);
+    CHECK(address.variable == name);
+    CHECK(address.addend == addend);
+  };
+  check(2, 0, 0, 8, 0, "x", 4);
+  check(3, 0, 0, 8, 0, "x", 0);
+  check(3, 1, 16, 8, 0, "y", 8);
+  CHECK(module.globals[3].initial.size() == 24);
+  CHECK(module.globals[3].initial[8] == 5);
+  check(4, 0, 1, 1, 0, "x", 0);
+  check(4, 1, 2, 1, 8, "y", 4);
+  check(4, 2, 3, 1, 56, "x", 0);
+  check(5, 0, 0, 4, 0, "x", 0);
+
+  // What the assembler refuses as well.
+  const std::string x = ".global .b32 x[4]; .shared .b32 s; ";
+  const auto refused_value = [&](const std::string& text, const std::string& words) {
+    refused(ptx_module(x + text), 4, words);
+  };
+  refused_value(".global .u64 p = p;", "'p' is no .global or .const variable that is declared");
+  refused_value(".global .u64 p = later; .global .b32 later;", "'later' is no .global or .const");
+  refused_value(".global .u64 p = generic(s);", "'s' is no .global or .const variable");
+  refused_value(".global .b64 p = x;", "of .u64 or .u32 only, not of .b64");
+  refused_value(".global .f64 p = x;", "not of .f64");
+  refused_value(".global .u16 p = x;", "not of .u16");
+  refused_value(".global .u64 p = x-4;", "expected ';'");
+  refused_value(".global .u64 p = generic(x+4);", "expected ')'");
+  refused_value(".global .u32 p = 0xffffffff(x);", "takes no single byte of an address");
+  refused_value(".global .u8 p = 0xff0(x);", "takes no single byte of an address");
+  refused_value(".global .u8 p = 0(x);", "takes no single byte of an address");
+  refused_value(".global .u8 p = 0xff(x;", "expected ')'");
+  refused_value(".global .u64 p = {x, x};", "longer than the variable's 8 bytes");
 }
 
 TEST_CASE("symbols as operands") {
@@ -462,6 +577,53 @@ TEST_CASE("what LLVM prints: wgmma, tensor copies, waiting loops") {
   CHECK(copy.operands[1].elements.size() == 2);
   CHECK(copy.modifiers.back() == "mbarrier::complete_tx::bytes");
   CHECK(k.labels.at("DONE@1") < k.labels.at("DONE@2"));
+}
+
+// Processor time of this thread: what other processes do does not count.
+double seconds_of(const std::function<void()>& work) {
+  const auto now = [] {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  };
+  double best = 1e9;
+  for (int i = 0; i < 3; ++i) {
+    const double begin = now();
+    work();
+    best = std::min(best, now() - begin);
+  }
+  return best;
+}
+
+// Four times the text may take four times as long, not sixteen times.
+TEST_CASE("parsing and decoding take time in proportion to the number of entries, variables, files") {
+  const auto text = [](int entries) {
+    std::string module = ".file 60000 \"far.cu\"\n";
+    for (int i = 0; i < entries; ++i) {
+      const std::string n = std::to_string(i);
+      module += ".file " + n + " \"" + n + ".cu\"\n.shared .b32 s" + n + ";\n.global .b32 g" + n +
+                ";\n.visible .entry k" + n + "() { .reg .b32 %r<2>; .reg .b64 %rd<2>; .loc " + n +
+                " 1 1 mov.b64 %rd0, g" + n + "; mov.b32 %r0, s" + n + "; ret; }\n";
+    }
+    return ptx_module(module);
+  };
+  const auto decode_all = [](const Module& module) {
+    SymbolAddresses symbols;
+    for (const Variable& variable : module.globals) symbols.emplace(variable.name, kGlobalBase);
+    std::size_t shared = 0;
+    for (const Function& function : module.functions) {
+      shared += info(*decode(module, function, Profile::sm_89, symbols)).static_shared_bytes;
+    }
+    CHECK(shared == 4 * module.functions.size());
+  };
+  const std::string small_text = text(2000), large_text = text(8000);
+  const Module small = parse(small_text), large = parse(large_text);
+  CHECK(large.functions.size() == 8000);
+  const double parsed = seconds_of([&] { parse(small_text); });
+  const double decoded = seconds_of([&] { decode_all(small); });
+  constexpr double kMostGrowth = 9;
+  CHECK(seconds_of([&] { parse(large_text); }) / parsed < kMostGrowth);
+  CHECK(seconds_of([&] { decode_all(large); }) / decoded < kMostGrowth);
 }
 
 TEST_CASE("bounds on everything") {

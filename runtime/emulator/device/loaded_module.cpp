@@ -41,7 +41,8 @@ bool LoadedModule::allocate_variables(const ptx::Module& module, SymbolAddresses
     if (address == 0) return false;
     variables_.push_back(address);
     memory_->fill(address, 0, variable.bytes);
-    memory_->write(address, variable.initial.data(), variable.initial.size());
+    const std::vector<std::uint8_t> initial = initial_bytes(variable, addresses);
+    memory_->write(address, initial.data(), initial.size());
     addresses.emplace(variable.name, address);
   }
   return true;

@@ -27,6 +27,14 @@ std::uint8_t bytes_of(ValueKind kind) {
   return kind == ValueKind::row64 ? 8 : kind == ValueKind::row32 ? 4 : 2;
 }
 
+// A register without an id: the parser has let pass what is declared and what PTX predefines.
+std::string unknown_register(const std::string& name) {
+  if (name.starts_with("%envreg")) {
+    return name + " is set by the driver, and CUDA's documents no value for it, so the emulator has none";
+  }
+  return name + " is a special register that the emulator does not have";
+}
+
 // Binds the operands of one instruction to one form.
 class Binder {
  public:
@@ -39,7 +47,11 @@ class Binder {
   Draft bind() {
     const std::string& format = draft_.form.format;
     std::size_t operand = 0;
-    for (std::size_t f = 0; f < format.size(); ++f, ++operand) {
+    for (std::size_t f = 0; f < format.size(); ++f) {
+      if (format[f] == 'c' || format[f] == 'C') {
+        push(values_.condition_code(), format[f] == 'c');
+        continue;
+      }
       if (operand == instruction_.operands.size()) throw Mismatch{count_mismatch()};
       const Operand& given = instruction_.operands[operand];
       number_ = operand + 1;
@@ -50,6 +62,7 @@ class Binder {
       } else {
         bind_one(given, format[f]);
       }
+      ++operand;
     }
     if (operand != instruction_.operands.size()) throw Mismatch{count_mismatch()};
     for (Access& access : draft_.accesses) {
@@ -72,7 +85,7 @@ class Binder {
     switch (given.kind) {
       case Operand::Kind::reg: {
         const std::uint32_t* id = values_.find_register(given.text);
-        return id == nullptr ? given.text + " (not declared)"
+        return id == nullptr ? unknown_register(given.text)
                              : fmt::format("{} ({})", given.text, kind_name(values_[*id].kind));
       }
       case Operand::Kind::integer:
@@ -154,7 +167,7 @@ class Binder {
   std::uint32_t lookup(const std::string& name) const {
     const std::uint32_t* id = values_.find_register(name);
     if (id == nullptr) {
-      throw Mismatch{fmt::format("operand {}: register {} is not declared", number_, name)};
+      throw Mismatch{fmt::format("operand {}: {}", number_, unknown_register(name))};
     }
     return *id;
   }

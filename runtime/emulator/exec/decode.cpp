@@ -23,11 +23,10 @@ class Decoder {
     program_->profile = profile;
     program_->info.name = function.name;
     program_->info.max_threads = function.max_threads;
-    for (const auto& [index, name] : module.files) {
-      if (index < 0 || index > 0xffff) continue;
-      if (program_->files.size() <= static_cast<std::size_t>(index))
-        program_->files.resize(index + 1);
-      program_->files[index] = name;
+    for (const ptx::Instruction& instruction : function.body) {
+      if (program_->files.contains(instruction.source_file)) continue;
+      const auto name = module.files.find(instruction.source_file);
+      if (name != module.files.end()) program_->files.insert(*name);
     }
   }
 
@@ -64,6 +63,7 @@ class Decoder {
         if (reads_clock(instruction)) {
           result.form.plain = read_clock;
           result.imm = form.format[0] == 'd' ? 1 : 0;
+          if (instruction.operands[1].text.ends_with("_hi")) result.imm |= 2;
         }
         check_accesses(instruction, result);
         if (!form.warning.empty()) {
@@ -270,13 +270,24 @@ std::shared_ptr<const Program> decode(const ptx::Module& module, const ptx::Func
 
 const ProgramInfo& info(const Program& program) { return program.info; }
 
+std::vector<std::uint8_t> initial_bytes(const ptx::Variable& variable,
+                                        const SymbolAddresses& symbols) {
+  std::vector<std::uint8_t> bytes = variable.initial;
+  for (const ptx::InitialAddress& each : variable.addresses) {
+    const Address address = symbols.at(each.variable) + each.addend;
+    for (int i = 0; i < each.bytes; ++i) {
+      bytes[each.offset + static_cast<std::size_t>(i)] =
+          static_cast<std::uint8_t>(address >> (each.shift + 8 * i));
+    }
+  }
+  return bytes;
+}
+
 std::string Program::source_of(std::size_t op) const {
   const OpInfo& i = ops[op];
-  if (i.source_line == 0 || i.source_file < 0 ||
-      static_cast<std::size_t>(i.source_file) >= files.size()) {
-    return {};
-  }
-  return fmt::format("{}:{}", files[i.source_file], i.source_line);
+  const auto file = files.find(i.source_file);
+  if (i.source_line == 0 || file == files.end()) return {};
+  return fmt::format("{}:{}", file->second, i.source_line);
 }
 
 }  // namespace sagegen::emulator

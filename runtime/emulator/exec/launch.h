@@ -22,6 +22,11 @@ class Program;  // an entry function, decoded; immutable, shared by concurrent l
 // it loads the module and writes their initial values.
 using SymbolAddresses = std::map<std::string, Address>;
 
+// A variable's initial value, as far as the text gives it, with the addresses that it holds: of
+// variables that stand before it, and so are in `symbols` already.
+std::vector<std::uint8_t> initial_bytes(const ptx::Variable& variable,
+                                        const SymbolAddresses& symbols);
+
 // Throws ptx::ParseError, naming line and text, for an instruction, modifier or operand that the
 // emulator does not know or that the profile's device does not have.
 std::shared_ptr<const Program> decode(const ptx::Module& module, const ptx::Function& function,

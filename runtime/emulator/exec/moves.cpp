@@ -39,6 +39,35 @@ void pack64_quarters(Warp& w, const Op& op, std::uint32_t mask) {
   });
 }
 
+// mov.v2, mov.v4: element by element. All are read before one is written: the vectors may be
+// permutations of each other.
+template <class Word, bool kChecked>
+void move_vector(Warp& w, const Op& op, std::uint32_t mask) {
+  constexpr int kMostElements = 4;
+  const int elements = static_cast<int>(op.imm);
+  const std::uint16_t* r = elements > 2 ? pooled(w, op) : op.r.data();
+  auto row = [&](int operand) {
+    return reinterpret_cast<Word*>(row32(w, r[operand]));
+  };
+  for_lanes(mask, [&](int lane) {
+    Word values[kMostElements];
+    for (int i = 0; i < elements; ++i) values[i] = row(elements + i)[lane];
+    for (int i = 0; i < elements; ++i) row(i)[lane] = values[i];
+  });
+  if constexpr (kChecked) {
+    std::uint32_t defined[kMostElements];
+    for (int i = 0; i < elements; ++i) defined[i] = defined_row(w, r[elements + i]);
+    for (int i = 0; i < elements; ++i) set_defined_row(w, r[i], defined[i], mask);
+  }
+}
+
+template <class Word>
+void add_vector_move(FormTable& t, const char* pattern, const char* format,
+                     std::uint32_t elements) {
+  t.add_checked(pattern, format, move_vector<Word, false>, move_vector<Word, true>, Taint::custom,
+                elements);
+}
+
 // ---- predicates ----------------------------------------------------------------------------------
 
 void move_predicate(Warp& w, const Op& op, std::uint32_t mask) {
@@ -109,7 +138,8 @@ void make_policy(Warp& w, const Op& op, std::uint32_t mask) {
 
 void read_clock(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint64_t now = w.executed - static_cast<std::uint64_t>(w.budget);
-  bool wide = op.imm != 0;
+  bool wide = (op.imm & 1) != 0, upper = (op.imm & 2) != 0;
+  if (upper) now >>= 32;
   for_lanes(mask, [&](int lane) {
     if (wide) {
       row64(w, op.r[0])[lane] = now;
@@ -124,6 +154,12 @@ void register_moves(FormTable& t) {
   t.add("mov.b64", "{ww}D", unpack64);
   t.add("mov.b64", "{hhhh}D", unpack64_quarters);
   t.add("mov.b64", "d{HHHH}", pack64_quarters);
+
+  add_vector_move<std::uint32_t>(t, "mov.v2{.b16|.u16|.s16|.f16}", "{hh}{HH}", 2);
+  add_vector_move<std::uint32_t>(t, "mov.v2{.b32|.u32|.s32|.f32}", "{ww}{WW}", 2);
+  add_vector_move<std::uint64_t>(t, "mov.v2{.b64|.u64|.s64|.f64}", "{dd}{DD}", 2);
+  add_vector_move<std::uint32_t>(t, "mov.v4{.b16|.u16|.s16|.f16}", "{hhhh}{HHHH}", 4);
+  add_vector_move<std::uint32_t>(t, "mov.v4{.b32|.u32|.s32|.f32}", "{wwww}{WWWW}", 4);
 
   t.add("mov.pred", "pP", move_predicate);
   t.add("not.pred", "pP", not_predicate);

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -139,7 +140,7 @@ class Program {
   std::vector<MmaDetail> mmas;
   std::vector<ConstantRow> constants;
   std::vector<SpecialRow> specials;
-  std::vector<std::string> files;  // by .file index
+  std::map<int, std::string> files;  // by .file index; those that the ops come from
 
   std::uint32_t rows = 0;
   std::uint32_t predicates = kFirstPredicate;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 #include <set>
+#include <utility>
 
 namespace sagegen::emulator {
 namespace {
@@ -43,6 +44,9 @@ constexpr SpecialName kSpecials[] = {
     {"%clock", Special::clock, false},
     {"%clock64", Special::clock64, true},
     {"%globaltimer", Special::globaltimer, true},
+    {"%clock_hi", Special::clock, false},
+    {"%globaltimer_lo", Special::globaltimer, false},
+    {"%globaltimer_hi", Special::globaltimer, false},
 };
 
 std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
@@ -87,11 +91,13 @@ std::size_t lay_out(const std::vector<ptx::Variable>& variables, std::size_t sta
 }  // namespace
 
 bool is_clock(std::string_view name) {
-  return name == "%clock" || name == "%clock64" || name == "%globaltimer";
+  return name == "%clock64" || name.starts_with("%globaltimer") || name == "%clock" ||
+         name == "%clock_hi";
 }
 
 ValueTable::ValueTable(const ptx::Module& module, const ptx::Function& function,
-                       const SymbolAddresses& globals, Program& program) {
+                       const SymbolAddresses& globals, Program& program)
+    : globals_(globals) {
   row_sink_ = add(ValueKind::row64, true);
   predicate_sink_ = add(ValueKind::predicate, true);
   always_ = add(ValueKind::predicate, true);
@@ -103,7 +109,7 @@ ValueTable::ValueTable(const ptx::Module& module, const ptx::Function& function,
                                                           : ValueKind::row64;
     registers_.emplace(r.name, add(kind, false));
   }
-  lay_out_symbols(module, function, globals, program);
+  lay_out_symbols(module, function, program);
 }
 
 std::uint32_t ValueTable::add(ValueKind kind, bool fixed) {
@@ -112,9 +118,7 @@ std::uint32_t ValueTable::add(ValueKind kind, bool fixed) {
 }
 
 void ValueTable::lay_out_symbols(const ptx::Module& module, const ptx::Function& function,
-                                 const SymbolAddresses& globals, Program& program) {
-  for (const auto& [name, address] : globals) symbols_[name] = {Space::global, address};
-
+                                 Program& program) {
   std::size_t offset = 0;
   for (const ptx::Variable& v : function.params) {
     std::size_t end = place_variable(v, offset, "parameter");
@@ -131,21 +135,30 @@ void ValueTable::lay_out_symbols(const ptx::Module& module, const ptx::Function&
 
   std::set<std::string> used;
   for (const ptx::Instruction& i : function.body) collect_names(i.operands, used);
+  // Those of the module that this function uses, in the order of the text.
+  std::set<std::size_t> used_of_module;
+  for (const std::string& name : used) {
+    const auto found = module.shared_index.find(name);
+    if (found != module.shared_index.end()) used_of_module.insert(found->second);
+  }
+  std::vector<ptx::Variable> module_shared;
+  for (const std::size_t index : used_of_module) module_shared.push_back(module.shared[index]);
+
   std::map<std::string, std::size_t> shared;
-  std::size_t shared_end = lay_out(module.shared, kSharedStart, &used, "shared", shared);
+  std::size_t shared_end = lay_out(module_shared, kSharedStart, &used, "shared", shared);
   shared_end = lay_out(function.shared, shared_end, &used, "shared", shared);
   program.info.static_shared_bytes = shared_end - kSharedStart;
 
   // All dynamic arrays start at the same place, after the static ones, at the strictest alignment.
   std::size_t dynamic = shared_end;
-  for (const auto* list : {&module.shared, &function.shared}) {
+  for (const std::vector<ptx::Variable>* list : {&std::as_const(module_shared), &function.shared}) {
     for (const ptx::Variable& v : *list) {
       if ((v.is_extern || v.bytes == 0) && used.contains(v.name)) {
         dynamic = std::max<std::size_t>(dynamic, round_up(shared_end, v.align));
       }
     }
   }
-  for (const auto* list : {&module.shared, &function.shared}) {
+  for (const std::vector<ptx::Variable>* list : {&std::as_const(module_shared), &function.shared}) {
     for (const ptx::Variable& v : *list) {
       if (v.is_extern || v.bytes == 0) symbols_[v.name] = {Space::shared, dynamic};
     }
@@ -181,9 +194,16 @@ std::uint32_t ValueTable::fixed_predicate(std::uint16_t number) const {
   return number == kAlways ? always_ : never_;
 }
 
-const ValueTable::Symbol* ValueTable::find_symbol(const std::string& name) const {
-  auto found = symbols_.find(name);
-  return found == symbols_.end() ? nullptr : &found->second;
+std::uint32_t ValueTable::condition_code() {
+  if (condition_code_ == 0) condition_code_ = add(ValueKind::predicate, false);
+  return condition_code_;
+}
+
+const ValueTable::Symbol* ValueTable::find_symbol(const std::string& name) {
+  if (auto found = symbols_.find(name); found != symbols_.end()) return &found->second;
+  const auto global = globals_.find(name);
+  if (global == globals_.end()) return nullptr;
+  return &symbols_.emplace(name, Symbol{Space::global, global->second}).first->second;
 }
 
 void ValueTable::place(const SlotAssignment& slots, Program& program) {

@@ -38,21 +38,23 @@ class ValueTable {
   std::uint32_t row_sink() const { return row_sink_; }
   std::uint32_t predicate_sink() const { return predicate_sink_; }
   std::uint32_t fixed_predicate(std::uint16_t number) const;
+  // CC.CF, a predicate that no text can name.
+  std::uint32_t condition_code();
 
   struct Symbol {
     Space space = Space::global;
     std::uint64_t address = 0;  // in its own space
   };
-  const Symbol* find_symbol(const std::string& name) const;
+  const Symbol* find_symbol(const std::string& name);
 
   // Assigns rows: to virtual registers as given, to everything else after them.
   void place(const SlotAssignment& slots, Program& program);
 
  private:
   std::uint32_t add(ValueKind kind, bool fixed);
-  void lay_out_symbols(const ptx::Module& module, const ptx::Function& function,
-                       const SymbolAddresses& globals, Program& program);
+  void lay_out_symbols(const ptx::Module& module, const ptx::Function& function, Program& program);
 
+  const SymbolAddresses& globals_;
   std::vector<Value> values_;
   std::unordered_map<std::string, std::uint32_t> registers_;
   std::map<std::pair<std::uint64_t, ValueKind>, std::uint32_t> constants_;
@@ -63,9 +65,10 @@ class ValueTable {
   std::vector<SpecialValue> specials_;
   std::map<std::string, Symbol> symbols_;
   std::uint32_t row_sink_ = 0, predicate_sink_ = 0, always_ = 0, never_ = 0;
+  std::uint32_t condition_code_ = 0;  // 0, which is the row sink: not used so far
 };
 
-// True for registers that change while a warp runs: %clock, %clock64, %globaltimer.
+// True for registers that change while a warp runs: %clock, %clock64, %globaltimer and their halves.
 bool is_clock(std::string_view name);
 
 }  // namespace sagegen::emulator

@@ -187,9 +187,9 @@ Token Lexer::quoted() {
   return token;
 }
 
-bool Lexer::at_colon() {
+bool Lexer::at(char c) {
   skip_blanks();
-  return peek() == ':';
+  return peek() == c;
 }
 
 Token Lexer::next() {

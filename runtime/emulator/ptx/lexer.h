@@ -37,7 +37,9 @@ class Lexer {
   // have, an unterminated comment or string, a malformed or too large number, and an over-long token.
   Token next();
   // Whether the next token is a ':' (which makes the identifier before it a label).
-  bool at_colon();
+  bool at_colon() { return at(':'); }
+  // Whether the next token begins with this character.
+  bool at(char c);
 
  private:
   void skip_blanks();

@@ -42,6 +42,15 @@ struct Instruction {
   int source_file = 0, source_line = 0;  // from the last .loc, or 0
 };
 
+// Bytes of an initial value that hold the address of another variable, or one byte of it.
+struct InitialAddress {
+  std::size_t offset = 0;  // into the variable
+  int bytes = 8;
+  int shift = 0;  // of the address, in bits: a mask such as 0xff00(name) takes its second byte
+  std::string variable;
+  std::uint64_t addend = 0;
+};
+
 struct Variable {  // .shared, .global, .const, .local, .param
   std::string name;
   std::uint64_t bytes = 0;  // 0: unsized (extern dynamic shared memory)
@@ -49,6 +58,7 @@ struct Variable {  // .shared, .global, .const, .local, .param
   bool is_extern = false;
   int line = 0;
   std::vector<std::uint8_t> initial;  // .global and .const: the first bytes; the rest is zero
+  std::vector<InitialAddress> addresses;  // what to write into `initial` when places are known
 };
 
 struct Register {
@@ -78,6 +88,7 @@ struct Module {
   std::vector<Variable> shared;      // module scope
   std::vector<Variable> globals;     // .global and .const
   std::map<int, std::string> files;  // .file
+  std::map<std::string, std::size_t, std::less<>> shared_index;  // of names into `shared`
 };
 
 // A syntax error or something the emulator does not take; what() starts with "line N: ".

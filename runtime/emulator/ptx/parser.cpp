@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <limits>
 #include <utility>
 
@@ -44,8 +45,22 @@ constexpr std::string_view kSpecialRegisters[] = {"%tid",
                                                   "%dynamic_smem_size",
                                                   "%current_graph_exec"};
 
+// %envreg0..31, %pm0..7 and %pm0_64..7_64, %reserved_smem_offset_begin, _end, _cap and _0, _1.
+bool is_numbered_special(std::string_view name) {
+  if (name.starts_with("%reserved_smem_offset_")) return true;
+  const bool environment = name.starts_with("%envreg");
+  if (!environment && !name.starts_with("%pm")) return false;
+  name.remove_prefix(environment ? 7 : 3);
+  if (!environment && name.ends_with("_64")) name.remove_suffix(3);
+  int number = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  return error == std::errc() && end == name.data() + name.size() &&
+         (name.size() == 1 || name[0] != '0') && number >= 0 && number < (environment ? 32 : 8);
+}
+
 bool is_special_register(std::string_view name) {
-  return std::find(std::begin(kSpecialRegisters), std::end(kSpecialRegisters), name) !=
+  return is_numbered_special(name) ||
+         std::find(std::begin(kSpecialRegisters), std::end(kSpecialRegisters), name) !=
          std::end(kSpecialRegisters);
 }
 
@@ -115,6 +130,7 @@ void Parser::count(std::size_t& counter, std::size_t limit, std::string_view wha
 // records it.
 void Parser::name_operand(Operand& out, const Token& name) {
   if (auto known = scopes_.find(name.text)) {
+    if (elements_of(known->kind) > 1) return vector_operand(out, *known);
     out.kind = known->kind == NameKind::reg ? Operand::Kind::reg : Operand::Kind::symbol;
     out.text = std::move(known->unique);
     return;
@@ -135,6 +151,31 @@ void Parser::name_operand(Operand& out, const Token& name) {
   }
   out.kind = Operand::Kind::symbol;
   out.text = std::string(name.text);
+}
+
+// v or v.x, where v is declared with .v2 or .v4: all of its registers, or one.
+void Parser::vector_operand(Operand& out, const ResolvedName& known) {
+  const std::size_t elements = elements_of(known.kind);
+  if (current_.kind != TokenKind::dotted) {
+    out.kind = Operand::Kind::vector;
+    for (std::size_t i = 0; i < elements; ++i) {
+      count(operands_, Limits::kOperands, "operands");
+      Operand& element = out.elements.emplace_back();
+      element.kind = Operand::Kind::reg;
+      element.text = element_name(known.unique, i);
+    }
+    return;
+  }
+  const Token selector = take();
+  constexpr std::string_view kElements = "xyzw", kColours = "rgba";
+  const char letter = selector.text.size() == 2 ? selector.text[1] : '\0';
+  const std::size_t index = std::min(kElements.find(letter), kColours.find(letter));
+  if (index >= elements) {
+    throw ParseError(selector.line, fmt::format("{} is no element of a .v{} register",
+                                                quote(selector), elements));
+  }
+  out.kind = Operand::Kind::reg;
+  out.text = element_name(known.unique, index);
 }
 
 // "+ 4", "- 4", "+ -4" behind an address base or a symbol.
@@ -198,6 +239,9 @@ Operand Parser::vector() {
     const Token name = current_;
     out.elements.push_back(simple_operand());
     const Operand& element = out.elements.back();
+    if (element.kind == Operand::Kind::vector) {
+      throw ParseError(name.line, quote(name) + " is a vector inside a vector; name its elements");
+    }
     if (element.kind == Operand::Kind::symbol && !scopes_.find(name.text)) {
       throw ParseError(name.line, quote(name) + " is not declared");
     }
@@ -217,6 +261,12 @@ Operand Parser::address() {
     const auto known = scopes_.find(name.text);
     if (!known) throw ParseError(name.line, quote(name) + " is not declared");
     out.text = known->unique;
+    if (elements_of(known->kind) > 1) {
+      vector_operand(out, *known);
+      if (out.kind == Operand::Kind::vector) {
+        throw ParseError(name.line, quote(name) + " is a vector, so it is no address");
+      }
+    }
     displacement(out);
   }
   out.kind = Operand::Kind::address;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,7 +55,7 @@ class Parser {
   void file_directive();
   void skip_braces();
   void skip_device_function();
-  void entry();
+  void entry(bool is_extern);
   void entry_directives(Function& function);
   int launch_bound(std::string_view directive);
 
@@ -62,14 +64,19 @@ class Parser {
     std::uint64_t element_bytes = 0;  // of one .v2/.v4 vector or scalar
     std::uint64_t scalar_bytes = 0;
     int align = 1;
+    std::string_view type;  // ".b32"
   };
   TypedDeclaration declaration_type();
+  // Of a .param: has no vectors.
+  TypedDeclaration parameter_type();
   void pointer_decoration();
   Variable variable(const TypedDeclaration& type, bool is_extern);
-  std::vector<std::uint8_t> initializer(const TypedDeclaration& type, std::uint64_t bytes);
-  void append_initial_value(std::vector<std::uint8_t>& bytes, std::uint64_t size);
+  void initializer(const TypedDeclaration& type, Variable& out);
+  void append_initial_value(const TypedDeclaration& type, Variable& out);
+  bool append_initial_address(const TypedDeclaration& type, Variable& out);
   void variables(std::vector<Variable>& out, bool is_extern, std::string_view space);
   void register_declaration(Function& function);
+  NameKind vector_kind();
 
   // ---- function bodies (parser.cpp) ----
   void body(Function& function);
@@ -84,6 +91,7 @@ class Parser {
   Operand vector();
   void displacement(Operand& out);
   void name_operand(Operand& out, const Token& name);
+  void vector_operand(Operand& out, const ResolvedName& known);
 
   Lexer lexer_;
   Token current_;
@@ -94,6 +102,8 @@ class Parser {
   std::size_t operands_ = 0;
   std::size_t names_ = 0;
   std::uint64_t registers_ = 0;
+  std::map<std::string, int, std::less<>> entries_;  // name -> line
+  std::set<std::string, std::less<>> addressable_;   // .global and .const variables so far
   int source_file_ = 0;
   int source_line_ = 0;
 };

@@ -16,10 +16,9 @@ struct TypeName {
   std::uint64_t bytes;
 };
 constexpr TypeName kTypes[] = {
-    {".b8", 1},  {".u8", 1},  {".s8", 1},    {".b16", 2},    {".u16", 2},
-    {".s16", 2}, {".f16", 2}, {".bf16", 2},  {".b32", 4},    {".u32", 4},
-    {".s32", 4}, {".f32", 4}, {".f16x2", 4}, {".bf16x2", 4}, {".b64", 8},
-    {".u64", 8}, {".s64", 8}, {".f64", 8},   {".b128", 16},
+    {".b8", 1},  {".u8", 1},  {".s8", 1},    {".b16", 2}, {".u16", 2}, {".s16", 2},
+    {".f16", 2}, {".b32", 4}, {".u32", 4},   {".s32", 4}, {".f32", 4}, {".f16x2", 4},
+    {".b64", 8}, {".u64", 8}, {".s64", 8},   {".f64", 8}, {".b128", 16},
 };
 
 std::optional<std::uint64_t> type_bytes(std::string_view name) {
@@ -30,6 +29,16 @@ std::optional<std::uint64_t> type_bytes(std::string_view name) {
 }
 
 constexpr std::uint64_t kMaxInt = 0x7fff'ffff;
+constexpr std::uint64_t kMaxVectorBytes = 16;
+
+// PTX computes with these types, but declares their bits.
+[[noreturn]] void refuse_type(const Token& type, std::string_view of) {
+  if (type.text == ".bf16" || type.text == ".bf16x2") {
+    throw ParseError(type.line, fmt::format("{} is no type of {}; declare {}", quote(type), of,
+                                            type.text == ".bf16" ? ".b16" : ".b32"));
+  }
+  throw ParseError(type.line, fmt::format("{} is no type of {}", quote(type), of));
+}
 
 }  // namespace
 
@@ -54,10 +63,23 @@ Parser::TypedDeclaration Parser::declaration_type() {
   }
   const Token type = take_dotted("a type such as .b32");
   const auto bytes = type_bytes(type.text);
-  if (!bytes) throw ParseError(type.line, quote(type) + " is no type of a variable");
+  if (!bytes) refuse_type(type, "a variable");
+  if (vector > 1 && *bytes * vector > kMaxVectorBytes) {
+    throw ParseError(type.line, fmt::format("a vector of {} {} has {} bytes; at most {} are possible",
+                                            vector, type.text, *bytes * vector, kMaxVectorBytes));
+  }
+  out.type = type.text;
   out.scalar_bytes = *bytes;
   out.element_bytes = *bytes * vector;
   out.align = static_cast<int>(align != 0 ? align : out.element_bytes);
+  return out;
+}
+
+Parser::TypedDeclaration Parser::parameter_type() {
+  const TypedDeclaration out = declaration_type();
+  if (out.element_bytes != out.scalar_bytes) {
+    fail("a parameter cannot be a vector; pass its elements or an array of bytes");
+  }
   return out;
 }
 
@@ -99,11 +121,62 @@ Variable Parser::variable(const TypedDeclaration& type, bool is_extern) {
   return out;
 }
 
-void Parser::append_initial_value(std::vector<std::uint8_t>& bytes, std::uint64_t size) {
+// name, name + 4, generic(name) + 4, or one byte of it: 0xff00(generic(name) + 4). False if the next
+// value is a number. Every address is its own generic one here.
+bool Parser::append_initial_address(const TypedDeclaration& type, Variable& out) {
+  int shift = 0;
+  const bool masked = current_.kind == TokenKind::integer && lexer_.at('(');
+  if (masked) {
+    const Token mask = take();
+    shift = std::countr_zero(mask.value);
+    if (type.scalar_bytes != 1 || mask.value == 0 || shift % 8 != 0 ||
+        mask.value >> shift != 0xff) {
+      throw ParseError(mask.line, fmt::format("{} takes no single byte of an address for a variable "
+                                              "of bytes; masks are 0xff, 0xff00 and so on",
+                                              quote(mask)));
+    }
+    expect('(', "a mask");
+  } else if (current_.kind != TokenKind::identifier || current_.text == "WARP_SZ") {
+    return false;
+  }
+  Token name = take_identifier("the name of a variable");
+  const bool generic = name.text == "generic" && accept('(');
+  if (generic) {
+    name = take_identifier("the name of a variable");
+    expect(')', "the variable of generic()");
+  }
+  const auto known = scopes_.find(name.text);
+  if (!known || !addressable_.contains(name.text)) {
+    throw ParseError(name.line, fmt::format("{} is no .global or .const variable that is declared "
+                                            "before, so no initial value can be its address",
+                                            quote(name)));
+  }
+  std::uint64_t addend = 0;
+  if (accept('+')) addend = take_integer("an offset", kMaxInt);
+  if (masked) {
+    expect(')', "the address behind a mask");
+  } else if (type.type != ".u64" && type.type != ".u32") {
+    throw ParseError(name.line, fmt::format("the address of {} initializes variables of .u64 or .u32 "
+                                            "only, not of {}",
+                                            quote(name), type.type));
+  }
+  out.addresses.push_back({.offset = out.initial.size(),
+                           .bytes = static_cast<int>(type.scalar_bytes),
+                           .shift = shift,
+                           .variable = known->unique,
+                           .addend = addend});
+  out.initial.resize(out.initial.size() + type.scalar_bytes);
+  return true;
+}
+
+void Parser::append_initial_value(const TypedDeclaration& type, Variable& out) {
+  if (append_initial_address(type, out)) return;
   const Token first = current_;
   const Operand value = simple_operand();
+  const std::uint64_t size = type.scalar_bytes;
+  const bool is_float = type.type[1] == 'f';
   std::uint64_t bits = 0;
-  if (value.kind == Operand::Kind::integer) {
+  if (value.kind == Operand::Kind::integer && !is_float) {
     bits = static_cast<std::uint64_t>(value.value);
   } else if (value.kind == Operand::Kind::f32_bits && size == 4) {
     bits = static_cast<std::uint64_t>(value.value);
@@ -113,26 +186,32 @@ void Parser::append_initial_value(std::vector<std::uint8_t>& bytes, std::uint64_
     const auto narrowed = static_cast<float>(std::bit_cast<double>(value.value));
     bits = std::bit_cast<std::uint32_t>(narrowed);
   } else {
-    throw ParseError(
-        first.line, fmt::format("{} cannot initialize a variable of {} bytes", quote(first), size));
+    throw ParseError(first.line,
+                     fmt::format("{} cannot initialize a variable of {}{}", quote(first), type.type,
+                                 value.kind == Operand::Kind::integer
+                                     ? "; write it with a point, as 1.0, or in bits, as 0f3F800000"
+                                     : ""));
   }
   for (std::uint64_t i = 0; i < size; ++i) {
-    bytes.push_back(static_cast<std::uint8_t>(i < 8 ? bits >> (8 * i) : 0));
+    out.initial.push_back(static_cast<std::uint8_t>(i < 8 ? bits >> (8 * i) : 0));
   }
 }
 
-// = value or = { values }; the rest of the variable is zero.
-std::vector<std::uint8_t> Parser::initializer(const TypedDeclaration& type, std::uint64_t bytes) {
-  std::vector<std::uint8_t> out;
+// = value or = { values }; the rest of the variable is zero. An open array is as long as its values.
+void Parser::initializer(const TypedDeclaration& type, Variable& out) {
+  const std::uint64_t limit = out.bytes != 0 ? out.bytes : Limits::kVariableBytes;
   const bool braces = accept('{');
   do {
-    append_initial_value(out, type.scalar_bytes);
-    if (out.size() > bytes) {
-      fail(fmt::format("the initial value is longer than the variable's {} bytes", bytes));
+    append_initial_value(type, out);
+    if (out.initial.size() > limit) {
+      fail(fmt::format("the initial value is longer than the variable's {} bytes", limit));
     }
   } while (braces && accept(','));
   if (braces) expect('}', "the values of an initializer");
-  return out;
+  if (out.bytes == 0) {
+    out.bytes = (out.initial.size() + type.element_bytes - 1) / type.element_bytes *
+                type.element_bytes;
+  }
 }
 
 void Parser::variables(std::vector<Variable>& out, bool is_extern, std::string_view space) {
@@ -143,19 +222,30 @@ void Parser::variables(std::vector<Variable>& out, bool is_extern, std::string_v
       if (space != ".global" && space != ".const") {
         fail(fmt::format("{} variables cannot be initialized", space));
       }
-      next.initial = initializer(type, next.bytes);
+      if (is_extern) {
+        fail(fmt::format("{} is extern, so its initial value is not here", quote(next.name)));
+      }
+      initializer(type, next);
     }
     if (next.bytes == 0 && !(is_extern && space == ".shared")) {
       fail(fmt::format("{} has no size; only .extern .shared arrays may be left open",
                        quote(next.name)));
     }
+    if (space == ".global" || space == ".const") addressable_.insert(next.name);
     out.push_back(std::move(next));
   } while (accept(','));
   expect(';', "the declaration of a variable");
 }
 
-// .reg .type name {, name} with name or name<count>.
+NameKind Parser::vector_kind() {
+  if (accept(".v2")) return NameKind::vector2;
+  return accept(".v4") ? NameKind::vector4 : NameKind::reg;
+}
+
+// .reg [.v2 | .v4] .type name {, name} with name or name<count>.
 void Parser::register_declaration(Function& function) {
+  const NameKind name_kind = vector_kind();
+  const std::size_t elements = elements_of(name_kind);
   const Token type = take_dotted("the type of registers");
   Register::Type kind = Register::Type::pred;
   if (type.text != ".pred") {
@@ -171,9 +261,19 @@ void Parser::register_declaration(Function& function) {
       case 8:
         kind = Register::Type::b64;
         break;
-      default:
+      case 16:
         throw ParseError(type.line, quote(type) + " registers are not supported");
+      default:
+        refuse_type(type, "registers");
     }
+    if (bytes * elements > kMaxVectorBytes && elements > 1) {
+      throw ParseError(type.line, fmt::format("a vector of {} {} has {} bytes; at most {} are "
+                                              "possible",
+                                              elements, type.text, bytes * elements,
+                                              kMaxVectorBytes));
+    }
+  } else if (elements > 1) {
+    throw ParseError(type.line, "predicates have no vectors");
   }
   do {
     const Token name = take_identifier("the name of a register");
@@ -183,11 +283,17 @@ void Parser::register_declaration(Function& function) {
       number = take_integer("the number of registers", Limits::kRegisters);
       expect('>', "the number of registers");
     }
-    registers_ += number;
+    registers_ += number * elements;
     if (registers_ > Limits::kRegisters) {
       fail(fmt::format("more than {} registers in one text", Limits::kRegisters));
     }
-    if (range) {
+    if (elements > 1) {
+      for (std::uint64_t i = 0; i < number; ++i) {
+        const std::string text = std::string(name.text) + (range ? std::to_string(i) : "");
+        const Token each{.kind = name.kind, .text = text, .value = 0, .line = name.line};
+        scopes_.declare_vector(each, name_kind, kind, function.registers);
+      }
+    } else if (range) {
       scopes_.declare_range(name, number, kind, function.registers);
     } else {
       function.registers.push_back({.name = scopes_.declare(name, NameKind::reg), .type = kind});
@@ -213,9 +319,15 @@ int Parser::launch_bound(std::string_view directive) {
 }
 
 void Parser::entry_directives(Function& function) {
+  std::string_view bound;
   while (current_.kind == TokenKind::dotted) {
     const Token name = take();
     if (name.text == ".maxntid" || name.text == ".reqntid") {
+      if (!bound.empty() && bound != name.text) {
+        throw ParseError(name.line, fmt::format("an entry has either .maxntid or .reqntid; {} has both",
+                                                quote(function.name)));
+      }
+      bound = name.text;
       function.max_threads = launch_bound(name.text);
     } else if (name.text == ".minnctapersm") {
       function.min_blocks = static_cast<int>(take_integer(".minnctapersm", kMaxInt));
@@ -231,7 +343,7 @@ void Parser::entry_directives(Function& function) {
   }
 }
 
-void Parser::entry() {
+void Parser::entry(bool is_extern) {
   const Token name = take_identifier("the name of an entry");
   Function function;
   function.name = std::string(name.text);
@@ -241,7 +353,7 @@ void Parser::entry() {
     do {
       if (!accept(".param")) unexpected(".param");
       // The size of a by-value struct stands behind its name, the .ptr decoration before it.
-      TypedDeclaration type = declaration_type();
+      const TypedDeclaration type = parameter_type();
       pointer_decoration();
       function.params.push_back(variable(type, false));
       if (function.params.back().bytes == 0) fail("a parameter has no size");
@@ -253,11 +365,14 @@ void Parser::entry() {
     scopes_.close(function.body);
     return;
   }
-  for (const Function& other : module_.functions) {
-    if (other.name == function.name) {
-      throw ParseError(name.line, fmt::format("entry {} is defined twice, first in line {}",
-                                              quote(name), other.line));
-    }
+  if (is_extern) {
+    throw ParseError(name.line, fmt::format("entry {} is extern, so its body is not here",
+                                            quote(name)));
+  }
+  const auto [first, is_new] = entries_.emplace(function.name, function.line);
+  if (!is_new) {
+    throw ParseError(name.line, fmt::format("entry {} is defined twice, first in line {}",
+                                            quote(name), first->second));
   }
   source_file_ = source_line_ = 0;
   body(function);
@@ -280,7 +395,11 @@ void Parser::skip_braces() {
 void Parser::skip_device_function() {
   while (!current_.is('{') && !current_.is(';')) {
     if (current_.kind == TokenKind::end) unexpected("the body of a .func");
-    take();
+    if (accept(".param")) {
+      parameter_type();
+    } else {
+      take();
+    }
   }
   if (!accept(';')) skip_braces();
 }
@@ -332,17 +451,23 @@ void Parser::header() {
 
 void Parser::top_level() {
   bool is_extern = false;
-  while (current_.is_dotted(".visible") || current_.is_dotted(".extern") ||
-         current_.is_dotted(".weak") || current_.is_dotted(".common")) {
-    is_extern |= take().text == ".extern";
+  for (bool first = true; current_.is_dotted(".visible") || current_.is_dotted(".extern") ||
+                          current_.is_dotted(".weak") || current_.is_dotted(".common");
+       first = false) {
+    if (!first) fail(quote(current_) + " is a second linking directive; one is possible");
+    is_extern = take().text == ".extern";
   }
   const Token name = take_dotted("a directive");
   if (name.text == ".entry") {
-    entry();
+    entry(is_extern);
   } else if (name.text == ".func") {
     skip_device_function();
   } else if (name.text == ".shared") {
+    const std::size_t first = module_.shared.size();
     variables(module_.shared, is_extern, name.text);
+    for (std::size_t i = first; i < module_.shared.size(); ++i) {
+      module_.shared_index.emplace(module_.shared[i].name, i);
+    }
   } else if (name.text == ".global" || name.text == ".const") {
     variables(module_.globals, is_extern, name.text);
   } else if (name.text == ".file") {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -64,6 +65,19 @@ std::string ScopeStack::declare(const Token& name, NameKind kind) {
   }
   scope.names.emplace(name.text, kind);
   return std::string(name.text) + scope.suffix;
+}
+
+std::string element_name(std::string_view unique, std::size_t element) {
+  const std::size_t suffix = std::min(unique.find('@'), unique.size());
+  return fmt::format("{}.{}{}", unique.substr(0, suffix), "xyzw"[element], unique.substr(suffix));
+}
+
+void ScopeStack::declare_vector(const Token& name, NameKind kind, Register::Type type,
+                                std::vector<Register>& out) {
+  const std::string unique = declare(name, kind);
+  for (std::size_t i = 0; i < elements_of(kind); ++i) {
+    out.push_back({.name = element_name(unique, i), .type = type});
+  }
 }
 
 std::string ScopeStack::declare_label(const Token& name) {

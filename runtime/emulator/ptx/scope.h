@@ -15,7 +15,7 @@
 
 namespace sagegen::emulator::ptx {
 
-enum class NameKind { reg, variable };
+enum class NameKind { reg, vector2, vector4, variable };  // vectors: registers of .v2 and .v4
 
 struct ResolvedName {
   NameKind kind = NameKind::reg;
@@ -42,6 +42,9 @@ class ScopeStack {
   // Each returns the unique name. Throws ParseError if the name is taken in the innermost scope.
   std::string declare(const Token& name, NameKind kind);
   std::string declare_label(const Token& name);
+  // A register of .v2 or .v4: `out` gets name.x, name.y and so on.
+  void declare_vector(const Token& name, NameKind kind, Register::Type type,
+                      std::vector<Register>& out);
   // Registers name0 .. name(count - 1), appended to `out`.
   void declare_range(const Token& name, std::uint64_t count, Register::Type type,
                      std::vector<Register>& out);
@@ -73,5 +76,12 @@ class ScopeStack {
   std::vector<Scope> scopes_;
   int opened_ = 0;
 };
+
+// How many registers a name of this kind stands for.
+inline std::size_t elements_of(NameKind kind) {
+  return kind == NameKind::vector2 ? 2 : kind == NameKind::vector4 ? 4 : 1;
+}
+// The register of an element of a vector: "v.x@3" for element 0 of "v@3".
+std::string element_name(std::string_view unique, std::size_t element);
 
 }  // namespace sagegen::emulator::ptx
