@@ -54,7 +54,25 @@ TEST_CASE("unknown instructions and modifiers are refused by line") {
                            "setp.lt.b32 %p1, %w1, %w1;",
                            "lop3.b32.and %w1, %w1, %w1, %w1, 3;",
                            "ex2.f32 %w1, %w1;",
-                           "sin.approx.f32 %w1, %w1;"}) {
+                           "sin.f32 %w1, %w1;",
+                           "tanh.approx.ftz.f32 %w1, %w1;",
+                           "rcp.approx.f64 %d1, %d1;",
+                           "sqrt.approx.f64 %d1, %d1;",
+                           "add.cc.u16 %h1, %h1, %h1;",
+                           "madc.wide.u32 %d1, %w1, %w1, %d1;",
+                           "dp2a.s32.s32 %w1, %w1, %w1, %w1;",
+                           "mad24.hi.sat.u32 %w1, %w1, %w1, %w1;",
+                           "set.lt.u16.u32 %h1, %w1, %w1;",
+                           "set.lt.f32.f16 %w1, %h1, %h1;",
+                           "set.lt.u16x2.f16x2 %w1, %w1, %w1;",
+                           "set.lt.ftz.f32.s16 %w1, %h1, %h1;",
+                           "mul.s32.lo %w1, %w1, %w1;",
+                           "mad.cc.lo.u32 %w1, %w1, %w1, %w1;",
+                           "div.ftz.full.f32 %w1, %w1, %w1;",
+                           "shf.wrap.l.b32 %w1, %w1, %w1, %w1;",
+                           "cvta.global.to.u64 %d1, %d1;",
+                           "add.rn.rn.f32 %w1, %w1, %w1;",
+                           "ldmatrix.sync.aligned.trans.trans.m8n8.x1.shared.b16 {%w1}, [%d20];"}) {
     INFO(text);
     CHECK_THAT(refusal(text), StartsWith("line 9: "));
   }
@@ -79,6 +97,13 @@ TEST_CASE("operands must fit") {
              Contains("sizes are 4, 8 and 16"));
   CHECK_THAT(refusal("cvt.u32.u64 %h1, %d1;"), Contains("narrower"));
   CHECK_THAT(refusal("mov.b32 %w1, {%h1, %h2, %h3};"), Contains("vector"));
+  CHECK_THAT(refusal("addc.u32 %w1, %w1;"), Contains("2 operands are given"));
+  CHECK_THAT(refusal("mov.b32 %w1, %envreg3;"),
+             Contains("operand 2: %envreg3 is set by the driver, and CUDA's documents no value"));
+  CHECK_THAT(refusal("add.u32 %w1, %w1, %clusterid.x;"),
+             Contains("%clusterid.x is a special register that the emulator does not have"));
+  CHECK_THAT(refusal("mov.b32 %w1, %pm3;"), Contains("%pm3 is a special register"));
+  CHECK_THAT(refusal("mov.b32 %w1, %envreg32;"), Contains("register '%envreg32' is not declared"));
 }
 
 TEST_CASE("instructions that the device does not have") {

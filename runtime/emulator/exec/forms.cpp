@@ -31,6 +31,7 @@ FormTable build_table(HostLanes lanes) {
   FormTable table;
   register_lanes(table, lanes);
   register_scalar(table);
+  register_carry(table);
   register_half(table);
   register_moves(table);
   register_control(table);
@@ -43,12 +44,108 @@ FormTable build_table(HostLanes lanes) {
   return table;
 }
 
+// Types tell operands apart by their order; other modifiers do not.
+bool is_type(std::string_view modifier) {
+  static const std::set<std::string_view> kTypes = {
+      "b8",   "b16",   "b32",    "b64",    "b128", "u4",   "u8",     "u16",    "u32",    "u64",
+      "s4",   "s8",    "s16",    "s32",    "s64",  "f16",  "bf16",   "f32",    "tf32",   "f64",
+      "e4m3", "e5m2",  "e4m3x2", "e5m2x2", "b1",   "pred", "f16x2",  "bf16x2", "f32x2",  "u16x2",
+      "s16x2", "u8x4", "s8x4",   "e2m1",   "e3m2", "e2m3", "e2m1x2", "e3m2x2", "e2m3x2"};
+  return kTypes.contains(modifier);
+}
+
+// The assembler reads the first modifier of these as part of the name: mul.lo, shf.l, cvta.to.
+bool keeps_first_modifier(std::string_view opcode) {
+  static const std::set<std::string_view> kOpcodes = {"mul", "mad",  "madc", "mul24", "mad24",
+                                                      "div", "cvta", "shf",  "dp2a",  "bar"};
+  return kOpcodes.contains(opcode);
+}
+
+// A text with its modifiers sorted, its types as they come and last.
+std::string sorted(const std::string& text) {
+  std::vector<std::string_view> modifiers, types;
+  const std::string_view all = text;
+  const auto end_of = [&](std::size_t begin) { return std::min(all.find('.', begin), all.size()); };
+  std::size_t at = end_of(0);
+  if (keeps_first_modifier(all.substr(0, at)) && at < all.size()) at = end_of(at + 1);
+  std::string out(all.substr(0, at));
+  while (at < all.size()) {
+    const std::size_t end = end_of(at + 1);
+    const std::string_view modifier = all.substr(at + 1, end - at - 1);
+    (is_type(modifier) ? types : modifiers).push_back(modifier);
+    at = end;
+  }
+  std::sort(modifiers.begin(), modifiers.end());
+  for (const auto* list : {&modifiers, &types}) {
+    for (const std::string_view modifier : *list) out.append(".").append(modifier);
+  }
+  return out;
+}
+
+// Where the documented order of a parsed family has a modifier; those of one place keep their order.
+int place_of(std::string_view opcode, std::string_view modifier) {
+  struct Place {
+    std::string_view opcodes;  // space before and after each
+    int place;
+    std::vector<std::string_view> modifiers;
+  };
+  static const std::vector<Place> kPlaces = {
+      {" cvt ", 0, {"rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi", "rna"}},
+      {" cvt ", 1, {"relu"}},
+      {" cvt ", 2, {"satfinite"}},
+      {" cvt ", 3, {"ftz"}},
+      {" cvt ", 4, {"sat"}},
+      {" set ", 0, {"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"}},
+      {" set ", 0, {"equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"}},
+      {" set ", 1, {"and", "or", "xor"}},
+      {" set ", 2, {"ftz"}},
+      {" ld ldu st atom red ", 0, {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel"}},
+      {" ld ldu st atom red ", 1, {"cta", "cluster", "gpu", "sys"}},
+      {" ld ldu st atom red ", 2, {"global", "shared", "shared::cta", "local", "param", "const"}},
+      {" ld ldu st ", 2, {"param::entry"}},
+      {" ld ldu st ", 4, {"v2", "v4", "v8"}},
+      {" atom red ", 4, {"noftz"}},
+      {" mma ", 0, {"sync"}},
+      {" mma ", 1, {"aligned"}},
+      {" mma ", 3, {"row", "col"}},
+      {" mma ", 4, {"satfinite"}},
+      {" cp ", 0, {"async"}},
+      {" cp ", 1, {"ca", "cg"}},
+      {" cp ", 2, {"shared", "shared::cta"}},
+      {" cp ", 3, {"global"}},
+      {" cp ", 4, {"L2::cache_hint"}}};
+  constexpr int kOther = 3, kType = 9;
+  if (is_type(modifier)) return kType;
+  if (opcode == "mma" && (modifier.starts_with("m8n8") || modifier.starts_with("m16n8"))) return 2;
+  for (const Place& each : kPlaces) {
+    if (each.opcodes.find(" " + std::string(opcode) + " ") == std::string_view::npos) continue;
+    if (std::find(each.modifiers.begin(), each.modifiers.end(), modifier) != each.modifiers.end()) {
+      return each.place;
+    }
+  }
+  return opcode == "cp" ? kType : kOther;
+}
+
+// Opcodes that are parsed, not looked up.
+bool is_parsed(std::string_view opcode) {
+  static const std::set<std::string_view> kOpcodes = {"ld",   "ldu", "st",  "cvt", "set",
+                                                      "atom", "red", "mma", "cp"};
+  return kOpcodes.contains(opcode);
+}
+
+ptx::Instruction in_documented_order(const ptx::Instruction& instruction) {
+  ptx::Instruction ordered = instruction;
+  if (!is_parsed(instruction.opcode)) return ordered;
+  std::stable_sort(ordered.modifiers.begin(), ordered.modifiers.end(),
+                   [&](const std::string& a, const std::string& b) {
+                     return place_of(instruction.opcode, a) < place_of(instruction.opcode, b);
+                   });
+  return ordered;
+}
+
 std::string refusal(const ptx::Instruction& instruction) {
   // Is it the opcode or its modifiers that nobody knows?
-  static const std::set<std::string, std::less<>> kParsedOpcodes = {"ld",   "ldu", "st",  "cvt",
-                                                                    "atom", "red", "mma", "cp"};
-  bool known =
-      kParsedOpcodes.contains(instruction.opcode) || form_table().knows_opcode(instruction.opcode);
+  bool known = is_parsed(instruction.opcode) || form_table().knows_opcode(instruction.opcode);
   return known ? fmt::format("unknown modifiers: the emulator executes {}, but not {}",
                              instruction.opcode, text_of(instruction))
                : fmt::format("unknown instruction {}", text_of(instruction));
@@ -85,6 +182,7 @@ void FormTable::add_setp(const char* compare, const char* type, const char* form
 void FormTable::add_form(const std::string& pattern, const Form& form) {
   for (std::string& text : expand(pattern)) {
     opcodes_.insert(text.substr(0, text.find('.')));
+    by_modifiers_.emplace(sorted(text), text);
     forms_[std::move(text)].push_back(form);
   }
 }
@@ -100,6 +198,11 @@ void FormTable::lint(const char* pattern, const char* warning) {
 const std::vector<Form>* FormTable::find(const std::string& text) const {
   auto found = forms_.find(text);
   return found == forms_.end() ? nullptr : &found->second;
+}
+
+const std::vector<Form>* FormTable::find_reordered(const ptx::Instruction& instruction) const {
+  auto found = by_modifiers_.find(sorted(text_of(instruction)));
+  return found == by_modifiers_.end() ? nullptr : find(found->second);
 }
 
 void register_lanes_baseline(FormTable& table);
@@ -136,18 +239,38 @@ const FormTable& form_table(HostLanes lanes) {
 
 const FormTable& form_table() { return form_table(host_lanes()); }
 
-std::vector<Form> find_forms(const ptx::Instruction& instruction, const FormTable& table) {
+namespace {
+
+std::vector<Form> find_as_written(const ptx::Instruction& instruction, const FormTable& table) {
   std::vector<Form> fixed;
   if (const std::vector<Form>* found = table.find(text_of(instruction))) fixed = *found;
   // Some conversions have a quick form for the usual registers beside the general one.
   if (!fixed.empty() && instruction.opcode != "cvt") return fixed;
   using Family = std::vector<Form> (*)(const ptx::Instruction&);
-  for (Family family : {convert_forms, memory_forms, atomic_forms, mma_forms, async_forms}) {
+  for (Family family :
+       {convert_forms, set_forms, memory_forms, atomic_forms, mma_forms, async_forms}) {
     std::vector<Form> forms = family(instruction);
     fixed.insert(fixed.end(), forms.begin(), forms.end());
     if (!forms.empty()) return fixed;
   }
+  if (const std::vector<Form>* found = table.find_reordered(instruction)) return *found;
   throw UnknownForm(refusal(instruction));
+}
+
+}  // namespace
+
+std::vector<Form> find_forms(const ptx::Instruction& instruction, const FormTable& table) {
+  try {
+    return find_as_written(instruction, table);
+  } catch (const UnknownForm&) {
+    const ptx::Instruction ordered = in_documented_order(instruction);
+    if (ordered.modifiers == instruction.modifiers) throw;
+    try {
+      return find_as_written(ordered, table);
+    } catch (const UnknownForm&) {
+    }
+    throw;  // what is wrong with the text as it is written
+  }
 }
 
 std::string text_of(const ptx::Instruction& instruction) {

@@ -8,6 +8,7 @@
 //   {..} a vector           A    an address: its base register is the operand
 //   I    an integer that the form keeps (Op::imm, or Access::immediate if there is an address)
 //   L    a label: Op::imm is the target's op index
+//   c C  the condition code, which the text does not name
 // Where a register is read, an immediate, a symbol or a special register will do; `_` where one is
 // written.
 #pragma once
@@ -57,11 +58,14 @@ class FormTable {
   void lint(const char* pattern, const char* warning);
 
   const std::vector<Form>* find(const std::string& text) const;
+  // The forms whose text has the same modifiers in another order; see find_forms.
+  const std::vector<Form>* find_reordered(const ptx::Instruction& instruction) const;
   bool knows_opcode(const std::string& opcode) const { return opcodes_.contains(opcode); }
 
  private:
   std::set<std::string> opcodes_;
   std::unordered_map<std::string, std::vector<Form>> forms_;
+  std::unordered_map<std::string, std::string> by_modifiers_;  // sorted -> text of the form
 };
 
 // Numbers of boolean operations in setp.
@@ -71,7 +75,9 @@ enum BooleanOperation : std::uint32_t { kBoolNone, kBoolAnd, kBoolOr, kBoolXor }
 const FormTable& form_table();
 const FormTable& form_table(HostLanes lanes);
 
-// The forms of an instruction, one per shape of operands, at least one; throws UnknownForm.
+// The forms of an instruction, one per shape of operands, at least one; throws UnknownForm. Modifiers
+// may come in other orders than the PTX ISA's, as the assembler takes them
+// (ldmatrix.sync.aligned.trans.m8n8.x4.shared.b16); types keep theirs.
 std::vector<Form> find_forms(const ptx::Instruction& instruction, const FormTable& table);
 
 // decode() with a given table; for tests that compare host vector widths.
@@ -85,6 +91,7 @@ std::string text_of(const ptx::Instruction& instruction);
 // Each family enters its forms; one function per translation unit.
 void register_lanes(FormTable& table, HostLanes lanes);
 void register_scalar(FormTable& table);
+void register_carry(FormTable& table);
 void register_half(FormTable& table);
 void register_moves(FormTable& table);
 void register_control(FormTable& table);
@@ -94,6 +101,7 @@ void register_async(FormTable& table);
 
 // Families whose modifiers combine freely parse them instead. Each returns no forms for other opcodes.
 std::vector<Form> convert_forms(const ptx::Instruction& instruction);
+std::vector<Form> set_forms(const ptx::Instruction& instruction);
 std::vector<Form> memory_forms(const ptx::Instruction& instruction);
 std::vector<Form> atomic_forms(const ptx::Instruction& instruction);
 std::vector<Form> mma_forms(const ptx::Instruction& instruction);

@@ -132,6 +132,11 @@ u16 ex2_bf16(u16 a) {
   return flush_half<HalfBf16>(f32_to_bf16(ex2_approx(bf16_to_f32(flush_half<HalfBf16>(a)), true)));
 }
 
+template <class Half>
+u16 tanh_half(u16 a) {
+  return Half::store(std::tanh(Half::load(a)));
+}
+
 // ---- comparisons ---------------------------------------------------------------------------------
 
 template <class Half, auto F>
@@ -223,6 +228,8 @@ void register_half(FormTable& t) {
   bf16.unary<absolute_half>("abs.");
   f16.unary<ex2_f16>("ex2.approx.");
   bf16.unary<ex2_bf16>("ex2.approx.ftz.");
+  f16.unary<tanh_half<HalfF16>>("tanh.approx.");
+  bf16.unary<tanh_half<HalfBf16>>("tanh.approx.");
   register_half_compares(t);
   add_mixed<HalfF16>(t, "f16");
   add_mixed<HalfBf16>(t, "bf16");

@@ -1,6 +1,7 @@
 // Arithmetic that is rare, or that no vector unit does: divisions, bit fields, byte permutation,
 // directed rounding, special functions.
 
+#include <algorithm>
 #include <cfenv>
 #include <cmath>
 #include <cstring>
@@ -157,6 +158,54 @@ u32 dot4(u32 a, u32 b, u32 c) {
 template <class A, class B>
 constexpr auto kDot4 = [](u32 a, u32 b, u32 c) { return dot4<A, B>(a, b, c); };
 
+// dp2a: two 16-bit numbers of a with the two bytes of b's lower or upper half.
+template <class A, class B, int kByte>
+constexpr auto kDot2 = [](u32 a, u32 b, u32 c) -> u32 {
+  for (int i = 0; i < 2; ++i) {
+    s64 product =
+        s64{static_cast<A>(a >> 16 * i)} * s64{static_cast<B>(b >> 8 * (kByte + i))};
+    c += static_cast<u32>(product);
+  }
+  return c;
+};
+template <class A, class B>
+void add_dot2(FormTable& t, const std::string& types) {
+  t.add(("dp2a.lo" + types).c_str(), "wWWW", each_lane<kDot2<A, B, 0>>);
+  t.add(("dp2a.hi" + types).c_str(), "wWWW", each_lane<kDot2<A, B, 2>>);
+}
+
+// mul24, mad24: the low 24 bits of the operands; half of the product's 48 bits, from bit kFrom on.
+template <class T>
+s64 low_24_bits(T a) {
+  return std::is_signed_v<T> ? s64{static_cast<s32>(static_cast<u32>(a) << 8) >> 8}
+                             : s64{static_cast<u32>(a) & 0xff'ffff};
+}
+template <int kFrom>
+constexpr auto kMul24 = []<class T>(T a, T b) -> T {
+  return static_cast<T>(low_24_bits(a) * low_24_bits(b) >> kFrom);
+};
+template <int kFrom>
+constexpr auto kMad24 = []<class T>(T a, T b, T c) -> T {
+  return static_cast<T>((low_24_bits(a) * low_24_bits(b) >> kFrom) + c);
+};
+s32 clamp_to_s32(s64 x) {
+  return static_cast<s32>(std::clamp(x, s64{std::numeric_limits<s32>::min()},
+                                     s64{std::numeric_limits<s32>::max()}));
+}
+constexpr auto kMad24Saturated = [](s32 a, s32 b, s32 c) -> s32 {
+  return clamp_to_s32((low_24_bits(a) * low_24_bits(b) >> 16) + c);
+};
+constexpr auto kMadHiSaturated = [](s32 a, s32 b, s32 c) -> s32 {
+  return clamp_to_s32((s64{a} * b >> 32) + c);
+};
+constexpr auto kMadHi16 = []<class T>(T a, T b, T c) -> T {
+  return static_cast<T>((s64{a} * b >> 16) + c);
+};
+constexpr auto kMadHiS64 = [](s64 a, s64 b, u64 c) -> u64 {
+  return static_cast<u64>(kMulHiS64(a, b)) + c;
+};
+constexpr auto kMadHiU64 = [](u64 a, u64 b, u64 c) -> u64 { return kMulHiU64(a, b) + c; };
+
 constexpr auto kAbsDifference = []<class T>(T a, T b, T c) -> T {
   using U = std::make_unsigned_t<T>;
   U difference =
@@ -171,6 +220,11 @@ constexpr auto kPair16 = [](u32 a, u32 b) -> u32 {
   u32 high = static_cast<u16>(F(static_cast<T>(a >> 16), static_cast<T>(b >> 16)));
   return low | high << 16;
 };
+
+constexpr auto kSelect16 = [](u16 a, u16 b, s32 c) -> u16 { return c >= 0 ? a : b; };
+template <class T, bool kFtz>
+constexpr auto kSelectByFloat =
+    [](T a, T b, float c) -> T { return input<kFtz>(c) >= 0.0f ? a : b; };
 
 void register_integers(FormTable& t) {
   t.add("div.s16", "hHH", each_lane_of<kDivide, s16>);
@@ -187,6 +241,29 @@ void register_integers(FormTable& t) {
   t.add("rem.u64", "dDD", each_lane_of<kRemainder, u64>);
   t.add("mul.hi.s64", "dDD", each_lane<kMulHiS64>);
   t.add("mul.hi.u64", "dDD", each_lane<kMulHiU64>);
+  t.add("slct{.b16|.u16|.s16}.s32", "hHHW", each_lane<kSelect16>);
+  t.add("slct{.b16|.u16|.s16}.f32", "hHHW", each_lane<kSelectByFloat<u16, false>>);
+  t.add("slct.ftz{.b16|.u16|.s16}.f32", "hHHW", each_lane<kSelectByFloat<u16, true>>);
+  t.add("slct{.b64|.u64|.s64|.f64}.f32", "dDDW", each_lane<kSelectByFloat<u64, false>>);
+  t.add("slct.ftz{.b64|.u64|.s64|.f64}.f32", "dDDW", each_lane<kSelectByFloat<u64, true>>);
+  t.add("mad.hi.s16", "hHHH", each_lane_of<kMadHi16, s16>);
+  t.add("mad.hi.u16", "hHHH", each_lane_of<kMadHi16, u16>);
+  t.add("mad.hi.s64", "dDDD", each_lane<kMadHiS64>);
+  t.add("mad.hi.u64", "dDDD", each_lane<kMadHiU64>);
+  t.add("mad.hi.sat.s32", "wWWW", each_lane<kMadHiSaturated>);
+  t.add("mul24.lo.s32", "wWW", each_lane_of<kMul24<0>, s32>);
+  t.add("mul24.lo.u32", "wWW", each_lane_of<kMul24<0>, u32>);
+  t.add("mul24.hi.s32", "wWW", each_lane_of<kMul24<16>, s32>);
+  t.add("mul24.hi.u32", "wWW", each_lane_of<kMul24<16>, u32>);
+  t.add("mad24.lo.s32", "wWWW", each_lane_of<kMad24<0>, s32>);
+  t.add("mad24.lo.u32", "wWWW", each_lane_of<kMad24<0>, u32>);
+  t.add("mad24.hi.s32", "wWWW", each_lane_of<kMad24<16>, s32>);
+  t.add("mad24.hi.u32", "wWWW", each_lane_of<kMad24<16>, u32>);
+  t.add("mad24.hi.sat.s32", "wWWW", each_lane<kMad24Saturated>);
+  t.add("sad.s16", "hHHH", each_lane_of<kAbsDifference, s16>);
+  t.add("sad.u16", "hHHH", each_lane_of<kAbsDifference, u16>);
+  t.add("sad.s64", "dDDD", each_lane_of<kAbsDifference, s64>);
+  t.add("sad.u64", "dDDD", each_lane_of<kAbsDifference, u64>);
   t.add("sad.s32", "wWWW", each_lane_of<kAbsDifference, s32>);
   t.add("sad.u32", "wWWW", each_lane_of<kAbsDifference, u32>);
 
@@ -231,6 +308,11 @@ void register_integers(FormTable& t) {
   t.add("dp4a.u32.s32", "wWWW", each_lane<kDot4<std::uint8_t, std::int8_t>>);
   t.add("dp4a.u32.u32", "wWWW", each_lane<kDot4<std::uint8_t, std::uint8_t>>);
 
+  add_dot2<s16, std::int8_t>(t, ".s32.s32");
+  add_dot2<s16, std::uint8_t>(t, ".s32.u32");
+  add_dot2<u16, std::int8_t>(t, ".u32.s32");
+  add_dot2<u16, std::uint8_t>(t, ".u32.u32");
+
   constexpr auto add = []<class T>(T a, T b) { return a + b; };
   constexpr auto least = []<class T>(T a, T b) { return a < b ? a : b; };
   constexpr auto greatest = []<class T>(T a, T b) { return a < b ? b : a; };
@@ -257,9 +339,9 @@ class Rounding {
 enum class Arithmetic { add, sub, mul, div, fma, sqrt };
 
 // Volatile keeps the operation between the changes of the mode.
-template <Arithmetic kWhat, int kMode>
-float directed(float a, float b, float c) {
-  volatile float x = a, y = b, z = c, r;
+template <Arithmetic kWhat, int kMode, class T>
+T directed(T a, T b, T c) {
+  volatile T x = a, y = b, z = c, r;
   Rounding mode(kMode);
   switch (kWhat) {
     case Arithmetic::add:
@@ -283,41 +365,71 @@ float directed(float a, float b, float c) {
   }
   return r;
 }
-template <Arithmetic kWhat, int kMode, bool kFtz>
+template <Arithmetic kWhat, int kMode, bool kFtz, bool kSat = false>
 constexpr auto kDirected1 =
-    [](float a) { return finish<kFtz, false>(directed<kWhat, kMode>(input<kFtz>(a), 0, 0)); };
-template <Arithmetic kWhat, int kMode, bool kFtz>
+    [](float a) { return finish<kFtz, kSat>(directed<kWhat, kMode>(input<kFtz>(a), 0.0f, 0.0f)); };
+template <Arithmetic kWhat, int kMode, bool kFtz, bool kSat = false>
 constexpr auto kDirected2 = [](float a, float b) {
-  return finish<kFtz, false>(directed<kWhat, kMode>(input<kFtz>(a), input<kFtz>(b), 0));
+  return finish<kFtz, kSat>(directed<kWhat, kMode>(input<kFtz>(a), input<kFtz>(b), 0.0f));
 };
-template <Arithmetic kWhat, int kMode, bool kFtz>
+template <Arithmetic kWhat, int kMode, bool kFtz, bool kSat = false>
 constexpr auto kDirected3 = [](float a, float b, float c) {
-  return finish<kFtz, false>(
+  return finish<kFtz, kSat>(
       directed<kWhat, kMode>(input<kFtz>(a), input<kFtz>(b), input<kFtz>(c)));
 };
+template <int kMode, bool kFtz>
+constexpr auto kDirectedReciprocal = [](float a) {
+  return finish<kFtz, false>(directed<Arithmetic::div, kMode>(1.0f, input<kFtz>(a), 0.0f));
+};
+
+template <Arithmetic kWhat, int kMode>
+constexpr auto kDirectedWide1 =
+    [](double a) { return canonical(directed<kWhat, kMode>(a, 0.0, 0.0)); };
+template <Arithmetic kWhat, int kMode>
+constexpr auto kDirectedWide2 =
+    [](double a, double b) { return canonical(directed<kWhat, kMode>(a, b, 0.0)); };
+template <Arithmetic kWhat, int kMode>
+constexpr auto kDirectedWide3 =
+    [](double a, double b, double c) { return canonical(directed<kWhat, kMode>(a, b, c)); };
+template <int kMode>
+constexpr auto kDirectedWideReciprocal =
+    [](double a) { return canonical(directed<Arithmetic::div, kMode>(1.0, a, 0.0)); };
+
+// Enters name + mode + {.ftz}{.sat} + .f32.
+template <Arithmetic kWhat, int kMode>
+void add_directed_binary(FormTable& t, const std::string& name, bool saturates) {
+  t.add((name + ".f32").c_str(), "wWW", each_lane<kDirected2<kWhat, kMode, false>>);
+  t.add((name + ".ftz.f32").c_str(), "wWW", each_lane<kDirected2<kWhat, kMode, true>>);
+  if (saturates) {
+    t.add((name + ".sat.f32").c_str(), "wWW", each_lane<kDirected2<kWhat, kMode, false, true>>);
+    t.add((name + ".ftz.sat.f32").c_str(), "wWW", each_lane<kDirected2<kWhat, kMode, true, true>>);
+  }
+  t.add((name + ".f64").c_str(), "dDD", each_lane<kDirectedWide2<kWhat, kMode>>);
+}
+template <Arithmetic kWhat, int kMode>
+void add_directed_fused(FormTable& t, const std::string& name) {
+  t.add((name + ".f32").c_str(), "wWWW", each_lane<kDirected3<kWhat, kMode, false>>);
+  t.add((name + ".ftz.f32").c_str(), "wWWW", each_lane<kDirected3<kWhat, kMode, true>>);
+  t.add((name + ".sat.f32").c_str(), "wWWW", each_lane<kDirected3<kWhat, kMode, false, true>>);
+  t.add((name + ".ftz.sat.f32").c_str(), "wWWW", each_lane<kDirected3<kWhat, kMode, true, true>>);
+  t.add((name + ".f64").c_str(), "dDDD", each_lane<kDirectedWide3<kWhat, kMode>>);
+}
 
 template <int kMode>
 void add_directed(FormTable& t, const std::string& mode) {
-  auto binary = [&](const char* name, Handler plain, Handler ftz) {
-    t.add((std::string(name) + mode + ".f32").c_str(), "wWW", plain);
-    t.add((std::string(name) + mode + ".ftz.f32").c_str(), "wWW", ftz);
-  };
-  binary("add", each_lane<kDirected2<Arithmetic::add, kMode, false>>,
-         each_lane<kDirected2<Arithmetic::add, kMode, true>>);
-  binary("sub", each_lane<kDirected2<Arithmetic::sub, kMode, false>>,
-         each_lane<kDirected2<Arithmetic::sub, kMode, true>>);
-  binary("mul", each_lane<kDirected2<Arithmetic::mul, kMode, false>>,
-         each_lane<kDirected2<Arithmetic::mul, kMode, true>>);
-  binary("div", each_lane<kDirected2<Arithmetic::div, kMode, false>>,
-         each_lane<kDirected2<Arithmetic::div, kMode, true>>);
-  t.add(("fma" + mode + ".f32").c_str(), "wWWW",
-        each_lane<kDirected3<Arithmetic::fma, kMode, false>>);
-  t.add(("fma" + mode + ".ftz.f32").c_str(), "wWWW",
-        each_lane<kDirected3<Arithmetic::fma, kMode, true>>);
+  add_directed_binary<Arithmetic::add, kMode>(t, "add" + mode, true);
+  add_directed_binary<Arithmetic::sub, kMode>(t, "sub" + mode, true);
+  add_directed_binary<Arithmetic::mul, kMode>(t, "mul" + mode, true);
+  add_directed_binary<Arithmetic::div, kMode>(t, "div" + mode, false);
+  add_directed_fused<Arithmetic::fma, kMode>(t, "{fma|mad}" + mode);
   t.add(("sqrt" + mode + ".f32").c_str(), "wW",
         each_lane<kDirected1<Arithmetic::sqrt, kMode, false>>);
   t.add(("sqrt" + mode + ".ftz.f32").c_str(), "wW",
         each_lane<kDirected1<Arithmetic::sqrt, kMode, true>>);
+  t.add(("sqrt" + mode + ".f64").c_str(), "dD", each_lane<kDirectedWide1<Arithmetic::sqrt, kMode>>);
+  t.add(("rcp" + mode + ".f32").c_str(), "wW", each_lane<kDirectedReciprocal<kMode, false>>);
+  t.add(("rcp" + mode + ".ftz.f32").c_str(), "wW", each_lane<kDirectedReciprocal<kMode, true>>);
+  t.add(("rcp" + mode + ".f64").c_str(), "dD", each_lane<kDirectedWideReciprocal<kMode>>);
 }
 
 // ---- special functions ---------------------------------------------------------------------------
@@ -377,6 +489,12 @@ void register_rest(FormTable& t) {
   add_special<rcp_approx>(t, "rcp.approx.f32", "rcp.approx.ftz.f32");
   add_special<rsqrt_approx>(t, "rsqrt.approx.f32", "rsqrt.approx.ftz.f32");
   add_special<sqrt_approx>(t, "sqrt.approx.f32", "sqrt.approx.ftz.f32");
+  add_special<sin_approx>(t, "sin.approx.f32", "sin.approx.ftz.f32");
+  add_special<cos_approx>(t, "cos.approx.f32", "cos.approx.ftz.f32");
+  t.add("tanh.approx.f32", "wW", each_lane<[](float a) { return canonical(tanh_approx(a)); }>);
+  t.add("rcp.approx.ftz.f64", "dD", each_lane<[](double a) { return rcp_approx_ftz_f64(a); }>);
+  t.add("rsqrt.approx.f64", "dD", each_lane<[](double a) { return canonical(rsqrt_approx_f64(a)); }>);
+  t.add("rsqrt.approx.ftz.f64", "dD", each_lane<[](double a) { return rsqrt_approx_ftz_f64(a); }>);
   t.add("rcp.rn.f32", "wW", each_lane<kReciprocal<false>>);
   t.add("rcp.rn.ftz.f32", "wW", each_lane<kReciprocal<true>>);
   t.add("sqrt.rn.f32", "wW", each_lane<kRoot<false>>);

@@ -29,6 +29,14 @@ float lg2_approx(float x, bool ftz);
 float rcp_approx(float x, bool ftz);
 float rsqrt_approx(float x, bool ftz);
 float sqrt_approx(float x, bool ftz);
+float sin_approx(float x, bool ftz);  // of an infinity: NaN
+float cos_approx(float x, bool ftz);
+float tanh_approx(float x);
+double rsqrt_approx_f64(double x);
+// From the upper 32 bits of x, rounded to 20 bits of fraction; subnormals are zeros, every NaN is
+// 0x7fffffff00000000.
+double rcp_approx_ftz_f64(double x);
+double rsqrt_approx_ftz_f64(double x);
 
 // ---- tensor cores -------------------------------------------------------------------------------
 
