@@ -19,9 +19,8 @@ TEST_CASE("f32 add, sub, mul in every rounding, with ftz and sat") {
     std::vector<Rounding> roundings(std::begin(kRoundings), std::end(kRoundings));
     roundings.push_back({"", Mode::nearest});
     for (const Rounding& r : roundings) {
-      for (int variant = 0; variant < 3; ++variant) {
-        bool ftz = variant == 1, sat = variant == 2;
-        if (sat && r.mode != Mode::nearest) continue;
+      for (int variant = 0; variant < 4; ++variant) {
+        bool ftz = variant % 2 == 1, sat = variant >= 2;
         std::string text = std::string(o.name) + r.name + (ftz ? ".ftz" : "") +
                            (sat ? ".sat" : "") + ".f32 %w0, %w1, %w2;";
         check_instruction(
@@ -54,36 +53,57 @@ TEST_CASE("f32 fma, div, sqrt, rcp") {
     std::string f = ftz ? ".ftz" : "";
     auto in = [&](u64 bits) { return ftz ? flush(as_float(bits)) : as_float(bits); };
     auto out = [&](u64 bits) { return ftz ? u64{flush_bits(bits)} : bits; };
-    check_instruction({.text = "fma.rn" + f + ".f32 %w0, %w1, %w2, %w3;",
-                       .expected =
-                           [&](u64 a, u64 b, u64 c, u64) {
-                             float x = in(a), y = in(b), z = in(c);
-                             Quad exact = exact_sum(static_cast<Quad>(x) * static_cast<Quad>(y), z);
-                             bool zero = sum_zero_negative(
-                                 std::signbit(x) != std::signbit(y) ? -0.0f : 0.0f, z, false);
-                             return out(store(kF32, exact, Mode::nearest, zero));
-                           },
-                       .interesting = floats32()});
-    for (const char* kind : {".rn", ".full", ".approx"}) {
+    for (const char* op : {"fma", "mad"}) {
+      for (const Rounding& r : kRoundings) {
+        check_instruction(
+            {.text = std::string(op) + r.name + f + ".f32 %w0, %w1, %w2, %w3;",
+             .expected =
+                 [&](u64 a, u64 b, u64 c, u64) {
+                   float x = in(a), y = in(b), z = in(c);
+                   Quad exact = exact_sum(static_cast<Quad>(x) * static_cast<Quad>(y), z);
+                   bool zero =
+                       sum_zero_negative(std::signbit(x) != std::signbit(y) ? -0.0f : 0.0f, z,
+                                         r.mode == Mode::down);
+                   return out(store(kF32, exact, r.mode, zero));
+                 },
+             .interesting = floats32()});
+      }
+    }
+    std::vector<u64> divisors = floats32();
+    for (float x : {0x1p126f, 0x1.000002p126f, 0x1p127f, -0x1.8p127f}) {
+      divisors.push_back(bits_of(x));
+    }
+    for (const char* kind : {".rn", ".full", ".approx", ".rz", ".rm", ".rp"}) {
+      Mode mode = Mode::nearest;
+      for (const Rounding& r : kRoundings) {
+        if (std::string(r.name) == kind) mode = r.mode;
+      }
+      const bool approx = std::string(kind) == ".approx";
       check_instruction({.text = std::string("div") + kind + f + ".f32 %w0, %w1, %w2;",
                          .expected =
                              [&](u64 a, u64 b, u64, u64) {
                                float x = in(a), y = in(b);
                                bool negative = std::signbit(x) != std::signbit(y);
+                               // PTX ISA, div: for 2^126 < |b| < 2^128 an infinity gives NaN, others 0.
+                               if (approx && std::isfinite(y) && std::fabs(y) > 0x1p126f) {
+                                 return std::isfinite(x) ? u64{negative} << 31 : u64{0x7fffffff};
+                               }
                                // Quotients of 24-bit numbers are never closer to a tie than 2^-50 relative.
                                Quad exact = static_cast<Quad>(x) / static_cast<Quad>(y);
-                               return out(store(kF32, exact, Mode::nearest, negative));
+                               return out(store(kF32, exact, mode, negative));
+                             },
+                         .interesting = divisors});
+    }
+    for (const Rounding& r : kRoundings) {
+      check_instruction({.text = std::string("rcp") + r.name + f + ".f32 %w0, %w1;",
+                         .expected =
+                             [&](u64 a, u64, u64, u64) {
+                               float x = in(a);
+                               return out(store(kF32, static_cast<Quad>(1) / static_cast<Quad>(x),
+                                                r.mode, std::signbit(x)));
                              },
                          .interesting = floats32()});
     }
-    check_instruction({.text = "rcp.rn" + f + ".f32 %w0, %w1;",
-                       .expected =
-                           [&](u64 a, u64, u64, u64) {
-                             float x = in(a);
-                             return out(store(kF32, static_cast<Quad>(1) / static_cast<Quad>(x),
-                                              Mode::nearest, std::signbit(x)));
-                           },
-                       .interesting = floats32()});
     check_instruction({.text = "sqrt.rn" + f + ".f32 %w0, %w1;",
                        .expected =
                            [&](u64 a, u64, u64, u64) {

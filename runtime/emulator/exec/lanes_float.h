@@ -98,6 +98,15 @@ constexpr auto kFma = [](float a, float b, float c) {
   return finish<kFtz, kSat>(__builtin_fmaf(input<kFtz>(a), input<kFtz>(b), input<kFtz>(c)));
 };
 
+// div.approx is a * (1 / b) with a reciprocal that has no subnormals: above 2^126 it is a zero of b's
+// sign (PTX ISA, #floating-point-instructions-div). div.full scales its operands and has no such range.
+constexpr auto kDivideApprox = [](float a, float b) {
+  constexpr u32 kLargest = 0x7e80'0000, kInfinity = 0x7f80'0000;
+  u32 magnitude = bits_of(b) & 0x7fff'ffff;
+  bool vanishes = magnitude > kLargest && magnitude < kInfinity;
+  return vanishes ? a * float_of(bits_of(b) & 0x8000'0000) : a / b;
+};
+
 // f32x2: two floats in a 64-bit register.
 template <auto F, bool kFtz>
 constexpr auto kPair2 = [](u64 a, u64 b) -> u64 {
@@ -134,14 +143,16 @@ void register_floats(FormTable& t) {
   add_f32_binary<mul>(t, "mul{|.rn}.f32", "mul{|.rn}.ftz.f32", "mul{|.rn}.sat.f32",
                       "mul{|.rn}.ftz.sat.f32");
   // div.approx and div.full have an error bound of 2 ulp; the correctly rounded quotient is within it.
-  add_f32_binary<div>(t, "div{.rn|.full|.approx}.f32", "div{.rn|.full|.approx}.ftz.f32", nullptr,
-                      nullptr);
+  add_f32_binary<div>(t, "div{.rn|.full}.f32", "div{.rn|.full}.ftz.f32", nullptr, nullptr);
+  add_f32_binary<kDivideApprox>(t, "div.approx.f32", "div.approx.ftz.f32", nullptr, nullptr);
   t.add("fma.rn.f32", "wWWW", each_lane<kFma<false, false>>);
   t.add("fma.rn.ftz.f32", "wWWW", each_lane<kFma<true, false>>);
   t.add("fma.rn.sat.f32", "wWWW", each_lane<kFma<false, true>>);
   t.add("fma.rn.ftz.sat.f32", "wWWW", each_lane<kFma<true, true>>);
   t.add("mad.rn.f32", "wWWW", each_lane<kFma<false, false>>);
   t.add("mad.rn.ftz.f32", "wWWW", each_lane<kFma<true, false>>);
+  t.add("mad.rn.sat.f32", "wWWW", each_lane<kFma<false, true>>);
+  t.add("mad.rn.ftz.sat.f32", "wWWW", each_lane<kFma<true, true>>);
   t.add("add{|.rn}.f32x2", "dDD", each_lane<kPair2<add, false>>);
   t.add("add{|.rn}.ftz.f32x2", "dDD", each_lane<kPair2<add, true>>);
   t.add("sub{|.rn}.f32x2", "dDD", each_lane<kPair2<sub, false>>);
