@@ -94,6 +94,7 @@ class MicroCli(unittest.TestCase):
                 (['run', '--device', 'emulator:sm_90', *out, '--only', 'rate'], "named 'rate'"),
                 (['run', '--device', 'emulator:sm_90', *out, '--cubin', '/nowhere'], '/nowhere'),
                 (['run', '--device', 'emulator:sm_90', *out, '--seconds-load', '99'], '99'),
+                (['run', '--device', 'emulator:sm_90', *out, '--seconds-load', 'nan'], 'nan is no time'),
                 (['run', '--device', 'emulator:sm_90', '--out', '/nowhere/report.json'], '/nowhere')):
             with self.subTest(arguments=arguments):
                 run = call(*arguments)

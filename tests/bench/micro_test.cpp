@@ -173,6 +173,14 @@ TEST_CASE("a run keeps what an earlier one finished, and repeats what has change
   CHECK(last["benchmarks"]["rate_ffma"]["date"] != "before");
   CHECK(last["driver"] == "");
   CHECK(Json::parse(read(out + ".previous"))["driver"] == "580.159.04");
+  // A checksum that is right in its lowest 32 bits only.
+  Json wider = last;
+  Json& code = wider["benchmarks"]["rate_ffma"]["code_crc32"];
+  code = code.get<std::uint64_t>() + (std::uint64_t{1} << 32);
+  wider["benchmarks"]["rate_ffma"]["date"] = "before";
+  std::ofstream(out) << wider.dump();
+  CHECK(run_benchmarks(dry_run(out, {"rate_ffma"})) == 0);
+  CHECK(Json::parse(read(out))["benchmarks"]["rate_ffma"]["date"] != "before");
 }
 
 // Endings of a benchmark that no exception reports. SIGUSR1 ends a process, and Catch does not

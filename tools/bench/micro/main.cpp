@@ -8,7 +8,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <string>
@@ -77,6 +79,9 @@ int main(int argc, char** argv) {
       ->check(CLI::ExistingDirectory);
   run_command->add_option("--seconds-load", options.session.load_seconds, "of the runs under load")
       ->check(CLI::Range(0.1, 30.0))
+      ->check([](const std::string& text) -> std::string {  // which lies in every Range
+        return std::isnan(std::strtod(text.c_str(), nullptr)) ? text + " is no time" : "";
+      })
       ->capture_default_str();
 
   std::string directory;

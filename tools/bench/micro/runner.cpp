@@ -120,9 +120,13 @@ Json finished_before(const std::string& path, const Json& head) {
   return old["benchmarks"];
 }
 
+// Compared as JSON: converted to 32 bits, 2^32 + crc would pass.
 bool is_finished(const Json& entry, std::uint32_t crc, double load_seconds) {
-  return entry.is_object() && entry.value("status", "") == "finished" &&
-         entry.value("code_crc32", 0u) == crc && entry.value("load_seconds", 0.0) == load_seconds;
+  const auto holds = [&](const char* key, const Json& wanted) {
+    return entry.contains(key) && entry[key] == wanted;
+  };
+  return entry.is_object() && holds("status", "finished") && holds("code_crc32", crc) &&
+         holds("load_seconds", load_seconds);
 }
 
 Json entry_of(Session& session, const Benchmark& benchmark) {
