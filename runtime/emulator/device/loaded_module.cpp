@@ -80,8 +80,9 @@ std::shared_ptr<LoadedModule> LoadedModule::load(std::string_view text,
       return nullptr;
     }
     for (const ptx::Function& function : module.functions) {
-      loaded->functions_.push_back(decode(module, function, device.arithmetic, addresses));
-      const ProgramInfo& program = info(*loaded->functions_.back());
+      auto decoded = decode(module, function, device.arithmetic, addresses);
+      const ProgramInfo& program = info(*decoded);
+      loaded->functions_.emplace(function.name, decoded);
       check_sizes(function, program);
       for (const std::string& warning : program.warnings) {
         log += fmt::format("{}: {}\n", program.name, warning);
@@ -101,10 +102,8 @@ std::shared_ptr<LoadedModule> LoadedModule::load(std::string_view text,
 }
 
 std::shared_ptr<const Program> LoadedModule::function(std::string_view name) const {
-  for (const auto& function : functions_) {
-    if (info(*function).name == name) return function;
-  }
-  return nullptr;
+  const auto found = functions_.find(name);
+  return found == functions_.end() ? nullptr : found->second;
 }
 
 }  // namespace sagegen::emulator

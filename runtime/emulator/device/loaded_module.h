@@ -1,6 +1,8 @@
 // PTX text on an emulated device: checked against the device, decoded, its variables allocated.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -34,7 +36,7 @@ class LoadedModule {
 
   std::shared_ptr<DeviceMemory> memory_;
   std::vector<Address> variables_;
-  std::vector<std::shared_ptr<const Program>> functions_;
+  std::map<std::string, std::shared_ptr<const Program>, std::less<>> functions_;
 };
 
 }  // namespace sagegen::emulator

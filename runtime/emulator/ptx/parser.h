@@ -25,7 +25,9 @@ struct Limits {
   static constexpr std::size_t kOperandsOfOne = 32;      // per instruction
   static constexpr std::size_t kVectorElements = 512;
   static constexpr std::size_t kScopeDepth = 64;
+  static constexpr std::size_t kDimensions = 32;  // of an array
   static constexpr std::uint64_t kVariableBytes = std::uint64_t{1} << 30;
+  static constexpr std::uint64_t kFilledBytes = std::uint64_t{16} << 20;  // behind short {} rows
   static constexpr std::uint64_t kAlignment = 65536;
 };
 
@@ -72,6 +74,7 @@ class Parser {
   void pointer_decoration();
   Variable variable(const TypedDeclaration& type, bool is_extern);
   void initializer(const TypedDeclaration& type, Variable& out);
+  void initial_values(const TypedDeclaration& type, Variable& out, std::size_t depth);
   void append_initial_value(const TypedDeclaration& type, Variable& out);
   bool append_initial_address(const TypedDeclaration& type, Variable& out);
   void variables(std::vector<Variable>& out, bool is_extern, std::string_view space);
@@ -102,6 +105,8 @@ class Parser {
   std::size_t operands_ = 0;
   std::size_t names_ = 0;
   std::uint64_t registers_ = 0;
+  std::uint64_t filled_bytes_ = 0;
+  std::vector<std::uint64_t> item_bytes_;  // of the last variable, by depth of braces in its values
   std::map<std::string, int, std::less<>> entries_;  // name -> line
   std::set<std::string, std::less<>> addressable_;   // .global and .const variables so far
   int source_file_ = 0;

@@ -102,10 +102,17 @@ Variable Parser::variable(const TypedDeclaration& type, bool is_extern) {
   out.is_extern = is_extern;
   out.bytes = type.element_bytes;
   bool unsized = false;
-  for (int dimension = 0; accept('['); ++dimension) {
+  std::vector<std::uint64_t> extents;
+  while (accept('[')) {
+    if (extents.size() == Limits::kDimensions) {
+      fail(fmt::format("{} has more than {} dimensions", quote(name), Limits::kDimensions));
+    }
     if (accept(']')) {
-      if (dimension > 0) fail("only the first dimension of " + quote(name) + " may be left open");
+      if (!extents.empty()) {
+        fail("only the first dimension of " + quote(name) + " may be left open");
+      }
       unsized = true;
+      extents.push_back(0);
       continue;
     }
     const std::uint64_t extent = take_integer("the size of an array", Limits::kVariableBytes);
@@ -114,7 +121,16 @@ Variable Parser::variable(const TypedDeclaration& type, bool is_extern) {
       fail(fmt::format("{} is larger than {} bytes", quote(name), Limits::kVariableBytes));
     }
     out.bytes *= extent;
+    extents.push_back(extent);
     expect(']', "the size of an array");
+  }
+  item_bytes_ = {type.scalar_bytes};
+  if (type.element_bytes != type.scalar_bytes && !extents.empty()) {
+    item_bytes_.insert(item_bytes_.begin(), type.element_bytes);
+  }
+  for (std::size_t i = extents.size(); i-- > 1;) {
+    item_bytes_.insert(item_bytes_.begin(),
+                       extents[i] * (i + 1 == extents.size() ? type.element_bytes : item_bytes_[0]));
   }
   if (unsized) out.bytes = 0;
   out.name = scopes_.declare(name, NameKind::variable);
@@ -197,20 +213,46 @@ void Parser::append_initial_value(const TypedDeclaration& type, Variable& out) {
   }
 }
 
+// { values } at a depth of braces: an item is a value, or a list of its own, filled up with zeros.
+void Parser::initial_values(const TypedDeclaration& type, Variable& out, std::size_t depth) {
+  const std::size_t begin = out.initial.size();
+  const std::uint64_t limit = depth == 0 ? out.bytes : item_bytes_[depth - 1];
+  const std::uint64_t most = limit != 0 ? limit : Limits::kVariableBytes;
+  do {
+    const std::size_t at = out.initial.size();
+    if (accept('{')) {
+      if (depth + 1 == item_bytes_.size() || (at - begin) % item_bytes_[depth] != 0) {
+        fail("these braces do not begin an item of " + quote(out.name));
+      }
+      initial_values(type, out, depth + 1);
+      const std::uint64_t rest = at + item_bytes_[depth] - out.initial.size();
+      filled_bytes_ += rest;
+      if (filled_bytes_ > Limits::kFilledBytes) {
+        fail(fmt::format("more than {} bytes of initial values are left open in one text",
+                         Limits::kFilledBytes));
+      }
+      out.initial.resize(out.initial.size() + rest);
+    } else {
+      append_initial_value(type, out);
+    }
+    if (out.initial.size() - begin > most) {
+      fail(fmt::format("the initial value is longer than the {}'s {} bytes",
+                       depth == 0 ? "variable" : "item", most));
+    }
+  } while (accept(','));
+  expect('}', "the values of an initializer");
+}
+
 // = value or = { values }; the rest of the variable is zero. An open array is as long as its values.
 void Parser::initializer(const TypedDeclaration& type, Variable& out) {
-  const std::uint64_t limit = out.bytes != 0 ? out.bytes : Limits::kVariableBytes;
-  const bool braces = accept('{');
-  do {
+  if (accept('{')) {
+    initial_values(type, out, 0);
+  } else {
     append_initial_value(type, out);
-    if (out.initial.size() > limit) {
-      fail(fmt::format("the initial value is longer than the variable's {} bytes", limit));
-    }
-  } while (braces && accept(','));
-  if (braces) expect('}', "the values of an initializer");
+  }
   if (out.bytes == 0) {
-    out.bytes = (out.initial.size() + type.element_bytes - 1) / type.element_bytes *
-                type.element_bytes;
+    const std::uint64_t item = item_bytes_[0];
+    out.bytes = (out.initial.size() + item - 1) / item * item;
   }
 }
 
