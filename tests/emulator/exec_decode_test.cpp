@@ -71,6 +71,9 @@ TEST_CASE("unknown instructions and modifiers are refused by line") {
                            "div.ftz.full.f32 %w1, %w1, %w1;",
                            "shf.wrap.l.b32 %w1, %w1, %w1, %w1;",
                            "cvta.global.to.u64 %d1, %d1;",
+                           "cp.async.cg.global.shared [%w1], [%d20], 16;",
+                           "cp.wait_group.async 0;",
+                           "createpolicy.L2::evict_last.fractional.b64 %d1, 1.0;",
                            "add.rn.rn.f32 %w1, %w1, %w1;",
                            "ldmatrix.sync.aligned.trans.trans.m8n8.x1.shared.b16 {%w1}, [%d20];"}) {
     INFO(text);

@@ -275,6 +275,42 @@ TEST_CASE("set gives all ones or 1.0") {
                      .interesting = bhalves()});
 }
 
+TEST_CASE("setp of pairs of halves has a predicate for each") {
+  auto flushed = [](u64 x) { return (x & 0x7c00) == 0 ? 0.0 : half_value(x & 0xffff); };
+  for (const bool upper : {false, true}) {
+    const std::string to = upper ? "%p5|%p0" : "%p0|%p5";
+    const int bit = upper ? 16 : 0;
+    check_instruction({.text = "setp.lt.f16x2 " + to + ", %w1, %w2;",
+                       .expected =
+                           [&](u64 a, u64 b, u64, u64) {
+                             return u64{half_value(a >> bit & 0xffff) <
+                                        half_value(b >> bit & 0xffff)};
+                           },
+                       .interesting = halves(),
+                       .result = "%p0"});
+    check_instruction({.text = "setp.leu.or.ftz.f16x2 " + to + ", %w1, %w2, %p3;",
+                       .expected =
+                           [&](u64 a, u64 b, u64 c, u64) {
+                             return u64{!(flushed(a >> bit) > flushed(b >> bit)) || (c & 1) != 0};
+                           },
+                       .interesting = halves(),
+                       .result = "%p0"});
+    check_instruction({.text = "setp.num.xor.bf16x2 " + to + ", %w1, %w2, !%p3;",
+                       .expected =
+                           [&](u64 a, u64 b, u64 c, u64) {
+                             const bool number = !std::isnan(bhalf_value(a >> bit & 0xffff)) &&
+                                                 !std::isnan(bhalf_value(b >> bit & 0xffff));
+                             return u64{number != ((c & 1) == 0)};
+                           },
+                       .interesting = bhalves(),
+                       .result = "%p0"});
+  }
+  check_instruction(
+      {.text = "setp.eq.ftz.f16 %p0, %h1, %h2;",
+       .expected = [&](u64 a, u64 b, u64, u64) { return u64{flushed(a) == flushed(b)}; },
+       .interesting = halves()});
+}
+
 TEST_CASE("f64 arithmetic in every rounding") {
   for (const Rounding& r : kRoundings) {
     auto check = [&](const std::string& text, auto exact, auto zero_sign) {

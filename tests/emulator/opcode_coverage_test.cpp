@@ -48,6 +48,31 @@ struct Use {
   std::string example;  // file:line
 };
 
+// What nvcc, Triton and people write beyond that; exec_foreign_test.cpp has the results.
+TEST_CASE("the emulator knows instructions of foreign PTX") {
+  for (const char* text :
+       {"add.cc.u32", "addc.u32", "addc.cc.s64", "sub.cc.s32", "subc.u64", "subc.cc.u32",
+        "mad.lo.cc.u32", "mad.hi.cc.s64", "madc.lo.u64", "madc.hi.cc.u32", "set.lt.u32.f32",
+        "set.gtu.or.s32.f64", "set.eq.f16x2.f16x2", "set.ne.bf16.bf16", "sin.approx.f32",
+        "cos.approx.ftz.f32", "tanh.approx.f32", "tanh.approx.f16x2", "tanh.approx.bf16",
+        "rcp.approx.ftz.f64", "rsqrt.approx.f64", "rsqrt.approx.ftz.f64", "add.rz.f64", "sub.rm.f64",
+        "mul.rp.f64", "div.rz.f64", "fma.rm.f64", "mad.rp.f64", "rcp.rz.f64", "sqrt.rm.f64",
+        "rcp.rp.ftz.f32", "mad.rz.ftz.sat.f32", "dp2a.lo.s32.u32", "dp2a.hi.u32.u32", "mul24.lo.s32",
+        "mul24.hi.u32", "mad24.lo.u32", "mad24.hi.sat.s32", "mad.hi.sat.s32", "mad.hi.u64", "sad.u16",
+        "slct.f64.f32", "mov.v4.f32", "mov.v2.b64",
+        "ldmatrix.sync.aligned.trans.m8n8.x4.shared.b16", "cvt.sat.rn.f16.f32",
+        "ld.global.L1::no_allocate.nc.v4.u32", "atom.global.relaxed.gpu.add.u32"}) {
+    ptx::Instruction instruction;
+    std::stringstream parts(text);
+    std::getline(parts, instruction.opcode, '.');
+    for (std::string modifier; std::getline(parts, modifier, '.');) {
+      instruction.modifiers.push_back(modifier);
+    }
+    INFO(text);
+    CHECK(why_unknown(instruction).empty());
+  }
+}
+
 TEST_CASE("the emulator knows every instruction of generated/") {
   const std::set<fs::path> files = generated_files();
   if (files.empty()) {

@@ -56,8 +56,9 @@ bool is_type(std::string_view modifier) {
 
 // The assembler reads the first modifier of these as part of the name: mul.lo, shf.l, cvta.to.
 bool keeps_first_modifier(std::string_view opcode) {
-  static const std::set<std::string_view> kOpcodes = {"mul", "mad",  "madc", "mul24", "mad24",
-                                                      "div", "cvta", "shf",  "dp2a",  "bar"};
+  static const std::set<std::string_view> kOpcodes = {
+      "mul", "mad",  "madc", "mul24",   "mad24", "div",         "cvta",
+      "shf", "dp2a", "bar",  "barrier", "cp",    "createpolicy"};
   return kOpcodes.contains(opcode);
 }
 
@@ -111,8 +112,7 @@ int place_of(std::string_view opcode, std::string_view modifier) {
       {" mma ", 4, {"satfinite"}},
       {" cp ", 0, {"async"}},
       {" cp ", 1, {"ca", "cg"}},
-      {" cp ", 2, {"shared", "shared::cta"}},
-      {" cp ", 3, {"global"}},
+      {" cp ", 2, {"shared", "shared::cta", "global"}},  // destination and source
       {" cp ", 4, {"L2::cache_hint"}}};
   constexpr int kOther = 3, kType = 9;
   if (is_type(modifier)) return kType;
@@ -135,7 +135,8 @@ bool is_parsed(std::string_view opcode) {
 
 ptx::Instruction in_documented_order(const ptx::Instruction& instruction) {
   ptx::Instruction ordered = instruction;
-  if (!is_parsed(instruction.opcode)) return ordered;
+  const bool is_async = !ordered.modifiers.empty() && ordered.modifiers[0] == "async";
+  if (!is_parsed(instruction.opcode) || (instruction.opcode == "cp" && !is_async)) return ordered;
   std::stable_sort(ordered.modifiers.begin(), ordered.modifiers.end(),
                    [&](const std::string& a, const std::string& b) {
                      return place_of(instruction.opcode, a) < place_of(instruction.opcode, b);
@@ -182,7 +183,6 @@ void FormTable::add_setp(const char* compare, const char* type, const char* form
 void FormTable::add_form(const std::string& pattern, const Form& form) {
   for (std::string& text : expand(pattern)) {
     opcodes_.insert(text.substr(0, text.find('.')));
-    by_modifiers_.emplace(sorted(text), text);
     forms_[std::move(text)].push_back(form);
   }
 }
@@ -201,8 +201,14 @@ const std::vector<Form>* FormTable::find(const std::string& text) const {
 }
 
 const std::vector<Form>* FormTable::find_reordered(const ptx::Instruction& instruction) const {
-  auto found = by_modifiers_.find(sorted(text_of(instruction)));
-  return found == by_modifiers_.end() ? nullptr : find(found->second);
+  // Of whichever table is asked first: all have the same texts. Most programs never need it.
+  static const std::unordered_map<std::string, std::string> by_modifiers = [&] {
+    std::unordered_map<std::string, std::string> texts;
+    for (const auto& [text, forms] : forms_) texts.emplace(sorted(text), text);
+    return texts;
+  }();
+  auto found = by_modifiers.find(sorted(text_of(instruction)));
+  return found == by_modifiers.end() ? nullptr : find(found->second);
 }
 
 void register_lanes_baseline(FormTable& table);

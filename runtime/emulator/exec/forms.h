@@ -65,7 +65,6 @@ class FormTable {
  private:
   std::set<std::string> opcodes_;
   std::unordered_map<std::string, std::vector<Form>> forms_;
-  std::unordered_map<std::string, std::string> by_modifiers_;  // sorted -> text of the form
 };
 
 // Numbers of boolean operations in setp.

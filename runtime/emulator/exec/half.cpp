@@ -139,20 +139,44 @@ u16 tanh_half(u16 a) {
 
 // ---- comparisons ---------------------------------------------------------------------------------
 
-template <class Half, auto F>
-void compare_half(Warp& w, const Op& op, u32 mask) {
+// The lanes in which F holds for the halves that begin at a bit.
+template <class Half, unsigned kFlags, auto F>
+u32 lanes_that_hold(Warp& w, const Op& op, u32 mask, int bit) {
   u32 lanes = 0;
   for_lanes(mask, [&](int lane) {
-    bool holds = F(Half::load(row32(w, op.r[2])[lane]), Half::load(row32(w, op.r[3])[lane]));
-    lanes |= static_cast<u32>(holds) << lane;
+    auto half = [&](int operand) {
+      return load<Half, kFlags>(static_cast<u16>(row32(w, op.r[operand])[lane] >> bit));
+    };
+    lanes |= static_cast<u32>(F(half(2), half(3))) << lane;
   });
-  set_compared(w, op, mask, lanes);
+  return lanes;
+}
+template <class Half, unsigned kFlags, auto F>
+void compare_half(Warp& w, const Op& op, u32 mask) {
+  set_compared(w, op, mask, lanes_that_hold<Half, kFlags, F>(w, op, mask, 0));
+}
+// p|q are the results of the lower and the upper halves.
+template <class Half, unsigned kFlags, auto F>
+void compare_halves(Warp& w, const Op& op, u32 mask) {
+  u32 low = lanes_that_hold<Half, kFlags, F>(w, op, mask, 0);
+  u32 high = lanes_that_hold<Half, kFlags, F>(w, op, mask, 16);
+  if (op.imm != kBoolNone) {
+    u32 c = predicate_operand(w, op, 4);
+    low = op.imm == kBoolAnd ? low & c : op.imm == kBoolOr ? low | c : low ^ c;
+    high = op.imm == kBoolAnd ? high & c : op.imm == kBoolOr ? high | c : high ^ c;
+  }
+  set_predicate(w, op.r[1], high, mask);
+  set_predicate(w, op.r[0], low, mask);
 }
 
 template <auto F>
 void add_compare(FormTable& t, const char* name) {
-  t.add_setp(name, "f16", "qHH", compare_half<HalfF16, F>);
-  t.add_setp(name, "bf16", "qHH", compare_half<HalfBf16, F>);
+  t.add_setp(name, "f16", "qHH", compare_half<HalfF16, kPlain, F>);
+  t.add_setp(name, "ftz.f16", "qHH", compare_half<HalfF16, kFtz, F>);
+  t.add_setp(name, "bf16", "qHH", compare_half<HalfBf16, kPlain, F>);
+  t.add_setp(name, "f16x2", "qWW", compare_halves<HalfF16, kPlain, F>);
+  t.add_setp(name, "ftz.f16x2", "qWW", compare_halves<HalfF16, kFtz, F>);
+  t.add_setp(name, "bf16x2", "qWW", compare_halves<HalfBf16, kPlain, F>);
 }
 
 void register_half_compares(FormTable& t) {
