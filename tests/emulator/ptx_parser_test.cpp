@@ -187,8 +187,15 @@ TEST_CASE("refused operands name line and text") {
   body_refused("st.v2.b32 [%rd1], {{%r1}};", "expected an operand, found '{'");
   body_refused("mov.b32 %r0, 1 # 2;", "'#' has no meaning");
   body_refused("mov.b32 %r0, \x80;", "'\\x80' has no meaning");
-  body_refused("call (%r0), f, (%r1);", "'call' is not supported");
-  body_refused("foo (%r0);", "calls are not supported");
+  body_refused("call (%r0), f, (%r1);", "'f' is no device function of this text");
+  body_refused("call (%r0), %rd1, (%r1), p;", "none through a register");
+  body_refused("call (%r0) f;", "',' after the results of a call");
+  body_refused("call f, %r1;", "'(' after 'call'");
+  body_refused("call f, (%r1;", "')' after the arguments of a call");
+  body_refused("call f, (q);", "'q' is not declared");
+  body_refused("call f, (!%p1);", "'!' cannot stand before an argument");
+  body_refused("ret L;", "expected ';' after 'ret'");
+  body_refused("foo (%r0);", "which only 'call' takes");
   body_refused("%r0;", "'%r0' is not an instruction");
   body_refused(".branchtargets A, B;", "'.branchtargets' is not supported inside a function");
   body_refused("/* never closed", "a comment is not closed");

@@ -259,6 +259,10 @@ class Binder {
           throw Mismatch{fmt::format("operand {}: {} is not declared", number_, given.text)};
         }
         if (kind == ValueKind::row16) mismatch(given, kind_name(kind));
+        if (symbol->role == ptx::Variable::Role::argument) {
+          throw Mismatch{fmt::format("operand {}: the address of the argument {} cannot be taken",
+                                     number_, given.text)};
+        }
         push(values_.constant(symbol->address + static_cast<std::uint64_t>(given.value), kind),
              false);
         return;
@@ -300,6 +304,9 @@ class Binder {
       push(values_.constant(0, ValueKind::row64), false);
     } else if (symbol != nullptr) {
       push(values_.constant(symbol_base(*symbol, given.text, access), ValueKind::row64), false);
+    } else if (access.space == Space::param && instruction_.opcode == "st") {
+      throw Mismatch{
+          fmt::format("operand {}: st.param stores to a variable that it names", number_)};
     } else {
       std::uint32_t id = lookup(given.text);
       if (values_[id].kind != ValueKind::row32 && values_[id].kind != ValueKind::row64) {
@@ -312,14 +319,26 @@ class Binder {
   }
 
   // A symbol's own address fits an access to its own space; elsewhere it would be another address.
+  // What calls pass is .param for the text and lies in local memory.
   std::uint64_t symbol_base(const ValueTable::Symbol& symbol, const std::string& name,
-                            const Access& access) const {
+                            Access& access) const {
+    using Role = ptx::Variable::Role;
+    if (symbol.space == Space::param && instruction_.opcode == "st") {
+      throw Mismatch{fmt::format("operand {}: the parameter {} cannot be written", number_, name)};
+    }
+    if (symbol.role != Role::plain) {
+      if (access.space != Space::param) throw not_in_space(name);
+      access.space = Space::local;
+      return symbol.address;
+    }
     Space wanted = access.space == Space::constant ? Space::global : access.space;
     if (wanted == symbol.space || (wanted == Space::generic && symbol.space == Space::global)) {
       return symbol.address;
     }
-    throw Mismatch{
-        fmt::format("operand {}: {} is not in the state space of this access", number_, name)};
+    throw not_in_space(name);
+  }
+  Mismatch not_in_space(const std::string& name) const {
+    return {fmt::format("operand {}: {} is not in the state space of this access", number_, name)};
   }
 
   const ptx::Instruction& instruction_;

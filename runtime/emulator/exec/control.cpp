@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "runtime/emulator/exec/checker.h"
 #include "runtime/emulator/exec/forms.h"
 #include "runtime/emulator/exec/warp.h"
+#include "runtime/emulator/ptx/calls.h"
 
 namespace sagegen::emulator {
 namespace {
@@ -21,13 +24,46 @@ void branch(Warp& w, const Op& op, std::uint32_t mask) {
 void branch_uniform(Warp& w, const Op& op, std::uint32_t mask) {
   if (mask != w.active) {
     fail(w, op, first_lane(w.active & ~mask), "divergent-collective",
-         fmt::format("bra.uni is taken by lanes {} of the running lanes {}", hex_mask(mask),
-                     hex_mask(w.active)));
+         fmt::format("{} is taken by lanes {} of the running lanes {}",
+                     w.program->text[op_index(w, op)], hex_mask(mask), hex_mask(w.active)));
   }
   w.pc = w.ops + op.imm;
 }
 
 void leave(Warp& w, const Op&, std::uint32_t mask) { exit_lanes(w, mask); }
+
+// A call that is not taken.
+void skip_call(Warp& w, const Op& op, std::uint32_t mask) {
+  if (mask != w.active) {
+    fail(w, op, first_lane(mask), "divergent-collective",
+         fmt::format("call.uni is executed by lanes {} of the running lanes {}",
+                     hex_mask(w.active & ~mask), hex_mask(w.active)));
+  }
+  w.pc = w.ops + op.imm;
+}
+
+// Operands: start and size of a frame, then destination, source and size of copies, all constants.
+template <bool kChecked>
+void enter_frame(Warp& w, const Op& op, std::uint32_t mask) {
+  const std::uint32_t copies = op.imm;
+  const std::uint32_t operands = 2 + 3 * copies;
+  const std::uint16_t* r = operands <= kInlineOperands ? op.r.data() : pooled(w, op);
+  const auto constant = [&](std::uint32_t i) { return row32(w, r[i])[0]; };
+  const std::size_t size = w.program->info.local_bytes;
+  for_lanes(mask, [&](int lane) {
+    const std::size_t first = static_cast<std::size_t>(lane) * size;
+    if constexpr (kChecked) {
+      std::memset(w.local_written.data() + first + constant(0), 0, constant(1));
+    }
+    for (std::uint32_t i = 2; i < operands; i += 3) {
+      const std::size_t to = first + constant(i), from = first + constant(i + 1);
+      std::memcpy(w.local.data() + to, w.local.data() + from, constant(i + 2));
+      if constexpr (kChecked) {
+        std::memcpy(w.local_written.data() + to, w.local_written.data() + from, constant(i + 2));
+      }
+    }
+  });
+}
 
 void trap(Warp& w, const Op& op, std::uint32_t mask) {
   fail(w, op, first_lane(mask), "trap", fmt::format("lanes {} executed trap", hex_mask(mask)));
@@ -186,10 +222,32 @@ void settle_barriers(Cta& cta) {
   }
 }
 
+// What an expanded call leaves (ptx/calls.h).
+std::vector<Form> call_forms(const ptx::Instruction& instruction) {
+  if (instruction.opcode != "call") return {};
+  ModifierReader m(instruction);
+  const bool uniform = m.take("uni");
+  m.finish();
+  Form form;
+  form.taint = Taint::none;
+  if (ptx::is_jump(instruction)) {
+    form.format = "L";
+    form.plain = uniform ? skip_call : branch;
+    return {form};
+  }
+  form.format = std::string(instruction.operands.size(), 'W');
+  form.plain = enter_frame<false>;
+  form.checked = enter_frame<true>;
+  form.number = static_cast<std::uint32_t>((instruction.operands.size() - 2) / 3);
+  return {form};
+}
+
 void register_control(FormTable& t) {
   t.add_checked("bra", "L", branch, nullptr, Taint::none);
   t.add_checked("bra.uni", "L", branch_uniform, nullptr, Taint::none);
   t.add_checked("{ret|exit}{|.uni}", "", leave, nullptr, Taint::none);
+  t.add_checked("ret", "L", branch, nullptr, Taint::none);  // of a function
+  t.add_checked("ret.uni", "L", branch_uniform, nullptr, Taint::none);
   t.add_checked("trap", "", trap, nullptr, Taint::none);
 
   for (const char* name : {"bar{|.cta}.sync", "barrier{|.cta}.sync{|.aligned}"}) {

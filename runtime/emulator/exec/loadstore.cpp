@@ -213,7 +213,7 @@ void read_space(ModifierReader& m, Access& access, bool is_store) {
     access.space = Space::shared;
   else if (m.take_any({"local"}) != "")
     access.space = Space::local;
-  else if (!is_store && m.take_any({"param", "param::entry"}) != "")
+  else if (m.take_any({"param", "param::entry", "param::func"}) != "")
     access.space = Space::param;
   else if (!is_store && m.take_any({"const"}) != "")
     access.space = Space::constant;

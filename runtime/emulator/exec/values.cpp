@@ -79,13 +79,18 @@ std::size_t place_variable(const ptx::Variable& v, std::size_t& at, const char* 
 std::size_t lay_out(const std::vector<ptx::Variable>& variables, std::size_t start,
                     const std::set<std::string>* used, const char* what,
                     std::map<std::string, std::size_t>& offsets) {
+  std::size_t end = start;
+  std::size_t next = start;
   for (const ptx::Variable& v : variables) {
     if (v.bytes == 0 || v.is_extern || (used != nullptr && !used->contains(v.name))) continue;
-    std::size_t end = place_variable(v, start, what);
-    offsets[v.name] = start;
-    start = end;
+    // Frames of calls lie over each other.
+    if (v.place) next = start + std::min<std::size_t>(*v.place, kMaxSpace);
+    const std::size_t behind = place_variable(v, next, what);
+    offsets[v.name] = next;
+    next = behind;
+    end = std::max(end, behind);
   }
-  return start;
+  return end;
 }
 
 }  // namespace
@@ -131,6 +136,7 @@ void ValueTable::lay_out_symbols(const ptx::Module& module, const ptx::Function&
   std::map<std::string, std::size_t> local;
   std::size_t local_end = lay_out(function.local, kLocalStart, nullptr, "local", local);
   for (const auto& [name, at] : local) symbols_[name] = {Space::local, at};
+  for (const ptx::Variable& v : function.local) symbols_[v.name].role = v.role;
   program.info.local_bytes = local_end - kLocalStart;
 
   std::set<std::string> used;

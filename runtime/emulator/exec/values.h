@@ -44,6 +44,7 @@ class ValueTable {
   struct Symbol {
     Space space = Space::global;
     std::uint64_t address = 0;  // in its own space
+    ptx::Variable::Role role = ptx::Variable::Role::plain;  // other: in .param space for the text
   };
   const Symbol* find_symbol(const std::string& name);
 

@@ -6,13 +6,14 @@
 #include <cstdint>
 #include <utility>
 
+#include "runtime/emulator/ptx/calls.h"
 #include "runtime/emulator/ptx/dominators.h"
 
 namespace sagegen::emulator::ptx {
 namespace {
 
 bool leaves(const Instruction& instruction) {
-  return instruction.opcode == "ret" || instruction.opcode == "exit" ||
+  return (instruction.opcode == "ret" && !is_jump(instruction)) || instruction.opcode == "exit" ||
          instruction.opcode == "trap";
 }
 
@@ -236,7 +237,7 @@ void find_blocks(const Function& function, ControlFlow& flow) {
   // Labels that nothing jumps to, as debug information has them, start no block.
   for (std::size_t i = 0; i < count; ++i) {
     if (flow.target[i] >= 0) leader[static_cast<std::size_t>(flow.target[i])] = true;
-    if (function.body[i].opcode == "bra" || leaves(function.body[i])) leader[i + 1] = true;
+    if (is_jump(function.body[i]) || leaves(function.body[i])) leader[i + 1] = true;
   }
   flow.block_of.resize(count);
   for (std::size_t i = 0; i < count; ++i) {
@@ -256,7 +257,7 @@ void find_successors(const Function& function, ControlFlow& flow) {
     const auto last = static_cast<std::size_t>(block.end - 1);
     const Instruction& instruction = function.body[last];
     const bool conditional = !instruction.guard.empty();
-    if (instruction.opcode == "bra") {
+    if (is_jump(instruction)) {
       block.successors.push_back(block_at(flow.target[last]));
       if (!conditional) continue;
     } else if (leaves(instruction)) {
@@ -280,7 +281,7 @@ ControlFlow analyze(const Function& function) {
   for (std::size_t i = 0; i < function.body.size(); ++i) {
     const Instruction& instruction = function.body[i];
     if (instruction.opcode == "brx") throw ParseError(instruction.line, "'brx' is not supported");
-    if (instruction.opcode == "bra") flow.target[i] = branch_target(function, instruction);
+    if (is_jump(instruction)) flow.target[i] = branch_target(function, instruction);
   }
   find_blocks(function, flow);
   find_successors(function, flow);
@@ -291,7 +292,7 @@ ControlFlow analyze(const Function& function) {
   for (int block = 0; block < flow.exit_block(); ++block) {
     const auto last =
         static_cast<std::size_t>(flow.blocks[static_cast<std::size_t>(block)].end - 1);
-    if (function.body[last].opcode != "bra" || function.body[last].guard.empty()) continue;
+    if (!is_jump(function.body[last]) || function.body[last].guard.empty()) continue;
     const int rejoin = reconvergence.of(block);
     flow.reconvergence[last] = rejoin < 0 ? static_cast<int>(function.body.size())
                                           : flow.blocks[static_cast<std::size_t>(rejoin)].first;

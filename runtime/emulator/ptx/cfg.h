@@ -1,5 +1,6 @@
 // Control flow of one PTX function: basic blocks, and where the lanes of a divergent branch rejoin. Pure
-// analysis of ptx::Function; knows the opcodes bra, ret, exit and trap only.
+// analysis of ptx::Function; knows the opcodes bra, ret, exit and trap only, and the jumps of expanded
+// calls (calls.h).
 //
 // Lanes that leave the kernel never rejoin anything, so an early return must not push the reconvergence
 // of the code around it to the end of the kernel: a bar.sync after `if (a) { if (b) return; ... }` is

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -57,6 +58,9 @@ struct Variable {  // .shared, .global, .const, .local, .param
   int align = 1;
   bool is_extern = false;
   int line = 0;
+  // .local only. Arguments of calls live there too: ld.param and st.param name them.
+  enum class Role { plain, argument, input, result } role = Role::plain;
+  std::optional<std::uint64_t> place;  // in local memory, from its start; not set: the next free
   std::vector<std::uint8_t> initial;  // .global and .const: the first bytes; the rest is zero
   std::vector<InitialAddress> addresses;  // what to write into `initial` when places are known
 };
@@ -84,7 +88,7 @@ struct Module {
   int version = 0;     // 84 for 8.4
   std::string target;  // "sm_89"
   int address_size = 64;
-  std::vector<Function> functions;   // .entry only
+  std::vector<Function> functions;   // .entry only, with the functions that they call (calls.h)
   std::vector<Variable> shared;      // module scope
   std::vector<Variable> globals;     // .global and .const
   std::map<int, std::string> files;  // .file

@@ -278,9 +278,7 @@ Operand Parser::address() {
 Operand Parser::operand(std::size_t instruction, std::size_t position) {
   if (current_.is('[')) return address();
   if (current_.is('{')) return vector();
-  if (current_.is('(')) {
-    fail("'(' begins an argument list, but calls are not supported: inline the function");
-  }
+  if (current_.is('(')) fail("'(' begins an argument list, which only 'call' takes");
   const Token first = current_;
   Operand out = simple_operand();
   if (out.kind == Operand::Kind::symbol) {
@@ -320,9 +318,6 @@ void Parser::instruction(Function& function) {
     out.guard = known->unique;
   }
   const Token opcode = take_identifier("an instruction");
-  if (opcode.text == "call") {
-    throw ParseError(opcode.line, "'call' is not supported: inline the function");
-  }
   if (opcode.text[0] == '%' || opcode.text[0] == '$') {
     throw ParseError(opcode.line, quote(opcode) + " is not an instruction");
   }
@@ -333,7 +328,10 @@ void Parser::instruction(Function& function) {
     }
     out.modifiers.emplace_back(take().text.substr(1));
   }
-  if (!current_.is(';')) {
+  if (out.opcode == "call") {
+    call(out);
+  } else if (!current_.is(';')) {
+    if (out.opcode == "ret") unexpected("';' after 'ret'");
     do {
       if (out.operands.size() == Limits::kOperandsOfOne) {
         fail(fmt::format("{} has more than {} operands", quote(opcode), Limits::kOperandsOfOne));
@@ -378,6 +376,12 @@ void Parser::directive(Function& function) {
     variables(function.shared, false, name.text);
   } else if (name.text == ".local") {
     variables(function.local, false, name.text);
+  } else if (name.text == ".param") {
+    const std::size_t first = function.local.size();
+    variables(function.local, false, name.text);
+    for (std::size_t i = first; i < function.local.size(); ++i) {
+      function.local[i].role = Variable::Role::argument;
+    }
   } else if (name.text == ".loc") {
     location();
   } else if (name.text == ".pragma") {

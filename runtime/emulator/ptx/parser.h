@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/emulator/ptx/calls.h"
 #include "runtime/emulator/ptx/lexer.h"
 #include "runtime/emulator/ptx/module.h"
 #include "runtime/emulator/ptx/scope.h"
@@ -56,10 +57,29 @@ class Parser {
   void top_level();
   void file_directive();
   void skip_braces();
-  void skip_device_function();
   void entry(bool is_extern);
   void entry_directives(Function& function);
   int launch_bound(std::string_view directive);
+
+  // ---- device functions (parser_function.cpp) ----
+  // One that the text declares. Its body is read when a call needs it: what nobody calls may hold what
+  // the emulator does not know.
+  struct Declared {
+    DeviceFunction function;
+    Lexer lexer;    // at its signature
+    Token current;  // the token there
+    int line = 0;   // from here on it may be called
+    bool defined = false;
+    bool read = false;
+  };
+  void device_function();
+  void signature(DeviceFunction& out);
+  void formals(DeviceFunction& out, std::vector<Formal>& list, Variable::Role role);
+  void skip_to_body();
+  void call(Instruction& out);
+  Operand arguments();
+  const DeviceFunction& read_function(const std::string& name, int call_line);
+  void expand_all_calls();
 
   // ---- declarations (parser_module.cpp) ----
   struct TypedDeclaration {
@@ -111,6 +131,7 @@ class Parser {
   std::set<std::string, std::less<>> addressable_;   // .global and .const variables so far
   int source_file_ = 0;
   int source_line_ = 0;
+  std::map<std::string, Declared> declared_;
 };
 
 }  // namespace sagegen::emulator::ptx

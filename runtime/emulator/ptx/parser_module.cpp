@@ -433,19 +433,6 @@ void Parser::skip_braces() {
   } while (depth > 0);
 }
 
-// Device functions are skipped: nothing can call them (see instruction()).
-void Parser::skip_device_function() {
-  while (!current_.is('{') && !current_.is(';')) {
-    if (current_.kind == TokenKind::end) unexpected("the body of a .func");
-    if (accept(".param")) {
-      parameter_type();
-    } else {
-      take();
-    }
-  }
-  if (!accept(';')) skip_braces();
-}
-
 // .file index "name" [, timestamp, size]
 void Parser::file_directive() {
   const auto index = static_cast<int>(take_integer("the index of .file", kMaxInt));
@@ -503,7 +490,7 @@ void Parser::top_level() {
   if (name.text == ".entry") {
     entry(is_extern);
   } else if (name.text == ".func") {
-    skip_device_function();
+    device_function();
   } else if (name.text == ".shared") {
     const std::size_t first = module_.shared.size();
     variables(module_.shared, is_extern, name.text);
@@ -536,6 +523,7 @@ Module Parser::run() {
   while (current_.kind != TokenKind::end) {
     if (!accept(';')) top_level();
   }
+  expand_all_calls();
   return std::move(module_);
 }
 
