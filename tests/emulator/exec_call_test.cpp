@@ -441,8 +441,8 @@ TEST_CASE("calls that the assembler or the emulator does not take are refused") 
   refused(".func f() { call f; }\n", "call f;", "'f' calls itself");
   refused(".func g();\n.func f() { call g; }\n.func g() { call f; }\n", "call f;",
           "'f' calls itself, at once or through others");
-  refused(".func f(.reg .v2 .b32 a) { }\n", "", "a parameter of a function cannot be a vector");
-  refused(".func f(.param .v4 .f32 a);\n", "", "a parameter of a function cannot be a vector");
+  refused(".func f(.reg .v2 .b32 a) { }\n", "", "a parameter cannot be a vector");
+  refused(".func f(.param .v4 .f32 a);\n", "", "a parameter cannot be a vector");
   refused(".func f(.reg .b16 a) { }\n", "", "only those of 32 and 64 bits");
   refused(".func f(.reg .pred a) { }\n", "", "'.pred' is no type of a variable");
   refused(".func (.param .b32 r, .param .b32 s) f() { }\n", "", "returns more than one .param");

@@ -25,6 +25,12 @@ std::string name_of(MmaType type) {
       return "e4m3";
     case MmaType::e5m2:
       return "e5m2";
+    case MmaType::tf32:
+      return "tf32";
+    case MmaType::b1:
+      return "b1";
+    case MmaType::f64:
+      return "f64";
   }
   return "?";
 }
@@ -56,15 +62,21 @@ int bit_width(MmaType type) {
   if (type == MmaType::s4 || type == MmaType::u4) {
     return 4;
   }
+  if (type == MmaType::tf32) {
+    return 32;
+  }
   return type == MmaType::f16 || type == MmaType::bf16 ? 16 : 8;
 }
 
 bool is_float(MmaType type) {
   return type == MmaType::f16 || type == MmaType::bf16 || type == MmaType::e4m3 ||
-         type == MmaType::e5m2;
+         type == MmaType::e5m2 || type == MmaType::tf32;
 }
 
 namespace {
+
+// tf32 is the upper 19 bits of its register.
+constexpr int kTf32Unused = 13;
 
 struct Format {
   int exponent_bits, fraction_bits;
@@ -79,6 +91,8 @@ Format format_of(MmaType type) {
       return {8, 7};
     case MmaType::e4m3:
       return {4, 3};
+    case MmaType::tf32:
+      return {8, 10};
     default:
       return {5, 2};
   }
@@ -295,6 +309,8 @@ long double decode(MmaType type, std::uint32_t code) {
       return static_cast<int>(code & 15u) - ((code & 8u) != 0 ? 16 : 0);
     case MmaType::u4:
       return code & 15u;
+    case MmaType::tf32:
+      return decode_format(format_of(type), code >> kTf32Unused, true);
     default:
       break;
   }
@@ -316,7 +332,9 @@ long double decode(MmaType type, std::uint32_t code) {
                                   : e5m2)[code];
 }
 
-int exponent_of(MmaType type, std::uint32_t code) { return exponent_in(format_of(type), code); }
+int exponent_of(MmaType type, std::uint32_t code) {
+  return exponent_in(format_of(type), type == MmaType::tf32 ? code >> kTf32Unused : code);
+}
 
 std::uint32_t get_a(const MmaRegisters& registers, const MmaShape& shape, int row, int k) {
   return get(registers.a, place_a(shape, row, k), bit_width(shape.a));
@@ -344,7 +362,8 @@ std::uint32_t get_d(const MmaRegisters& registers, const MmaShape& shape, int ro
 std::optional<DeviceSum> device_sum(Profile profile, const MmaShape& shape) {
   const bool fp8 = bit_width(shape.a) == 8;
   const int k = shape.k;
-  const bool split = k == (fp8 ? 32 : 16);  // Ampere and Ada halve the full shapes
+  const int full = fp8 ? 32 : shape.a == MmaType::tf32 ? 8 : 16;
+  const bool split = k == full;  // Ampere and Ada halve the full shapes
   const std::vector<std::vector<int>> whole{range(0, k)};
   const std::vector<std::vector<int>> halves{range(0, k / 2), range(k / 2, k)};
   switch (profile) {
@@ -477,7 +496,23 @@ std::uint32_t special_code(const Format& format, std::mt19937_64& random) {
   }
 }
 
+std::uint32_t element(MmaType type, Fill fill, bool large, std::mt19937_64& random);
+
+// What lies below the 19 bits must not matter.
+std::uint32_t tf32_element(Fill fill, bool large, std::mt19937_64& random) {
+  if (fill == Fill::any_bits) {
+    return static_cast<std::uint32_t>(random());
+  }
+  // A bf16 with three more bits.
+  const std::uint32_t upper = element(MmaType::bf16, fill, large, random) << 16;
+  return upper | (random_below(random, 1u << 16) &
+                  ((upper & 0x7f800000u) == 0x7f800000u ? 0x1fffu : 0xffffu));
+}
+
 std::uint32_t element(MmaType type, Fill fill, bool large, std::mt19937_64& random) {
+  if (type == MmaType::tf32) {
+    return tf32_element(fill, large, random);
+  }
   const Format format = format_of(type);
   const int one = (1 << (format.exponent_bits - 1)) - 1;
   switch (fill) {
@@ -584,7 +619,8 @@ MmaRegisters random_registers(const MmaShape& shape, Fill fill, FillC fill_c,
       Fill::
           cancelling) {  // element k' = K - 1 - k repeats k, with B negated; a few differ slightly
     for (int k = 0; k < shape.k / 2; ++k) {
-      const std::uint32_t nudge = random_below(random, 4) == 0 ? 1 : 0;
+      const std::uint32_t unit = shape.a == MmaType::tf32 ? 1u << kTf32Unused : 1u;
+      const std::uint32_t nudge = random_below(random, 4) == 0 ? unit : 0;
       for (int row = 0; row < 16; ++row) {
         set_a(registers, shape, row, shape.k - 1 - k, get_a(registers, shape, row, k) ^ nudge);
       }
@@ -605,6 +641,9 @@ MmaRegisters random_registers(const MmaShape& shape, Fill fill, FillC fill_c,
 
 std::vector<MmaShape> float_shapes() {
   std::vector<MmaShape> shapes;
+  for (const int k : {4, 8}) {
+    shapes.push_back({.a = MmaType::tf32, .b = MmaType::tf32, .k = k});
+  }
   for (const bool f16 : {false, true}) {
     for (const int k : {8, 16}) {
       shapes.push_back({.a = MmaType::f16, .b = MmaType::f16, .k = k, .f16_accumulator = f16});

@@ -33,6 +33,8 @@ std::uint32_t code_of(MmaType type, int value) {
       return emulator::f32_to_e4m3_satfinite(static_cast<float>(value));
     case MmaType::e5m2:
       return emulator::f32_to_e5m2_satfinite(static_cast<float>(value));
+    case MmaType::tf32:
+      return std::bit_cast<std::uint32_t>(static_cast<float>(value));
     default:
       return static_cast<std::uint32_t>(value) & ((1u << bit_width(type)) - 1u);
   }
@@ -314,6 +316,9 @@ TEST_CASE("all instruction sets of the host give the same bits") {
   }
   REQUIRE(!tables.empty());
   for (const MmaShape& shape : all_shapes()) {
+    if (shape.a == MmaType::tf32) {
+      continue;  // has no fast kernels
+    }
     for (const Profile profile :
          {Profile::sm_80, Profile::sm_89, Profile::sm_90, Profile::sm_120, Profile::ideal}) {
       const auto rule = emulator::fused_rule(profile, shape);
@@ -348,6 +353,9 @@ TEST_CASE("all instruction sets of the host give the same bits") {
 TEST_CASE("ordinary data stays on the fast path") {
   std::mt19937_64 random(41);
   for (const MmaShape& shape : float_shapes()) {
+    if (shape.a == MmaType::tf32) {
+      continue;  // has none
+    }
     for (const Profile profile : kProfiles) {
       const auto rule = emulator::fused_rule(profile, shape);
       if (!rule) {
@@ -474,6 +482,16 @@ TEST_CASE("devices lack what they lack") {
       {.a = MmaType::f16, .b = MmaType::f16, .k = 16, .saturate = true},
       {.a = MmaType::e4m3, .b = MmaType::f16, .k = 16},
       {.a = MmaType::e4m3, .b = MmaType::s8, .k = 32},
+      {.a = MmaType::tf32, .b = MmaType::tf32, .k = 16},
+      {.a = MmaType::tf32, .b = MmaType::tf32, .k = 8, .f16_accumulator = true},
+      {.a = MmaType::tf32, .b = MmaType::f16, .k = 8},
+      {.a = MmaType::f64, .b = MmaType::f64, .k = 4},
+      {.a = MmaType::s8, .b = MmaType::s8, .k = 32, .m = 8},
+      {.a = MmaType::f16, .b = MmaType::f16, .k = 8, .m = 8},
+      {.a = MmaType::b1, .b = MmaType::s8, .k = 128},
+      {.a = MmaType::b1, .b = MmaType::b1, .k = 64},
+      {.a = MmaType::b1, .b = MmaType::b1, .k = 256, .m = 8},
+      {.a = MmaType::b1, .b = MmaType::b1, .k = 256, .saturate = true},
   };
   for (const Profile profile : kProfiles) {
     for (const MmaShape& shape : odd) {
@@ -484,6 +502,238 @@ TEST_CASE("devices lack what they lack") {
       CHECK(mma_function(profile, shape) != nullptr);
     }
   }
+}
+
+// ---- tf32, single bits, doubles -------------------------------------------------------------------------
+
+TEST_CASE("tf32 operands are cut to 10 fraction bits, by hand") {
+  const auto first = [](Profile profile, int k, std::uint32_t a, float b, float c) {
+    const MmaShape shape{.a = MmaType::tf32, .b = MmaType::tf32, .k = k};
+    MmaRegisters registers{};
+    set_a(registers, shape, 0, 0, a);
+    set_b(registers, shape, 0, 0, std::bit_cast<std::uint32_t>(b));
+    set_c(registers, shape, 0, 0, std::bit_cast<std::uint32_t>(c));
+    mma_function(profile, shape)(registers);
+    return std::bit_cast<float>(get_d(registers, shape, 0, 0));
+  };
+  for (const Profile profile : kProfiles) {
+    for (const int k : {4, 8}) {
+      CHECK(first(profile, k, 0x3f801fff, 1, 0) == 1);  // 1 + (2^13 - 1) 2^-23
+      CHECK(first(profile, k, 0x3f802000, 1, 0) == 1 + 0x1p-10f);
+      CHECK(first(profile, k, 0x00001fff, 1, 0) == 0);
+      CHECK(first(profile, k, 0x00002000, 0x1p100f, 0) == 0x1p-36f);
+      CHECK(std::isinf(first(profile, k, 0x7f800001, 1, 0)));  // the NaN's only bit is cut
+      CHECK(std::isnan(first(profile, k, 0x7f802000, 1, 0)));
+    }
+  }
+  // k 0 to 3 first on Ampere, all at once on Hopper: 1 + 2^-24 is cut before -1 joins, or not.
+  const MmaShape shape{.a = MmaType::tf32, .b = MmaType::tf32, .k = 8};
+  for (const auto& [profile, expected] :
+       {std::pair{Profile::sm_80, 0.0f}, {Profile::sm_89, 0.0f}, {Profile::sm_90, 0x1p-24f}}) {
+    MmaRegisters registers{};
+    const float a[] = {1, 0x1p-12f, 0, 0, -1};
+    const float b[] = {1, 0x1p-12f, 0, 0, 1};
+    for (int k = 0; k < 5; ++k) {
+      set_a(registers, shape, 3, k, std::bit_cast<std::uint32_t>(a[k]));
+      set_b(registers, shape, k, 5, std::bit_cast<std::uint32_t>(b[k]));
+    }
+    mma_function(profile, shape)(registers);
+    CHECK(std::bit_cast<float>(get_d(registers, shape, 3, 5)) == expected);
+  }
+}
+
+TEST_CASE("shapes of eight rows are the upper half of those of sixteen") {
+  std::mt19937_64 random(43);
+  for (const MmaShape& shape : integer_shapes()) {
+    if (shape.k * bit_width(shape.a) != 128) {
+      continue;
+    }
+    MmaShape eight = shape;
+    eight.m = 8;
+    REQUIRE(mma_function(Profile::sm_80, eight) != nullptr);
+    MmaRegisters registers = random_registers(shape, Fill::any_bits, FillC::any_bits, random);
+    mma_function(Profile::sm_80, eight)(registers);
+    for (int row = 0; row < 8; ++row) {
+      for (int column = 0; column < 8; ++column) {
+        auto sum = static_cast<std::int64_t>(
+            static_cast<std::int32_t>(get_c(registers, shape, row, column)));
+        for (int k = 0; k < shape.k; ++k) {
+          sum += static_cast<std::int64_t>(decode(shape.a, get_a(registers, shape, row, k)) *
+                                           decode(shape.b, get_b(registers, shape, k, column)));
+        }
+        if (shape.saturate) {
+          sum = std::clamp<std::int64_t>(sum, INT32_MIN, INT32_MAX);
+        }
+        REQUIRE(get_d(registers, shape, row, column) == static_cast<std::uint32_t>(sum));
+      }
+    }
+  }
+}
+
+TEST_CASE("products of single bits are counted") {
+  std::mt19937_64 random(47);
+  for (const bool conjunction : {false, true}) {
+    for (const auto& [m, depth] : {std::pair{8, 128}, {16, 128}, {16, 256}}) {
+      const MmaShape shape{
+          .a = MmaType::b1, .b = MmaType::b1, .k = depth, .m = m, .conjunction = conjunction};
+      const MmaFunction mma = mma_function(Profile::sm_80, shape);
+      REQUIRE(mma != nullptr);
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        MmaRegisters registers{};
+        for (auto* words : {&registers.a[0][0], &registers.b[0][0], &registers.c[0][0]}) {
+          const int count = words == &registers.b[0][0] ? 64 : 128;
+          std::generate_n(words, count, [&] {
+            return repeat % 2 == 0 ? static_cast<std::uint32_t>(random()) : 0xffffffffu;
+          });
+        }
+        mma(registers);
+        for (int row = 0; row < m; ++row) {
+          for (int column = 0; column < 8; ++column) {
+            // Bit k of a row: register by halves of k and of the rows, lane by groups of 32.
+            std::uint32_t sum = registers.c[row / 8 * 2 + column % 2][row % 8 * 4 + column / 2];
+            for (int k = 0; k < depth; ++k) {
+              const std::uint32_t a =
+                  registers.a[k / 128 * 2 + row / 8][row % 8 * 4 + k % 128 / 32] >> (k % 32) & 1;
+              const std::uint32_t b =
+                  registers.b[k / 128][column * 4 + k % 128 / 32] >> (k % 32) & 1;
+              sum += conjunction ? a * b : (a + b) % 2;
+            }
+            REQUIRE(registers.d[row / 8 * 2 + column % 2][row % 8 * 4 + column / 2] == sum);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Fixed point with 84 fraction bits, and its rounding to a double.
+__extension__ using Fixed = __int128;
+constexpr int kFixedBits = 84;
+
+Fixed fixed_of(double value) {
+  int exponent = 0;
+  const auto significand = static_cast<std::int64_t>(std::ldexp(std::frexp(value, &exponent), 53));
+  const int shift = exponent - 53 + kFixedBits;
+  return shift >= 0 ? static_cast<Fixed>(significand) * (static_cast<Fixed>(1) << shift)
+                    : static_cast<Fixed>(significand) / (static_cast<Fixed>(1) << -shift);
+}
+
+double rounded(Fixed value, emulator::MmaRounding rounding) {
+  const bool negative = value < 0;
+  Fixed magnitude = negative ? -value : value;
+  int exponent = -kFixedBits;
+  Fixed rest = 0;
+  Fixed unit = 1;
+  while (magnitude >> 53 != 0) {
+    rest += magnitude % 2 * unit;
+    unit *= 2;
+    magnitude /= 2;
+    ++exponent;
+  }
+  bool up = false;
+  switch (rounding) {
+    case emulator::MmaRounding::nearest:
+      up = 2 * rest > unit || (2 * rest == unit && magnitude % 2 == 1);
+      break;
+    case emulator::MmaRounding::zero:
+      break;
+    case emulator::MmaRounding::down:
+      up = negative && rest != 0;
+      break;
+    case emulator::MmaRounding::up:
+      up = !negative && rest != 0;
+      break;
+  }
+  const double result = std::ldexp(static_cast<double>(magnitude + (up ? 1 : 0)), exponent);
+  return negative ? -result : result;
+}
+
+constexpr emulator::MmaRounding kRoundings[] = {
+    emulator::MmaRounding::nearest, emulator::MmaRounding::zero, emulator::MmaRounding::down,
+    emulator::MmaRounding::up};
+
+TEST_CASE("sums of doubles are chains of fused multiply-adds, in every rounding") {
+  std::mt19937_64 random(53);
+  // 40 significant bits in six binades: every sum is exact in fixed point.
+  const auto value = [&] {
+    const double significand = static_cast<double>((std::uint64_t{1} << 39) | random() >> 25);
+    const double magnitude = std::ldexp(significand, -39 - 3 + static_cast<int>(random() % 6));
+    return random() % 2 == 0 ? magnitude : -magnitude;
+  };
+  for (const emulator::MmaRounding rounding : kRoundings) {
+    for (const auto& [m, depth] : {std::pair{8, 4}, {16, 4}, {16, 8}, {16, 16}}) {
+      const MmaShape shape{
+          .a = MmaType::f64, .b = MmaType::f64, .k = depth, .m = m, .rounding = rounding};
+      const auto mma = emulator::mma_double_function(Profile::sm_90, shape);
+      REQUIRE(mma != nullptr);
+      for (int repeat = 0; repeat < 10; ++repeat) {
+        double a[16][16], b[16][8], c[16][8];
+        emulator::MmaDoubles registers{};
+        // PTX ISA: row g of A for even registers, g + 8 for odd ones, column t of each 4; B likewise.
+        for (int row = 0; row < m; ++row) {
+          for (int k = 0; k < depth; ++k) {
+            a[row][k] = value();
+            const int reg = m == 8 ? 0 : k / 4 * 2 + row / 8;
+            registers.a[reg][row % 8 * 4 + k % 4] = a[row][k];
+          }
+        }
+        for (int column = 0; column < 8; ++column) {
+          for (int k = 0; k < depth; ++k) {
+            b[k][column] = value();
+            registers.b[k / 4][column * 4 + k % 4] = b[k][column];
+          }
+          for (int row = 0; row < m; ++row) {
+            c[row][column] = value();
+            registers.c[row / 8 * 2 + column % 2][row % 8 * 4 + column / 2] = c[row][column];
+          }
+        }
+        mma(shape, registers);
+        for (int row = 0; row < m; ++row) {
+          for (int column = 0; column < 8; ++column) {
+            double sum = c[row][column];
+            for (int k = 0; k < depth; ++k) {
+              const Fixed product = static_cast<Fixed>(std::ldexp(a[row][k], 42)) *
+                                    static_cast<Fixed>(std::ldexp(b[k][column], 42));
+              sum = rounded(fixed_of(sum) + product, rounding);
+            }
+            REQUIRE(registers.d[row / 8 * 2 + column % 2][row % 8 * 4 + column / 2] == sum);
+          }
+        }
+      }
+    }
+  }
+  CHECK(1.0 + 0x1p-53 == 1.0);  // the rounding of this thread is what it was
+}
+
+TEST_CASE("special doubles in sums") {
+  const MmaShape shape{.a = MmaType::f64, .b = MmaType::f64, .k = 4, .m = 8};
+  const auto first = [&](double a, double b, double c, emulator::MmaRounding rounding) {
+    MmaShape rounds = shape;
+    rounds.rounding = rounding;
+    emulator::MmaDoubles registers{};
+    registers.a[0][0] = a;
+    registers.b[0][0] = b;
+    registers.c[0][0] = c;
+    emulator::mma_double_function(Profile::sm_80, rounds)(rounds, registers);
+    return registers.d[0][0];
+  };
+  const auto nearest = emulator::MmaRounding::nearest;
+  const double infinity = std::numeric_limits<double>::infinity();
+  CHECK(first(infinity, 1, 1, nearest) == infinity);
+  for (const auto& [a, b, c] :
+       {std::tuple{infinity, 0.0, 1.0}, {infinity, 1.0, -infinity}, {-std::nan("5"), 1.0, 1.0}}) {
+    CHECK(std::bit_cast<std::uint64_t>(first(a, b, c, nearest)) == 0x7fffffffffffffffu);
+  }
+  CHECK(first(0x1p-1000, 0x1p-74, 0, nearest) == 0x1p-1074);  // subnormals are kept
+  CHECK(std::signbit(first(1, -1, 1, emulator::MmaRounding::down)));
+  CHECK(!std::signbit(first(1, -1, 1, nearest)));
+  for (const Profile profile : {Profile::sm_80, Profile::sm_86, Profile::sm_89}) {
+    CHECK(emulator::mma_double_function(profile, shape) != nullptr);
+    CHECK(emulator::mma_double_function(
+              profile, {.a = MmaType::f64, .b = MmaType::f64, .k = 8, .m = 16}) == nullptr);
+  }
+  CHECK(emulator::mma_double_function(
+            Profile::sm_90, {.a = MmaType::f64, .b = MmaType::f64, .k = 8, .m = 8}) == nullptr);
 }
 
 }  // namespace

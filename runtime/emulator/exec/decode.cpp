@@ -6,6 +6,7 @@
 #include "runtime/emulator/exec/forms.h"
 #include "runtime/emulator/exec/values.h"
 #include "runtime/emulator/exec/warp.h"
+#include "runtime/emulator/numerics/fused_sum.h"
 #include "runtime/emulator/ptx/cfg.h"
 
 namespace sagegen::emulator {
@@ -176,12 +177,16 @@ class Decoder {
   }
 
   std::uint32_t add_mma(const ptx::Instruction& instruction, const MmaShape& shape) {
-    MmaFunction routine = mma_function(program_->profile, shape);
-    if (routine == nullptr) refuse(instruction, "the emulated device has no such instruction");
-    bool sub_byte = shape.a == MmaType::s4 || shape.a == MmaType::u4;
-    bool two_bytes = shape.a == MmaType::f16 || shape.a == MmaType::bf16;
-    bool half = (sub_byte ? shape.k / 2 : two_bytes ? shape.k * 2 : shape.k) == 16;
-    MmaDetail detail{.run = routine,
+    const bool doubles = shape.a == MmaType::f64;
+    MmaFunction routine = doubles ? nullptr : mma_function(program_->profile, shape);
+    MmaDoubleFunction for_doubles = mma_double_function(program_->profile, shape);
+    if (routine == nullptr && for_doubles == nullptr) {
+      refuse(instruction, "the emulated device has no such instruction");
+    }
+    bool half = shape.k * bits_of(shape.a) == 128;
+    MmaDetail detail{.shape = shape,
+                     .run = routine,
+                     .run_double = for_doubles,
                      .a = static_cast<std::uint8_t>(half ? 2 : 4),
                      .b = static_cast<std::uint8_t>(half ? 1 : 2),
                      .c = static_cast<std::uint8_t>(shape.f16_accumulator ? 2 : 4)};

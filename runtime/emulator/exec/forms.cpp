@@ -129,7 +129,7 @@ int place_of(std::string_view opcode, std::string_view modifier) {
 // Opcodes that are parsed, not looked up.
 bool is_parsed(std::string_view opcode) {
   static const std::set<std::string_view> kOpcodes = {"ld",   "ldu", "st",  "cvt", "set",
-                                                      "atom", "red", "mma", "cp"};
+                                                      "atom", "red", "mma", "cp",  "wmma"};
   return kOpcodes.contains(opcode);
 }
 
@@ -254,7 +254,7 @@ std::vector<Form> find_as_written(const ptx::Instruction& instruction, const For
   if (!fixed.empty() && instruction.opcode != "cvt") return fixed;
   using Family = std::vector<Form> (*)(const ptx::Instruction&);
   for (Family family : {convert_forms, set_forms, memory_forms, atomic_forms, mma_forms, async_forms,
-                        call_forms}) {
+                        call_forms, wmma_forms}) {
     std::vector<Form> forms = family(instruction);
     fixed.insert(fixed.end(), forms.begin(), forms.end());
     if (!forms.empty()) return fixed;

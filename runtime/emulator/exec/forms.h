@@ -106,6 +106,7 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction);
 std::vector<Form> mma_forms(const ptx::Instruction& instruction);
 std::vector<Form> async_forms(const ptx::Instruction& instruction);
 std::vector<Form> call_forms(const ptx::Instruction& instruction);
+std::vector<Form> wmma_forms(const ptx::Instruction& instruction);
 
 // shfl.sync for any mask. The lane loops have a quick one for whole warps, which falls back on it.
 enum class Shuffle : std::uint32_t { up, down, bfly, idx };

@@ -7,6 +7,7 @@
 
 #include "runtime/emulator/exec/checker.h"
 #include "runtime/emulator/exec/forms.h"
+#include "runtime/emulator/exec/wmma.h"
 
 namespace sagegen::emulator {
 namespace {
@@ -169,10 +170,11 @@ struct NamedType {
   MmaType type;
   int bits;
 };
-constexpr NamedType kMmaTypes[] = {{"s8", MmaType::s8, 8},     {"u8", MmaType::u8, 8},
-                                   {"s4", MmaType::s4, 4},     {"u4", MmaType::u4, 4},
-                                   {"f16", MmaType::f16, 16},  {"bf16", MmaType::bf16, 16},
-                                   {"e4m3", MmaType::e4m3, 8}, {"e5m2", MmaType::e5m2, 8}};
+constexpr NamedType kMmaTypes[] = {
+    {"s8", MmaType::s8, 8},     {"u8", MmaType::u8, 8},     {"s4", MmaType::s4, 4},
+    {"u4", MmaType::u4, 4},     {"f16", MmaType::f16, 16},  {"bf16", MmaType::bf16, 16},
+    {"e4m3", MmaType::e4m3, 8}, {"e5m2", MmaType::e5m2, 8}, {"tf32", MmaType::tf32, 32},
+    {"f64", MmaType::f64, 64},  {"b1", MmaType::b1, 1}};
 
 const NamedType& read_type(ModifierReader& m) {
   for (const NamedType& type : kMmaTypes) {
@@ -192,31 +194,49 @@ std::vector<Form> mma_forms(const ptx::Instruction& instruction) {
   ModifierReader m(instruction);
   if (!m.take("sync")) m.refuse(".sync");
   if (!m.take("aligned")) m.refuse(".aligned");
-  std::string_view shape = m.take_any({"m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64"});
-  if (shape.empty()) m.refuse("m16n8k16, m16n8k32 or m16n8k64");
+  std::string_view shape =
+      m.take_any({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64", "m16n8k128",
+                  "m16n8k256", "m8n8k4", "m8n8k16", "m8n8k32", "m8n8k128"});
+  if (shape.empty()) m.refuse("a shape such as m16n8k16");
   if (!m.take("row") || !m.take("col")) m.refuse(".row.col");
   MmaShape mma;
   mma.k = std::stoi(std::string(shape.substr(shape.find('k') + 1)));
+  mma.m = shape.starts_with("m8") ? 8 : 16;
   mma.saturate = m.take("satfinite");
-  std::string_view d = m.take_any({"f32", "f16", "s32"});
+  bool rounds = take_rounding(m, mma);
+  std::string_view d = m.take_any({"f32", "f16", "s32", "f64"});
   if (d.empty()) m.refuse("the type of D");
   const NamedType& a = read_type(m);
   const NamedType& b = read_type(m);
-  std::string_view c = m.take_any({"f32", "f16", "s32"});
+  std::string_view c = m.take_any({"f32", "f16", "s32", "f64"});
   if (c.empty()) m.refuse("the type of C");
+  rounds |= take_rounding(m, mma);
+  const std::string_view operation = m.take_any({"xor", "and"});
+  if (!operation.empty() && !m.take("popc")) m.refuse(".popc");
+  mma.conjunction = operation == "and";
   m.finish();
   mma.a = a.type;
   mma.b = b.type;
   mma.f16_accumulator = d == "f16";
   int row_bytes = mma.k * a.bits / 8;
   bool integer = is_integer(a.type);
-  bool valid = d == c && a.bits == b.bits && (row_bytes == 32 || row_bytes == 16) &&
-               integer == (d == "s32") && integer == is_integer(b.type) &&
-               (!mma.saturate || integer) && (a.bits != 16 || a.type == b.type) &&
-               (a.type != MmaType::bf16 || d == "f32");
+  if (a.type == MmaType::f64) {
+    bool known = b.type == MmaType::f64 && d == "f64" && c == "f64" && !mma.saturate &&
+                 operation.empty() && (mma.m == 8 ? mma.k == 4 : mma.k <= 16);
+    if (known) return {doubles_form(mma)};
+  }
+  const bool binary = a.type == MmaType::b1;
+  bool valid = d == c && d != "f64" && !rounds && binary == !operation.empty() &&
+               (mma.m == 16 || (integer && row_bytes == 16) || (binary && row_bytes == 16)) &&
+               a.bits == b.bits && (row_bytes == 32 || row_bytes == 16) &&
+               (integer || binary) == (d == "s32") && integer == is_integer(b.type) &&
+               binary == (b.type == MmaType::b1) && (!mma.saturate || integer) &&
+               (a.bits < 16 || a.type == b.type) &&
+               ((a.type != MmaType::bf16 && a.type != MmaType::tf32) || d == "f32");
   if (!valid)
     throw UnknownForm(
         fmt::format("no such combination of types and shape: {}", text_of(instruction)));
+  if (mma.m == 8) return {eight_form(mma)};
 
   Form form;
   std::string registers_c = mma.f16_accumulator ? "ww" : "wwww";

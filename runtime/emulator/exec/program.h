@@ -60,8 +60,11 @@ struct Access {
 };
 
 struct MmaDetail {
+  MmaShape shape;
   MmaFunction run = nullptr;
-  std::uint8_t a = 4, b = 2, c = 4;  // registers per operand; D has as many as C
+  MmaDoubleFunction run_double = nullptr;  // f64 instead
+  // Registers per operand of an m16n8 instruction with 32-bit registers; D has as many as C.
+  std::uint8_t a = 4, b = 2, c = 4;
 };
 
 // How an instruction passes on "undefined": not at all, from any source to every destination, or in its

@@ -46,6 +46,8 @@ Number unpack(MmaType type, std::uint32_t bits) {
       return unpack(bits, 5, 10, true);
     case MmaType::bf16:
       return unpack(bits, 8, 7, true);
+    case MmaType::tf32:
+      return unpack(bits >> 13, 8, 10, true);
     case MmaType::e4m3:
       return unpack(bits, 4, 3, false);
     default:
@@ -303,7 +305,7 @@ std::uint32_t element(const std::uint32_t* low, const std::uint32_t* high, int l
   const std::uint32_t* source = k < per_register ? low : high;
   const int position = k % per_register;
   const std::uint32_t word = source[4 * line + position * bits / 32];
-  return (word >> (position * bits % 32)) & ((1u << bits) - 1u);
+  return (word >> (position * bits % 32)) & (0xffffffffu >> (32 - bits));
 }
 
 }  // namespace

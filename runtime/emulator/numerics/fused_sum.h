@@ -40,6 +40,12 @@ constexpr int bits_of(MmaType type) {
     case MmaType::f16:
     case MmaType::bf16:
       return 16;
+    case MmaType::tf32:
+      return 32;
+    case MmaType::b1:
+      return 1;
+    case MmaType::f64:
+      return 64;
     default:
       return 8;
   }
@@ -49,10 +55,14 @@ constexpr bool is_integer(MmaType type) {
 }
 constexpr bool is_fp8(MmaType type) { return type == MmaType::e4m3 || type == MmaType::e5m2; }
 
+constexpr bool has_fused_sum(MmaType type) {
+  return !is_integer(type) && type != MmaType::b1 && type != MmaType::f64;
+}
+
 // Smallest exponent of a format, where its subnormals live, and the fraction bits of its
 // significand.
 constexpr int min_exponent(MmaType type) {
-  return type == MmaType::e4m3 ? -6 : type == MmaType::bf16 ? -126 : -14;
+  return type == MmaType::e4m3 ? -6 : type == MmaType::bf16 || type == MmaType::tf32 ? -126 : -14;
 }
 constexpr int fraction_bits_of(MmaType type) {
   switch (type) {
@@ -75,14 +85,18 @@ constexpr int block_order(Chain chain, int depth, int k) {
   return ((k & 2) != 0 ? depth / 2 : 0) + (k >> 2) * 2 + (k & 1);
 }
 
-// What a device does with a floating-point shape; nothing if it has no such instruction.
+// What a device does with a floating-point shape; nothing if it has no such instruction. tf32 is an f32
+// whose low 13 bits do not count.
 constexpr std::optional<FusedRule> fused_rule(Profile profile, const MmaShape& shape) {
   const bool fp8 = is_fp8(shape.a);
+  if (!has_fused_sum(shape.a) || shape.m != 16 || shape.conjunction) {
+    return std::nullopt;
+  }
   const int full = 256 / bits_of(shape.a);
   const bool full_depth = shape.k == full;
-  if (is_integer(shape.a) || shape.saturate || (!full_depth && shape.k != full / 2) ||
+  if (shape.saturate || (!full_depth && shape.k != full / 2) ||
       (fp8 ? !is_fp8(shape.b) : shape.a != shape.b) ||
-      (shape.a == MmaType::bf16 && shape.f16_accumulator)) {
+      (shape.f16_accumulator && (shape.a == MmaType::bf16 || shape.a == MmaType::tf32))) {
     return std::nullopt;
   }
   switch (profile) {

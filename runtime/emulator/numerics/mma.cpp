@@ -24,7 +24,7 @@ void unpack(const Kernels& kernels, const MmaShape& shape, const MmaRegisters& r
 // ---- every shape on every device as a function ---------------------------------------------------------
 
 constexpr auto kShapes = [] {
-  std::array<MmaShape, 54> shapes{};
+  std::array<MmaShape, 56> shapes{};
   std::size_t n = 0;
   for (const auto& [first, second] :
        {std::pair{MmaType::s8, MmaType::u8}, {MmaType::s4, MmaType::u4}}) {
@@ -37,6 +37,9 @@ constexpr auto kShapes = [] {
         }
       }
     }
+  }
+  for (const int k : {4, 8}) {
+    shapes[n++] = {.a = MmaType::tf32, .b = MmaType::tf32, .k = k};
   }
   for (const bool f16 : {false, true}) {
     for (const int k : {8, 16}) {
@@ -65,6 +68,9 @@ void run_integer(MmaRegisters& registers) {
 template <Profile kProfile, std::size_t kIndex>
 void run_fused(MmaRegisters& registers) {
   constexpr FusedRule kRule = *fused_rule(kProfile, kShapes[kIndex]);
+  if constexpr (kShapes[kIndex].a == MmaType::tf32) {  // rare: has no fast kernels
+    return fused_mma_complete(kShapes[kIndex], kRule, registers);
+  }
   if (!fused_mma_fast(tile::host_kernels(), kShapes[kIndex], kRule, registers)) {
     fused_mma_complete(kShapes[kIndex], kRule, registers);
   }
@@ -162,9 +168,16 @@ bool fused_mma_fast(const Kernels& kernels, const MmaShape& shape, const FusedRu
 }
 
 MmaFunction mma_function(Profile profile, const MmaShape& shape) {
+  if (shape.a == MmaType::b1) {
+    return binary_mma_function(shape);
+  }
+  MmaShape wanted = shape;
+  if (shape.m == 8 && is_integer(shape.a) && shape.k * bits_of(shape.a) == 128) {
+    wanted.m = 16;
+  }
   const Routines& routines = routines_of(profile);
   for (std::size_t i = 0; i < kShapes.size(); ++i) {
-    if (kShapes[i] == shape) {
+    if (kShapes[i] == wanted) {
       return routines[i];
     }
   }

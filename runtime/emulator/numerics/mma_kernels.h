@@ -75,4 +75,7 @@ void integer_mma(const tile::Kernels& kernels, const MmaShape& shape, MmaRegiste
 bool fused_mma_fast(const tile::Kernels& kernels, const MmaShape& shape, const FusedRule& rule,
                     MmaRegisters& registers);
 
+// mma.sync of single bits (mma_other.cpp); null if there is no such shape.
+MmaFunction binary_mma_function(const MmaShape& shape);
+
 }  // namespace sagegen::emulator
