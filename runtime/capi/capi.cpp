@@ -343,12 +343,7 @@ sagegen_status sagegen_memory_alloc(sagegen_device* device, size_t bytes, uint64
     need(device, "sagegen_memory_alloc", "device");
     need(address, "sagegen_memory_alloc", "address");
     if (bytes == 0) throw ArgumentError("sagegen_memory_alloc: 0 bytes asked for");
-    DevicePtr data = 0;
-    in_context(device->device, [&](DriverApi& driver) {
-      check(driver, driver.mem_alloc(&data, bytes), "cuMemAlloc",
-            fmt::format("of {} bytes", bytes));
-    });
-    *address = data;
+    *address = allocate_memory(device->device, bytes);
   });
 }
 

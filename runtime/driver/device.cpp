@@ -101,14 +101,22 @@ void Device::Scope::restore() {
 
 // ---- Buffer -------------------------------------------------------------------------------------
 
-// Delegates, so that ~Buffer runs if anything after the allocation throws.
-Buffer::Buffer(const Device& device, std::size_t bytes) : Buffer() {
-  device_ = device;
+DevicePtr allocate_memory(const Device& device, std::size_t bytes) {
+  DevicePtr data = 0;
+  in_context(
+      device,
+      [&](DriverApi& driver) {
+        check(driver, driver.mem_alloc(&data, bytes), "cuMemAlloc",
+              fmt::format("of {} bytes", bytes));
+      },
+      [&](DriverApi& driver) { driver.mem_free(data); });
+  return data;
+}
+
+Buffer::Buffer(const Device& device, std::size_t bytes) : device_(device) {
   if (bytes == 0) return;
-  in_context(device, [&](DriverApi& driver) {
-    check(driver, driver.mem_alloc(&data_, bytes), "cuMemAlloc", fmt::format("of {} bytes", bytes));
-    bytes_ = bytes;
-  });
+  data_ = allocate_memory(device, bytes);
+  bytes_ = bytes;
 }
 
 Buffer::~Buffer() {
@@ -183,15 +191,10 @@ Handle require(Handle handle, const char* what) {
 // Creates a handle; if the caller's context cannot be restored afterwards, destroys it again.
 template <typename Handle, typename Create, typename Destroy>
 Handle create_in_context(const Device& device, Create create, Destroy destroy) {
-  Device::Scope scope(device);
   Handle handle = nullptr;
-  create(device.api(), &handle);
-  try {
-    scope.restore();
-  } catch (...) {
-    destroy(device.api(), handle);
-    throw;
-  }
+  in_context(
+      device, [&](DriverApi& driver) { create(driver, &handle); },
+      [&](DriverApi& driver) { destroy(driver, handle); });
   return handle;
 }
 

@@ -14,6 +14,23 @@ void in_context(const Device& device, Work work) {
   scope.restore();
 }
 
+// The same for work that takes something: undo(DriverApi&) gives it back, while the device's context is
+// current, if the caller's cannot be restored.
+template <typename Work, typename Undo>
+void in_context(const Device& device, Work work, Undo undo) {
+  Device::Scope scope(device);
+  work(device.api());
+  try {
+    scope.restore();
+  } catch (...) {
+    undo(device.api());
+    throw;
+  }
+}
+
+// Device memory of at least one byte, to be freed by the caller. Throws DriverError.
+DevicePtr allocate_memory(const Device& device, std::size_t bytes);
+
 // The same for destructors, where nobody can act on an error. If the context cannot be switched,
 // the driver is most likely shutting down and has freed everything already.
 template <typename Release>

@@ -99,7 +99,7 @@ Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& 
                      .dynamic_smem = dynamic_smem,
                      .param_bytes = param_bytes}) {
   check_shared_memory(device, entry, dynamic_smem);
-  in_context(device, [&](DriverApi& driver) {
+  const auto load = [&](DriverApi& driver) {
     std::string log;
     const Result loaded = driver.module_load(&impl_->module, ptx.c_str(), &log);
     if (loaded != Result::success) log += load_hint(driver, loaded, ptx);
@@ -115,6 +115,9 @@ Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& 
             "cuFuncSetAttribute",
             fmt::format("{} bytes of shared memory for {}", dynamic_smem, entry));
     }
+  };
+  in_context(device, load, [&](DriverApi& driver) {
+    driver.module_unload(std::exchange(impl_->module, nullptr));
   });
 }
 

@@ -119,6 +119,38 @@ TEST_CASE("a call that fails in a destructor is swallowed and costs at most its 
   }
 }
 
+TEST_CASE("nothing is kept if the caller's context is lost meanwhile") {
+  const auto create = [](const Device& device, int what) {
+    if (what == 0) Buffer(device, 256);
+    if (what == 1) Stream{device};
+    if (what == 2) Event{device};
+    if (what == 3) Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8);
+  };
+  for (int what = 0; what < 4; ++what) {
+    INFO("object " << what);
+    int restoring = 0;  // number of the call that makes the caller's context current again
+    for (const bool lost : {false, true}) {
+      const auto driver = driver_in_foreign_context();
+      const Device device(driver, 0);
+      const int before = driver->call_count();
+      if (!lost) {
+        create(device, what);
+        int switches = 0;  // the second restores
+        for (int n = before; n < driver->call_count() && restoring == 0; ++n) {
+          if (driver->calls()[static_cast<std::size_t>(n)] != "cuCtxSetCurrent") continue;
+          if (++switches == 2) restoring = n + 1;
+        }
+        REQUIRE(restoring > 0);
+        continue;
+      }
+      driver->lose_contexts(restoring);
+      CHECK_THROWS_AS(create(device, what), DriverError);
+      CHECK(driver->live() == std::vector<std::string>{"primary context"});
+      CHECK(driver->misuse().empty());
+    }
+  }
+}
+
 TEST_CASE("a failed launch says which kernel and grid") {
   const auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);

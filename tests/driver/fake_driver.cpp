@@ -48,6 +48,12 @@ ContextHandle FakeDriver::current() const {
 Result FakeDriver::begin(const char* call, Needs needs) {
   calls_.emplace_back(call);
   if (static_cast<int>(calls_.size()) == failing_call_) return failure_;
+  const bool about_contexts =
+      std::strcmp(call, "cuCtxSetCurrent") == 0 || std::strcmp(call, "cuCtxGetCurrent") == 0;
+  if (contexts_lost_from_ > 0 && static_cast<int>(calls_.size()) >= contexts_lost_from_ &&
+      about_contexts) {
+    return Result::deinitialized;
+  }
   if (needs == Needs::context) {
     const ContextHandle current = current_[std::this_thread::get_id()];
     if (current != kPrimaryContext || retained_ == 0) {

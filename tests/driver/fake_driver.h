@@ -32,6 +32,8 @@ class FakeDriver : public DriverApi {
  public:
   // ---- what tests set and read ----
   void fail_call(int number, Result result);  // 1-based, over all calls; 0: none
+  // From this call on, contexts can neither be asked for nor switched.
+  void lose_contexts(int from_call) { contexts_lost_from_ = from_call; }
   void set_devices(int count) { devices_ = count; }
   void set_compute_capability(int value) { compute_capability_ = value; }
   void set_smem_optin(int bytes) { smem_optin_ = bytes; }
@@ -126,7 +128,7 @@ class FakeDriver : public DriverApi {
   int threads_per_block_ = 1024;
   std::string jit_log_;
   Result jit_result_ = Result::invalid_ptx;
-  int failing_call_ = 0;
+  int failing_call_ = 0, contexts_lost_from_ = 0;
   Result failure_ = Result::success;
   std::vector<std::string> calls_;
   std::vector<std::string> misuse_;
