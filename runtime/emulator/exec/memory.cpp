@@ -24,6 +24,31 @@ std::shared_ptr<std::uint8_t> zeroed(std::size_t bytes) {
 
 std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
 
+// The ranges of addresses that living memories have.
+class Ranges {
+ public:
+  Address take() {
+    const std::lock_guard lock(mutex_);
+    std::size_t free = 0;
+    while (free < taken_.size() && taken_[free]) ++free;
+    if (free == taken_.size()) taken_.push_back(false);
+    taken_[free] = true;
+    return kGlobalBase + free * kRangeBytes;
+  }
+  void give_back(Address range) {
+    const std::lock_guard lock(mutex_);
+    taken_[(range - kGlobalBase) / kRangeBytes] = false;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<bool> taken_;
+};
+Ranges& ranges() {
+  static Ranges* all = new Ranges;  // never destroyed: memories of static objects come later
+  return *all;
+}
+
 bool starts_after(Address address, const std::shared_ptr<const Allocation>& a) {
   return address < a->base;
 }
@@ -46,11 +71,31 @@ const Allocation* AddressMap::nearest(Address address) const {
 }
 
 DeviceMemory::DeviceMemory(std::size_t capacity_bytes)
-    : capacity_(capacity_bytes), map_(std::make_shared<AddressMap>()) {}
+    : capacity_(capacity_bytes),
+      ranges_{ranges().take()},
+      next_(ranges_.back()),
+      map_(std::make_shared<AddressMap>()) {}
+
+DeviceMemory::~DeviceMemory() {
+  for (const Address range : ranges_) ranges().give_back(range);
+}
+
+AddressMap& DeviceMemory::own_map() {
+  if (snapshots_) {
+    map_ = std::make_shared<AddressMap>(*map_);
+    moved_ += map_->allocations_.size();
+    snapshots_ = false;
+  }
+  return *map_;
+}
 
 Address DeviceMemory::allocate(std::size_t bytes) {
   std::lock_guard lock(mutex_);
-  if (bytes == 0 || bytes > capacity_ - used_) return 0;
+  if (bytes == 0 || bytes > capacity_ - used_ || bytes > kRangeBytes - kRedZone) return 0;
+  if (next_ - ranges_.back() > kRangeBytes - kRedZone - bytes) {
+    ranges_.push_back(ranges().take());
+    next_ = ranges_.back();
+  }
   // One block holds data and shadow, so that both live and die together.
   std::size_t shadow_offset = round_up(bytes, kAlignment);
   std::shared_ptr<std::uint8_t> block = zeroed(shadow_offset + bytes);
@@ -63,9 +108,11 @@ Address DeviceMemory::allocate(std::size_t bytes) {
   // Poison: a pattern that is a NaN in every float format and an implausible integer.
   if (bytes < kHuge) std::memset(allocation->data, 0xff, bytes);
 
-  auto map = std::make_shared<AddressMap>(*map_);
-  map->allocations_.push_back(std::move(allocation));  // addresses only grow: still sorted
-  map_ = std::move(map);
+  auto& list = own_map().allocations_;
+  // Nearly always at the end: addresses grow inside a range.
+  const auto after = std::upper_bound(list.begin(), list.end(), next_, starts_after);
+  moved_ += static_cast<std::size_t>(list.end() - after);
+  list.insert(after, std::move(allocation));
   Address base = next_;
   next_ = round_up(next_ + bytes + kRedZone, kAlignment);
   used_ += bytes;
@@ -74,24 +121,30 @@ Address DeviceMemory::allocate(std::size_t bytes) {
 
 bool DeviceMemory::release(Address base) {
   std::lock_guard lock(mutex_);
-  auto map = std::make_shared<AddressMap>(*map_);
-  auto& list = map->allocations_;
-  auto it = std::find_if(list.begin(), list.end(),
-                         [&](const auto& a) { return a->base == base && !a->freed; });
-  if (it == list.end()) return false;
+  const Allocation* allocation = map_->find(base);
+  if (allocation == nullptr || allocation->base != base || allocation->freed) return false;
+  AddressMap& map = own_map();
+  auto it = std::prev(
+      std::upper_bound(map.allocations_.begin(), map.allocations_.end(), base, starts_after));
   auto tombstone = std::make_shared<Allocation>();
   tombstone->base = (*it)->base;
   tombstone->bytes = (*it)->bytes;
   tombstone->freed = true;
   used_ -= (*it)->bytes;
   *it = std::move(tombstone);
-  std::size_t freed =
-      std::count_if(list.begin(), list.end(), [](const auto& a) { return a->freed; });
-  if (freed > kQuarantine) {
-    list.erase(std::find_if(list.begin(), list.end(), [](const auto& a) { return a->freed; }));
-  }
-  map_ = std::move(map);
+  if (++freed_ > 2 * kQuarantine) forget_oldest(map);
   return true;
+}
+
+// Many at once, so that a release costs next to nothing on average.
+void DeviceMemory::forget_oldest(AddressMap& map) {
+  auto& list = map.allocations_;
+  moved_ += list.size();
+  std::erase_if(list, [&](const auto& a) {
+    if (!a->freed || freed_ <= kQuarantine) return false;
+    --freed_;
+    return true;
+  });
 }
 
 std::string DeviceMemory::locate(Address address, std::size_t bytes,
@@ -139,6 +192,16 @@ std::string DeviceMemory::fill(Address to, std::uint8_t value, std::size_t bytes
   return {};
 }
 
+DeviceMemory::Undefined DeviceMemory::undefined(Address from, std::size_t bytes) const {
+  std::lock_guard lock(mutex_);
+  const Allocation* allocation = map_->find(from);
+  if (allocation == nullptr || allocation->freed || allocation->assumed_defined) return {};
+  const std::uint8_t* begin = allocation->written + (from - allocation->base);
+  const std::uint8_t* first = std::find(begin, begin + bytes, std::uint8_t{0});
+  return {static_cast<std::size_t>(std::count(first, begin + bytes, std::uint8_t{0})),
+          from + static_cast<Address>(first - begin)};
+}
+
 void DeviceMemory::assume_defined() {
   std::lock_guard lock(mutex_);
   for (const auto& allocation : map_->allocations_) {
@@ -153,12 +216,19 @@ std::shared_ptr<const AddressMap> DeviceMemory::snapshot_with_shadows() {
     std::memset(allocation->written, 1, allocation->bytes);
     allocation->assumed_defined = false;
   }
+  snapshots_ = true;
   return map_;
 }
 
 std::shared_ptr<const AddressMap> DeviceMemory::snapshot() const {
   std::lock_guard lock(mutex_);
+  snapshots_ = true;
   return map_;
+}
+
+std::uint64_t DeviceMemory::entries_moved() const {
+  std::lock_guard lock(mutex_);
+  return moved_;
 }
 
 std::size_t DeviceMemory::used_bytes() const {

@@ -1,7 +1,8 @@
 // The emulated device's global memory: allocations at 64-bit emulated addresses, never host pointers.
 //
-// Addresses are never handed out twice, so a use after free is always told from a wild access, and
-// allocations are surrounded by red zones. Every byte has a shadow that says whether it was ever
+// Memories that live at the same time have addresses of their own, so that a pointer of one device is a
+// wild one on the other, as on a machine with several GPUs. A memory hands out no address twice, so a use
+// after free is always told from a wild access, and allocations are surrounded by red zones. Every byte has a shadow that says whether it was ever
 // written. Host calls (allocate, release, copies) may come from many threads; launches work on a
 // snapshot of the address map, so a concurrent allocation or release never moves memory under them.
 #pragma once
@@ -30,6 +31,8 @@ inline constexpr Address kSharedStart =
 inline constexpr Address kLocalStart = 256;
 inline constexpr std::size_t kRedZone = std::size_t{1}
                                         << 20;  // between allocations; costs no memory
+// Addresses are given to memories in ranges of this size, from kGlobalBase on.
+inline constexpr Address kRangeBytes = Address{1} << 36;
 
 struct Allocation {
   Address base = 0;
@@ -60,6 +63,9 @@ class AddressMap {
 class DeviceMemory {
  public:
   explicit DeviceMemory(std::size_t capacity_bytes);
+  ~DeviceMemory();
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
 
   // A new allocation, undefined, aligned to 256 bytes. 0 if bytes is 0 or the capacity is exhausted.
   // It holds poison; zeros if it is huge, so that untouched pages cost nothing.
@@ -72,6 +78,13 @@ class DeviceMemory {
   std::string write(Address to, const void* from, std::size_t bytes);
   std::string read(void* to, Address from, std::size_t bytes) const;
   std::string fill(Address to, std::uint8_t value, std::size_t bytes);
+  // How many bytes of the range, which lies inside one live allocation, hold no defined data, and where
+  // the first of them is.
+  struct Undefined {
+    std::size_t bytes = 0;
+    Address first = 0;
+  };
+  Undefined undefined(Address from, std::size_t bytes) const;
 
   // Declares all live memory defined: what a launch without checks leaves behind.
   void assume_defined();
@@ -81,15 +94,25 @@ class DeviceMemory {
   std::shared_ptr<const AddressMap> snapshot_with_shadows();
   std::size_t capacity_bytes() const { return capacity_; }
   std::size_t used_bytes() const;
+  // Work beyond the calls' own: entries of the address map that were copied, since somebody holds a
+  // snapshot of it, or that were moved.
+  std::uint64_t entries_moved() const;
 
  private:
+  // The map, to be changed: a copy of it if there may be snapshots.
+  AddressMap& own_map();
+  void forget_oldest(AddressMap& map);
   std::string locate(Address address, std::size_t bytes, const Allocation** found) const;
 
   std::size_t capacity_;
   mutable std::mutex mutex_;
   std::size_t used_ = 0;
-  Address next_ = kGlobalBase;
-  std::shared_ptr<const AddressMap> map_;
+  std::vector<Address> ranges_;     // of kRangeBytes; the last one is in use
+  Address next_ = 0;                // in it
+  std::size_t freed_ = 0;           // entries of the map that are
+  std::uint64_t moved_ = 0;         // see entries_moved()
+  mutable bool snapshots_ = false;  // of map_ as it is
+  std::shared_ptr<AddressMap> map_;
 };
 
 // "0x700000000010, 16 bytes past the end of the 256 bytes allocated at 0x700000000000", and the like.
