@@ -515,8 +515,8 @@ TEST_CASE("launch limits") {
   CHECK(device.api->launch(fill, {}, {}, 0, nullptr, hole) == Result::invalid_value);
 }
 
-TEST_CASE("registers limit the block") {
-  // 160 values live at once: 1024 threads of them do not fit 65536 registers, 384 do.
+TEST_CASE("an estimate of registers refuses no launch, the bounds of the text do") {
+  // 160 values live at once in the text. How many registers that takes is the assembler's affair.
   std::string loads;
   std::string stores;
   for (int i = 0; i < 160; ++i) {
@@ -526,7 +526,10 @@ TEST_CASE("registers limit the block") {
   }
   const OnDevice device;
   const FunctionHandle k = device.function(
-      device.load(broken_module(".reg .b32 %q<160>; ld.param.b64 %rd1, [p];\n" + loads + stores)),
+      device.load(broken_module(".reg .b32 %q<160>; .reg .pred %qp; .reg .b32 %qt;\n"
+                                "mov.u32 %qt, %tid.x; setp.ne.u32 %qp, %qt, 0; @%qp ret;\n"
+                                "ld.param.b64 %rd1, [p];\n" +
+                                loads + stores)),
       "k");
   int value = 0;
   REQUIRE(device.api->function_attribute(&value, FunctionAttribute::num_regs, k) ==
@@ -535,12 +538,89 @@ TEST_CASE("registers limit the block") {
   CHECK(value <= 170);
   REQUIRE(device.api->function_attribute(&value, FunctionAttribute::max_threads_per_block, k) ==
           Result::success);
-  CHECK(value == 384);
+  CHECK(value == 1024);
   DevicePtr p = device.allocate(640);
+  REQUIRE(device.api->fill_bytes(p, 1, 640, nullptr) == Result::success);
   void* params[] = {&p};
-  CHECK(device.api->launch(k, {}, {.x = 512, .y = 1, .z = 1}, 0, nullptr, params) ==
-        Result::launch_out_of_resources);
-  CHECK_THAT(device.api->last_error_detail(), Contains("registers"));
+  CHECK(device.api->launch(k, {}, {.x = 1024, .y = 1, .z = 1}, 0, nullptr, params) ==
+        Result::success);
+
+  const auto bounded = [&](const char* bound, unsigned threads) {
+    const std::string text = std::string(".version 8.4\n.target sm_80\n.address_size 64\n") +
+                             ".visible .entry b() " + bound + " { ret; }\n";
+    const FunctionHandle b = device.function(device.load(text), "b");
+    return device.api->launch(b, {}, {.x = threads, .y = 1, .z = 1}, 0, nullptr, nullptr);
+  };
+  CHECK(bounded(".maxntid 64", 64) == Result::success);
+  CHECK(bounded(".maxntid 64", 32) == Result::success);
+  CHECK(bounded(".maxntid 64", 96) == Result::invalid_value);
+  CHECK_THAT(device.api->last_error_detail(), Contains("at most 64"));
+  CHECK(bounded(".maxntid 512 .maxnreg 255", 512) == Result::success);
+  CHECK(bounded(".reqntid 64", 64) == Result::success);
+  CHECK(bounded(".reqntid 64", 96) == Result::invalid_value);
+  CHECK(bounded(".reqntid 64", 32) == Result::invalid_value);
+  CHECK_THAT(device.api->last_error_detail(), Contains("no fewer"));
+}
+
+TEST_CASE("findings that come again are counted, and their number is bounded") {
+  const OnDevice device;
+  const DevicePtr fresh = device.allocate(4096);
+  std::vector<unsigned char> host(4096);
+  for (int i = 0; i < 1000; ++i) {
+    REQUIRE(device.api->copy_to_host(host.data(), fresh, 4096, nullptr) == Result::success);
+  }
+  REQUIRE(device.api->findings().size() == 1);
+  CHECK(device.api->findings()[0].count == 1000);
+  for (int i = 0; i < 1000; ++i) {  // each is another one
+    REQUIRE(device.api->copy_to_host(host.data(), fresh + i, 1, nullptr) == Result::success);
+  }
+  CHECK(device.api->findings().size() == 256);
+  device.api->clear_findings();
+
+  const FunctionHandle k = device.function(
+      device.load(broken_module("ld.param.b64 %rd1, [p];\nld.global.b32 %r1, [%rd1+4096];\n"
+                                "st.global.b32 [%rd1+4097], %r1;")),
+      "k");
+  DevicePtr p = fresh;
+  void* params[] = {&p};
+  for (int i = 0; i < 3; ++i) {
+    CHECK(device.api->launch(k, {}, {.x = 32, .y = 1, .z = 1}, 0, nullptr, params) ==
+          Result::illegal_address);
+    // All of them, in the order of the program.
+    const std::string detail = device.api->last_error_detail();
+    CHECK_THAT(detail, StartsWith("k, PTX line 7: out-of-bounds: ") && Contains("(32 times)") &&
+                           Contains("\nk, PTX line 8: misaligned: "));
+  }
+  REQUIRE(device.api->findings().size() == 2);
+  CHECK(device.api->findings()[0].count == 96);
+}
+
+TEST_CASE("devices and emulators have addresses of their own") {
+  const OnDevice one;
+  const OnDevice other;  // of another emulator
+  const DevicePtr mine = one.allocate(256);
+  const DevicePtr theirs = other.allocate(256);
+  CHECK(mine != theirs);
+  std::vector<unsigned char> host(256);
+  CHECK(one.api->copy_to_host(host.data(), theirs, 256, nullptr) == Result::invalid_value);
+  CHECK(one.api->mem_free(theirs) == Result::invalid_value);
+
+  // Of one emulator, too: a kernel that gets the other device's tensor does not find it.
+  ContextHandle context = nullptr;
+  ContextHandle before = nullptr;
+  REQUIRE(one.api->get_current(&before) == Result::success);
+  REQUIRE(one.api->primary_context_retain(&context, 0) == Result::success);
+  REQUIRE(one.api->set_current(context) == Result::success);
+  DevicePtr second = 0;
+  REQUIRE(one.api->mem_alloc(&second, 256) == Result::success);
+  REQUIRE(one.api->set_current(before) == Result::success);
+  CHECK(second != mine);
+  const FunctionHandle k = one.function(
+      one.load(broken_module("ld.param.b64 %rd1, [p];\nld.global.b32 %r1, [%rd1];")), "k");
+  void* params[] = {&second};
+  CHECK(one.api->launch(k, {}, {.x = 32, .y = 1, .z = 1}, 0, nullptr, params) ==
+        Result::illegal_address);
+  CHECK(one.api->primary_context_release(0) == Result::success);
 }
 
 TEST_CASE("findings make a launch fail, with the reports") {
@@ -548,7 +628,7 @@ TEST_CASE("findings make a launch fail, with the reports") {
   const auto run = [&](const std::string& body, DevicePtr p) {
     const FunctionHandle k = device.function(device.load(broken_module(body)), "k");
     void* params[] = {&p};
-    return device.api->launch(k, {}, {.x = 64, .y = 1, .z = 1}, 0, nullptr, params);
+    return device.api->launch(k, {}, {.x = 32, .y = 1, .z = 1}, 0, nullptr, params);
   };
   const DevicePtr live = device.allocate(256);
   REQUIRE(device.api->fill_bytes(live, 0, 256, nullptr) == Result::success);

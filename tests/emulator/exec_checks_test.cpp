@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <catch2/catch.hpp>
+#include <set>
 
 #include "tests/emulator/exec_fixture.h"
 
@@ -127,6 +128,46 @@ TEST_CASE("use after free") {
   for (int i = 0; i < 10; ++i) CHECK(bench.memory.allocate(16) != at);
 }
 
+TEST_CASE("many live allocations: a call does not touch all of them") {
+  constexpr std::size_t kMany = 20000;
+  DeviceMemory memory(std::size_t{1} << 30);
+  std::vector<Address> live;
+  for (std::size_t i = 0; i < kMany; ++i) live.push_back(memory.allocate(16));
+  const auto snapshot = memory.snapshot();
+  for (std::size_t i = 0; i < kMany; ++i) {
+    REQUIRE(memory.release(live[i % 2 == 0 ? i / 2 : kMany - 1 - i / 2]));
+  }
+  // Once for the snapshot, and a few times to forget what was freed long ago.
+  CHECK(memory.entries_moved() < 6 * kMany);
+  CHECK(memory.used_bytes() == 0);
+  CHECK(snapshot->find(live[7]) != nullptr);
+  CHECK_FALSE(snapshot->find(live[7])->freed);
+  CHECK_FALSE(memory.release(live[7]));
+  CHECK_FALSE(memory.release(live[kMany - 1]));
+}
+
+TEST_CASE("memories that live at the same time share no address, however many they hand out") {
+  const auto apart = [](Address a, Address b) { return a / kRangeBytes != b / kRangeBytes; };
+  DeviceMemory one(std::size_t{1} << 30), two(std::size_t{1} << 30);
+  const Address first = one.allocate(16);
+  CHECK(apart(first, two.allocate(16)));
+  {
+    DeviceMemory third(16);
+    CHECK(apart(third.allocate(16), first));
+  }
+  // More than fit one range, red zones included: the next range is nobody else's.
+  std::set<Address> of_one, of_two;
+  for (Address i = 0; i < kRangeBytes / kRedZone + 2; ++i) {
+    of_one.insert(one.allocate(16) / kRangeBytes);
+    of_two.insert(two.allocate(16) / kRangeBytes);
+  }
+  CHECK(of_one.size() == 2);
+  CHECK(of_two.size() == 2);
+  for (const Address range : of_one) CHECK_FALSE(of_two.contains(range));
+  CHECK(one.release(first));
+  CHECK_FALSE(two.release(first));
+}
+
 TEST_CASE("misaligned") {
   CHECK(check_of("ld.global.b64 %d9, [%d20+8];") == "");
   CHECK(check_of("ld.global.b64 %d9, [%d20+4];") == "misaligned");
@@ -221,6 +262,270 @@ TEST_CASE("undefined data in matrix instructions") {
   CHECK(check_of(tile + "setp.ne.u32 %p2, %w1, 14; @%p2 st.global.b32 [%d2], %w4;", 1, 32) ==
         "");  // row 3, third word: lane 14
   CHECK(check_of(tile + "st.global.b32 [%d2], %w4;", 1, 32) == "uninitialized");
+}
+
+// ---- undefined operands that do not decide -----------------------------------------------------------
+
+TEST_CASE("an undefined operand that does not decide leaves the result defined") {
+  // Stores %w4, which must be defined (or not) although %w9, %w8, %h9, %d9 and %p9 are not.
+  const auto stored = [](const std::string& body) {
+    return check_of("mov.b32 %w10, 0; setp.eq.u32 %p1, %w1, %w1; setp.ne.u32 %p2, %w1, %w1; " +
+                    body + " st.global.b32 [%d2], %w4;");
+  };
+  const auto decided = [](const std::string& predicate) {
+    return check_of("setp.eq.u32 %p1, %w1, %w1; setp.ne.u32 %p2, %w1, %w1; " + predicate +
+                    " @%p3 mov.b32 %w4, 1;");
+  };
+  struct Pair {
+    const char* fine;
+    const char* wrong;
+  };
+  const Pair values[] = {
+      {"selp.b32 %w4, %w1, %w9, %p1;", "selp.b32 %w4, %w1, %w9, %p2;"},
+      {"selp.b32 %w4, %w9, %w1, %p2;", "selp.b32 %w4, %w1, %w3, %p9;"},
+      {"selp.b32 %w4, %w1, %w9, !%p2;", "selp.b32 %w4, %w1, %w9, !%p1;"},
+      {"selp.b32 %w4, %w1, %w1, %p9;", "selp.b32 %w4, %w9, %w9, %p1;"},  // both sides are the same
+      {"slct.b32.s32 %w4, %w1, %w9, 0;", "slct.b32.s32 %w4, %w1, %w9, -1;"},
+      {"slct.b32.f32 %w4, %w9, %w1, 0fBF800000;", "slct.b32.f32 %w4, %w1, %w10, %w9;"},
+      {"and.b32 %w4, %w9, 0;", "and.b32 %w4, %w9, 1;"},
+      {"and.b32 %w5, %w9, 0xff; shr.u32 %w4, %w5, 8;",
+       "and.b32 %w5, %w9, 0x1ff; shr.u32 %w4, %w5, 8;"},
+      {"or.b32 %w4, %w9, -1;", "or.b32 %w4, %w9, 0xffff;"},
+      {"not.b32 %w5, %w9; and.b32 %w4, %w5, 0;", "not.b32 %w4, %w9;"},
+      {"xor.b32 %w5, %w9, %w1; and.b32 %w4, %w5, %w10;", "xor.b32 %w4, %w9, %w1;"},
+      {"lop3.b32 %w4, %w9, %w8, 0, 0x80;", "lop3.b32 %w4, %w9, %w8, -1, 0x80;"},  // a & b & c
+      {"lop3.b32 %w4, %w1, %w9, 0, 0xa8;", "lop3.b32 %w4, %w1, %w9, -1, 0xa8;"},  // (a | b) & c
+      {"mul.lo.u32 %w4, %w9, 0;", "mul.lo.u32 %w4, %w9, 2;"},
+      {"mul.hi.s32 %w4, %w10, %w9;", "mul.hi.s32 %w4, 1, %w9;"},
+      {"mad.lo.u32 %w4, %w9, %w10, %w1;", "mad.lo.u32 %w4, %w9, %w10, %w8;"},
+      {"mul.wide.u32 %d8, %w9, 0; cvt.u32.u64 %w4, %d8;",
+       "mul.wide.u32 %d8, %w9, 1; cvt.u32.u64 %w4, %d8;"},
+      {"mul.lo.u32 %w5, %w9, 256; and.b32 %w4, %w5, 0xff;",
+       "mul.lo.u32 %w5, %w9, 128; and.b32 %w4, %w5, 0xff;"},
+      {"shl.b32 %w5, %w9, 8; add.u32 %w5, %w5, 3; and.b32 %w4, %w5, 0xff;",
+       "shl.b32 %w5, %w9, 8; sub.u32 %w5, 3, %w5; and.b32 %w4, %w5, 0x100;"},
+      {"dp4a.u32.u32 %w4, %w9, 0, %w1;", "dp4a.u32.u32 %w4, %w9, 0x100, %w1;"},
+      {"min.u32 %w4, %w9, 0;", "min.s32 %w4, %w9, 0;"},
+      {"max.s32 %w4, 0x7fffffff, %w9;", "max.u32 %w4, 0x7fffffff, %w9;"},
+      {"shl.b32 %w4, %w9, 32;", "shl.b32 %w4, %w9, 31;"},
+      {"shr.u32 %w4, %w9, 40;", "shr.s32 %w4, %w9, 40;"},
+      {"shl.b32 %w5, %w9, 16; and.b32 %w5, %w5, 0xffff; shl.b32 %w4, %w1, %w5;",
+       "shl.b32 %w4, %w1, %w9;"},
+      {"shf.r.clamp.b32 %w4, %w9, %w1, 32;", "shf.r.clamp.b32 %w4, %w9, %w1, 31;"},
+      {"bfe.u32 %w4, %w9, 3, 0;", "bfe.u32 %w4, %w9, 3, 1;"},
+      {"mov.b32 %w5, {%h3, %h9}; bfe.s32 %w4, %w5, 0, 16;",
+       "mov.b32 %w5, {%h3, %h9}; bfe.s32 %w4, %w5, 0, 17;"},
+      {"bfi.b32 %w4, %w9, %w1, 4, 0;", "bfi.b32 %w4, %w9, %w1, 4, 1;"},
+      {"bfi.b32 %w4, %w1, %w9, 0, 32;", "bfi.b32 %w4, %w1, %w9, 0, 31;"},
+      {"brev.b32 %w5, %w9; and.b32 %w4, %w5, 0;", "brev.b32 %w4, %w9;"},
+      {"or.b32 %w5, %w9, 0x80000000; clz.b32 %w4, %w5;", "or.b32 %w5, %w9, 1; clz.b32 %w4, %w5;"},
+      {"or.b32 %w5, %w9, 4; cnot.b32 %w4, %w5;", "cnot.b32 %w4, %w9;"},
+      {"prmt.b32 %w4, %w1, %w9, 0x3210;", "prmt.b32 %w4, %w1, %w9, 0x3214;"},
+      {"mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0x4410;",
+       "mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0x4420;"},
+      {"mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0x9999;",
+       "mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0xbbbb;"},
+      // Halves and bytes that are put together and taken apart.
+      {"mov.b32 %w5, {%h3, %h9}; mov.b32 {%h4, %h5}, %w5; cvt.u32.u16 %w4, %h4;",
+       "mov.b32 %w5, {%h3, %h9}; mov.b32 {%h4, %h5}, %w5; cvt.u32.u16 %w4, %h5;"},
+      {"mov.b64 %d8, {%w1, %w9}; mov.b64 {%w4, %w5}, %d8;",
+       "mov.b64 %d8, {%w1, %w9}; mov.b64 {%w5, %w4}, %d8;"},
+      {"mov.b64 %d8, {%w9, %w1}; shr.u64 %d8, %d8, 32; cvt.u32.u64 %w4, %d8;",
+       "mov.b64 %d8, {%w9, %w1}; cvt.u32.u64 %w4, %d8;"},
+      {"mov.b64 %d8, {%h3, %h9, %h3, %h9}; mov.b64 {%h4, %h5, %h6, %h7}, %d8; mov.b32 %w4, {%h4, "
+       "%h6};",
+       "mov.b64 %d8, {%h3, %h9, %h3, %h9}; mov.b64 {%h4, %h5, %h6, %h7}, %d8; mov.b32 %w4, {%h4, "
+       "%h7};"},
+      {"mov.b32 %w5, {%h3, %h9}; mov.b32 %w6, %w5; and.b32 %w4, %w6, 0xffff;",
+       "mov.b32 %w5, {%h3, %h9}; mov.b32 %w4, %w5;"},
+      {"mov.b32 %w5, {%h3, %h9}; add.rn.f16x2 %w5, %w5, %w1; cvt.u32.u16 %w4, %w5;",
+       "mov.b32 %w5, {%h3, %h9}; add.rn.f16x2 %w5, %w5, %w1; shr.u32 %w4, %w5, 16;"},
+      {"mov.b64 %d8, {%w1, %w9}; add.rn.f32x2 %d8, %d8, %d8; cvt.u32.u64 %w4, %d8;",
+       "mov.b64 %d8, {%w1, %w9}; add.rn.f32x2 %d8, %d8, %d8; shr.u64 %d8, %d8, 32; cvt.u32.u64 "
+       "%w4, %d8;"},
+      {"cvt.rn.f16x2.f32 %w5, %w9, %w1; and.b32 %w4, %w5, 0xffff;",
+       "cvt.rn.f16x2.f32 %w5, %w9, %w1; shr.u32 %w4, %w5, 16;"},
+      {"cvt.rn.satfinite.e4m3x2.f32 %h4, %w1, %w9; cvt.u32.u16 %w5, %h4; shr.u32 %w4, %w5, 8;",
+       "cvt.rn.satfinite.e4m3x2.f32 %h4, %w1, %w9; cvt.u32.u16 %w4, %h4;"},
+      {"cvt.rn.satfinite.e4m3x2.f32 %h4, %w9, %w1; cvt.rn.f16x2.e4m3x2 %w5, %h4; cvt.u32.u16 %w4, "
+       "%w5;",
+       "cvt.rn.satfinite.e4m3x2.f32 %h4, %w9, %w1; cvt.rn.f16x2.e4m3x2 %w4, %h4;"},
+      {"mov.b32 %w5, {%h3, %h9}; cvt.u32.u8 %w4, %w5;",
+       "mov.b32 %w5, {%h9, %h3}; cvt.u32.u8 %w4, %w5;"},
+      {"mov.b32 %w5, {%h3, %h9}; cvt.rn.f32.u16 %w4, %w5;",
+       "mov.b32 %w5, {%h3, %h9}; cvt.rn.f32.u32 %w4, %w5;"},
+      // Through memory and between lanes.
+      {"mov.b32 %w5, {%h3, %h9}; st.shared.b32 [%d4], %w5; ld.shared.u16 %w4, [%d4];",
+       "mov.b32 %w5, {%h3, %h9}; st.shared.b32 [%d4], %w5; ld.shared.u16 %w4, [%d4+2];"},
+      {"mov.b32 %w5, {%h3, %h9}; st.local.b32 [l], %w5; ld.local.s8 %w4, [l+1];",
+       "mov.b32 %w5, {%h3, %h9}; st.local.b32 [l], %w5; ld.local.s8 %w4, [l+2];"},
+      {"st.shared.b8 [%d4], %w1; ld.shared.b32 %w5, [%d4]; and.b32 %w4, %w5, 0xff;",
+       "st.shared.b8 [%d4], %w1; ld.shared.b32 %w5, [%d4]; and.b32 %w4, %w5, 0x1ff;"},
+      {"st.shared.b16 [%d4+2], %h3; ld.shared.b32 %w5, [%d4]; shr.u32 %w4, %w5, 16;",
+       "st.shared.b16 [%d4+2], %h3; ld.shared.b32 %w4, [%d4];"},
+      {"mov.b32 %w5, {%h3, %h9}; shfl.sync.bfly.b32 %w5, %w5, 1, 31, -1; and.b32 %w4, %w5, 0xffff;",
+       "mov.b32 %w5, {%h3, %h9}; shfl.sync.bfly.b32 %w5, %w5, 1, 31, -1; and.b32 %w4, %w5, "
+       "0x1ffff;"},
+      {"vote.sync.ballot.b32 %w5, %p9, -1; and.b32 %w4, %w5, 0;",
+       "vote.sync.ballot.b32 %w4, %p9, -1;"},
+  };
+  for (const Pair& pair : values) {
+    const std::string halves = "cvt.u16.u32 %h3, %w1; ";
+    INFO(pair.fine);
+    CHECK(stored(halves + pair.fine) == "");
+    INFO(pair.wrong);
+    CHECK(stored(halves + pair.wrong) == "uninitialized");
+  }
+  const Pair predicates[] = {
+      {"and.pred %p3, %p2, %p9;", "and.pred %p3, %p1, %p9;"},
+      {"and.pred %p3, %p9, !%p1;", "and.pred %p3, %p9, !%p2;"},
+      {"or.pred %p3, %p1, %p9;", "or.pred %p3, %p2, %p9;"},
+      {"xor.pred %p3, %p1, %p2;", "xor.pred %p3, %p1, %p9;"},
+      {"setp.gt.and.s32 %p3, %w9, 3, %p2;", "setp.gt.and.s32 %p3, %w9, 3, %p1;"},  // ok && v > 3
+      {"setp.gt.or.s32 %p3, %w9, 3, %p1;", "setp.gt.or.s32 %p3, %w9, 3, %p2;"},
+      {"setp.gt.and.f32 %p3, %w9, 0f40000000, %p2;", "setp.gt.and.f32 %p3, %w9, 0f40000000, %p1;"},
+      {"setp.ne.and.s32 %p3, %w1, %w1, %p9;", "setp.eq.and.s32 %p3, %w1, %w1, %p9;"},
+      {"setp.gt.and.f32 %p3, 0f3F800000, 0f40000000, %p9;",
+       "setp.lt.and.f32 %p3, 0f3F800000, 0f40000000, %p9;"},
+      {"setp.lt.or.f32 %p3, 0f3F800000, 0f40000000, !%p9;",
+       "setp.gt.or.f32 %p3, 0f3F800000, 0f40000000, !%p9;"},
+      {"setp.ge.u32 %p3, %w9, 0;", "setp.ge.s32 %p3, %w9, 0;"},
+      {"and.b32 %w5, %w9, 7; setp.lt.s32 %p3, %w5, 8;",
+       "and.b32 %w5, %w9, 8; setp.lt.s32 %p3, %w5, 8;"},
+      {"or.b32 %w5, %w9, 1; setp.eq.u32 %p3, %w5, 0;",
+       "or.b32 %w5, %w9, 1; setp.eq.u32 %p3, %w5, 1;"},
+      {"setp.gt.and.s32 %p4|%p3, %w1, 1000, %p2;", "setp.gt.and.s32 %p4|%p3, %w9, 1000, %p1;"},
+      {"vote.sync.any.pred %p3, %p1, -1;", "vote.sync.any.pred %p3, %p9, -1;"},
+  };
+  for (const Pair& pair : predicates) {
+    INFO(pair.fine);
+    CHECK(decided(pair.fine) == "");
+    INFO(pair.wrong);
+    CHECK(decided(pair.wrong) == "uninitialized");
+  }
+  // One lane with a value decides for all; lanes without one do not.
+  const std::string some = "setp.lt.u32 %p4, %w1, 3; @%p4 setp.eq.u32 %p9, %w1, %w1; ";
+  CHECK(check_of(some + "vote.sync.any.pred %p3, %p9, -1; @%p3 mov.b32 %w4, 1;", 1, 32) == "");
+  CHECK(check_of(some + "vote.sync.all.pred %p3, %p9, -1; @%p3 mov.b32 %w4, 1;", 1, 32) ==
+        "uninitialized");
+  CHECK(check_of(some + "vote.sync.all.pred %p3, !%p9, -1; @%p3 mov.b32 %w4, 1;", 1, 32) == "");
+}
+
+TEST_CASE("operands that are moved keep their values, also where an instruction names one twice") {
+  // The marks of undefined bits go through the registers themselves.
+  Bench bench;
+  bench.kernel(std::string(kPreamble) + R"(
+    cvt.u16.u32 %h3, %w1; mov.b32 %w5, {%h3, %h9}; mov.b32 %w8, %w1;
+    prmt.b32 %w6, %w5, %w5, 0x5410; shl.b32 %w5, %w5, 16; shf.l.wrap.b32 %w7, %w8, %w9, %w8;
+    and.b32 %w7, %w7, 0; st.global.v4.b32 [%d7], {%w5, %w6, %w7, %w8};)",
+               1, ".shared .align 16 .b8 s[16384];");
+  const Address out = bench.upload(std::vector<u32>(128, 0));
+  const LaunchReport report = bench.run(1, 32, {out});
+  INFO(messages(report));
+  CHECK(report.findings.empty());
+  const auto got = bench.download<u32>(out, 128);
+  for (u32 t = 0; t < 32; ++t) {
+    CHECK(got[4 * t] == t << 16);
+    CHECK(got[4 * t + 1] == (t | t << 16));
+    CHECK(got[4 * t + 2] == 0);
+    CHECK(got[4 * t + 3] == t);
+  }
+}
+
+TEST_CASE("undefined rows and columns of a matrix product are those of the result, no more") {
+  struct Kind {
+    const char* name;
+    int a, b, c;  // registers
+    int halves;   // elements of C in a register
+  };
+  const Kind kinds[] = {{"m16n8k32.row.col.s32.s8.s8.s32", 4, 2, 4, 1},
+                        {"m16n8k16.row.col.s32.s8.s8.s32", 2, 1, 4, 1},
+                        {"m16n8k16.row.col.f32.f16.f16.f32", 4, 2, 4, 1},
+                        {"m16n8k8.row.col.f32.bf16.bf16.f32", 2, 1, 4, 1},
+                        {"m16n8k32.row.col.f32.e4m3.e4m3.f32", 4, 2, 4, 1},
+                        {"m16n8k64.row.col.s32.s4.s4.s32", 4, 2, 4, 1},
+                        {"m16n8k16.row.col.f16.f16.f16.f16", 4, 2, 2, 2}};
+  const auto registers = [](int first, int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += fmt::format("{}%w{}", i > 0 ? "," : "", first + i);
+    return text;
+  };
+  // Runs the product with register `hole` undefined in the lanes where `lanes` holds; stores of D what
+  // the predicate %p3 of each register says, and nothing else.
+  struct Element {
+    int row, column;
+  };
+  for (const Kind& kind : kinds) {
+    // Which elements of D are undefined, as the program sees it: register, lane, half.
+    const auto undefined = [&](int hole, int lane) {
+      std::vector<Element> found;
+      for (int i = 0; i < kind.c; ++i) {
+        for (int half = 0; half < kind.halves; ++half) {
+          for (int reader = 0; reader < 32; ++reader) {
+            std::string body;
+            for (int r = 0; r < 10; ++r) {
+              body += r == hole ? fmt::format("setp.ne.u32 %p1, %w1, {}; @%p1 mov.b32 %w{}, 0;",
+                                              lane, 20 + r)
+                                : fmt::format("mov.b32 %w{}, 0;", 20 + r);
+            }
+            body += fmt::format(
+                "\nmma.sync.aligned.{} {{{}}}, {{{}}}, {{{}}}, {{{}}};\nsetp.eq.u32 %p2, %w1, {};",
+                kind.name, registers(30, kind.c), registers(20, kind.a), registers(24, kind.b),
+                registers(26, kind.c), reader);
+            body += kind.halves == 2
+                        ? fmt::format("shr.u32 %w40, %w{}, {}; @%p2 st.global.b16 [%d2], %w40;",
+                                      30 + i, 16 * half)
+                        : fmt::format("@%p2 st.global.b32 [%d2], %w{};", 30 + i);
+            if (check_of(body, 1, 32) != "") {
+              const int row = reader / 4 + 8 * (kind.halves == 2 ? i : i / 2);
+              found.push_back({row, 2 * (reader % 4) + (kind.halves == 2 ? half : i % 2)});
+            }
+          }
+        }
+      }
+      return found;
+    };
+    INFO(kind.name);
+    // The last register of A in lane 13: row 3 + 8.
+    const auto of_a = undefined(kind.a - 1, 13);
+    CHECK(of_a.size() == 8);
+    for (const Element& e : of_a) CHECK(e.row == 11);
+    if (&kind != &kinds[0] && kind.halves == 1) continue;  // the rest depends on no type
+    const auto of_b = undefined(4 + kind.b - 1, 13);
+    CHECK(of_b.size() == 16);
+    for (const Element& e : of_b) CHECK(e.column == 3);
+    const auto of_c = undefined(6 + kind.c - 1, 13);
+    CHECK(of_c.size() == static_cast<std::size_t>(kind.halves));
+    for (const Element& e : of_c) {
+      CHECK(e.row == 11);
+      CHECK(e.column / 2 == 1);
+    }
+  }
+}
+
+TEST_CASE("halves of matrices that are loaded, transposed and stored") {
+  // Row 3, byte 8 is undefined: of lane 14's two elements the first.
+  const std::string tile = R"(
+    st.shared.v4.b32 [%d6], {%w1, %w1, %w1, %w1}; setp.eq.u32 %p1, %w1, 3; @%p1 st.shared.b16 [%d6+8], %h9;
+    bar.warp.sync -1; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%w4}, [%d6]; )";
+  CHECK(check_of(tile + "shr.u32 %w5, %w4, 16; st.global.b32 [%d2], %w5;", 1, 32) == "");
+  CHECK(check_of(tile + "and.b32 %w5, %w4, 0xffff; st.global.b32 [%d2], %w5;", 1, 32) ==
+        "uninitialized");
+  // Transposed it is row 4, column 3: the second element of lane 17.
+  const std::string turned = tile + "movmatrix.sync.aligned.m8n8.trans.b16 %w5, %w4; ";
+  CHECK(check_of(turned + "and.b32 %w5, %w5, 0xffff; st.global.b32 [%d2], %w5;", 1, 32) == "");
+  CHECK(check_of(turned + "setp.ne.u32 %p2, %w1, 17; @%p2 st.global.b32 [%d2], %w5;", 1, 32) == "");
+  CHECK(check_of(turned + "shr.u32 %w5, %w5, 16; st.global.b32 [%d2], %w5;", 1, 32) ==
+        "uninitialized");
+  const std::string stored =
+      tile +
+      "bar.warp.sync -1; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%d6+1024], {%w4}; "
+      "bar.warp.sync -1; ld.shared.v4.b32 {%w10, %w11, %w12, %w13}, [%d6+1024]; ";
+  CHECK(check_of(stored + "setp.lt.u32 %p2, %w1, 8; shr.u32 %w5, %w12, 16; @%p2 st.global.b32 "
+                          "[%d2], %w5; @%p2 st.global.b32 [%d2+512], %w11;",
+                 1, 32) == "");
+  CHECK(check_of(stored + "setp.lt.u32 %p2, %w1, 8; @%p2 st.global.b32 [%d2], %w12;", 1, 32) ==
+        "uninitialized");
 }
 
 // ---- collectives ---------------------------------------------------------------------------------
@@ -361,7 +666,18 @@ TEST_CASE("races between CTAs, whatever the order they ran in") {
     CHECK(on("mul.wide.u32 %d8, %w2, 128; add.u64 %d8, %d8, %d2; st.global.b32 [%d8], %w1;") ==
           "");  // disjoint
     CHECK(on("st.global.b32 [%d2], %w2;") == "race");
-    CHECK(on("st.global.b32 [%d2], 5;") == "race");  // the same value is a race, too
+    CHECK(on("st.global.b32 [%d2], 5;") == "");  // all write the same value
+    CHECK(on("st.global.v4.b32 [%d7], {1, 2, 3, %w1};") == "");
+    CHECK(on("st.global.v4.b32 [%d7], {1, 2, 3, %w2};") == "race");
+    CHECK(on("st.global.b32 [%d2], 5; ld.global.b32 %w4, [%d2];") == "race");  // or the old one
+    CHECK(on("st.global.b32 [%d2], 4; st.global.b32 [%d2], 5;") == "race");
+    CHECK(on("setp.eq.u32 %p1, %w2, 0; @%p1 st.global.b32 [%d2], 0x07070707; @!%p1 st.global.b8 "
+             "[%d2+1], 7;") == "");  // a byte of the same word
+    CHECK(on("setp.eq.u32 %p1, %w2, 0; @%p1 st.global.b32 [%d2], 0x07070607; @!%p1 st.global.b8 "
+             "[%d2+1], 7;") == "race");
+    // With atomics CTAs run in order, and are watched by other means.
+    CHECK(on("red.global.add.u32 [%d2+4096], 1; st.global.b32 [%d2], 5;") == "");
+    CHECK(on("red.global.add.u32 [%d2+4096], 1; st.global.b32 [%d2], %w2;") == "race");
     CHECK(on("ld.global.b32 %w4, [%d2];") == "");
     CHECK(on("setp.eq.u32 %p1, %w2, 2; @%p1 st.global.b32 [%d2], 5; @!%p1 ld.global.b32 %w4, "
              "[%d2];") == "race");
@@ -377,6 +693,35 @@ TEST_CASE("races between CTAs, whatever the order they ran in") {
              "cp.async.cg.shared.global [%d6], [%d7], 16; cp.async.wait_all; setp.eq.u32 %p1, %w2, "
              "3; @%p1 st.global.b32 [%d2], 1;") == "race");
   }
+}
+
+TEST_CASE("the plain read before a loop of compare-and-swap is no race") {
+  // old = *p; do { assumed = old; old = atomicCAS(p, assumed, f(assumed)); } while (old != assumed);
+  const auto loop = [](const std::string& read, const std::string& swapped = "%d9") {
+    return "mov.b64 %d9, %d20; add.u64 %d10, %d20, 0;" + read +
+           "\n$loop: mov.b32 %w5, %w4; add.u32 %w6, %w5, 1;\n"
+           "atom.global.cas.b32 %w7, [" +
+           swapped +
+           "], %w5, %w6;\n"
+           "setp.ne.u32 %p1, %w5, %w7; mov.b32 %w4, %w7;\n@%p1 bra $loop;\n";
+  };
+  CHECK(check_of(loop("ld.global.b32 %w4, [%d9];"), 4, 1) == "");
+  CHECK(check_of(loop("cvta.to.global.u64 %d8, %d20; ld.global.b32 %w4, [%d8];"), 4, 1) == "");
+  CHECK(check_of(loop("ld.global.b32 %w3, [%d9]; mov.b32 %w4, %w3;"), 4, 1) == "");
+  // Another place, a read that the atomic does not compare, an address that changes.
+  CHECK(check_of(loop("ld.global.b32 %w4, [%d9];") + "ld.global.b32 %w8, [%d9];", 4, 1) == "race");
+  CHECK(check_of(loop("ld.global.b32 %w4, [%d9]; st.global.b32 [%d9], 5;"), 4, 1) == "race");
+  CHECK(check_of(loop("mov.b32 %w4, 0; ld.global.b32 %w8, [%d9];"), 4, 1) == "race");
+  CHECK(check_of(loop("ld.global.b32 %w4, [%d10];", "%d10") + "add.u64 %d10, %d10, 4;", 4, 1) ==
+        "race");
+  // In shared memory, between warps.
+  const std::string shared =
+      "setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; ld.shared.b32 %w4, "
+      "[%d3];\n"
+      "$loop: mov.b32 %w5, %w4; add.u32 %w6, %w5, 1; atom.shared.cas.b32 %w7, [%d3], %w5, %w6;\n"
+      "setp.ne.u32 %p1, %w5, %w7; mov.b32 %w4, %w7; @%p1 bra $loop;";
+  CHECK(check_of(shared) == "");
+  CHECK(check_of(shared + "ld.shared.b32 %w8, [%d3];") == "race");
 }
 
 TEST_CASE("races between warps of one CTA in global memory") {
@@ -551,6 +896,95 @@ TEST_CASE(
       }
     }
   }
+}
+
+// ---- after a finding -------------------------------------------------------------------------------
+
+TEST_CASE("a launch goes on after a finding, and each is told once") {
+  Bench bench;
+  bench.kernel(std::string(kPreamble) + R"(
+    mov.b32 %w10, 7; add.u64 %d8, %d21, %d1; setp.lt.u32 %p1, %w1, 3;
+    ld.global.b32 %w10, [%d20+16384];
+    st.global.b32 [%d20+16384], 5;
+    st.global.b32 [%d8], %w9;
+    @%p9 mov.b32 %w11, 1;
+    ld.global.b32 %w12, [%d9];
+    atom.global.add.u32 %w13, [%d20+2], 1;
+    cp.async.ca.shared.global [%d4], [%d20+16384], 4; cp.async.wait_all; ld.shared.b32 %w14, [%d4];
+    st.shared.b32 [%d3], %w1;
+    mov.b32 %w15, 0;
+    $loop: ld.shared.b32 %w16, [%d3+-4]; add.u32 %w15, %w15, 1; setp.lt.u32 %p2, %w15, 10; @%p2 bra $loop;
+    add.u32 %w17, %w10, %w12; add.u32 %w17, %w17, %w13; add.u32 %w17, %w17, %w14;
+    @%p1 st.global.b32 [%d8+4096], %w17;)",
+               2, ".shared .align 16 .b8 s[16384];");
+  const Address in = bench.upload(std::vector<u32>(4096, 9)),
+                out = bench.upload(std::vector<u32>(4096, 1));
+  const LaunchReport report = bench.run(1, 32, {in, out});
+  std::vector<std::string> checks;
+  for (const runtime::Finding& f : report.findings) checks.push_back(f.check);
+  INFO(messages(report));
+  CHECK(checks == std::vector<std::string>{"out-of-bounds", "out-of-bounds", "uninitialized",
+                                           "uninitialized", "uninitialized", "misaligned",
+                                           "out-of-bounds", "race", "out-of-bounds"});
+  CHECK_FALSE(report.truncated);
+  for (std::size_t i = 1; i < report.findings.size(); ++i) {
+    CHECK(report.findings[i].ptx_line > report.findings[i - 1].ptx_line);
+  }
+  REQUIRE(report.findings.size() == 9);
+  CHECK(report.findings[0].count == 32);   // lanes
+  CHECK(report.findings[8].count == 320);  // and turns of the loop
+  // What was read out of bounds, misaligned or from nowhere is zero; what was written there is lost.
+  const auto got = bench.download<u32>(out, 4096);
+  for (u32 i = 0; i < 32; ++i) CHECK(got[1024 + i] == (i < 3 ? 0 : 1));
+  CHECK(bench.download<u32>(in, 4096) == std::vector<u32>(4096, 9));
+}
+
+TEST_CASE("a launch stops where nobody can go on, and behind many findings") {
+  const auto checks_of = [](const std::string& body, unsigned blocks = 1) {
+    Bench bench;
+    bench.options.threads = 1;
+    bench.kernel(std::string(kPreamble) + body, 1, ".shared .align 16 .b8 s[16384];");
+    const LaunchReport report = bench.run(blocks, 32, {bench.upload(std::vector<u32>(4096, 9))});
+    std::vector<std::string> checks;
+    for (const runtime::Finding& f : report.findings) checks.push_back(f.check);
+    return std::pair{checks, report.truncated};
+  };
+  using Checked = std::pair<std::vector<std::string>, bool>;
+  const std::string read = "ld.global.b32 %w4, [%d20+16384];\n";
+  CHECK(checks_of(read + "trap;\n" + read) == Checked{{"out-of-bounds", "trap"}, false});
+  CHECK(checks_of(read + "setp.lt.u32 %p1, %w1, 3; @%p1 bar.sync 0;\n" + read) ==
+        Checked{{"out-of-bounds", "divergent-collective"}, false});
+  std::string many;
+  for (int i = 0; i < 17; ++i) many += read;
+  const Checked truncated = checks_of(many);
+  CHECK(truncated.first.size() == 16);
+  CHECK(truncated.second);
+  // Undefined data that decide how long a loop runs do not keep the launch for long.
+  const Checked loop =
+      checks_of("$loop: sub.u32 %w9, %w9, 1; setp.ne.u32 %p1, %w9, 0;\n@%p1 bra $loop;\n");
+  CHECK(loop == Checked{{"uninitialized"}, true});
+  // Of several CTAs each finding is told once, from the first that has it.
+  CHECK(checks_of("setp.gt.u32 %p1, %w2, 1; @%p1 ld.global.b32 %w4, [%d20+16384];\n" + read, 5) ==
+        Checked{{"out-of-bounds", "out-of-bounds"}, false});
+}
+
+TEST_CASE("several findings are the same for any number of host threads") {
+  const auto run = [](int threads) {
+    Bench bench;
+    bench.options.threads = threads;
+    bench.kernel(std::string(kPreamble) + R"(
+      setp.gt.u32 %p1, %w2, 4; setp.eq.u32 %p2, %w2, 9; setp.eq.u32 %p3, %w2, 11;
+      @%p1 ld.global.b32 %w4, [%d20+16384];
+      @%p2 ld.global.b32 %w4, [%d20+16388];
+      @%p3 ld.global.b32 %w4, [%d20+16392];
+      @%p2 trap;
+      @%p3 trap;)",
+                 1, ".shared .align 16 .b8 s[16384];");
+    return messages(bench.run(20, 32, {bench.upload(std::vector<u32>(4096, 9))}));
+  };
+  const std::string expected = run(1);
+  CHECK_THAT(expected, Catch::Contains("trap") && !Catch::Contains("16392"));
+  for (int i = 0; i < 20; ++i) CHECK(run(2) == expected);
 }
 
 }  // namespace sagegen::emulator::test

@@ -152,7 +152,8 @@ Json json_of(const runtime::Finding& finding) {
   return {{"kernel", finding.kernel},   {"check", finding.check},
           {"message", finding.message}, {"ptx_line", finding.ptx_line},
           {"source", finding.source},   {"cta", {finding.cta[0], finding.cta[1], finding.cta[2]}},
-          {"warp", finding.warp},       {"lane", finding.lane}};
+          {"warp", finding.warp},       {"lane", finding.lane},
+          {"count", finding.count}};
 }
 
 std::string text_of(const runtime::Finding& f) {
@@ -161,6 +162,7 @@ std::string text_of(const runtime::Finding& f) {
   if (f.lane >= 0) where += fmt::format(", lane {}", f.lane);
   if (f.ptx_line > 0) where += fmt::format(", PTX line {}", f.ptx_line);
   if (!f.source.empty()) where += ", " + f.source;
+  if (f.count > 1) where += fmt::format(" ({} times)", f.count);
   return fmt::format("  {}: {}\n    in {}\n", f.check, f.message, where);
 }
 

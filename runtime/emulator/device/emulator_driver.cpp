@@ -27,6 +27,8 @@ namespace {
 
 using namespace runtime;  // this file implements runtime's interface, with its types throughout
 
+constexpr std::size_t kMostFindings = 256;
+
 // A primary context: what lives on one device between the first retain and the last release.
 struct Context {
   const DeviceDescription* device = nullptr;
@@ -518,29 +520,37 @@ class Driver final : public EmulatorDriver {
 
   // The host may copy what no kernel wrote, but a result that depends on it is a bug.
   void report_undefined(const DeviceMemory& memory, DevicePtr src, std::size_t bytes) {
-    const auto map = memory.snapshot();
-    const Allocation* allocation = map->find(src);
-    if (allocation == nullptr || allocation->freed) return;
-    const std::uint8_t* first = allocation->written + (src - allocation->base);
-    const std::uint8_t* undefined = std::find(first, first + bytes, std::uint8_t{0});
-    if (undefined == first + bytes) return;
+    const DeviceMemory::Undefined undefined = memory.undefined(src, bytes);
+    if (undefined.bytes == 0) return;
     Finding finding;
     finding.kernel = "copy to host";
     finding.check = "uninitialized";
     finding.message = fmt::format(
         "{} of {} bytes from {:#x} on were never written or hold undefined data, the first at "
         "{:#x}",
-        std::count(first, first + bytes, std::uint8_t{0}), bytes, src,
-        src + static_cast<std::uint64_t>(undefined - first));
-    findings_.push_back(std::move(finding));
+        undefined.bytes, bytes, src, undefined.first);
+    keep(std::move(finding));
+  }
+
+  // One that is there already is counted. See EmulatorDriver::findings().
+  void keep(Finding finding) {
+    const auto known = std::find_if(findings_.begin(), findings_.end(), [&](const Finding& f) {
+      return f.ptx_line == finding.ptx_line && f.check == finding.check &&
+             f.kernel == finding.kernel && (f.ptx_line != 0 || f.message == finding.message);
+    });
+    if (known != findings_.end()) {
+      known->count += finding.count;
+    } else if (findings_.size() < kMostFindings) {
+      findings_.push_back(std::move(finding));
+    }
   }
 
   Result finish(const LaunchReport& report) {
     const std::scoped_lock lock(mutex_);
     counters_ = report.counters;
     if (report.findings.empty()) return Result::success;
-    findings_.insert(findings_.end(), report.findings.begin(), report.findings.end());
-    return fail(result_of(report.findings), describe(report.findings));
+    for (const Finding& finding : report.findings) keep(finding);
+    return fail(result_of(report.findings), describe(report.findings, report.truncated));
   }
 
   const std::shared_ptr<const DriverIdentity> identity_ = std::make_shared<DriverIdentity>();

@@ -32,9 +32,7 @@ int registers_per_thread(const ProgramInfo& program) {
 
 int max_threads(const ProgramInfo& program) {
   if (program.max_threads > 0) return std::min(program.max_threads, kMaxThreadsPerBlock);
-  // Registers are handed out to whole warps.
-  const int warps = kRegistersPerBlock / (32 * std::max(1, registers_per_thread(program)));
-  return std::min(32 * warps, kMaxThreadsPerBlock);
+  return kMaxThreadsPerBlock;
 }
 
 int default_dynamic_shared(const ProgramInfo& program) {
@@ -71,10 +69,10 @@ Refusal why_not_launchable(const ProgramInfo& program, const LaunchShape& shape)
             fmt::format("{} threads per block; {} was compiled for at most {}", threads,
                         program.name, program.max_threads)};
   }
-  if (threads > max_threads(program)) {
-    return {Result::launch_out_of_resources,
-            fmt::format("{} threads per block with at least {} registers each; a block has {}",
-                        threads, registers_per_thread(program), kRegistersPerBlock)};
+  if (program.exact_threads && threads != program.max_threads) {
+    return {Result::invalid_value,
+            fmt::format("{} threads per block; {} was compiled for {}, no more and no fewer",
+                        threads, program.name, program.max_threads)};
   }
   if (shape.dynamic_shared > static_cast<unsigned>(shape.max_dynamic_shared)) {
     return {Result::invalid_value,
@@ -102,7 +100,7 @@ Result result_of(const std::vector<Finding>& findings) {
   return address ? Result::illegal_address : Result::launch_failed;
 }
 
-std::string describe(const std::vector<Finding>& findings) {
+std::string describe(const std::vector<Finding>& findings, bool truncated) {
   std::string out;
   for (const Finding& finding : findings) {
     if (!out.empty()) out += '\n';
@@ -114,7 +112,9 @@ std::string describe(const std::vector<Finding>& findings) {
     if (finding.warp >= 0) out += fmt::format(", warp {}", finding.warp);
     if (finding.lane >= 0) out += fmt::format(", lane {}", finding.lane);
     out += "]";
+    if (finding.count > 1) out += fmt::format(" ({} times)", finding.count);
   }
+  if (truncated) out += "\nand more";
   return out;
 }
 

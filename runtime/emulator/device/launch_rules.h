@@ -24,9 +24,10 @@ struct LaunchShape {
   int max_dynamic_shared = 0;  // what the function was allowed
 };
 
-// Threads per block that a function may be launched with: its .maxntid, and what fits the register file.
+// Threads per block that a function may be launched with: its .maxntid. What the register file allows is
+// known to the assembler alone, which orders instructions anew and spills.
 int max_threads(const ProgramInfo& program);
-// The executor's lower bound, at most what one thread can have: more would be spilled.
+// The executor's estimate, at most what one thread can have: more would be spilled.
 int registers_per_thread(const ProgramInfo& program);
 
 // Dynamic shared memory of a function that did not ask for more.
@@ -42,7 +43,8 @@ bool pack_parameters(const ProgramInfo& program, void** arguments, std::vector<s
 
 // illegal_address if the first finding is an access outside of memory, otherwise launch_failed.
 runtime::Result result_of(const std::vector<runtime::Finding>& findings);
-// One line per finding: kernel, PTX line, template line, check, message, place.
-std::string describe(const std::vector<runtime::Finding>& findings);
+// One line per finding: kernel, PTX line, template line, check, message, place. `truncated`: there were
+// more.
+std::string describe(const std::vector<runtime::Finding>& findings, bool truncated);
 
 }  // namespace sagegen::emulator

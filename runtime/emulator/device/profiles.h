@@ -29,7 +29,6 @@ inline constexpr unsigned kMaxGridYZ = 65535;
 inline constexpr int kDefaultSharedPerBlock = 48 * 1024;               // without opting in
 inline constexpr std::size_t kMaxParameterBytes = 32764;               // of one function
 inline constexpr std::size_t kMaxLocalBytes = std::size_t{512} << 10;  // per thread
-inline constexpr int kRegistersPerBlock = 65536;
 inline constexpr int kMaxRegistersPerThread = 255;
 // Every emulated device has the same memory, whatever its product has: it comes out of the host's.
 inline constexpr std::size_t kDeviceMemoryBytes = std::size_t{8} << 30;

@@ -9,22 +9,25 @@ namespace {
 
 bool in_window(std::uint64_t address, Address window) { return address - window < kWindowBytes; }
 
-[[noreturn]] void outside(const Warp& w, const Op& op, int lane, std::uint32_t bytes,
-                          const char* doing, const char* space, std::uint64_t address,
-                          std::uint64_t start, std::uint64_t end) {
-  fail(w, op, lane, "out-of-bounds",
-       fmt::format("{} {} bytes at {} address {:#x}; valid are {:#x} to {:#x} ({} bytes)", doing,
-                   bytes, space, address, start, end, end - start));
+Target outside(const Warp& w, const Op& op, int lane, std::uint32_t bytes, const char* doing,
+               const char* space, std::uint64_t address, std::uint64_t start, std::uint64_t end) {
+  report(w, op, lane, "out-of-bounds", [&] {
+    return fmt::format("{} {} bytes at {} address {:#x}; valid are {:#x} to {:#x} ({} bytes)",
+                       doing, bytes, space, address, start, end, end - start);
+  });
+  return nowhere(w);
 }
 
-[[noreturn]] void bad_global(const Warp& w, const Op& op, int lane, std::uint64_t address,
-                             std::uint32_t bytes, const char* doing) {
+Target bad_global(const Warp& w, const Op& op, int lane, std::uint64_t address, std::uint32_t bytes,
+                  const char* doing) {
   const AddressMap& map = *w.cta->map;
   const Allocation* allocation = map.find(address);
   bool freed = allocation != nullptr && allocation->freed;
-  fail(w, op, lane, freed ? "use-after-free" : "out-of-bounds",
-       fmt::format("{} {} bytes at {:#x}; {}", doing, bytes, address,
-                   describe_address(map, address)));
+  report(w, op, lane, freed ? "use-after-free" : "out-of-bounds", [&] {
+    return fmt::format("{} {} bytes at {:#x}; {}", doing, bytes, address,
+                       describe_address(map, address));
+  });
+  return nowhere(w);
 }
 
 Target locate_global(const Warp& w, const Op& op, std::uint32_t access, int lane,
@@ -32,11 +35,13 @@ Target locate_global(const Warp& w, const Op& op, std::uint32_t access, int lane
   const Allocation*& hit = w.cta->hits[access];
   if (hit == nullptr || address - hit->base >= hit->bytes) {
     const Allocation* found = w.cta->map->find(address);
-    if (found == nullptr || found->freed) bad_global(w, op, lane, address, bytes, doing);
+    if (found == nullptr || found->freed) return bad_global(w, op, lane, address, bytes, doing);
     hit = found;
   }
   std::uint64_t offset = address - hit->base;
-  if (bytes > hit->bytes - offset) bad_global(w, op, lane, address + bytes - 1, bytes, doing);
+  if (bytes > hit->bytes - offset) {
+    return bad_global(w, op, lane, address + bytes - 1, bytes, doing);
+  }
   return {Space::global, address, hit->data + offset, hit->written + offset};
 }
 
@@ -44,7 +49,7 @@ Target locate_shared(const Warp& w, const Op& op, int lane, std::uint64_t offset
                      std::uint32_t bytes, const char* doing) {
   const Cta& cta = *w.cta;
   if (offset < kSharedStart || offset > cta.shared_end || bytes > cta.shared_end - offset) {
-    outside(w, op, lane, bytes, doing, "shared", offset, kSharedStart, cta.shared_end);
+    return outside(w, op, lane, bytes, doing, "shared", offset, kSharedStart, cta.shared_end);
   }
   return {Space::shared, offset, cta.shared + offset, nullptr};
 }
@@ -54,7 +59,7 @@ Target locate_local(const Warp& w, const Op& op, int lane, std::uint64_t offset,
   std::uint64_t size = w.program->info.local_bytes;
   std::uint64_t at = offset - kLocalStart;
   if (offset < kLocalStart || at > size || bytes > size - at) {
-    outside(w, op, lane, bytes, doing, "local", offset, kLocalStart, kLocalStart + size);
+    return outside(w, op, lane, bytes, doing, "local", offset, kLocalStart, kLocalStart + size);
   }
   std::size_t place = static_cast<std::size_t>(lane) * size + at;
   Warp& warp = const_cast<Warp&>(w);
@@ -66,21 +71,32 @@ Target locate_param(const Warp& w, const Op& op, int lane, std::uint64_t offset,
                     std::uint32_t bytes, const char* doing) {
   const auto& params = w.cta->request->params;
   if (offset > params.size() || bytes > params.size() - offset) {
-    outside(w, op, lane, bytes, doing, "param", offset, 0, params.size());
+    return outside(w, op, lane, bytes, doing, "param", offset, 0, params.size());
   }
-  if (*doing != 'r') fail(w, op, lane, "out-of-bounds", "kernel parameters cannot be written");
+  if (*doing != 'r') {
+    report(w, op, lane, "out-of-bounds", [] { return "kernel parameters cannot be written"; });
+    return nowhere(w);
+  }
   // Never written: see above.
   return {Space::param, offset, const_cast<std::uint8_t*>(params.data()) + offset, nullptr};
 }
 
-[[noreturn]] void misaligned(const Warp& w, const Op& op, int lane, std::uint64_t address,
-                             std::uint32_t bytes, const char* doing) {
-  fail(w, op, lane, "misaligned",
-       fmt::format("{} {} bytes at {:#x}, which is no multiple of {}", doing, bytes, address,
-                   bytes));
+Target misaligned(const Warp& w, const Op& op, int lane, std::uint64_t address, std::uint32_t bytes,
+                  const char* doing) {
+  report(w, op, lane, "misaligned", [&] {
+    return fmt::format("{} {} bytes at {:#x}, which is no multiple of {}", doing, bytes, address,
+                       bytes);
+  });
+  return nowhere(w);
 }
 
 }  // namespace
+
+Target nowhere(const Warp& w) {
+  // Zeros, whatever was written there before.
+  w.cta->nowhere.fill(0);
+  return {Space::nowhere, 0, w.cta->nowhere.data(), nullptr};
+}
 
 LaneAddresses lane_addresses(const Warp& w, const Access& access, std::uint16_t base_row) {
   LaneAddresses addresses;
@@ -99,7 +115,7 @@ LaneAddresses lane_addresses(const Warp& w, const Access& access, std::uint16_t 
 
 Target locate(const Warp& w, const Op& op, std::uint32_t access, int lane, std::uint64_t address,
               std::uint32_t bytes, const char* doing) {
-  if ((address & (bytes - 1)) != 0) misaligned(w, op, lane, address, bytes, doing);
+  if ((address & (bytes - 1)) != 0) return misaligned(w, op, lane, address, bytes, doing);
   return locate_bytes(w, op, access, lane, address, bytes, doing);
 }
 
@@ -116,6 +132,7 @@ Target locate_bytes(const Warp& w, const Op& op, std::uint32_t access, int lane,
     case Space::constant:
       return locate_global(w, op, access, lane, address, bytes, doing);
     case Space::generic:
+    case Space::nowhere:
       break;
   }
   if (in_window(address, kSharedWindow)) {
@@ -175,6 +192,18 @@ void locate_targets(const Warp& w, const Op& op, std::uint32_t access, std::uint
   for_lanes(mask, [&](int lane) {
     targets[lane] = locate(w, op, access, lane, addresses[lane], bytes, doing);
   });
+}
+
+std::uint32_t undefined_addresses(const Warp& w, const Op& op, std::uint16_t base_row,
+                                  std::uint32_t mask, const char* role) {
+  const std::uint32_t lanes = require_defined(w, op, base_row, mask, role);
+  // It stays undefined: where it is used again, it goes nowhere again.
+  if (lanes != 0) set_defined_row(w, base_row, 0, lanes);
+  return lanes;
+}
+
+void send_nowhere(const Warp& w, std::uint32_t lanes, LaneTargets& targets) {
+  for_lanes(lanes, [&](int lane) { targets[lane] = nowhere(w); });
 }
 
 void count_wavefronts(const Warp& w, const Op& op, std::uint32_t mask,

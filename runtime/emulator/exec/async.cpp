@@ -71,10 +71,13 @@ void copy_async(Warp& w, const Op& op, std::uint32_t mask) {
   const Access& to = w.program->accesses[op.imm];
   const Access& from = w.program->accesses[op.imm + 1];
   std::uint32_t bytes = to.immediate;
+  std::uint32_t lost = 0, no_source = 0;  // lanes that copy nothing; that copy zeros
   if constexpr (kChecked) {
-    require_defined(w, op, op.r[0], mask, "destination address");
-    require_defined(w, op, op.r[1], mask, "source address");
-    if constexpr (kSize == SourceSize::given) require_defined(w, op, op.r[2], mask, "source size");
+    lost = undefined_addresses(w, op, op.r[0], mask, "destination address");
+    no_source = undefined_addresses(w, op, op.r[1], mask, "source address");
+    if constexpr (kSize == SourceSize::given) {
+      no_source |= require_defined(w, op, op.r[2], mask, "source size");
+    }
   }
   LaneAddresses destinations = lane_addresses(w, to, op.r[0]);
   LaneAddresses sources = lane_addresses(w, from, op.r[1]);
@@ -83,35 +86,44 @@ void copy_async(Warp& w, const Op& op, std::uint32_t mask) {
   AsyncCopy& copy = w.copies.emplace_back();
   copy.bytes = static_cast<std::uint8_t>(bytes);
   copy.op = op_index(w, op);
-  copy.pending = mask;
+  copy.pending = mask & ~lost;
   copy.landed = 0;
   copy.group = w.open_group;
-  for_lanes(mask, [&](int lane) {
+  for_lanes(mask & ~lost, [&](int lane) {
     std::uint32_t size = bytes;
     if constexpr (kSize == SourceSize::given) size = row32(w, op.r[2])[lane];
+    if (((ignored | no_source) >> lane & 1) != 0) size = 0;
     if (size > bytes) {
-      fail(w, op, lane, "out-of-bounds",
-           fmt::format("the source size {} exceeds the copy's {} bytes", size, bytes));
+      report(w, op, lane, "out-of-bounds", [&] {
+        return fmt::format("the source size {} exceeds the copy's {} bytes", size, bytes);
+      });
+      size = bytes;
     }
-    if ((ignored >> lane & 1) != 0) size = 0;
     Target target = locate(w, op, op.imm, lane, destinations[lane], bytes, "writes");
+    if (target.space == Space::nowhere) {
+      copy.pending &= ~(1u << lane);
+      return;
+    }
     copy.destination[lane] = static_cast<std::uint32_t>(target.address);
-    copy.source_bytes[lane] = static_cast<std::uint8_t>(size);
     copy.source[lane] = copy.source_written[lane] = nullptr;
-    if ((sources[lane] & (bytes - 1)) != 0) {
-      fail(w, op, lane, "misaligned",
-           fmt::format("copies {} bytes from {:#x}, which is no multiple of {}", bytes,
-                       sources[lane], bytes));
+    if ((no_source >> lane & 1) == 0 && (sources[lane] & (bytes - 1)) != 0) {
+      report(w, op, lane, "misaligned", [&] {
+        return fmt::format("copies {} bytes from {:#x}, which is no multiple of {}", bytes,
+                           sources[lane], bytes);
+      });
+      size = 0;
     }
     if (size > 0) {  // nothing is read otherwise, so the address may be anything
       Target source = locate_bytes(w, op, op.imm + 1, lane, sources[lane], size, "reads");
+      if (source.space == Space::nowhere) size = 0;
       copy.source[lane] = source.data;
       copy.source_written[lane] = source.written;
       if constexpr (kChecked) w.cta->checker->read(w, op, lane, source, size);
     }
+    copy.source_bytes[lane] = static_cast<std::uint8_t>(size);
     if constexpr (kChecked) w.cta->checker->copy_issued(w, op, lane, copy.destination[lane], bytes);
   });
-  if (w.cta->request->options.async == AsyncPolicy::eager) land(w, copy, mask);
+  if (w.cta->request->options.async == AsyncPolicy::eager) land(w, copy, copy.pending);
   land_at_random(w);
 }
 

@@ -120,13 +120,16 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
   int first = detail.returns ? 1 : 0;
   std::uint16_t base = op.r[first], b = op.r[first + 1], c = op.r[first + 2];
   bool has_c = detail.operation == Operation::compare_exchange;
+  std::uint32_t lost = 0;  // lanes that update nothing, and get zero
   if constexpr (kChecked) {
-    require_defined(w, op, base, mask, "address");
+    lost = undefined_addresses(w, op, base, mask, "address");
     if (detail.releases) w.cta->checker->fence(w.index);
   }
   LaneAddresses addresses = lane_addresses(w, access, base);
   for_lanes(mask, [&](int lane) {
-    Target target = locate(w, op, op.imm, lane, addresses[lane], bytes, "writes");
+    const Target target = (lost >> lane & 1) != 0
+                              ? nowhere(w)
+                              : locate(w, op, op.imm, lane, addresses[lane], bytes, "writes");
     std::uint64_t old = 0;
     std::memcpy(&old, target.data, bytes);
     bool flush = target.space == Space::global;  // f32 sums in global memory flush subnormals

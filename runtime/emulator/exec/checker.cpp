@@ -55,12 +55,14 @@ Checker::Checker(const Cta& cta, GlobalRaces* global, CtaRaces* ordered)
       shared_state_(cta.shared_end + 4, 0),
       copy_op_(cta.shared_end / 4 + 1, 0) {}
 
-bool Checker::defined(const Target& target, std::uint32_t bytes) const {
-  if (target.space == Space::param) return true;
-  if (target.space == Space::shared) {
-    return shared_defined(static_cast<std::uint32_t>(target.address), bytes);
-  }
-  return all_equal(target.written, bytes, 1);
+std::uint32_t Checker::undefined_bytes(const Target& target, std::uint32_t bytes) const {
+  const std::uint8_t* state =
+      target.space == Space::shared ? shared_state_.data() + target.address : target.written;
+  if (state == nullptr) return 0;
+  static_assert(kDefined == 1);
+  std::uint32_t undefined = 0;
+  for (std::uint32_t i = 0; i < bytes; ++i) undefined |= (~std::uint32_t{state[i]} & 1) << i;
+  return undefined;
 }
 
 bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
@@ -68,12 +70,13 @@ bool Checker::read(const Warp& w, const Op& op, int lane, const Target& target, 
   switch (target.space) {
     case Space::shared: {
       const std::uint8_t* state = shared_state_.data() + target.address;
-      bool defined = all_equal(state, bytes, kDefined);
-      if (!defined) require_landed(w, op, lane, target.address, bytes, "reads");
+      bool defined = all_equal(state, bytes, kDefined) ||
+                     !require_landed(w, op, lane, target.address, bytes, "reads");
       race_check(w, op, lane, target, bytes, kind);
       return defined;
     }
     case Space::param:
+    case Space::nowhere:
       return true;
     case Space::local:
       return all_equal(target.written, bytes, 1);
@@ -103,19 +106,37 @@ void Checker::write(const Warp& w, const Op& op, int lane, const Target& target,
     case Space::local:
       std::memset(target.written, defined ? 1 : 0, bytes);
       return;
+    case Space::nowhere:
+      return;
     default:
       if (!defined) {
-        fail(w, op, lane, "uninitialized",
-             fmt::format("stores {} bytes to global {} that were computed from uninitialized data",
-                         bytes, name_address(target)));
+        report(w, op, lane, "uninitialized", [&] {
+          return fmt::format(
+              "stores {} bytes to global {} that were computed from uninitialized data", bytes,
+              name_address(target));
+        });
       }
-      race_check(w, op, lane, target, bytes, kind);
+      race_check(w, op, lane, target, bytes, kind, value);
       std::memset(target.written, 1, bytes);
   }
 }
 
+void Checker::write_partly(const Warp& w, const Op& op, int lane, const Target& target,
+                           std::uint32_t bytes, const void* value, std::uint32_t undefined,
+                           AccessKind kind) {
+  const bool keeps_bytes_apart = target.space == Space::shared || target.space == Space::local;
+  const bool all = undefined == (1u << bytes) - 1;
+  write(w, op, lane, target, bytes, value, undefined == 0 || (keeps_bytes_apart && !all), kind);
+  if (undefined == 0 || all || !keeps_bytes_apart) return;
+  std::uint8_t* state =
+      target.space == Space::shared ? shared_state_.data() + target.address : target.written;
+  for (std::uint32_t i = 0; i < bytes; ++i) {
+    if ((undefined >> i & 1) != 0) state[i] = 0;
+  }
+}
+
 void Checker::race_check(const Warp& w, const Op& op, int lane, const Target& target,
-                         std::uint32_t bytes, AccessKind kind) {
+                         std::uint32_t bytes, AccessKind kind, const void* value) {
   std::uint32_t index = op_index(w, op);
   bool shared = target.space == Space::shared;
   auto conflict = shared ? races_.access_shared(target.address, bytes, w.index, index, kind)
@@ -123,16 +144,23 @@ void Checker::race_check(const Warp& w, const Op& op, int lane, const Target& ta
   if (conflict) {
     Target at = target;
     at.address = conflict->address;
-    fail(w, op, lane, "race",
-         fmt::format("warp {} {} {} that warp {} {} at line {} ({}), with no barrier between them",
-                     w.index, is_write(kind) ? "writes" : "reads", name_address(at), conflict->warp,
-                     past_tense(conflict->kind), w.program->ops[conflict->op].line,
-                     w.program->text[conflict->op]));
+    report(w, op, lane, "race", [&] {
+      return fmt::format(
+          "warp {} {} {} that warp {} {} at line {} ({}), with no barrier between them", w.index,
+          is_write(kind) ? "writes" : "reads", name_address(at), conflict->warp,
+          past_tense(conflict->kind), w.program->ops[conflict->op].line,
+          w.program->text[conflict->op]);
+    });
   }
   if (shared) return;
   if (ordered_ == nullptr) {
-    global_->access(target.address, bytes, cta_.linear, index, kind);
+    global_->access(target.address, bytes, cta_.linear, index, kind, value);
     return;
+  }
+  // These CTAs run one after the other, so what is there does not depend on their speed.
+  if (kind == AccessKind::write && all_equal(target.written, bytes, 1) &&
+      std::memcmp(target.data, value, bytes) == 0) {
+    kind = AccessKind::same_write;
   }
   const CtaRaces::Access access{.cta = cta_.linear,
                                 .clock = races_.clocks(w.index)[w.index],
@@ -159,17 +187,20 @@ void Checker::fence(int warp) {
   races_.advance(warp);
 }
 
-void Checker::require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
+bool Checker::require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
                              std::uint32_t bytes, const char* doing) const {
   for (std::uint64_t at = offset; at < offset + bytes; ++at) {
     if ((shared_state_[at] & kInFlight) == 0) continue;
     std::uint32_t copy = copy_op_[at / 4];
-    fail(w, op, lane, "copy-in-flight",
-         fmt::format(
-             "{} shared address {:#x} while the cp.async of line {} that fills it has not been "
-             "waited for by the thread that issued it",
-             doing, at, w.program->ops[copy].line));
+    report(w, op, lane, "copy-in-flight", [&] {
+      return fmt::format(
+          "{} shared address {:#x} while the cp.async of line {} that fills it has not been "
+          "waited for by the thread that issued it",
+          doing, at, w.program->ops[copy].line);
+    });
+    return false;
   }
+  return true;
 }
 
 void Checker::same_instruction(const Warp& w, const Op& op, std::uint32_t mask,
@@ -196,15 +227,19 @@ void Checker::same_instruction(const Warp& w, const Op& op, std::uint32_t mask,
   for (int i = 1; i < count; ++i) {
     const Target& low = targets[lanes[i - 1]];
     const Target& high = targets[lanes[i]];
-    if (low.space != high.space || low.space == Space::local) continue;
+    if (low.space != high.space || low.space == Space::local || low.space == Space::nowhere) {
+      continue;
+    }
     if (low.address + bytes <= high.address) continue;
     std::uint64_t shift = high.address - low.address;
     const std::uint8_t* a = values + static_cast<std::size_t>(lanes[i - 1]) * bytes + shift;
     const std::uint8_t* b = values + static_cast<std::size_t>(lanes[i]) * bytes;
     if (std::memcmp(a, b, bytes - shift) == 0) continue;
-    fail(w, op, lanes[i], "race",
-         fmt::format("lanes {} and {} store different values to {} in one instruction",
-                     lanes[i - 1], lanes[i], name_address(high)));
+    report(w, op, lanes[i], "race", [&] {
+      return fmt::format("lanes {} and {} store different values to {} in one instruction",
+                         lanes[i - 1], lanes[i], name_address(high));
+    });
+    return;
   }
 }
 

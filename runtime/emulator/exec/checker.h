@@ -16,16 +16,19 @@ class Checker {
   // `ordered`: of programs that order CTAs; `global`: of the others. One is null.
   Checker(const Cta& cta, GlobalRaces* global, CtaRaces* ordered);
 
-  // True if all bytes are defined.
+  // True if all bytes are defined, or if a report says why they are not.
   bool read(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
             AccessKind kind = AccessKind::read);
-  // The same without a check.
-  bool defined(const Target& target, std::uint32_t bytes) const;
-  bool shared_defined(std::uint32_t offset, std::uint32_t bytes) const;
+  // Without a check, bit i: byte i is undefined.
+  std::uint32_t undefined_bytes(const Target& target, std::uint32_t bytes) const;
   // Call it before memory changes: `value` are the bytes to store, `defined` is their state.
   void write(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
              const void* value, bool defined, AccessKind kind = AccessKind::write);
-  // Fails if two lanes of one instruction store different values to one address. `values` holds
+  // The same for at most eight bytes of which some are undefined, as bits.
+  void write_partly(const Warp& w, const Op& op, int lane, const Target& target,
+                    std::uint32_t bytes, const void* value, std::uint32_t undefined,
+                    AccessKind kind = AccessKind::write);
+  // Reports if two lanes of one instruction store different values to one address. `values` holds
   // `bytes` bytes per lane.
   void same_instruction(const Warp& w, const Op& op, std::uint32_t mask, const Target* targets,
                         std::uint32_t bytes, const std::uint8_t* values) const;
@@ -47,10 +50,13 @@ class Checker {
  private:
   enum State : std::uint8_t { kDefined = 1, kInFlight = 2 };
 
-  void require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
+  bool shared_defined(std::uint32_t offset, std::uint32_t bytes) const;
+  // False if there was a report.
+  bool require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
                       std::uint32_t bytes, const char* doing) const;
+  // `value`: what a write to global memory stores.
   void race_check(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
-                  AccessKind kind);
+                  AccessKind kind, const void* value = nullptr);
 
   const Cta& cta_;
   GlobalRaces* global_;

@@ -66,7 +66,7 @@ void CtaRaces::touch(Cell& cell, std::uint64_t address, const Access& access, Ac
       return;
     conflicts_.push_back({address, {before.cta, before.op, what}, {access.cta, access.op, kind}});
   };
-  against(cell.write, AccessKind::write);
+  if (kind != AccessKind::same_write) against(cell.write, AccessKind::write);
   against(cell.strong_write, AccessKind::strong_write);
   if (is_write(kind)) {
     against(cell.first_read, AccessKind::read);

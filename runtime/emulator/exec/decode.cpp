@@ -2,7 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+
 #include "runtime/emulator/exec/binder.h"
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/forms.h"
 #include "runtime/emulator/exec/values.h"
 #include "runtime/emulator/exec/warp.h"
@@ -24,6 +31,7 @@ class Decoder {
     program_->profile = profile;
     program_->info.name = function.name;
     program_->info.max_threads = function.max_threads;
+    program_->info.exact_threads = function.exact_threads;
     for (const ptx::Instruction& instruction : function.body) {
       if (program_->files.contains(instruction.source_file)) continue;
       const auto name = module.files.find(instruction.source_file);
@@ -33,6 +41,7 @@ class Decoder {
 
   std::shared_ptr<const Program> run() {
     for (std::size_t i = 0; i < function_.body.size(); ++i) drafts_.push_back(draft(i));
+    let_first_reads_race();
     assign_rows();
     for (std::size_t i = 0; i < drafts_.size(); ++i) emit(i);
     emit_end();
@@ -78,6 +87,68 @@ class Decoder {
       }
     }
     refuse(instruction, why);
+  }
+
+  // The loop of the CUDA C++ Programming Guide, `old = *p; do { assumed = old; old = atomicCAS(p, assumed,
+  // ..); } while (assumed != old)`, begins with a plain read. Whatever it reads, the atomic compares again:
+  // such reads race with atomics no more than volatile ones.
+  void let_first_reads_race() {
+    std::vector<int> writes(values_.values().size(), 0);
+    std::vector<const Draft*> writer(writes.size(), nullptr);
+    for (const Draft& d : drafts_) {
+      for (const BoundOperand& operand : d.operands) {
+        if (!operand.written) continue;
+        ++writes[operand.id];
+        writer[operand.id] = &d;
+      }
+    }
+    const auto copies = [&](const Draft& d) {
+      const std::string& opcode = function_.body[&d - drafts_.data()].opcode;
+      return (opcode == "mov" || opcode == "cvta") && d.operands.size() == 2;
+    };
+    // Where an address comes from; addresses of global memory are their generic ones.
+    const auto origin = [&](std::uint32_t id) {
+      for (int steps = 0; steps < 16 && writes[id] == 1 && copies(*writer[id]); ++steps) {
+        id = writer[id]->operands[1].id;
+      }
+      return id;
+    };
+    std::unordered_map<std::uint32_t, std::vector<std::uint32_t>> copied_from;
+    for (const Draft& d : drafts_) {
+      if (copies(d)) copied_from[d.operands[0].id].push_back(d.operands[1].id);
+    }
+    using Place = std::tuple<std::uint32_t, std::int64_t, std::uint8_t>;  // register, offset, bytes
+    const auto place_of = [&](const Draft& d) {
+      const Access& access = d.accesses.front();
+      return Place{origin(d.operands[1].id), access.offset, access.bytes};
+    };
+    std::map<Place, std::set<std::uint32_t>> compared;  // registers that are copied to the operand
+    constexpr std::size_t kMostCopies = 64;             // of one atomic: texts may be hostile
+    for (std::size_t i = 0; i < drafts_.size(); ++i) {
+      const ptx::Instruction& atomic = function_.body[i];
+      if (atomic.opcode != "atom" || !takes(atomic, "cas")) continue;
+      const Place place = place_of(drafts_[i]);
+      if (writes[std::get<0>(place)] > 1) continue;  // it may be another place by then
+      std::vector<std::uint32_t> found = {drafts_[i].operands[2].id};
+      for (std::size_t k = 0; k < found.size() && found.size() < kMostCopies; ++k) {
+        if (!compared[place].insert(found[k]).second) continue;
+        const auto sources = copied_from.find(found[k]);
+        if (sources == copied_from.end()) continue;
+        found.insert(found.end(), sources->second.begin(), sources->second.end());
+      }
+    }
+    for (std::size_t i = 0; i < drafts_.size() && !compared.empty(); ++i) {
+      Draft& load = drafts_[i];
+      if (function_.body[i].opcode != "ld" || load.operands.size() != 2) continue;
+      const auto found = compared.find(place_of(load));
+      if (found == compared.end() || !found->second.contains(load.operands[0].id)) continue;
+      load.accesses.front().strong = true;
+    }
+  }
+
+  static bool takes(const ptx::Instruction& instruction, std::string_view modifier) {
+    const auto& all = instruction.modifiers;
+    return std::find(all.begin(), all.end(), modifier) != all.end();
   }
 
   // Integer registers of cvt may be wider than the type, not narrower.
@@ -189,7 +260,8 @@ class Decoder {
                      .run_double = for_doubles,
                      .a = static_cast<std::uint8_t>(half ? 2 : 4),
                      .b = static_cast<std::uint8_t>(half ? 1 : 2),
-                     .c = static_cast<std::uint8_t>(shape.f16_accumulator ? 2 : 4)};
+                     .c = static_cast<std::uint8_t>(shape.f16_accumulator ? 2 : 4),
+                     .f16_accumulators = shape.f16_accumulator};
     program_->mmas.push_back(detail);
     return static_cast<std::uint32_t>(program_->mmas.size() - 1);
   }
@@ -209,6 +281,7 @@ class Decoder {
     bool leaves = instruction.opcode == "ret" || instruction.opcode == "exit";
     info.ends_path = instruction.guard.empty() && (instruction.opcode == "bra" || leaves);
     info.taint = d.form.taint;
+    info.spread = spread_rule(instruction, d, operand_bytes(d));
     info.cells = static_cast<std::uint32_t>(program_->taint_pool.size());
     for (const BoundOperand& operand : d.operands) {
       if (operand.written) info.destinations += push_cell(operand.id);
@@ -219,6 +292,18 @@ class Decoder {
       }
     }
     return info;
+  }
+
+  std::vector<std::uint8_t> operand_bytes(const Draft& d) const {
+    std::vector<std::uint8_t> bytes;
+    for (const BoundOperand& operand : d.operands) {
+      const ValueKind kind = values_[operand.id].kind;
+      bytes.push_back(kind == ValueKind::row64   ? 8
+                      : kind == ValueKind::row32 ? 4
+                      : kind == ValueKind::row16 ? 2
+                                                 : 0);
+    }
+    return bytes;
   }
 
   std::uint16_t push_cell(std::uint32_t id) {

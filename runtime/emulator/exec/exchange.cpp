@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/forms.h"
 #include "runtime/emulator/exec/warp.h"
 
@@ -27,6 +28,7 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint32_t* c = row32(w, op.r[4]);
   std::uint32_t result[kLanes];
   std::uint32_t valid = 0, defined = 0, inactive = 0;
+  std::uint64_t undefined[kLanes] = {};
   std::uint32_t a_defined = kFullMask;
   if constexpr (kChecked) {
     a_defined = defined_row(w, op.r[2]);
@@ -65,6 +67,9 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
     valid |= static_cast<std::uint32_t>(in_range) << lane;
     inactive |= (~mask >> source & 1) << lane;
     defined |= (a_defined >> source & 1) << lane;
+    if constexpr (kChecked) {
+      if ((a_defined >> source & 1) == 0) undefined[lane] = undefined_bits(w, op.r[2], 4, source);
+    }
   }
   if ((inactive & mask) != 0) {
     int lane = first_lane(inactive & mask);
@@ -80,6 +85,8 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
   set_predicate(w, op.r[1], valid, mask);
   if constexpr (kChecked) {
     set_defined_row(w, op.r[0], defined, mask);
+    for_lanes(mask & ~defined,
+              [&](int lane) { set_undefined_bits(w, op.r[0], 4, lane, undefined[lane]); });
     set_defined_predicate(w, op.r[1], kFullMask, mask);
   }
 }
@@ -95,6 +102,7 @@ void vote(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t p_defined = kFullMask;
   if constexpr (kChecked) p_defined = defined_predicate(w, op.r[1]);
   std::uint32_t result = 0, defined = 0;
+  std::uint32_t undefined[kLanes];
   for_lanes(mask, [&](int lane) {
     std::uint32_t group = members[lane];
     std::uint32_t yes = p & group;
@@ -106,12 +114,19 @@ void vote(Warp& w, const Op& op, std::uint32_t mask) {
     } else {
       result |= static_cast<std::uint32_t>(holds) << lane;
     }
-    defined |= static_cast<std::uint32_t>((group & ~p_defined) == 0) << lane;
+    // One vote can decide, whatever the others are.
+    const std::uint32_t known = group & p_defined;
+    undefined[lane] = group & ~p_defined;
+    const bool one_holds = (known & p) != 0, one_fails = (known & ~p) != 0;
+    const bool decided = known == group || (kMode == Vote::all && one_fails) ||
+                         (kMode == Vote::any && one_holds) ||
+                         (kMode == Vote::uni && one_holds && one_fails);
+    defined |= static_cast<std::uint32_t>(decided) << lane;
   });
   if constexpr (kMode != Vote::ballot) set_predicate(w, op.r[0], result, mask);
   if constexpr (kChecked) {
     if constexpr (kMode == Vote::ballot) {
-      set_defined_row(w, op.r[0], defined, mask);
+      for_lanes(mask, [&](int lane) { set_undefined_bits(w, op.r[0], 4, lane, undefined[lane]); });
     } else {
       set_defined_predicate(w, op.r[0], defined, mask);
     }

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -22,7 +23,7 @@ namespace {
 
 using runtime::Finding;
 
-constexpr std::size_t kMaxFindings = 16;
+constexpr std::size_t kMaxFindings = FindingLog::kMost;
 constexpr std::uint32_t kMaxThreads = 1024;
 // See EmulatorOptions::instruction_limit. Most kernels execute many instructions only by going through
 // much memory: a CTA of attention about one for four bytes of the K and V that it reads, with the largest
@@ -69,6 +70,8 @@ AlignedArray<T> aligned_array(std::size_t n) {
       ::operator new (std::max<std::size_t>(n, 1) * sizeof(T), std::align_val_t{128})));
 }
 
+constexpr std::uint32_t kNoCta = 0xffff'ffff;
+
 // What all host threads of a launch share.
 struct Launch {
   Launch(const Program& p, const LaunchRequest& r, std::shared_ptr<const AddressMap> m,
@@ -87,11 +90,18 @@ struct Launch {
   std::unique_ptr<CtaRaces> ordered_races;
   std::uint32_t ctas = 0;
   std::atomic<std::uint32_t> next{0};
-  // CTAs after the first that fails need not run; those before it must, since they may fail too.
-  std::atomic<std::uint32_t> first_failed{0xffff'ffff};
+  // CTAs after the first that is stopped need not run; those before it must, since they may be, too.
+  std::atomic<std::uint32_t> first_failed{kNoCta};
 
   std::mutex mutex;  // guards what follows
-  std::vector<std::pair<std::uint32_t, Finding>> failures;
+  // By check and line, from the first CTA that has it, with its place among the findings of that CTA.
+  struct Found {
+    std::uint32_t cta = 0;
+    std::size_t place = 0;
+    Finding finding;
+  };
+  std::map<std::pair<std::string, int>, Found> found;
+  std::uint32_t first_full = kNoCta;  // with more findings than are kept; such a CTA is stopped
   std::uint64_t warp_instructions = 0;
   Counts counts;
 };
@@ -107,7 +117,11 @@ class CtaRunner {
     cells_ = program_.rows + program_.predicates;
     rows_ = aligned_array<std::uint32_t>(row_words_ * warps_);
     predicates_.resize(std::size_t{program_.predicates} * warps_);
-    if (checks_) defined_.resize(std::size_t{cells_} * warps_);
+    if (checks_) {
+      defined_.resize(std::size_t{cells_} * warps_);
+      partial_.resize(std::size_t{program_.rows} * warps_);
+      undefined_ = aligned_array<std::uint32_t>(row_words_ * warps_);
+    }
     shared_end_ =
         static_cast<std::uint32_t>(program_.dynamic_shared_offset + request_.dynamic_shared_bytes);
     shared_ = aligned_array<std::uint8_t>(shared_end_);
@@ -146,19 +160,29 @@ class CtaRunner {
     }
     try {
       run_cta(cta_);
-    } catch (Stop& stop) {
-      record(linear, std::move(stop.finding));
+    } catch (const Stop&) {
+      std::uint32_t seen = launch_.first_failed.load();
+      while (linear < seen && !launch_.first_failed.compare_exchange_weak(seen, linear)) {
+      }
     }
     for (const Warp& w : cta_.warps) executed_ += w.executed;
     cta_.checker = nullptr;
+    if (!log_.findings.empty()) record(linear);
   }
 
-  void record(std::uint32_t linear, Finding finding) {
-    std::uint32_t seen = launch_.first_failed.load();
-    while (linear < seen && !launch_.first_failed.compare_exchange_weak(seen, linear)) {
-    }
+  void record(std::uint32_t linear) {
     std::lock_guard lock(launch_.mutex);
-    launch_.failures.emplace_back(linear, std::move(finding));
+    if (log_.full) launch_.first_full = std::min(launch_.first_full, linear);
+    for (std::size_t place = 0; place < log_.findings.size(); ++place) {
+      Finding& finding = log_.findings[place];
+      const auto [known, fresh] = launch_.found.try_emplace({finding.check, finding.ptx_line},
+                                                            Launch::Found{linear, place, finding});
+      if (fresh) continue;
+      Launch::Found& found = known->second;
+      const std::uint64_t count = found.finding.count + finding.count;
+      if (linear < found.cta) found = {linear, place, std::move(finding)};
+      found.finding.count = count;
+    }
   }
 
   void set_up(std::uint32_t linear) {
@@ -172,6 +196,8 @@ class CtaRunner {
     cta_.id[2] = static_cast<int>(linear / grid.x / grid.y);
     cta_.shared = shared_.get();
     cta_.shared_end = shared_end_;
+    log_ = {};
+    cta_.log = &log_;
     cta_.random = Random(request_.options.seed * 0x9e3779b97f4a7c15u + linear);
     cta_.barriers.fill({});
     cta_.hits.assign(program_.accesses.size(), nullptr);
@@ -202,6 +228,9 @@ class CtaRunner {
       w.local_written.assign(program_.info.local_bytes * kLanes, 0);
       w.defined = defined_.data() + std::size_t{cells_} * index;
       std::fill_n(w.defined, cells_, 0u);
+      w.partial = partial_.data() + std::size_t{program_.rows} * index;
+      std::fill_n(w.partial, program_.rows, 0u);
+      w.undefined = undefined_.get() + row_words_ * index;
       for (std::uint16_t p : {kAlways, kNever}) w.defined[program_.predicate_cell(p)] = kFullMask;
     }
     fill_constants(w);
@@ -299,9 +328,11 @@ class CtaRunner {
   std::uint32_t warps_ = 0, cells_ = 0, shared_end_ = 0;
   std::size_t row_words_ = 0;
   AlignedArray<std::uint32_t> rows_;
-  std::vector<std::uint32_t> predicates_, defined_;
+  std::vector<std::uint32_t> predicates_, defined_, partial_;
+  AlignedArray<std::uint32_t> undefined_;  // untouched where nothing is undefined in part
   AlignedArray<std::uint8_t> shared_;
   Cta cta_;
+  FindingLog log_;
   Counts counts_;
   std::uint64_t executed_ = 0;
 };
@@ -370,6 +401,29 @@ std::vector<runtime::LineCount> line_counts(const Launch& launch) {
   return lines;
 }
 
+// The same for any number of host threads: what CTAs behind a stopped one found, if they ran, is dropped.
+void collect(Launch& launch, LaunchReport& report) {
+  const std::uint32_t last = launch.first_failed.load();
+  std::vector<Launch::Found*> found;
+  for (auto& [key, each] : launch.found) {
+    if (each.cta <= last) found.push_back(&each);
+  }
+  std::sort(found.begin(), found.end(), [](const Launch::Found* a, const Launch::Found* b) {
+    return a->cta != b->cta ? a->cta < b->cta : a->place < b->place;
+  });
+  report.truncated = last != kNoCta && launch.first_full == last;
+  for (Launch::Found* each : found) {
+    if (last != kNoCta) each->finding.count = 1;  // it depends on how far the others came
+    report.findings.push_back(std::move(each->finding));
+  }
+}
+
+void limit(LaunchReport& report) {
+  if (report.findings.size() <= kMaxFindings) return;
+  report.findings.resize(kMaxFindings);
+  report.truncated = true;
+}
+
 }  // namespace
 
 LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRequest& request) {
@@ -386,21 +440,15 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
   run_grid(shared);
 
   LaunchReport report;
-  // The first CTA that failed is the same for any number of threads; later ones may or may not have run.
-  auto first = std::min_element(shared.failures.begin(), shared.failures.end(),
-                                [](const auto& a, const auto& b) { return a.first < b.first; });
-  if (first != shared.failures.end()) report.findings.push_back(std::move(first->second));
-  if (checks && report.findings.empty()) {
+  collect(shared, report);
+  if (checks && shared.first_failed.load() == kNoCta) {
     for (const auto& conflict : shared.ordered_races != nullptr
                                     ? shared.ordered_races->conflicts()
                                     : shared.races->conflicts(kMaxFindings + 1)) {
-      if (report.findings.size() == kMaxFindings) {
-        report.truncated = true;
-        break;
-      }
       report.findings.push_back(describe_conflict(shared, conflict));
     }
   }
+  limit(report);
   if (!checks) memory.assume_defined();
   report.counters.warp_instructions = shared.warp_instructions;
   report.counters.seconds =

@@ -51,7 +51,8 @@ struct ProgramInfo {
   // 32-bit registers that the text as it stands keeps live at once. ptxas reorders, so it may need
   // more or fewer.
   int registers = 0;
-  int max_threads = 0;  // .maxntid or .reqntid; 0 if absent
+  int max_threads = 0;         // .maxntid or .reqntid; 0 if absent
+  bool exact_threads = false;  // .reqntid
   // Lint: what the PTX leaves to the assembler, such as an f32 add that ptxas may fuse. One sentence
   // each, with "line N: " in front.
   std::vector<std::string> warnings;
@@ -72,8 +73,11 @@ struct LaunchReport {
   runtime::LaunchCounters counters;
 };
 
-// Runs the grid to its end or to the first finding. Results, findings and counts of a launch that
-// succeeds depend on the request alone, not on the number of host threads. Throws std::invalid_argument
+// Runs the grid to its end, past findings where one can go on: an access out of bounds reads zeros or
+// writes nothing, undefined data counts as defined from where it is reported. A CTA ends at a deadlock, at
+// collectives that diverge, at a trap, at the limit of instructions, and some time after it has findings;
+// then those behind it need not run. Results, findings and counts of a launch that succeeds depend on
+// the request alone, and findings always, not on the number of host threads. Throws std::invalid_argument
 // for a request that no device takes: an empty grid or block, too many threads, a wrong params size.
 LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRequest& request);
 

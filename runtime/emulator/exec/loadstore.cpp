@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/forms.h"
 
 namespace sagegen::emulator {
@@ -82,29 +83,46 @@ constexpr std::uint32_t kFenced = 1;
 
 bool is_shared_access(const Access& access) { return access.space == Space::shared; }
 
+// Bytes as they lie in the register: an undefined sign is one in all bits above, too.
+void mark_loaded(const Warp& w, std::uint16_t row, int lane, const Access& access,
+                 std::uint32_t undefined_bytes) {
+  std::uint64_t bits = bits_of_bytes(undefined_bytes);
+  const std::uint32_t width = 8u * access.bytes;
+  if (access.sign_extend && (bits >> (width - 1) & 1) != 0) bits |= ~low_bits(width);
+  set_undefined_bits(w, row, access.register_bytes, lane, bits);
+}
+
 template <bool kChecked>
 void load(Warp& w, const Op& op, std::uint32_t mask) {
   const Access& access = w.program->accesses[op.imm];
   const std::uint16_t* r = operands(w, op, access);
   std::uint16_t base = r[access.count];
   std::uint32_t bytes = std::uint32_t{access.bytes} * access.count;
-  if constexpr (kChecked) require_defined(w, op, base, mask, "address");
   LaneAddresses addresses = lane_addresses(w, access, base);
   LanePointers data;
   if constexpr (kChecked) {
     LaneTargets targets;
-    locate_targets(w, op, op.imm, mask, addresses, bytes, "reads", targets);
+    const std::uint32_t lost = undefined_addresses(w, op, base, mask, "address");
+    locate_targets(w, op, op.imm, mask & ~lost, addresses, bytes, "reads", targets);
+    send_nowhere(w, lost, targets);
     std::array<std::uint32_t, kMaxElements> undefined = {};  // lanes, per element
     for_lanes(mask, [&](int lane) {
       data[lane] = targets[lane].data;
       Checker& checker = *w.cta->checker;
       if (checker.read(w, op, lane, targets[lane], bytes, read_kind(access))) return;
       for (int e = 0; e < access.count; ++e) {
-        bool good = checker.defined(element_of(targets[lane], access, e), access.bytes);
+        const Target element = element_of(targets[lane], access, e);
+        const bool good = checker.undefined_bytes(element, access.bytes) == 0;
         undefined[e] |= static_cast<std::uint32_t>(!good) << lane;
       }
     });
-    for (int e = 0; e < access.count; ++e) set_defined_row(w, r[e], ~undefined[e], mask);
+    for (int e = 0; e < access.count; ++e) {
+      set_defined_row(w, r[e], ~undefined[e], mask);
+      for_lanes(undefined[e], [&](int lane) {
+        const Target element = element_of(targets[lane], access, e);
+        mark_loaded(w, r[e], lane, access, w.cta->checker->undefined_bytes(element, access.bytes));
+      });
+    }
     if (access.detail == kFenced) w.cta->checker->fence(w.index);
   } else {
     locate_lanes(w, op, op.imm, mask, addresses, bytes, "reads", data);
@@ -158,14 +176,15 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
   const Access& access = w.program->accesses[op.imm];
   const std::uint16_t* r = operands(w, op, access);
   std::uint32_t bytes = std::uint32_t{access.bytes} * access.count;
-  if constexpr (kChecked) require_defined(w, op, r[0], mask, "address");
   LaneAddresses addresses = lane_addresses(w, access, r[0]);
   if (w.cta->counts != nullptr && is_shared_access(access)) {
     count_wavefronts(w, op, mask, addresses, bytes);
   }
   if constexpr (kChecked) {
     LaneTargets targets;
-    locate_targets(w, op, op.imm, mask, addresses, bytes, "writes", targets);
+    const std::uint32_t lost = undefined_addresses(w, op, r[0], mask, "address");
+    locate_targets(w, op, op.imm, mask & ~lost, addresses, bytes, "writes", targets);
+    send_nowhere(w, lost, targets);
     if (access.detail == kFenced) w.cta->checker->fence(w.index);
     std::array<std::uint8_t, kLanes * kMaxVectorBytes> values;
     std::uint32_t whole = mask;  // lanes whose elements are all defined
@@ -181,9 +200,11 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
         return;
       }
       for (int e = 0; e < access.count; ++e) {
-        bool defined = (defined_row(w, r[1 + e]) >> lane & 1) != 0;
-        checker.write(w, op, lane, element_of(targets[lane], access, e), access.bytes,
-                      value + e * access.bytes, defined, write_kind(access));
+        const std::uint64_t bits =
+            undefined_bits(w, r[1 + e], access.register_bytes, lane) & low_bits(8u * access.bytes);
+        checker.write_partly(w, op, lane, element_of(targets[lane], access, e), access.bytes,
+                             value + e * access.bytes, undefined_bytes_of(bits),
+                             write_kind(access));
       }
     });
     w.cta->checker->same_instruction(w, op, mask, targets.data(), bytes, values.data());

@@ -1,6 +1,6 @@
 // The loop that runs a warp.
 
-#include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/warp.h"
 
 namespace sagegen::emulator {
@@ -13,8 +13,10 @@ void pass_on_taint(Warp& w, const Op& op, std::uint32_t mask) {
   if (op.guard != kAlways) {
     std::uint32_t undefined = w.active & ~defined_predicate(w, op.guard);
     if (undefined != 0) {
-      fail(w, op, first_lane(undefined), "uninitialized",
-           "the guard predicate was never written, or was computed from uninitialized data");
+      report(w, op, first_lane(undefined), "uninitialized", [] {
+        return "the guard predicate was never written, or was computed from uninitialized data";
+      });
+      set_defined_predicate(w, op.guard, kFullMask, undefined);
     }
   }
   if (info.taint != Taint::propagate || mask == 0) return;
@@ -22,10 +24,8 @@ void pass_on_taint(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint16_t* sources = cell + info.destinations;
   std::uint32_t lanes = kFullMask;
   for (int i = 0; i < info.sources; ++i) lanes &= w.defined[sources[i]];
-  for (int i = 0; i < info.destinations; ++i) {
-    std::uint32_t& d = w.defined[cell[i]];
-    d = (d & ~mask) | (lanes & mask);
-  }
+  if ((mask & ~lanes) != 0) return spread_undefined(w, op, mask, lanes);
+  for (int i = 0; i < info.destinations; ++i) w.defined[cell[i]] |= mask;
 }
 
 template <bool kChecked, bool kCounted>

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/forms.h"
 #include "runtime/emulator/exec/wmma.h"
 
@@ -36,13 +37,14 @@ void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
   bool transposed = (access.detail & kTransposed) != 0;
   std::uint16_t base = op.r[matrices];
   std::uint32_t sources = address_lanes(matrices);
-  if constexpr (kChecked) require_defined(w, op, base, sources, "row address");
   LaneAddresses addresses = lane_addresses(w, access, base);
   LanePointers rows;
   std::uint32_t whole = kFullMask;  // rows without undefined bytes
   LaneTargets targets;
   if constexpr (kChecked) {
-    locate_targets(w, op, op.imm, sources, addresses, kRowBytes, "reads", targets);
+    const std::uint32_t lost = undefined_addresses(w, op, base, sources, "row address");
+    locate_targets(w, op, op.imm, sources & ~lost, addresses, kRowBytes, "reads", targets);
+    send_nowhere(w, lost, targets);
     for_lanes(sources, [&](int lane) {
       rows[lane] = targets[lane].data;
       bool good = w.cta->checker->read(w, op, lane, targets[lane], kRowBytes);
@@ -68,19 +70,18 @@ void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
       for (int g = 0; g < 8; ++g) std::memcpy(d + 4 * g, row[g], kRowBytes);
     }
     if constexpr (kChecked) {
-      std::uint32_t defined = kFullMask;
-      if ((whole >> (8 * m) & 0xff) != 0xff) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-          bool good = true;
-          for (int half = 0; half < 2; ++half) {
-            ElementPlace at = place_of(lane, half, transposed);
-            good &= w.cta->checker->shared_defined(
-                static_cast<std::uint32_t>(targets[8 * m + at.row].address) + at.byte, 2);
-          }
-          if (!good) defined &= ~(1u << lane);
+      set_defined_row(w, op.r[m], kFullMask, kFullMask);
+      for (int lane = 0; (whole >> (8 * m) & 0xff) != 0xff && lane < kLanes; ++lane) {
+        std::uint32_t bytes = 0;
+        for (int half = 0; half < 2; ++half) {
+          const ElementPlace at = place_of(lane, half, transposed);
+          if ((whole >> (8 * m + at.row) & 1) != 0) continue;
+          const Target source = targets[8 * m + at.row];
+          bytes |= (w.cta->checker->undefined_bytes(source, kRowBytes) >> at.byte & 3)
+                   << (2 * half);
         }
+        set_undefined_bits(w, op.r[m], 4, lane, bits_of_bytes(bytes));
       }
-      set_defined_row(w, op.r[m], defined, kFullMask);
     }
   }
 }
@@ -93,10 +94,14 @@ void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
   int matrices = static_cast<int>(access.detail & 0xff);
   bool transposed = (access.detail & kTransposed) != 0;
   std::uint32_t destinations = address_lanes(matrices);
-  if constexpr (kChecked) require_defined(w, op, op.r[0], destinations, "row address");
   LaneAddresses addresses = lane_addresses(w, access, op.r[0]);
   LaneTargets targets;
-  locate_targets(w, op, op.imm, destinations, addresses, kRowBytes, "writes", targets);
+  std::uint32_t lost = 0;
+  if constexpr (kChecked) {
+    lost = undefined_addresses(w, op, op.r[0], destinations, "row address");
+  }
+  locate_targets(w, op, op.imm, destinations & ~lost, addresses, kRowBytes, "writes", targets);
+  send_nowhere(w, lost, targets);
   if (w.cta->counts != nullptr) count_wavefronts(w, op, destinations, addresses, kRowBytes);
   for (int m = 0; m < matrices; ++m) {
     for (int lane = 0; lane < kLanes; ++lane) {
@@ -108,8 +113,9 @@ void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
         target.data += at.byte;
         std::uint16_t element = static_cast<std::uint16_t>(value >> (16 * half));
         if constexpr (kChecked) {
-          bool defined = (defined_row(w, op.r[1 + m]) >> lane & 1) != 0;
-          w.cta->checker->write(w, op, 8 * m + at.row, target, 2, &element, defined);
+          const std::uint64_t bits = undefined_bits(w, op.r[1 + m], 4, lane) >> (16 * half);
+          w.cta->checker->write_partly(w, op, 8 * m + at.row, target, 2, &element,
+                                       undefined_bytes_of(bits & 0xffff));
         }
         std::memcpy(target.data, &element, 2);
       }
@@ -123,7 +129,7 @@ void move_matrix(Warp& w, const Op& op, std::uint32_t mask) {
   if (!gather(w, op, mask, kFullMask)) return;
   const std::uint32_t* a = row32(w, op.r[1]);
   std::uint32_t result[kLanes];
-  std::uint32_t defined = 0;
+  std::uint32_t undefined[kLanes] = {};
   for (int lane = 0; lane < kLanes; ++lane) {
     int g = lane / 4, t = lane % 4;
     int low = 4 * (2 * t) + g / 2,
@@ -131,12 +137,18 @@ void move_matrix(Warp& w, const Op& op, std::uint32_t mask) {
     int shift = 16 * (g % 2);
     result[lane] = (a[low] >> shift & 0xffff) | (a[high] >> shift & 0xffff) << 16;
     if constexpr (kChecked) {
-      std::uint32_t source = defined_row(w, op.r[1]);
-      defined |= (source >> low & source >> high & 1) << lane;
+      const auto half = [&](int source) {
+        return static_cast<std::uint32_t>(undefined_bits(w, op.r[1], 4, source)) >> shift & 0xffff;
+      };
+      undefined[lane] = half(low) | half(high) << 16;
     }
   }
   std::memcpy(row32(w, op.r[0]), result, sizeof result);
-  if constexpr (kChecked) set_defined_row(w, op.r[0], defined, kFullMask);
+  if constexpr (kChecked) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      set_undefined_bits(w, op.r[0], 4, lane, undefined[lane]);
+    }
+  }
 }
 
 // Operands: D, A, B, C.
@@ -149,9 +161,11 @@ void multiply(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint16_t* b = a + detail.a;
   const std::uint16_t* c = b + detail.b;
   if constexpr (kChecked) {
-    for (int i = 0; i < detail.a; ++i) require_defined(w, op, a[i], mask, "A operand");
-    for (int i = 0; i < detail.b; ++i) require_defined(w, op, b[i], mask, "B operand");
-    for (int i = 0; i < detail.c; ++i) require_defined(w, op, c[i], mask, "accumulator");
+    spread_matrix(w, {.a = {a, detail.a},
+                      .b = {b, detail.b},
+                      .c = {c, detail.c},
+                      .d = {d, detail.c},
+                      .f16_accumulators = detail.f16_accumulators});
   }
   constexpr std::size_t kRow = sizeof(std::uint32_t) * kLanes;
   alignas(64) MmaRegisters registers;
@@ -161,7 +175,6 @@ void multiply(Warp& w, const Op& op, std::uint32_t mask) {
   detail.run(registers);
   for (int i = 0; i < detail.c; ++i) {
     std::memcpy(row32(w, d[i]), registers.d[i], kRow);
-    if constexpr (kChecked) set_defined_row(w, d[i], kFullMask, kFullMask);
   }
 }
 

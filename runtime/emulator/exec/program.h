@@ -43,7 +43,9 @@ struct Op {
   std::uint32_t imm = 0;       // immediate, branch target, or index into Program's side tables
 };
 
-enum class Space : std::uint8_t { generic, global, constant, shared, local, param };
+// nowhere: of no access in the text. It is where accesses go that were reported: reads give zeros,
+// writes change nothing.
+enum class Space : std::uint8_t { generic, global, constant, shared, local, param, nowhere };
 
 // A memory operand with everything about the access that the text fixes.
 struct Access {
@@ -65,11 +67,20 @@ struct MmaDetail {
   MmaDoubleFunction run_double = nullptr;  // f64 instead
   // Registers per operand of an m16n8 instruction with 32-bit registers; D has as many as C.
   std::uint8_t a = 4, b = 2, c = 4;
+  bool f16_accumulators = false;  // two elements in a register of C and D
 };
 
 // How an instruction passes on "undefined": not at all, from any source to every destination, or in its
 // own handler.
 enum class Taint : std::uint8_t { none, propagate, custom };
+
+// What of the destinations is undefined if parts of the sources are: see definedness.h. Without a rule
+// all of it is.
+struct SpreadRule {
+  Handler run = nullptr;    // called before the instruction runs
+  std::uint32_t bytes = 0;  // of each operand in the order of Op::r, 4 bits each; 0: a predicate
+  std::uint16_t detail = 0;
+};
 
 inline constexpr std::uint32_t kNoRejoin = 0xffff'ffff;
 inline constexpr std::uint32_t kNoTarget = 0xffff'ffff;
@@ -84,6 +95,7 @@ struct OpInfo {
   Taint taint = Taint::none;
   std::uint16_t destinations = 0, sources = 0;  // definedness cells at taint_pool[cells...]
   std::uint32_t cells = 0;
+  SpreadRule spread;  // for Taint::propagate, if a lane of a source is not defined
 };
 
 struct ConstantRow {

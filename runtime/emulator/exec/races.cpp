@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <set>
 
 namespace sagegen::emulator {
@@ -216,6 +217,8 @@ GlobalRaces::GlobalRaces(const AddressMap& map) {
     for (auto* kinds : {&summary->words, &summary->bytes}) {
       for (auto& list : *kinds) list = std::vector<std::atomic<Extremes*>>(chunks);
     }
+    summary->stored_words = std::vector<std::atomic<Stored*>>(chunks);
+    summary->stored_bytes = std::vector<std::atomic<Stored*>>(chunks);
     summaries_.push_back(std::move(summary));
   }
 }
@@ -227,6 +230,9 @@ GlobalRaces::~GlobalRaces() {
         for (auto& chunk : list) delete[] chunk.load();
       }
     }
+    for (auto* list : {&summary->stored_words, &summary->stored_bytes}) {
+      for (auto& chunk : *list) delete[] chunk.load();
+    }
   }
 }
 
@@ -237,11 +243,33 @@ GlobalRaces::Summary* GlobalRaces::find(std::uint64_t address) {
   return std::prev(after)->get();
 }
 
-GlobalRaces::Extremes* GlobalRaces::cells(std::vector<std::atomic<Extremes*>>& chunks,
-                                          std::size_t chunk, std::size_t count) {
-  Extremes* present = chunks[chunk].load(std::memory_order_acquire);
+void GlobalRaces::Stored::add(std::uint32_t value) {
+  std::uint64_t seen = state_.load(std::memory_order_relaxed);
+  for (;;) {
+    if ((seen & kSeveral) != 0 || seen == (kOne | value)) return;
+    const std::uint64_t next = seen == 0 ? kOne | value : kSeveral;
+    if (state_.compare_exchange_weak(seen, next, std::memory_order_relaxed)) return;
+  }
+}
+
+// Of plain writes to the byte `at` of a chunk, or to the word there.
+bool GlobalRaces::Summary::one_value(std::size_t chunk, std::size_t at, bool by_byte) const {
+  const Stored* by_word = stored_words[chunk].load(std::memory_order_acquire);
+  const Stored* single = stored_bytes[chunk].load(std::memory_order_acquire);
+  const bool in_words = by_word != nullptr && !by_word[at / 4].empty();
+  const bool in_bytes = by_byte && single != nullptr && !single[at].empty();
+  if (in_words && by_word[at / 4].several()) return false;
+  if (in_bytes && single[at].several()) return false;
+  return !in_words || !in_bytes ||
+         (by_word[at / 4].value() >> (at % 4 * 8) & 0xff) == single[at].value();
+}
+
+template <class Cell>
+Cell* GlobalRaces::cells(std::vector<std::atomic<Cell*>>& chunks, std::size_t chunk,
+                         std::size_t count) {
+  Cell* present = chunks[chunk].load(std::memory_order_acquire);
   if (present != nullptr) return present;
-  auto fresh = std::make_unique<Extremes[]>(count);
+  auto fresh = std::make_unique<Cell[]>(count);
   if (chunks[chunk].compare_exchange_strong(present, fresh.get(), std::memory_order_acq_rel)) {
     return fresh.release();
   }
@@ -249,8 +277,10 @@ GlobalRaces::Extremes* GlobalRaces::cells(std::vector<std::atomic<Extremes*>>& c
 }
 
 void GlobalRaces::access(std::uint64_t address, std::uint32_t bytes, std::uint32_t cta,
-                         std::uint32_t op, AccessKind kind) {
+                         std::uint32_t op, AccessKind kind, const void* value) {
   if (kind == AccessKind::same_write) kind = AccessKind::write;
+  const bool stores = kind == AccessKind::write;
+  const auto* from = static_cast<const std::uint8_t*>(value);
   Summary& summary = *find(address);
   std::size_t k = static_cast<std::size_t>(kind);
   std::uint64_t key = (std::uint64_t{cta} + 1) << 32 | op;
@@ -260,9 +290,16 @@ void GlobalRaces::access(std::uint64_t address, std::uint32_t bytes, std::uint32
     std::size_t at = offset % kChunkBytes;
     if (offset % 4 == 0 && end - offset >= 4) {
       cells(summary.words[k], chunk, kChunkBytes / 4)[at / 4].add(key);
+      if (stores) {
+        std::uint32_t word;
+        std::memcpy(&word, from, 4);
+        from += 4;
+        cells(summary.stored_words, chunk, kChunkBytes / 4)[at / 4].add(word);
+      }
       offset += 4;
     } else {
       cells(summary.bytes[k], chunk, kChunkBytes)[at].add(key);
+      if (stores) cells(summary.stored_bytes, chunk, kChunkBytes)[at].add(*from++);
       offset += 1;
     }
   }
@@ -326,6 +363,7 @@ std::vector<GlobalRaces::Conflict> GlobalRaces::conflicts(std::size_t limit) con
             two = merged[b].other_than(one);
           }
           if (two == 0) continue;
+          if (b == kWrite && summary->one_value(chunk, at, by_byte)) continue;
           Party first = party(one, a), second = party(two, b);
           if (!reported.insert({std::min(first.op, second.op), std::max(first.op, second.op)})
                    .second) {

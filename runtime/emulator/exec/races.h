@@ -103,9 +103,10 @@ class GlobalRaces {
   GlobalRaces(const GlobalRaces&) = delete;
   GlobalRaces& operator=(const GlobalRaces&) = delete;
 
-  // Thread-safe. The range lies inside one live allocation.
+  // Thread-safe. The range lies inside one live allocation. `value` is what a plain write stores: CTAs that
+  // store nothing but one and the same value do not race with each other.
   void access(std::uint64_t address, std::uint32_t bytes, std::uint32_t cta, std::uint32_t op,
-              AccessKind kind);
+              AccessKind kind, const void* value);
 
   struct Party {
     std::uint32_t cta = 0, op = 0;
@@ -126,16 +127,32 @@ class GlobalRaces {
     void add(std::uint64_t key);
     bool empty() const { return high.load(std::memory_order_relaxed) == 0; }
   };
+  // What plain writes have stored in a cell so far.
+  class Stored {
+   public:
+    void add(std::uint32_t value);
+    bool empty() const { return state_.load(std::memory_order_relaxed) == 0; }
+    bool several() const { return (state_.load(std::memory_order_relaxed) & kSeveral) != 0; }
+    std::uint32_t value() const {
+      return static_cast<std::uint32_t>(state_.load(std::memory_order_relaxed));
+    }
+
+   private:
+    static constexpr std::uint64_t kOne = std::uint64_t{1} << 32, kSeveral = std::uint64_t{1} << 33;
+    std::atomic<std::uint64_t> state_{0};
+  };
   // Words are accesses of whole aligned 4-byte cells, bytes all others.
   struct Summary {
     const Allocation* allocation = nullptr;
     std::array<std::vector<std::atomic<Extremes*>>, 4> words, bytes;  // by AccessKind, then chunk
+    std::vector<std::atomic<Stored*>> stored_words, stored_bytes;
+    bool one_value(std::size_t chunk, std::size_t at, bool by_byte) const;
   };
   struct Merged;
 
   Summary* find(std::uint64_t address);
-  static Extremes* cells(std::vector<std::atomic<Extremes*>>& chunks, std::size_t chunk,
-                         std::size_t count);
+  template <class Cell>
+  static Cell* cells(std::vector<std::atomic<Cell*>>& chunks, std::size_t chunk, std::size_t count);
 
   std::vector<std::unique_ptr<Summary>> summaries_;  // by address
 };

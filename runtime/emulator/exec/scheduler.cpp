@@ -13,6 +13,8 @@ namespace {
 using runtime::SchedulePolicy;
 
 constexpr std::int32_t kQuantum = 256;
+// A CTA may go astray after a finding: it is given a while for more of them.
+constexpr std::uint64_t kInstructionsAfterFinding = 1'000'000;
 
 std::uint32_t ready_warps(const Cta& cta) {
   std::uint32_t ready = 0;
@@ -118,7 +120,7 @@ std::string describe_wait(const Warp& w) {
 
 void run_cta(Cta& cta) {
   int last = -1;
-  std::uint64_t total = 0;
+  std::uint64_t total = 0, before_findings = 0;
   for (;;) {
     std::uint32_t ready = ready_warps(cta);
     if (ready == 0) break;
@@ -129,6 +131,12 @@ void run_cta(Cta& cta) {
     if (w.state == WarpState::exited) settle_barriers(cta);
     total += w.executed - before;
     if (total > cta.instruction_limit) report_endless(cta, w, last);
+    if (cta.log->findings.empty()) {
+      before_findings = total;
+    } else if (total - before_findings > kInstructionsAfterFinding) {
+      cta.log->full = true;
+      throw Stop{};
+    }
   }
   bool all_exited = std::all_of(cta.warps.begin(), cta.warps.end(),
                                 [](const Warp& w) { return w.state == WarpState::exited; });

@@ -51,6 +51,9 @@ struct Warp {
   std::uint32_t* rows = nullptr;
   std::uint32_t* predicates = nullptr;
   std::uint32_t* defined = nullptr;  // a lane mask per definedness cell; only with checks
+  // Of lanes that are not defined: per row, those of which some bits are, and which bits are not.
+  std::uint32_t* partial = nullptr;
+  std::uint32_t* undefined = nullptr;  // like rows
 
   Cta* cta = nullptr;
   const Program* program = nullptr;
@@ -101,6 +104,13 @@ class Random {
   std::uint64_t state_;
 };
 
+// The findings of one CTA. Each check reports once per PTX line and counts after that.
+struct FindingLog {
+  static constexpr std::size_t kMost = 16;
+  std::vector<runtime::Finding> findings;
+  bool full = false;  // there was one more
+};
+
 struct Cta {
   const LaunchRequest* request = nullptr;
   const AddressMap* map = nullptr;
@@ -117,6 +127,8 @@ struct Cta {
   std::vector<const Allocation*> hits;  // per access: where it went last
   Checker* checker = nullptr;           // null without checks
   Counts* counts = nullptr;             // null without counting
+  FindingLog* log = nullptr;
+  alignas(64) std::array<std::uint8_t, 64> nowhere = {};  // see Space::nowhere
 };
 
 // ---- accessors ---------------------------------------------------------------------------------
@@ -160,10 +172,12 @@ inline std::uint32_t defined_row(const Warp& w, std::uint16_t row) { return w.de
 inline std::uint32_t defined_predicate(const Warp& w, std::uint16_t predicate) {
   return w.defined[w.program->predicate_cell(predicate)];
 }
-inline void set_defined_row(const Warp& w, std::uint16_t row, std::uint32_t lanes,
-                            std::uint32_t mask) {
+// Inlined always, like all that the lane loops call: see lanes.h.
+[[gnu::always_inline]] inline void set_defined_row(const Warp& w, std::uint16_t row,
+                                                   std::uint32_t lanes, std::uint32_t mask) {
   std::uint32_t& cell = w.defined[row];
   cell = (cell & ~mask) | (lanes & mask);
+  if ((mask & ~lanes) != 0) w.partial[row] &= ~mask;
 }
 inline void set_defined_predicate(const Warp& w, std::uint16_t predicate, std::uint32_t lanes,
                                   std::uint32_t mask) {
@@ -173,17 +187,25 @@ inline void set_defined_predicate(const Warp& w, std::uint16_t predicate, std::u
 
 // ---- reports -----------------------------------------------------------------------------------
 
-// Ends the CTA. Thrown by handlers, caught by the CTA's scheduler.
-struct Stop {
-  runtime::Finding finding;
-};
+// Ends the CTA. Thrown by handlers, caught by the CTA's runner. The finding, if there is one, is in the log.
+struct Stop {};
+// For what nobody can go on from.
 [[noreturn]] void fail(const Warp& w, const Op& op, int lane, const char* check,
                        std::string message);
+// For everything else: the caller goes on as if nothing had been wrong. Throws Stop if there are too
+// many findings already. `message` makes the text, of the first report only.
+bool first_report(const Warp& w, const Op& op, const char* check);
+void keep_report(const Warp& w, const Op& op, int lane, const char* check, std::string message);
+template <class Message>
+void report(const Warp& w, const Op& op, int lane, const char* check, Message&& message) {
+  if (first_report(w, op, check)) keep_report(w, op, lane, check, message());
+}
 // "0x00ff00ff" for masks in messages.
 std::string hex_mask(std::uint32_t mask);
-// Fails with "uninitialized" if a lane of the mask reads an undefined row; `role` says for what.
-void require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
-                     const char* role);
+// Reports "uninitialized" if a lane of the mask reads an undefined row, which then counts as defined;
+// `role` says for what it is read. Returns these lanes.
+std::uint32_t require_defined(const Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask,
+                              const char* role);
 
 // ---- the loop and its control ------------------------------------------------------------------
 

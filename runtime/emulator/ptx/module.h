@@ -79,6 +79,7 @@ struct Function {
   std::vector<Instruction> body;
   std::map<std::string, int> labels;  // label -> index into body of the next instruction
   int max_threads = 0;                // product of .maxntid or .reqntid, 0 if absent
+  bool exact_threads = false;         // .reqntid
   int min_blocks = 0;                 // .minnctapersm
   int max_regs = 0;                   // .maxnreg
   int line = 0;

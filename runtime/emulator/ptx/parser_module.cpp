@@ -371,6 +371,7 @@ void Parser::entry_directives(Function& function) {
       }
       bound = name.text;
       function.max_threads = launch_bound(name.text);
+      function.exact_threads = name.text == ".reqntid";
     } else if (name.text == ".minnctapersm") {
       function.min_blocks = static_cast<int>(take_integer(".minnctapersm", kMaxInt));
     } else if (name.text == ".maxnreg") {

@@ -1,8 +1,9 @@
 // The emulator as a driver: one emulated device per profile, behind the same DriverApi as a GPU.
 //
 // It executes the PTX text that it is given and nothing else. It is a stricter machine than a GPU: see
-// Checks. Launches run synchronously inside launch(); a finding makes launch() return launch_failed (or
-// illegal_address) and last_error_detail() gives the reports. A copy to the host of bytes that hold no
+// Checks. Launches run synchronously inside launch(). They go on after a finding where that is sound (see
+// Finding); then launch() returns launch_failed (or illegal_address, by the first of them), and
+// last_error_detail() gives up to 16 reports. Each device of each emulator has addresses of its own. A copy to the host of bytes that hold no
 // defined data succeeds and leaves the finding "uninitialized".
 #pragma once
 
@@ -44,7 +45,9 @@ struct EmulatorOptions {
   Counting counting = Counting::off;
 };
 
-// One report of a check. Addresses and lanes are decimal or hex as a person would want them.
+// One report of a check. After it an access out of bounds reads zeros or writes nothing, undefined data
+// counts as defined, a race is left as it is; a deadlock, diverging collectives, a trap or the limit of
+// instructions end the launch. Addresses and lanes are decimal or hex as a person would want them.
 struct Finding {
   std::string kernel;
   std::string check;    // "out-of-bounds", "uninitialized", "race", "copy-in-flight", ...
@@ -54,6 +57,9 @@ struct Finding {
   int cta[3] = {0, 0, 0};
   int warp = -1;
   int lane = -1;
+  // How often the check found this at this line; the rest tells of the first time. 1 in a launch that
+  // could not go on to its end.
+  std::uint64_t count = 1;
 };
 
 // What one PTX instruction did in all CTAs of a launch. Accesses of shared memory without bank conflicts
@@ -75,7 +81,9 @@ struct LaunchCounters {
 class EmulatorDriver : public DriverApi {
  public:
   virtual void configure(const EmulatorOptions& options) = 0;
-  virtual std::vector<Finding> findings() const = 0;  // of all launches since the last clear
+  // Of all launches and copies since the last clear. What was found before, by the same check at the same
+  // line of the same kernel, is counted there; more than 256 different ones are not kept.
+  virtual std::vector<Finding> findings() const = 0;
   virtual void clear_findings() = 0;
   virtual LaunchCounters last_launch() const = 0;
 };
