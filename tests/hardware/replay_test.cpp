@@ -239,8 +239,9 @@ void check_apart(const char* name, const Groups& groups) {
 TEST_CASE("the operands tell every two models of the tensor cores apart") {
   using P = EmulatorProfile;
   const Groups sixteen_bits = {{P::sm_80, P::sm_86, P::sm_89}, {P::sm_90, P::sm_120}, {P::ideal}};
-  for (const char* name : {"mma_m16n8k16_f16_f16_f32", "mma_m16n8k16_f16_f16_f16",
-                           "mma_m16n8k8_f16_f16_f32", "mma_m16n8k16_bf16_bf16_f32"}) {
+  for (const char* name :
+       {"mma_m16n8k16_f16_f16_f32", "mma_m16n8k16_f16_f16_f16", "mma_m16n8k8_f16_f16_f32",
+        "mma_m16n8k16_bf16_bf16_f32", "mma_m16n8k8_tf32_tf32_f32", "wmma_m16n16k16_f16_f32"}) {
     check_apart(name, sixteen_bits);
   }
   const Groups eight_bits = {{P::sm_89}, {P::sm_90}, {P::sm_120}, {P::ideal}};
@@ -251,6 +252,63 @@ TEST_CASE("the operands tell every two models of the tensor cores apart") {
   }
   check_apart("mma_m16n8k64_s4_s32",
               {{P::sm_80, P::sm_86, P::sm_89, P::sm_90, P::sm_120, P::ideal}});
+}
+
+// README.md, "Record first". Both questions need operands that only a few of the general ones have.
+TEST_CASE("the first probes ask what the published models leave open") {
+  const std::string first[] = {"mma_m16n8k16_f16_f16_f16_zero_sign",
+                               "mma_m16n8k16_bf16_bf16_f32_zero_beside_huge",
+                               "mma_m16n8k8_tf32_tf32_f32_zero_beside_huge"};
+  for (std::size_t i = 0; i < std::size(first); ++i) CHECK(all_probes()[i].name == first[i]);
+
+  // The emulator gives -0 to negative sums that vanish; +0 is what the other model says.
+  for (const EmulatorProfile profile : {EmulatorProfile::sm_80, EmulatorProfile::sm_90}) {
+    const Recording signs = record_on(profile, first[0]);
+    std::size_t minus = 0, plus = 0;
+    for (const std::uint32_t word : signs.results) {
+      for (const std::uint32_t half : {word & 0xffffu, word >> 16}) {
+        minus += half == 0x8000u ? 1 : 0;
+        plus += half == 0 ? 1 : 0;
+      }
+    }
+    CHECK(minus > 1000);
+    CHECK(plus > 1000);
+  }
+
+  // If the zero's product counted, with -126 and its partner's exponent, all other terms would lose bits:
+  // with the partner cut down to 1 it never counts, and the emulator, which leaves it out, gives the same.
+  for (const std::string& name : {first[1], first[2]}) {
+    const Probe& probe = *find_probe(name);
+    const bool wide = name.find("tf32") != std::string::npos;
+    const int elements = wide ? 1 : 2;  // of a word
+    const Words operands = probe_operands(probe, 5);
+    const auto inputs = static_cast<std::size_t>(probe.inputs);
+    std::size_t zeros = 0, huge = 0;
+    Words without = operands;
+    for (std::size_t i = 0; i < operands.size(); ++i) {
+      if (i / kLanes % inputs >= 6) continue;  // C
+      for (int e = 0; e < elements; ++e) {
+        const std::uint32_t code = wide ? operands[i] >> 16 : operands[i] >> (16 * e) & 0xffffu;
+        const std::uint32_t field = code >> 7 & 0xffu;
+        zeros += (wide ? operands[i] >> 13 << 14 : (code & 0x7fffu)) == 0 ? 1 : 0;
+        if (field < 127 + 100) continue;
+        ++huge;
+        const int shift = wide ? 16 : 16 * e;
+        without[i] = (without[i] & ~(0x7f80u << shift)) | 0x3f80u << shift;
+      }
+    }
+    CHECK(zeros > 500);
+    CHECK(huge > 500);
+    Probe cut = probe;
+    const std::size_t words = probe.input_words();
+    cut.fill = [&](int index, Random&, Words& out) {
+      std::copy_n(without.begin() + static_cast<std::ptrdiff_t>(index * words), words, out.begin());
+    };
+    for (const EmulatorProfile profile : {EmulatorProfile::sm_80, EmulatorProfile::sm_90}) {
+      const Recording as_is = record(emulated(profile), probe, 5);
+      CHECK((as_is.results == record(emulated(profile), cut, 5).results));
+    }
+  }
 }
 
 TEST_CASE("each kind of operands tells some models apart") {
@@ -490,19 +548,33 @@ TEST_CASE("special functions are held to a bound in units of the last place") {
 }
 
 TEST_CASE("operands of this generator version never change") {
-  // If this fails, the change needs a new kGeneratorVersion: recordings store results only.
-  Words checksums;
+  // If this fails, the change needs a new kGeneratorVersion: recordings store results only. New probes
+  // change nothing of the others; they have a sum of their own.
+  const std::set<std::string> later = {"mma_m16n8k16_f16_f16_f16_zero_sign",
+                                       "mma_m16n8k16_bf16_bf16_f32_zero_beside_huge",
+                                       "mma_m16n8k8_tf32_tf32_f32_zero_beside_huge",
+                                       "mma_m16n8k8_tf32_tf32_f32",
+                                       "mma_m16n8k4_tf32_tf32_f32",
+                                       "mma_m16n8k256_b1_xor",
+                                       "mma_m16n8k256_b1_and",
+                                       "mma_m8n8k4_f64",
+                                       "mma_m16n8k16_f64",
+                                       "wmma_m16n16k16_f16_f32"};
+  Words checksums, later_checksums;
   std::set<std::string> names;
   for (const Probe& probe : all_probes()) {
     const Words operands = probe_operands(probe, 1);
     CHECK(operands.size() == static_cast<std::size_t>(probe.cases) * probe.input_words());
-    checksums.push_back(crc32(operands.data(), operands.size() * 4));
+    (later.contains(probe.name) ? later_checksums : checksums)
+        .push_back(crc32(operands.data(), operands.size() * 4));
     CHECK(names.insert(probe.name).second);
     CHECK(probe.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_N") ==
           std::string::npos);
   }
   CHECK(kGeneratorVersion == 2);
   CHECK(crc32(checksums.data(), checksums.size() * 4) == 0x527201d1u);
+  CHECK(later_checksums.size() == later.size());
+  CHECK(crc32(later_checksums.data(), later_checksums.size() * 4) == 0x62196300u);
   CHECK(crc32("123456789", 9) == 0xcbf43926u);  // the check value of CRC-32
   // The exhaustive ones are.
   const Words halves = probe_operands(*find_probe("cvt_e4m3x2_f16x2_all"), 1);

@@ -40,6 +40,7 @@ inline constexpr Format kF16{"f16", 5, 10};
 inline constexpr Format kBf16{"bf16", 8, 7};
 inline constexpr Format kE4M3{"e4m3", 4, 3};
 inline constexpr Format kE5M2{"e5m2", 5, 2};
+inline constexpr Format kTf32{"tf32", 8, 10};  // the upper bits of an f32
 inline constexpr Format kF32{"f32", 8, 23};
 
 enum class Fill {

@@ -1,6 +1,8 @@
 // Probes of the tensor cores and of the instructions that move fragments.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "tools/hardware/operands.h"
 #include "tools/hardware/probe_list.h"
 
@@ -12,35 +14,38 @@ struct MmaProbe {
   int k = 16;
   Format c = kF32;
 
-  int halves() const { return k * a.width() / 128; }  // registers along k
+  int bits() const { return a.width() == kTf32.width() ? 32 : a.width(); }  // of an operand
+  int halves() const { return k * bits() / 128; }                           // registers along k
   int a_words() const { return 2 * halves(); }
   int b_words() const { return halves(); }
   int c_words() const { return c.width() / 8; }
 };
 
+// The codes of a lane in one register. Below a tf32 lie 13 bits that must not count: half of them are zero.
+std::uint32_t operand_word(const std::vector<std::uint32_t>& codes, int first, const Format& format,
+                           Random& random) {
+  if (format.width() != kTf32.width()) {
+    return packed(codes, first, format);
+  }
+  const std::uint32_t below = random.word();
+  return codes[static_cast<std::size_t>(first)] << 13 | ((below >> 31) != 0 ? below & 0x1fffu : 0u);
+}
+
 // Fragments of mma.m16n8: lane 4g+t has rows g and g+8 of A, column g of B, and columns 2t and 2t+1
 // of C (PTX ISA, matrix fragments for mma.m16n8k16 and m16n8k32).
-void fill_mma(const MmaProbe& probe, int index, Random& random, Words& words) {
-  Tile tile{.a = probe.a,
-            .b = probe.b,
-            .c = probe.c,
-            .rows = 16,
-            .columns = 8,
-            .k = probe.k,
-            .k_step = probe.k};
-  fill_tile(static_cast<Fill>(index % kFills), static_cast<FillC>(index / kFills % kFillsC), random,
-            tile);
-  const int per_word = 32 / probe.a.width();
+void put_tile(const MmaProbe& probe, const Tile& tile, Random& random, Words& words) {
+  const int per_word = 32 / probe.bits();
   for (int lane = 0; lane < kLanes; ++lane) {
     const int g = lane >> 2;
     const int t = lane & 3;
     for (int r = 0; r < probe.a_words(); ++r) {
       const int first = (g + 8 * (r & 1)) * probe.k + (4 * (r >> 1) + t) * per_word;
-      words[r * kLanes + lane] = packed(tile.a_codes, first, probe.a);
+      words[r * kLanes + lane] = operand_word(tile.a_codes, first, probe.a, random);
     }
     for (int r = 0; r < probe.b_words(); ++r) {
       const int first = g * probe.k + (4 * r + t) * per_word;
-      words[(probe.a_words() + r) * kLanes + lane] = packed(tile.b_codes, first, probe.b);
+      words[(probe.a_words() + r) * kLanes + lane] =
+          operand_word(tile.b_codes, first, probe.b, random);
     }
     for (int r = 0; r < 2; ++r) {  // rows g and g + 8
       const int first = (g + 8 * r) * 8 + 2 * t;
@@ -51,6 +56,109 @@ void fill_mma(const MmaProbe& probe, int index, Random& random, Words& words) {
       }
     }
   }
+}
+
+Tile tile_of(const MmaProbe& probe) {
+  return {.a = probe.a,
+          .b = probe.b,
+          .c = probe.c,
+          .rows = 16,
+          .columns = 8,
+          .k = probe.k,
+          .k_step = probe.k};
+}
+
+void fill_mma(const MmaProbe& probe, int index, Random& random, Words& words) {
+  Tile tile = tile_of(probe);
+  fill_tile(static_cast<Fill>(index % kFills), static_cast<FillC>(index / kFills % kFillsC), random,
+            tile);
+  put_tile(probe, tile, random, words);
+}
+
+// ---- what the published models leave open ----------------------------------------------------------
+
+Tile empty_tile(const MmaProbe& probe) {
+  Tile tile = tile_of(probe);
+  tile.a_codes.assign(static_cast<std::size_t>(16 * probe.k), 0);
+  tile.b_codes.assign(static_cast<std::size_t>(8 * probe.k), 0);
+  tile.c_codes.assign(16 * 8, 0);
+  return tile;
+}
+
+// A code with its exponent field in [low, high].
+std::uint32_t code_between(const Format& format, int low, int high, Random& random) {
+  const auto field = static_cast<std::uint32_t>(low + random.below(high - low + 1));
+  const std::uint32_t sign = random.word() & 1u;
+  return sign << (format.width() - 1) | field << format.fraction_bits |
+         (random.word() & ((1u << format.fraction_bits) - 1u));
+}
+
+// Sums of f16 accumulators that are not zero and too small for f16: does a negative one become -0? Each
+// output is one product of at most some 2^-24, beside a C of either zero, a C that another product cancels
+// (in the same half of k, or the other), or a small C.
+void fill_zero_sign(const MmaProbe& probe, int index, Random& random, Words& words) {
+  Tile tile = empty_tile(probe);
+  const int at = random.below(probe.k);
+  const int other = (index / 4) % 2 == 0 ? at ^ 1 : at ^ (probe.k / 2);
+  const std::uint32_t one = static_cast<std::uint32_t>(kF16.bias()) << kF16.fraction_bits;
+  for (int column = 0; column < 8; ++column) {
+    const auto row = static_cast<std::size_t>(column * probe.k);
+    tile.b_codes[row + static_cast<std::size_t>(at)] =
+        code_between(kF16, 0, kF16.bias() - 1, random);
+    tile.b_codes[row + static_cast<std::size_t>(other)] = one;
+  }
+  for (int row = 0; row < 16; ++row) {
+    const auto first = static_cast<std::size_t>(row * probe.k);
+    const std::uint32_t sign = (random.word() & 1u) << 15;
+    tile.a_codes[first + static_cast<std::size_t>(at)] = sign | (1u + random.word() % 3u);
+    const std::uint32_t c = random.word() & 0x83ffu;
+    for (int column = 0; column < 8; ++column) {
+      std::uint32_t& code = tile.c_codes[static_cast<std::size_t>(8 * row + column)];
+      code = index % 4 == 0   ? 0u
+             : index % 4 == 1 ? 0x8000u
+             : index % 4 == 2 ? c
+                              : random.word() & 0x8003u;
+    }
+    if (index % 4 == 2) {
+      tile.a_codes[first + static_cast<std::size_t>(other)] = c ^ 0x8000u;
+    }
+  }
+  put_tile(probe, tile, random, words);
+}
+
+// A zero of either sign beside a partner of 2^100 or more: does their product, which is zero, count when
+// terms are aligned, with the exponent of an f32's zero (-126) plus the partner's? The other products have
+// exponents -44 to -16, below most of these; C is zero, like them, or larger.
+void fill_zero_beside_huge(const MmaProbe& probe, int index, Random& random, Words& words) {
+  Tile tile = empty_tile(probe);
+  const Format& format = probe.a;
+  const int one = format.bias();
+  const auto at = static_cast<std::size_t>(random.below(probe.k));
+  const auto fill = [&](std::vector<std::uint32_t>& codes, int lines, bool zero) {
+    for (int line = 0; line < lines; ++line) {
+      const std::size_t first = static_cast<std::size_t>(line * probe.k);
+      for (std::size_t k = 0; k < static_cast<std::size_t>(probe.k); ++k) {
+        codes[first + k] = code_between(format, one - 22, one - 8, random);
+      }
+      codes[first + at] = zero ? (random.word() & 1u) << (format.width() - 1)
+                               : code_between(format, one + 100, format.largest_field(), random);
+    }
+  };
+  fill(tile.a_codes, 16, index % 2 == 0);
+  fill(tile.b_codes, 8, index % 2 == 1);
+  for (std::uint32_t& code : tile.c_codes) {
+    switch (index / 2 % 3) {
+      case 0:
+        code = random.word() & 0x80000000u;
+        break;
+      case 1:
+        code = code_between(probe.c, kF32.bias() - 40, kF32.bias() - 20, random);
+        break;
+      default:
+        code = code_between(probe.c, kF32.bias() - 20, kF32.bias() + 5, random);
+    }
+  }
+  put_tile(probe, tile, random, words);
 }
 
 }  // namespace
@@ -96,6 +204,118 @@ Probe float_mma(const MmaProbe& probe, int compute_capability, int ptx_version) 
     fill_mma(probe, index, random, words);
   };
   return result;
+}
+
+// Another way to fill the operands of a probe, under a name of its own.
+Probe unsettled(const MmaProbe& mma, const char* name, const char* what,
+                void (*fill)(const MmaProbe&, int, Random&, Words&)) {
+  Probe probe = float_mma(mma, 80, 70);
+  probe.name += name;
+  probe.what += what;
+  probe.cases = 96;
+  probe.fill = [mma, fill](int index, Random& random, Words& words) {
+    fill(mma, index, random, words);
+  };
+  return probe;
+}
+
+Probe binary_mma(const char* operation) {
+  Probe probe;
+  probe.name = fmt::format("mma_m16n8k256_b1_{}", operation);
+  probe.what = fmt::format("mma.sync m16n8k256, single bits, {}.popc", operation);
+  probe.target = "sm_80";
+  probe.inputs = 10;
+  probe.outputs = 4;
+  probe.cases = 16;
+  probe.body =
+      fmt::format("\tmma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.{}.popc {}, {}, {}, {};\n",
+                  operation, registers("%out", 0, 4), registers("%in", 0, 4),
+                  registers("%in", 4, 2), registers("%in", 6, 4));
+  probe.fill = random_words;
+  return probe;
+}
+
+// Doubles lie in two words of a thread. In which order a sum takes its products is what cases with
+// exponents close together tell.
+Probe double_mma(int m, int k, int compute_capability) {
+  const int a = m * k / 32, b = k / 4, c = m / 4;
+  Probe probe;
+  probe.name = fmt::format("mma_m{}n8k{}_f64", m, k);
+  probe.what = fmt::format("mma.sync m{}n8k{}, f64", m, k);
+  probe.compute_capability = compute_capability;
+  probe.target = fmt::format("sm_{}", compute_capability);
+  probe.inputs = 2 * (a + b + c);
+  probe.outputs = 2 * c;
+  probe.cases = 64;
+  probe.body = fmt::format("\t{{\n\t.reg .f64 %fd<{}>;\n", a + b + 2 * c);
+  for (int i = 0; i < a + b + c; ++i) {
+    probe.body += fmt::format("\tmov.b64 %fd{}, {};\n", i, registers("%in", 2 * i, 2));
+  }
+  probe.body += fmt::format("\tmma.sync.aligned.m{}n8k{}.row.col.f64.f64.f64.f64 {}, {}, {}, {};\n",
+                            m, k, registers("%fd", a + b + c, c), registers("%fd", 0, a),
+                            registers("%fd", a, b), registers("%fd", a + b, c));
+  for (int i = 0; i < c; ++i) {
+    probe.body += fmt::format("\tmov.b64 {}, %fd{};\n", registers("%out", 2 * i, 2), a + b + c + i);
+  }
+  probe.body += "\t}\n";
+  probe.fill = [](int index, Random& random, Words& words) {
+    constexpr int kSpread[] = {2, 30, 1000};  // around 1, in binades
+    for (std::size_t i = 0; i < words.size(); i += 2 * kLanes) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        std::uint64_t bits = random.next();
+        if (index % 4 < 3) {
+          const int spread = kSpread[index % 4];
+          const int field = 1023 - spread / 2 + random.below(spread + 1);
+          bits = (bits & 0x800f'ffff'ffff'ffffu) | static_cast<std::uint64_t>(field) << 52;
+        }
+        const std::size_t at = i + static_cast<std::size_t>(lane);
+        words[at] = static_cast<std::uint32_t>(bits);
+        words[at + kLanes] = static_cast<std::uint32_t>(bits >> 32);
+      }
+    }
+  };
+  return probe;
+}
+
+// A, B and C of 16 x 16 follow one another in the case's operands; D goes through shared memory, since
+// its layout in registers is the device's affair.
+Probe wmma() {
+  Probe probe;
+  probe.name = "wmma_m16n16k16_f16_f32";
+  probe.what = "wmma.load, wmma.mma m16n16k16 f16 with f32 accumulators, wmma.store";
+  probe.target = "sm_80";
+  probe.inputs = 16;
+  probe.outputs = 8;
+  probe.cases = kFills * kFillsC;
+  probe.shared_bytes = 1024;
+  const std::string a = registers("%a", 0, 8), b = registers("%b", 0, 8), c = registers("%c", 0, 8);
+  probe.body = fmt::format(
+      "\t{{\n"
+      "\t.reg .b32 %a<8>;\n"
+      "\t.reg .b32 %b<8>;\n"
+      "\t.reg .f32 %c<8>;\n"
+      "\twmma.load.a.sync.aligned.row.m16n16k16.global.f16 {0}, [%case_in], 16;\n"
+      "\twmma.load.b.sync.aligned.col.m16n16k16.global.f16 {1}, [%case_in+512], 16;\n"
+      "\twmma.load.c.sync.aligned.row.m16n16k16.global.f32 {2}, [%case_in+1024], 16;\n"
+      "\twmma.mma.sync.aligned.row.col.m16n16k16.f32.f32 {2}, {0}, {1}, {2};\n"
+      "\twmma.store.d.sync.aligned.row.m16n16k16.shared.f32 [%shared], {2}, 16;\n"
+      "\tbar.warp.sync 0xffffffff;\n"
+      "\tmad.lo.s32 %r6, %lane, 32, %shared;\n"
+      "\tld.shared.v4.b32 {3}, [%r6];\n"
+      "\tld.shared.v4.b32 {4}, [%r6+16];\n"
+      "\t}}\n",
+      a, b, c, registers("%out", 0, 4), registers("%out", 4, 4));
+  probe.fill = [](int index, Random& random, Words& words) {
+    Tile tile{.a = kF16, .b = kF16, .c = kF32, .rows = 16, .columns = 16, .k = 16, .k_step = 16};
+    fill_tile(static_cast<Fill>(index % kFills), static_cast<FillC>(index / kFills % kFillsC),
+              random, tile);
+    for (int i = 0; i < 128; ++i) {
+      words[static_cast<std::size_t>(i)] = packed(tile.a_codes, 2 * i, kF16);
+      words[static_cast<std::size_t>(128 + i)] = packed(tile.b_codes, 2 * i, kF16);
+    }
+    std::copy(tile.c_codes.begin(), tile.c_codes.end(), words.begin() + 256);
+  };
+  return probe;
 }
 
 Probe integer_mma(const char* type, int k, const char* modifier) {
@@ -224,6 +444,14 @@ Probe movmatrix() {
 }  // namespace
 
 void add_matrix_probes(std::vector<Probe>& probes) {
+  // Recorded first: tests/hardware/README.md says what depends on them.
+  probes.push_back(unsettled({.a = kF16, .b = kF16, .c = kF16}, "_zero_sign",
+                             ", sums below the least f16", fill_zero_sign));
+  for (const MmaProbe& mma :
+       {MmaProbe{.a = kBf16, .b = kBf16}, MmaProbe{.a = kTf32, .b = kTf32, .k = 8}}) {
+    probes.push_back(unsettled(mma, "_zero_beside_huge", ", zeros beside partners of 2^100 or more",
+                               fill_zero_beside_huge));
+  }
   probes.push_back(integer_mma("s8", 32, ""));
   probes.push_back(integer_mma("s8", 32, ".satfinite"));
   probes.push_back(integer_mma("u8", 32, ""));
@@ -243,6 +471,13 @@ void add_matrix_probes(std::vector<Probe>& probes) {
   }
   probes.push_back(float_mma({.a = kE4M3, .b = kE5M2, .k = 32}, 89, 84));
   probes.push_back(float_mma({.a = kE4M3, .b = kE4M3, .k = 16}, 89, 87));
+  probes.push_back(float_mma({.a = kTf32, .b = kTf32, .k = 8}, 80, 70));
+  probes.push_back(float_mma({.a = kTf32, .b = kTf32, .k = 4}, 80, 70));
+  probes.push_back(binary_mma("xor"));
+  probes.push_back(binary_mma("and"));
+  probes.push_back(double_mma(8, 4, 80));
+  probes.push_back(double_mma(16, 16, 90));
+  probes.push_back(wmma());
   for (const int count : {1, 2, 4}) {
     for (const bool transposed : {false, true}) {
       probes.push_back(ldmatrix(count, transposed));

@@ -5,7 +5,8 @@
 // cut toward zero `fraction_bits` below the largest exponent; their sum is exact; the result is cut to f32 or
 // rounded once to f16. What no published model settles is decided so, until a recording says otherwise:
 // a sum that cancels is +0; a nonzero sum that is cut or rounded to zero keeps its sign; a sum beyond f32 is
-// infinite; a zero C has exponent -126, a zero product none; every NaN is the canonical one.
+// infinite; a zero C has exponent -126, a zero product none; every NaN is the canonical one. MMA-Sim says
+// otherwise of zeros from negative sums and of zero products: tests/hardware/README.md, "Record first".
 #pragma once
 
 #include <cstdint>
