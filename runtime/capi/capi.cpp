@@ -146,12 +146,7 @@ PtxSource ptx_of_directory(const std::string& directory) {
   return [directory](const KernelSpec& spec) {
     const std::string path = fmt::format("{}/{}.ptx", directory, key(spec));
     std::ifstream file(path, std::ios::binary);
-    std::string text;
-    try {
-      text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-    } catch (const std::ios_base::failure&) {  // of the first or any later read, as of a directory
-      throw SpecError(fmt::format("no kernel {}: {} cannot be read", key(spec), path));
-    }
+    std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
     if (!file || text.empty())
       throw SpecError(fmt::format("no kernel {}: {} is missing or empty", key(spec), path));
     return text;
