@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import unittest
 
-from support import (CHECK_FAILED, CODEGEN, FILE, FWD, MACHINE, OK, QUANTQ, SOURCE, SPEC, TOOL, USAGE, CliTest,
-                     has_generator, is_sanitized, sagegen)
+from support import (CHECK_FAILED, CODEGEN, FILE, FULL_DISK, FWD, MACHINE, OK, QUANTQ, SOURCE, SPEC, TOOL, USAGE,
+                     CliTest, has_generator, is_sanitized, sagegen)
 
 COMMANDS = ("targets", "list", "emit", "inspect", "trace", "generate", "run", "devices", "env")
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -307,7 +307,7 @@ class Emit(CliTest):
         with open(file, "w", encoding="utf-8") as old:
             old.write("old")
         self.expect_error(FILE, "file error", [file, "File too large"], "emit", "--out", self.directory, QUANTQ,
-                          limits={resource.RLIMIT_FSIZE: 1000})
+                          limits=FULL_DISK)
         with open(file, encoding="utf-8") as old:
             self.assertEqual(old.read(), "old")
         self.assertEqual(os.listdir(self.directory), [f"{QUANTQ}.ptx"])

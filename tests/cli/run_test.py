@@ -1,12 +1,12 @@
 """`sagegen run` in the emulator: results, reports, and every way to refuse an input."""
 import math
 import os
-import resource
 import struct
 import threading
 import unittest
 
-from support import (CHECK_FAILED, DRIVER, FILE, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors, sagegen, waves)
+from support import (CHECK_FAILED, DRIVER, FILE, FULL_DISK, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors,
+                     sagegen, waves)
 
 GENERATOR = has_generator()
 HAS_GPU = sagegen("devices", "--json").json()["cuda"]
@@ -249,7 +249,7 @@ class Files(RunTest):
     def test_a_write_that_fails_leaves_the_old_result(self):
         out = self.write("o", b"old")
         self.expect_error(FILE, "file error", [out, "File too large"], "run", *SMALL, "--out", out,
-                          limits={resource.RLIMIT_FSIZE: 1000})
+                          limits=FULL_DISK)
         with open(out, "rb") as file:
             self.assertEqual(file.read(), b"old")
         self.assertEqual(os.listdir(self.directory), ["o"])

@@ -1,7 +1,6 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <vector>
 
