@@ -3,15 +3,27 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <mutex>
+#include <new>
 
 #include "llvm/BinaryFormat/Dwarf.h"
 #include "llvm/IR/IntrinsicInst.h"
 #include "llvm/IR/Operator.h"
+#include "llvm/Support/ErrorHandling.h"
 #include "llvm/TargetParser/Triple.h"
 #include "sagegen/error.h"
 
 namespace sagegen::dsl {
 namespace {
+
+// LLVM would end the process where its own buffers find no memory.
+std::unique_ptr<llvm::LLVMContext> new_context() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    llvm::install_bad_alloc_error_handler([](void*, const char*, bool) { throw std::bad_alloc(); });
+  });
+  return std::make_unique<llvm::LLVMContext>();
+}
 
 std::unique_ptr<llvm::Module> new_module(const std::string& name, llvm::LLVMContext& context) {
   auto module = std::make_unique<llvm::Module>(name, context);
@@ -44,7 +56,7 @@ KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, 
       info(target_info(target_)),
       threads(threads_),
       param_bytes(param_bytes_),
-      context(std::make_unique<llvm::LLVMContext>()),
+      context(new_context()),
       module(new_module(entry_name, *context)),
       b(*context, llvm::InstSimplifyFolder(module->getDataLayout())),
       entry_builder(*context, llvm::InstSimplifyFolder(module->getDataLayout())) {

@@ -240,6 +240,18 @@ class Machine(CliTest):
                               limits={resource.RLIMIT_AS: 1500 << 20})
 
 
+    @needs_generator
+    @unittest.skipIf(is_sanitized(), "sanitizers reserve address space")
+    def test_memory_that_ends_anywhere_in_the_generator(self):
+        loader = 127   # what libraries need is no business of sagegen
+        limit, enough = 64 << 20, 0
+        while enough < 8:   # in a row
+            code = sagegen("emit", "--stdout", FWD, limits={resource.RLIMIT_AS: limit}).code
+            self.assertIn(code, (OK, MACHINE, loader), limit)
+            enough = enough + 1 if code == OK else 0
+            limit += 1 << 20
+
+
 @unittest.skipIf(GENERATOR, "built with the generator")
 class WithoutGenerator(CliTest):
     def test_says_so(self):

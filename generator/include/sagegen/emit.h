@@ -23,7 +23,8 @@ struct EmittedKernel {
 };
 
 // Validates, builds, optimizes and prints. The same spec and options give the same bytes, always.
-// Safe to call from several threads. Throws SpecError, CodegenError.
+// Safe to call from several threads. Throws SpecError, CodegenError, and std::bad_alloc where memory ends, for
+// which LLVM's handler is installed once in the process.
 EmittedKernel emit(const KernelSpec& spec, const EmitOptions& options = {});
 
 // The same path with every stage kept: spec, resources, IR as built, IR optimized, PTX.
