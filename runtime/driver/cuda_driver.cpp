@@ -257,7 +257,11 @@ std::shared_ptr<DriverApi> load_cuda_library(std::span<const char* const> librar
         if (why != nullptr) why->clear();
         return driver;
       }
-      if (told.empty() || (exists && !told_of_one)) told = std::move(reason);
+      if (told.empty() || (exists && !told_of_one)) {
+        told = std::move(reason);
+      } else if (!told_of_one) {
+        told += fmt::format(" Nor is there {}.", library);
+      }
       told_of_one = told_of_one || exists;
     }
     if (why != nullptr) *why = std::move(told);

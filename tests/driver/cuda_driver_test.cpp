@@ -11,6 +11,7 @@
 
 using namespace sagegen::runtime;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 
 namespace {
 
@@ -84,7 +85,8 @@ TEST_CASE("the first library that can be used is used, and the first that exists
   CHECK(load({FAKE_LIBCUDA_INIT_FAILS, FAKE_LIBCUDA_STUB}) == nullptr);
   CHECK_THAT(why, Contains("803"));
   CHECK(load({kMissing, "libsagegen_nor_this.so"}) == nullptr);
-  CHECK_THAT(why, Contains("not found") && Contains(kMissing));
+  CHECK_THAT(why, Contains("not found") && Contains(kMissing) &&
+                      EndsWith(". Nor is there libsagegen_nor_this.so."));
 }
 
 TEST_CASE("load_cuda returns a driver or a reason on every machine") {
