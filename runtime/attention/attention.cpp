@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -137,7 +138,7 @@ class Loader {
       return load_as_asked<Params>(device_, spec, source_);
     } catch (const DriverError& error) {
       if (!is_too_new(error)) throw;
-    } catch (const Error&) {  // the source has none
+    } catch (const std::exception&) {  // the source has none
     }
     return std::nullopt;
   }

@@ -1,7 +1,9 @@
 // The C API: translates handles, structs and exceptions, and decides nothing.
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -146,7 +148,13 @@ PtxSource ptx_of_directory(const std::string& directory) {
   return [directory](const KernelSpec& spec) {
     const std::string path = fmt::format("{}/{}.ptx", directory, key(spec));
     std::ifstream file(path, std::ios::binary);
-    std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    std::string text;
+    try {
+      text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+    } catch (const std::ios_base::failure&) {  // a directory, or a read that failed half way
+      throw SpecError(fmt::format("no kernel {}: {} cannot be read: {}", key(spec), path,
+                                  std::strerror(errno)));
+    }
     if (!file || text.empty())
       throw SpecError(fmt::format("no kernel {}: {} is missing or empty", key(spec), path));
     return text;

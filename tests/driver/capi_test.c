@@ -1,11 +1,14 @@
 /* The C API as a C11 program uses it, on the emulator: attention against a plain computation in
  * double precision, the two halves of a run, and every way to misuse it. */
+#define _XOPEN_SOURCE 700 /* mkdtemp */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "sagegen/sagegen.h"
 
@@ -252,6 +255,20 @@ static void test_errors_name_what_was_asked(void) {
   sagegen_device_destroy(ampere);
 }
 
+/* PTX that cannot be read is the caller's affair, no bug of the library. */
+static void test_unreadable_ptx(sagegen_device* device) {
+  char directory[] = "/tmp/sagegen_capi_XXXXXX", file[128];
+  sagegen_attention* plan = NULL;
+  EXPECT(mkdtemp(directory) != NULL);
+  snprintf(file, sizeof file, "%s/sage_kvstats_d64_f16_ksumvmax_sm89.ptx", directory);
+  EXPECT(mkdir(file, 0700) == 0);
+  const sagegen_attention_options options = {.head_dim = 64, .ptx_directory = directory};
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &options, &plan),
+               "cannot be read: Is a directory");
+  EXPECT(plan == NULL);
+  EXPECT(rmdir(file) == 0 && rmdir(directory) == 0);
+}
+
 static void test_misuse(sagegen_device* device) {
   sagegen_device* none = NULL;
   sagegen_attention* plan = NULL;
@@ -307,6 +324,7 @@ int main(void) {
   test_kernels(device);
   test_smoothing(device);
   test_errors_name_what_was_asked();
+  test_unreadable_ptx(device);
   test_misuse(device);
   sagegen_device_destroy(device);
   printf("%d failures\n", failures);
