@@ -237,7 +237,8 @@ TEST_CASE("atomics return the old value and combine every lane") {
       INFO(text);
       Bench bench;
       std::string address =
-          shared ? "mov.b64 %d1, s; ld.global.b32 %w9, [%d20]; st.shared.b32 [%d1], %w9;"
+          shared ? "mov.b64 %d1, s; ld.global.b32 %w9, [%d20]; st.shared.b32 [%d1], %w9; "
+                   "bar.warp.sync -1;"
                  : "mov.b64 %d1, %d20;";
       bench.kernel(
           R"(mov.u32 %w1, %tid.x; mad.lo.u32 %w2, %w1, 3, 1;)" + address + text +

@@ -7,10 +7,12 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +21,7 @@
 
 #include "sagegen/abi.h"
 #include "sagegen/emit.h"
+#include "sagegen/runtime/device.h"
 #include "sagegen/runtime/emulator.h"
 #include "tests/emulator/ptx_edit.h"
 #include "tools/reference/reference.h"
@@ -341,6 +344,14 @@ const std::vector<Mutation>& mutations() {
        kAttention89,
        {kBound},
        [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, lse_correction), 4); }},
+      {"clamp of a chunk to the last key dropped",
+       kStatistics,
+       {"out-of-bounds"},
+       [](PtxEdit& t) { t.replace(R"(min\.s32(\s+%r\d+, %r\d+), %r\d+;)", "mov.b32$1;", kAll); }},
+      {"clamps of tiles to the last key dropped",
+       kAttention89,
+       {kBound, "out-of-bounds", "uninitialized"},
+       [](PtxEdit& t) { t.replace(R"(min\.s32(\s+%r\d+, %r\d+), %r\d+;)", "mov.b32$1;", kAll); }},
       {"misaligned codes",
        kAttention89,
        {"misaligned"},
@@ -448,6 +459,74 @@ TEST_CASE("every mutation is caught") {
     kinds.insert(mutation.name);
   }
   CHECK(kinds.size() >= 15);
+}
+
+// No kernel of ours exchanges data between the lanes of a warp through memory without a barrier of the block.
+// This one does: an inclusive scan of 32 words.
+constexpr const char* kScan = R"(.version 7.8
+.target sm_80
+.address_size 64
+.visible .entry scan(.param .align 8 .b8 words[8])
+{
+  .reg .pred %p<3>; .reg .b32 %r<9>; .reg .b64 %rd<3>;
+  .shared .align 4 .b8 s[128];
+  ld.param.u64 %rd1, [words]; mov.u32 %r1, %tid.x;
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd1, %rd1, %rd2;
+  ld.global.u32 %r2, [%rd1];
+  mov.u32 %r3, s; shl.b32 %r4, %r1, 2; add.s32 %r4, %r3, %r4;
+  mov.u32 %r5, 1;
+$step:
+  st.shared.u32 [%r4], %r2;
+  bar.warp.sync 0xffffffff;
+  sub.s32 %r6, %r1, %r5;
+  max.s32 %r7, %r6, 0;
+  shl.b32 %r7, %r7, 2; add.s32 %r7, %r3, %r7;
+  ld.shared.u32 %r8, [%r7];
+  setp.ge.s32 %p1, %r6, 0;
+  @%p1 add.u32 %r2, %r2, %r8;
+  bar.warp.sync 0xffffffff;
+  shl.b32 %r5, %r5, 1;
+  setp.lt.u32 %p2, %r5, 32;
+  @%p2 bra $step;
+  st.global.u32 [%rd1], %r2;
+  ret;
+}
+)";
+
+// The check that catches the edited scan; empty if its sums are right.
+std::string run_scan(const Edit& edit) {
+  PtxEdit text(kScan);
+  if (edit) edit(text);
+  const auto driver = make_emulator();
+  check(*driver, driver->init(), "cuInit");
+  const Device device(driver, static_cast<int>(EmulatorProfile::sm_80));
+  const Kernel kernel(device, text.text(), "scan", 32, 0, sizeof(DevicePtr));
+  Buffer words(device, 32 * sizeof(std::uint32_t));
+  std::vector<std::uint32_t> sums(32, 3);
+  words.upload(std::as_bytes(std::span(sums)));
+  try {
+    kernel.launch({}, words.data(), nullptr);
+  } catch (const DriverError&) {
+    const std::vector<Finding> findings = driver->findings();
+    REQUIRE_FALSE(findings.empty());
+    UNSCOPED_INFO(findings[0].message);
+    return findings[0].check;
+  }
+  words.download(std::as_writable_bytes(std::span(sums)));
+  for (std::uint32_t i = 0; i < 32; ++i) CHECK(sums[i] == 3 * (i + 1));
+  return "";
+}
+
+TEST_CASE("a guest kernel that lacks a warp barrier or its clamp is caught") {
+  const char* const barrier = R"(^\s*bar\.warp\.sync.*)";
+  CHECK(run_scan(nullptr) == "");
+  CHECK(run_scan([&](PtxEdit& t) { t.drop(barrier, kFirst); }) == "race");
+  CHECK(run_scan([&](PtxEdit& t) { t.drop(barrier, kLast); }) == "race");
+  CHECK(run_scan([&](PtxEdit& t) { t.drop(barrier, kAll); }) == "race");
+  CHECK(run_scan([&](PtxEdit& t) { t.replace(barrier, "bar.warp.sync 0x0000ffff;", kFirst); }) ==
+        "divergent-collective");  // the upper lanes are no members
+  CHECK(run_scan([](PtxEdit& t) { t.replace(R"(max\.s32(.*), 0;)", "mov.b32$1;"); }) ==
+        "out-of-bounds");
 }
 
 TEST_CASE("a mutation that finds no place is an error, not a pass") {

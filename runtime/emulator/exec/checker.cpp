@@ -116,6 +116,9 @@ void Checker::write(const Warp& w, const Op& op, int lane, const Target& target,
               name_address(target));
         });
       }
+      if (races_.writes_again(target.address, bytes, value) && kind == AccessKind::write) {
+        kind = AccessKind::same_write;
+      }
       race_check(w, op, lane, target, bytes, kind, value);
       std::memset(target.written, 1, bytes);
   }
@@ -139,17 +142,22 @@ void Checker::race_check(const Warp& w, const Op& op, int lane, const Target& ta
                          std::uint32_t bytes, AccessKind kind, const void* value) {
   std::uint32_t index = op_index(w, op);
   bool shared = target.space == Space::shared;
-  auto conflict = shared ? races_.access_shared(target.address, bytes, w.index, index, kind)
-                         : races_.access_global(target.address, bytes, w.index, index, kind);
+  const Actor who{.warp = w.index, .lane = lane, .op = index, .now = time_of(w)};
+  auto conflict = shared ? races_.access_shared(target.address, bytes, who, kind)
+                         : races_.access_global(target.address, bytes, who, kind);
   if (conflict) {
     Target at = target;
     at.address = conflict->address;
+    const bool lanes = conflict->warp == w.index;
     report(w, op, lane, "race", [&] {
       return fmt::format(
-          "warp {} {} {} that warp {} {} at line {} ({}), with no barrier between them", w.index,
-          is_write(kind) ? "writes" : "reads", name_address(at), conflict->warp,
+          "{} {} {} {} that {} {} {} at line {} ({}), with {} between them",
+          lanes ? "lane" : "warp", lanes ? lane : w.index, is_write(kind) ? "writes" : "reads",
+          name_address(at), lanes ? "lane" : "warp", lanes ? conflict->lane : conflict->warp,
           past_tense(conflict->kind), w.program->ops[conflict->op].line,
-          w.program->text[conflict->op]);
+          w.program->text[conflict->op],
+          lanes ? "nothing that makes the lanes wait for each other, such as bar.warp.sync,"
+                : "no barrier");
     });
   }
   if (shared) return;

@@ -2,6 +2,7 @@
 // writes. Handlers compiled for checks call it for every lane's access, after bounds and alignment.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -46,6 +47,10 @@ class Checker {
   void barrier_release(int barrier, std::uint32_t warps);
   // Of a scope wider than the CTA.
   void fence(int warp);
+  // Lanes of the warp have waited for each other.
+  void lanes_met(const Warp& w, std::uint32_t lanes) {
+    races_.lanes(w.index).meet(lanes, w.live, time_of(w));
+  }
 
  private:
   enum State : std::uint8_t { kDefined = 1, kInFlight = 2 };
@@ -54,6 +59,11 @@ class Checker {
   // False if there was a report.
   bool require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,
                       std::uint32_t bytes, const char* doing) const;
+  // Instructions of the warp so far; in the end it stands still, and nothing more is a hazard of lanes.
+  static std::uint32_t time_of(const Warp& w) {
+    return static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(w.executed - static_cast<std::uint64_t>(w.budget), 0xffff'fffe));
+  }
   // `value`: what a write to global memory stores.
   void race_check(const Warp& w, const Op& op, int lane, const Target& target, std::uint32_t bytes,
                   AccessKind kind, const void* value = nullptr);

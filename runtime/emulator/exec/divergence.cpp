@@ -4,18 +4,28 @@
 // relies on their being perfect. Lanes park at any enclosing point that they reach, also if they got
 // there around an inner one. And lanes at an instruction that they must execute together with others
 // wait while those others can still come.
+//
+// A part that spins in a loop may wait for lanes that have not had their turn, or that are parked behind
+// it: whoever holds a lock leaves the loop first. Then these run, and the parts rejoin further on.
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
+#include "runtime/emulator/exec/checker.h"
 #include "runtime/emulator/exec/warp.h"
 
 namespace sagegen::emulator {
 namespace {
 
 using Kind = Split::Kind;
+
+// A diverged warp is watched after so many instructions; and after so many, other parts have a turn even if
+// it seems to get on, since it may count while it waits.
+constexpr std::uint64_t kWatchedAfter = 1024;
+constexpr std::uint64_t kLongestTurn = 1 << 17;
 
 void run_part(Warp& w, std::size_t index) {
   Split part = w.splits[index];
@@ -71,7 +81,8 @@ bool resume(Warp& w) {
     }
     int next = find_split(w, [](const Split& s) { return s.kind == Kind::side; });
     if (next < 0) {
-      // Lanes wait at a join that none of the others can reach any more: they need not.
+      // Lanes wait at a join that none of the others can reach any more: they need not. Where all others
+      // are blocked they need not, either: they may be the ones that are waited for.
       next = find_split(w, [&](const Split& join) {
         return join.kind == Kind::join && find_split(w, [&](const Split& s) {
                                             return s.kind == Kind::blocked &&
@@ -79,6 +90,7 @@ bool resume(Warp& w) {
                                           }) < 0;
       });
     }
+    if (next < 0) next = find_split(w, [](const Split& s) { return s.kind == Kind::join; });
     if (next >= 0) {
       run_part(w, static_cast<std::size_t>(next));
       return true;
@@ -88,6 +100,58 @@ bool resume(Warp& w) {
     return true;
   }
   return false;
+}
+
+std::uint64_t hash_of_registers(const Warp& w) {
+  std::uint64_t hash = 0;
+  const std::uint32_t* rows = w.rows;
+  for (std::size_t i = 0, n = std::size_t{w.program->rows} * kLanes; i < n; ++i) {
+    hash = (hash ^ rows[i]) * 0x100000001b3u;
+  }
+  for (std::uint32_t p = 0; p < w.program->predicates; ++p) {
+    hash = (hash ^ w.predicates[p]) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+bool spins(Warp& w) {
+  SpinWatch& watch = w.watch;
+  if (w.pc == watch.pc && w.active == watch.active && hash_of_registers(w) == watch.registers) {
+    return true;
+  }
+  if (++watch.turns < watch.until) return false;
+  watch.turns = 0;
+  watch.until *= 2;
+  watch.pc = w.pc;
+  watch.active = w.active;
+  watch.registers = hash_of_registers(w);
+  return false;
+}
+
+// Puts the running part aside and runs, of those that can: the side that has waited longest, as long as
+// one of them has not spun; otherwise the innermost lanes that are parked; otherwise that side.
+void switch_part(Warp& w) {
+  const Split running{.pc = w.pc, .mask = w.active, .kind = Kind::side, .spins = true};
+  const auto first = [&](auto&& wanted) {
+    return std::find_if(w.splits.begin(), w.splits.end(),
+                        [&](const Split& s) { return s.mask != 0 && wanted(s); });
+  };
+  auto next = first([](const Split& s) { return s.kind == Kind::side && !s.spins; });
+  if (next == w.splits.end()) {
+    for (Split& split : w.splits) split.spins = false;
+    const int join = find_split(w, [](const Split& s) { return s.kind == Kind::join; });
+    if (join >= 0) {
+      // The join stays for those that come later.
+      w.pc = w.splits[join].pc;
+      w.active = std::exchange(w.splits[join].mask, 0);
+      w.splits.push_back(running);
+      return;
+    }
+    next = first([](const Split& s) { return s.kind == Kind::side; });
+  }
+  if (next == w.splits.end()) return;
+  run_part(w, static_cast<std::size_t>(next - w.splits.begin()));
+  w.splits.push_back(running);
 }
 
 // Parks the running lanes at the innermost join of this place; false if it is none.
@@ -140,7 +204,29 @@ void exit_lanes(Warp& w, std::uint32_t mask) {
   yield(w);
 }
 
+void take_turns(Warp& w, std::uint64_t executed) {
+  if (w.splits.empty()) {
+    w.watch = {};
+    return;
+  }
+  w.watch.executed += executed;
+  if (w.state != WarpState::ready || w.watch.executed < kWatchedAfter) return;
+  if (w.watch.executed < kLongestTurn && !spins(w)) return;
+  w.watch = {};
+  switch_part(w);
+}
+
+void order_lanes(const Warp& w, std::uint32_t lanes) {
+  if (w.cta->checker != nullptr) w.cta->checker->lanes_met(w, lanes);
+}
+
 bool gather(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed) {
+  if (!assemble(w, op, mask, needed)) return false;
+  order_lanes(w, needed);
+  return true;
+}
+
+bool assemble(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed) {
   std::uint32_t missing = needed & ~mask;
   if (missing == 0) {
     w.last_chance = nullptr;
@@ -183,7 +269,13 @@ bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask
          fmt::format("lane {} executes this, but is not among the lanes {} that it names", lane,
                      hex_mask(members[lane])));
   });
-  return gather(w, op, mask, needed);
+  if (!assemble(w, op, mask, needed & w.live)) return false;
+  for (std::uint32_t rest = mask; rest != 0;) {  // groups that name themselves; usually one
+    const std::uint32_t group = members[first_lane(rest)] & mask;
+    order_lanes(w, group);
+    rest &= ~group;
+  }
+  return true;
 }
 
 }  // namespace sagegen::emulator

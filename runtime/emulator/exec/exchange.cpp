@@ -1,4 +1,6 @@
-// Exchanges between the lanes of a warp: shfl, vote, match, redux, elect, activemask.
+// Exchanges between the lanes of a warp: shfl, vote, match, redux, elect, activemask. Members that have
+// exited, or never were because the block ends inside the warp, take no part; a value that shfl reads from
+// one of them is undefined.
 
 #include <fmt/format.h>
 
@@ -27,7 +29,7 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint32_t* b = row32(w, op.r[3]);
   const std::uint32_t* c = row32(w, op.r[4]);
   std::uint32_t result[kLanes];
-  std::uint32_t valid = 0, defined = 0, inactive = 0;
+  std::uint32_t valid = 0, defined = 0, elsewhere = 0;
   std::uint64_t undefined[kLanes] = {};
   std::uint32_t a_defined = kFullMask;
   if constexpr (kChecked) {
@@ -63,16 +65,21 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
     }
     if (!in_range) source = lane;
     source &= 31;
-    result[lane] = a[source];
+    bool exited = (w.live >> source & 1) == 0;
+    result[lane] = exited ? kFullMask : a[source];
     valid |= static_cast<std::uint32_t>(in_range) << lane;
-    inactive |= (~mask >> source & 1) << lane;
-    defined |= (a_defined >> source & 1) << lane;
+    elsewhere |= ((w.live & ~mask) >> source & 1) << lane;
+    defined |= ((a_defined & w.live) >> source & 1) << lane;
     if constexpr (kChecked) {
-      if ((a_defined >> source & 1) == 0) undefined[lane] = undefined_bits(w, op.r[2], 4, source);
+      if (exited) {
+        undefined[lane] = kFullMask;
+      } else if ((a_defined >> source & 1) == 0) {
+        undefined[lane] = undefined_bits(w, op.r[2], 4, source);
+      }
     }
   }
-  if ((inactive & mask) != 0) {
-    int lane = first_lane(inactive & mask);
+  if ((elsewhere & mask) != 0) {
+    int lane = first_lane(elsewhere & mask);
     fail(w, op, lane, "divergent-collective",
          fmt::format("lane {} reads a lane that does not execute the instruction (executing: {})",
                      lane, hex_mask(mask)));
@@ -104,7 +111,7 @@ void vote(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t result = 0, defined = 0;
   std::uint32_t undefined[kLanes];
   for_lanes(mask, [&](int lane) {
-    std::uint32_t group = members[lane];
+    std::uint32_t group = members[lane] & mask;
     std::uint32_t yes = p & group;
     bool holds = kMode == Vote::all   ? yes == group
                  : kMode == Vote::any ? yes != 0
@@ -146,7 +153,7 @@ void match_any(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t result[kLanes];
   for_lanes(mask, [&](int lane) {
     result[lane] = 0;
-    for_lanes(row32(w, op.r[2])[lane], [&](int other) {
+    for_lanes(row32(w, op.r[2])[lane] & mask, [&](int other) {
       bool same = lane_value<kChecked, kWide>(w, op.r[1], lane) ==
                   lane_value<kChecked, kWide>(w, op.r[1], other);
       result[lane] |= static_cast<std::uint32_t>(same) << other;
@@ -165,7 +172,7 @@ void match_all(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t all = 0;
   for_lanes(mask, [&](int lane) {
     bool same = true;
-    std::uint32_t group = row32(w, op.r[3])[lane];
+    std::uint32_t group = row32(w, op.r[3])[lane] & mask;
     for_lanes(group, [&](int other) {
       same &= lane_value<kChecked, kWide>(w, op.r[2], lane) ==
               lane_value<kChecked, kWide>(w, op.r[2], other);
@@ -214,7 +221,7 @@ void reduce(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t result[kLanes];
   std::uint32_t defined = 0;
   for_lanes(mask, [&](int lane) {
-    std::uint32_t group = row32(w, op.r[2])[lane];
+    std::uint32_t group = row32(w, op.r[2])[lane] & mask;
     std::uint32_t value = row32(w, op.r[1])[first_lane(group)];
     for_lanes(group & (group - 1),
               [&](int other) { value = combine(what, value, row32(w, op.r[1])[other]); });
@@ -233,7 +240,7 @@ void elect(Warp& w, const Op& op, std::uint32_t mask) {
   if (!members_of<kChecked>(w, op, op.r[2], mask)) return;
   std::uint32_t elected = 0;
   for_lanes(mask, [&](int lane) {
-    int leader = first_lane(row32(w, op.r[2])[lane]);
+    int leader = first_lane(row32(w, op.r[2])[lane] & mask);
     elected |= 1u << leader;
     row32(w, op.r[0])[lane] = static_cast<std::uint32_t>(leader);
   });

@@ -140,6 +140,7 @@ void shuffle_warp(Warp& w, const Op& op, u32 mask) {
   }
   if (missing != 0) return careful_shuffle(kMode, kChecks)(w, op, mask);
   w.last_chance = nullptr;
+  if constexpr (kChecks == ShuffleChecks::on) order_lanes(w, kFullMask);
   const u32* a = row32(w, op.r[2]);
   const u32* b = row32(w, op.r[3]);
   const u32* c = row32(w, op.r[4]);

@@ -31,7 +31,7 @@ ElementPlace place_of(int lane, int half, bool transposed) {
 
 template <bool kChecked>
 void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
+  if (!assemble(w, op, mask, kFullMask)) return;
   const Access& access = w.program->accesses[op.imm];
   int matrices = static_cast<int>(access.detail & 0xff);
   bool transposed = (access.detail & kTransposed) != 0;
@@ -84,12 +84,13 @@ void load_matrix(Warp& w, const Op& op, std::uint32_t mask) {
       }
     }
   }
+  if constexpr (kChecked) order_lanes(w, mask);
 }
 
 // Operands: address, sources.
 template <bool kChecked>
 void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
+  if (!assemble(w, op, mask, kFullMask)) return;
   const Access& access = w.program->accesses[op.imm];
   int matrices = static_cast<int>(access.detail & 0xff);
   bool transposed = (access.detail & kTransposed) != 0;
@@ -121,6 +122,7 @@ void store_matrix(Warp& w, const Op& op, std::uint32_t mask) {
       }
     }
   }
+  if constexpr (kChecked) order_lanes(w, mask);
 }
 
 // movmatrix d, a: the transpose of one matrix.

@@ -10,7 +10,7 @@ namespace sagegen::emulator {
 // ---- RaceDetector: inside a CTA ------------------------------------------------------------------
 
 RaceDetector::RaceDetector(int warps, std::size_t shared_bytes)
-    : clocks_(warps, Clock{}), shared_((shared_bytes + 3) / 4) {
+    : clocks_(warps, Clock{}), orders_(warps), shared_((shared_bytes + 3) / 4) {
   for (int w = 0; w < warps; ++w) clocks_[w][w] = 1;
 }
 
@@ -30,58 +30,93 @@ void RaceDetector::barrier_release(int barrier, std::uint32_t warps) {
   barriers_[barrier] = {};
 }
 
-std::optional<RaceConflict> RaceDetector::against_write(const Cell& cell, int warp,
-                                                        bool strong) const {
-  bool ordered = cell.write_clock == 0 || cell.write_warp == warp ||
-                 cell.write_clock <= clocks_[warp][cell.write_warp];
-  if (ordered || (strong && cell.strong_write)) return std::nullopt;
-  return RaceConflict{cell.write_warp, cell.write_op,
-                      cell.strong_write ? AccessKind::strong_write : AccessKind::write, 0};
+inline bool RaceDetector::behind_write(const Cell& cell, const Actor& who, bool strong) const {
+  if (cell.write_clock == 0 || (strong && cell.strong_write)) return true;
+  return cell.write_warp == who.warp
+             ? orders_[who.warp].before(cell.write_lane, cell.write_time, who.lane, who.now)
+             : cell.write_clock <= clocks_[who.warp][cell.write_warp];
 }
 
-std::optional<RaceConflict> RaceDetector::against_reads(const Cell& cell, int warp,
-                                                        bool strong) const {
-  if (strong && cell.strong_reads) return std::nullopt;
-  const Clock& mine = clocks_[warp];
-  AccessKind kind = cell.strong_reads ? AccessKind::strong_read : AccessKind::read;
+RaceConflict RaceDetector::write_of(const Cell& cell) {
+  return {.warp = cell.write_warp,
+          .lane = cell.write_lane,
+          .op = cell.write_op,
+          .kind = cell.strong_write ? AccessKind::strong_write : AccessKind::write};
+}
+
+std::optional<RaceConflict> RaceDetector::against_reads(const Cell& cell, const Actor& who,
+                                                        AccessKind kind) const {
+  if (is_strong(kind) && cell.strong_reads) return std::nullopt;
+  const Clock& mine = clocks_[who.warp];
+  const auto conflict = [&](int warp, int lane) {
+    return RaceConflict{.warp = warp,
+                        .lane = lane,
+                        .op = cell.read_op,
+                        .kind = cell.strong_reads ? AccessKind::strong_read : AccessKind::read};
+  };
+  // Among lanes, a write of the value that another has read is no hazard.
+  if (cell.read_lanes != 0 && cell.read_warp == who.warp && kind != AccessKind::same_write) {
+    const int lane = orders_[who.warp].first_not_before(cell.read_lanes, cell.read_time, who.lane);
+    if (lane >= 0) return conflict(who.warp, lane);
+  }
   if (cell.many_clocks) {
     const Clock& reads = read_clocks_[cell.readers];
     for (int i = 0; i < static_cast<int>(clocks_.size()); ++i) {
-      if (i != warp && reads[i] > mine[i]) return RaceConflict{i, cell.read_op, kind, 0};
+      if (i != who.warp && reads[i] > mine[i]) return conflict(i, 0);
     }
     return std::nullopt;
   }
-  for (std::uint32_t others = cell.readers & ~(1u << warp); others != 0; others &= others - 1) {
+  for (std::uint32_t others = cell.readers & ~(1u << who.warp); others != 0; others &= others - 1) {
     int i = std::countr_zero(others);
-    if (cell.read_clock > mine[i]) return RaceConflict{i, cell.read_op, kind, 0};
+    if (cell.read_clock > mine[i]) return conflict(i, 0);
   }
   return std::nullopt;
 }
 
-// The warp has read the cell since it last passed a barrier, and nothing has happened to it since.
-inline bool RaceDetector::read_before(const Cell& cell, int warp, bool strong) const {
-  return !cell.many_clocks && (cell.readers >> warp & 1) != 0 &&
-         cell.read_clock == clocks_[warp][warp] && cell.strong_reads == strong;
+// The warp has read the cell since it last passed a barrier, nothing has happened to the cell since, and
+// no lane of the warp wrote it that this one would have to meet.
+inline bool RaceDetector::read_before(const Cell& cell, const Actor& who, bool strong) const {
+  return !cell.many_clocks && (cell.readers >> who.warp & 1) != 0 &&
+         cell.read_clock == clocks_[who.warp][who.warp] && cell.strong_reads == strong &&
+         (cell.write_warp != who.warp || cell.write_lane == who.lane ||
+          orders_[who.warp].before_all(cell.write_time));
 }
 
-void RaceDetector::note_read(Cell& cell, int warp, std::uint32_t op, bool strong) {
+// Lanes that read at different times keep the earliest: where only some of them have met in between, a
+// hazard of a later read may be missed, but none is invented.
+inline void RaceDetector::note_reading_lane(Cell& cell, const Actor& who) const {
+  const LaneOrder& order = orders_[who.warp];
+  const std::uint32_t bit = 1u << who.lane;
+  if (cell.read_warp == who.warp && !order.before_all(cell.read_time) &&
+      (order.since_all_met(cell.read_time) ||
+       order.first_not_before(cell.read_lanes, cell.read_time, who.lane) >= 0)) {
+    cell.read_lanes |= bit;
+    return;
+  }
+  // What is a hazard with the earlier reads would also be one with this.
+  cell.read_warp = static_cast<std::uint8_t>(who.warp);
+  cell.read_lanes = bit;
+  cell.read_time = who.now;
+}
+
+inline void RaceDetector::note_read(Cell& cell, const Actor& who, bool strong) {
+  note_reading_lane(cell, who);
+  cell.read_op = who.op;
+  const std::uint32_t now = clocks_[who.warp][who.warp], bit = 1u << who.warp;
+  // The usual case: all warps have passed the same barriers.
+  const bool apart = (cell.readers & ~bit) != 0 && cell.read_clock != now;
+  if (cell.many_clocks || apart) return note_read_apart(cell, who.warp, strong);
+  cell.strong_reads = strong && (cell.strong_reads || cell.readers == 0);
+  cell.readers |= bit;
+  cell.read_clock = now;
+}
+
+void RaceDetector::note_read_apart(Cell& cell, int warp, bool strong) {
   const Clock& mine = clocks_[warp];
-  std::uint32_t bit = 1u << warp;
-  cell.read_op = op;
-  if (cell.many_clocks) {
-    cell.strong_reads &= strong;
-    read_clocks_[cell.readers][warp] = mine[warp];
-    return;
-  }
-  if (cell.readers == 0) cell.strong_reads = true;
+  const std::uint32_t bit = 1u << warp;
   cell.strong_reads &= strong;
-  if (cell.readers == 0 || cell.readers == bit) {
-    cell.readers = bit;
-    cell.read_clock = mine[warp];
-    return;
-  }
-  if (cell.read_clock == mine[warp]) {  // the usual case: all warps have passed the same barriers
-    cell.readers |= bit;
+  if (cell.many_clocks) {
+    read_clocks_[cell.readers][warp] = mine[warp];
     return;
   }
   bool all_before = true;
@@ -104,24 +139,45 @@ void RaceDetector::note_read(Cell& cell, int warp, std::uint32_t op, bool strong
   read_clocks_.push_back(reads);
 }
 
-std::optional<RaceConflict> RaceDetector::touch(Cell& cell, int warp, std::uint32_t op,
-                                                AccessKind kind) {
-  bool strong = is_strong(kind);
-  if (!is_write(kind)) {
-    if (auto conflict = against_write(cell, warp, strong)) return conflict;
-    note_read(cell, warp, op, strong);
-    return std::nullopt;
+void RaceDetector::note_write(Cell& cell, const Actor& who, AccessKind kind) {
+  cell.readers = 0;
+  cell.read_lanes = 0;
+  cell.read_time = 0;
+  cell.many_clocks = false;
+  // An atomic behind a plain write of the same lane: whoever is not behind the one is a conflict still.
+  if (is_strong(kind) && !cell.strong_write && cell.write_warp == who.warp &&
+      cell.write_lane == who.lane && cell.write_clock == clocks_[who.warp][who.warp] &&
+      orders_[who.warp].since_all_met(cell.write_time)) {
+    return;
   }
   if (kind != AccessKind::same_write) {
-    if (auto conflict = against_write(cell, warp, strong)) return conflict;
+    cell.write_lane = static_cast<std::uint8_t>(who.lane);
+    cell.write_time = who.now;
+  } else if (cell.write_warp != who.warp) {
+    cell.write_time = 0;  // lanes of this warp cannot tell it from what was there
   }
-  if (auto conflict = against_reads(cell, warp, strong)) return conflict;
-  cell.write_clock = clocks_[warp][warp];
-  cell.write_warp = static_cast<std::uint8_t>(warp);
-  cell.write_op = op;
-  cell.strong_write = strong;
-  cell.readers = 0;
-  cell.many_clocks = false;
+  cell.write_clock = clocks_[who.warp][who.warp];
+  cell.write_warp = static_cast<std::uint8_t>(who.warp);
+  cell.write_op = who.op;
+  cell.strong_write = is_strong(kind);
+}
+
+std::optional<RaceConflict> RaceDetector::touch_writing(Cell& cell, const Actor& who,
+                                                        AccessKind kind) {
+  if (kind != AccessKind::same_write && !behind_write(cell, who, is_strong(kind))) {
+    return write_of(cell);
+  }
+  if (auto conflict = against_reads(cell, who, kind)) return conflict;
+  note_write(cell, who, kind);
+  return std::nullopt;
+}
+
+inline std::optional<RaceConflict> RaceDetector::touch(Cell& cell, const Actor& who,
+                                                       AccessKind kind) {
+  if (is_write(kind)) return touch_writing(cell, who, kind);
+  const bool strong = is_strong(kind);
+  if (!behind_write(cell, who, strong)) return write_of(cell);
+  note_read(cell, who, strong);
   return std::nullopt;
 }
 
@@ -144,7 +200,7 @@ std::array<RaceDetector::Cell, 4>& RaceDetector::split(Cell& cell) {
 
 template <class CellAt>
 std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t address,
-                                                 std::uint32_t bytes, int warp, std::uint32_t op,
+                                                 std::uint32_t bytes, const Actor& who,
                                                  AccessKind kind) {
   std::uint64_t end = address + bytes;
   for (std::uint64_t at = address; at < end;) {
@@ -152,18 +208,20 @@ std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t
     std::uint64_t next = std::min(end, (at | 3) + 1);
     bool whole = (at & 3) == 0 && next - at == 4;
     if (whole && !cell.split) {
-      if (!is_write(kind) && read_before(cell, warp, is_strong(kind))) {
+      if (!is_write(kind) && read_before(cell, who, is_strong(kind))) {
+        note_reading_lane(cell, who);
+        cell.read_op = who.op;
         at = next;
         continue;
       }
-      if (auto conflict = touch(cell, warp, op, kind)) {
+      if (auto conflict = touch(cell, who, kind)) {
         conflict->address = at;
         return conflict;
       }
     } else {
       std::array<Cell, 4>& parts = split(cell);
       for (std::uint64_t byte = at; byte < next; ++byte) {
-        if (auto conflict = touch(parts[byte & 3], warp, op, kind)) {
+        if (auto conflict = touch(parts[byte & 3], who, kind)) {
           conflict->address = byte;
           return conflict;
         }
@@ -171,30 +229,47 @@ std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t
     }
     at = next;
   }
+  if (kind == AccessKind::strong_write) {
+    orders_[who.warp].publish(who.lane, address, who.now);
+  } else if (kind == AccessKind::strong_read) {
+    orders_[who.warp].take_over(who.lane, address);
+  }
   return std::nullopt;
 }
 
 std::optional<RaceConflict> RaceDetector::access_shared(std::uint64_t offset, std::uint32_t bytes,
-                                                        int warp, std::uint32_t op,
-                                                        AccessKind kind) {
-  return access([this](std::uint64_t at) -> Cell& { return shared_[at / 4]; }, offset, bytes, warp,
-                op, kind);
+                                                        const Actor& who, AccessKind kind) {
+  return access([this](std::uint64_t at) -> Cell& { return shared_[at / 4]; }, offset, bytes, who,
+                kind);
+}
+
+RaceDetector::Chunk& RaceDetector::chunk_of(std::uint64_t address) {
+  std::uint64_t number = address / kChunkBytes;
+  if (number != last_number_) {
+    std::unique_ptr<Chunk>& chunk = global_[number];
+    if (chunk == nullptr) chunk = std::make_unique_for_overwrite<Chunk>();
+    last_number_ = number;
+    last_chunk_ = chunk.get();
+  }
+  return *last_chunk_;
+}
+
+bool RaceDetector::writes_again(std::uint64_t address, std::uint32_t bytes, const void* value) {
+  Chunk& chunk = chunk_of(address);  // accesses are aligned, so none is in two
+  const std::size_t at = address % kChunkBytes;
+  bool same = std::memcmp(chunk.values.data() + at, value, bytes) == 0;
+  for (std::size_t i = at; i < at + bytes; ++i) same &= chunk.written[i];
+  std::memcpy(chunk.values.data() + at, value, bytes);
+  std::fill_n(chunk.written.data() + at, bytes, true);
+  return same;
 }
 
 std::optional<RaceConflict> RaceDetector::access_global(std::uint64_t address, std::uint32_t bytes,
-                                                        int warp, std::uint32_t op,
-                                                        AccessKind kind) {
+                                                        const Actor& who, AccessKind kind) {
   auto cell_at = [this](std::uint64_t at) -> Cell& {
-    std::uint64_t chunk = at / (kChunkCells * 4);
-    if (chunk != last_chunk_) {
-      std::unique_ptr<Cell[]>& cells = global_[chunk];
-      if (cells == nullptr) cells = std::make_unique<Cell[]>(kChunkCells);
-      last_chunk_ = chunk;
-      last_cells_ = cells.get();
-    }
-    return last_cells_[at / 4 % kChunkCells];
+    return chunk_of(at).cells[at / 4 % kChunkCells];
   };
-  return access(cell_at, address, bytes, warp, op, kind);
+  return access(cell_at, address, bytes, who, kind);
 }
 
 // ---- GlobalRaces: between CTAs -----------------------------------------------------------------

@@ -2,8 +2,9 @@
 //
 // Inside a CTA the warps are the threads of a FastTrack-like detector (Flanagan and Freund, PLDI 2009):
 // each warp has a vector clock, barriers join clocks, and every cell of memory remembers its last write
-// and the reads since. Lanes of one warp count as ordered. Atomic and volatile accesses do not race
-// with each other and order nothing.
+// and the reads since. Atomic and volatile accesses do not race with each other and order no warps.
+// Between the lanes of a warp a LaneOrder tells (lane_order.h); a cell remembers which lane wrote last
+// and, of the warp that read last, which lanes.
 //
 // Between CTAs of a kernel without global atomics (with them: cta_races.h) nothing orders anything before
 // the kernel ends, so it is enough to know which CTAs touched an address in which way. That summary does
@@ -19,6 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/emulator/exec/lane_order.h"
 #include "runtime/emulator/exec/memory.h"
 
 namespace sagegen::emulator {
@@ -32,8 +34,17 @@ inline bool is_strong(AccessKind kind) {
   return kind == AccessKind::strong_read || kind == AccessKind::strong_write;
 }
 
+// Who accesses, and when: `now` as in LaneOrder.
+struct Actor {
+  int warp = 0;
+  int lane = 0;
+  std::uint32_t op = 0;
+  std::uint32_t now = 0;
+};
+
 struct RaceConflict {
   int warp = 0;  // the other party, and what it did
+  int lane = 0;  // only if it is in the same warp
   std::uint32_t op = 0;
   AccessKind kind = AccessKind::read;
   std::uint64_t address = 0;
@@ -49,11 +60,16 @@ class RaceDetector {
   RaceDetector(int warps, std::size_t shared_bytes);
 
   // Records an access; the conflict if it races. Shared addresses are offsets.
-  std::optional<RaceConflict> access_shared(std::uint64_t offset, std::uint32_t bytes, int warp,
-                                            std::uint32_t op, AccessKind kind);
-  std::optional<RaceConflict> access_global(std::uint64_t address, std::uint32_t bytes, int warp,
-                                            std::uint32_t op, AccessKind kind);
+  std::optional<RaceConflict> access_shared(std::uint64_t offset, std::uint32_t bytes,
+                                            const Actor& who, AccessKind kind);
+  std::optional<RaceConflict> access_global(std::uint64_t address, std::uint32_t bytes,
+                                            const Actor& who, AccessKind kind);
 
+  // To be told of every write to global memory: whether this CTA has written these values there already.
+  // What other CTAs write at the same time does not count, so that reports do not depend on it.
+  bool writes_again(std::uint64_t address, std::uint32_t bytes, const void* value);
+
+  LaneOrder& lanes(int warp) { return orders_[warp]; }
   void barrier_arrive(int warp, int barrier);
   void barrier_release(int barrier, std::uint32_t warps);
 
@@ -70,28 +86,44 @@ class RaceDetector {
     std::uint32_t read_clock = 0;   // of every warp in `readers`, unless many_clocks
     std::uint32_t readers = 0;  // since the last write; or an index into splits_ or read_clocks_
     std::uint32_t write_op = 0, read_op = 0;
-    std::uint8_t write_warp = 0;
-    bool strong_write = false, strong_reads = false;
-    bool many_clocks = false, split = false;
+    std::uint32_t write_time = 0;  // of write_lane, in its warp's time
+    std::uint32_t read_time = 0;   // of read_lanes: the earliest that still counts
+    std::uint32_t read_lanes = 0;  // of read_warp, since the last write
+    std::uint8_t write_warp = 0, write_lane = 0, read_warp = 0;
+    bool strong_write : 1 = false, strong_reads : 1 = false;
+    bool many_clocks : 1 = false, split : 1 = false;
   };
-  static constexpr std::uint32_t kChunkCells = 256;
+  static constexpr std::uint32_t kChunkCells = 256, kChunkBytes = 4 * kChunkCells;
+  struct Chunk {
+    std::array<Cell, kChunkCells> cells;
+    std::array<std::uint8_t, kChunkBytes> values;  // where `written`
+    std::array<bool, kChunkBytes> written = {};
+  };
+  Chunk& chunk_of(std::uint64_t address);
 
   template <class CellAt>
   std::optional<RaceConflict> access(CellAt&& cell_at, std::uint64_t address, std::uint32_t bytes,
-                                     int warp, std::uint32_t op, AccessKind kind);
-  std::optional<RaceConflict> touch(Cell& cell, int warp, std::uint32_t op, AccessKind kind);
-  std::optional<RaceConflict> against_write(const Cell& cell, int warp, bool strong) const;
-  std::optional<RaceConflict> against_reads(const Cell& cell, int warp, bool strong) const;
-  bool read_before(const Cell& cell, int warp, bool strong) const;
-  void note_read(Cell& cell, int warp, std::uint32_t op, bool strong);
+                                     const Actor& who, AccessKind kind);
+  std::optional<RaceConflict> touch(Cell& cell, const Actor& who, AccessKind kind);
+  std::optional<RaceConflict> touch_writing(Cell& cell, const Actor& who, AccessKind kind);
+  bool behind_write(const Cell& cell, const Actor& who, bool strong) const;
+  static RaceConflict write_of(const Cell& cell);
+  std::optional<RaceConflict> against_reads(const Cell& cell, const Actor& who,
+                                            AccessKind kind) const;
+  bool read_before(const Cell& cell, const Actor& who, bool strong) const;
+  void note_write(Cell& cell, const Actor& who, AccessKind kind);
+  void note_read(Cell& cell, const Actor& who, bool strong);
+  void note_read_apart(Cell& cell, int warp, bool strong);
+  void note_reading_lane(Cell& cell, const Actor& who) const;
   std::array<Cell, 4>& split(Cell& cell);
 
-  std::vector<Clock> clocks_;  // per warp
+  std::vector<Clock> clocks_;      // per warp
+  std::vector<LaneOrder> orders_;  // per warp
   std::array<Clock, 16> barriers_ = {};
   std::vector<Cell> shared_;
-  std::unordered_map<std::uint64_t, std::unique_ptr<Cell[]>> global_;  // by chunk of 1 KB
-  std::uint64_t last_chunk_ = ~std::uint64_t{0};
-  Cell* last_cells_ = nullptr;
+  std::unordered_map<std::uint64_t, std::unique_ptr<Chunk>> global_;  // by number
+  std::uint64_t last_number_ = ~std::uint64_t{0};
+  Chunk* last_chunk_ = nullptr;
   std::vector<std::array<Cell, 4>> splits_;
   std::vector<Clock> read_clocks_;
 };

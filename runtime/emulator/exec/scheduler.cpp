@@ -129,6 +129,7 @@ void run_cta(Cta& cta) {
     std::uint64_t before = w.executed;
     run_warp(w, choose_quantum(cta));
     if (w.state == WarpState::exited) settle_barriers(cta);
+    take_turns(w, w.executed - before);
     total += w.executed - before;
     if (total > cta.instruction_limit) report_endless(cta, w, last);
     if (cta.log->findings.empty()) {

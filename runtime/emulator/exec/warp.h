@@ -26,6 +26,17 @@ struct Split {
   const Op* pc = nullptr;
   std::uint32_t mask = 0;
   Kind kind = Kind::side;
+  bool spins = false;  // a side that had its turn and did not get on
+};
+
+// The running part of a diverged warp as it was at the end of an earlier turn. If it comes back to the
+// same place with the same registers, it waits for someone.
+struct SpinWatch {
+  std::uint64_t executed = 0;  // since the warp diverged, or since another part had its turn
+  const Op* pc = nullptr;
+  std::uint32_t active = 0;
+  std::uint64_t registers = 0;         // a hash
+  std::uint32_t turns = 0, until = 1;  // when to look from here
 };
 
 enum class WarpState : std::uint8_t { ready, at_barrier, exited };
@@ -64,6 +75,7 @@ struct Warp {
   int barrier = -1;               // number of the barrier it waits at
   const Op* reduction = nullptr;  // the bar.red that takes the barrier's votes
   std::vector<Split> splits;
+  SpinWatch watch;
   const Op* last_chance = nullptr;  // where blocked lanes try again, with nobody left to wait for
   std::vector<std::uint8_t> local;  // local memory, thread after thread
   std::vector<std::uint8_t> local_written;  // its shadow; only with checks
@@ -224,9 +236,18 @@ void exit_lanes(Warp& w, std::uint32_t mask);
 // For instructions that lanes execute together. True if all `needed` lanes are here. Otherwise the
 // running lanes wait for those that are elsewhere and the handler must return at once: the instruction
 // will be executed again. Fails with divergent-collective if they cannot come.
+bool assemble(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed);
+// What these lanes have done comes before what they will do; only checks need to know.
+void order_lanes(const Warp& w, std::uint32_t lanes);
+// Both.
 bool gather(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed);
-// The same with member masks in a row; a lane must be a member of its own mask.
+// The same with member masks in a row; a lane must be a member of its own mask. Members that have exited
+// are not waited for (PTX ISA: all non-exited threads of the mask).
 bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask);
+// Lanes of one warp may wait for each other in loops (independent thread scheduling). After each turn of a
+// warp: `executed` are its instructions. Finds a part that goes round without getting on, and lets another
+// part of the warp run.
+void take_turns(Warp& w, std::uint64_t executed);
 
 // Releases barriers that only waited for warps that have exited meanwhile.
 void settle_barriers(Cta& cta);

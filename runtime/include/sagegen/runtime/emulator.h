@@ -22,7 +22,10 @@ enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 
 // Races: CTAs of one grid are ordered only by an atomic (or st.release) behind a fence in the one and
 // an atomic (or ld.acquire) before a fence in the other; in kernels that have these, volatile accesses
-// serve as well.
+// serve as well. Warps of a CTA are ordered by barriers. Lanes of a warp are threads of their own, ordered
+// where the ISA lets them wait for each other: by bar.warp.sync, barriers, shuffles and other instructions
+// with .sync, the accesses of ldmatrix and stmatrix being before that; or by an atomic or volatile write in
+// the one and read in the other. They also wait for each other in loops without a deadlock.
 enum class Checks {
   off,  // bounds of memory accesses only
   on,   // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
