@@ -1,6 +1,7 @@
 // The C API: translates handles, structs and exceptions, and decides nothing.
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -27,6 +28,7 @@ struct sagegen_device {
   Device device;
   std::string name;
   std::vector<const char*> kernels;  // keys of embedded attention kernels, NUL-terminated
+  std::shared_ptr<std::atomic<bool>> interrupt;
 };
 
 struct sagegen_attention {
@@ -95,9 +97,13 @@ Device open_gpu(const std::string& name) {
   return Device(cuda, ordinal);
 }
 
-Device open_emulator(const std::string& name) {
+using Interrupt = std::shared_ptr<std::atomic<bool>>;
+
+Device open_emulator(const std::string& name, const Interrupt& interrupt) {
   const std::string profile = name.substr(std::string("emulator:").size());
-  const std::shared_ptr<EmulatorDriver> emulator = make_emulator();
+  EmulatorOptions emulation;
+  emulation.interrupt = interrupt;
+  const std::shared_ptr<EmulatorDriver> emulator = make_emulator(emulation);
   check(*emulator, emulator->init(), "cuInit");
   int count = 0;
   check(*emulator, emulator->device_count(&count), "cuDeviceGetCount");
@@ -111,9 +117,9 @@ Device open_emulator(const std::string& name) {
                                   name, profile, profiles));
 }
 
-Device open_device(const std::string& name) {
+Device open_device(const std::string& name, const Interrupt& interrupt) {
   if (name.starts_with("cuda:")) return open_gpu(name);
-  if (name.starts_with("emulator:")) return open_emulator(name);
+  if (name.starts_with("emulator:")) return open_emulator(name, interrupt);
   throw ArgumentError(
       fmt::format("device \"{}\": there are cuda:N and emulator:PROFILE, for example cuda:0 and "
                   "emulator:sm_89",
@@ -311,15 +317,22 @@ sagegen_status sagegen_device_create(const char* name, sagegen_device** device) 
   return guarded([&] {
     need(name, "sagegen_device_create", "name");
     need(device, "sagegen_device_create", "device");
-    Device opened = open_device(name);
+    const auto interrupt = std::make_shared<std::atomic<bool>>(false);
+    Device opened = open_device(name, interrupt);
     std::string driver_name = opened.name();
     std::vector<const char*> kernels = attention_kernels(opened);
-    *device = new sagegen_device{
-        .device = opened, .name = std::move(driver_name), .kernels = std::move(kernels)};
+    *device = new sagegen_device{.device = opened,
+                                 .name = std::move(driver_name),
+                                 .kernels = std::move(kernels),
+                                 .interrupt = interrupt};
   });
 }
 
 void sagegen_device_destroy(sagegen_device* device) { delete device; }
+
+void sagegen_device_interrupt(sagegen_device* device, int32_t on) {
+  if (device != nullptr) device->interrupt->store(on != 0, std::memory_order_relaxed);
+}
 
 const char* sagegen_device_name(const sagegen_device* device) {
   return device == nullptr ? nullptr : device->name.c_str();

@@ -1,12 +1,14 @@
 """`sagegen run` in the emulator: results, reports, and every way to refuse an input."""
 import math
 import os
+import signal
 import struct
+import subprocess
 import threading
 import unittest
 
-from support import (CHECK_FAILED, DRIVER, FILE, FULL_DISK, OK, SPEC, USAGE, CliTest, has_generator, npy, safetensors,
-                     sagegen, waves)
+from support import (CHECK_FAILED, DRIVER, FILE, FULL_DISK, OK, SPEC, TOOL, USAGE, CliTest, has_generator, npy,
+                     safetensors, sagegen, waves)
 
 GENERATOR = has_generator()
 HAS_GPU = sagegen("devices", "--json").json()["cuda"]
@@ -389,6 +391,18 @@ class EditedPtx(RunTest):
 
     def test_missing_file(self):
         self.expect_error(FILE, "file error", ["/nonexistent/sage_"], "run", "--ptx", "/nonexistent", "--q-len", 8)
+
+
+class Interrupt(RunTest):
+    def test_ctrl_c_ends_the_launch_and_says_where(self):
+        command = [TOOL, "run", "--device", "emulator", "--q-len", "512", "--head-dim", "64"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            self.assertIn(b"running", process.stderr.readline())
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=200)
+        self.assertEqual(process.returncode, CHECK_FAILED)
+        self.assertIn("interrupted", out.decode())
+        self.assertIn("warp instructions", out.decode())
 
 
 class Refusals(RunTest):

@@ -124,6 +124,13 @@ static void test_attention(sagegen_device* device, const char* mode, sagegen_mas
   EXPECT(sagegen_memory_download(device, outputs[1], memory[3], kElements * 2) == SAGEGEN_OK);
   EXPECT(memcmp(outputs[0], outputs[1], sizeof outputs[0]) == 0);
 
+  sagegen_device_interrupt(device, 1);
+  EXPECT_ERROR(SAGEGEN_DRIVER_ERROR,
+               sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes, NULL),
+               "interrupted");
+  sagegen_device_interrupt(device, 0);
+  EXPECT(sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
                sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes - 1, NULL),
                "workspace");
@@ -308,6 +315,7 @@ static void test_misuse(sagegen_device* device) {
   EXPECT(strcmp(sagegen_last_error(), "") == 0); /* of the last call, which succeeded */
   EXPECT(sagegen_device_kernel(NULL, 0) == NULL && sagegen_device_name(NULL) == NULL);
   EXPECT(sagegen_attention_kernel(NULL) == NULL && sagegen_attention_note(NULL) == NULL);
+  sagegen_device_interrupt(NULL, 1);
   sagegen_device_destroy(NULL);
   sagegen_attention_destroy(NULL);
 }

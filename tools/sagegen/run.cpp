@@ -2,6 +2,7 @@
 // of the same quantization.
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include <fmt/format.h>
@@ -12,6 +13,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/options.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_device.h"
@@ -336,12 +338,17 @@ Exit run_command(const RunCommand& command, Output& output) {
   if (!command.out.empty()) check_out(command);
   const RunInputs inputs = load_run_inputs(command.input);
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
-  const RunDevice on = open_run_device(command.device, command.target, command.emulator);
+  runtime::EmulatorOptions emulator = command.emulator;
+  emulator.interrupt = interrupt_flag();
+  const RunDevice on = open_run_device(command.device, command.target, emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job = make_job(command, inputs, on);
+  std::optional<InterruptScope> interruptible;
+  if (on.emulator) interruptible.emplace();
   output.progress(fmt::format("running on {}", on.name));
   const AttentionResult result = run_attention(job, on);
+  interruptible.reset();
   if (!result.note.empty()) output.progress(fmt::format("{}: {}", on.name, result.note));
 
   Json fields = setup_json(command, inputs, job, on, result);

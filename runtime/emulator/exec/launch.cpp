@@ -16,6 +16,7 @@
 
 #include "runtime/emulator/exec/checker.h"
 #include "runtime/emulator/exec/host_threads.h"
+#include "runtime/emulator/exec/launch_budget.h"
 #include "runtime/emulator/exec/warp.h"
 
 namespace sagegen::emulator {
@@ -80,18 +81,25 @@ struct Launch {
         request(r),
         map(std::move(m)),
         instruction_limit(limit),
+        budget(r.options.launch_limit),
         ctas(static_cast<std::uint32_t>(count(r.grid))) {}
 
   const Program& program;
   const LaunchRequest& request;
   std::shared_ptr<const AddressMap> map;
   std::uint64_t instruction_limit;
+  LaunchBudget budget;
   std::unique_ptr<GlobalRaces> races;  // with checks one of these, otherwise none
   std::unique_ptr<CtaRaces> ordered_races;
   std::uint32_t ctas = 0;
   std::atomic<std::uint32_t> next{0};
   // CTAs after the first that is stopped need not run; those before it must, since they may be, too.
   std::atomic<std::uint32_t> first_failed{kNoCta};
+  void stop_behind(std::uint32_t linear) {
+    std::uint32_t seen = first_failed.load();
+    while (linear < seen && !first_failed.compare_exchange_weak(seen, linear)) {
+    }
+  }
 
   std::mutex mutex;  // guards what follows
   // By check and line, from the first CTA that has it, with its place among the findings of that CTA.
@@ -161,11 +169,12 @@ class CtaRunner {
     try {
       run_cta(cta_);
     } catch (const Stop&) {
-      std::uint32_t seen = launch_.first_failed.load();
-      while (linear < seen && !launch_.first_failed.compare_exchange_weak(seen, linear)) {
-      }
+      launch_.stop_behind(linear);
     }
-    for (const Warp& w : cta_.warps) executed_ += w.executed;
+    std::uint64_t executed = 0;
+    for (const Warp& w : cta_.warps) executed += w.executed;
+    executed_ += executed;
+    if (const auto last = launch_.budget.spend(linear, executed)) launch_.stop_behind(*last);
     cta_.checker = nullptr;
     if (!log_.findings.empty()) record(linear);
   }
@@ -370,6 +379,24 @@ Finding describe_conflict(const Launch& launch, const GlobalRaces::Conflict& con
   return finding;
 }
 
+// The launch has passed EmulatorOptions::launch_limit at CTA `linear`.
+Finding describe_limit(const Launch& launch, std::uint32_t linear) {
+  const runtime::Dim3& grid = launch.request.grid;
+  Finding finding;
+  finding.kernel = launch.program.info.name;
+  finding.check = "launch-limit";
+  finding.message = fmt::format(
+      "{} of {} CTAs have executed more than {} warp instructions, {} for the start of each "
+      "included, which is the limit of this launch. If the kernel is right, give a larger "
+      "EmulatorOptions::launch_limit",
+      linear + std::uint64_t{1}, launch.ctas, launch.request.options.launch_limit,
+      LaunchBudget::kCtaInstructions);
+  finding.cta[0] = static_cast<int>(linear % grid.x);
+  finding.cta[1] = static_cast<int>(linear / grid.x % grid.y);
+  finding.cta[2] = static_cast<int>(linear / grid.x / grid.y);
+  return finding;
+}
+
 std::uint32_t host_threads(const Program& program, const LaunchRequest& request,
                            std::uint32_t ctas) {
   // Results depend on the order of CTAs, so that order is then fixed.
@@ -386,8 +413,10 @@ void run_grid(Launch& launch) {
 }
 
 std::uint64_t instruction_limit(const LaunchRequest& request, const DeviceMemory& memory) {
-  if (request.options.instruction_limit != 0) return request.options.instruction_limit;
-  return kInstructionsOfAnyCta + kInstructionsPerByte * memory.used_bytes();
+  const std::uint64_t of_launch = request.options.launch_limit;
+  std::uint64_t limit = request.options.instruction_limit;
+  if (limit == 0) limit = kInstructionsOfAnyCta + kInstructionsPerByte * memory.used_bytes();
+  return of_launch == 0 ? limit : std::min(limit, of_launch);
 }
 
 std::vector<runtime::LineCount> line_counts(const Launch& launch) {
@@ -441,6 +470,14 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
 
   LaunchReport report;
   collect(shared, report);
+  if (const auto passed = shared.budget.passed(); passed == shared.first_failed.load()) {
+    Finding limit = describe_limit(shared, *passed);
+    const bool stopped_itself =
+        std::any_of(report.findings.begin(), report.findings.end(), [&](const Finding& finding) {
+          return std::equal(finding.cta, finding.cta + 3, limit.cta);
+        });
+    if (!stopped_itself) report.findings.push_back(std::move(limit));
+  }
   if (checks && shared.first_failed.load() == kNoCta) {
     for (const auto& conflict : shared.ordered_races != nullptr
                                     ? shared.ordered_races->conflicts()

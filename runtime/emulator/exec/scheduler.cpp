@@ -109,11 +109,18 @@ std::string describe_wait(const Warp& w) {
                                                            : "is here and may never finish")
           : fmt::format("warp {} goes round the loop from line {} to here, which may have no end",
                         looping->index, ops[branch_target].line);
-  fail(
-      *looping, branch == nullptr ? *stopped.pc : *branch, -1, "instruction-limit",
-      fmt::format("the CTA has executed {} warp instructions, the limit of this launch; {}. If the "
-                  "kernel is right, give a larger EmulatorOptions::instruction_limit",
-                  cta.instruction_limit, where));
+  fail(*looping, branch == nullptr ? *stopped.pc : *branch, -1, "instruction-limit",
+       fmt::format(
+           "the CTA has executed {} warp instructions, the limit of this launch; {}. If the "
+           "kernel is right, give a larger EmulatorOptions::{}",
+           cta.instruction_limit, where,
+           cta.instruction_limit == cta.request->options.launch_limit ? "launch_limit"
+                                                                      : "instruction_limit"));
+}
+
+bool interrupted(const Cta& cta) {
+  const auto& interrupt = cta.request->options.interrupt;
+  return interrupt != nullptr && interrupt->load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -126,6 +133,13 @@ void run_cta(Cta& cta) {
     if (ready == 0) break;
     last = choose(cta, ready, last);
     Warp& w = cta.warps[last];
+    if (interrupted(cta)) {
+      fail(w, *w.pc, -1, "interrupted",
+           fmt::format(
+               "the launch was ended from outside (EmulatorOptions::interrupt); this CTA had "
+               "executed {} warp instructions, and warp {} was here",
+               total, w.index));
+    }
     std::uint64_t before = w.executed;
     run_warp(w, choose_quantum(cta));
     if (w.state == WarpState::exited) settle_barriers(cta);

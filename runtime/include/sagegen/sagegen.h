@@ -61,6 +61,9 @@ int sagegen_device_compute_capability(const sagegen_device* device); /* 89 for 8
  * order; null past the end. Valid while the library is loaded. */
 const char* sagegen_device_kernel(const sagegen_device* device, size_t index);
 sagegen_status sagegen_device_synchronize(sagegen_device* device);
+/* While `on` is not 0, kernels end soon on the emulated device: a call that waits for one, in any
+ * thread, fails with SAGEGEN_DRIVER_ERROR. May be called by a signal handler. Does nothing on a GPU. */
+void sagegen_device_interrupt(sagegen_device* device, int32_t on);
 
 /* For callers without CUDA. Copies are synchronous and on the default stream: synchronize what
  * other streams do first. */

@@ -7,6 +7,7 @@
 // defined data succeeds and leaves the finding "uninitialized".
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -46,6 +47,13 @@ struct EmulatorOptions {
   // and one for each byte of device memory in use. A kernel that reads all of it needs fewer.
   std::uint64_t instruction_limit = 0;
   Counting counting = Counting::off;
+  // Warp instructions that all CTAs of a launch together may execute, the start of each counting as 256;
+  // more is the finding "launch-limit", at the same CTA for any number of host threads. 0: no limit.
+  // It limits each CTA, too. At a few ten million a second and thread, it is a limit of time.
+  std::uint64_t launch_limit = 0;
+  // Launches end, soon after this is set, with the finding "interrupted"; null: they cannot be. It stays
+  // the caller's to set and to reset, from any thread or a signal handler.
+  std::shared_ptr<const std::atomic<bool>> interrupt = nullptr;
 };
 
 // One report of a check. After it an access out of bounds reads zeros or writes nothing, undefined data
