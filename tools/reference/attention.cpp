@@ -2,10 +2,12 @@
 #include <cmath>
 #include <functional>
 #include <numbers>
+#include <numeric>
 #include <stdexcept>
 
 #include <fmt/format.h>
 
+#include "tools/reference/heads.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/reference.h"
 #include "tools/reference/rounding.h"
@@ -45,19 +47,6 @@ void check(const Inputs& in) {
                       in.k.heads));
 }
 
-// Softmax scale in base 2: exp(x * scale) == exp2(x * base2_scale).
-double base2_scale(const Inputs& in) {
-  const double scale = in.softmax_scale != 0.0
-                           ? in.softmax_scale
-                           : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
-  return scale * std::numbers::log2e;
-}
-
-std::vector<double> head_rows(const Tensor& t, std::int64_t batch, std::int64_t head) {
-  const float* begin = t.data.data() + (batch * t.heads + head) * t.tokens * t.channels;
-  return {begin, begin + t.tokens * t.channels};
-}
-
 KeyValues pack(const std::vector<double>& keys, const std::vector<double>& values,
                std::int64_t tokens, std::int64_t channels) {
   KeyValues kv{.keys = Panels(channels, tokens),
@@ -73,41 +62,56 @@ KeyValues pack(const std::vector<double>& keys, const std::vector<double>& value
   return kv;
 }
 
-Queries plain_queries(std::vector<double> rows, std::int64_t channels, double scale) {
-  const std::size_t count = rows.size() / static_cast<std::size_t>(channels);
-  return {.count = static_cast<std::int64_t>(count),
-          .channels = channels,
-          .rows = std::move(rows),
-          .scale = std::vector<double>(count, scale),
-          .lse_shift = std::vector<double>(count, 0.0)};
+// The queries of one head that are asked for, by token.
+Queries chosen_queries(const std::vector<double>& rows, std::int64_t channels, double scale,
+                       std::vector<std::int64_t> tokens) {
+  const std::size_t count = tokens.size();
+  Queries queries{.count = static_cast<std::int64_t>(count),
+                  .channels = channels,
+                  .rows = {},
+                  .scale = std::vector<double>(count, scale),
+                  .lse_shift = std::vector<double>(count, 0.0),
+                  .position = std::move(tokens)};
+  queries.rows.reserve(count * static_cast<std::size_t>(channels));
+  for (const std::int64_t token : queries.position) {
+    const auto row = rows.begin() + token * channels;
+    queries.rows.insert(queries.rows.end(), row, row + channels);
+  }
+  return queries;
 }
 
-// Runs every head. make_kv(batch, kv head), make_queries(batch, q head).
+// Runs the heads that have rows. make_kv(batch, kv head), make_queries(batch, q head, tokens).
 template <typename MakeKeyValues, typename MakeQueries>
-Output run_heads(const Inputs& in, const SoftmaxOptions& options, int threads,
-                 const MakeKeyValues& make_kv, const MakeQueries& make_queries) {
+Output run_heads(const Inputs& in, const RowNumbers& rows, const SoftmaxOptions& options,
+                 int threads, const Progress& progress, const MakeKeyValues& make_kv,
+                 const MakeQueries& make_queries) {
   Output out;
-  out.o.resize(in.q.data.size());
-  out.lse.resize(static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens));
-  const std::int64_t group = in.q.heads / in.k.heads;
-  const std::int64_t blocks = (in.q.tokens + kBlockRows - 1) / kBlockRows;
-  for (std::int64_t b = 0; b < in.q.batch; ++b) {
-    for (std::int64_t kv_head = 0; kv_head < in.k.heads; ++kv_head) {
-      const KeyValues kv = make_kv(b, kv_head);
-      std::vector<Queries> queries(static_cast<std::size_t>(group));
-      for (std::int64_t g = 0; g < group; ++g) {
-        queries[static_cast<std::size_t>(g)] = make_queries(b, kv_head * group + g);
+  out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
+  out.lse.resize(rows.size());
+  for_each_kv_head(in, rows, [&](const HeadRows& head) {
+    const KeyValues kv = make_kv(head.batch, head.kv_head);
+    struct Block {
+      std::size_t queries;
+      std::int64_t first, last, row;
+    };
+    std::vector<Queries> queries;
+    std::vector<Block> blocks;
+    std::int64_t row = head.first_row;
+    for (const auto& [q_head, tokens] : head.queries) {
+      const auto count = static_cast<std::int64_t>(tokens.size());
+      for (std::int64_t first = 0; first < count; first += kBlockRows) {
+        blocks.push_back({queries.size(), first, std::min(first + kBlockRows, count), row + first});
       }
-      parallel_for(group * blocks, threads, [&](std::int64_t item) {
-        const std::int64_t g = item / blocks;
-        const std::int64_t first = item % blocks * kBlockRows;
-        const std::int64_t last = std::min(first + kBlockRows, in.q.tokens);
-        const std::int64_t row = (b * in.q.heads + kv_head * group + g) * in.q.tokens + first;
-        attend(queries[static_cast<std::size_t>(g)], kv, first, last, options,
-               out.o.data() + row * in.q.channels, out.lse.data() + row);
-      });
+      queries.push_back(make_queries(head.batch, q_head, tokens));
+      row += count;
     }
-  }
+    parallel_for(static_cast<std::int64_t>(blocks.size()), threads, [&](std::int64_t item) {
+      const Block& block = blocks[static_cast<std::size_t>(item)];
+      attend(queries[block.queries], kv, block.first, block.last, options,
+             out.o.data() + block.row * in.q.channels, out.lse.data() + block.row);
+      if (progress) progress(block.last - block.first);
+    });
+  });
   return out;
 }
 
@@ -142,21 +146,50 @@ void check(const QuantModel& m) {
 
 }  // namespace
 
-Output attention(const Inputs& in, int threads) {
+void check_rows(const Inputs& in, const RowNumbers& rows) {
   check(in);
+  const std::int64_t count = in.q.batch * in.q.heads * in.q.tokens;
+  std::int64_t before = -1;
+  for (const std::int64_t row : rows) {
+    require(before < row && row < count,
+            fmt::format("row {} after row {} of {}: numbers must ascend and exist", row, before,
+                        count));
+    before = row;
+  }
+}
+
+RowNumbers all_rows(const Inputs& in) {
+  RowNumbers rows(static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens));
+  std::iota(rows.begin(), rows.end(), std::int64_t{0});
+  return rows;
+}
+
+Output attention(const Inputs& in, int threads) { return attention(in, all_rows(in), threads, {}); }
+
+Output attention(const Inputs& in, const RowNumbers& rows, int threads, const Progress& progress) {
+  check_rows(in, rows);
   const double scale = base2_scale(in);
   return run_heads(
-      in, {.causal = in.causal, .causal_offset = in.causal_offset, .round_p = {}}, threads,
+      in, rows, {.causal = in.causal, .causal_offset = in.causal_offset, .round_p = {}}, threads,
+      progress,
       [&](std::int64_t b, std::int64_t h) {
         return pack(head_rows(in.k, b, h), head_rows(in.v, b, h), in.k.tokens, in.k.channels);
       },
-      [&](std::int64_t b, std::int64_t h) {
-        return plain_queries(head_rows(in.q, b, h), in.q.channels, scale);
+      [&](std::int64_t b, std::int64_t h, const std::vector<std::int64_t>& tokens) {
+        return chosen_queries(head_rows(in.q, b, h), in.q.channels, scale, tokens);
       });
 }
 
 Output model(const Inputs& in, const QuantModel& m, int threads) {
-  check(in);
+  Output out = unrounded_model(in, m, all_rows(in), threads, {});
+  const Format format = format_of(m.output);
+  for (double& value : out.o) value = round_ieee(value, format);
+  return out;
+}
+
+Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& rows, int threads,
+                       const Progress& progress) {
+  check_rows(in, rows);
   check(m);
   const double scale = base2_scale(in);
   const std::int64_t group = in.q.heads / in.k.heads;
@@ -176,34 +209,34 @@ Output model(const Inputs& in, const QuantModel& m, int threads) {
     kv.value_scale = std::move(v.scale);
     return kv;
   };
-  const auto make_queries = [&](std::int64_t b, std::int64_t h) {
-    const std::vector<double> rows = head_rows(in.q, b, h);
-    RowCodes q = quantize_rows(rows, in.q.channels, m.qk_bits,
-                               {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
-    Queries queries = plain_queries(std::move(q.codes), in.q.channels, scale);
-    for (std::size_t i = 0; i < q.row_scale.size(); ++i) queries.scale[i] = q.row_scale[i] * scale;
+  const auto make_queries = [&](std::int64_t b, std::int64_t h,
+                                const std::vector<std::int64_t>& tokens) {
+    const RowCodes q =
+        quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
+                      {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
+    Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens);
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      queries.scale[i] = q.row_scale[static_cast<std::size_t>(tokens[i])] * scale;
     if (m.smooth_k && in.k.tokens > 0) {
       // Smoothing lowers every score of a row by the same amount; only the LSE sees it.
       const std::vector<double> mean = channel_mean(in.k, b, h / group);
       for (std::size_t i = 0; i < queries.lse_shift.size(); ++i) {
+        const float* row = in.q.row(b, h, tokens[i]);
         double dot = 0.0;
-        for (std::size_t c = 0; c < channels; ++c) dot += rows[i * channels + c] * mean[c];
+        for (std::size_t c = 0; c < channels; ++c) dot += row[c] * mean[c];
         queries.lse_shift[i] = dot * scale * std::numbers::ln2;
       }
     }
     return queries;
   };
 
-  Output out = run_heads(in,
-                         {.causal = in.causal,
-                          .causal_offset = in.causal_offset,
-                          .tile_keys = m.tile_keys,
-                          .p_max = m.p_max,
-                          .round_p = rounding_of(m.pv)},
-                         threads, make_kv, make_queries);
-  const Format format = format_of(m.output);
-  for (double& value : out.o) value = round_ieee(value, format);
-  return out;
+  return run_heads(in, rows,
+                   {.causal = in.causal,
+                    .causal_offset = in.causal_offset,
+                    .tile_keys = m.tile_keys,
+                    .p_max = m.p_max,
+                    .round_p = rounding_of(m.pv)},
+                   threads, progress, make_kv, make_queries);
 }
 
 Metrics compare(const std::vector<double>& expected, const std::vector<double>& got) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -39,9 +40,20 @@ struct Output {
   std::vector<double> lse;
 };
 
+// Rows of the output, one per query of [batch, head, token], by number: (batch * heads + head) *
+// tokens + token. Ascending, each once.
+using RowNumbers = std::vector<std::int64_t>;
+RowNumbers all_rows(const Inputs& inputs);
+
+// Told how many more rows are done, from many threads at once.
+using Progress = std::function<void(std::int64_t rows)>;
+
 // Exact attention. A fully masked row gives 0. threads: 0 = as many as the machine has; the result
 // does not depend on it. Throws std::invalid_argument if the shapes do not fit together.
 Output attention(const Inputs& inputs, int threads = 0);
+// Of some rows only, in their order; exact all the same.
+Output attention(const Inputs& inputs, const RowNumbers& rows, int threads = 0,
+                 const Progress& progress = {});
 
 // The quantization alone: codes rounded as the formats round, everything else in double, the output
 // rounded to `output`. What is left between this and exact attention is the price of the formats.
@@ -58,6 +70,9 @@ struct QuantModel {
   IoType output = IoType::f16;
 };
 Output model(const Inputs& inputs, const QuantModel& model, int threads = 0);
+// Of some rows only, and before the output is rounded to its format.
+Output unrounded_model(const Inputs& inputs, const QuantModel& model, const RowNumbers& rows,
+                       int threads = 0, const Progress& progress = {});
 
 // SageAttention2, appendix A.7, and the largest absolute difference. A NaN in `got` makes all four
 // NaN, which fails every comparison with a bound. Two zero tensors are equal: cosine similarity 1,

@@ -49,11 +49,7 @@ void product(const double* a, std::int64_t a_stride, std::int64_t rows, const do
 
 std::int64_t visible_keys(std::int64_t query, std::int64_t key_count,
                           const SoftmaxOptions& options) {
-  if (!options.causal) return key_count;
-  // Offsets far beyond either end mean all or nothing; clamping them first keeps the sum in range.
-  const std::int64_t limit = std::int64_t{1} << 40;
-  const std::int64_t offset = std::clamp(options.causal_offset, -limit, limit);
-  return std::clamp<std::int64_t>(query + offset + 1, 0, key_count);
+  return options.causal ? causal_keys(query, options.causal_offset, key_count) : key_count;
 }
 
 // One tile of one row: updates maximum and sum, turns scores into probabilities, zero where masked.
@@ -82,6 +78,13 @@ Panels::Panels(std::int64_t row_count, std::int64_t column_count)
       columns(column_count),
       data(static_cast<std::size_t>(padded_columns() * row_count)) {}
 
+std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::int64_t key_count) {
+  // Offsets far beyond either end mean all or nothing; clamping them first keeps the sum in range.
+  const std::int64_t limit = std::int64_t{1} << 40;
+  const std::int64_t offset = std::clamp(causal_offset, -limit, limit);
+  return std::clamp<std::int64_t>(query + offset + 1, 0, key_count);
+}
+
 void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
             const SoftmaxOptions& options, double* o, double* lse) {
   const std::int64_t rows = last - first;
@@ -95,7 +98,10 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
   std::vector<double> row_sum(static_cast<std::size_t>(rows), 0.0);
 
   const double* q = queries.rows.data() + first * channels;
-  const std::int64_t end = visible_keys(last - 1, key_count, options);
+  const auto visible_to = [&](std::int64_t query) {
+    return visible_keys(queries.position[static_cast<std::size_t>(query)], key_count, options);
+  };
+  const std::int64_t end = visible_to(last - 1);
   for (std::int64_t begin = 0; begin < end; begin += options.tile_keys) {
     const std::int64_t keys = std::min(options.tile_keys, key_count - begin);
     std::fill(scores.begin(), scores.end(), 0.0);
@@ -106,7 +112,7 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
     for (std::int64_t r = 0; r < rows; ++r) {
       double* row = scores.data() + r * tile;
       const std::int64_t visible =
-          std::clamp<std::int64_t>(visible_keys(first + r, key_count, options) - begin, 0, keys);
+          std::clamp<std::int64_t>(visible_to(first + r) - begin, 0, keys);
       const double scale = queries.scale[static_cast<std::size_t>(first + r)];
       for (std::int64_t j = 0; j < visible; ++j) {
         row[j] *= scale * kv.key_scale[static_cast<std::size_t>(begin + j)];
@@ -128,7 +134,7 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
   }
 
   for (std::int64_t r = 0; r < rows; ++r) {
-    const bool sees_nothing = visible_keys(first + r, key_count, options) == 0;
+    const bool sees_nothing = visible_to(first + r) == 0;
     const double total = row_sum[static_cast<std::size_t>(r)];
     for (std::int64_t c = 0; c < channels; ++c) {
       o[r * channels + c] = sees_nothing

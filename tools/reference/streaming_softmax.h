@@ -39,9 +39,10 @@ struct KeyValues {
 
 struct Queries {
   std::int64_t count = 0, channels = 0;
-  std::vector<double> rows;       // [query, channel]
-  std::vector<double> scale;      // [query]
-  std::vector<double> lse_shift;  // [query], added to the natural logarithm of the sum
+  std::vector<double> rows;            // [query, channel]
+  std::vector<double> scale;           // [query]
+  std::vector<double> lse_shift;       // [query], added to the natural logarithm of the sum
+  std::vector<std::int64_t> position;  // [query], its token, for the mask; ascending
 };
 
 // Rounds `count` values in place; empty: no rounding.
@@ -54,6 +55,9 @@ struct SoftmaxOptions {
   double p_max = 1.0;              // probabilities are multiplied by this before they are rounded
   Rounding round_p;
 };
+
+// How many keys a query sees under a causal mask: all j <= query + causal_offset.
+std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::int64_t key_count);
 
 // Rows [first, last) of the output, o: [last - first, channels], lse: [last - first]. The row sum is
 // that of the probabilities as rounded, so a row of o is a convex combination of values.
