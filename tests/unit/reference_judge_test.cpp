@@ -1,0 +1,355 @@
+// The judge of single rows: what a right kernel may do passes, and each planted error is refused, however
+// few rows it touches. A right kernel is stood in for by the model with its output rounded, and by the
+// model of inputs that f32 arithmetic cannot tell from the given ones.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numbers>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tools/reference/judge.h"
+#include "tools/reference/rounding.h"
+
+using namespace sagegen::reference;
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr DeviceArithmetic kAda{.sum_bits = 13, .two_level = true};
+constexpr DeviceArithmetic kOthers{.sum_bits = 23, .two_level = false};
+
+QuantModel fp8(IoType io = IoType::f16) { return {.output = io}; }
+
+QuantModel fp16(IoType io = IoType::f16) {
+  return {.pv = QuantModel::Pv::f16,
+          .v_scaled = io == IoType::bf16,
+          .v_max = 1024.0,
+          .p_max = 1.0,
+          .output = io};
+}
+
+// Inputs and what a right kernel makes of them.
+struct Scene {
+  Inputs in;
+  QuantModel quant;
+  DeviceArithmetic arithmetic;
+  Output model;  // unrounded, of all rows
+  Output right;
+
+  Scene(Inputs inputs, const QuantModel& q, const DeviceArithmetic& a)
+      : in(std::move(inputs)),
+        quant(q),
+        arithmetic(a),
+        model(unrounded_model(in, q, all_rows(in))) {
+    right = rounded(model);
+  }
+  Output rounded(Output out) const {
+    for (double& x : out.o) x = round_ieee(x, format_of(quant.output));
+    for (double& x : out.lse) x = round_ieee(x, kF32);
+    return out;
+  }
+  RowVerdict verdict(const Output& got) const {
+    const RowNumbers rows = all_rows(in);
+    return judge_rows(rows, model, allowance(in, quant, arithmetic, rows), got);
+  }
+  Impossible impossible(const Output& got) const {
+    return check_every_row(in, quant, arithmetic, got);
+  }
+  double* row(Output& out, std::int64_t head, std::int64_t token) const {
+    return out.o.data() + (head * in.q.tokens + token) * in.q.channels;
+  }
+};
+
+Inputs inputs_of(const std::string& distribution, const Shape& shape, std::uint64_t seed = 1,
+                 IoType io = IoType::f16) {
+  return generate(distribution, shape, seed, io);
+}
+
+constexpr Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 130, .kv_len = 200, .head_dim = 64};
+
+Scene scene_of(const std::string& distribution, bool e4m3, const Shape& shape = kShape) {
+  return {inputs_of(distribution, shape), e4m3 ? fp8() : fp16(), e4m3 ? kAda : kOthers};
+}
+
+// One query direction; key 0 scores `gap` (natural logarithm) above all others; V is constant.
+Inputs two_weights(std::int64_t keys, double gap, float v) {
+  Inputs in;
+  in.q = Tensor(1, 1, 64, 64);
+  in.k = in.v = Tensor(1, 1, keys, 64);
+  for (std::int64_t n = 0; n < 64; ++n) in.q.row(0, 0, n)[0] = 1;
+  in.k.row(0, 0, 0)[0] = static_cast<float>(gap * 8);
+  std::fill(in.v.data.begin(), in.v.data.end(), v);
+  for (Tensor* t : {&in.q, &in.k, &in.v}) round_to(IoType::f16, *t);
+  return in;
+}
+
+}  // namespace
+
+TEST_CASE("chosen rows are computed as they are among all") {
+  Inputs in = inputs_of(
+      "normal",
+      {.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 77, .kv_len = 90, .head_dim = 40});
+  const RowNumbers rows = {0, 3, 76, 77, 150, 7 * 77 + 5, 8 * 77 - 1};
+  for (const bool causal : {false, true}) {
+    in.causal = causal;
+    in.causal_offset = 13;
+    const Output some = attention(in, rows), all = take_rows(attention(in), rows);
+    CHECK(some.o == all.o);
+    CHECK(some.lse == all.lse);
+    const Output some_model = unrounded_model(in, fp8(), rows);
+    const Output all_model = take_rows(unrounded_model(in, fp8(), all_rows(in)), rows);
+    CHECK(some_model.o == all_model.o);
+    CHECK(some_model.lse == all_model.lse);
+    const Allowance some_bounds = allowance(in, fp8(), kAda, rows);
+    const Allowance all_bounds = allowance(in, fp8(), kAda, all_rows(in));
+    CHECK(some_bounds.o == take_rows({all_bounds.o, all_bounds.lse}, rows).o);
+    CHECK(some_bounds.lse == take_rows({all_bounds.o, all_bounds.lse}, rows).lse);
+  }
+  std::atomic<std::int64_t> done = 0;
+  const Progress count = [&](std::int64_t more) { done += more; };
+  attention(in, rows, 2, count);
+  CHECK(done == 7);
+  unrounded_model(in, fp8(), rows, 2, count);
+  allowance(in, fp8(), kAda, rows, 2, count);
+  CHECK(done == 21);
+
+  CHECK_THROWS_WITH(attention(in, {3, 3}), Catch::Contains("row 3 after row 3 of 616"));
+  CHECK_THROWS_AS(unrounded_model(in, fp8(), {616}), std::invalid_argument);
+  CHECK_THROWS_AS(allowance(in, fp8(), kAda, {-1}), std::invalid_argument);
+}
+
+TEST_CASE("the sample has the edges of every head, random rows, and the size asked for") {
+  const Inputs in = inputs_of(
+      "normal",
+      {.batch = 2, .q_heads = 3, .kv_heads = 1, .q_len = 1000, .kv_len = 1, .head_dim = 8});
+  const RowNumbers rows = sample_rows(in, 120, 128, 1);
+  CHECK(rows.size() == 120);
+  CHECK(std::is_sorted(rows.begin(), rows.end()));
+  CHECK(std::adjacent_find(rows.begin(), rows.end()) == rows.end());
+  for (std::int64_t head = 0; head < 6; ++head) {
+    for (const std::int64_t edge : {0, 127, 128, 895, 896, 999})
+      CHECK(std::binary_search(rows.begin(), rows.end(), head * 1000 + edge));
+  }
+  CHECK(rows == sample_rows(in, 120, 128, 1));
+  const RowNumbers other = sample_rows(in, 120, 128, 2);
+  CHECK(rows != other);
+  RowNumbers both;
+  std::set_intersection(rows.begin(), rows.end(), other.begin(), other.end(),
+                        std::back_inserter(both));
+  CHECK(both.size() < 60);  // 36 edges, and few of the rest
+
+  CHECK(sample_rows(in, 6000, 128, 1) == all_rows(in));
+  CHECK(sample_rows(in, 5999, 128, 1).size() == 5999);
+  const RowNumbers few = sample_rows(in, 4, 128, 1);  // fewer than heads
+  CHECK(few.size() == 4);
+  CHECK(std::adjacent_find(few.begin(), few.end(), [](std::int64_t a, std::int64_t b) {
+          return a / 1000 == b / 1000;
+        }) == few.end());
+}
+
+TEST_CASE("the model itself, rounded, and nearly the same inputs pass everywhere") {
+  for (const Distribution& d : distributions()) {
+    for (const bool e4m3 : {true, false}) {
+      for (const int offset : {1000, 0, -30}) {  // the last: rows that see no key
+        INFO(d.name << (e4m3 ? ", e4m3" : ", f16") << ", causal offset " << offset);
+        Inputs in = inputs_of(d.name, kShape);
+        in.causal = true;
+        in.causal_offset = offset;
+        const Scene scene(in, e4m3 ? fp8() : fp16(), e4m3 ? kAda : kOthers);
+        const RowVerdict itself = scene.verdict(scene.right);
+        CHECK(itself.met());
+        CHECK(itself.worst_o.of_bound <= 1);
+        CHECK(scene.impossible(scene.right).none());
+        // Scores a few roundings off.
+        Inputs near = in;
+        near.softmax_scale = (1 + 4 * 0x1p-24) / 8;
+        const Output other = scene.rounded(unrounded_model(near, scene.quant, all_rows(near)));
+        CHECK(scene.verdict(other).met());
+      }
+    }
+  }
+}
+
+TEST_CASE("each planted error is refused, in one row of 260") {
+  for (const char* distribution : {"normal", "k_bias", "outlier", "sink", "v_offset"}) {
+    for (const bool e4m3 : {true, false}) {
+      INFO(distribution << (e4m3 ? ", e4m3" : ", f16"));
+      const Scene scene = scene_of(distribution, e4m3);
+      const std::int64_t channels = scene.in.q.channels;
+      const auto refused = [&](const auto& edit) {
+        Output wrong = scene.right;
+        edit(wrong);
+        const RowVerdict verdict = scene.verdict(wrong);
+        return std::pair(verdict.rows_beyond, verdict.lse_beyond);
+      };
+      using Counts = std::pair<std::int64_t, std::int64_t>;
+      CHECK(refused([&](Output& out) { std::fill_n(scene.row(out, 1, 77), channels, 0.0); }) ==
+            Counts{1, 0});
+      CHECK(refused([&](Output& out) { scene.row(out, 1, 129)[63] = kInfinity; }) == Counts{1, 0});
+      CHECK(refused([&](Output& out) { scene.row(out, 0, 0)[0] = std::nan(""); }) == Counts{1, 0});
+      CHECK(refused([&](Output& out) { out.lse[200] *= std::numbers::log2e; }) == Counts{0, 1});
+      CHECK(refused([&](Output& out) { out.lse[200] = kInfinity; }) == Counts{0, 1});
+      CHECK(refused([&](Output& out) {
+              std::swap_ranges(scene.row(out, 0, 9), scene.row(out, 0, 10), scene.row(out, 1, 9));
+            }) == Counts{2, 0});
+      // A tile of 64 rows scaled by little more than what e4m3 costs: most of them by themselves.
+      const Counts scaled = refused([&](Output& out) {
+        for (double* x = scene.row(out, 0, 64); x != scene.row(out, 0, 128); ++x) *x *= 1.1;
+      });
+      CHECK(scaled.first >= 45);
+    }
+  }
+}
+
+TEST_CASE("single weights, codes and channels that go wrong are refused") {
+  const Scene scene = scene_of("normal", false);
+  const auto refused = [&](const auto& edit) {
+    Inputs in = scene.in;
+    edit(in);
+    return scene.verdict(scene.rounded(unrounded_model(in, scene.quant, all_rows(in)))).rows_beyond;
+  };
+  CHECK(refused([](Inputs&) {}) == 0);
+  // One key of 200 left out, or taken twice as a neighbour's; one element of V.
+  CHECK(refused([](Inputs& in) { std::fill_n(in.v.row(0, 0, 50), 64, 0.0f); }) > 200);
+  CHECK(refused([](Inputs& in) { std::copy_n(in.k.row(0, 0, 51), 64, in.k.row(0, 0, 50)); }) > 200);
+  CHECK(refused([](Inputs& in) { in.v.row(0, 0, 199)[7] += 0.5f; }) > 120);
+  // A mask that is off by one.
+  CHECK(refused([](Inputs& in) {
+          in.causal = true;
+          in.causal_offset = 198 - 129;
+        }) > 250);
+}
+
+TEST_CASE("bounds are as narrow as the formats") {
+  // What a bound allows of the row's size, in the middle and nearly everywhere.
+  const auto share = [](const Scene& scene, double part) {
+    const Allowance bounds = allowance(scene.in, scene.quant, scene.arithmetic, all_rows(scene.in));
+    const std::size_t channels = static_cast<std::size_t>(scene.in.q.channels);
+    std::vector<double> shares;
+    for (std::size_t r = 0; r < bounds.lse.size(); ++r) {
+      double bound = 0, size = 0;
+      for (std::size_t c = 0; c < channels; ++c) {
+        bound += bounds.o[r * channels + c];
+        size += std::fabs(scene.model.o[r * channels + c]);
+      }
+      shares.push_back(bound / size);
+    }
+    std::sort(shares.begin(), shares.end());
+    return shares[static_cast<std::size_t>(part * static_cast<double>(shares.size() - 1))];
+  };
+  CHECK(share(scene_of("normal", false), 0.5) < 0.015);
+  CHECK(share(scene_of("normal", true), 0.5) < 0.08);
+  CHECK(share(scene_of("normal", true), 0.95) < 0.3);
+  CHECK(share(scene_of("v_offset", true), 0.5) < 0.015);
+  CHECK(share(scene_of("outlier", false), 0.95) < 0.06);
+}
+
+TEST_CASE("bounds by hand: one key, and keys that all have the same weight") {
+  Inputs in = inputs_of("normal", {.q_len = 3, .kv_len = 1, .head_dim = 64});
+  // One key: its weight is 1, so O is V to half a step of f16 and the last roundings in f32.
+  const Allowance one = allowance(in, fp16(), kOthers, all_rows(in));
+  for (std::int64_t c = 0; c < 64; ++c) {
+    const double v = std::fabs(in.v.row(0, 0, 0)[c]);
+    const double half_step = std::ldexp(0.5, std::max(std::ilogb(v), -14) - 10);
+    CHECK(one.o[static_cast<std::size_t>(c)] >= half_step);
+    CHECK(one.o[static_cast<std::size_t>(c)] <= 2 * half_step + 0x1p-10 * v);
+  }
+  // A query of zeros: weights are exact; on Ada, 18 terms cut 2^-13 below the largest per 16 keys.
+  in = inputs_of("normal", {.q_len = 1, .kv_len = 64, .head_dim = 64});
+  std::fill(in.q.data.begin(), in.q.data.end(), 0.0f);
+  std::fill(in.v.data.begin(), in.v.data.end(), 1.0f);
+  const Allowance equal = allowance(in, fp8(), kAda, all_rows(in));
+  // Sums after 16, 32, 48, 64 keys, of P V and of P, each cut: 2 * (16 + 32 + 48 + 64) / 64.
+  const double cut = 18 * 0x1p-13 * 2 * (16 + 32 + 48 + 64) / 64;
+  CHECK(equal.o[0] == Approx(cut + 0x1p-11).epsilon(0.02));
+  CHECK(equal.lse[0] == Approx(cut / 2).epsilon(0.02));
+}
+
+TEST_CASE("V at the end of its format, weights that round up: garbage is refused all the same") {
+  const Inputs in = two_weights(64, std::log(448 / 17.2), 64000);
+  for (const bool e4m3 : {true, false}) {
+    const Scene scene(in, e4m3 ? fp8() : fp16(), e4m3 ? kAda : kOthers);
+    CHECK(scene.verdict(scene.right).met());
+    CHECK(scene.impossible(scene.right).none());
+    for (const double garbage :
+         {kInfinity, -kInfinity, std::nan(""), 0.0, 1.0, -64000.0, 60000.0}) {
+      INFO(garbage);
+      Output wrong = scene.right;
+      std::fill(wrong.o.begin(), wrong.o.end(), garbage);
+      CHECK(scene.verdict(wrong).rows_beyond == 64);
+      CHECK(scene.impossible(wrong).non_finite + scene.impossible(wrong).outside_range == 64 * 64);
+    }
+  }
+  // A model that is not finite, or a bound that is none, lets nothing pass either.
+  const RowNumbers rows = {0};
+  const Output got{.o = {1.0}, .lse = {1.0}};
+  CHECK_FALSE(judge_rows(rows, {.o = {kInfinity}, .lse = {1}}, {.o = {1}, .lse = {1}}, got).met());
+  CHECK_FALSE(judge_rows(rows, {.o = {2}, .lse = {1}}, {.o = {kInfinity}, .lse = {1}}, got).met());
+  CHECK_FALSE(
+      judge_rows(rows, {.o = {2}, .lse = {1}}, {.o = {std::nan("")}, .lse = {1}}, got).met());
+  CHECK(judge_rows(rows, {.o = {1.5}, .lse = {1}}, {.o = {0.5}, .lse = {1}}, got).met());
+}
+
+TEST_CASE("every row: ranges of V, masked rows, and what is not finite") {
+  Inputs in = inputs_of("normal", kShape);
+  in.causal = true;
+  in.causal_offset = -3;
+  const Scene scene(in, fp16(), kOthers);
+  CHECK(scene.impossible(scene.right).none());
+  const auto wrong = [&](std::int64_t head, std::int64_t token, std::int64_t channel,
+                         double value) {
+    Output out = scene.right;
+    scene.row(out, head, token)[channel] = value;
+    return scene.impossible(out);
+  };
+  // Row 4 sees keys 0 and 1: a mean lies between them, to f16's step.
+  const double a = in.v.row(0, 0, 0)[5], b = in.v.row(0, 0, 1)[5];
+  const double low = std::min(a, b), high = std::max(a, b);
+  CHECK(wrong(1, 4, 5, low).none());
+  CHECK(wrong(1, 4, 5, high).none());
+  const Impossible above = wrong(1, 4, 5, high + 0.01);
+  CHECK(above.outside_range == 1);
+  CHECK((above.first->row == 134 && above.first->channel == 5));
+  CHECK(above.first->got == high + 0.01);
+  CHECK(wrong(1, 4, 5, low - 0.01).outside_range == 1);
+  CHECK(wrong(1, 100, 5, high + 0.01).outside_range == 0);  // sees more
+  CHECK(wrong(0, 2, 0, 1e-7).masked == 1);
+  CHECK(wrong(0, 129, 63, std::nan("")).non_finite == 1);
+  CHECK(wrong(0, 129, 63, -kInfinity).non_finite == 1);
+  Output out = scene.right;
+  out.lse[2] = -100;  // masked
+  out.lse[3] = -kInfinity;
+  out.lse[200] = std::nan("");
+  const Impossible lse = scene.impossible(out);
+  CHECK((lse.masked == 1 && lse.non_finite == 2 && lse.outside_range == 0));
+  // In e4m3 the range is that of the codes: 1/16 beyond V, at most.
+  const Scene coarse(in, fp8(), kAda);
+  Output at_edge = coarse.right;
+  coarse.row(at_edge, 1, 4)[5] = high + std::fabs(high) / 16 * 1.5 + 0.05;
+  CHECK(coarse.impossible(at_edge).outside_range == 1);
+}
+
+TEST_CASE("scores from tiny to huge, one key and many, pass and stay bounded") {
+  for (const double scale : {1e-44, 1e-6, 1.0, 10.0, 1e3, 3e4, 1e6, 1e12, 1e25}) {
+    for (const bool e4m3 : {true, false}) {
+      for (const std::int64_t keys : {1, 3, 200}) {
+        INFO(scale << (e4m3 ? ", e4m3, " : ", f16, ") << keys);
+        Inputs in = inputs_of("normal", {.q_len = 20, .kv_len = keys, .head_dim = 64}, 5);
+        in.softmax_scale = scale;
+        const Scene scene(in, e4m3 ? fp8() : fp16(), e4m3 ? kAda : kOthers);
+        CHECK(scene.verdict(scene.right).met());
+        const Allowance bounds = allowance(in, scene.quant, scene.arithmetic, all_rows(in));
+        for (const double bound : bounds.o) REQUIRE((bound > 0 && bound < 10));
+        Output wrong = scene.right;
+        std::fill_n(scene.row(wrong, 0, 7), 64, 100.0);
+        CHECK(scene.verdict(wrong).rows_beyond == 1);
+      }
+    }
+  }
+}

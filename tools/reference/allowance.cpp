@@ -1,0 +1,432 @@
+#include "tools/reference/allowance.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numbers>
+#include <stdexcept>
+
+#include "tools/reference/heads.h"
+#include "tools/reference/quantize.h"
+#include "tools/reference/rounding.h"
+#include "tools/reference/streaming_softmax.h"
+
+namespace sagegen::reference {
+
+namespace {
+
+// Numbers as in the header.
+constexpr double kCodeRounding = 0x1p-21;
+constexpr double kScoreRounding = 10 * 0x1p-24;
+constexpr double kExponentials = 2 * 0x1p-22;  // P and a rescaling
+constexpr double kLargestFoldedUnit = 0x1p-7;
+constexpr double kSmallShift = 0x1p-6;  // of the maximum, octaves: above, P rounds by itself
+constexpr double kF32Sum = 0x1p-23;
+constexpr double kQuotient = 0x1p-20;
+constexpr double kLogarithm = 0x1p-20;  // lg2.approx is within 2^-22 absolute near 1
+constexpr double kFlushed = 0x1p-126;   // f32 below this is 0
+constexpr std::int64_t kFusedKeys = 16;
+constexpr double kCutTerms = 18;
+constexpr std::int64_t kBlockRows = 4;
+constexpr std::int64_t kWidth = Panels::kPanelColumns;
+
+std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// Codes of one head of Q or K, [row, channel], and where they are undecided.
+struct Codes {
+  std::int64_t channels = 0;
+  std::vector<std::int16_t> codes;
+  std::vector<double> step;                 // [row]
+  std::vector<std::vector<int>> undecided;  // [row], channels
+
+  const std::int16_t* row(std::int64_t r) const { return codes.data() + r * channels; }
+};
+
+// width(row, channel): how far from the middle between two codes the kernel may decide otherwise.
+template <typename Width>
+Codes take_codes(RowCodes rows, const Width& width) {
+  Codes out{.channels = rows.channels,
+            .codes = {rows.codes.begin(), rows.codes.end()},
+            .step = std::move(rows.row_scale),
+            .undecided = std::vector<std::vector<int>>(index(rows.rows))};
+  for (std::int64_t r = 0; r < rows.rows; ++r) {
+    for (std::int64_t c = 0; c < rows.channels; ++c) {
+      const double x = std::fabs(rows.scaled[index(r * rows.channels + c)]);
+      const double to_middle = std::fabs(x - std::floor(x) - 0.5);
+      if (to_middle <= width(r, c, x)) out.undecided[index(r)].push_back(static_cast<int>(c));
+    }
+  }
+  return out;
+}
+
+struct UndecidedValue {
+  std::int64_t key, channel;
+  double step;
+};
+
+// One key/value head as the bound needs it.
+struct Head {
+  Codes keys;
+  std::vector<double> key_slack;         // [key]: what an undecided code of the key is worth, in K
+  std::vector<double> key_scale_error;   // [key]: relative, of the scale
+  std::vector<double> mean, mean_error;  // [channel], of K; 0 without smoothing
+  Panels values;                         // codes
+  Panels largest_value;                  // |code|, [kFusedKeys keys, channel]
+  std::vector<double> value_scale;       // [channel]
+  std::vector<UndecidedValue> undecided_values;  // by key
+};
+
+void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
+  const std::int64_t n = in.k.tokens, channels = in.k.channels;
+  std::vector<double> keys = head_rows(in.k, b, h);
+  head.mean.assign(index(channels), 0.0);
+  head.mean_error = head.mean;
+  if (m.smooth_k) {
+    head.mean = channel_mean(in.k, b, h);
+    std::vector<double> size(index(channels), 0.0);
+    for (std::size_t i = 0; i < keys.size(); ++i) size[i % size.size()] += std::fabs(keys[i]);
+    const double additions = static_cast<double>(n) / 256 + 64;
+    for (std::size_t c = 0; c < size.size(); ++c)
+      head.mean_error[c] = additions * 0x1p-24 * size[c] / static_cast<double>(n);
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= head.mean[i % size.size()];
+  }
+  const double worst = *std::max_element(head.mean_error.begin(), head.mean_error.end());
+  RowCodes rows = quantize_rows(keys, channels, m.qk_bits,
+                                {.group = m.k_group, .per_thread = m.per_thread, .divisor = 2});
+  const double limit = m.qk_bits == 4 ? 7 : 127;
+  const std::vector<double> step = rows.row_scale;
+  head.keys = take_codes(std::move(rows), [&](std::int64_t r, std::int64_t c, double x) {
+    const double of_mean = head.mean_error[index(c)] + worst * x / limit;
+    return of_mean > 0 ? x * kCodeRounding + of_mean / step[index(r)] : x * kCodeRounding;
+  });
+  head.key_slack.resize(index(n));
+  head.key_scale_error.resize(index(n));
+  for (std::size_t j = 0; j < step.size(); ++j) {
+    head.key_slack[j] = step[j] + 4 * worst;
+    const double amax = limit * step[j];
+    head.key_scale_error[j] = worst > 0 && amax > worst ? worst / amax : 0;
+    if (worst == 0 || amax > 4 * worst) continue;
+    // The group is all rounding error: no code of it is decided.
+    head.keys.undecided[j].resize(index(channels));
+    for (std::int64_t c = 0; c < channels; ++c)
+      head.keys.undecided[j][index(c)] = static_cast<int>(c);
+  }
+}
+
+void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b,
+                 std::int64_t h) {
+  const std::int64_t n = in.v.tokens, channels = in.v.channels;
+  ChannelCodes v = quantize_values(in.v, b, h, m);
+  head.values = Panels(n, channels);
+  head.largest_value = Panels((n + kFusedKeys - 1) / kFusedKeys, channels);
+  // The tensor core gives a subnormal code the exponent of the smallest normal one.
+  const double least = m.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
+  for (std::int64_t j = 0; j < n; ++j) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      const double code = v.codes[index(j * channels + c)];
+      head.values.at(j, c) = code;
+      double& largest = head.largest_value.at(j / kFusedKeys, c);
+      largest = std::max({largest, std::fabs(code), least});
+      if (!m.v_scaled) continue;
+      const double x = v.scaled[index(j * channels + c)];
+      const double step =
+          round_pv(m.pv, x * (1 + kCodeRounding)) - round_pv(m.pv, x * (1 - kCodeRounding));
+      if (step != 0) head.undecided_values.push_back({j, c, std::fabs(step)});
+    }
+  }
+  head.value_scale = std::move(v.scale);
+}
+
+// One row: everything is weighted against the row's final maximum, P in code units.
+class RowBound {
+ public:
+  RowBound(const Inputs& in, const QuantModel& m, const DeviceArithmetic& arithmetic,
+           const Head& head, const Codes& queries)
+      : in_(in),
+        m_(m),
+        head_(head),
+        queries_(queries),
+        cut_(kCutTerms * std::ldexp(1.0, -arithmetic.sum_bits)),
+        two_level_(arithmetic.two_level),
+        scale_(base2_scale(in)) {}
+
+  void compute(const float* q, std::int64_t token, double* o, double* lse) {
+    const std::int64_t n = in_.k.tokens;
+    visible_ = in_.causal ? causal_keys(token, in_.causal_offset, n) : n;
+    std::fill_n(o, in_.q.channels, 0.0);
+    *lse = 0;
+    if (visible_ == 0) return;
+    scores(token);
+    maxima();
+    sums();
+    outputs(o);
+    *lse = lse_bound(q);
+  }
+
+ private:
+  // Scores and, per key, the uncertainty of its score by itself.
+  void scores(std::int64_t token) {
+    score_.resize(index(visible_));
+    own_.resize(score_.size());
+    folded_ = 0;
+    const std::int16_t* q = queries_.row(token);
+    const std::vector<int>& undecided = queries_.undecided[index(token)];
+    const double q_scale = queries_.step[index(token)] * scale_;
+    for (std::int64_t j = 0; j < visible_; ++j) {
+      const std::int16_t* k = head_.keys.row(j);
+      std::int32_t dot = 0;
+      for (std::int64_t c = 0; c < in_.k.channels; ++c) dot += q[c] * k[c];
+      const double unit = q_scale * head_.keys.step[index(j)];
+      score_[index(j)] = unit * dot;
+      double own = (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(unit * dot);
+      for (const int c : undecided) own += unit * (std::abs(k[c]) + 1);
+      for (const int c : head_.keys.undecided[index(j)])
+        own += q_scale * head_.key_slack[index(j)] * std::abs(q[c]);
+      if (unit <= kLargestFoldedUnit) {
+        own += unit;
+        folded_ = std::max(folded_, unit);
+      }
+      own_[index(j)] = own;
+    }
+  }
+
+  // The running maximum of each tile, and what the kernel's may differ by.
+  void maxima() {
+    tile_maximum_.clear();
+    top_ = 0;
+    of_tops_ = 0;
+    double largest = 0;
+    for (std::int64_t begin = 0; begin < visible_; begin += m_.tile_keys) {
+      const std::int64_t end = std::min<std::int64_t>(begin + m_.tile_keys, visible_);
+      for (std::int64_t j = begin; j < end; ++j) {
+        if (score_[index(j)] > score_[index(top_)]) top_ = j;
+      }
+      tile_maximum_.push_back(score_[index(top_)]);
+      of_tops_ = std::max(of_tops_, own_[index(top_)]);
+      largest = std::max(largest, std::fabs(score_[index(top_)]));
+    }
+    shift_ = folded_ + of_tops_ + kF32Sum * 2 * (largest + 16);
+    for (std::int64_t j = 0; j < visible_; ++j) {
+      const double above = score_[index(j)] - tile_maximum_[index(j / m_.tile_keys)];
+      shift_ = std::max(shift_, folded_ + of_tops_ + above + uncertainty(j));
+    }
+    shift_ = std::min(shift_, std::log2(m_.p_max) + kSmallShift);
+    top_error_ = own_[index(top_)];
+    for (std::int64_t j = 0; j < visible_; ++j)
+      top_error_ = std::max(top_error_, score_[index(j)] + own_[index(j)] - score_[index(top_)]);
+  }
+
+  double uncertainty(std::int64_t j) const {
+    return j == top_ ? kExponentials : own_[index(j)] + of_tops_ + kExponentials;
+  }
+
+  // How far the kernel's code of P may be from the model's.
+  double code_error(double x, double p, double code, double uncertainty) const {
+    const double top = m_.p_max;
+    if (shift_ <= kSmallShift && uncertainty <= 1) {
+      const double up = uncertainty * std::numbers::ln2 * (1 + uncertainty);
+      const double down = (uncertainty + shift_) * std::numbers::ln2;
+      const double high = round_pv(m_.pv, std::min(p * (1 + up), top));
+      const double low = round_pv(m_.pv, p * std::max(1 - down, 0.0));
+      return std::max(high - code, code - low);
+    }
+    const bool e4m3 = m_.pv == QuantModel::Pv::e4m3;
+    const double high = top * std::exp2(std::min(x + uncertainty, 0.0));
+    const double off = std::max(high - p, p * (1 - std::exp2(-uncertainty)));
+    const double half_step = e4m3 ? 0x1p-4 : 0x1p-11, half_least = e4m3 ? 0x1p-10 : 0x1p-25;
+    return off + half_step * high + std::min(half_least * std::exp2(shift_), high) +
+           std::fabs(code - p);
+  }
+
+  void sums() {
+    const auto width = index(head_.values.padded_columns());
+    n_.assign(width, 0.0);
+    n_error_.assign(width, 0.0);
+    s_ = s_error_ = 0;
+    next_undecided_ = 0;
+    code_.resize(index(m_.tile_keys));
+    error_.resize(code_.size());
+    for (std::int64_t t = 0; t < static_cast<std::int64_t>(tile_maximum_.size()); ++t) sum_tile(t);
+  }
+
+  void sum_tile(std::int64_t t) {
+    const std::int64_t begin = t * m_.tile_keys;
+    const std::int64_t keys = std::min<std::int64_t>(m_.tile_keys, visible_ - begin);
+    const double below = tile_maximum_[index(t)] - score_[index(top_)];
+    const double weight = std::exp2(below);
+    // P of a small shift rounds to the code it has without; what rescales the tile is shifted.
+    double weight_error = shift_ <= kSmallShift ? weight * (std::exp2(shift_) - 1) : 0;
+    if (below != 0) {
+      const double off = 2 * of_tops_ + kExponentials;
+      weight_error +=
+          std::max(std::exp2(std::min(below + off, 0.0)) - weight, weight * (1 - std::exp2(-off)));
+    }
+    std::vector<double>& largest = largest_;
+    largest.assign(index((keys + kFusedKeys - 1) / kFusedKeys), 0.0);
+    const double least = m_.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
+    double sum = two_level_ ? 0 : s_;
+    for (std::int64_t i = 0; i < keys; ++i) {
+      const std::int64_t j = begin + i;
+      const double x = score_[index(j)] - tile_maximum_[index(t)];
+      const double p = m_.p_max * std::exp2(x), code = round_pv(m_.pv, p);
+      code_[index(i)] = weight * code;
+      error_[index(i)] =
+          (weight + weight_error) * code_error(x, p, code, uncertainty(j)) + weight_error * code;
+      double& top = largest[index(i / kFusedKeys)];
+      top = std::max({top, weight * code, weight * least});
+      s_error_ += error_[index(i)];
+    }
+    for (std::int64_t i = 0; i < keys; ++i) {
+      sum += code_[index(i)];
+      if (i % kFusedKeys == kFusedKeys - 1 || i == keys - 1)
+        s_error_ += cut_ * std::max(largest[index(i / kFusedKeys)], sum);
+    }
+    s_ = two_level_ ? s_ + sum : sum;
+    s_error_ += kF32Sum * s_;
+    for (; next_undecided_ < head_.undecided_values.size() &&
+           head_.undecided_values[next_undecided_].key < begin + keys;
+         ++next_undecided_) {
+      const UndecidedValue& value = head_.undecided_values[next_undecided_];
+      const std::size_t i = index(value.key - begin);
+      n_error_[index(value.channel)] += value.step * (code_[i] + error_[i]);
+    }
+    for (std::int64_t c = 0; c < head_.values.padded_columns(); c += kWidth) {
+      sum_channels(begin, keys, c);
+    }
+  }
+
+  // P V of a tile, eight channels.
+  void sum_channels(std::int64_t begin, std::int64_t keys, std::int64_t channel) {
+    using Eight = std::array<double, kWidth>;
+    const double* v = head_.values.data.data() + channel * head_.values.rows + begin * kWidth;
+    const double* v_largest = head_.largest_value.data.data() + channel * head_.largest_value.rows +
+                              begin / kFusedKeys * kWidth;
+    double* const total = n_.data() + channel;
+    double* const total_error = n_error_.data() + channel;
+    Eight sum{}, error{};
+    if (!two_level_) std::copy_n(total, kWidth, sum.begin());
+    for (std::int64_t first = 0; first < keys; first += kFusedKeys) {
+      const Eight before = sum;
+      const std::int64_t last = std::min(first + kFusedKeys, keys);
+      for (std::int64_t i = first; i < last; ++i) {
+        const double code = code_[index(i)], code_error = error_[index(i)];
+        for (std::size_t c = 0; c < kWidth; ++c) {
+          const double value = v[index(i * kWidth) + c];
+          sum[c] += code * value;
+          error[c] += code_error * std::fabs(value);
+        }
+      }
+      const double p = largest_[index(first / kFusedKeys)];
+      for (std::size_t c = 0; c < kWidth; ++c) {
+        const double term = p * v_largest[index(first / kFusedKeys * kWidth) + c];
+        error[c] += cut_ * std::max({term, std::fabs(before[c]), std::fabs(sum[c])});
+      }
+    }
+    for (std::size_t c = 0; c < kWidth; ++c) {
+      total[c] = two_level_ ? total[c] + sum[c] : sum[c];
+      total_error[c] += error[c] + kF32Sum * std::fabs(total[c]);
+    }
+  }
+
+  void outputs(double* o) const {
+    const Format format = format_of(m_.output);
+    for (std::int64_t c = 0; c < in_.q.channels; ++c) {
+      const double scale = head_.value_scale[index(c)];
+      double largest = 0;
+      for (std::int64_t block = 0; block * kFusedKeys < visible_; ++block)
+        largest = std::max(
+            largest, head_.largest_value.data[index(
+                         (c / kWidth * head_.largest_value.rows + block) * kWidth + c % kWidth)]);
+      const double value = std::fabs(n_[index(c)]) / s_;
+      double error = 2 * largest;  // both are weighted means
+      if (s_error_ < s_)
+        error = std::min(error, (n_error_[index(c)] + value * s_error_) / (s_ - s_error_));
+      error = scale * (error * (1 + kQuotient) + value * kQuotient);
+      // Half a step where the value may end up.
+      const double end = scale * value + error;
+      const int exponent =
+          end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
+      o[c] = error + std::ldexp(0.5, exponent - format.fraction_bits) + kFlushed;
+    }
+  }
+
+  double lse_bound(const float* q) const {
+    const double natural = scale_ * std::numbers::ln2;
+    double correction = 0, of_mean = 0;
+    for (std::int64_t c = 0; c < in_.q.channels; ++c) {
+      correction += std::fabs(q[c] * head_.mean[index(c)]) * natural;
+      of_mean += std::fabs(q[c]) * head_.mean_error[index(c)] * natural;
+    }
+    const double count = std::log(static_cast<double>(visible_));
+    double of_sum = count + 1;
+    if (s_error_ < s_) of_sum = std::min(of_sum, -std::log1p(-s_error_ / s_));
+    const double top = std::fabs(score_[index(top_)]) * std::numbers::ln2;
+    const double additions = static_cast<double>(in_.q.channels) / 8 + 8;
+    return of_sum + top_error_ * std::numbers::ln2 + of_mean +
+           0x1p-24 * (additions * correction + 8 * (top + count + correction)) + kLogarithm;
+  }
+
+  const Inputs& in_;
+  const QuantModel& m_;
+  const Head& head_;
+  const Codes& queries_;
+  const double cut_;
+  const bool two_level_;
+  const double scale_;
+
+  std::int64_t visible_ = 0, top_ = 0;
+  std::vector<double> score_, own_, tile_maximum_;
+  double folded_ = 0, of_tops_ = 0, shift_ = 0;
+  double top_error_ = 0;                        // of the largest score, whichever key it belongs to
+  std::vector<double> code_, error_, largest_;  // of a tile, weighted
+  std::vector<double> n_, n_error_;             // [channel]
+  double s_ = 0, s_error_ = 0;
+  std::size_t next_undecided_ = 0;
+};
+
+Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
+  RowCodes rows = quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
+                                {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
+  return take_codes(std::move(rows),
+                    [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; });
+}
+
+}  // namespace
+
+Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmetic& arithmetic,
+                    const RowNumbers& rows, int threads, const Progress& progress) {
+  check_rows(in, rows);
+  if (m.tile_keys % kFusedKeys != 0 ||
+      (m.pv != QuantModel::Pv::e4m3 && m.pv != QuantModel::Pv::f16)) {
+    throw std::invalid_argument("bounds are for tiles of whole 16 keys, and P in e4m3 or f16");
+  }
+  Allowance out;
+  out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
+  out.lse.resize(rows.size());
+  for_each_kv_head(in, rows, [&](const HeadRows& group) {
+    Head head;
+    take_keys(head, in, m, group.batch, group.kv_head);
+    take_values(head, in, m, group.batch, group.kv_head);
+    std::int64_t row = group.first_row;
+    for (const auto& [q_head, tokens] : group.queries) {
+      const Codes queries = query_codes(in, m, group.batch, q_head);
+      const auto count = static_cast<std::int64_t>(tokens.size());
+      parallel_for((count + kBlockRows - 1) / kBlockRows, threads, [&](std::int64_t block) {
+        RowBound bound(in, m, arithmetic, head, queries);
+        const std::int64_t first = block * kBlockRows, last = std::min(first + kBlockRows, count);
+        for (std::int64_t i = first; i < last; ++i) {
+          const std::int64_t token = tokens[static_cast<std::size_t>(i)];
+          bound.compute(in.q.row(group.batch, q_head, token), token,
+                        out.o.data() + (row + i) * in.q.channels, out.lse.data() + row + i);
+        }
+        if (progress) progress(last - first);
+      });
+      row += count;
+    }
+  });
+  return out;
+}
+
+}  // namespace sagegen::reference

@@ -1,0 +1,56 @@
+// How far a right kernel may be from the model of the quantization, element by element: derived from
+// the formats and from the device's arithmetic, and from nothing that was measured.
+//
+// Model and kernel take the same codes, so what parts them is small and can be bounded row by row. All
+// of it is taken at its worst at once; a right kernel stays well below. For query i and key j, scores
+// in base 2 (octaves), s = unit * (q codes . k codes), unit = q scale * k scale * softmax scale * log2(e):
+//
+// 1. Codes of Q and K. A kernel divides by the scale in f32 (an inverse and a product: 2^-21 of the scaled
+//    value), after it took a mean in f32 off K. The mean is off by at most
+//      d = D * 2^-24 * mean |k|,   D = keys / 256 + 64 additions one after another,
+//    so k / step by (d_channel + d_largest * |code| / 127) / step. A value that lies nearer than that to
+//    the middle of two codes may get the other one. Only those count: such a code of Q moves the score of
+//    key j by |k code| units, one of K by |q code| units (and by what 4 d is worth).
+// 2. Scores in f32: ten roundings of scale, product and maximum, 10 * 2^-24 * |s|, and d / amax of K's
+//    scale. Where a unit is at most 2^-7 octave, the bias of the integer scores (1.5 * 2^23) is taken off
+//    in the fma of the softmax, whose constant is off by up to one unit.
+// 3. Exponentials: ex2.approx.f32 is within 2 ulp, 2^-22, for P and for the rescaling.
+//    1 to 3 make an uncertainty r of log2 P, against the key with the largest score. The row's maximum
+//    itself may be up to one unit or one rounding higher than in the model, c, in each tile anew: that
+//    scales all P of the tile down, before they round, and the tile as a whole up.
+// 4. Codes of P: monotone in P, so the kernel's lies between the codes of P 2^-(r+c) and P 2^r (at most
+//    the largest P). Where c is large (|s| of 10^4 and more, at most log2 of the largest P), both round
+//    by themselves: half a step of each, and the smallest step is 2^c times as coarse.
+// 5. Codes of V: an inverse and a product in f32, ties as for Q, one step of the code each.
+// 6. Sums on a tensor core: a fused sum takes at most 16 products of one element and the sum so far; each
+//    term, and the result, is cut 2^-F below the largest: 18 * 2^-F * max(|terms|) per 16 keys, F = 13
+//    for FP8 on Ada, else 23 (MMA-Sim, arXiv 2511.10909; FP8 codes below 2^-6 have the exponent of
+//    2^-6). It holds for the sum of P like for P V. Sums of tiles in f32: 2^-23 of the sum so far.
+// 7. The quotient: O = N / S, so |dO| <= (dN + |O| dS) / (S - dS); rcp.approx and three products, 2^-20;
+//    half a step of the output's format. Never more than the range of V, for both are weighted means.
+// 8. LSE = maximum + log S, plus q . mean(K): -log(1 - dS / S), the error of the largest score, the
+//    mean's d, and f32 roundings of the terms.
+#pragma once
+
+#include <vector>
+
+#include "tools/reference/reference.h"
+
+namespace sagegen::reference {
+
+struct DeviceArithmetic {
+  int sum_bits = 23;      // F: fraction bits kept below the largest term of a tensor core's sum
+  bool two_level = true;  // sums of P V start from zero in every tile, and are added up in f32
+};
+
+struct Allowance {
+  std::vector<double> o;    // [row, channel]; absolute, against unrounded_model()
+  std::vector<double> lse;  // [row]; 0 where no key is visible
+};
+
+// Of `rows`. Throws std::invalid_argument as attention() does. `model` is to have P in e4m3 or f16.
+Allowance allowance(const Inputs& inputs, const QuantModel& model,
+                    const DeviceArithmetic& arithmetic, const RowNumbers& rows, int threads = 0,
+                    const Progress& progress = {});
+
+}  // namespace sagegen::reference

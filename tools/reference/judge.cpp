@@ -1,0 +1,240 @@
+#include "tools/reference/judge.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+
+#include "tools/reference/heads.h"
+#include "tools/reference/quantize.h"
+#include "tools/reference/rounding.h"
+#include "tools/reference/streaming_softmax.h"
+
+namespace sagegen::reference {
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// A number in [0, count), the same on every machine.
+std::int64_t draw(std::mt19937_64& random, std::int64_t count) {
+  return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(count));
+}
+
+// `wanted` of [0, count), at random.
+std::vector<std::int64_t> choose(std::mt19937_64& random, std::int64_t wanted, std::int64_t count) {
+  std::vector<std::int64_t> all(static_cast<std::size_t>(count));
+  std::iota(all.begin(), all.end(), std::int64_t{0});
+  for (std::int64_t i = 0; i < wanted; ++i) {
+    std::swap(all[static_cast<std::size_t>(i)],
+              all[static_cast<std::size_t>(i + draw(random, count - i))]);
+  }
+  all.resize(static_cast<std::size_t>(wanted));
+  return all;
+}
+
+// `wanted` <= tokens: at most half of them at edges.
+std::vector<std::int64_t> sample_of_head(std::mt19937_64& random, std::int64_t wanted,
+                                         std::int64_t tokens, std::int64_t tile_rows) {
+  const std::int64_t last_tile = (tokens - 1) / tile_rows * tile_rows;
+  std::vector<std::int64_t> chosen;
+  for (const std::int64_t edge :
+       {tokens - 1, std::int64_t{0}, last_tile, last_tile - 1, tile_rows - 1, tile_rows}) {
+    const bool is_new = std::find(chosen.begin(), chosen.end(), edge) == chosen.end();
+    const bool is_room = static_cast<std::int64_t>(chosen.size()) < (wanted + 1) / 2;
+    if (edge >= 0 && edge < tokens && is_new && is_room) chosen.push_back(edge);
+  }
+  const auto edges = static_cast<std::ptrdiff_t>(chosen.size());
+  for (const std::int64_t token : choose(random, wanted, tokens)) {
+    if (static_cast<std::int64_t>(chosen.size()) == wanted) break;
+    if (std::find(chosen.begin(), chosen.begin() + edges, token) == chosen.begin() + edges)
+      chosen.push_back(token);
+  }
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
+}
+
+Judged judged(std::int64_t row, std::int64_t channel, double got, double model, double bound) {
+  Judged j{.row = row, .channel = channel, .got = got, .model = model, .bound = bound};
+  if (got == model) return j;  // equal infinities, too
+  const double off = std::fabs(got - model) / bound;
+  j.of_bound = std::isnan(off) || !std::isfinite(bound) ? kInfinity : off;
+  return j;
+}
+
+void keep_worst(Judged& worst, const Judged& one) {
+  if (one.of_bound > worst.of_bound) worst = one;
+}
+
+// What elements of O of one channel may be, for the keys seen so far.
+struct Range {
+  double least = kInfinity, largest = -kInfinity;  // of V
+  double low = 0, high = 0;                        // of O
+};
+
+// The ranges of the channels of one head, as more and more keys are seen.
+class Ranges {
+ public:
+  Ranges(const Inputs& in, const QuantModel& m, const DeviceArithmetic& arithmetic,
+         std::int64_t batch, std::int64_t head)
+      : in_(in),
+        m_(m),
+        arithmetic_(arithmetic),
+        batch_(batch),
+        head_(head),
+        ranges_(static_cast<std::size_t>(in.v.channels)),
+        amax_(ranges_.size(), 0.0) {
+    for (std::int64_t n = 0; n < in.v.tokens; ++n) {
+      const float* row = in.v.row(batch, head, n);
+      for (std::size_t c = 0; c < amax_.size(); ++c)
+        amax_[c] = std::max(amax_[c], std::fabs(static_cast<double>(row[c])));
+    }
+  }
+
+  const std::vector<Range>& of(std::int64_t visible) {
+    if (visible <= seen_) return ranges_;
+    for (; seen_ < visible; ++seen_) {
+      const float* row = in_.v.row(batch_, head_, seen_);
+      for (std::size_t c = 0; c < ranges_.size(); ++c) {
+        ranges_[c].least = std::min(ranges_[c].least, static_cast<double>(row[c]));
+        ranges_[c].largest = std::max(ranges_[c].largest, static_cast<double>(row[c]));
+      }
+    }
+    // Section 6 of allowance.h with all terms as large as the largest, for P V and for the sum of P.
+    const std::int64_t summed =
+        arithmetic_.two_level ? std::min<std::int64_t>(visible, m_.tile_keys) : visible;
+    const double fused = static_cast<double>((summed + 15) / 16);
+    const double tiles = static_cast<double>((visible + m_.tile_keys - 1) / m_.tile_keys);
+    const double cut = 2 * (18 * std::ldexp(fused, -arithmetic_.sum_bits) + tiles * 0x1p-23);
+    for (std::size_t c = 0; c < ranges_.size(); ++c) {
+      Range& range = ranges_[c];
+      const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
+      const double slack = (cut + 0x1p-20) * std::max(std::fabs(low), std::fabs(high)) + 0x1p-126;
+      const Format format = format_of(m_.output);
+      range.low = round_satfinite(low - slack, format);
+      range.high = round_satfinite(high + slack, format);
+    }
+    return ranges_;
+  }
+
+ private:
+  // The code that V gets, or the one beside it if f32 arithmetic may decide so.
+  double dequantized(double v, std::size_t c, int direction) const {
+    if (!m_.v_scaled) return v;
+    if (amax_[c] == 0) return 0;
+    const double scaled = v * (m_.v_max / amax_[c]);
+    return round_pv(m_.pv, scaled + direction * std::fabs(scaled) * 0x1p-21) *
+           (amax_[c] / m_.v_max);
+  }
+
+  const Inputs& in_;
+  const QuantModel& m_;
+  const DeviceArithmetic& arithmetic_;
+  const std::int64_t batch_, head_;
+  std::int64_t seen_ = 0;
+  std::vector<Range> ranges_;
+  std::vector<double> amax_;
+};
+
+}  // namespace
+
+RowNumbers sample_rows(const Inputs& in, std::int64_t count, std::int64_t tile_rows,
+                       std::uint64_t seed) {
+  const std::int64_t heads = in.q.batch * in.q.heads, tokens = in.q.tokens;
+  if (count >= heads * tokens) return all_rows(in);
+  std::mt19937_64 random(seed);
+  // Of more heads than rows, some get one row; else all get their share.
+  std::vector<std::int64_t> wanted(static_cast<std::size_t>(heads), count / heads);
+  for (const std::int64_t head : choose(random, count % heads, heads))
+    ++wanted[static_cast<std::size_t>(head)];
+  RowNumbers rows;
+  for (std::int64_t head = 0; head < heads; ++head) {
+    const std::int64_t of_head = wanted[static_cast<std::size_t>(head)];
+    if (of_head == 0) continue;
+    for (const std::int64_t token : sample_of_head(random, of_head, tokens, tile_rows))
+      rows.push_back(head * tokens + token);
+  }
+  return rows;
+}
+
+Output take_rows(const Output& whole, const RowNumbers& rows) {
+  Output out;
+  const std::size_t channels = whole.lse.empty() ? 0 : whole.o.size() / whole.lse.size();
+  out.o.reserve(rows.size() * channels);
+  out.lse.reserve(rows.size());
+  for (const std::int64_t row : rows) {
+    const auto at = static_cast<std::size_t>(row);
+    const auto begin = whole.o.begin() + static_cast<std::ptrdiff_t>(at * channels);
+    out.o.insert(out.o.end(), begin, begin + static_cast<std::ptrdiff_t>(channels));
+    out.lse.push_back(whole.lse[at]);
+  }
+  return out;
+}
+
+RowVerdict judge_rows(const RowNumbers& rows, const Output& model, const Allowance& allowance,
+                      const Output& got) {
+  RowVerdict verdict;
+  const std::size_t channels = got.o.size() / rows.size();
+  verdict.worst_o = judged(rows[0], 0, got.o[0], model.o[0], allowance.o[0]);
+  verdict.worst_lse = judged(rows[0], 0, got.lse[0], model.lse[0], allowance.lse[0]);
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    bool beyond = false;
+    for (std::size_t c = 0; c < channels; ++c) {
+      const std::size_t i = r * channels + c;
+      const Judged one =
+          judged(rows[r], static_cast<std::int64_t>(c), got.o[i], model.o[i], allowance.o[i]);
+      beyond |= one.of_bound > 1;
+      keep_worst(verdict.worst_o, one);
+    }
+    const Judged lse = judged(rows[r], 0, got.lse[r], model.lse[r], allowance.lse[r]);
+    keep_worst(verdict.worst_lse, lse);
+    verdict.rows_beyond += beyond;
+    verdict.lse_beyond += lse.of_bound > 1;
+  }
+  return verdict;
+}
+
+Impossible check_every_row(const Inputs& in, const QuantModel& m,
+                           const DeviceArithmetic& arithmetic, const Output& got) {
+  Impossible out;
+  const auto note = [&](std::int64_t& counter, const Judged& one) {
+    ++counter;
+    if (!out.first) out.first = one;
+  };
+  for_each_kv_head(in, all_rows(in), [&](const HeadRows& head) {
+    std::int64_t row = head.first_row;
+    for (const auto& [q_head, tokens] : head.queries) {
+      Ranges ranges(in, m, arithmetic, head.batch, head.kv_head);
+      for (const std::int64_t token : tokens) {
+        const std::int64_t visible =
+            in.causal ? causal_keys(token, in.causal_offset, in.k.tokens) : in.k.tokens;
+        const std::vector<Range>& range = ranges.of(visible);
+        for (std::int64_t c = 0; c < in.q.channels; ++c) {
+          const double o = got.o[static_cast<std::size_t>(row * in.q.channels + c)];
+          if (visible == 0) {
+            if (o != 0) note(out.masked, judged(row, c, o, 0, 0));
+            continue;
+          }
+          const auto [least, largest, low, high] = range[static_cast<std::size_t>(c)];
+          const Judged here = judged(row, c, o, low + (high - low) / 2, (high - low) / 2);
+          if (!std::isfinite(o)) {
+            note(out.non_finite, here);
+          } else if (o < low || o > high) {
+            note(out.outside_range, here);
+          }
+        }
+        const double lse = got.lse[static_cast<std::size_t>(row)];
+        if (visible == 0 && lse != -kInfinity) {
+          note(out.masked, judged(row, 0, lse, -kInfinity, 0));
+        } else if (visible > 0 && !std::isfinite(lse)) {
+          note(out.non_finite, judged(row, 0, lse, 0, kInfinity));
+        }
+        ++row;
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace sagegen::reference
