@@ -1,6 +1,7 @@
 """`sagegen run` in the emulator: results, reports, and every way to refuse an input."""
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -70,6 +71,48 @@ class Report(RunTest):
                 del report[name]
         self.assertEqual(first, again)
         self.assertNotEqual(first["relative_l1"], other["relative_l1"])
+
+
+class JudgedRows(RunTest):
+    LONG = ("--device", "emulator", "--checks", "off", "--heads", 4, "--kv-heads", 2, "--q-len", 300, "--head-dim", 64)
+
+    def tokens(self, report):
+        """{(batch, head): set of tokens}"""
+        heads = {}
+        for one in report["judged"]["which"]:
+            ranges = [[int(x) for x in part.split("-")] for part in one["tokens"].split(", ")]
+            heads[one["batch"], one["head"]] = {t for r in ranges for t in range(r[0], r[-1] + 1)}
+        return heads
+
+    def test_a_sample_says_which_rows(self):
+        report = self.run_json(*self.LONG, "--kv-len", 70, "--judge-rows", 50)
+        self.assertTrue(report["passed"])
+        self.assertEqual((report["judged"]["rows"], report["judged"]["of"], report["judged"]["seed"]), (50, 1200, 1))
+        heads = self.tokens(report)
+        self.assertEqual(sorted(heads), [(0, head) for head in range(4)])
+        self.assertEqual(sum(len(tokens) for tokens in heads.values()), 50)
+        for tokens in heads.values():  # the first, the last, edges of the first and the last tile of 128
+            self.assertLessEqual({0, 127, 128, 255, 256, 299}, tokens)
+        other = self.run_json(*self.LONG, "--kv-len", 70, "--judge-rows", 50, "--judge-seed", 2)
+        self.assertNotEqual(heads, self.tokens(other))
+        text = self.expect(OK, "run", *self.LONG, "--kv-len", 70, "--judge-rows", 50).out
+        self.assertIn("judged   50 of 1200 rows", text)
+        self.assertIn("--judge-seed 1", text)
+
+    def test_all_rows(self):
+        for rows in ((), ("--judge-rows", 0), ("--judge-rows", 5000)):
+            report = self.run_json(*self.LONG, "--kv-len", 70, *rows)
+            self.assertEqual(report["judged"], {"rows": 1200, "of": 1200})
+
+    def test_long_inputs_are_sampled_by_themselves(self):
+        # 1,200 rows and 2^15 keys: as many rows as have 2^24 scores.
+        report = self.run_json(*self.LONG, "--kv-len", 1 << 15)
+        self.assertEqual((report["judged"]["rows"], report["judged"]["of"]), (512, 1200))
+        self.assertTrue(report["passed"])
+
+    def test_refusals(self):
+        for option, value in (("--judge-rows", -1), ("--judge-rows", "all"), ("--judge-seed", -1)):
+            self.expect_error(USAGE, "usage error", [option], "run", option, value)
 
 
 class Modes(RunTest):
@@ -331,6 +374,8 @@ class EditedPtx(RunTest):
         self.expect(OK, "emit", "--lineinfo", "--out", self.directory, *self.KERNELS)
         self.arguments = ("--device", "emulator", "--head-dim", 64, "--q-len", 70, "--kv-len", 200, "--ptx",
                           self.directory)
+        self.thousand_rows = ("--device", "emulator", "--checks", "off", "--head-dim", 64, "--q-len", 500, "--kv-len",
+                              200, "--ptx", self.directory)
 
     def edit(self, before, after):
         path = self.path(self.ATTENTION + ".ptx")
@@ -350,21 +395,137 @@ class EditedPtx(RunTest):
         self.edit("cp.async.wait_group", "// cp.async.wait_group")
         report = self.run_json(*self.arguments, code=CHECK_FAILED)
         self.assertFalse(report["passed"])
-        self.assertEqual([report[name] for name in METRICS], [None] * 4)
-        self.assertIsInstance(report["model"]["relative_l1"], float)
+        # There is nothing to compare, so nothing is computed to compare it with.
+        for metrics in (report, report["model"]):
+            self.assertEqual([metrics[name] for name in METRICS], [None] * 4)
         finding = report["findings"][0]
         self.assertEqual((finding["kernel"], finding["check"]), (self.ATTENTION, "copy-in-flight"))
         self.assertGreater(finding["ptx_line"], 0)
         self.assertRegex(finding["source"], r"^[a-z/_]+\.(cpp|h):[0-9]+$")
-        text = self.expect(CHECK_FAILED, "run", *self.arguments).out
+        result = self.expect(CHECK_FAILED, "run", *self.arguments)
         for part in ("copy-in-flight", f"PTX line {finding['ptx_line']}", "no result"):
-            self.assertIn(part, text)
+            self.assertIn(part, result.out)
+        self.assertNotIn("computing exact attention", result.err)
 
     def test_a_wrong_result_misses_the_bound(self):
         self.edit("ex2.approx.ftz.f32", "rcp.approx.ftz.f32")
         report = self.run_json(*self.arguments, code=CHECK_FAILED)
         self.assertEqual((report["findings"], report["passed"]), ([], False))
         self.assertIn("MISSED", self.expect(CHECK_FAILED, "run", *self.arguments).out)
+
+    # Planted errors. Of 1,000 rows, one (the first of head 1) or all; the error of the whole output hides one.
+    def edit_row(self, statement):
+        """Puts `statement` behind the reciprocal of the row's sum, R, of one row."""
+        path = self.path(self.ATTENTION + ".ptx")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        found = re.search(r"\trcp\.approx\.ftz\.f32 \t(%r[0-9]+), .*;\n", text)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text[:found.end()] + """
+\t.reg .pred %planted_x, %planted_y, %planted_t;
+\t.reg .b32 %planted_x_of, %planted_y_of, %planted_t_of;
+\tmov.u32 %planted_x_of, %ctaid.x;
+\tmov.u32 %planted_y_of, %ctaid.y;
+\tmov.u32 %planted_t_of, %tid.x;
+\tsetp.eq.u32 %planted_x, %planted_x_of, 0;
+\tsetp.eq.and.u32 %planted_y, %planted_y_of, 1, %planted_x;
+\tsetp.lt.and.u32 %planted_t, %planted_t_of, 4, %planted_y;
+\t@%planted_t """ + statement.replace("R", found.group(1)) + "\n" + text[found.end():])
+
+    def refused(self, *arguments):
+        """The report of a run whose result must not pass."""
+        report = self.run_json(*self.thousand_rows, *arguments, code=CHECK_FAILED)
+        self.assertEqual((report["findings"], report["passed"]), ([], False))
+        text = self.expect(CHECK_FAILED, "run", *self.thousand_rows, *arguments, "--lse").out
+        self.assertRegex(text, "MISSED by [0-9]+ rows|are NaN or infinite|outside the range of V")
+        return report
+
+    def refused_row(self):
+        report = self.refused()
+        self.assertLessEqual(report["relative_l1"], report["bound"]["relative_l1"])
+        self.assertEqual((report["row_bound"]["rows_beyond"], report["row_bound"]["lse_beyond"]), (1, 0))
+        self.assertEqual(report["row_bound"]["nearest"]["at"][:3], [0, 1, 0])
+        self.assertGreater(report["row_bound"]["nearest"]["of_bound"], 1)
+        return report
+
+    def test_the_kernel_as_it_is(self):
+        report = self.run_json(*self.thousand_rows)
+        self.assertTrue(report["passed"])
+        self.assertEqual(report["judged"], {"rows": 1000, "of": 1000})
+        self.assertEqual((report["row_bound"]["rows_beyond"], report["row_bound"]["lse_beyond"]), (0, 0))
+        for worst in (report["row_bound"]["nearest"], report["row_bound"]["lse_nearest"]):
+            self.assertLess(0, worst["of_bound"])
+            self.assertLess(worst["of_bound"], 1)
+        self.assertEqual(report["every_row"], {"non_finite": 0, "outside_range": 0, "masked": 0})
+        text = self.expect(OK, "run", *self.thousand_rows).out
+        self.assertIn("judged   all 1000 rows", text)
+        self.assertEqual(text.count(": met\n"), 3)
+
+    def test_a_zeroed_row(self):
+        self.edit_row("mov.f32 R, 0f00000000;")
+        self.assertEqual(self.refused_row()["row_bound"]["nearest"]["got"], 0)
+
+    def test_a_row_scaled_by_a_tenth(self):
+        self.edit_row("mul.rn.f32 R, R, 0f3F8CCCCD;")
+        self.refused_row()
+
+    def test_an_infinite_row(self):
+        self.edit_row("mov.f32 R, 0f7F800000;")
+        report = self.refused()
+        self.assertEqual(report["every_row"]["non_finite"], 64)
+
+    def test_a_row_beyond_every_value(self):
+        self.edit_row("mul.rn.f32 R, R, 0f42C80000;")  # 100
+        self.assertGreater(self.refused()["every_row"]["outside_range"], 32)
+
+    def test_rows_that_are_not_judged_one_by_one_are_looked_at(self):
+        # The sample has the edges and random rows: row 0 of a head is in it, row 1 need not be.
+        self.edit_row("mov.f32 R, 0f7F800000;")
+        report = self.refused("--judge-rows", 2, "--judge-seed", 3)
+        self.assertEqual(report["judged"]["rows"], 2)
+        self.assertNotIn("0", [one["tokens"] for one in report["judged"]["which"]])
+        self.assertEqual(report["every_row"]["non_finite"], 64)
+
+    def test_heads_that_change_places(self):
+        path = self.path(self.ATTENTION + ".ptx")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        found = list(re.finditer(r"\tmov\.u32 \t(%r[0-9]+), %ctaid\.y;\n", text))[-1]  # where results go
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text[:found.end()] + f"\txor.b32 {found.group(1)}, {found.group(1)}, 1;\n" + text[found.end():])
+        self.assertEqual(self.refused()["row_bound"]["rows_beyond"], 1000)
+
+    def test_an_lse_in_base_2(self):
+        self.edit("0f3F317218", "0f3F800000")  # ln 2
+        report = self.refused()
+        self.assertLessEqual(report["relative_l1"], report["bound"]["relative_l1"])
+        self.assertEqual((report["row_bound"]["rows_beyond"], report["row_bound"]["lse_beyond"]), (0, 1000))
+        self.assertGreater(report["lse"]["max_abs"], 1)
+
+    def test_weights_that_round_up_do_not_leave_the_range_of_v(self):
+        # One key scores ln(448 / 17.2) above 63 others: FP8 rounds their weights up to 18, V is 64000 everywhere.
+        tokens = 64
+        q, k = [0.0] * tokens * 64, [0.0] * tokens * 64
+        q[::64] = [1.0] * tokens
+        k[0] = 8 * math.log(448 / 17.2)
+        tensors = {"q": q, "k": k, "v": [64000.0] * tokens * 64}
+        file = safetensors({name: ("F16", [1, 1, tokens, 64], values) for name, values in tensors.items()})
+        arguments = ("--device", "emulator", "--input", self.write("in.safetensors", file), "--ptx", self.directory)
+        report = self.run_json(*arguments)
+        self.assertTrue(report["passed"])
+        self.assertLess(report["relative_l1"], 1e-3)
+        for garbage in ("0f3F19999A", "0f00000000", "0f447A0000"):  # 0.6, 0, 1000: not all of it overflows
+            with self.subTest(garbage=garbage):
+                self.expect(OK, "emit", "--out", self.directory, self.ATTENTION)
+                path = self.path(self.ATTENTION + ".ptx")
+                with open(path, encoding="utf-8") as ptx:
+                    text = ptx.read()
+                text = re.sub(r"(\trcp\.approx\.ftz\.f32 \t(%r[0-9]+), .*;\n)",
+                              rf"\1\tmul.rn.f32 \2, \2, {garbage};\n", text)
+                with open(path, "w", encoding="utf-8") as ptx:
+                    ptx.write(text)
+                report = self.run_json(*arguments, code=CHECK_FAILED)
+                self.assertFalse(report["passed"])
 
     def test_an_endless_loop_is_a_finding_with_its_place(self):
         self.edit("\tret;", "$SPIN:\n\tmov.u32 %r0, %ntid.x;\n\tbra $SPIN;\n\tret;")

@@ -1,7 +1,6 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
-#include <cmath>
-#include <limits>
+#include <filesystem>
 #include <optional>
 #include <vector>
 
@@ -15,9 +14,11 @@
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/options.h"
+#include "tools/sagegen/progress.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_device.h"
 #include "tools/sagegen/run_inputs.h"
+#include "tools/sagegen/run_judge.h"
 
 namespace sagegen::cli {
 namespace {
@@ -27,27 +28,11 @@ struct RunCommand {
   std::string device = "auto", target, mode = "int8", granularity = "per_thread", accumulation, ptx,
               out;
   bool no_smooth_k = false, lse = false;
+  JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
   std::vector<const CLI::Option*> emulator_only;  // to tell whether they were given
   const CLI::Option* order_seed = nullptr;
-};
-
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();  // null in JSON
-
-struct LseError {
-  double max_abs = 0;
-  std::int64_t non_finite = 0;  // NaN, or infinite where the exact value is not, or the reverse
-};
-
-struct Judgement {
-  reference::Metrics kernel{kNone, kNone, kNone, kNone, 0};
-  reference::Metrics model;
-  LseError kernel_lse, model_lse;
-  AccuracyBound bound;
-  double limit = 0;
-  bool stopped = false;  // a kernel was: there is no result
-  bool passed = false;
 };
 
 // ---- from options to a job ------------------------------------------------------------------------
@@ -106,47 +91,10 @@ AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const 
   return job;
 }
 
-// ---- judgement ------------------------------------------------------------------------------------
-
-LseError lse_error(const std::vector<double>& expected, const std::vector<double>& got) {
-  LseError error;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = std::fabs(expected[i] - got[i]);  // NaN for equal infinities
-    if (expected[i] == got[i]) continue;
-    if (!std::isfinite(difference)) ++error.non_finite;
-    if (difference > error.max_abs) error.max_abs = difference;
-  }
-  return error;
-}
-
-Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on) {
-  const reference::Output exact = reference::attention(job.inputs);
-  const reference::Output model = reference::model(job.inputs, quant_model(job));
-  Judgement judgement;
-  judgement.model = reference::compare(exact.o, model.o);
-  judgement.model_lse = lse_error(exact.lse, model.lse);
-  judgement.bound = accuracy_bound(job.quant, on.device.compute_capability());
-  judgement.limit = judgement.bound.limit(judgement.model.relative_l1);
-  judgement.stopped = result.o.empty();
-  if (judgement.stopped) return judgement;
-  judgement.kernel = reference::compare(exact.o, result.o);
-  judgement.kernel_lse = lse_error(exact.lse, result.lse);
-  judgement.passed =
-      judgement.kernel.relative_l1 <= judgement.limit && judgement.kernel_lse.non_finite == 0;
-  return judgement;
-}
-
 // ---- report ---------------------------------------------------------------------------------------
 
 std::string_view causal_word(Causal causal) {
   return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
-}
-
-Json json_of(const reference::Metrics& metrics) {
-  return {{"cosine_similarity", metrics.cosine_similarity},
-          {"relative_l1", metrics.relative_l1},
-          {"rmse", metrics.rmse},
-          {"max_abs", metrics.max_abs}};
 }
 
 Json json_of(const runtime::Finding& finding) {
@@ -227,55 +175,6 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
   return text;
 }
 
-std::string judgement_text(const Judgement& judgement, bool with_lse) {
-  Table table({"against fp64", "kernel", "model"});
-  const auto cell = [](double value) {
-    return std::isnan(value) ? "-" : fmt::format("{:.6g}", value);
-  };
-  const auto percent = [](double value) {
-    return std::isnan(value) ? "-" : fmt::format("{:.4f} %", 100 * value);
-  };
-  const auto row = [&](const char* name, double kernel, double model) {
-    table.add({name, cell(kernel), cell(model)});
-  };
-  table.add({"cosine similarity", percent(judgement.kernel.cosine_similarity),
-             percent(judgement.model.cosine_similarity)});
-  row("relative L1", judgement.kernel.relative_l1, judgement.model.relative_l1);
-  row("RMSE", judgement.kernel.rmse, judgement.model.rmse);
-  row("largest error", judgement.kernel.max_abs, judgement.model.max_abs);
-  if (with_lse)
-    row("LSE, largest error", judgement.kernel_lse.max_abs, judgement.model_lse.max_abs);
-  std::string text = "\n" + table.text() + "\n";
-  if (judgement.kernel_lse.non_finite > 0) {
-    text += fmt::format("LSE      {} values are NaN or wrongly infinite or finite\n",
-                        judgement.kernel_lse.non_finite);
-  }
-  if (judgement.kernel.non_finite > 0) {
-    text += fmt::format("output   {} values are NaN or infinite\n", judgement.kernel.non_finite);
-  }
-  text += fmt::format("bound    relative L1 <= {} x model + {} = {:.6g} ({}): {}\n",
-                      judgement.bound.factor, judgement.bound.offset, judgement.limit,
-                      judgement.bound.arithmetic,
-                      judgement.stopped  ? "no result, a kernel was stopped"
-                      : judgement.passed ? "met"
-                                         : "MISSED");
-  return text;
-}
-
-Json judgement_json(const Judgement& judgement) {
-  Json fields = json_of(judgement.kernel);
-  fields["model"] = json_of(judgement.model);
-  fields["non_finite"] = judgement.kernel.non_finite;
-  fields["lse"] = {{"max_abs", judgement.kernel_lse.max_abs},
-                   {"non_finite", judgement.kernel_lse.non_finite}};
-  fields["model"]["lse"] = {{"max_abs", judgement.model_lse.max_abs}};
-  fields["bound"] = {{"factor", judgement.bound.factor},
-                     {"offset", judgement.bound.offset},
-                     {"relative_l1", judgement.limit},
-                     {"arithmetic", judgement.bound.arithmetic}};
-  return fields;
-}
-
 void save_output(const std::string& path, const AttentionJob& job, const AttentionResult& result) {
   const reference::Tensor& q = job.inputs.q;
   const auto narrow = [](const std::vector<double>& values) {
@@ -344,19 +243,22 @@ Exit run_command(const RunCommand& command, Output& output) {
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job = make_job(command, inputs, on);
-  std::optional<InterruptScope> interruptible;
-  if (on.emulator) interruptible.emplace();
-  output.progress(fmt::format("running on {}", on.name));
-  const AttentionResult result = run_attention(job, on);
-  interruptible.reset();
+  const std::string running = fmt::format("running on {}", on.name);
+  output.progress(running);
+  const AttentionResult result = [&] {
+    std::optional<InterruptScope> interruptible;
+    if (on.emulator) interruptible.emplace();
+    const Progress progress(running, 0);
+    return run_attention(job, on);
+  }();
   if (!result.note.empty()) output.progress(fmt::format("{}: {}", on.name, result.note));
 
   Json fields = setup_json(command, inputs, job, on, result);
   std::string text = setup_text(command, inputs, job, on, result);
-  output.progress("computing exact attention and the model");
-  const Judgement judgement = judge(job, result, on);
-  text += judgement_text(judgement, command.lse);
-  fields.update(judgement_json(judgement));
+  if (!result.o.empty()) output.progress("computing exact attention and the model");
+  const Judgement judgement = judge(job, result, on, command.judge);
+  text += judgement_text(judgement, job, command.judge, command.lse);
+  fields.update(judgement_json(judgement, job, command.judge));
   const bool passed = result.findings.empty() && judgement.passed;
   if (!command.out.empty() && !result.o.empty()) save_output(command.out, job, result);
   fields["passed"] = passed;
@@ -467,6 +369,11 @@ void define_run(CLI::App& app, RunCommand& command) {
                      "of the tensors on the device (default: hnd)");
   app.add_flag("--lse", command.lse,
                "report the error of the log-sum-exp, too (--json always does)");
+  app.add_option("--judge-rows", command.judge.rows,
+                 "rows of O to compare with fp64, 0 for all (default: as many as take seconds)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+  require_seed(app.add_option("--judge-seed", command.judge.seed, "of random rows to judge")
+                   ->capture_default_str());
   app.add_option("--ptx", command.ptx,
                  "generator, embedded, or a directory with <key>.ptx files, which may be edited "
                  "(default: generator if it is built in)");

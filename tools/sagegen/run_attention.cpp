@@ -173,8 +173,21 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   return model;
 }
 
+namespace {
+
+bool sums_in_13_bits(const QuantSpec& quant, int compute_capability) {
+  return quant.pv == DType::e4m3 && compute_capability == 89;
+}
+
+}  // namespace
+
+reference::DeviceArithmetic device_arithmetic(const QuantSpec& quant, int compute_capability) {
+  return {.sum_bits = sums_in_13_bits(quant, compute_capability) ? 13 : 23,
+          .two_level = quant.accumulation == Accumulation::two_level_f32};
+}
+
 AccuracyBound accuracy_bound(const QuantSpec& quant, int compute_capability) {
-  if (quant.pv == DType::e4m3 && compute_capability == 89) {
+  if (sums_in_13_bits(quant, compute_capability)) {
     return {.factor = 1.05, .offset = 5e-4, .arithmetic = "13-bit tensor-core accumulators"};
   }
   return {.factor = 1.02, .offset = 2e-4, .arithmetic = "accumulation of f32 precision"};

@@ -6,6 +6,7 @@
 
 #include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
+#include "tools/reference/allowance.h"
 #include "tools/reference/reference.h"
 #include "tools/sagegen/run_device.h"
 
@@ -48,5 +49,8 @@ struct AccuracyBound {
   double limit(double model_relative_l1) const { return factor * model_relative_l1 + offset; }
 };
 AccuracyBound accuracy_bound(const QuantSpec& quant, int compute_capability);
+
+// What a device of this compute capability may lose beyond the model, for the bounds of single rows.
+reference::DeviceArithmetic device_arithmetic(const QuantSpec& quant, int compute_capability);
 
 }  // namespace sagegen::cli

@@ -1,0 +1,256 @@
+#include "tools/sagegen/run_judge.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tools/reference/rounding.h"
+#include "tools/sagegen/progress.h"
+
+namespace sagegen::cli {
+namespace {
+
+// Unless told otherwise: rows for this many scores, but at least so many rows.
+constexpr std::int64_t kScores = std::int64_t{1} << 24;
+constexpr std::int64_t kFewestRows = 256;
+
+std::int64_t row_count(const AttentionJob& job) {
+  const reference::Tensor& q = job.inputs.q;
+  return q.batch * q.heads * q.tokens;
+}
+
+reference::RowNumbers rows_to_judge(const AttentionJob& job, const JudgeOptions& options) {
+  const std::int64_t keys = job.inputs.k.tokens;
+  std::int64_t count = options.rows.value_or(std::max(kFewestRows, kScores / keys));
+  if (count == 0) count = row_count(job);
+  return reference::sample_rows(job.inputs, count, job.schedule.cta_q, options.seed);
+}
+
+LseError lse_error(const std::vector<double>& expected, const std::vector<double>& got) {
+  LseError error;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double difference = std::fabs(expected[i] - got[i]);  // NaN for equal infinities
+    if (expected[i] == got[i]) continue;
+    if (!std::isfinite(difference)) ++error.non_finite;
+    if (difference > error.max_abs) error.max_abs = difference;
+  }
+  return error;
+}
+
+// `bound` is of the mean over many rows, where codes on the edge between two values decide now this way, now
+// that. Few rows are no mean: one of them may be as far off as its own bound says. Where a sum over all keys
+// is cut to 13 bits, that is no noise either: all may be.
+double l1_slack(const reference::Allowance& allowance, const reference::Output& exact,
+                const reference::DeviceArithmetic& arithmetic) {
+  const std::size_t rows = exact.lse.size(), channels = exact.o.size() / rows;
+  double size = 0, largest = 0, all = 0;
+  for (std::size_t r = 0; r < rows; ++r) {
+    double of_row = 0;
+    for (std::size_t i = r * channels; i < (r + 1) * channels; ++i) {
+      size += std::fabs(exact.o[i]);
+      of_row += allowance.o[i];
+    }
+    largest = std::max(largest, of_row);
+    all += of_row;
+  }
+  const bool cut = arithmetic.sum_bits == 13 && !arithmetic.two_level;
+  return (cut ? all : largest) / size;
+}
+
+Json json_of(const reference::Metrics& metrics) {
+  return {{"cosine_similarity", metrics.cosine_similarity},
+          {"relative_l1", metrics.relative_l1},
+          {"rmse", metrics.rmse},
+          {"max_abs", metrics.max_abs}};
+}
+
+struct Place {
+  std::int64_t batch, head, token;
+};
+
+Place place_of(std::int64_t row, const AttentionJob& job) {
+  const reference::Tensor& q = job.inputs.q;
+  return {row / (q.heads * q.tokens), row / q.tokens % q.heads, row % q.tokens};
+}
+
+Json json_of(const reference::Judged& judged, const AttentionJob& job, bool of_lse) {
+  const Place place = place_of(judged.row, job);
+  Json at = {place.batch, place.head, place.token};
+  if (!of_lse) at.push_back(judged.channel);
+  return {{"of_bound", judged.of_bound},
+          {"at", at},
+          {"got", judged.got},
+          {"model", judged.model},
+          {"bound", judged.bound}};
+}
+
+std::string text_of(const reference::Judged& judged, const AttentionJob& job, bool of_lse) {
+  const Place place = place_of(judged.row, job);
+  const std::string channel = of_lse ? "" : fmt::format(", {}", judged.channel);
+  return fmt::format("at [{}, {}, {}{}] {:.6g} where the model has {:.6g} +- {:.2g}", place.batch,
+                     place.head, place.token, channel, judged.got, judged.model, judged.bound);
+}
+
+// "0-1, 63-64, 130": the tokens of each head that has judged rows.
+Json rows_json(const reference::RowNumbers& rows, const AttentionJob& job) {
+  Json heads = Json::array();
+  for (std::size_t i = 0; i < rows.size();) {
+    const Place first = place_of(rows[i], job);
+    std::string tokens;
+    while (i < rows.size()) {
+      const Place from = place_of(rows[i], job);
+      if (from.batch != first.batch || from.head != first.head) break;
+      std::int64_t last = from.token;
+      for (++i; i < rows.size() && rows[i] == rows[i - 1] + 1 && last + 1 < job.inputs.q.tokens;
+           ++i)
+        ++last;
+      tokens += fmt::format("{}{}", tokens.empty() ? "" : ", ", from.token);
+      if (last > from.token) tokens += fmt::format("-{}", last);
+    }
+    heads.push_back({{"batch", first.batch}, {"head", first.head}, {"tokens", tokens}});
+  }
+  return heads;
+}
+
+std::string_view verdict_word(bool met) { return met ? "met" : "MISSED"; }
+
+std::string impossible_text(const reference::Impossible& impossible, const AttentionJob& job) {
+  std::string text;
+  const auto line = [&](std::int64_t count, const char* what) {
+    if (count > 0) text += fmt::format("output   {} values {}\n", count, what);
+  };
+  line(impossible.non_finite, "are NaN or infinite");
+  line(impossible.outside_range, "lie outside the range of V: no weights give them");
+  line(impossible.masked, "of rows that see no key are not 0 (O) or -infinity (LSE)");
+  if (impossible.first) {
+    const Place place = place_of(impossible.first->row, job);
+    text += fmt::format("         the first at [{}, {}, {}, {}]: {:.6g}\n", place.batch, place.head,
+                        place.token, impossible.first->channel, impossible.first->got);
+  }
+  return text;
+}
+
+}  // namespace
+
+Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on,
+                const JudgeOptions& options) {
+  Judgement judgement;
+  const int capability = on.device.compute_capability();
+  judgement.bound = accuracy_bound(job.quant, capability);
+  judgement.stopped = result.o.empty();
+  if (judgement.stopped) return judgement;
+
+  const reference::QuantModel quant = quant_model(job);
+  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.quant, capability);
+  const reference::Output whole{.o = result.o, .lse = result.lse};
+  judgement.impossible = reference::check_every_row(job.inputs, quant, arithmetic, whole);
+
+  judgement.rows = rows_to_judge(job, options);
+  const reference::RowNumbers& rows = judgement.rows;
+  const reference::Output got = reference::take_rows(whole, rows);
+  Progress progress("comparing with fp64", 3 * rows.size());
+  const auto advance = [&](std::int64_t more) {
+    progress.advance(static_cast<std::uint64_t>(more));
+  };
+  const reference::Output exact = reference::attention(job.inputs, rows, 0, advance);
+  reference::Output model = reference::unrounded_model(job.inputs, quant, rows, 0, advance);
+  const reference::Allowance allowance =
+      reference::allowance(job.inputs, quant, arithmetic, rows, 0, advance);
+  judgement.row = reference::judge_rows(rows, model, allowance, got);
+
+  const reference::Format format = reference::format_of(quant.output);
+  for (double& value : model.o) value = reference::round_ieee(value, format);
+  judgement.model = reference::compare(exact.o, model.o);
+  judgement.model_lse = lse_error(exact.lse, model.lse);
+  judgement.kernel = reference::compare(exact.o, got.o);
+  judgement.kernel_lse = lse_error(exact.lse, got.lse);
+  judgement.slack = l1_slack(allowance, exact, arithmetic);
+  judgement.limit = judgement.bound.limit(judgement.model.relative_l1) + judgement.slack;
+  // Where exact attention is 0 or the model overflows there is no such limit; rows have theirs.
+  judgement.within_limit =
+      !std::isfinite(judgement.limit) || judgement.kernel.relative_l1 <= judgement.limit;
+  judgement.passed = judgement.within_limit && judgement.row.met() && judgement.impossible.none() &&
+                     judgement.kernel.non_finite == 0 && judgement.kernel_lse.non_finite == 0;
+  return judgement;
+}
+
+std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
+                           const JudgeOptions& options, bool with_lse) {
+  if (judgement.stopped) return "\nno result, a kernel was stopped: nothing to compare\n";
+  Table table({"against fp64", "kernel", "model"});
+  const auto cell = [](double value) {
+    return std::isnan(value) ? "-" : fmt::format("{:.6g}", value);
+  };
+  const auto percent = [](double value) {
+    return std::isnan(value) ? "-" : fmt::format("{:.4f} %", 100 * value);
+  };
+  const auto row = [&](const char* name, double kernel, double model) {
+    table.add({name, cell(kernel), cell(model)});
+  };
+  table.add({"cosine similarity", percent(judgement.kernel.cosine_similarity),
+             percent(judgement.model.cosine_similarity)});
+  row("relative L1", judgement.kernel.relative_l1, judgement.model.relative_l1);
+  row("RMSE", judgement.kernel.rmse, judgement.model.rmse);
+  row("largest error", judgement.kernel.max_abs, judgement.model.max_abs);
+  if (with_lse)
+    row("LSE, largest error", judgement.kernel_lse.max_abs, judgement.model_lse.max_abs);
+
+  const auto judged = static_cast<std::int64_t>(judgement.rows.size()), all = row_count(job);
+  std::string text = "\n" + table.text() + "\n";
+  text += judged == all ? fmt::format("judged   all {} rows\n", all)
+                        : fmt::format(
+                              "judged   {} of {} rows: first, last, edges of tiles and random ones "
+                              "(--judge-seed {}; --json names them)\n",
+                              judged, all, options.seed);
+  text += impossible_text(judgement.impossible, job);
+  text +=
+      fmt::format("bound    relative L1 <= {} x model + {} + {:.2g} = {:.6g} ({}): {}\n",
+                  judgement.bound.factor, judgement.bound.offset, judgement.slack, judgement.limit,
+                  judgement.bound.arithmetic, verdict_word(judgement.within_limit));
+  text += fmt::format("rows     each element within the bound of its row's formats: {}\n",
+                      judgement.row.rows_beyond == 0
+                          ? "met"
+                          : fmt::format("MISSED by {} rows", judgement.row.rows_beyond));
+  text += fmt::format("         nearest to it {}\n", text_of(judgement.row.worst_o, job, false));
+  text += fmt::format("LSE      each within its bound: {}\n",
+                      judgement.row.lse_beyond == 0
+                          ? "met"
+                          : fmt::format("MISSED by {} rows", judgement.row.lse_beyond));
+  text += fmt::format("         nearest to it {}\n", text_of(judgement.row.worst_lse, job, true));
+  return text;
+}
+
+Json judgement_json(const Judgement& judgement, const AttentionJob& job,
+                    const JudgeOptions& options) {
+  Json fields = json_of(judgement.kernel);
+  fields["model"] = json_of(judgement.model);
+  fields["non_finite"] = judgement.kernel.non_finite;
+  fields["lse"] = {{"max_abs", judgement.kernel_lse.max_abs},
+                   {"non_finite", judgement.kernel_lse.non_finite}};
+  fields["model"]["lse"] = {{"max_abs", judgement.model_lse.max_abs}};
+  fields["bound"] = {{"factor", judgement.bound.factor},
+                     {"offset", judgement.bound.offset},
+                     {"slack", judgement.slack},
+                     {"relative_l1", judgement.limit},
+                     {"arithmetic", judgement.bound.arithmetic}};
+  if (judgement.stopped) return fields;
+  const bool all = static_cast<std::int64_t>(judgement.rows.size()) == row_count(job);
+  fields["judged"] = {{"rows", judgement.rows.size()}, {"of", row_count(job)}};
+  if (!all) {
+    fields["judged"]["seed"] = options.seed;
+    fields["judged"]["which"] = rows_json(judgement.rows, job);
+  }
+  fields["row_bound"] = {{"rows_beyond", judgement.row.rows_beyond},
+                         {"nearest", json_of(judgement.row.worst_o, job, false)},
+                         {"lse_beyond", judgement.row.lse_beyond},
+                         {"lse_nearest", json_of(judgement.row.worst_lse, job, true)}};
+  fields["every_row"] = {{"non_finite", judgement.impossible.non_finite},
+                         {"outside_range", judgement.impossible.outside_range},
+                         {"masked", judgement.impossible.masked}};
+  return fields;
+}
+
+}  // namespace sagegen::cli

@@ -1,0 +1,51 @@
+// What `run` says about a result: the error against exact attention, every judged row against the bound
+// of its formats, and every row against what is possible.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "tools/reference/judge.h"
+#include "tools/sagegen/output.h"
+#include "tools/sagegen/run_attention.h"
+
+namespace sagegen::cli {
+
+struct JudgeOptions {
+  std::optional<std::int64_t> rows;  // to judge; 0: all; not given: as many as take seconds
+  std::uint64_t seed = 1;            // of the random ones among them
+};
+
+struct LseError {
+  double max_abs = 0;
+  std::int64_t non_finite = 0;  // NaN, or infinite where the exact value is not, or the reverse
+};
+
+inline constexpr double kNone = std::numeric_limits<double>::quiet_NaN();  // null in JSON
+
+struct Judgement {
+  reference::RowNumbers rows;  // judged against fp64; empty if a kernel was stopped
+  reference::Metrics kernel{kNone, kNone, kNone, kNone, 0};
+  reference::Metrics model{kNone, kNone, kNone, kNone, 0};
+  LseError kernel_lse{kNone, 0}, model_lse{kNone, 0};
+  AccuracyBound bound;
+  double slack = kNone;  // relative L1 that a right kernel may have beyond `bound`, see l1_slack()
+  double limit = kNone;  // of the relative L1
+  bool within_limit = false;
+  reference::RowVerdict row;
+  reference::Impossible impossible;
+  bool stopped = false;  // a kernel was: there is no result, and nothing to compare
+  bool passed = false;
+};
+
+Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on,
+                const JudgeOptions& options);
+
+std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
+                           const JudgeOptions& options, bool with_lse);
+Json judgement_json(const Judgement& judgement, const AttentionJob& job,
+                    const JudgeOptions& options);
+
+}  // namespace sagegen::cli
