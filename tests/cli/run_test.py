@@ -110,6 +110,24 @@ class JudgedRows(RunTest):
         self.assertEqual((report["judged"]["rows"], report["judged"]["of"]), (512, 1200))
         self.assertTrue(report["passed"])
 
+    def test_few_rows_are_no_mean(self):
+        # One code of Q lies on the edge between two; the kernel's other choice moves one of two rows.
+        report = self.run_json("--device", "emulator", "--target", "sm_120", "--dist", "peaked", "--q-len", 1, "--kv-len",
+                               300, "--seed", 712810)
+        bound, model = report["bound"], report["model"]["relative_l1"]
+        self.assertTrue(report["passed"])
+        self.assertGreater(report["relative_l1"], bound["factor"] * model + bound["offset"])
+        self.assertAlmostEqual(bound["relative_l1"], bound["factor"] * model + bound["offset"] + bound["slack"])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_sums_over_all_keys_in_13_bits_are_no_error(self):
+        arguments = ("--device", "emulator", "--dist", "v_offset", "--heads", 1, "--q-len", 64, "--kv-len", 1000,
+                     "--head-dim", 64)
+        poor = self.run_json(*arguments, "--target", "sm_89", "--accumulation", "f32")
+        good = self.run_json(*arguments, "--target", "sm_89")
+        self.assertGreater(poor["relative_l1"], 1.5 * good["relative_l1"])
+        self.assertTrue(poor["passed"] and good["passed"])
+
     def test_refusals(self):
         for option, value in (("--judge-rows", -1), ("--judge-rows", "all"), ("--judge-seed", -1)):
             self.expect_error(USAGE, "usage error", [option], "run", option, value)

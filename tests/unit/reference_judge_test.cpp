@@ -287,13 +287,17 @@ TEST_CASE("V at the end of its format, weights that round up: garbage is refused
     }
   }
   // A model that is not finite, or a bound that is none, lets nothing pass either.
-  const RowNumbers rows = {0};
-  const Output got{.o = {1.0}, .lse = {1.0}};
-  CHECK_FALSE(judge_rows(rows, {.o = {kInfinity}, .lse = {1}}, {.o = {1}, .lse = {1}}, got).met());
-  CHECK_FALSE(judge_rows(rows, {.o = {2}, .lse = {1}}, {.o = {kInfinity}, .lse = {1}}, got).met());
-  CHECK_FALSE(
-      judge_rows(rows, {.o = {2}, .lse = {1}}, {.o = {std::nan("")}, .lse = {1}}, got).met());
-  CHECK(judge_rows(rows, {.o = {1.5}, .lse = {1}}, {.o = {0.5}, .lse = {1}}, got).met());
+  const auto passes = [](double model, double bound) {
+    return judge_rows({0}, {.o = {model}, .lse = {1}}, {.o = {bound}, .lse = {1}, .codes = {0}},
+                      {.o = {1}, .lse = {1}})
+        .met();
+  };
+  CHECK_FALSE(passes(kInfinity, 1));
+  CHECK_FALSE(passes(2, kInfinity));
+  CHECK_FALSE(passes(2, std::nan("")));
+  CHECK_FALSE(passes(std::nan(""), 1));
+  CHECK_FALSE(passes(1.5, 0.49));
+  CHECK(passes(1.5, 0.5));
 }
 
 TEST_CASE("every row: ranges of V, masked rows, and what is not finite") {

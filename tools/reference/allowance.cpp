@@ -152,16 +152,16 @@ class RowBound {
         two_level_(arithmetic.two_level),
         scale_(base2_scale(in)) {}
 
-  void compute(const float* q, std::int64_t token, double* o, double* lse) {
+  void compute(const float* q, std::int64_t token, double* o, double* lse, double* of_codes) {
     const std::int64_t n = in_.k.tokens;
     visible_ = in_.causal ? causal_keys(token, in_.causal_offset, n) : n;
     std::fill_n(o, in_.q.channels, 0.0);
-    *lse = 0;
+    *lse = *of_codes = 0;
     if (visible_ == 0) return;
     scores(token);
     maxima();
     sums();
-    outputs(o);
+    outputs(o, of_codes);
     *lse = lse_bound(q);
   }
 
@@ -244,7 +244,8 @@ class RowBound {
     const auto width = index(head_.values.padded_columns());
     n_.assign(width, 0.0);
     n_error_.assign(width, 0.0);
-    s_ = s_error_ = 0;
+    n_cut_.assign(width, 0.0);
+    s_ = s_error_ = s_cut_ = 0;
     next_undecided_ = 0;
     code_.resize(index(m_.tile_keys));
     error_.resize(code_.size());
@@ -281,10 +282,10 @@ class RowBound {
     for (std::int64_t i = 0; i < keys; ++i) {
       sum += code_[index(i)];
       if (i % kFusedKeys == kFusedKeys - 1 || i == keys - 1)
-        s_error_ += cut_ * std::max(largest[index(i / kFusedKeys)], sum);
+        s_cut_ += cut_ * std::max(largest[index(i / kFusedKeys)], sum);
     }
     s_ = two_level_ ? s_ + sum : sum;
-    s_error_ += kF32Sum * s_;
+    s_cut_ += kF32Sum * s_;
     for (; next_undecided_ < head_.undecided_values.size() &&
            head_.undecided_values[next_undecided_].key < begin + keys;
          ++next_undecided_) {
@@ -304,8 +305,7 @@ class RowBound {
     const double* v_largest = head_.largest_value.data.data() + channel * head_.largest_value.rows +
                               begin / kFusedKeys * kWidth;
     double* const total = n_.data() + channel;
-    double* const total_error = n_error_.data() + channel;
-    Eight sum{}, error{};
+    Eight sum{}, error{}, cut{};
     if (!two_level_) std::copy_n(total, kWidth, sum.begin());
     for (std::int64_t first = 0; first < keys; first += kFusedKeys) {
       const Eight before = sum;
@@ -321,31 +321,37 @@ class RowBound {
       const double p = largest_[index(first / kFusedKeys)];
       for (std::size_t c = 0; c < kWidth; ++c) {
         const double term = p * v_largest[index(first / kFusedKeys * kWidth) + c];
-        error[c] += cut_ * std::max({term, std::fabs(before[c]), std::fabs(sum[c])});
+        cut[c] += cut_ * std::max({term, std::fabs(before[c]), std::fabs(sum[c])});
       }
     }
     for (std::size_t c = 0; c < kWidth; ++c) {
       total[c] = two_level_ ? total[c] + sum[c] : sum[c];
-      total_error[c] += error[c] + kF32Sum * std::fabs(total[c]);
+      n_error_[index(channel) + c] += error[c];
+      n_cut_[index(channel) + c] += cut[c] + kF32Sum * std::fabs(total[c]);
     }
   }
 
-  void outputs(double* o) const {
+  // Of channel c, without the rounding of the output.
+  double quotient(std::int64_t c, double n_error, double s_error) const {
+    double largest = 0;
+    for (std::int64_t block = 0; block * kFusedKeys < visible_; ++block)
+      largest = std::max(
+          largest,
+          head_.largest_value
+              .data[index((c / kWidth * head_.largest_value.rows + block) * kWidth + c % kWidth)]);
+    const double value = std::fabs(n_[index(c)]) / s_;
+    double error = 2 * largest;  // both are weighted means
+    if (s_error < s_) error = std::min(error, (n_error + value * s_error) / (s_ - s_error));
+    return head_.value_scale[index(c)] * (error * (1 + kQuotient) + value * kQuotient);
+  }
+
+  void outputs(double* o, double* of_codes) const {
     const Format format = format_of(m_.output);
     for (std::int64_t c = 0; c < in_.q.channels; ++c) {
-      const double scale = head_.value_scale[index(c)];
-      double largest = 0;
-      for (std::int64_t block = 0; block * kFusedKeys < visible_; ++block)
-        largest = std::max(
-            largest, head_.largest_value.data[index(
-                         (c / kWidth * head_.largest_value.rows + block) * kWidth + c % kWidth)]);
-      const double value = std::fabs(n_[index(c)]) / s_;
-      double error = 2 * largest;  // both are weighted means
-      if (s_error_ < s_)
-        error = std::min(error, (n_error_[index(c)] + value * s_error_) / (s_ - s_error_));
-      error = scale * (error * (1 + kQuotient) + value * kQuotient);
+      *of_codes += quotient(c, n_error_[index(c)], s_error_);
+      const double error = quotient(c, n_error_[index(c)] + n_cut_[index(c)], s_error_ + s_cut_);
       // Half a step where the value may end up.
-      const double end = scale * value + error;
+      const double end = head_.value_scale[index(c)] * std::fabs(n_[index(c)]) / s_ + error;
       const int exponent =
           end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
       o[c] = error + std::ldexp(0.5, exponent - format.fraction_bits) + kFlushed;
@@ -361,7 +367,8 @@ class RowBound {
     }
     const double count = std::log(static_cast<double>(visible_));
     double of_sum = count + 1;
-    if (s_error_ < s_) of_sum = std::min(of_sum, -std::log1p(-s_error_ / s_));
+    const double s_error = s_error_ + s_cut_;
+    if (s_error < s_) of_sum = std::min(of_sum, -std::log1p(-s_error / s_));
     const double top = std::fabs(score_[index(top_)]) * std::numbers::ln2;
     const double additions = static_cast<double>(in_.q.channels) / 8 + 8;
     return of_sum + top_error_ * std::numbers::ln2 + of_mean +
@@ -381,8 +388,8 @@ class RowBound {
   double folded_ = 0, of_tops_ = 0, shift_ = 0;
   double top_error_ = 0;                        // of the largest score, whichever key it belongs to
   std::vector<double> code_, error_, largest_;  // of a tile, weighted
-  std::vector<double> n_, n_error_;             // [channel]
-  double s_ = 0, s_error_ = 0;
+  std::vector<double> n_, n_error_, n_cut_;     // [channel]: sum, error of codes, of summing
+  double s_ = 0, s_error_ = 0, s_cut_ = 0;
   std::size_t next_undecided_ = 0;
 };
 
@@ -405,6 +412,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
   Allowance out;
   out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
   out.lse.resize(rows.size());
+  out.codes.resize(rows.size());
   for_each_kv_head(in, rows, [&](const HeadRows& group) {
     Head head;
     take_keys(head, in, m, group.batch, group.kv_head);
@@ -419,7 +427,8 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
         for (std::int64_t i = first; i < last; ++i) {
           const std::int64_t token = tokens[static_cast<std::size_t>(i)];
           bound.compute(in.q.row(group.batch, q_head, token), token,
-                        out.o.data() + (row + i) * in.q.channels, out.lse.data() + row + i);
+                        out.o.data() + (row + i) * in.q.channels, out.lse.data() + row + i,
+                        out.codes.data() + row + i);
         }
         if (progress) progress(last - first);
       });

@@ -46,6 +46,9 @@ struct DeviceArithmetic {
 struct Allowance {
   std::vector<double> o;    // [row, channel]; absolute, against unrounded_model()
   std::vector<double> lse;  // [row]; 0 where no key is visible
+  // [row]: the sum over channels of what 1 to 5 alone may cost, which is by chance: most rows lose little,
+  // one where codes are undecided much.
+  std::vector<double> codes;
 };
 
 // Of `rows`. Throws std::invalid_argument as attention() does. `model` is to have P in e4m3 or f16.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -40,24 +41,19 @@ LseError lse_error(const std::vector<double>& expected, const std::vector<double
   return error;
 }
 
-// `bound` is of the mean over many rows, where codes on the edge between two values decide now this way, now
-// that. Few rows are no mean: one of them may be as far off as its own bound says. Where a sum over all keys
-// is cut to 13 bits, that is no noise either: all may be.
+// `bound` is of the mean over many rows, where codes on the edge between two values fall now on this side, now
+// on that. Few rows are no mean: one of them may lose what its undecided codes can cost. Where sums over
+// all keys are cut to 13 bits, all rows lose, and no more than their bounds.
 double l1_slack(const reference::Allowance& allowance, const reference::Output& exact,
                 const reference::DeviceArithmetic& arithmetic) {
-  const std::size_t rows = exact.lse.size(), channels = exact.o.size() / rows;
-  double size = 0, largest = 0, all = 0;
-  for (std::size_t r = 0; r < rows; ++r) {
-    double of_row = 0;
-    for (std::size_t i = r * channels; i < (r + 1) * channels; ++i) {
-      size += std::fabs(exact.o[i]);
-      of_row += allowance.o[i];
-    }
-    largest = std::max(largest, of_row);
-    all += of_row;
-  }
-  const bool cut = arithmetic.sum_bits == 13 && !arithmetic.two_level;
-  return (cut ? all : largest) / size;
+  const auto sum = [](const std::vector<double>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0,
+                           [](double so_far, double x) { return so_far + std::fabs(x); });
+  };
+  const bool all_are_cut = arithmetic.sum_bits == 13 && !arithmetic.two_level;
+  return (all_are_cut ? sum(allowance.o)
+                      : *std::max_element(allowance.codes.begin(), allowance.codes.end())) /
+         sum(exact.o);
 }
 
 Json json_of(const reference::Metrics& metrics) {
