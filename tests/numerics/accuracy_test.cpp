@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 
 #include "sagegen/emit.h"
+#include "tools/reference/judge.h"
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/run_attention.h"
 
@@ -146,6 +147,23 @@ void check_lse(const Verdict& v, const std::vector<double>& model, double lost) 
   CHECK(kernel_error / rows <= bound.limit(model_error / rows));
 }
 
+// Every element within what its row's formats and the device's arithmetic explain, as `sagegen run` asks.
+void check_each_row(const cli::AttentionJob& job, const cli::AttentionResult& result, int device) {
+  const ref::QuantModel quant = cli::quant_model(job);
+  const ref::DeviceArithmetic arithmetic = cli::device_arithmetic(job.quant, device);
+  const ref::RowNumbers rows = ref::all_rows(job.inputs);
+  const ref::Output got{.o = result.o, .lse = result.lse};
+  const ref::RowVerdict verdict =
+      ref::judge_rows(rows, ref::unrounded_model(job.inputs, quant, rows),
+                      ref::allowance(job.inputs, quant, arithmetic, rows), got);
+  INFO("of its bound: O " << verdict.worst_o.of_bound << " in row " << verdict.worst_o.row
+                          << ", LSE " << verdict.worst_lse.of_bound << " in row "
+                          << verdict.worst_lse.row);
+  CHECK(verdict.rows_beyond == 0);
+  CHECK(verdict.lse_beyond == 0);
+  CHECK(ref::check_every_row(job.inputs, quant, arithmetic, got).none());
+}
+
 std::string text_of(const rt::Finding& f) {
   return fmt::format("{} in {} line {}: {}", f.check, f.kernel, f.ptx_line, f.message);
 }
@@ -188,6 +206,7 @@ Verdict check(Scene scene) {
                               << bound.arithmetic);
   CHECK(v.kernel.relative_l1 <= bound.limit(v.model.relative_l1));
   CHECK(v.kernel.non_finite == 0);
+  check_each_row(job, v.result, on.device.compute_capability());
   v.masked_rows = check_masked_rows(v, in.q.channels);
   check_lse(v, model.lse,
             lost_by_accumulation(kernel, in.k.tokens, on.device.compute_capability()));

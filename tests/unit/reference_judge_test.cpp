@@ -332,6 +332,13 @@ TEST_CASE("every row: ranges of V, masked rows, and what is not finite") {
   out.lse[200] = std::nan("");
   const Impossible lse = scene.impossible(out);
   CHECK((lse.masked == 1 && lse.non_finite == 2 && lse.outside_range == 0));
+  // A channel too small for a scale is 0 in the formats, and so is O.
+  Inputs tiny = inputs_of("normal", kShape, 1, IoType::bf16);
+  for (std::int64_t n = 0; n < kShape.kv_len; ++n) tiny.v.row(0, 0, n)[5] = 0x1p-101f;
+  const Scene small(tiny, fp16(IoType::bf16), kOthers);
+  CHECK(small.right.o[5] == 0);
+  CHECK(small.verdict(small.right).met());
+  CHECK(small.impossible(small.right).none());
   // In e4m3 the range is that of the codes: 1/16 beyond V, at most.
   const Scene coarse(in, fp8(), kAda);
   Output at_edge = coarse.right;

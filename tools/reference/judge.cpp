@@ -122,7 +122,7 @@ class Ranges {
   // The code that V gets, or the one beside it if f32 arithmetic may decide so.
   double dequantized(double v, std::size_t c, int direction) const {
     if (!m_.v_scaled) return v;
-    if (amax_[c] == 0) return 0;
+    if (amax_[c] <= kSmallestAmax) return 0;
     const double scaled = v * (m_.v_max / amax_[c]);
     return round_pv(m_.pv, scaled + direction * std::fabs(scaled) * 0x1p-21) *
            (amax_[c] / m_.v_max);

@@ -9,9 +9,6 @@ namespace sagegen::reference {
 
 namespace {
 
-// A group of rows, or a channel of V, whose largest |x| is this or less counts as zero: a part of
-// the formats (README, "How accurate"), since the inverse of its scale would overflow f32.
-constexpr double kSmallestAmax = 0x1p-100;
 constexpr std::int64_t kRowPeriod = 8;  // rows of the score fragment that one thread steps over
 
 std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping) {

@@ -9,6 +9,10 @@
 
 namespace sagegen::reference {
 
+// A group of rows, or a channel of V, whose largest |x| is this or less counts as zero: a part of
+// the formats (README, "How accurate"), since the inverse of its scale would overflow f32.
+inline constexpr double kSmallestAmax = 0x1p-100;
+
 // Rows of one head quantized to symmetric integers: value = code * scale[group_of(row)].
 struct RowCodes {
   std::int64_t rows = 0, channels = 0;
