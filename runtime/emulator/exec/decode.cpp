@@ -245,6 +245,7 @@ class Decoder {
     program_->checked.back().run = d.form.checked != nullptr ? d.form.checked : d.form.plain;
     program_->text.push_back(text_of(instruction));
     program_->ops.push_back(describe(index));
+    program_->spread.push_back(spread_rule(instruction, d, operand_bytes(d)));
   }
 
   std::uint32_t add_mma(const ptx::Instruction& instruction, const MmaShape& shape) {
@@ -281,7 +282,6 @@ class Decoder {
     bool leaves = instruction.opcode == "ret" || instruction.opcode == "exit";
     info.ends_path = instruction.guard.empty() && (instruction.opcode == "bra" || leaves);
     info.taint = d.form.taint;
-    info.spread = spread_rule(instruction, d, operand_bytes(d));
     info.cells = static_cast<std::uint32_t>(program_->taint_pool.size());
     for (const BoundOperand& operand : d.operands) {
       if (operand.written) info.destinations += push_cell(operand.id);
@@ -335,6 +335,7 @@ class Decoder {
     info.ends_path = true;
     info.line = function_.body.empty() ? function_.line : function_.body.back().line;
     program_->ops.push_back(info);
+    program_->spread.emplace_back();
   }
 
   const FormTable& table_;

@@ -95,7 +95,6 @@ struct OpInfo {
   Taint taint = Taint::none;
   std::uint16_t destinations = 0, sources = 0;  // definedness cells at taint_pool[cells...]
   std::uint32_t cells = 0;
-  SpreadRule spread;  // for Taint::propagate, if a lane of a source is not defined
 };
 
 struct ConstantRow {
@@ -145,9 +144,11 @@ class Program {
   ProgramInfo info;
   Profile profile = Profile::ideal;
 
-  std::vector<Op> plain;          // handlers without checks ...
-  std::vector<Op> checked;        // ... and with; same length and order
-  std::vector<OpInfo> ops;        // parallel to both
+  std::vector<Op> plain;    // handlers without checks ...
+  std::vector<Op> checked;  // ... and with; same length and order
+  std::vector<OpInfo> ops;  // parallel to both
+  std::vector<SpreadRule>
+      spread;                     // too: for Taint::propagate, if a lane of a source is not defined
   std::vector<std::string> text;  // opcode with modifiers, per op
   std::vector<std::uint16_t> pool;
   std::vector<std::uint16_t> taint_pool;

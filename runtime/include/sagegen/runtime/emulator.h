@@ -21,6 +21,10 @@ namespace sagegen::runtime {
 // once; it has the features of sm_120. The ordinal of a profile is its position here.
 enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 
+// Uninitialized data may be copied and computed with, bit by bit; they are reported where they decide: for
+// a branch, an address, a barrier, the lane of a shuffle, or in global memory.
+// CTAs that store one and the same value to a place do not race with each other there, nor does the plain
+// read before a loop of compare-and-swap with atomics.
 // Races: CTAs of one grid are ordered only by an atomic (or st.release) behind a fence in the one and
 // an atomic (or ld.acquire) before a fence in the other; in kernels that have these, volatile accesses
 // serve as well. Warps of a CTA are ordered by barriers. Lanes of a warp are threads of their own, ordered
