@@ -64,6 +64,7 @@ TEST_CASE("unknown instructions and modifiers are refused by line") {
                            "mad24.hi.sat.u32 %w1, %w1, %w1, %w1;",
                            "set.lt.u16.u32 %h1, %w1, %w1;",
                            "set.lt.f32.f16 %w1, %h1, %h1;",
+                           "set.lt.f16.bf16 %h1, %h1, %h1;",
                            "set.lt.u16x2.f16x2 %w1, %w1, %w1;",
                            "set.lt.ftz.f32.s16 %w1, %h1, %h1;",
                            "mul.s32.lo %w1, %w1, %w1;",

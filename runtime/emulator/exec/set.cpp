@@ -154,7 +154,7 @@ bool has_result(const TypeInfo& to, const TypeInfo& from) {
   const bool half = from.name == "f16" || from.name == "bf16";
   const bool pair = from.half != 0 && from.kind == Class::floating;
   if (pair) return to.name == "u32" || to.name == "s32" || to.name == from.name;
-  if (half && to.name == "f32") return false;
+  if ((half && to.name == "f32") || (from.name == "bf16" && to.name == "f16")) return false;
   if (to.name == "u16" || to.name == "s16") return half;
   return to.whole != 0;
 }
