@@ -162,26 +162,27 @@ TEST_CASE("a NaN converts to every integer type as the PTX ISA says, other value
         const std::string to = t.bits == 64 ? "%d0" : narrow ? "%h0" : "%w0";
         const int register_bits = t.bits == 64 ? 64 : narrow ? 16 : 32;
         const u64 mask = register_bits == 64 ? ~u64{0} : (u64{1} << register_bits) - 1;
-        check_instruction(
-            {.text = std::string("cvt.") + rounding + "." + t.type + "." + s.type + " " + to + ", " +
-                     s.reg + ";",
-             .expected =
-                 [&](u64 a, u64, u64, u64) {
-                   const double x = s.load(a);
-                   const Quad top = power_of_two(t.bits - 1);
-                   const Quad low = t.is_signed ? -top : 0;
-                   const Quad high = t.is_signed ? top - 1 : 2 * top - 1;
-                   Quad value = rounding[1] == 'n' ? std::nearbyint(x) : std::trunc(x);
-                   if (std::isnan(x)) {
-                     const bool zero = !s.is_f64 && t.bits != 64;
-                     value = zero ? Quad{0} : t.is_signed ? low : top;
-                   }
-                   value = value < low ? low : value > high ? high : value;
-                   // To 64 bits by way of the sign, as the conversion of a negative Quad is not.
-                   return (value < 0 ? u64{0} - static_cast<u64>(-value) : static_cast<u64>(value)) &
-                          mask;
-                 },
-             .interesting = s.values});
+        check_instruction({.text = std::string("cvt.") + rounding + "." + t.type + "." + s.type +
+                                   " " + to + ", " + s.reg + ";",
+                           .expected =
+                               [&](u64 a, u64, u64, u64) {
+                                 const double x = s.load(a);
+                                 const Quad top = power_of_two(t.bits - 1);
+                                 const Quad low = t.is_signed ? -top : 0;
+                                 const Quad high = t.is_signed ? top - 1 : 2 * top - 1;
+                                 Quad value =
+                                     rounding[1] == 'n' ? std::nearbyint(x) : std::trunc(x);
+                                 if (std::isnan(x)) {
+                                   const bool zero = !s.is_f64 && t.bits != 64;
+                                   value = zero ? Quad{0} : t.is_signed ? low : top;
+                                 }
+                                 value = value < low ? low : value > high ? high : value;
+                                 // To 64 bits by way of the sign, as the conversion of a negative Quad is not.
+                                 return (value < 0 ? u64{0} - static_cast<u64>(-value)
+                                                   : static_cast<u64>(value)) &
+                                        mask;
+                               },
+                           .interesting = s.values});
       }
     }
   }

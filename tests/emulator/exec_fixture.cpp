@@ -167,6 +167,22 @@ void check_instruction(const InstructionTest& test) {
   }
 }
 
+std::vector<std::uint64_t> run_wide(const std::string& text,
+                                    const std::vector<std::uint64_t>& inputs) {
+  Bench bench;
+  bench.kernel(
+      "mov.u32 %w0, %tid.x; mul.wide.u32 %d2, %w0, 8; add.u64 %d3, %d20, %d2;\n"
+      "ld.global.b64 %d1, [%d3];\n" +
+          text + "\nadd.u64 %d4, %d21, %d2; st.global.b64 [%d4], %d0;",
+      2);
+  const Address in = bench.upload(inputs);
+  const Address out = bench.memory.allocate(inputs.size() * 8);
+  const LaunchReport report = bench.run(1, static_cast<unsigned>(inputs.size()), {in, out});
+  INFO(messages(report));
+  REQUIRE(report.findings.empty());
+  return bench.download<std::uint64_t>(out, inputs.size());
+}
+
 std::vector<std::uint64_t> integers() {
   return {0,
           1,

@@ -79,6 +79,11 @@ struct InstructionTest {
 // Runs it on a few thousand operand tuples and compares every result; checks are on.
 void check_instruction(const InstructionTest& test);
 
+// What instructions make of each value: a thread has it in %d1 and leaves its result in %d0; %d3 is the
+// address of the value.
+std::vector<std::uint64_t> run_wide(const std::string& text,
+                                    const std::vector<std::uint64_t>& inputs);
+
 // Interesting values.
 std::vector<std::uint64_t> integers();
 std::vector<std::uint64_t> floats32();

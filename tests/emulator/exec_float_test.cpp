@@ -61,9 +61,8 @@ TEST_CASE("f32 fma, div, sqrt, rcp") {
                  [&](u64 a, u64 b, u64 c, u64) {
                    float x = in(a), y = in(b), z = in(c);
                    Quad exact = exact_sum(static_cast<Quad>(x) * static_cast<Quad>(y), z);
-                   bool zero =
-                       sum_zero_negative(std::signbit(x) != std::signbit(y) ? -0.0f : 0.0f, z,
-                                         r.mode == Mode::down);
+                   bool zero = sum_zero_negative(std::signbit(x) != std::signbit(y) ? -0.0f : 0.0f,
+                                                 z, r.mode == Mode::down);
                    return out(store(kF32, exact, r.mode, zero));
                  },
              .interesting = floats32()});

@@ -425,13 +425,15 @@ TEST_CASE("damaged recordings are refused") {
   std::string other_crc = good;
   write(path, other_crc.replace(crc_at, crc_length, "1"));
   check_refused(path, "checksum");
-  for (const char* key : {"schema", "compute_capability", "driver_version", "generator", "seed",
-                          "cases", "ptx_crc32", "operands_crc32", "result_words", "results_crc32"}) {
+  for (const char* key :
+       {"schema", "compute_capability", "driver_version", "generator", "seed", "cases", "ptx_crc32",
+        "operands_crc32", "result_words", "results_crc32"}) {
     const auto [at, length] = number(key);
     const std::string value = good.substr(at, length);
-    for (const std::string& wrong : {value + ".9", std::string("1e300"), std::string("-1"),
-                                     std::string("3.0"), "18446744073709551616" + value,
-                                     std::string("true"), "\"" + value + "\"", std::string("null")}) {
+    for (const std::string& wrong :
+         {value + ".9", std::string("1e300"), std::string("-1"), std::string("3.0"),
+          "18446744073709551616" + value, std::string("true"), "\"" + value + "\"",
+          std::string("null")}) {
       INFO(key << ": " << wrong);
       std::string text = good;
       write(path, text.replace(at, length, wrong));
@@ -439,11 +441,14 @@ TEST_CASE("damaged recordings are refused") {
     }
     if (std::string(key) == "seed" || std::string(key) == "result_words") continue;
     std::string text = good;  // the same in the lowest 32 bits
-    write(path, text.replace(at, length, std::to_string((std::uint64_t{1} << 32) + std::stoull(value))));
+    write(path,
+          text.replace(at, length, std::to_string((std::uint64_t{1} << 32) + std::stoull(value))));
     check_refused(path, std::string(key) + " is ");
   }
-  for (const auto& [key, wrong] : {std::pair{"cases", "0"}, {"compute_capability", "8"},
-                                   {"compute_capability", "8000"}, {"result_words", "0"}}) {
+  for (const auto& [key, wrong] : {std::pair{"cases", "0"},
+                                   {"compute_capability", "8"},
+                                   {"compute_capability", "8000"},
+                                   {"result_words", "0"}}) {
     const auto [at, length] = number(key);
     std::string text = good;
     write(path, text.replace(at, length, wrong));
@@ -465,8 +470,7 @@ TEST_CASE("a replay fails if a recording differs or is stale, or there is none")
       save(recording, paths.back());
     }
     std::size_t told = 0;
-    const ReplayCounts counts =
-        replay_all(paths, [&](const Recording&, const Replay&) { ++told; });
+    const ReplayCounts counts = replay_all(paths, [&](const Recording&, const Replay&) { ++told; });
     CHECK(told == recordings.size());
     return counts.good();
   };

@@ -96,9 +96,10 @@ int replay_all(const std::string& directory) {
                    reference::printable(recording.probe),
                    reference::printable(result.text, kMaxMessage));
       });
-  fmt::print("{} recordings agree, {} differ from the emulator, {} wait for a model, {} are stale{}\n",
-             counts.agree, counts.differ, counts.waiting, counts.stale,
-             counts.stale > 0 ? " and have to be made again" : "");
+  fmt::print(
+      "{} recordings agree, {} differ from the emulator, {} wait for a model, {} are stale{}\n",
+      counts.agree, counts.differ, counts.waiting, counts.stale,
+      counts.stale > 0 ? " and have to be made again" : "");
   return counts.good() ? 0 : kExitProblems;
 }
 

@@ -18,8 +18,8 @@ constexpr const char* kMagic = "sagegen-recording";
 constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
 constexpr std::size_t kMaxHeaderBytes = 16 << 10;
 constexpr std::size_t kMaxWords = std::size_t{1} << 24;
-constexpr std::size_t kMaxExpansion = 1032;  // of zlib's format
-constexpr std::size_t kShownBytes = 40;      // of a value in a message
+constexpr std::size_t kMaxExpansion = 1032;             // of zlib's format
+constexpr std::size_t kShownBytes = 40;                 // of a value in a message
 constexpr int kOldestDevice = 10, kNewestDevice = 999;  // compute capabilities
 
 static_assert(std::endian::native == std::endian::little, "words are stored as they lie in memory");
@@ -88,13 +88,12 @@ template <typename T>
 T number(const nlohmann::json& header, const char* key, T least = std::numeric_limits<T>::min(),
          T most = std::numeric_limits<T>::max()) {
   const nlohmann::json& value = header.at(key);
-  const bool fits = value.is_number_unsigned()
-                        ? std::cmp_less_equal(value.get<std::uint64_t>(), most) &&
-                              std::cmp_greater_equal(value.get<std::uint64_t>(), least)
-                    : value.is_number_integer()
-                        ? std::cmp_less_equal(value.get<std::int64_t>(), most) &&
-                              std::cmp_greater_equal(value.get<std::int64_t>(), least)
-                        : false;
+  const bool fits =
+      value.is_number_unsigned() ? std::cmp_less_equal(value.get<std::uint64_t>(), most) &&
+                                       std::cmp_greater_equal(value.get<std::uint64_t>(), least)
+      : value.is_number_integer() ? std::cmp_less_equal(value.get<std::int64_t>(), most) &&
+                                        std::cmp_greater_equal(value.get<std::int64_t>(), least)
+                                  : false;
   if (!fits) {
     throw RecordingError(fmt::format("{} is {}, and must be a whole number from {} to {}", key,
                                      value.dump().substr(0, kShownBytes), least, most));
@@ -142,12 +141,13 @@ Recording parse_recording(std::string_view bytes, const std::string& origin) {
   std::uint32_t crc = 0;
   try {
     if (const int schema = number<int>(header, "schema", 0); schema != kSchemaVersion) {
-      throw RecordingError(
-          fmt::format("schema {}, and this program reads {}: record again", schema, kSchemaVersion));
+      throw RecordingError(fmt::format("schema {}, and this program reads {}: record again", schema,
+                                       kSchemaVersion));
     }
     recording.probe = header.at("probe");
     recording.device = header.at("device");
-    recording.compute_capability = number<int>(header, "compute_capability", kOldestDevice, kNewestDevice);
+    recording.compute_capability =
+        number<int>(header, "compute_capability", kOldestDevice, kNewestDevice);
     recording.driver_version = number<int>(header, "driver_version", 0);
     recording.driver = header.at("driver");
     recording.api = header.at("api");

@@ -30,7 +30,8 @@ std::uint8_t bytes_of(ValueKind kind) {
 // A register without an id: the parser has let pass what is declared and what PTX predefines.
 std::string unknown_register(const std::string& name) {
   if (name.starts_with("%envreg")) {
-    return name + " is set by the driver, and CUDA's documents no value for it, so the emulator has none";
+    return name +
+           " is set by the driver, and CUDA's documents no value for it, so the emulator has none";
   }
   return name + " is a special register that the emulator does not have";
 }

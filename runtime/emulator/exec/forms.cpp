@@ -47,9 +47,9 @@ FormTable build_table(HostLanes lanes) {
 // Types tell operands apart by their order; other modifiers do not.
 bool is_type(std::string_view modifier) {
   static const std::set<std::string_view> kTypes = {
-      "b8",   "b16",   "b32",    "b64",    "b128", "u4",   "u8",     "u16",    "u32",    "u64",
-      "s4",   "s8",    "s16",    "s32",    "s64",  "f16",  "bf16",   "f32",    "tf32",   "f64",
-      "e4m3", "e5m2",  "e4m3x2", "e5m2x2", "b1",   "pred", "f16x2",  "bf16x2", "f32x2",  "u16x2",
+      "b8",    "b16",  "b32",    "b64",    "b128", "u4",   "u8",     "u16",    "u32",   "u64",
+      "s4",    "s8",   "s16",    "s32",    "s64",  "f16",  "bf16",   "f32",    "tf32",  "f64",
+      "e4m3",  "e5m2", "e4m3x2", "e5m2x2", "b1",   "pred", "f16x2",  "bf16x2", "f32x2", "u16x2",
       "s16x2", "u8x4", "s8x4",   "e2m1",   "e3m2", "e2m3", "e2m1x2", "e3m2x2", "e2m3x2"};
   return kTypes.contains(modifier);
 }

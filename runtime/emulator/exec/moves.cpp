@@ -46,9 +46,7 @@ void move_vector(Warp& w, const Op& op, std::uint32_t mask) {
   constexpr int kMostElements = 4;
   const int elements = static_cast<int>(op.imm);
   const std::uint16_t* r = elements > 2 ? pooled(w, op) : op.r.data();
-  auto row = [&](int operand) {
-    return reinterpret_cast<Word*>(row32(w, r[operand]));
-  };
+  auto row = [&](int operand) { return reinterpret_cast<Word*>(row32(w, r[operand])); };
   for_lanes(mask, [&](int lane) {
     Word values[kMostElements];
     for (int i = 0; i < elements; ++i) values[i] = row(elements + i)[lane];

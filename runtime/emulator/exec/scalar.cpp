@@ -162,8 +162,7 @@ constexpr auto kDot4 = [](u32 a, u32 b, u32 c) { return dot4<A, B>(a, b, c); };
 template <class A, class B, int kByte>
 constexpr auto kDot2 = [](u32 a, u32 b, u32 c) -> u32 {
   for (int i = 0; i < 2; ++i) {
-    s64 product =
-        s64{static_cast<A>(a >> 16 * i)} * s64{static_cast<B>(b >> 8 * (kByte + i))};
+    s64 product = s64{static_cast<A>(a >> 16 * i)} * s64{static_cast<B>(b >> 8 * (kByte + i))};
     c += static_cast<u32>(product);
   }
   return c;
@@ -181,16 +180,15 @@ s64 low_24_bits(T a) {
                              : s64{static_cast<u32>(a) & 0xff'ffff};
 }
 template <int kFrom>
-constexpr auto kMul24 = []<class T>(T a, T b) -> T {
-  return static_cast<T>(low_24_bits(a) * low_24_bits(b) >> kFrom);
-};
+constexpr auto kMul24 =
+    []<class T>(T a, T b) -> T { return static_cast<T>(low_24_bits(a) * low_24_bits(b) >> kFrom); };
 template <int kFrom>
 constexpr auto kMad24 = []<class T>(T a, T b, T c) -> T {
   return static_cast<T>((low_24_bits(a) * low_24_bits(b) >> kFrom) + c);
 };
 s32 clamp_to_s32(s64 x) {
-  return static_cast<s32>(std::clamp(x, s64{std::numeric_limits<s32>::min()},
-                                     s64{std::numeric_limits<s32>::max()}));
+  return static_cast<s32>(
+      std::clamp(x, s64{std::numeric_limits<s32>::min()}, s64{std::numeric_limits<s32>::max()}));
 }
 constexpr auto kMad24Saturated = [](s32 a, s32 b, s32 c) -> s32 {
   return clamp_to_s32((low_24_bits(a) * low_24_bits(b) >> 16) + c);
@@ -374,8 +372,7 @@ constexpr auto kDirected2 = [](float a, float b) {
 };
 template <Arithmetic kWhat, int kMode, bool kFtz, bool kSat = false>
 constexpr auto kDirected3 = [](float a, float b, float c) {
-  return finish<kFtz, kSat>(
-      directed<kWhat, kMode>(input<kFtz>(a), input<kFtz>(b), input<kFtz>(c)));
+  return finish<kFtz, kSat>(directed<kWhat, kMode>(input<kFtz>(a), input<kFtz>(b), input<kFtz>(c)));
 };
 template <int kMode, bool kFtz>
 constexpr auto kDirectedReciprocal = [](float a) {
@@ -493,7 +490,8 @@ void register_rest(FormTable& t) {
   add_special<cos_approx>(t, "cos.approx.f32", "cos.approx.ftz.f32");
   t.add("tanh.approx.f32", "wW", each_lane<[](float a) { return canonical(tanh_approx(a)); }>);
   t.add("rcp.approx.ftz.f64", "dD", each_lane<[](double a) { return rcp_approx_ftz_f64(a); }>);
-  t.add("rsqrt.approx.f64", "dD", each_lane<[](double a) { return canonical(rsqrt_approx_f64(a)); }>);
+  t.add("rsqrt.approx.f64", "dD",
+        each_lane<[](double a) { return canonical(rsqrt_approx_f64(a)); }>);
   t.add("rsqrt.approx.ftz.f64", "dD", each_lane<[](double a) { return rsqrt_approx_ftz_f64(a); }>);
   t.add("rcp.rn.f32", "wW", each_lane<kReciprocal<false>>);
   t.add("rcp.rn.ftz.f32", "wW", each_lane<kReciprocal<true>>);

@@ -60,8 +60,8 @@ struct Variable {  // .shared, .global, .const, .local, .param
   int line = 0;
   // .local only. Arguments of calls live there too: ld.param and st.param name them.
   enum class Role { plain, argument, input, result } role = Role::plain;
-  std::optional<std::uint64_t> place;  // in local memory, from its start; not set: the next free
-  std::vector<std::uint8_t> initial;  // .global and .const: the first bytes; the rest is zero
+  std::optional<std::uint64_t> place;     // in local memory, from its start; not set: the next free
+  std::vector<std::uint8_t> initial;      // .global and .const: the first bytes; the rest is zero
   std::vector<InitialAddress> addresses;  // what to write into `initial` when places are known
 };
 

@@ -61,7 +61,7 @@ bool is_numbered_special(std::string_view name) {
 bool is_special_register(std::string_view name) {
   return is_numbered_special(name) ||
          std::find(std::begin(kSpecialRegisters), std::end(kSpecialRegisters), name) !=
-         std::end(kSpecialRegisters);
+             std::end(kSpecialRegisters);
 }
 
 }  // namespace
@@ -171,8 +171,8 @@ void Parser::vector_operand(Operand& out, const ResolvedName& known) {
   const char letter = selector.text.size() == 2 ? selector.text[1] : '\0';
   const std::size_t index = std::min(kElements.find(letter), kColours.find(letter));
   if (index >= elements) {
-    throw ParseError(selector.line, fmt::format("{} is no element of a .v{} register",
-                                                quote(selector), elements));
+    throw ParseError(selector.line,
+                     fmt::format("{} is no element of a .v{} register", quote(selector), elements));
   }
   out.kind = Operand::Kind::reg;
   out.text = element_name(known.unique, index);

@@ -16,9 +16,9 @@ struct TypeName {
   std::uint64_t bytes;
 };
 constexpr TypeName kTypes[] = {
-    {".b8", 1},  {".u8", 1},  {".s8", 1},    {".b16", 2}, {".u16", 2}, {".s16", 2},
-    {".f16", 2}, {".b32", 4}, {".u32", 4},   {".s32", 4}, {".f32", 4}, {".f16x2", 4},
-    {".b64", 8}, {".u64", 8}, {".s64", 8},   {".f64", 8}, {".b128", 16},
+    {".b8", 1},  {".u8", 1},  {".s8", 1},  {".b16", 2}, {".u16", 2},   {".s16", 2},
+    {".f16", 2}, {".b32", 4}, {".u32", 4}, {".s32", 4}, {".f32", 4},   {".f16x2", 4},
+    {".b64", 8}, {".u64", 8}, {".s64", 8}, {".f64", 8}, {".b128", 16},
 };
 
 std::optional<std::uint64_t> type_bytes(std::string_view name) {
@@ -65,8 +65,9 @@ Parser::TypedDeclaration Parser::declaration_type() {
   const auto bytes = type_bytes(type.text);
   if (!bytes) refuse_type(type, "a variable");
   if (vector > 1 && *bytes * vector > kMaxVectorBytes) {
-    throw ParseError(type.line, fmt::format("a vector of {} {} has {} bytes; at most {} are possible",
-                                            vector, type.text, *bytes * vector, kMaxVectorBytes));
+    throw ParseError(type.line,
+                     fmt::format("a vector of {} {} has {} bytes; at most {} are possible", vector,
+                                 type.text, *bytes * vector, kMaxVectorBytes));
   }
   out.type = type.text;
   out.scalar_bytes = *bytes;
@@ -129,8 +130,9 @@ Variable Parser::variable(const TypedDeclaration& type, bool is_extern) {
     item_bytes_.insert(item_bytes_.begin(), type.element_bytes);
   }
   for (std::size_t i = extents.size(); i-- > 1;) {
-    item_bytes_.insert(item_bytes_.begin(),
-                       extents[i] * (i + 1 == extents.size() ? type.element_bytes : item_bytes_[0]));
+    item_bytes_.insert(
+        item_bytes_.begin(),
+        extents[i] * (i + 1 == extents.size() ? type.element_bytes : item_bytes_[0]));
   }
   if (unsized) out.bytes = 0;
   out.name = scopes_.declare(name, NameKind::variable);
@@ -147,9 +149,10 @@ bool Parser::append_initial_address(const TypedDeclaration& type, Variable& out)
     shift = std::countr_zero(mask.value);
     if (type.scalar_bytes != 1 || mask.value == 0 || shift % 8 != 0 ||
         mask.value >> shift != 0xff) {
-      throw ParseError(mask.line, fmt::format("{} takes no single byte of an address for a variable "
-                                              "of bytes; masks are 0xff, 0xff00 and so on",
-                                              quote(mask)));
+      throw ParseError(mask.line,
+                       fmt::format("{} takes no single byte of an address for a variable "
+                                   "of bytes; masks are 0xff, 0xff00 and so on",
+                                   quote(mask)));
     }
     expect('(', "a mask");
   } else if (current_.kind != TokenKind::identifier || current_.text == "WARP_SZ") {
@@ -172,9 +175,10 @@ bool Parser::append_initial_address(const TypedDeclaration& type, Variable& out)
   if (masked) {
     expect(')', "the address behind a mask");
   } else if (type.type != ".u64" && type.type != ".u32") {
-    throw ParseError(name.line, fmt::format("the address of {} initializes variables of .u64 or .u32 "
-                                            "only, not of {}",
-                                            quote(name), type.type));
+    throw ParseError(name.line,
+                     fmt::format("the address of {} initializes variables of .u64 or .u32 "
+                                 "only, not of {}",
+                                 quote(name), type.type));
   }
   out.addresses.push_back({.offset = out.initial.size(),
                            .bytes = static_cast<int>(type.scalar_bytes),
@@ -309,10 +313,10 @@ void Parser::register_declaration(Function& function) {
         refuse_type(type, "registers");
     }
     if (bytes * elements > kMaxVectorBytes && elements > 1) {
-      throw ParseError(type.line, fmt::format("a vector of {} {} has {} bytes; at most {} are "
-                                              "possible",
-                                              elements, type.text, bytes * elements,
-                                              kMaxVectorBytes));
+      throw ParseError(type.line,
+                       fmt::format("a vector of {} {} has {} bytes; at most {} are "
+                                   "possible",
+                                   elements, type.text, bytes * elements, kMaxVectorBytes));
     }
   } else if (elements > 1) {
     throw ParseError(type.line, "predicates have no vectors");
@@ -366,8 +370,9 @@ void Parser::entry_directives(Function& function) {
     const Token name = take();
     if (name.text == ".maxntid" || name.text == ".reqntid") {
       if (!bound.empty() && bound != name.text) {
-        throw ParseError(name.line, fmt::format("an entry has either .maxntid or .reqntid; {} has both",
-                                                quote(function.name)));
+        throw ParseError(name.line,
+                         fmt::format("an entry has either .maxntid or .reqntid; {} has both",
+                                     quote(function.name)));
       }
       bound = name.text;
       function.max_threads = launch_bound(name.text);
@@ -409,8 +414,8 @@ void Parser::entry(bool is_extern) {
     return;
   }
   if (is_extern) {
-    throw ParseError(name.line, fmt::format("entry {} is extern, so its body is not here",
-                                            quote(name)));
+    throw ParseError(name.line,
+                     fmt::format("entry {} is extern, so its body is not here", quote(name)));
   }
   const auto [first, is_new] = entries_.emplace(function.name, function.line);
   if (!is_new) {
