@@ -38,7 +38,7 @@ void release_in_context(const Device& device, Release release) noexcept {
   try {
     Device::Scope scope(device);
     release(device.api());
-  } catch (const Error&) {
+  } catch (...) {  // also where memory ends while the sentence of an error is made
   }
 }
 

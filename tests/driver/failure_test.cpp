@@ -151,6 +151,25 @@ TEST_CASE("nothing is kept if the caller's context is lost meanwhile") {
   }
 }
 
+TEST_CASE("a destructor survives that memory ends while its error is put into words") {
+  class OutOfMemory : public FakeDriver {
+   public:
+    std::string last_error_detail() const override {
+      if (no_memory) throw std::bad_alloc();
+      return FakeDriver::last_error_detail();
+    }
+    bool no_memory = false;
+  };
+  const auto driver = std::make_shared<OutOfMemory>();
+  {
+    const Device device(driver, 0);
+    const Buffer buffer(device, 16);
+    driver->fail_call(driver->call_count() + 1, Result::invalid_context);
+    driver->no_memory = true;
+  }
+  CHECK(driver->calls().back() == "cuDevicePrimaryCtxRelease");
+}
+
 TEST_CASE("a failed launch says which kernel and grid") {
   const auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);
