@@ -96,7 +96,10 @@ TEST_CASE("large PTX: tokens and declarations") {
            "the module has variables of 42949672960 bytes"},
           {"600,000 values of an initializer",
            [] { return kHead + ".global .b8 x[1000000] = {" + times(600'000, "1,") + "1};"; }, ""},
-          {"90,000 variables", [] { return kHead + numbered(90'000, ".global .b32 x#;"); }, ""},
+          {"90,000 variables",
+           [] { return kHead + numbered(90'000, ".global .b32 x#;"); },
+           "",
+           {.cpu_seconds = 8}},
           {"200,000 variables", [] { return kHead + numbered(200'000, ".global .b8 x#;"); },
            "more than 100000 names"},
           {"registers <999999999>", [] { return kernel(".reg .b32 %x<999999999>;"); },
@@ -104,7 +107,9 @@ TEST_CASE("large PTX: tokens and declarations") {
           {"250,000 registers, one by one",
            [] { return kernel(numbered(249'000, ".reg .b32 %x_#;")); }, ""},
           {"100,000 ranges of one register",
-           [] { return kernel(numbered(100'000, ".reg .b32 %x_#_<1>;")); }, ""},
+           [] { return kernel(numbered(100'000, ".reg .b32 %x_#_<1>;")); },
+           "",
+           {.cpu_seconds = 4}},
           {"40,000 parameters",
            [] {
              std::string parameters = numbered(40'000, ".param .u32 p#,");
@@ -204,24 +209,21 @@ TEST_CASE("large PTX: control flow") {
 TEST_CASE("large PTX: kernels and variables, many of both") {
   check_large(
       {
-          {"40,000 kernels",
-           [] { return kHead + numbered(40'000, ".entry k#() { ret; }\n"); },
-           "",
-           {.cpu_seconds = 30, .memory_bytes = std::size_t{2} << 30}},
+          {"40,000 kernels", [] { return kHead + numbered(40'000, ".entry k#() { ret; }\n"); }, ""},
           {"40,000 kernels and 40,000 variables",
            [] {
              return kHead + numbered(40'000, ".global .b32 g#;\n") +
                     numbered(40'000, ".entry k#() { ret; }\n");
            },
            "",
-           {.cpu_seconds = 40, .memory_bytes = std::size_t{2} << 30}},
+           {.cpu_seconds = 8}},
           {"40,000 kernels and 40,000 shared arrays, each kernel with one",
            [] {
              return kHead + numbered(40'000, ".shared .align 4 .b8 s#[4];\n") +
                     numbered(40'000, ".entry k#() { .reg .b32 %r; mov.u32 %r, s#; ret; }\n");
            },
            "",
-           {.cpu_seconds = 40, .memory_bytes = std::size_t{2} << 30}},
+           {.cpu_seconds = 8}},
       },
       refusal);
 }

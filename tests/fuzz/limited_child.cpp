@@ -16,7 +16,12 @@
 namespace sagegen::fuzz {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__has_feature)  // of clang
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SAGEGEN_TEST_SANITIZED
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(SAGEGEN_TEST_SANITIZED)
 constexpr bool kSanitized = true;  // shadow memory takes address space, and checks take time
 #else
 constexpr bool kSanitized = false;
