@@ -227,3 +227,47 @@ TEST_CASE("large PTX: kernels and variables, many of both") {
       },
       refusal);
 }
+
+TEST_CASE("large PTX: calls") {
+  const auto doubling = [](std::size_t depth, const std::string& body) {
+    std::string text = kHead;
+    for (std::size_t i = depth; i-- > 0;) {
+      const std::string call = "call f" + std::to_string(i + 1) + ";\n";
+      text += ".func f" + std::to_string(i) + "()\n{\n" + body +
+              (i + 1 == depth ? "" : call + call) + "ret;\n}\n";
+    }
+    return text + ".entry k()\n{\ncall f0;\nret;\n}\n";
+  };
+  check_large(
+      {
+          {"40 functions, each of which calls the next one twice", [=] { return doubling(40, ""); },
+           "instructions"},
+          {"functions of many registers, called 2^16 times",
+           [=] { return doubling(17, ".reg .b32 %x<10000>;\n"); }, "line "},
+          {"a function of 200,000 registers that is called 20,000 times",
+           [] {
+             return kHead + ".func f()\n{\n.reg .b32 %x<200000>;\nret;\n}\n.entry k()\n{\n" +
+                    times(20'000, "call f;\n") + "ret;\n}\n";
+           },
+           "line "},
+          {"a function of 50,000 labels that is called 5,000 times",
+           [] {
+             return kHead + ".func f()\n{\n" + numbered(50'000, "L#:\n") +
+                    "ret;\n}\n.entry k()\n{\n" + times(5'000, "call f;\n") + "ret;\n}\n";
+           },
+           "line "},
+          {"a chain of 30,000 functions",
+           [] {
+             std::string text = kHead + ".func f30000()\n{\nret;\n}\n";
+             for (int i = 30'000; i-- > 0;) {
+               text += ".func f" + std::to_string(i) + "()\n{\ncall f" + std::to_string(i + 1) +
+                       ";\nret;\n}\n";
+             }
+             return text + ".entry k()\n{\ncall f0;\nret;\n}\n";
+           },
+           "deep"},
+          {"40,000 functions that nobody calls",
+           [] { return kHead + numbered(40'000, ".func f#()\n{\nret;\n}\n"); }, ""},
+      },
+      refusal);
+}
