@@ -71,4 +71,6 @@ if [ -n "$ptxas" ]; then
 fi
 
 tar -C "$work" -czf "$file" gpu_pack
-echo "$file: $(stat -c %s "$file") bytes"
+glibc=$(readelf -W --dyn-syms "$to"/tools/sagegen* "$to"/tools/bench/libsagegen.so |
+  sed -n 's/.*@GLIBC_\([0-9.]*\).*/\1/p' | sort -uV | tail -n 1)
+echo "$file: $(stat -c %s "$file") bytes; runs where glibc is $glibc or newer"
