@@ -68,6 +68,20 @@ class Scripts(unittest.TestCase):
                                       timeout=60)
                 self.assertEqual(done.returncode, 2)
 
+    def test_measuring_programs(self):
+        programs = [program for program in os.environ.get("SAGEGEN_PROGRAMS", "").split(":") if program]
+        if not programs:
+            self.skipTest("SAGEGEN_PROGRAMS names none")
+        for program in programs:
+            with self.subTest(program=program):
+                done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False, timeout=60)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertTrue(done.stdout.startswith(f"usage: {os.path.basename(program)} "), done.stdout)
+                self.assertEqual(len(done.stdout.splitlines()), 2)
+                done = subprocess.run([program, "--frobnicate"], capture_output=True, text=True, check=False, timeout=60)
+                self.assertNotEqual(done.returncode, 0)
+                self.assertEqual(done.stdout, "")
+
     def test_test_sh_knows_the_arguments_of_ctest(self):
         done = self.shell("test.sh", "-L", "fast", "-R")
         self.assertEqual(done.returncode, 2)

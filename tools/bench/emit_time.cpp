@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <ctime>
 #include <exception>
+#include <string_view>
 #include <vector>
 
 #include "sagegen/emit.h"
@@ -70,6 +71,13 @@ void report(const std::vector<KernelSpec>& specs) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const std::string_view first = argc > 1 ? argv[1] : "";
+  if (first == "--help" || first == "-h") {
+    fmt::print(
+        "usage: emit_time [KEY...]\n"
+        "how long kernels take from spec to PTX; without KEY, the default ones of every target\n");
+    return 0;
+  }
   try {
     report(chosen_kernels(argc - 1, argv + 1));
   } catch (const std::exception& error) {

@@ -135,7 +135,16 @@ double measure(const Mix& mix, Checks checks, double seconds) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  double seconds = argc > 1 ? std::atof(argv[1]) : 0.5;
+  const std::string argument = argc > 1 ? argv[1] : "0.5";
+  char* end = nullptr;
+  const double seconds = std::strtod(argument.c_str(), &end);
+  if (argc > 2 || *end != '\0' || !(seconds > 0 && seconds < 1e6)) {
+    const bool help = argc == 2 && (argument == "--help" || argument == "-h");
+    fmt::print(help ? stdout : stderr,
+               "usage: emulator_speed [SECONDS]\n"
+               "SECONDS per figure (default 0.5): warp instructions per second of the emulator\n");
+    return help ? 0 : 2;
+  }
   fmt::print("{:34} {:>14} {:>14}   million warp instructions per second\n",
              "one host thread, 4 warps", "checks off", "checks on");
   for (const Mix& mix : kMixes) {
