@@ -344,6 +344,52 @@ TEST_CASE("wmma sums as the device's mma.sync does") {
   }
 }
 
+// ptxas widens f16 accumulators before, or rounds f32 results after, the instruction with f32 sums.
+TEST_CASE("wmma with C and D of different types") {
+  std::mt19937 random(7);
+  for (const Tile& tile : kSixteen) {
+    const auto n = static_cast<std::size_t>(tile.m * tile.n);
+    std::vector<std::uint16_t> a(static_cast<std::size_t>(tile.m * 16)),
+        b(static_cast<std::size_t>(tile.n * 16)), halves(n);
+    for (auto* codes : {&a, &b, &halves}) {  // finite, all exponents; some NaN and infinities in C
+      for (auto& code : *codes) {
+        code = static_cast<std::uint16_t>(random());
+        if (codes != &halves && (code & 0x7c00) == 0x7c00) code ^= 0x4000;
+      }
+    }
+    std::vector<float> wide(n);
+    for (std::size_t i = 0; i < n; ++i) wide[i] = f16_to_f32(halves[i]);
+    Bench bench(Profile::sm_80);
+    const auto run = [&](const std::string& d, const std::string& c, Address in, Address out) {
+      const int d_count = d == "f16" ? 4 : 8, c_count = c == "f16" ? 4 : 8;
+      const std::string to = list("%r", 24, d_count), from = list("%r", 16, c_count);
+      bench.kernel(fmt::format(".reg .b32 %r<32>;\n"
+                               "wmma.load.a.sync.aligned.row.{0}.f16 {1}, [%d20];\n"
+                               "wmma.load.b.sync.aligned.col.{0}.f16 {2}, [%d21];\n"
+                               "wmma.load.c.sync.aligned.row.{0}.{4} {6}, [%d22];\n"
+                               "wmma.mma.sync.aligned.row.col.{0}.{3}.{4} {5}, {1}, {2}, {6};\n"
+                               "wmma.store.d.sync.aligned.row.{0}.{3} [%d23], {5};\n",
+                               tile.name, list("%r", 0, 8), list("%r", 8, 8), d, c, to, from),
+                   4);
+      LaunchReport report = bench.run(1, 32, {bench.upload(a), bench.upload(b), in, out});
+      INFO(messages(report));
+      REQUIRE(report.findings.empty());
+    };
+    const Address in16 = bench.upload(halves), in32 = bench.upload(wide);
+    const Address plain = bench.memory.allocate(n * 4), widened = bench.memory.allocate(n * 4),
+                  rounded = bench.memory.allocate(n * 2);
+    run("f32", "f32", in32, plain);
+    run("f32", "f16", in16, widened);
+    run("f16", "f32", in32, rounded);
+    const auto sums = bench.download<u32>(plain, n);
+    CHECK(bench.download<u32>(widened, n) == sums);
+    const auto small = bench.download<std::uint16_t>(rounded, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      REQUIRE(small[i] == f32_to_f16(std::bit_cast<float>(sums[i])));
+    }
+  }
+}
+
 TEST_CASE("mma of doubles takes its fragments from 64-bit registers, in every rounding") {
   struct Shape {
     const char* text;
@@ -524,8 +570,6 @@ TEST_CASE("matrix instructions that the assembler refuses are refused") {
                            "wmma.mma.sync.aligned.row.col.m16n16k16.f32.f16.f16.f32"}) {
     refused(mma(text, sum, eight, eight), "no further modifier");
   }
-  refused(mma("wmma.mma.sync.aligned.row.col.m16n16k16.f32.f16", sum, eight, eight),
-          "one type only");
   refused(mma("wmma.mma.sync.aligned.row.col.m16n16k16.f32.f32", sum, four, eight),
           "a vector of 8");
   refused(mma("wmma.mma.sync.row.col.m16n16k16.f32.f32", sum, eight, eight), "expected .aligned");

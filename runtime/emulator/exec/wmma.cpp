@@ -1,9 +1,4 @@
-// wmma.load, wmma.store, wmma.mma, and the mma.sync that share their handlers.
-//
-// The PTX ISA leaves the layout of wmma fragments open. Here they are made of fragments of mma.sync, in the
-// number of registers that the ISA gives: m16n16 is two n8 columns side by side, m32n8 two m16 rows one
-// upon the other, m8n32 the latter transposed (its B is A's fragment and the other way round), m8n8 a
-// single one. f16 operands have more registers than elements; the rest holds copies.
+// wmma: fragments in memory, and forms. Products are in wmma_products.cpp.
 // Source: PTX ISA, "wmma.load", "wmma.store", "wmma.mma", "Matrix fragments for WMMA".
 
 #include "runtime/emulator/exec/wmma.h"
@@ -12,167 +7,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <span>
 
 #include "runtime/emulator/exec/checker.h"
 #include "runtime/emulator/numerics/fused_sum.h"
 
 namespace sagegen::emulator {
 namespace {
-
-constexpr int kMaxRegisters = 8;  // of a fragment
-
-const std::uint16_t* operands_of(const Warp& w, const Op& op, int count) {
-  return count <= kInlineOperands ? op.r.data() : pooled(w, op);
-}
-
-// ---- definedness -------------------------------------------------------------------------------
-
-// The registers of one mma: row i of D depends on row i of A, column j on column j of B, an element on
-// that of C.
-struct Registers {
-  std::span<const std::uint16_t> a, b, c, d;
-  int row_parts = 2;  // registers of A for one k
-  bool f16_accumulators = false;
-};
-
-using DefinedLanes = std::array<std::uint32_t, kMaxRegisters>;
-
-DefinedLanes defined_results(const Warp& w, const Registers& r) {
-  std::uint32_t rows = 0, columns = 0;  // undefined
-  for (std::size_t i = 0; i < r.a.size(); ++i) {
-    const int upper = static_cast<int>(i) % r.row_parts;
-    for_lanes(~defined_row(w, r.a[i]), [&](int lane) { rows |= 1u << (lane / 4 + 8 * upper); });
-  }
-  for (const std::uint16_t b : r.b) {
-    for_lanes(~defined_row(w, b), [&](int lane) { columns |= 1u << lane / 4; });
-  }
-  DefinedLanes defined = {};
-  for (int i = 0; i < static_cast<int>(r.c.size()); ++i) {
-    defined[i] = defined_row(w, r.c[i]);
-    if ((rows | columns) == 0) continue;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int row = lane / 4 + 8 * (r.f16_accumulators ? i : i >> 1);
-      const std::uint32_t pair = columns >> (2 * (lane % 4));
-      const bool lost = r.f16_accumulators ? (pair & 3) != 0 : (pair >> (i & 1) & 1) != 0;
-      if (lost || (rows >> row & 1) != 0) defined[i] &= ~(1u << lane);
-    }
-  }
-  return defined;
-}
-
-void set_defined(const Warp& w, std::span<const std::uint16_t> d, const DefinedLanes& defined) {
-  for (std::size_t i = 0; i < d.size(); ++i) set_defined_row(w, d[i], defined[i], kFullMask);
-}
-
-// ---- products ----------------------------------------------------------------------------------
-
-constexpr std::size_t kRow = sizeof(std::uint32_t) * kLanes;
-
-// Operands: D, A, B, C of 2, 1, 1 and 2 registers.
-template <bool kChecked>
-void multiply_eight(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
-  const std::uint16_t* d = op.r.data();
-  const std::uint16_t *a = d + 2, *b = a + 1, *c = b + 1;
-  DefinedLanes defined = {};
-  if constexpr (kChecked) {
-    defined =
-        defined_results(w, {.a = {a, 1}, .b = {b, 1}, .c = {c, 2}, .d = {d, 2}, .row_parts = 1});
-  }
-  alignas(64) MmaRegisters registers{};
-  std::memcpy(registers.a[0], row32(w, *a), kRow);
-  std::memcpy(registers.b[0], row32(w, *b), kRow);
-  for (int i = 0; i < 2; ++i) std::memcpy(registers.c[i], row32(w, c[i]), kRow);
-  w.program->mmas[op.imm].run(registers);
-  for (int i = 0; i < 2; ++i) std::memcpy(row32(w, d[i]), registers.d[i], kRow);
-  if constexpr (kChecked) set_defined(w, {d, 2}, defined);
-}
-
-struct DoubleCounts {
-  std::size_t a, b, c;
-};
-DoubleCounts double_counts(const MmaShape& shape) {
-  const auto m = static_cast<std::size_t>(shape.m), k = static_cast<std::size_t>(shape.k);
-  return {m * k / 32, k / 4, m / 4};
-}
-
-template <bool kChecked>
-void multiply_doubles(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
-  const MmaDetail& detail = w.program->mmas[op.imm];
-  const DoubleCounts count = double_counts(detail.shape);
-  const std::uint16_t* d = operands_of(w, op, static_cast<int>(count.a + count.b + 2 * count.c));
-  const std::uint16_t *a = d + count.c, *b = a + count.a, *c = b + count.b;
-  DefinedLanes defined = {};
-  if constexpr (kChecked) {
-    defined = defined_results(w, {.a = {a, count.a},
-                                  .b = {b, count.b},
-                                  .c = {c, count.c},
-                                  .d = {d, count.c},
-                                  .row_parts = detail.shape.m / 8});
-  }
-  MmaDoubles registers;
-  for (std::size_t i = 0; i < count.a; ++i) std::memcpy(registers.a[i], row64(w, a[i]), 2 * kRow);
-  for (std::size_t i = 0; i < count.b; ++i) std::memcpy(registers.b[i], row64(w, b[i]), 2 * kRow);
-  for (std::size_t i = 0; i < count.c; ++i) std::memcpy(registers.c[i], row64(w, c[i]), 2 * kRow);
-  detail.run_double(detail.shape, registers);
-  for (std::size_t i = 0; i < count.c; ++i) std::memcpy(row64(w, d[i]), registers.d[i], 2 * kRow);
-  if constexpr (kChecked) set_defined(w, {d, count.c}, defined);
-}
-
-// How the two mma.m16n8 of a wmma.mma lie: side by side (m16n16), one upon the other (m32n8), or that
-// transposed (m8n32).
-enum class Parts { columns, rows, transposed };
-
-template <Parts kParts, bool kChecked>
-void multiply_parts(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
-  const MmaDetail& detail = w.program->mmas[op.imm];
-  const bool copies = detail.shape.a == MmaType::f16;
-  const int own_a = kParts == Parts::rows         ? 2 * detail.a
-                    : kParts == Parts::transposed ? detail.b
-                                                  : detail.a;
-  const std::uint16_t* d = pooled(w, op);
-  const std::uint16_t* a = d + 2 * detail.c;
-  const std::uint16_t* b = a + (copies ? kMaxRegisters : own_a);
-  const int own_b = kParts == Parts::columns      ? 2 * detail.b
-                    : kParts == Parts::transposed ? 2 * detail.a
-                                                  : detail.b;
-  const std::uint16_t* c = b + (copies ? kMaxRegisters : own_b);
-  alignas(64) std::array<MmaRegisters, 2> registers;
-  std::array<DefinedLanes, 2> defined = {};
-  for (int part = 0; part < 2; ++part) {
-    const std::uint16_t* rows = kParts == Parts::rows         ? a + part * detail.a
-                                : kParts == Parts::transposed ? b + part * detail.a
-                                                              : a;
-    const std::uint16_t* columns = kParts == Parts::columns      ? b + part * detail.b
-                                   : kParts == Parts::transposed ? a
-                                                                 : b;
-    const std::uint16_t* sums = c + part * detail.c;
-    MmaRegisters& r = registers[static_cast<std::size_t>(part)];
-    for (int i = 0; i < detail.a; ++i) std::memcpy(r.a[i], row32(w, rows[i]), kRow);
-    for (int i = 0; i < detail.b; ++i) std::memcpy(r.b[i], row32(w, columns[i]), kRow);
-    for (int i = 0; i < detail.c; ++i) std::memcpy(r.c[i], row32(w, sums[i]), kRow);
-    if constexpr (kChecked) {
-      defined[static_cast<std::size_t>(part)] =
-          defined_results(w, {.a = {rows, detail.a},
-                              .b = {columns, detail.b},
-                              .c = {sums, detail.c},
-                              .d = {d + part * detail.c, detail.c},
-                              .f16_accumulators = detail.shape.f16_accumulator});
-    }
-    detail.run(r);
-  }
-  for (int part = 0; part < 2; ++part) {
-    const std::uint16_t* results = d + part * detail.c;
-    const auto at = static_cast<std::size_t>(part);
-    for (int i = 0; i < detail.c; ++i) {
-      std::memcpy(row32(w, results[i]), registers[at].d[i], kRow);
-    }
-    if constexpr (kChecked) set_defined(w, {results, detail.c}, defined[at]);
-  }
-}
 
 // ---- fragments in memory -----------------------------------------------------------------------
 
@@ -306,7 +146,7 @@ void load_fragment(Warp& w, const Op& op, std::uint32_t mask) {
   const int count = fragment.registers();
   const std::uint16_t* d = operands_of(w, op, count + (fragment.has_stride ? 2 : 1));
   std::uint64_t values[kMaxRegisters][kLanes] = {};
-  DefinedLanes defined;
+  std::array<std::uint32_t, kMaxRegisters> defined;
   defined.fill(kFullMask);
   const std::uint16_t stride = fragment.has_stride ? d[count + 1] : d[count];
   for_pieces<kChecked>(w, op, fragment, d[count], stride,
@@ -464,41 +304,6 @@ std::vector<Form> transfer_forms(const ptx::Instruction& instruction, ModifierRe
   return {form};
 }
 
-std::string vector_format(char letter, int count) {
-  return "{" + std::string(static_cast<std::size_t>(count), letter) + "}";
-}
-
-Form parts_form(const MmaShape& shape, const Tile& tile) {
-  const int halves = shape.k * bits_of(shape.a) / 128;
-  const Parts parts = tile.m == 16   ? Parts::columns
-                      : tile.m == 32 ? Parts::rows
-                                     : Parts::transposed;
-  const bool copies = shape.a == MmaType::f16;
-  const int a = copies ? kMaxRegisters : tile.m / 8 * halves;
-  const int b = copies ? kMaxRegisters : tile.n / 8 * halves;
-  const int c = shape.f16_accumulator ? 4 : 8;
-  Form form;
-  form.format =
-      vector_format('w', c) + vector_format('W', a) + vector_format('W', b) + vector_format('W', c);
-  form.taint = Taint::custom;
-  form.mma = shape;
-  switch (parts) {
-    case Parts::columns:
-      form.plain = multiply_parts<Parts::columns, false>;
-      form.checked = multiply_parts<Parts::columns, true>;
-      break;
-    case Parts::rows:
-      form.plain = multiply_parts<Parts::rows, false>;
-      form.checked = multiply_parts<Parts::rows, true>;
-      break;
-    case Parts::transposed:
-      form.plain = multiply_parts<Parts::transposed, false>;
-      form.checked = multiply_parts<Parts::transposed, true>;
-      break;
-  }
-  return form;
-}
-
 // wmma.mma{.xor|.and .popc}.sync.aligned.layout.layout.shape and then d.c (of f16), or
 // {.rounding}.d.a.b.c{.satfinite}.
 std::vector<Form> product_forms(const ptx::Instruction& instruction, ModifierReader& m) {
@@ -527,24 +332,21 @@ std::vector<Form> product_forms(const ptx::Instruction& instruction, ModifierRea
     if (shape.a == MmaType::f16) no_such(instruction);
   }
   m.finish();
-  if (d != c) {
-    throw UnknownForm(
-        fmt::format("{}: the emulator takes D and C of one type only; convert one of them",
-                    text_of(instruction)));
-  }
   const MmaType type = shape.a;
   const std::string_view sum = is_integer(type) || type == MmaType::b1 ? "s32"
                                : type == MmaType::f64                  ? "f64"
                                                                        : "f32";
   const bool narrow = bits_of(type) < 8;
-  if (shape.b != type || !in_tile(type, tile) || (type != MmaType::f16 && d != sum) ||
+  if (shape.b != type || !in_tile(type, tile) || (type != MmaType::f16 && (d != sum || c != sum)) ||
       (shape.saturate && !is_integer(type)) || (rounds && type != MmaType::f64) ||
       (operation.empty() == (type == MmaType::b1)) || (narrow && (a_column || !b_column))) {
     no_such(instruction);
   }
   shape.k = tile.k;
-  shape.f16_accumulator = d == "f16";
-  if (tile.m != 8 || tile.n != 8) return {parts_form(shape, tile)};
+  shape.f16_accumulator = d == "f16" && c == "f16";
+  if (tile.m != 8 || tile.n != 8) {
+    return {parts_form(shape, tile.m, tile.n, d == "f16", c == "f16")};
+  }
   shape.m = 8;
   return {type == MmaType::f64 ? doubles_form(shape) : eight_form(shape)};
 }
@@ -557,30 +359,6 @@ bool take_rounding(ModifierReader& m, MmaShape& shape) {
   if (name == "rm") shape.rounding = MmaRounding::down;
   if (name == "rp") shape.rounding = MmaRounding::up;
   return !name.empty();
-}
-
-Form eight_form(const MmaShape& shape) {
-  Form form;
-  form.format = "{ww}{W}{W}{WW}";
-  form.plain = multiply_eight<false>;
-  form.checked = multiply_eight<true>;
-  form.taint = Taint::custom;
-  form.mma = shape;
-  return form;
-}
-
-Form doubles_form(const MmaShape& shape) {
-  const DoubleCounts count = double_counts(shape);
-  Form form;
-  form.format = vector_format('d', static_cast<int>(count.c)) +
-                vector_format('D', static_cast<int>(count.a)) +
-                vector_format('D', static_cast<int>(count.b)) +
-                vector_format('D', static_cast<int>(count.c));
-  form.plain = multiply_doubles<false>;
-  form.checked = multiply_doubles<true>;
-  form.taint = Taint::custom;
-  form.mma = shape;
-  return form;
 }
 
 std::vector<Form> wmma_forms(const ptx::Instruction& instruction) {
