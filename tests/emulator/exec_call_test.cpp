@@ -363,6 +363,19 @@ st.global.b32 [p], x;
 )";
   finds(store, "call store, (16);", "out-of-bounds", "st.global.b32 [p]");
   finds(".func f() {\n trap;\n}", "call f;", "trap", "trap");
+  // An assertion of CUDA C++, which nvcc leaves to the driver to define.
+  const std::string assertion =
+      ".extern .func __assertfail(.param .b64 m, .param .b64 f, .param .b32 l, .param .b64 n, "
+      ".param "
+      ".b64 s) .noreturn;\n";
+  const std::string asserts =
+      ".param .b64 m, f, n, s; .param .b32 l; st.param.b64 [m], 0; st.param.b64 [f], 0; "
+      "st.param.b32 "
+      "[l], 7; st.param.b64 [n], 0; st.param.b64 [s], 1;\n";
+  const std::string failing = "@!%p1 bra GOOD;\ncall.uni __assertfail, (m, f, l, n, s);\nGOOD:\n";
+  CHECK(report_of(assertion, asserts + "setp.gt.u32 %p1, %t, 50;\n" + failing).findings.empty());
+  finds(assertion, asserts + "setp.gt.u32 %p1, %t, 5;\n" + failing, "trap",
+        "call.uni __assertfail");
   // A call that only some lanes make although it says all.
   finds(".func f() { }", "setp.lt.u32 %p1, %t, 5;\n@%p1 call.uni f;", "divergent-collective",
         "@%p1 call.uni f");
@@ -461,6 +474,163 @@ TEST_CASE("calls that the assembler or the emulator does not take are refused") 
   // What nobody calls may hold what the emulator does not know.
   expect(".func f() { foo.bar; prototype: .callprototype ()_ (.param .b32 _); }\n",
          "mov.b32 %r0, 4;", [](u32) { return 4u; });
+}
+
+// Random functions that branch, loop, return early and call each other, as PTX and interpreted.
+struct RandomFunctions {
+  struct Node {
+    enum Kind { add, branch, loop, leave, call } kind = add;
+    u32 constant = 0, mask = 1;
+    int callee = 0;
+    bool guarded = false;
+    std::vector<Node> body;
+  };
+  std::mt19937 random;
+  std::vector<std::vector<Node>> functions;  // each calls those before it
+  int labels = 0;
+
+  explicit RandomFunctions(u32 seed) : random(seed) {
+    for (int i = 0; i < 5; ++i) functions.push_back(block(2, i));
+  }
+  u32 below(u32 n) { return static_cast<u32>(random() % n); }
+  std::vector<Node> block(int depth, int callees) {
+    std::vector<Node> nodes;
+    for (u32 i = 2 + below(3); i > 0; --i) {
+      Node node;
+      node.constant = 1 + below(50);
+      node.mask = below(16) | 1;
+      const u32 choice = below(10);
+      if (choice < 3 && depth > 0) {
+        node.kind = choice == 0 ? Node::loop : Node::branch;
+        node.body = block(depth - 1, callees);
+      } else if (choice < 5) {
+        node.kind = Node::leave;
+      } else if (choice < 8 && callees > 0) {
+        node.kind = Node::call;
+        node.callee = static_cast<int>(below(static_cast<u32>(callees)));
+        node.guarded = below(2) == 0;
+      }
+      nodes.push_back(node);
+    }
+    return nodes;
+  }
+
+  std::string text(const std::vector<Node>& nodes, const char* leave) {
+    std::string out;
+    for (const Node& n : nodes) {
+      const int label = labels++;
+      const std::string test =
+          fmt::format("xor.b32 y, x, t;\nand.b32 y, y, {0};\nsetp.eq.u32 p, y, {0};\n", n.mask);
+      switch (n.kind) {
+        case Node::add:
+          out += fmt::format("mad.lo.u32 x, x, 3, {};\n", n.constant);
+          break;
+        case Node::branch:
+          out += test + fmt::format("@!p bra L{};\n", label) + text(n.body, leave) +
+                 fmt::format("L{}:\n", label);
+          break;
+        case Node::loop:
+          out += fmt::format(
+                     "{{\n.reg .b32 i;\nxor.b32 i, t, {0};\nand.b32 i, i, 3;\nL{1}:\n"
+                     "setp.eq.u32 p, i, 0;\n@p bra M{1};\n",
+                     n.constant, label) +
+                 text(n.body, leave) +
+                 fmt::format("sub.u32 i, i, 1;\nbra L{0};\nM{0}:\n}}\n", label);
+          break;
+        case Node::leave:
+          out += test + fmt::format("@!p bra L{0};\n{1}L{0}:\n", label, leave);
+          break;
+        case Node::call:
+          if (n.guarded) out += test;
+          // Odd functions take .param.
+          out += n.callee % 2 == 0
+                     ? fmt::format("{}call (x), f{}, (t, x);\n", n.guarded ? "@p " : "", n.callee)
+                     : fmt::format(
+                           "{{\n.param .b32 a, b, r;\nst.param.b32 [a], t;\nst.param.b32 [b], "
+                           "x;\nst.param.b32 [r], x;\n{}call (r), f{}, (a, b);\nld.param.b32 "
+                           "x, [r];\n}}\n",
+                           n.guarded ? "@p " : "", n.callee);
+      }
+    }
+    return out;
+  }
+  std::string ptx() {
+    std::string out;
+    for (std::size_t i = 0; i + 1 < functions.size(); ++i) {
+      out += i % 2 == 0
+                 ? fmt::format(
+                       ".func (.reg .b32 r) f{}(.reg .b32 t, .reg .b32 x)\n{{\n.reg .b32 y;\n.reg "
+                       ".pred p;\n{}mov.b32 r, x;\n}}\n",
+                       i, text(functions[i], "mov.b32 r, x;\nret;\n"))
+                 : fmt::format(
+                       ".func (.param .b32 r) f{}(.param .b32 a, .param .b32 b)\n{{\n.reg .b32 "
+                       "t, x, y;\n.reg .pred p;\nld.param.b32 t, [a];\nld.param.b32 x, "
+                       "[b];\n{}st.param.b32 [r], x;\nret;\n}}\n",
+                       i, text(functions[i], "st.param.b32 [r], x;\nret;\n"));
+    }
+    return out;
+  }
+  // The last function is the entry: all lanes of it must be together after every statement.
+  std::string entry() {
+    std::string out = ".reg .b32 t, x, y;\n.reg .pred p;\nmov.b32 t, %t;\nmov.b32 x, t;\n";
+    for (const Node& n : functions.back()) {
+      if (n.kind == Node::leave) continue;
+      out += text({n}, "") + "bar.sync 0;\n";
+    }
+    return out + "mov.b32 %r0, x;\n";
+  }
+
+  // False if the function returned.
+  bool interpret(const std::vector<Node>& nodes, u32 t, u32& x) const {
+    for (const Node& n : nodes) {
+      const bool test = ((x ^ t) & n.mask) == n.mask;
+      switch (n.kind) {
+        case Node::add:
+          x = x * 3 + n.constant;
+          break;
+        case Node::branch:
+          if (test && !interpret(n.body, t, x)) return false;
+          break;
+        case Node::loop:
+          for (u32 i = (t ^ n.constant) & 3; i != 0; --i) {
+            if (!interpret(n.body, t, x)) return false;
+          }
+          break;
+        case Node::leave:
+          if (test) return false;
+          break;
+        case Node::call:
+          if (!n.guarded || test) interpret(functions[static_cast<std::size_t>(n.callee)], t, x);
+      }
+    }
+    return true;
+  }
+  u32 run(u32 t) const {
+    u32 x = t;
+    for (const Node& n : functions.back()) {
+      if (n.kind != Node::leave) interpret({n}, t, x);
+    }
+    return x;
+  }
+};
+
+TEST_CASE("random functions compute what they should, and all lanes come back from them") {
+  int calls = 0;
+  for (u32 seed = 0; seed < 150; ++seed) {
+    INFO("seed " << seed);
+    RandomFunctions program(seed);
+    // An early return in the entry's blocks would leave the kernel.
+    const auto no_returns = [](auto& self, std::vector<RandomFunctions::Node>& nodes) -> void {
+      std::erase_if(nodes, [](const auto& n) { return n.kind == RandomFunctions::Node::leave; });
+      for (auto& n : nodes) self(self, n.body);
+    };
+    no_returns(no_returns, program.functions.back());
+    const std::string functions = program.ptx(), entry = program.entry();
+    calls += entry.find("call") != std::string::npos ? 1 : 0;
+    INFO(functions << entry);
+    expect(functions, entry, [&](u32 t) { return program.run(t); });
+  }
+  CHECK(calls > 80);
 }
 
 TEST_CASE("expansion has a limit") {

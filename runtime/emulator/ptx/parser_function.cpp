@@ -161,6 +161,14 @@ const DeviceFunction& Parser::read_function(const std::string& name, int call_li
                                                              : " is called before it is declared"));
   }
   Declared& declared = found->second;
+  if (!declared.defined && name == "__assertfail") {
+    // CUDA's assert() calls it, and no text defines it: it ends the kernel, at the line of the call.
+    Instruction trap;
+    trap.opcode = "trap";
+    trap.line = call_line;
+    declared.function.code.body = {trap};
+    return declared.function;
+  }
   if (!declared.defined) {
     throw ParseError(call_line, quote(name) +
                                     " is called, but the text only declares it, and there is "
