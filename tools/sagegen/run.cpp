@@ -244,10 +244,10 @@ Exit run_command(const RunCommand& command, Output& output) {
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job = make_job(command, inputs, on);
   const std::string running = fmt::format("running on {}", on.name);
-  output.progress(running);
   const AttentionResult result = [&] {
     std::optional<InterruptScope> interruptible;
     if (on.emulator) interruptible.emplace();
+    output.progress(running);
     const Progress progress(running, 0);
     return run_attention(job, on);
   }();

@@ -486,6 +486,8 @@ SpreadRule choose_rule(const ptx::Instruction& instruction, bool of_predicates) 
   if (opcode == "clz") return {.run = leading_zeros};
   if (opcode == "cnot") return {.run = logical_not};
   if (opcode == "dp4a") return {.run = dot4};
+  // These have a predicate, or the condition code, among their operands.
+  if (opcode == "set" || takes(instruction, "cc")) return {};
   if (type.ends_with("16x2") || type == "f32x2")
     return {.run = by_parts, .detail = part_bits(type)};
   const bool integer = (type[0] == 's' || type[0] == 'u') && !takes(instruction, "sat");

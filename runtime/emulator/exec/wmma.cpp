@@ -102,8 +102,9 @@ template <bool kChecked, class F>
 void for_pieces(Warp& w, const Op& op, const Fragment& fragment, std::uint16_t base_row,
                 std::uint16_t stride_row, F&& f) {
   if constexpr (kChecked) {
-    require_defined(w, op, base_row, kFullMask, "address");
-    if (fragment.has_stride) require_defined(w, op, stride_row, kFullMask, "stride");
+    bool known = require_defined(w, op, base_row, kFullMask, "address") == 0;
+    if (fragment.has_stride) known &= require_defined(w, op, stride_row, kFullMask, "stride") == 0;
+    if (!known) throw Stop{};  // nobody knows where the matrix is
   }
   const LaneAddresses addresses = lane_addresses(w, w.program->accesses[op.imm], base_row);
   const std::uint64_t base = uniform(w, op, addresses.data(), "address");
@@ -141,7 +142,7 @@ Fragment fragment_of(const Warp& w, const Op& op) {
 // Operands: destinations, address{, stride}.
 template <bool kChecked>
 void load_fragment(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
+  if (!assemble(w, op, mask, kFullMask)) return;
   const Fragment fragment = fragment_of(w, op);
   const int count = fragment.registers();
   const std::uint16_t* d = operands_of(w, op, count + (fragment.has_stride ? 2 : 1));
@@ -173,12 +174,13 @@ void load_fragment(Warp& w, const Op& op, std::uint32_t mask) {
     }
     if constexpr (kChecked) set_defined_row(w, d[i], defined[i % own], kFullMask);
   }
+  if constexpr (kChecked) order_lanes(w, mask);
 }
 
 // Operands: address, sources{, stride}.
 template <bool kChecked>
 void store_fragment(Warp& w, const Op& op, std::uint32_t mask) {
-  if (!gather(w, op, mask, kFullMask)) return;
+  if (!assemble(w, op, mask, kFullMask)) return;
   const Fragment fragment = fragment_of(w, op);
   const int count = fragment.registers();
   const std::uint16_t* r = operands_of(w, op, count + (fragment.has_stride ? 2 : 1));
@@ -197,6 +199,7 @@ void store_fragment(Warp& w, const Op& op, std::uint32_t mask) {
         }
         std::memcpy(target.data, &value, bytes);
       });
+  if constexpr (kChecked) order_lanes(w, mask);
 }
 
 // ---- forms -------------------------------------------------------------------------------------
