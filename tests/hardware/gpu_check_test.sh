@@ -89,7 +89,9 @@ rm -f cut.tar.gz
 kill $!
 wait $!
 [ $? -eq 143 ] || fail 'a signal does not end the run'
-tar tzf cut.tar.gz | grep -q '^cut/micro.json$' || fail 'no archive of a run that was ended'
+# Not into grep -q, which ends at the first hit: tar may then die of its pipe.
+tar tzf cut.tar.gz >held
+expect '^cut/micro.json$' held
 
 # A recording that differs is found, and one that is damaged is made again.
 head -c -1 out/recorded/emulated_sm_86/shfl_idx.rec >shorter &&
