@@ -421,6 +421,24 @@ ld.local.b32 r, [v];
 )";
   CHECK(report_of(local, "call (%r0), g, (1);" + use).findings.empty());
   finds(local, "call (%r1), g, (1); call (%r0), g, (0);" + use, "uninitialized", "@%p1 bra N");
+  // ... nor in its registers and predicates, at one and the same place of the text.
+  for (const char* type : {"b32", "b64", "pred"}) {
+    const bool predicate = type == std::string("pred");
+    const std::string guarded =
+        std::string(".func (.reg .b32 r) h(.reg .b32 first)\n{\n.reg .pred p, q; .reg .") + type +
+        " v;\nsetp.eq.u32 p, first, 1;\n" +
+        (predicate ? "@p setp.eq.u32 v, 0, 0;\nselp.b32 r, 3, 4, v;\n"
+                   : fmt::format("@p mov.{0} v, 3;\nadd.u{1} v, v, 0;\ncvt.u32.u{1} r, v;\n", type,
+                                 type + 1)) +
+        "}\n";
+    const auto loop = [&](const char* second) {
+      return std::string("mov.b32 %r5, 1;\nAGAIN:\ncall (%r0), h, (%r5);") + use +
+             "\nsetp.eq.u32 %p2, %r6, 9;\nmov.b32 %r6, 9;\nmov.b32 %r5, " + second +
+             ";\n@!%p2 bra AGAIN;\n";
+    };
+    CHECK(report_of(guarded, "mov.b32 %r6, 0;" + loop("1")).findings.empty());
+    finds(guarded, "mov.b32 %r6, 0;" + loop("0"), "uninitialized", "@%p1 bra N");
+  }
   // Padding of a structure stays undefined and does no harm to what lies beside it.
   CHECK(report_of(kStructs,
                   ".param .align 8 .b8 s[24], r[24]; .param .b32 n; st.param.b32 [s], %t; "

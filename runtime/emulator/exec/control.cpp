@@ -42,7 +42,8 @@ void skip_call(Warp& w, const Op& op, std::uint32_t mask) {
   w.pc = w.ops + op.imm;
 }
 
-// Operands: start and size of a frame, then destination, source and size of copies, all constants.
+// Operands: start and size of a frame, then destination, source and size of copies, all constants. What the
+// callee's registers held after an earlier call is undefined too: they are the op's destinations.
 template <bool kChecked>
 void enter_frame(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint32_t copies = op.imm;
@@ -50,6 +51,17 @@ void enter_frame(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint16_t* r = operands <= kInlineOperands ? op.r.data() : pooled(w, op);
   const auto constant = [&](std::uint32_t i) { return row32(w, r[i])[0]; };
   const std::size_t size = w.program->info.local_bytes;
+  if constexpr (kChecked) {
+    const OpInfo& info = op_info(w, op);
+    for (std::uint32_t i = 0; i < info.destinations; ++i) {
+      const std::uint16_t cell = w.program->taint_pool[info.cells + i];
+      if (cell < w.program->rows) {
+        set_defined_row(w, cell, 0, mask);
+      } else {
+        w.defined[cell] &= ~mask;
+      }
+    }
+  }
   for_lanes(mask, [&](int lane) {
     const std::size_t first = static_cast<std::size_t>(lane) * size;
     if constexpr (kChecked) {

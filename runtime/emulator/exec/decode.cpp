@@ -207,7 +207,15 @@ class Decoder {
       request.uses.push_back(std::move(uses));
       request.guarded.push_back(d.guard != values_.fixed_predicate(kAlways));
     }
+    request.births = births();
     SlotAssignment slots = assign_slots(request, flow_);
+    for (std::size_t i = 0; i < request.births.size(); ++i) {
+      std::vector<std::uint32_t>& ids = unwritten_[request.births[i].at];
+      ids = std::move(slots.unwritten[i]);
+      for (const std::uint32_t id : request.births[i].ids) {
+        if (values_[id].kind == ValueKind::predicate) ids.push_back(id);
+      }
+    }
     program_->info.registers = static_cast<int>(slots.rows);
     values_.place(slots, *program_);
     if (program_->rows > 0xffff || program_->predicates > 0xffff) {
@@ -216,6 +224,27 @@ class Decoder {
                                         "emulator has 65535 of each",
                                         function_.name, program_->rows, program_->predicates));
     }
+  }
+
+  // The registers of each expanded call (ptx/calls.h), by the suffix of their names.
+  std::vector<Births> births() {
+    std::map<std::string, std::vector<std::uint32_t>> by_call;
+    for (const ptx::Register& r : function_.registers) {
+      const std::size_t suffix = r.name.rfind('#');
+      if (suffix != std::string::npos) {
+        by_call[r.name.substr(suffix)].push_back(*values_.find_register(r.name));
+      }
+    }
+    std::vector<Births> out;
+    for (std::size_t i = 0; !by_call.empty() && i < function_.body.size(); ++i) {
+      const ptx::Instruction& instruction = function_.body[i];
+      if (instruction.opcode != "call") continue;
+      const auto found = by_call.find(instruction.operands[0].text);
+      if (found != by_call.end()) {
+        out.push_back({.at = static_cast<int>(i), .ids = std::move(found->second)});
+      }
+    }
+    return out;
   }
 
   void emit(std::size_t index) {
@@ -286,6 +315,9 @@ class Decoder {
     for (const BoundOperand& operand : d.operands) {
       if (operand.written) info.destinations += push_cell(operand.id);
     }
+    if (const auto born = unwritten_.find(static_cast<int>(index)); born != unwritten_.end()) {
+      for (const std::uint32_t id : born->second) info.destinations += push_cell(id);
+    }
     if (!clears_itself(instruction, d)) {
       for (const BoundOperand& operand : d.operands) {
         if (!operand.written && !values_[operand.id].fixed) info.sources += push_cell(operand.id);
@@ -344,6 +376,7 @@ class Decoder {
   std::shared_ptr<Program> program_;
   ValueTable values_;
   std::vector<Draft> drafts_;
+  std::map<int, std::vector<std::uint32_t>> unwritten_;  // registers that a call leaves undefined
 };
 
 }  // namespace

@@ -57,6 +57,8 @@ struct Life {
   }
 };
 
+constexpr std::uint32_t kUnused = 0xffff'ffff;  // a virtual register that the body does not name
+
 // What flows between blocks: the registers that some block reads before it writes them.
 class LiveBlocks {
  public:
@@ -65,9 +67,18 @@ class LiveBlocks {
              const std::vector<std::uint32_t>& number, std::size_t registers)
       : flow_(flow), blocks_(flow.blocks.size()), bit_(registers, kNoBit) {
     std::vector<std::size_t> written(registers, blocks_);  // in which block last
+    std::vector<const Births*> births(request.uses.size(), nullptr);
+    for (const Births& each : request.births) births[static_cast<std::size_t>(each.at)] = &each;
     const auto visit = [&](const auto& read, const auto& write) {
       for (std::size_t b = 0; b < blocks_; ++b) {
         for (int i = flow.blocks[b].first; i < flow.blocks[b].end; ++i) {
+          if (const Births* born = births[static_cast<std::size_t>(i)]; born != nullptr) {
+            for (const std::uint32_t id : born->ids) {
+              if (number[id] == kUnused) continue;
+              written[number[id]] = b;
+              write(b, number[id]);
+            }
+          }
           for (const RegisterUse& use : request.uses[i]) {
             if (!use.written && written[number[use.id]] != b) read(b, number[use.id]);
           }
@@ -161,8 +172,9 @@ class LiveBlocks {
 };
 
 // Lives of the registers that the body names, numbered densely: texts may declare millions.
-std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow& flow) {
-  constexpr std::uint32_t kUnused = 0xffff'ffff;
+// `unwritten`: see SlotAssignment.
+std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow& flow,
+                             std::vector<std::vector<std::uint32_t>>& unwritten) {
   std::vector<std::uint32_t> dense(request.size.size(), kUnused);
   std::vector<Life> lives;
   for (const auto& uses : request.uses) {
@@ -180,6 +192,27 @@ std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow&
     live.for_each_out(b, [&](std::size_t id) { lives[id].include(block.end - 1); });
     for (int i = block.first; i < block.end; ++i) {
       for (const RegisterUse& use : request.uses[i]) lives[dense[use.id]].include(i);
+    }
+  }
+  // Is a register born here read first, in the rest of the block or behind it?
+  for (const Births& each : request.births) {
+    const auto b = static_cast<std::size_t>(flow.block_of[static_cast<std::size_t>(each.at)]);
+    BitSet behind(lives.size()), read(lives.size()), written(lives.size());
+    live.for_each_out(b, [&](std::size_t id) { behind.set(id); });
+    for (int i = each.at + 1; i < flow.blocks[b].end; ++i) {
+      for (const RegisterUse& use : request.uses[i]) {
+        if (!use.written && !written.test(dense[use.id])) read.set(dense[use.id]);
+      }
+      for (const RegisterUse& use : request.uses[i]) {
+        if (use.written && !request.guarded[i]) written.set(dense[use.id]);
+      }
+    }
+    std::vector<std::uint32_t>& found = unwritten.emplace_back();
+    for (const std::uint32_t id : each.ids) {
+      const std::uint32_t at = dense[id];
+      if (at == kUnused || !(read.test(at) || (behind.test(at) && !written.test(at)))) continue;
+      lives[at].include(each.at);
+      found.push_back(id);
     }
   }
   return lives;
@@ -216,11 +249,11 @@ std::uint32_t scan(std::vector<Life> lives, std::vector<std::uint32_t>& slot) {
 
 SlotAssignment assign_slots(const SlotRequest& request, const ptx::ControlFlow& flow) {
   std::vector<Life> single, paired;
-  for (const Life& life : find_lives(request, flow)) {
+  SlotAssignment result;
+  for (const Life& life : find_lives(request, flow, result.unwritten)) {
     if (life.empty() || request.size[life.id] == 0) continue;
     (request.size[life.id] == 2 ? paired : single).push_back(life);
   }
-  SlotAssignment result;
   result.row.assign(request.size.size(), 0);
   std::uint32_t singles = scan(single, result.row);
   std::uint32_t pairs = scan(paired, result.row);

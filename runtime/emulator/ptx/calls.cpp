@@ -353,6 +353,7 @@ class Expander {
       others.back().modifiers.push_back(type_of(formal));
     }
     emit_frame(call, inner.frame, inner.frame_end - inner.frame, moves);
+    out_.body.back().operands[0].text = inner.suffix;
     for (Instruction& other : others) emit(std::move(other));
   }
 

@@ -7,7 +7,9 @@
 // behind its caller's. An expanded call leaves instructions that no text can hold:
 //   call [frame, bytes {, to, from, bytes}...]  the frame becomes undefined, then bytes are copied in
 //                                               local memory: arguments before the callee's body,
-//                                               results behind it
+//                                               results behind it. Before the body the first operand's
+//                                               text is the suffix of the names of the callee's
+//                                               registers, which become undefined too
 //   @p call label     a call with a guard, jumping over the expansion where the guard does not hold
 //   ret label         a return
 // Source: PTX ISA, "call", "Parameter State Space", "Function declarations and definitions".
