@@ -194,23 +194,31 @@ std::vector<Life> find_lives(const SlotRequest& request, const ptx::ControlFlow&
       for (const RegisterUse& use : request.uses[i]) lives[dense[use.id]].include(i);
     }
   }
-  // Is a register born here read first, in the rest of the block or behind it?
+  // Is a register born here read first, in the rest of the block or behind it? Numbers of births, from 1.
+  std::vector<std::size_t> read(lives.size()), written(lives.size()), behind(lives.size());
   for (const Births& each : request.births) {
+    const std::size_t number = unwritten.size() + 1;
     const auto b = static_cast<std::size_t>(flow.block_of[static_cast<std::size_t>(each.at)]);
-    BitSet behind(lives.size()), read(lives.size()), written(lives.size());
-    live.for_each_out(b, [&](std::size_t id) { behind.set(id); });
-    for (int i = each.at + 1; i < flow.blocks[b].end; ++i) {
+    int last = each.at;
+    for (const std::uint32_t id : each.ids) {
+      if (dense[id] != kUnused) last = std::max(last, lives[dense[id]].last);
+    }
+    if (last >= flow.blocks[b].end - 1) {
+      live.for_each_out(b, [&](std::size_t id) { behind[id] = number; });
+    }
+    for (int i = each.at + 1; i <= std::min(last, flow.blocks[b].end - 1); ++i) {
       for (const RegisterUse& use : request.uses[i]) {
-        if (!use.written && !written.test(dense[use.id])) read.set(dense[use.id]);
+        if (!use.written && written[dense[use.id]] != number) read[dense[use.id]] = number;
       }
       for (const RegisterUse& use : request.uses[i]) {
-        if (use.written && !request.guarded[i]) written.set(dense[use.id]);
+        if (use.written && !request.guarded[i]) written[dense[use.id]] = number;
       }
     }
     std::vector<std::uint32_t>& found = unwritten.emplace_back();
     for (const std::uint32_t id : each.ids) {
       const std::uint32_t at = dense[id];
-      if (at == kUnused || !(read.test(at) || (behind.test(at) && !written.test(at)))) continue;
+      if (at == kUnused) continue;
+      if (read[at] != number && (behind[at] != number || written[at] == number)) continue;
       lives[at].include(each.at);
       found.push_back(id);
     }

@@ -297,12 +297,14 @@ ControlFlow analyze(const Function& function) {
     flow.reconvergence[last] = rejoin < 0 ? static_cast<int>(function.body.size())
                                           : flow.blocks[static_cast<std::size_t>(rejoin)].first;
     if (reconvergence.work() > kMaxWork) {
+      const bool calls = std::any_of(function.body.begin(), function.body.end(),
+                                     [](const Instruction& i) { return i.opcode == "call"; });
       throw ParseError(
           function.line,
-          fmt::format(
-              "{} has {} basic blocks and too many branches with returns on both sides, too "
-              "many to analyze; return at one place, or split the function",
-              function.name, flow.blocks.size()));
+          fmt::format("{} has {} basic blocks{} and too many branches with returns on both sides, "
+                      "too many to analyze; return at one place, or split the function",
+                      function.name, flow.blocks.size(),
+                      calls ? ", with the functions that it calls expanded at every call," : ""));
     }
   }
   return flow;
