@@ -484,6 +484,13 @@ TEST_CASE("calls that the assembler or the emulator does not take are refused") 
   refused(".func k() { }\n", "", "'k' is an entry and, in line 4, a function");
   refused(".func f(.param .b32 a) { st.param.b32 [a], 1; }\n", "call f, (1);",
           "'a' is an input of 'f' and cannot be written");
+  refused(".func (.param .b32 r) f() { .reg .b32 x; ld.param.b32 x, [r]; }\n", "call (_), f;",
+          "'r' is the result of 'f' and cannot be read");
+  for (const char* access : {"@%p1 st.param.b32 [q], 1;", "@!%p1 ld.param.b32 %r1, [q];"}) {
+    refused(".func f(.param .b32 a) { }\n",
+            std::string(".param .b32 q; ") + access + " call f, (q);",
+            "a guard cannot stand before an access to 'q'");
+  }
   refused("", "st.param.b64 [out], %rd1;", "the parameter out cannot be written");
   refused("", "st.param.b64 [%rd1], %rd1;", "st.param stores to a variable that it names");
   refused("", ".param .b32 q; mov.b64 %rd1, q;", "the address of the argument q cannot be taken");

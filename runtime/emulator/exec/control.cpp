@@ -64,7 +64,7 @@ void enter_frame(Warp& w, const Op& op, std::uint32_t mask) {
   }
   for_lanes(mask, [&](int lane) {
     const std::size_t first = static_cast<std::size_t>(lane) * size;
-    if constexpr (kChecked) {
+    if (kChecked && constant(1) != 0) {
       std::memset(w.local_written.data() + first + constant(0), 0, constant(1));
     }
     for (std::uint32_t i = 2; i < operands; i += 3) {

@@ -172,15 +172,32 @@ class Expander {
     out_.labels.emplace(std::move(name), static_cast<int>(out_.body.size()));
   }
 
-  // Inputs are written by the call alone.
-  static void check_store(const Instance& instance, const Instruction& given) {
-    if (given.opcode != "st" || given.operands.empty()) return;
-    const auto found = instance.locals.variables.find(given.operands[0].text);
-    if (found == instance.locals.variables.end() || found->second->role != Variable::Role::input) {
-      return;
+  // What the assembler refuses: writing an input, reading a result, a guard beside an argument.
+  static void check_access(const Instance& instance, const Instruction& given) {
+    const bool store = given.opcode == "st", load = given.opcode == "ld";
+    const std::size_t address = load ? 1 : 0;
+    if ((!store && !load) || given.operands.size() <= address) return;
+    const auto found = instance.locals.variables.find(given.operands[address].text);
+    if (found == instance.locals.variables.end()) return;
+    const std::string name = quote(found->first), function = quote(instance.code.name);
+    switch (found->second->role) {
+      case Variable::Role::input:
+        if (!store) return;
+        throw ParseError(given.line,
+                         fmt::format("{} is an input of {} and cannot be written", name, function));
+      case Variable::Role::result:
+        if (!load) return;
+        throw ParseError(given.line,
+                         fmt::format("{} is the result of {} and cannot be read", name, function));
+      case Variable::Role::argument:
+        if (given.guard.empty()) return;
+        throw ParseError(given.line,
+                         fmt::format("a guard cannot stand before an access to {}, which a call "
+                                     "passes; branch around it",
+                                     name));
+      case Variable::Role::plain:
+        return;
     }
-    throw ParseError(given.line, fmt::format("{} is an input of {} and cannot be written",
-                                             quote(found->first), quote(instance.code.name)));
   }
 
   void copy(Instance& instance) {
@@ -191,7 +208,7 @@ class Expander {
         expand(instance, given);
         continue;
       }
-      check_store(instance, given);
+      check_access(instance, given);
       Instruction next = given;
       if (!next.guard.empty()) next.guard = register_name(instance, next.guard);
       for (Operand& operand : next.operands) rename(instance, operand);
