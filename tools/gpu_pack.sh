@@ -70,7 +70,8 @@ if [ -n "$ptxas" ]; then
   done
 fi
 
-tar -C "$work" -czf "$file" gpu_pack
+tar -C "$work" -czf "$file.part" gpu_pack
+mv "$file.part" "$file"
 glibc=$(readelf -W --dyn-syms "$to"/tools/sagegen* "$to"/tools/bench/libsagegen.so |
   sed -n 's/.*@GLIBC_\([0-9.]*\).*/\1/p' | sort -uV | tail -n 1)
 echo "$file: $(stat -c %s "$file") bytes; runs where glibc is $glibc or newer"
