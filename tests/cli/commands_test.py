@@ -56,6 +56,8 @@ class Usage(CliTest):
             for value in ("abc", "0", "-1", "1.5", "", "9" * 30, "0x10"):
                 self.expect_error(USAGE, "usage error", [option, f"whole number from 1 to {most}"], "run",
                                   f"{option}={value}" if value else option, *([] if value else [""]))
+        self.expect_error(USAGE, "usage error", ["--judge-rows", "all is refused; it is a whole number from 0"], "run",
+                          "--judge-rows", "all")
         for value in ("abc", "10001"):
             self.expect_error(USAGE, "usage error", ["--repeats", value, "whole number from 1 to 10000"], "emit", "--time",
                               "--repeats", value)
@@ -243,12 +245,14 @@ class Machine(CliTest):
     @needs_generator
     @unittest.skipIf(is_sanitized(), "sanitizers reserve address space")
     def test_memory_that_ends_anywhere_in_the_generator(self):
-        loader = 127   # what libraries need is no business of sagegen
         limit, enough = 64 << 20, 0
         while enough < 8:   # in a row
-            code = sagegen("emit", "--stdout", FWD, limits={resource.RLIMIT_AS: limit}).code
-            self.assertIn(code, (OK, MACHINE, loader), limit)
-            enough = enough + 1 if code == OK else 0
+            limits = {resource.RLIMIT_AS: limit}
+            # What libraries need to be loaded is no business of sagegen.
+            if sagegen("--version", limits=limits).code == OK:
+                code = sagegen("emit", "--stdout", FWD, limits=limits).code
+                self.assertIn(code, (OK, MACHINE), limit)
+                enough = enough + 1 if code == OK else 0
             limit += 1 << 20
 
 

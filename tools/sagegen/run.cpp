@@ -369,9 +369,10 @@ void define_run(CLI::App& app, RunCommand& command) {
                      "of the tensors on the device (default: hnd)");
   app.add_flag("--lse", command.lse,
                "report the error of the log-sum-exp, too (--json always does)");
-  app.add_option("--judge-rows", command.judge.rows,
-                 "rows of O to compare with fp64, 0 for all (default: as many as take seconds)")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+  require_whole(app.add_option(
+                    "--judge-rows", command.judge.rows,
+                    "rows of O to compare with fp64, 0 for all (default: as many as take seconds)"),
+                0, std::uint64_t{1} << 40);
   require_seed(app.add_option("--judge-seed", command.judge.seed, "of random rows to judge")
                    ->capture_default_str());
   app.add_option("--ptx", command.ptx,
