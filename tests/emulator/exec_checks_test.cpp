@@ -325,6 +325,14 @@ TEST_CASE("an undefined operand that does not decide leaves the result defined")
        "mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0x4420;"},
       {"mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0x9999;",
        "mov.b32 %w5, {%h3, %h9}; prmt.b32 %w4, %w5, 0, 0xbbbb;"},
+      {"set.gt.and.u32.s32 %w4, %w9, 3, %p2;", "set.gt.and.u32.s32 %w4, %w9, 3, %p1;"},
+      {"or.b32 %w5, %w9, 1; set.eq.u32.u32 %w4, %w5, 0;", "set.eq.u32.u32 %w4, %w9, 0;"},
+      {"set.ne.and.u32.s32 %w4, %w1, %w1, %p9;", "set.eq.and.u32.s32 %w4, %w1, %w1, %p9;"},
+      {"mul24.lo.u32 %w4, %w9, 0xff000000;", "mul24.lo.u32 %w4, %w9, 0xff000001;"},
+      {"add.cc.u32 %w5, %w1, 1; addc.u32 %w4, 0, 0;",
+       "add.cc.u32 %w5, %w9, 1; addc.u32 %w4, 0, 0;"},
+      {"mov.b32 %w5, {%h3, %h9}; mov.v2.b32 {%w6, %w7}, {%w9, %w5}; and.b32 %w4, %w7, 0xffff;",
+       "mov.b32 %w5, {%h3, %h9}; mov.v2.b32 {%w6, %w7}, {%w9, %w5}; and.b32 %w4, %w6, 0xffff;"},
       // Halves and bytes that are put together and taken apart.
       {"mov.b32 %w5, {%h3, %h9}; mov.b32 {%h4, %h5}, %w5; cvt.u32.u16 %w4, %h4;",
        "mov.b32 %w5, {%h3, %h9}; mov.b32 {%h4, %h5}, %w5; cvt.u32.u16 %w4, %h5;"},
@@ -517,6 +525,21 @@ TEST_CASE("halves of matrices that are loaded, transposed and stored") {
   CHECK(check_of(turned + "setp.ne.u32 %p2, %w1, 17; @%p2 st.global.b32 [%d2], %w5;", 1, 32) == "");
   CHECK(check_of(turned + "shr.u32 %w5, %w5, 16; st.global.b32 [%d2], %w5;", 1, 32) ==
         "uninitialized");
+  // Element (0, 1) of a tile of 16 x 16 halves is the second one of lane 0.
+  const std::string fragment =
+      "st.shared.v4.b32 [%d6], {%w1, %w1, %w1, %w1}; setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b16 "
+      "[%d6+2], %h9; bar.warp.sync -1; wmma.load.c.sync.aligned.row.m16n16k16.shared.f16 {%w20, "
+      "%w21, %w22, %w23}, [%d3]; ";
+  CHECK(check_of(fragment + "and.b32 %w5, %w20, 0xffff; st.global.v4.b32 [%d7], {%w5, %w21, %w22, "
+                            "%w23};",
+                 1, 32) == "");
+  CHECK(check_of(fragment + "shr.u32 %w5, %w20, 16; st.global.b32 [%d2], %w5;", 1, 32) ==
+        "uninitialized");
+  CHECK(check_of(fragment + "bar.warp.sync -1; wmma.store.d.sync.aligned.row.m16n16k16.shared.f16 "
+                            "[%d3+1024], {%w20, %w21, %w22, %w23}; bar.warp.sync -1; ld.shared.b32 "
+                            "%w5, [%d4+1024]; setp.ne.u32 %p2, %w1, 0; @%p2 st.global.b32 [%d2], "
+                            "%w5; cvt.u32.u16 %w6, %w5; st.global.b32 [%d2+1024], %w6;",
+                 1, 32) == "");
   const std::string stored =
       tile +
       "bar.warp.sync -1; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%d6+1024], {%w4}; "

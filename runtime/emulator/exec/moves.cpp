@@ -1,5 +1,6 @@
 // Moves that are no lane loops: vectors, predicates, address spaces, clocks.
 
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/forms.h"
 #include "runtime/emulator/exec/warp.h"
 
@@ -53,9 +54,15 @@ void move_vector(Warp& w, const Op& op, std::uint32_t mask) {
     for (int i = 0; i < elements; ++i) row(i)[lane] = values[i];
   });
   if constexpr (kChecked) {
-    std::uint32_t defined[kMostElements];
-    for (int i = 0; i < elements; ++i) defined[i] = defined_row(w, r[elements + i]);
-    for (int i = 0; i < elements; ++i) set_defined_row(w, r[i], defined[i], mask);
+    for_lanes(mask, [&](int lane) {
+      std::uint64_t marks[kMostElements];
+      for (int i = 0; i < elements; ++i) {
+        marks[i] = undefined_bits(w, r[elements + i], sizeof(Word), lane);
+      }
+      for (int i = 0; i < elements; ++i) {
+        set_undefined_bits(w, r[i], sizeof(Word), lane, marks[i]);
+      }
+    });
   }
 }
 

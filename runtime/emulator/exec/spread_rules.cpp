@@ -203,6 +203,7 @@ Range range_of(const Bits& bits, u32 bytes, bool is_signed) {
 
 enum class Compare : std::uint8_t { unknown, eq, ne, lt, le, gt, ge };
 constexpr std::uint16_t kSigned = 0x100;
+constexpr int kBooleanShift = 9;  // the boolean operation of set
 
 struct Outcome {
   bool may_hold = true, may_fail = true;
@@ -281,6 +282,26 @@ void set_predicates(Warp& w, const Op& op, u32 mask) {
   set_defined_predicate(w, op.r[0], p, mask);
 }
 
+// set d, a, b{, c}: all of the result or nothing.
+void set_number(Warp& w, const Op& op, u32 mask) {
+  const SpreadRule& rule = rule_of(w, op);
+  const auto what = static_cast<Compare>(rule.detail & 0xff);
+  const u32 operation = rule.detail >> kBooleanShift & 3, bytes = bytes_of_operand(rule, 1);
+  u32 c = 0, c_known = kFullMask;
+  if (operation != kBoolNone) {
+    c = predicate_operand(w, op, 3);
+    c_known = defined_predicate(w, op.r[3]);
+  }
+  for_destination(w, op, mask, [&](int lane) {
+    const Bits a = operand(w, op, 1, lane), b = operand(w, op, 2, lane);
+    const bool defined = (a.undefined | b.undefined) == 0, known = (c_known >> lane & 1) != 0;
+    if (defined && known) return u64{0};
+    const Outcome holds = compare(what, a, b, bytes, (rule.detail & kSigned) != 0);
+    const bool third = (c >> lane & 1) != 0;
+    return all_if(combine(operation, holds, {third || !known, !third || !known}).open());
+  });
+}
+
 // min and max of integers: if the ranges do not overlap, one of the two has no say.
 void extremum(Warp& w, const Op& op, u32 mask) {
   const SpreadRule& rule = rule_of(w, op);
@@ -306,6 +327,7 @@ void sum(Warp& w, const Op& op, u32 mask) {
 }
 
 enum class Half : std::uint8_t { low, high };
+constexpr std::uint16_t kHigh = 1, k24Bits = 2;  // in the detail of a product
 
 u64 product_undefined(const Bits& a, const Bits& b, Half half) {
   if ((a.undefined | b.undefined) == 0 || a.is_zero() || b.is_zero()) return 0;
@@ -322,10 +344,15 @@ u64 product_undefined(const Bits& a, const Bits& b, Half half) {
 // mul d, a, b and mad d, a, b, c
 void product(Warp& w, const Op& op, u32 mask) {
   const SpreadRule& rule = rule_of(w, op);
-  const Half half = rule.detail == 0 ? Half::low : Half::high;
+  const Half half = (rule.detail & kHigh) == 0 ? Half::low : Half::high;
+  const u64 read = (rule.detail & k24Bits) == 0 ? ~u64{0} : low_bits(24);
   const bool adds = bytes_of_operand(rule, 3) != 0;
   for_destination(w, op, mask, [&](int lane) {
-    u64 bits = product_undefined(operand(w, op, 1, lane), operand(w, op, 2, lane), half);
+    const auto factor = [&](int i) {
+      const Bits bits = operand(w, op, i, lane);
+      return Bits{bits.value & read, bits.undefined & read};
+    };
+    u64 bits = product_undefined(factor(1), factor(2), half);
     if (adds) bits = upwards(bits | operand(w, op, 3, lane).undefined);
     return bits;
   });
@@ -436,7 +463,7 @@ SpreadRule rule_for_cvt(const ptx::Instruction& instruction) {
   return {.run = convert, .detail = type_bytes(from)};
 }
 
-SpreadRule rule_for_setp(const ptx::Instruction& instruction) {
+SpreadRule rule_for_compare(const ptx::Instruction& instruction) {
   static constexpr std::pair<std::string_view, Compare> kCompares[] = {
       {"eq", Compare::eq}, {"ne", Compare::ne}, {"lt", Compare::lt}, {"le", Compare::le},
       {"gt", Compare::gt}, {"ge", Compare::ge}, {"lo", Compare::lt}, {"ls", Compare::le},
@@ -447,6 +474,16 @@ SpreadRule rule_for_setp(const ptx::Instruction& instruction) {
     for (const auto& [name, compare] : kCompares) {
       if (instruction.modifiers.front() == name) what = compare;
     }
+  }
+  if (instruction.opcode == "set") {
+    const u32 operation = takes(instruction, "and")   ? kBoolAnd
+                          : takes(instruction, "or")  ? kBoolOr
+                          : takes(instruction, "xor") ? kBoolXor
+                                                      : kBoolNone;
+    return {.run = set_number,
+            .detail = static_cast<std::uint16_t>(static_cast<unsigned>(what) |
+                                                 (type[0] == 's' ? kSigned : 0) |
+                                                 operation << kBooleanShift)};
   }
   return {.run = set_predicates,
           .detail = static_cast<std::uint16_t>(static_cast<unsigned>(what) |
@@ -468,7 +505,7 @@ SpreadRule choose_rule(const ptx::Instruction& instruction, bool of_predicates) 
             .detail = static_cast<std::uint16_t>(what)};
   }
   if (of_predicates) {
-    return opcode == "setp" && type != "f16x2" && type != "bf16x2" ? rule_for_setp(instruction)
+    return opcode == "setp" && type != "f16x2" && type != "bf16x2" ? rule_for_compare(instruction)
                                                                    : SpreadRule{};
   }
   // Which operands are moved; all others say where to.
@@ -479,6 +516,7 @@ SpreadRule choose_rule(const ptx::Instruction& instruction, bool of_predicates) 
   for (const auto& [name, moved] : kMoves) {
     if (opcode == name) return {.run = move_bits, .detail = moved};
   }
+  if (opcode == "set") return type.ends_with("x2") ? SpreadRule{} : rule_for_compare(instruction);
   if (opcode == "cvt") return rule_for_cvt(instruction);
   if (opcode == "lop3") return {.run = lop3};
   if (opcode == "selp") return {.run = select};
@@ -486,15 +524,16 @@ SpreadRule choose_rule(const ptx::Instruction& instruction, bool of_predicates) 
   if (opcode == "clz") return {.run = leading_zeros};
   if (opcode == "cnot") return {.run = logical_not};
   if (opcode == "dp4a") return {.run = dot4};
-  // These have a predicate, or the condition code, among their operands.
-  if (opcode == "set" || takes(instruction, "cc")) return {};
+  if (takes(instruction, "cc")) return {};  // the condition code is among the operands
   if (type.ends_with("16x2") || type == "f32x2")
     return {.run = by_parts, .detail = part_bits(type)};
   const bool integer = (type[0] == 's' || type[0] == 'u') && !takes(instruction, "sat");
   if (!integer) return {};
   if (opcode == "add" || opcode == "sub" || opcode == "neg") return {.run = sum};
-  if (opcode == "mul" || opcode == "mad") {
-    return {.run = product, .detail = takes(instruction, "hi")};
+  if (opcode == "mul" || opcode == "mad" || opcode == "mul24" || opcode == "mad24") {
+    return {.run = product,
+            .detail = static_cast<std::uint16_t>((takes(instruction, "hi") ? kHigh : 0) |
+                                                 (opcode.ends_with("24") ? k24Bits : 0))};
   }
   if ((opcode == "min" || opcode == "max") && !takes(instruction, "relu")) {
     return {.run = extremum,

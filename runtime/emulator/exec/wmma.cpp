@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "runtime/emulator/exec/checker.h"
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/numerics/fused_sum.h"
 
 namespace sagegen::emulator {
@@ -97,14 +98,14 @@ Value uniform(const Warp& w, const Op& op, const Value* values, const char* what
 }
 
 // Calls `f(place, address, bytes)` for each piece of the matrix: an element, or the 32 bits of a lane where
-// elements are smaller than bytes.
+// elements are smaller than bytes. Not at all if it is nowhere.
 template <bool kChecked, class F>
 void for_pieces(Warp& w, const Op& op, const Fragment& fragment, std::uint16_t base_row,
                 std::uint16_t stride_row, F&& f) {
   if constexpr (kChecked) {
-    bool known = require_defined(w, op, base_row, kFullMask, "address") == 0;
-    if (fragment.has_stride) known &= require_defined(w, op, stride_row, kFullMask, "stride") == 0;
-    if (!known) throw Stop{};  // nobody knows where the matrix is
+    std::uint32_t lost = undefined_addresses(w, op, base_row, kFullMask, "address");
+    if (fragment.has_stride) lost |= require_defined(w, op, stride_row, kFullMask, "stride");
+    if (lost != 0) return;
   }
   const LaneAddresses addresses = lane_addresses(w, w.program->accesses[op.imm], base_row);
   const std::uint64_t base = uniform(w, op, addresses.data(), "address");
@@ -115,10 +116,13 @@ void for_pieces(Warp& w, const Op& op, const Fragment& fragment, std::uint16_t b
   const auto whole = static_cast<std::uint64_t>(fragment.registers()) * (bits == 64 ? 8 : 4);
   const std::uint64_t alignment = std::min<std::uint64_t>(whole, 16);
   if (base % whole != 0 || stride * bits % (8 * alignment) != 0) {
-    fail(w, op, 0, "misaligned",
-         fmt::format("a matrix at {:#x} with {} elements from one row or column to the next; the "
-                     "address must be a multiple of {} bytes and the stride of {}",
-                     base, stride, whole, alignment * 8 / bits));
+    report(w, op, 0, "misaligned", [&] {
+      return fmt::format(
+          "a matrix at {:#x} with {} elements from one row or column to the next; the "
+          "address must be a multiple of {} bytes and the stride of {}",
+          base, stride, whole, alignment * 8 / bits);
+    });
+    return;
   }
   const int step = fragment.bits < 8 ? 32 / fragment.bits : 1;
   const int lines = fragment.column_major ? fragment.columns() : fragment.rows();
@@ -146,7 +150,7 @@ void load_fragment(Warp& w, const Op& op, std::uint32_t mask) {
   const Fragment fragment = fragment_of(w, op);
   const int count = fragment.registers();
   const std::uint16_t* d = operands_of(w, op, count + (fragment.has_stride ? 2 : 1));
-  std::uint64_t values[kMaxRegisters][kLanes] = {};
+  std::uint64_t values[kMaxRegisters][kLanes] = {}, marks[kMaxRegisters][kLanes] = {};
   std::array<std::uint32_t, kMaxRegisters> defined;
   defined.fill(kFullMask);
   const std::uint16_t stride = fragment.has_stride ? d[count + 1] : d[count];
@@ -160,6 +164,8 @@ void load_fragment(Warp& w, const Op& op, std::uint32_t mask) {
                          if constexpr (kChecked) {
                            if (!w.cta->checker->read(w, op, place.lane, target, bytes)) {
                              defined[place.reg] &= ~(1u << place.lane);
+                             const auto undefined = w.cta->checker->undefined_bytes(target, bytes);
+                             marks[place.reg][place.lane] |= bits_of_bytes(undefined) << place.bit;
                            }
                          }
                        });
@@ -172,7 +178,12 @@ void load_fragment(Warp& w, const Op& op, std::uint32_t mask) {
         row32(w, d[i])[lane] = static_cast<std::uint32_t>(values[i % own][lane]);
       }
     }
-    if constexpr (kChecked) set_defined_row(w, d[i], defined[i % own], kFullMask);
+    if constexpr (kChecked) {
+      set_defined_row(w, d[i], defined[i % own], kFullMask);
+      for_lanes(~defined[i % own], [&](int lane) {
+        set_undefined_bits(w, d[i], fragment.doubles() ? 8 : 4, lane, marks[i % own][lane]);
+      });
+    }
   }
   if constexpr (kChecked) order_lanes(w, mask);
 }
@@ -194,8 +205,10 @@ void store_fragment(Warp& w, const Op& op, std::uint32_t mask) {
                                         ? row64(w, row)[place.lane]
                                         : std::uint64_t{row32(w, row)[place.lane]} >> place.bit;
         if constexpr (kChecked) {
-          const bool defined = (defined_row(w, row) >> place.lane & 1) != 0;
-          w.cta->checker->write(w, op, place.lane, target, bytes, &value, defined);
+          const std::uint64_t marks_of_lane =
+              undefined_bits(w, row, fragment.doubles() ? 8 : 4, place.lane) >> place.bit;
+          w.cta->checker->write_partly(w, op, place.lane, target, bytes, &value,
+                                       undefined_bytes_of(marks_of_lane & low_bits(8 * bytes)));
         }
         std::memcpy(target.data, &value, bytes);
       });
