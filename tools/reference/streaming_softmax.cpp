@@ -111,8 +111,7 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       double* row = scores.data() + r * tile;
-      const std::int64_t visible =
-          std::clamp<std::int64_t>(visible_to(first + r) - begin, 0, keys);
+      const std::int64_t visible = std::clamp<std::int64_t>(visible_to(first + r) - begin, 0, keys);
       const double scale = queries.scale[static_cast<std::size_t>(first + r)];
       for (std::int64_t j = 0; j < visible; ++j) {
         row[j] *= scale * kv.key_scale[static_cast<std::size_t>(begin + j)];

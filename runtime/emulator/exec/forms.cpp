@@ -253,8 +253,8 @@ std::vector<Form> find_as_written(const ptx::Instruction& instruction, const For
   // Some conversions have a quick form for the usual registers beside the general one.
   if (!fixed.empty() && instruction.opcode != "cvt") return fixed;
   using Family = std::vector<Form> (*)(const ptx::Instruction&);
-  for (Family family : {convert_forms, set_forms, memory_forms, atomic_forms, mma_forms, async_forms,
-                        call_forms, wmma_forms}) {
+  for (Family family : {convert_forms, set_forms, memory_forms, atomic_forms, mma_forms,
+                        async_forms, call_forms, wmma_forms}) {
     std::vector<Form> forms = family(instruction);
     fixed.insert(fixed.end(), forms.begin(), forms.end());
     if (!forms.empty()) return fixed;
