@@ -104,4 +104,17 @@ TEST_CASE("a launch can be interrupted, and the next one runs") {
   }
 }
 
+TEST_CASE("a launch tells how many of its CTAs have ended") {
+  const auto progress = std::make_shared<runtime::LaunchProgress>();
+  Bench bench;
+  bench.options.progress = progress;
+  bench.options.threads = 2;
+  bench.kernel(kUneven, 0);
+  for (const unsigned blocks : {40u, 7u}) {
+    REQUIRE(bench.run(blocks, 32, {}).findings.empty());
+    CHECK(progress->ctas == blocks);
+    CHECK(progress->ended == blocks);
+  }
+}
+
 }  // namespace sagegen::emulator::test

@@ -154,6 +154,31 @@ TEST_CASE("progress is told while the work goes on, and taken off a terminal whe
   }
 }
 
+TEST_CASE("progress of work that counts its own steps") {
+  using std::chrono::milliseconds;
+  std::string said;
+  std::atomic<int> lines = 0;
+  std::atomic<std::uint64_t> done = 3;
+  const auto two_lines_more = [&] {
+    const int before = lines;
+    while (lines < before + 2) std::this_thread::sleep_for(milliseconds(1));
+  };
+  {
+    Progress progress("running",
+                      [&] {
+                        return Steps{done, 12};
+                      },
+                      {.patience = milliseconds(1),
+                       .interval = milliseconds(1),
+                       .write = [&](const std::string& text) { said += text, ++lines; }});
+    two_lines_more();
+    done = 9;
+    two_lines_more();
+  }
+  CHECK(said.find("running: 3 of 12, ") < said.find("running: 9 of 12, "));
+  CHECK(said.find("running: 9 of 12, ") != std::string::npos);
+}
+
 TEST_CASE("progress says nothing about work that ends soon") {
   std::string said;
   {

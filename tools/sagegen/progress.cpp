@@ -50,7 +50,15 @@ ProgressSink progress_on_stderr() {
 }
 
 Progress::Progress(std::string what, std::uint64_t total, ProgressSink sink)
-    : what_(std::move(what)), total_(total), sink_(std::move(sink)) {
+    : Progress(
+          std::move(what),
+          [this, total] {
+            return Steps{done_.load(std::memory_order_relaxed), total};
+          },
+          std::move(sink)) {}
+
+Progress::Progress(std::string what, std::function<Steps()> steps, ProgressSink sink)
+    : what_(std::move(what)), steps_(std::move(steps)), sink_(std::move(sink)) {
   try {
     reporter_ = std::thread([this] { report_until_ended(); });
   } catch (const std::system_error&) {  // no thread: the work goes on in silence
@@ -74,8 +82,8 @@ void Progress::report_until_ended() {
   while (!changed_.wait_until(lock, next, [this] { return ended_; })) {
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-    const std::string line =
-        progress_line(what_, done_.load(std::memory_order_relaxed), total_, seconds);
+    const Steps steps = steps_();
+    const std::string line = progress_line(what_, steps.done, steps.total, seconds);
     sink_.write(sink_.terminal ? kEraseLine + line : line + "\n");
     said = true;
     next += sink_.interval;

@@ -29,6 +29,11 @@ struct ProgressSink {
 // stderr, as it is: a terminal, or a file where few lines are better.
 ProgressSink progress_on_stderr();
 
+// How many steps the work has, 0 if nobody knows, and how many are done.
+struct Steps {
+  std::uint64_t done = 0, total = 0;
+};
+
 // Lives as long as the work. A thread of its own writes the lines, so advance() may be called by many
 // threads, and work that cannot count its steps is told of, too. Where no thread can be made, nothing is
 // said.
@@ -36,6 +41,9 @@ class Progress {
  public:
   // `what` names the work in a few words; `total` counts its steps, 0 if nobody knows them.
   Progress(std::string what, std::uint64_t total, ProgressSink sink = progress_on_stderr());
+  // For work that counts its steps itself; `steps` is called from another thread.
+  Progress(std::string what, std::function<Steps()> steps,
+           ProgressSink sink = progress_on_stderr());
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -46,7 +54,7 @@ class Progress {
   void report_until_ended();
 
   const std::string what_;
-  const std::uint64_t total_;
+  const std::function<Steps()> steps_;
   const ProgressSink sink_;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::atomic<std::uint64_t> done_{0};

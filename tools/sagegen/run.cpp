@@ -239,6 +239,8 @@ Exit run_command(const RunCommand& command, Output& output) {
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
   runtime::EmulatorOptions emulator = command.emulator;
   emulator.interrupt = interrupt_flag();
+  const auto launch = std::make_shared<runtime::LaunchProgress>();
+  emulator.progress = launch;
   const RunDevice on = open_run_device(command.device, command.target, emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
@@ -248,7 +250,7 @@ Exit run_command(const RunCommand& command, Output& output) {
     std::optional<InterruptScope> interruptible;
     if (on.emulator) interruptible.emplace();
     output.progress(running);
-    const Progress progress(running, 0);
+    const Progress progress(running, [&] { return Steps{launch->ended, launch->ctas}; });
     return run_attention(job, on);
   }();
   if (!result.note.empty()) output.progress(fmt::format("{}: {}", on.name, result.note));

@@ -175,6 +175,7 @@ class CtaRunner {
     for (const Warp& w : cta_.warps) executed += w.executed;
     executed_ += executed;
     if (const auto last = launch_.budget.spend(linear, executed)) launch_.stop_behind(*last);
+    if (request_.options.progress) request_.options.progress->ended.fetch_add(1);
     cta_.checker = nullptr;
     if (!log_.findings.empty()) record(linear);
   }
@@ -465,6 +466,10 @@ LaunchReport launch(const Program& program, DeviceMemory& memory, const LaunchRe
     shared.ordered_races = std::make_unique<CtaRaces>();
   } else if (checks) {
     shared.races = std::make_unique<GlobalRaces>(*shared.map);
+  }
+  if (request.options.progress) {
+    request.options.progress->ended = 0;
+    request.options.progress->ctas = shared.ctas;
   }
   run_grid(shared);
 

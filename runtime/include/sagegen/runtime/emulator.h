@@ -41,6 +41,11 @@ enum class SchedulePolicy { round_robin, random, reverse };
 enum class AsyncPolicy { late, eager, random };  // late: data lands when a wait forces it
 enum class Counting { off, on };                 // of what each PTX instruction did
 
+// How far the launch is that began last: its CTAs, and those of them that have ended.
+struct LaunchProgress {
+  std::atomic<std::uint64_t> ctas{0}, ended{0};
+};
+
 struct EmulatorOptions {
   Checks checks = Checks::on;
   SchedulePolicy schedule = SchedulePolicy::round_robin;
@@ -58,6 +63,8 @@ struct EmulatorOptions {
   // Launches end, soon after this is set, with the finding "interrupted"; null: they cannot be. It stays
   // the caller's to set and to reset, from any thread or a signal handler.
   std::shared_ptr<const std::atomic<bool>> interrupt = nullptr;
+  // Kept up to date while launches run, to be read from any thread; null: nobody asks.
+  std::shared_ptr<LaunchProgress> progress = nullptr;
 };
 
 // One report of a check. After it an access out of bounds reads zeros or writes nothing, undefined data
