@@ -47,10 +47,11 @@ inline constexpr float kLargestSoftmaxScale = 1e25f;
 struct AttentionArguments {
   TensorView q, k, v, o;
   // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. It is that of the weights in use, P as
-  // rounded, so that partial results merge as if computed at once. With FP8 P that is within 1/16
-  // of the logarithm of exact weights, and usually far closer, plus 2.2e-6 for each key whose
-  // weight is less than 3.5e-5 of the largest. With FP16 P and Accumulation::f32 the tensor core
-  // truncates: another 8.2e-8 per key, at most.
+  // rounded, so that partial results merge as if computed at once. Beside what the codes of Q and K
+  // change in the scores, the rounding of P costs at most, and usually far less:
+  //   FP8   1/16, plus 2.2e-6 for each key whose weight is less than 3.5e-5 of the largest
+  //   FP16  2^-11, plus 3e-8 for each key whose weight is less than 6.1e-5 of the largest; with
+  //         Accumulation::f32 the tensor core truncates another 8.2e-8 per key
   DevicePtr lse = 0;
   float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0, at most kLargestSoftmaxScale
   CausalAlignment causal = CausalAlignment::top_left;  // ignored without a causal mask
