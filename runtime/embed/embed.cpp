@@ -41,7 +41,11 @@ std::string what_exists(std::span<const EmbeddedKernel> kernels, const KernelSpe
     return fmt::format("none of the {} embedded kernels is of the kind {}", kernels.size(),
                        to_string(spec.kind));
   }
-  return fmt::format("embedded kernels of this kind:{}", keys);
+  return fmt::format(
+      "choose a mode that is embedded (K smoothing is, for every problem), or give the PTX of this "
+      "one, "
+      "as `sagegen emit` writes it; embedded kernels of this kind:{}",
+      keys);
 }
 
 }  // namespace

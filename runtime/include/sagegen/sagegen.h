@@ -80,7 +80,8 @@ typedef struct sagegen_attention sagegen_attention;
 
 typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
 /* Whether the mean of K over its tokens is subtracted before it is quantized (SageAttention2). It costs
- * next to nothing and matters where channels of K have a bias. */
+ * next to nothing and matters where channels of K have a bias. The embedded kernels can leave K as it is
+ * for f16 and head_dim 128 on sm_80 and sm_89; for the rest give ptx_directory. */
 typedef enum sagegen_k_smoothing {
   SAGEGEN_SMOOTH_K = 0,
   SAGEGEN_K_AS_IT_IS = 1,
@@ -123,9 +124,10 @@ typedef enum sagegen_causal_alignment {
  * device, and a NaN or infinity in them leaves O undefined. */
 typedef struct sagegen_arguments {
   sagegen_tensor q, k, v, o;
-  /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. Of the weights in use, P as rounded:
-   * with FP8 P within 1/16 of the exact logarithm plus 2.2e-6 for each key whose weight is
-   * less than 3.5e-5 of the largest; with FP16 P within 8.2e-8 per key. */
+  /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. Of the weights in use, P as rounded.
+   * Beside what the codes of Q and K change in the scores, that costs at most 1/16, plus 2.2e-6 for each
+   * key whose weight is less than 3.5e-5 of the largest, with FP8 P; with FP16 P 2^-11 and 1.2e-7 per
+   * key. Usually it is far less. */
   uint64_t lse;
   float softmax_scale;      /* 0: 1 / sqrt(head_dim); otherwise > 0, at most 1e25 */
   int32_t causal_alignment; /* sagegen_causal_alignment */
