@@ -91,7 +91,8 @@ std::vector<Section> attention_sections(const KernelSpec& spec) {
                          "added to O in "
                          "f32 registers",
                          s.cta_k)
-           : "P V: the tensor core sums into O over all keys"}};
+           : "P V: the tensor core sums into O over all keys",
+       "the row sum is that of the rounded P: one more channel of P V, whose V is constant"}};
   const Section tiling{
       "tiling",
       {fmt::format("a block owns {} queries of one head; each of {} warps owns {} of them", s.cta_q,
@@ -99,8 +100,10 @@ std::vector<Section> attention_sections(const KernelSpec& spec) {
        fmt::format("keys come in tiles of {}, {} tiles of K and V in flight or in use", s.cta_k,
                    s.stages),
        fmt::format("grid (padded q_len / {}, q_heads, batch)", s.cta_q),
-       fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k32 s8), {} mma of P V ({})",
-                   qk_mma, pv_mma, fp8 ? "m16n8k32 e4m3" : "m16n8k16 f16")}};
+       fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k32 s8), {} mma of P V and {} of "
+                   "the row sum ({})",
+                   qk_mma, pv_mma, pv_mma / (p.head_dim / 8),
+                   fp8 ? "m16n8k32 e4m3" : "m16n8k16 f16")}};
   const Section fragments{
       "fragments",
       {"lane l of a warp: g = l / 4, t = l mod 4",
