@@ -125,7 +125,11 @@ capability=$(awk -v want="\"$device\"" '
   index($0, "\"device\":") { here = index($0, want) }
   here && /"compute_capability"/ { gsub(/[^0-9.]/, ""); print; exit }' "$out/devices.json")
 if [ -z "$capability" ]; then
-  echo "gpu_check: no device $device here: $(field "$out/devices.json" why_no_cuda)$(tail -n 1 "$out/devices.err")" >&2
+  case $device in
+    emulator:*) why="the emulator has the profiles $(grep -o '"emulator:[^"]*"' "$out/devices.json" | tr -d '"' | tr '\n' ' ')" ;;
+    *) why="$(field "$out/devices.json" why_no_cuda)$(tail -n 1 "$out/devices.err")" ;;
+  esac
+  echo "gpu_check: no device $device here: $why" >&2
   exit 3
 fi
 number=${capability/./}

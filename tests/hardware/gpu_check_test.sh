@@ -33,6 +33,7 @@ check 0 --help
 expect '--dry'
 check 3 --device emulator:sm_75
 expect 'no device emulator:sm_75'
+expect 'the emulator has the profiles emulator:sm_80 '
 
 check 0 --dry sm_86 --quick --out out
 expect ' 0 failed'
