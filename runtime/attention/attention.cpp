@@ -138,7 +138,9 @@ class Loader {
       return load_as_asked<Params>(device_, spec, source_);
     } catch (const DriverError& error) {
       if (!is_too_new(error)) throw;
-    } catch (const std::exception&) {  // the source has none
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception&) {  // the source has none; it says so in its own words
     }
     return std::nullopt;
   }
