@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -82,10 +83,13 @@ void Progress::report_until_ended() {
   while (!changed_.wait_until(lock, next, [this] { return ended_; })) {
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-    const Steps steps = steps_();
-    const std::string line = progress_line(what_, steps.done, steps.total, seconds);
-    sink_.write(sink_.terminal ? kEraseLine + line : line + "\n");
-    said = true;
+    try {
+      const Steps steps = steps_();
+      const std::string line = progress_line(what_, steps.done, steps.total, seconds);
+      sink_.write(sink_.terminal ? kEraseLine + line : line + "\n");
+      said = true;
+    } catch (const std::bad_alloc&) {  // no memory for a line: the work may still get on
+    }
     next += sink_.interval;
   }
   if (said && sink_.terminal) sink_.write(kEraseLine);
