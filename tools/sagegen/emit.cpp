@@ -119,7 +119,7 @@ void add_emit(App& app) {
       "  sagegen emit --target sm_120 --stdout KEY     the same kernel for another target",
       [](CLI::App& app_command, EmitCommand& command) {
         define_kernel_choice(app_command, command.choice);
-        app_command.add_option("--out", command.out, "write DIR/<key>.ptx");
+        refuse_empty(app_command.add_option("--out", command.out, "write DIR/<key>.ptx"));
         app_command.add_flag("--stdout", command.to_stdout,
                              "print the PTX of one kernel and nothing else");
         app_command.add_flag("--lineinfo", command.line_info,

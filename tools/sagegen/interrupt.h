@@ -10,6 +10,9 @@ namespace sagegen::cli {
 // For EmulatorOptions::interrupt: set by the first SIGINT while an InterruptScope lives.
 std::shared_ptr<const std::atomic<bool>> interrupt_flag();
 
+// Whether it was set.
+bool was_interrupted();
+
 // A second SIGINT does what it did before: usually it ends the process.
 class InterruptScope {
  public:

@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/interrupt.h"
 
 int main(int argc, char** argv) {
   // A file that grows beyond `ulimit -f` is an error to report, and not the end of the process.
@@ -16,5 +17,11 @@ int main(int argc, char** argv) {
     number = ::open("/dev/null", O_RDONLY);
   } while (number >= 0 && number <= STDERR_FILENO);
   if (number > STDERR_FILENO) ::close(number);
-  return sagegen::cli::run(argc, argv);
+  const int exit_code = sagegen::cli::run(argc, argv);
+  if (sagegen::cli::was_interrupted()) {
+    // All has been said. A script or loop around this process ends only if it sees the signal.
+    std::signal(SIGINT, SIG_DFL);
+    std::raise(SIGINT);
+  }
+  return exit_code;
 }

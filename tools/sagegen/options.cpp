@@ -44,6 +44,13 @@ void refuse_without(CLI::Option* option, const CLI::Option* other) {
   });
 }
 
+void refuse_empty(CLI::Option* option) {
+  option->check([](const std::string& name) {
+    return name.empty() ? std::string("the name is empty; give one, or leave the option out")
+                        : std::string();
+  });
+}
+
 void require_whole(CLI::Option* option, std::uint64_t least, std::uint64_t most) {
   option->check([least, most](const std::string& text) {
     std::uint64_t value = 0;

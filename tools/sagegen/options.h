@@ -32,6 +32,9 @@ void refuse_beside(CLI::Option* option, const CLI::Option* other, const std::str
 // Refuses `option` where `other`, which it qualifies, is not given.
 void refuse_without(CLI::Option* option, const CLI::Option* other);
 
+// Refuses a name that is empty, as that of an unset variable is: nothing would be written.
+void refuse_empty(CLI::Option* option);
+
 // Refuses what is no whole number, and a number out of range, each in words. CLI11 takes -1, and what is too
 // large, for the largest number.
 void require_whole(CLI::Option* option, std::uint64_t least, std::uint64_t most);

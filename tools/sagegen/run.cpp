@@ -223,8 +223,9 @@ void check_out(const RunCommand& command) {
   check_writable(command.out);
   std::vector<std::string> read = command.input.files;
   std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(command.ptx, ignored))
-    read.push_back(entry.path().string());
+  std::filesystem::directory_iterator entry(command.ptx, ignored);
+  for (; !ignored && entry != std::filesystem::directory_iterator(); entry.increment(ignored))
+    read.push_back(entry->path().string());
   for (const std::string& file : read) {
     if (!reference::is_same_file(command.out, file)) continue;
     throw UsageError(fmt::format(
@@ -381,7 +382,7 @@ void define_run(CLI::App& app, RunCommand& command) {
                  "generator, embedded, or a directory with <key>.ptx files, which may be edited "
                  "(default: generator if it is built in)");
   define_emulator(app, command);
-  app.add_option("--out", command.out, "write o and lse to a safetensors file");
+  refuse_empty(app.add_option("--out", command.out, "write o and lse to a safetensors file"));
 }
 
 }  // namespace

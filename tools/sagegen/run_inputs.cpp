@@ -1,5 +1,6 @@
 #include "tools/sagegen/run_inputs.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
@@ -60,6 +61,26 @@ std::string order_warning(const reference::Inputs& inputs, reference::AxisOrder 
       hnd ? "[batch, token, head, channel]" : "[batch, head, token, channel]", hnd ? "nhd" : "hnd");
 }
 
+// See "How accurate" in the README.
+std::string zero_warning(const reference::Tensor& v) {
+  constexpr float kCountsAsZero = 0x1p-100f;
+  std::int64_t channels = 0;
+  for (std::int64_t b = 0; b < v.batch; ++b) {
+    for (std::int64_t h = 0; h < v.heads; ++h) {
+      for (std::int64_t c = 0; c < v.channels; ++c) {
+        float largest = 0;
+        for (std::int64_t n = 0; n < v.tokens; ++n) {
+          largest = std::max(largest, std::fabs(v.row(b, h, n)[c]));
+        }
+        channels += largest > 0 && largest <= kCountsAsZero;
+      }
+    }
+  }
+  if (channels == 0) return {};
+  return fmt::format("{} channels of V nowhere exceed 2^-100 and count as zero; scale V up",
+                     channels);
+}
+
 RunInputs from_files(const InputOptions& options) {
   if (options.files.size() == 2 ||
       (options.files.size() == 1 && options.files[0].ends_with(".npy"))) {
@@ -77,6 +98,7 @@ RunInputs from_files(const InputOptions& options) {
     RunInputs result;
     result.io = chosen_dtype(options.dtype, loaded.type);
     result.warning = order_warning(loaded.inputs, options.order);
+    if (result.warning.empty()) result.warning = zero_warning(loaded.inputs.v);
     result.values = std::move(loaded.inputs);
     result.origin = fmt::format("{}", fmt::join(options.files, ", "));
     if (!options.prefix.empty()) result.origin += " (" + options.prefix + ")";

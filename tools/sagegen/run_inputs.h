@@ -29,7 +29,7 @@ struct RunInputs {
   reference::Inputs values;  // rounded to `io`
   DType io = DType::f16;
   std::string origin;   // in words: file or distribution and seed
-  std::string warning;  // empty, or why the file may have been misread
+  std::string warning;  // empty, or why the result may not be what was meant
 };
 
 // The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.

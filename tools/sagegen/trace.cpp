@@ -4,6 +4,7 @@
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/kernel_choice.h"
+#include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
@@ -60,7 +61,8 @@ void add_trace(App& app) {
       "  sagegen trace --out stages/ KEY          one file per stage",
       [](CLI::App& app_command, TraceCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();
-        app_command.add_option("--out", command.out, "write one file per stage into DIR");
+        refuse_empty(
+            app_command.add_option("--out", command.out, "write one file per stage into DIR"));
         app_command.add_flag("--lineinfo", command.line_info, "with locations of the template");
       },
       print_trace);
