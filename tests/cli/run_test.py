@@ -575,7 +575,8 @@ class EditedPtx(RunTest):
                           "run", *self.arguments)
 
     def test_missing_file(self):
-        self.expect_error(FILE, "file error", ["/nonexistent/sage_"], "run", "--ptx", "/nonexistent", "--q-len", 8)
+        self.expect_error(FILE, "file error", ["/nonexistent", "no directory"], "run", "--ptx", "/nonexistent", "--q-len", 8)
+        self.expect_error(FILE, "file error", ["did you mean embedded"], "run", "--ptx", "embeded", "--q-len", 8)
 
 
 class Interrupt(RunTest):

@@ -163,7 +163,8 @@ std::string prefix_list(const SafetensorsFile& file) {
   for (const TensorEntry& entry : file.header().entries) names.push_back(entry.name);
   std::string list;
   for (const std::string& prefix : prefixes_of(names))
-    list += fmt::format("{}{}", list.empty() ? "" : ", ", prefix.empty() ? "(none)" : prefix);
+    list += fmt::format("{}{}", list.empty() ? "" : ", ",
+                        prefix.empty() ? "'' (without a prefix)" : prefix);
   return list.empty() ? "not one" : printable(list, 500);
 }
 

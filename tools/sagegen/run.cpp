@@ -65,6 +65,12 @@ runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
   const std::string origin = ptx_origin(command);
   if (origin == "embedded") return runtime::embedded_ptx();
   if (origin != "generator") {
+    std::error_code ignored;  // what cannot be looked at is no directory either
+    if (!std::filesystem::is_directory(origin, ignored)) {
+      throw FileError(
+          fmt::format("--ptx {}: it is no directory, nor generator, nor embedded{}",
+                      origin, suggestion(origin, {"generator", "embedded"})));
+    }
     return
         [origin](const KernelSpec& spec) { return read_file(origin + "/" + key(spec) + ".ptx"); };
   }
