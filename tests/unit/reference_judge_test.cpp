@@ -207,6 +207,52 @@ TEST_CASE("each planted error is refused, in one row of 260") {
   }
 }
 
+// With many keys O is small beside what single codes could do to it if they all pulled the same way.
+TEST_CASE("many keys: each planted error is refused, in whichever row it is") {
+  struct Long {
+    const char* distribution;
+    std::int64_t keys;
+  };
+  for (const auto& [distribution, keys] : {Long{"normal", 16384}, Long{"k_bias", 2048}}) {
+    for (const bool e4m3 : {true, false}) {
+      const Shape shape{.q_heads = 2, .kv_heads = 2, .q_len = 32, .kv_len = keys, .head_dim = 64};
+      const Scene scene = scene_of(distribution, e4m3, shape);
+      const RowNumbers rows = all_rows(scene.in);
+      const Allowance bounds = allowance(scene.in, scene.quant, scene.arithmetic, rows);
+      CHECK(judge_rows(rows, scene.model, bounds, scene.right).met());
+      // Scores a few roundings off: codes of P at an edge fall to the other side.
+      Inputs near = scene.in;
+      near.softmax_scale = (1 + 4 * 0x1p-24) / 8;
+      const Output other = scene.rounded(unrounded_model(near, scene.quant, rows));
+      CHECK(judge_rows(rows, scene.model, bounds, other).met());
+
+      const auto row_of = [](Output& out, std::int64_t row) { return out.o.data() + row * 64; };
+      const auto refused = [&](std::int64_t row, const auto& edit) {
+        Output wrong = scene.right, right = scene.right;
+        edit(row_of(wrong, row), row_of(right, row), right, wrong);
+        return !judge_rows(rows, scene.model, bounds, wrong).met();
+      };
+      for (std::int64_t row = 0; row < 64; ++row) {
+        INFO(distribution << (e4m3 ? ", e4m3" : ", f16") << ", row " << row);
+        const auto copy_of = [&](std::int64_t from) {
+          return [&row_of, from](double* o, double*, Output& right, Output&) {
+            std::copy_n(row_of(right, from), 64, o);
+          };
+        };
+        CHECK(refused(row, [](double* o, double*, Output&, Output&) { std::fill_n(o, 64, 0.0); }));
+        CHECK(refused(row, [](double* o, double*, Output&, Output&) {
+          for (int c = 0; c < 64; ++c) o[c] = -o[c];
+        }));
+        CHECK(refused(row, copy_of(row / 32 * 32 + (row + 1) % 32)));  // the next row
+        CHECK(refused(row, copy_of((row + 32) % 64)));                 // the other head
+        CHECK(refused(row, [&](double*, double*, Output&, Output& wrong) {
+          wrong.lse[static_cast<std::size_t>(row)] += 0.1;
+        }));
+      }
+    }
+  }
+}
+
 TEST_CASE("single weights, codes and channels that go wrong are refused") {
   const Scene scene = scene_of("normal", false);
   const auto refused = [&](const auto& edit) {
@@ -288,7 +334,8 @@ TEST_CASE("V at the end of its format, weights that round up: garbage is refused
   }
   // A model that is not finite, or a bound that is none, lets nothing pass either.
   const auto passes = [](double model, double bound) {
-    return judge_rows({0}, {.o = {model}, .lse = {1}}, {.o = {bound}, .lse = {1}, .codes = {0}},
+    return judge_rows({0}, {.o = {model}, .lse = {1}},
+                      {.o = {bound}, .lse = {1}, .distance = {bound}, .codes = {0}},
                       {.o = {1}, .lse = {1}})
         .met();
   };

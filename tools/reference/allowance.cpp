@@ -27,6 +27,10 @@ constexpr double kF32Sum = 0x1p-23;
 constexpr double kQuotient = 0x1p-20;
 constexpr double kLogarithm = 0x1p-20;  // lg2.approx is within 2^-22 absolute near 1
 constexpr double kFlushed = 0x1p-126;   // f32 below this is 0
+constexpr double kDeviations = 6;       // of a sum of keys that are wrong by themselves
+constexpr double kWalk = 3;             // what keys reach that do not pull the same way
+constexpr double kWideLse = 0x1p-6;     // above, the LSE's bound is worth a closer look
+constexpr int kShifts = 8;              // steps of it
 constexpr std::int64_t kFusedKeys = 16;
 constexpr double kCutTerms = 18;
 constexpr std::int64_t kBlockRows = 4;
@@ -76,6 +80,7 @@ struct Head {
   Panels largest_value;                  // |code|, [kFusedKeys keys, channel]
   std::vector<double> value_scale;       // [channel]
   std::vector<UndecidedValue> undecided_values;  // by key
+  bool all_undecided = false;                    // keys that are nothing but rounding errors
 };
 
 void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
@@ -109,6 +114,7 @@ void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b
     head.key_scale_error[j] = worst > 0 && amax > worst ? worst / amax : 0;
     if (worst == 0 || amax > 4 * worst) continue;
     // The group is all rounding error: no code of it is decided.
+    head.all_undecided = true;
     head.keys.undecided[j].resize(index(channels));
     for (std::int64_t c = 0; c < channels; ++c)
       head.keys.undecided[j][index(c)] = static_cast<int>(c);
@@ -139,6 +145,25 @@ void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t
   head.value_scale = std::move(v.scale);
 }
 
+// Keys that a right kernel may get wrong the same way: the sum of what that does to O.
+struct Pull {
+  std::vector<double> sum;  // [channel]
+  double squares = 0;
+
+  void add(double weight, const std::vector<double>& off, double off_squared) {
+    if (weight == 0) return;
+    sum.resize(off.size());
+    for (std::size_t c = 0; c < off.size(); ++c) sum[c] += weight * off[c];
+    squares += weight * weight * off_squared;
+  }
+  double length() const {
+    double total = 0;
+    for (const double x : sum) total += x * x;
+    return std::sqrt(total);
+  }
+  double beyond_walk() const { return std::max(0.0, length() - kWalk * std::sqrt(squares)); }
+};
+
 // One row: everything is weighted against the row's final maximum, P in code units.
 class RowBound {
  public:
@@ -152,16 +177,18 @@ class RowBound {
         two_level_(arithmetic.two_level),
         scale_(base2_scale(in)) {}
 
-  void compute(const float* q, std::int64_t token, double* o, double* lse, double* of_codes) {
+  void compute(const float* q, std::int64_t token, double* o, double* lse, double* distance,
+               double* of_codes) {
     const std::int64_t n = in_.k.tokens;
     visible_ = in_.causal ? causal_keys(token, in_.causal_offset, n) : n;
     std::fill_n(o, in_.q.channels, 0.0);
-    *lse = *of_codes = 0;
+    *lse = *distance = *of_codes = 0;
     if (visible_ == 0) return;
     scores(token);
     maxima();
     sums();
     outputs(o, of_codes);
+    whole_row(token, o, distance, of_codes);
     *lse = lse_bound(q);
   }
 
@@ -236,8 +263,10 @@ class RowBound {
     const double high = top * std::exp2(std::min(x + uncertainty, 0.0));
     const double off = std::max(high - p, p * (1 - std::exp2(-uncertainty)));
     const double half_step = e4m3 ? 0x1p-4 : 0x1p-11, half_least = e4m3 ? 0x1p-10 : 0x1p-25;
-    return off + half_step * high + std::min(half_least * std::exp2(shift_), high) +
-           std::fabs(code - p);
+    // Half a step of P 2^-c, times 2^c: P 2^-c lies in the octave of `high`, or lower.
+    const double rounding =
+        high > 0 ? half_step * std::min(high, std::ldexp(std::exp2(shift_), std::ilogb(high))) : 0;
+    return off + rounding + std::min(half_least * std::exp2(shift_), high) + std::fabs(code - p);
   }
 
   void sums() {
@@ -245,6 +274,10 @@ class RowBound {
     n_.assign(width, 0.0);
     n_error_.assign(width, 0.0);
     n_cut_.assign(width, 0.0);
+    n_values_.assign(width, 0.0);
+    key_code_.clear();
+    key_error_.clear();
+    tile_error_.clear();
     s_ = s_error_ = s_cut_ = 0;
     next_undecided_ = 0;
     code_.resize(index(m_.tile_keys));
@@ -264,6 +297,7 @@ class RowBound {
       weight_error +=
           std::max(std::exp2(std::min(below + off, 0.0)) - weight, weight * (1 - std::exp2(-off)));
     }
+    tile_error_.push_back(weight > 0 ? weight_error / weight : 0);
     std::vector<double>& largest = largest_;
     largest.assign(index((keys + kFusedKeys - 1) / kFusedKeys), 0.0);
     const double least = m_.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
@@ -278,6 +312,8 @@ class RowBound {
       double& top = largest[index(i / kFusedKeys)];
       top = std::max({top, weight * code, weight * least});
       s_error_ += error_[index(i)];
+      key_code_.push_back(code_[index(i)]);
+      key_error_.push_back(error_[index(i)]);
     }
     for (std::int64_t i = 0; i < keys; ++i) {
       sum += code_[index(i)];
@@ -292,6 +328,7 @@ class RowBound {
       const UndecidedValue& value = head_.undecided_values[next_undecided_];
       const std::size_t i = index(value.key - begin);
       n_error_[index(value.channel)] += value.step * (code_[i] + error_[i]);
+      n_values_[index(value.channel)] += value.step * (code_[i] + error_[i]);
     }
     for (std::int64_t c = 0; c < head_.values.padded_columns(); c += kWidth) {
       sum_channels(begin, keys, c);
@@ -358,6 +395,127 @@ class RowBound {
     }
   }
 
+  // What is the same for all keys, or small: of log2 P.
+  double common_error(std::int64_t j) const {
+    return (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
+           folded_ + kExponentials;
+  }
+
+  // Keys that may lose or get a step of P together: of one code, on the same side of it.
+  std::size_t edge_of(std::int64_t j) const {
+    constexpr int kOctaves = 20, kSteps = 8;
+    const double x = score_[index(j)] - tile_maximum_[index(j / m_.tile_keys)];
+    const double code = round_pv(m_.pv, m_.p_max * std::exp2(x)) / m_.p_max;
+    if (code < std::ldexp(1.0, -kOctaves)) return 0;
+    const int exponent = std::ilogb(code);
+    const int step = static_cast<int>((std::ldexp(code, -exponent) - 1) * kSteps);
+    const bool above = m_.p_max * std::exp2(x) > code * m_.p_max;
+    return static_cast<std::size_t>(((exponent + kOctaves) * kSteps + step) * 2 + above + 1);
+  }
+
+  // 9. of the header. o: the bounds of the elements.
+  void whole_row(std::int64_t token, const double* o, double* distance, double* of_codes) const {
+    const auto channels = index(in_.q.channels);
+    double worst = 0;
+    for (std::size_t c = 0; c < channels; ++c) worst += o[c] * o[c];
+    *distance = std::sqrt(worst);
+    const double least_sum = s_ - s_error_ - s_cut_;
+    if (least_sum < s_ / 2 || head_.all_undecided) return;
+
+    const double codes = pulls(token) / least_sum;
+    double rest = 0;
+    const Format format = format_of(m_.output);
+    for (std::size_t c = 0; c < channels; ++c) {
+      const double scale = head_.value_scale[c], value = scale * std::fabs(n_[c]) / s_;
+      const double end = value + o[c];
+      const int exponent =
+          end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
+      const double one = (scale * (n_cut_[c] + n_values_[c]) + value * s_cut_) / least_sum +
+                         value * kQuotient + std::ldexp(0.5, exponent - format.fraction_bits) +
+                         kFlushed;
+      rest += one * one;
+    }
+    *distance = std::min(*distance, codes * (1 + kQuotient) + std::sqrt(rest));
+    double of_values = 0;
+    for (std::size_t c = 0; c < channels; ++c)
+      of_values += head_.value_scale[c] * n_values_[c] / least_sum;
+    *of_codes = std::min(*of_codes, std::sqrt(static_cast<double>(channels)) * codes + of_values);
+  }
+
+  // The length of sum dP (V - o), from codes of Q and K, scores and codes of P.
+  double pulls(std::int64_t token) const {
+    const auto channels = index(in_.q.channels);
+    const std::int16_t* q = queries_.row(token);
+    const std::vector<int>& undecided = queries_.undecided[index(token)];
+    std::vector<Pull> of_q(undecided.size()), of_k(channels), edges(400), maxima;
+    std::vector<double> off(channels);
+    double squares = 0, linear = 0, maximum = 0;
+    for (std::int64_t j = 0; j < visible_; ++j) {
+      const std::int64_t t = j / m_.tile_keys;
+      if (maxima.empty() || tile_maximum_[index(t)] != maximum) maxima.emplace_back();
+      maximum = tile_maximum_[index(t)];
+      double length = 0;
+      for (std::size_t c = 0; c < channels; ++c) {
+        const std::size_t at = (c / kWidth * index(head_.values.rows) + index(j)) * kWidth;
+        off[c] = (head_.values.data[at + c % kWidth] - n_[c] / s_) * head_.value_scale[c];
+        length += off[c] * off[c];
+      }
+      const double code = key_code_[index(j)], error = key_error_[index(j)];
+      squares += error * error * length;
+      const double octaves = uncertainty(j);
+      double straight = code * (common_error(j) * std::numbers::ln2 +
+                                (std::exp2(octaves) - 1 - octaves * std::numbers::ln2));
+      if (m_.pv == QuantModel::Pv::f16) straight += std::min(error, 0x1p-10 * code);
+      linear += straight * std::sqrt(length);
+      if (m_.pv == QuantModel::Pv::e4m3) edges[edge_of(j)].add(error, off, length);
+      maxima.back().add(code * tile_error_[index(t)], off, length);
+      const double octave = code * scale_ * queries_.step[index(token)] * std::numbers::ln2;
+      for (const int c : head_.keys.undecided[index(j)])
+        of_k[index(c)].add(octave * head_.key_slack[index(j)] * q[c], off, length);
+      const std::int16_t* k = head_.keys.row(j);
+      for (std::size_t i = 0; i < undecided.size(); ++i)
+        of_q[i].add(octave * head_.keys.step[index(j)] * k[undecided[i]], off, length);
+    }
+    double total = kDeviations * std::sqrt(squares) + linear;
+    for (const Pull& pull : of_q) total += pull.length();
+    for (const auto* group : {&of_k, &edges, &maxima})
+      for (const Pull& pull : *group) total += pull.beyond_walk();
+    return total;
+  }
+
+  // How far log S, with the maximum it belongs to, may be off: 8. of the header.
+  double shifted_sums() const {
+    const double lowest = -of_tops_, step = (shift_ - lowest) / kShifts;
+    double low = 0, high = 0;
+    for (std::int64_t begin = 0; begin < visible_; begin += m_.tile_keys) {
+      const std::int64_t end = std::min<std::int64_t>(begin + m_.tile_keys, visible_);
+      const double maximum = tile_maximum_[index(begin / m_.tile_keys)];
+      const double weight = std::exp2(maximum - score_[index(top_)]);
+      double least = std::numeric_limits<double>::infinity(), most = 0, sum_before = 0;
+      for (int i = 0; i <= kShifts; ++i) {
+        const double shift = lowest + i * step;
+        double sum_high = 0, sum_low = 0;
+        for (std::int64_t j = begin; j < end; ++j) {
+          const double x = score_[index(j)] - maximum - shift;
+          const double off = own_[index(j)] + kExponentials;
+          sum_high += round_pv(m_.pv, m_.p_max * std::exp2(std::min(x + off, 0.0)));
+          sum_low += round_pv(m_.pv, m_.p_max * std::exp2(std::min(x - off, 0.0)));
+        }
+        if (i > 0) {
+          most = std::max(most, sum_before * std::exp2(shift));
+          least = std::min(least, sum_low * std::exp2(shift - step));
+        }
+        sum_before = sum_high;
+      }
+      low += weight * least;
+      high += weight * most;
+    }
+    low -= s_cut_;
+    high += s_cut_;
+    if (low <= 0) return std::numeric_limits<double>::infinity();
+    return std::max(std::log(high / s_), std::log(s_ / low)) + kExponentials;
+  }
+
   double lse_bound(const float* q) const {
     const double natural = scale_ * std::numbers::ln2;
     double correction = 0, of_mean = 0;
@@ -369,10 +527,12 @@ class RowBound {
     double of_sum = count + 1;
     const double s_error = s_error_ + s_cut_;
     if (s_error < s_) of_sum = std::min(of_sum, -std::log1p(-s_error / s_));
+    of_sum += top_error_ * std::numbers::ln2;
+    if (of_sum > kWideLse && shift_ <= 1) of_sum = std::min(of_sum, shifted_sums());
     const double top = std::fabs(score_[index(top_)]) * std::numbers::ln2;
     const double additions = static_cast<double>(in_.q.channels) / 8 + 8;
-    return of_sum + top_error_ * std::numbers::ln2 + of_mean +
-           0x1p-24 * (additions * correction + 8 * (top + count + correction)) + kLogarithm;
+    return of_sum + of_mean + 0x1p-24 * (additions * correction + 8 * (top + count + correction)) +
+           kLogarithm;
   }
 
   const Inputs& in_;
@@ -389,6 +549,9 @@ class RowBound {
   double top_error_ = 0;                        // of the largest score, whichever key it belongs to
   std::vector<double> code_, error_, largest_;  // of a tile, weighted
   std::vector<double> n_, n_error_, n_cut_;     // [channel]: sum, error of codes, of summing
+  std::vector<double> n_values_;                // part of n_error_: codes of V
+  std::vector<double> key_code_, key_error_;    // of all keys, weighted
+  std::vector<double> tile_error_;              // relative, of a tile's weight
   double s_ = 0, s_error_ = 0, s_cut_ = 0;
   std::size_t next_undecided_ = 0;
 };
@@ -412,6 +575,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
   Allowance out;
   out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
   out.lse.resize(rows.size());
+  out.distance.resize(rows.size());
   out.codes.resize(rows.size());
   for_each_kv_head(in, rows, [&](const HeadRows& group) {
     Head head;
@@ -428,7 +592,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
           const std::int64_t token = tokens[static_cast<std::size_t>(i)];
           bound.compute(in.q.row(group.batch, q_head, token), token,
                         out.o.data() + (row + i) * in.q.channels, out.lse.data() + row + i,
-                        out.codes.data() + row + i);
+                        out.distance.data() + row + i, out.codes.data() + row + i);
         }
         if (progress) progress(last - first);
       });

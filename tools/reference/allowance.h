@@ -29,7 +29,20 @@
 // 7. The quotient: O = N / S, so |dO| <= (dN + |O| dS) / (S - dS); rcp.approx and three products, 2^-20;
 //    half a step of the output's format. Never more than the range of V, for both are weighted means.
 // 8. LSE = maximum + log S, plus q . mean(K): -log(1 - dS / S), the error of the largest score, the
-//    mean's d, and f32 roundings of the terms.
+//    mean's d, and f32 roundings of the terms. Where codes are undecided, that is too much: a higher maximum
+//    lowers P, and the LSE sees neither. For every shift c of a tile the sum of the codes of P 2^(+-r - c),
+//    times 2^c, is tried in steps (the sum falls with c, so that steps bound what lies between them).
+// 9. The row as a whole. Sums of worst cases grow with the keys, while O shrinks like their root. With o the
+//    model's O, dO = sum of dP (V - o) / S, and of a key dP is at most what 1 to 4 leave it. Keys whose
+//    codes fall this way or that by themselves add up like a random walk: the distance |dO| is above 6 roots of
+//    the sum of squares with a chance of at most 2 exp(-6^2 / 2) = 3e-8 (Hoeffding; Pinelis for vectors). What may
+//    pull many keys the same way is added as it is:
+//    - a code of Q: its sum over the keys, with signs; so are roundings of scores, and of P in f16;
+//    - a code of K in one channel (one mean decides them all), P at one edge between two codes, tiles under
+//      one maximum: the sum over these keys, with the signs of V - o, beyond the 3 roots of their squares
+//      that a random walk reaches;
+//    - cuts of sums, codes of V, and the output's format, of 5 to 7.
+//    Where the sum of P may be wrong by half, keys are few or huge: the elements' bounds are the row's.
 #pragma once
 
 #include <vector>
@@ -46,6 +59,7 @@ struct DeviceArithmetic {
 struct Allowance {
   std::vector<double> o;    // [row, channel]; absolute, against unrounded_model()
   std::vector<double> lse;  // [row]; 0 where no key is visible
+  std::vector<double> distance;  // [row]; of all channels together, the root of the sum of squares
   // [row]: the sum over channels of what 1 to 5 alone may cost, which is by chance: most rows lose little,
   // one where codes are undecided much.
   std::vector<double> codes;

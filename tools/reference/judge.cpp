@@ -180,13 +180,18 @@ RowVerdict judge_rows(const RowNumbers& rows, const Output& model, const Allowan
   verdict.worst_lse = judged(rows[0], 0, got.lse[0], model.lse[0], allowance.lse[0]);
   for (std::size_t r = 0; r < rows.size(); ++r) {
     bool beyond = false;
+    double squares = 0;
     for (std::size_t c = 0; c < channels; ++c) {
       const std::size_t i = r * channels + c;
       const Judged one =
           judged(rows[r], static_cast<std::int64_t>(c), got.o[i], model.o[i], allowance.o[i]);
       beyond |= one.of_bound > 1;
+      if (got.o[i] != model.o[i]) squares += (got.o[i] - model.o[i]) * (got.o[i] - model.o[i]);
       keep_worst(verdict.worst_o, one);
     }
+    const Judged whole = judged(rows[r], 0, std::sqrt(squares), 0, allowance.distance[r]);
+    if (r == 0 || whole.of_bound > verdict.farthest.of_bound) verdict.farthest = whole;
+    verdict.rows_apart += whole.of_bound > 1;
     const Judged lse = judged(rows[r], 0, got.lse[r], model.lse[r], allowance.lse[r]);
     keep_worst(verdict.worst_lse, lse);
     verdict.rows_beyond += beyond;

@@ -1,8 +1,9 @@
 // Judges a result of attention row by row. Three questions, each with a bound that follows from the
 // formats (allowance.h), none from what kernels were seen to do:
 //
-// - judge_rows: is every element of the chosen rows, and their LSE, as near to the model of the
-//   quantization as the formats and the device's arithmetic allow? Exact attention and the model are
+// - judge_rows: is every element of the chosen rows, every row as a whole, and their LSE, as near to the
+//   model of the quantization as the formats and the device's arithmetic allow? A row that is zero or
+//   another's is as far from its model as that is long: the whole sees it where elements cannot. Exact attention and the model are
 //   computed for these rows only, so that inputs of any length are judged in seconds.
 // - check_every_row: is every row of the output possible at all? O is a weighted mean of the visible
 //   dequantized V, so every element lies between the least and the largest of its channel; it is finite; a
@@ -37,8 +38,10 @@ struct Judged {
 
 struct RowVerdict {
   Judged worst_o, worst_lse;  // nearest to their bounds, or farthest beyond
+  Judged farthest;              // got: the distance of the row to its model, root of the sum of squares
   std::int64_t rows_beyond = 0, lse_beyond = 0;
-  bool met() const { return rows_beyond == 0 && lse_beyond == 0; }
+  std::int64_t rows_apart = 0;  // farther from their models than a row may be
+  bool met() const { return rows_beyond == 0 && lse_beyond == 0 && rows_apart == 0; }
 };
 
 // model: of unrounded_model(); all are of `rows`, in this order. `rows` must not be empty.

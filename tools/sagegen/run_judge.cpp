@@ -42,8 +42,9 @@ LseError lse_error(const std::vector<double>& expected, const std::vector<double
 }
 
 // `bound` is of the mean over many rows, where codes on the edge between two values fall now on this side, now
-// on that. Few rows are no mean: one of them may lose what its undecided codes can cost. Where sums over
-// all keys are cut to 13 bits, all rows lose, and no more than their bounds.
+// on that. Few rows are no mean: one of them may lose what its undecided codes can cost (as independent ones
+// add up, not at their worst). Where sums over all keys are cut to 13 bits, all rows lose, and no more than
+// their bounds.
 double l1_slack(const reference::Allowance& allowance, const reference::Output& exact,
                 const reference::DeviceArithmetic& arithmetic) {
   const auto sum = [](const std::vector<double>& values) {
@@ -51,7 +52,15 @@ double l1_slack(const reference::Allowance& allowance, const reference::Output& 
                            [](double so_far, double x) { return so_far + std::fabs(x); });
   };
   const bool all_are_cut = arithmetic.sum_bits == 13 && !arithmetic.two_level;
-  return (all_are_cut ? sum(allowance.o)
+  double of_rows = 0;
+  const std::size_t channels = exact.o.size() / exact.lse.size();
+  for (std::size_t r = 0; r < exact.lse.size(); ++r) {
+    const double whole = std::sqrt(static_cast<double>(channels)) * allowance.distance[r];
+    const auto begin = allowance.o.begin() + static_cast<std::ptrdiff_t>(r * channels);
+    of_rows +=
+        std::min(whole, std::accumulate(begin, begin + static_cast<std::ptrdiff_t>(channels), 0.0));
+  }
+  return (all_are_cut ? of_rows
                       : *std::max_element(allowance.codes.begin(), allowance.codes.end())) /
          sum(exact.o);
 }
@@ -211,6 +220,14 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
                           ? "met"
                           : fmt::format("MISSED by {} rows", judgement.row.rows_beyond));
   text += fmt::format("         nearest to it {}\n", text_of(judgement.row.worst_o, job, false));
+  const reference::Judged& farthest = judgement.row.farthest;
+  const Place place = place_of(farthest.row, job);
+  text += fmt::format("         each row as a whole within its bound: {}\n",
+                      judgement.row.rows_apart == 0
+                          ? "met"
+                          : fmt::format("MISSED by {} rows", judgement.row.rows_apart));
+  text += fmt::format("         nearest to it [{}, {}, {}] at {:.2g} from the model, of {:.2g}\n",
+                      place.batch, place.head, place.token, farthest.got, farthest.bound);
   text += fmt::format("LSE      each within its bound: {}\n",
                       judgement.row.lse_beyond == 0
                           ? "met"
@@ -241,6 +258,8 @@ Json judgement_json(const Judgement& judgement, const AttentionJob& job,
   }
   fields["row_bound"] = {{"rows_beyond", judgement.row.rows_beyond},
                          {"nearest", json_of(judgement.row.worst_o, job, false)},
+                         {"rows_apart", judgement.row.rows_apart},
+                         {"farthest", json_of(judgement.row.farthest, job, true)},
                          {"lse_beyond", judgement.row.lse_beyond},
                          {"lse_nearest", json_of(judgement.row.worst_lse, job, true)}};
   fields["every_row"] = {{"non_finite", judgement.impossible.non_finite},
