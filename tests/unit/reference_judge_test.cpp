@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -248,6 +249,51 @@ TEST_CASE("many keys: each planted error is refused, in whichever row it is") {
         CHECK(refused(row, [&](double*, double*, Output&, Output& wrong) {
           wrong.lse[static_cast<std::size_t>(row)] += 0.1;
         }));
+      }
+    }
+  }
+}
+
+// Where keys are few different ones, codes of P on an edge fall the same way in hundreds of them: no random
+// walk. Queries with values half way between two codes, which a kernel may decide as it likes.
+TEST_CASE("many keys that are alike: what a right kernel may decide otherwise passes") {
+  std::mt19937_64 random(1);
+  const auto uniform = [&] { return static_cast<float>(random() >> 40) * 0x1p-23f - 1; };
+  for (int i = 0; i < 16; ++i) {
+    const std::int64_t kinds = 2 + i % 6, keys = i % 2 == 0 ? 1000 : 2048;
+    const float amplitude = 0.05f * std::exp2(static_cast<float>(i % 6));
+    Inputs in;
+    in.q = Tensor(1, 1, 16, 64);
+    in.k = in.v = Tensor(1, 1, keys, 64);
+    for (std::int64_t n = 0; n < 16; ++n) {
+      float* q = in.q.row(0, 0, n);
+      for (int c = 1; c < 64; ++c)
+        q[c] = (std::floor(uniform() * 100) + (uniform() < -0.6f ? 0.5f : 0.0f)) / 64;
+      q[0] = 127.0f / 64;  // a code is 1 / 64
+    }
+    Tensor k(1, 1, kinds, 64), v(1, 1, kinds, 64);
+    for (float& x : k.data) x = amplitude * uniform();
+    for (float& x : v.data) x = uniform();
+    for (std::int64_t n = 0; n < keys; ++n) {
+      const auto kind = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(kinds));
+      std::copy_n(k.row(0, 0, kind), 64, in.k.row(0, 0, n));
+      std::copy_n(v.row(0, 0, kind), 64, in.v.row(0, 0, n));
+    }
+    for (Tensor* t : {&in.q, &in.k, &in.v}) round_to(IoType::f16, *t);
+    for (const bool e4m3 : {true, false}) {
+      const Scene scene(in, e4m3 ? fp8() : fp16(), e4m3 ? kAda : kOthers);
+      for (const int direction : {-1, 0, 1}) {
+        INFO(i << (e4m3 ? ", e4m3, " : ", f16, ") << direction);
+        Inputs near = in;
+        for (std::int64_t n = 0; n < 16; ++n) {
+          for (int c = 1; c < 64; ++c) {
+            float& q = near.q.row(0, 0, n)[c];
+            const bool up = direction == 0 ? uniform() < 0 : direction > 0;
+            q = std::nextafter(q, up ? 10.0f : -10.0f);
+          }
+        }
+        const Output other = unrounded_model(near, scene.quant, all_rows(near));
+        CHECK(scene.verdict(scene.rounded(other)).met());
       }
     }
   }
