@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <numbers>
+#include <numeric>
 #include <stdexcept>
 
 #include "tools/reference/heads.h"
@@ -153,7 +154,9 @@ struct Pull {
   void add(double weight, const std::vector<double>& off, double off_squared) {
     if (weight == 0) return;
     sum.resize(off.size());
-    for (std::size_t c = 0; c < off.size(); ++c) sum[c] += weight * off[c];
+    const double* from = off.data();
+    double* to = sum.data();
+    for (std::size_t c = 0; c < off.size(); ++c) to[c] += weight * from[c];
     squares += weight * weight * off_squared;
   }
   double length() const {
@@ -276,6 +279,7 @@ class RowBound {
     n_cut_.assign(width, 0.0);
     n_values_.assign(width, 0.0);
     key_code_.clear();
+    key_edge_.clear();
     key_error_.clear();
     tile_error_.clear();
     s_ = s_error_ = s_cut_ = 0;
@@ -313,6 +317,7 @@ class RowBound {
       top = std::max({top, weight * code, weight * least});
       s_error_ += error_[index(i)];
       key_code_.push_back(code_[index(i)]);
+      if (m_.pv == QuantModel::Pv::e4m3) key_edge_.push_back(edge_of(p, code));
       key_error_.push_back(error_[index(i)]);
     }
     for (std::int64_t i = 0; i < keys; ++i) {
@@ -402,15 +407,13 @@ class RowBound {
   }
 
   // Keys that may lose or get a step of P together: of one code, on the same side of it.
-  std::size_t edge_of(std::int64_t j) const {
+  std::size_t edge_of(double p, double code) const {
     constexpr int kOctaves = 20, kSteps = 8;
-    const double x = score_[index(j)] - tile_maximum_[index(j / m_.tile_keys)];
-    const double code = round_pv(m_.pv, m_.p_max * std::exp2(x)) / m_.p_max;
-    if (code < std::ldexp(1.0, -kOctaves)) return 0;
-    const int exponent = std::ilogb(code);
-    const int step = static_cast<int>((std::ldexp(code, -exponent) - 1) * kSteps);
-    const bool above = m_.p_max * std::exp2(x) > code * m_.p_max;
-    return static_cast<std::size_t>(((exponent + kOctaves) * kSteps + step) * 2 + above + 1);
+    int exponent = 0;
+    const double part = std::frexp(code / m_.p_max, &exponent);
+    if (code == 0 || exponent <= -kOctaves) return 0;
+    const int step = static_cast<int>((2 * part - 1) * kSteps);
+    return static_cast<std::size_t>(((exponent + kOctaves) * kSteps + step) * 2 + (p > code) + 1);
   }
 
   // 9. of the header. o: the bounds of the elements.
@@ -444,30 +447,39 @@ class RowBound {
 
   // The length of sum dP (V - o), from codes of Q and K, scores and codes of P.
   double pulls(std::int64_t token) const {
-    const auto channels = index(in_.q.channels);
+    const auto channels = index(in_.q.channels), padded = n_.size();
     const std::int16_t* q = queries_.row(token);
     const std::vector<int>& undecided = queries_.undecided[index(token)];
     std::vector<Pull> of_q(undecided.size()), of_k(channels), edges(400), maxima;
-    std::vector<double> off(channels);
+    std::vector<double> off(padded), mean(padded), scale(padded, 0.0);  // padding weighs nothing
+    std::copy_n(head_.value_scale.begin(), channels, scale.begin());
+    for (std::size_t c = 0; c < padded; ++c) mean[c] = n_[c] / s_;
     double squares = 0, linear = 0, maximum = 0;
     for (std::int64_t j = 0; j < visible_; ++j) {
       const std::int64_t t = j / m_.tile_keys;
       if (maxima.empty() || tile_maximum_[index(t)] != maximum) maxima.emplace_back();
       maximum = tile_maximum_[index(t)];
-      double length = 0;
-      for (std::size_t c = 0; c < channels; ++c) {
-        const std::size_t at = (c / kWidth * index(head_.values.rows) + index(j)) * kWidth;
-        off[c] = (head_.values.data[at + c % kWidth] - n_[c] / s_) * head_.value_scale[c];
-        length += off[c] * off[c];
+      std::array<double, kWidth> squared{};
+      for (std::size_t first = 0; first < padded; first += kWidth) {
+        const double* v =
+            head_.values.data.data() + first * index(head_.values.rows) + index(j * kWidth);
+        for (std::size_t c = 0; c < kWidth; ++c) {
+          const double one = (v[c] - mean[first + c]) * scale[first + c];
+          off[first + c] = one;
+          squared[c] += one * one;
+        }
       }
+      const double length = std::accumulate(squared.begin(), squared.end(), 0.0);
       const double code = key_code_[index(j)], error = key_error_[index(j)];
       squares += error * error * length;
       const double octaves = uncertainty(j);
-      double straight = code * (common_error(j) * std::numbers::ln2 +
-                                (std::exp2(octaves) - 1 - octaves * std::numbers::ln2));
+      // What is the same for all keys, and of the rest what is not proportional to the score's error.
+      const double beside =
+          octaves < 1 ? octaves * octaves : std::exp2(octaves) - 1 - octaves * std::numbers::ln2;
+      double straight = code * (common_error(j) * std::numbers::ln2 + beside);
       if (m_.pv == QuantModel::Pv::f16) straight += std::min(error, 0x1p-10 * code);
       linear += straight * std::sqrt(length);
-      if (m_.pv == QuantModel::Pv::e4m3) edges[edge_of(j)].add(error, off, length);
+      if (m_.pv == QuantModel::Pv::e4m3) edges[key_edge_[index(j)]].add(error, off, length);
       maxima.back().add(code * tile_error_[index(t)], off, length);
       const double octave = code * scale_ * queries_.step[index(token)] * std::numbers::ln2;
       for (const int c : head_.keys.undecided[index(j)])
@@ -551,6 +563,7 @@ class RowBound {
   std::vector<double> n_, n_error_, n_cut_;     // [channel]: sum, error of codes, of summing
   std::vector<double> n_values_;                // part of n_error_: codes of V
   std::vector<double> key_code_, key_error_;    // of all keys, weighted
+  std::vector<std::size_t> key_edge_;           // of all keys, in e4m3: edge_of()
   std::vector<double> tile_error_;              // relative, of a tile's weight
   double s_ = 0, s_error_ = 0, s_cut_ = 0;
   std::size_t next_undecided_ = 0;
