@@ -573,10 +573,15 @@ TEST_CASE("collective instructions in divergent code") {
   CHECK(check_of("movmatrix.sync.aligned.m8n8.trans.b16 %w4, %w1;", 1, 40) ==
         "divergent-collective");
   CHECK(check_of("shfl.sync.bfly.b32 %w4, %w1, 1, 31, 0xff;", 1, 8) == "");
-  // Reading a lane that takes no part.
-  CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 1, 31, 0xaaaaaaaa;") == "");
-  CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 2, 31, 0xaaaaaaaa;") ==
-        "divergent-collective");
+  // What is read from a lane that takes no part is undefined.
+  const std::string store = "\n@%p1 st.global.b32 [%d2], %w4;";
+  CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 1, 31, 0xaaaaaaaa;" + store) == "");
+  CHECK(check_of(odd + "@%p1 shfl.sync.idx.b32 %w4, %w1, 2, 31, 0xaaaaaaaa;") == "");
+  const Report used =
+      run_body(odd + "\n@%p1 shfl.sync.idx.b32 %w4, %w1, 2, 31, 0xaaaaaaaa;" + store, 1, 64);
+  CHECK(used.check == "uninitialized");
+  const Report beginning = run_body(odd + "\ntrap;", 1, 64);
+  CHECK(used.line == beginning.line + 1);  // where it is used
 }
 
 // ---- races in shared memory ----------------------------------------------------------------------

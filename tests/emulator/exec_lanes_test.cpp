@@ -276,9 +276,15 @@ TEST_CASE("what shfl reads from a lane that has exited is undefined") {
         "");
   CHECK(check_of("setp.gt.u32 %p2, %w1, 7; @%p2 ret; shfl.sync.idx.b32 %w4, %w1, 9, 31, -1; "
                  "st.global.b32 [%d2], %w4;") == "uninitialized");
-  // Lanes that live, but do not take part, are another matter.
-  CHECK(check_of("setp.gt.u32 %p2, %w1, 7; @!%p2 shfl.sync.idx.b32 %w4, %w1, 9, 31, 0xff;") ==
-        "divergent-collective");
+  // So it is from lanes that live, but do not take part, or take part in another group.
+  CHECK(check_of("setp.gt.u32 %p2, %w1, 7; @!%p2 shfl.sync.idx.b32 %w4, %w1, 9, 31, 0xff;") == "");
+  CHECK(check_of("setp.gt.u32 %p2, %w1, 7; @!%p2 shfl.sync.idx.b32 %w4, %w1, 9, 31, 0xff; "
+                 "@!%p2 st.global.b32 [%d2], %w4;") == "uninitialized");
+  CHECK(check_of("setp.gt.u32 %p2, %w1, 7; selp.b32 %w5, 0xffffff00, 0xff, %p2; "
+                 "shfl.sync.idx.b32 %w4, %w1, 9, 31, %w5; @%p2 st.global.b32 [%d2], %w4;") == "");
+  CHECK(check_of("setp.gt.u32 %p2, %w1, 7; selp.b32 %w5, 0xffffff00, 0xff, %p2; "
+                 "shfl.sync.idx.b32 %w4, %w1, 9, 31, %w5; st.global.b32 [%d2], %w4;") ==
+        "uninitialized");
 }
 
 // ---- lanes that wait for each other --------------------------------------------------------------

@@ -1,8 +1,6 @@
 // Exchanges between the lanes of a warp: shfl, vote, match, redux, elect, activemask. Members that have
 // exited, or never were because the block ends inside the warp, take no part; a value that shfl reads from
-// one of them is undefined.
-
-#include <fmt/format.h>
+// one of them, or from a lane that is no member, is undefined.
 
 #include <algorithm>
 
@@ -28,8 +26,9 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint32_t* a = row32(w, op.r[2]);
   const std::uint32_t* b = row32(w, op.r[3]);
   const std::uint32_t* c = row32(w, op.r[4]);
+  const std::uint32_t* members = row32(w, op.r[5]);
   std::uint32_t result[kLanes];
-  std::uint32_t valid = 0, defined = 0, elsewhere = 0;
+  std::uint32_t valid = 0, defined = 0;
   std::uint64_t undefined[kLanes] = {};
   std::uint32_t a_defined = kFullMask;
   if constexpr (kChecked) {
@@ -65,24 +64,18 @@ void shuffle(Warp& w, const Op& op, std::uint32_t mask) {
     }
     if (!in_range) source = lane;
     source &= 31;
-    bool exited = (w.live >> source & 1) == 0;
-    result[lane] = exited ? kFullMask : a[source];
+    const std::uint32_t group = members[lane] & mask;
+    const bool absent = (group >> source & 1) == 0;
+    result[lane] = absent ? kFullMask : a[source];
     valid |= static_cast<std::uint32_t>(in_range) << lane;
-    elsewhere |= ((w.live & ~mask) >> source & 1) << lane;
-    defined |= ((a_defined & w.live) >> source & 1) << lane;
+    defined |= ((a_defined & group) >> source & 1) << lane;
     if constexpr (kChecked) {
-      if (exited) {
+      if (absent) {
         undefined[lane] = kFullMask;
       } else if ((a_defined >> source & 1) == 0) {
         undefined[lane] = undefined_bits(w, op.r[2], 4, source);
       }
     }
-  }
-  if ((elsewhere & mask) != 0) {
-    int lane = first_lane(elsewhere & mask);
-    fail(w, op, lane, "divergent-collective",
-         fmt::format("lane {} reads a lane that does not execute the instruction (executing: {})",
-                     lane, hex_mask(mask)));
   }
   if (mask == kFullMask) {
     std::copy(result, result + kLanes, d);
