@@ -584,6 +584,21 @@ TEST_CASE("collective instructions in divergent code") {
   CHECK(used.line == beginning.line + 1);  // where it is used
 }
 
+TEST_CASE("an undefined member mask") {
+  const std::string mask = "ld.global.b32 %w4, [%d21]; ";
+  for (const char* instruction :
+       {"bar.warp.sync %w4;", "vote.sync.any.pred %p2, %p1, %w4;",
+        "shfl.sync.idx.b32 %w5, %w1, 0, 31, %w4;", "redux.sync.add.u32 %w5, %w1, %w4;",
+        "match.any.sync.b32 %w5, %w1, %w4;", "elect.sync %w5|%p2, %w4;"}) {
+    const Report report = run_body("setp.eq.u32 %p1, %w1, 0; " + mask + instruction, 1, 32);
+    INFO(instruction << report.message);
+    CHECK(report.check == "uninitialized");
+    CHECK_THAT(report.message, Catch::Contains("member mask"));
+    CHECK(check_of("setp.eq.u32 %p1, %w1, 0; " + mask + "mov.b32 %w4, -1; " + instruction, 1, 32) ==
+          "");
+  }
+}
+
 // ---- races in shared memory ----------------------------------------------------------------------
 
 TEST_CASE("races between warps") {

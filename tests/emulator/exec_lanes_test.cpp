@@ -287,6 +287,76 @@ TEST_CASE("what shfl reads from a lane that has exited is undefined") {
         "uninitialized");
 }
 
+TEST_CASE("members of a group meet at different bar.warp.sync") {
+  // Each lane reads what lane 31 - l wrote, which came another way.
+  const std::string write = "setp.lt.u32 %p2, %w1, 16; st.shared.b32 [%d4], %w1;\n";
+  const std::string read = "ld.shared.b32 %w4, [%d8]; st.global.b32 [%d2], %w4;\n";
+  struct Way {
+    std::string text, check;
+  };
+  const Way ways[] = {
+      {"@%p2 bra $a; bar.warp.sync -1; bra $b; $a: bar.warp.sync -1; $b:", ""},
+      {"@%p2 bra $a; bar.warp.sync -1; bra $b; $a: add.u32 %w9, %w9, 1; $b:",
+       "divergent-collective"},
+      {"@%p2 bra $a; bar.warp.sync -1; bra $b; $a: bar.warp.sync 0xffff; $b:",
+       "divergent-collective"},
+      // One after the other.
+      {"@%p2 bar.warp.sync -1; @!%p2 bar.warp.sync -1;", ""},
+      {"@%p2 bar.warp.sync -1;", "divergent-collective"},
+      // One side twice, the other in a loop.
+      {"@%p2 bra $a; bar.warp.sync -1; bar.warp.sync -1; bra $b;\n"
+       "$a: bar.warp.sync -1; add.u32 %w9, %w9, 1; setp.lt.u32 %p3, %w9, 2; @%p3 bra $a; $b:",
+       ""},
+      {"@%p2 bra $a; bar.warp.sync -1; bra $b;\n"
+       "$a: bar.warp.sync -1; add.u32 %w9, %w9, 1; setp.lt.u32 %p3, %w9, 2; @%p3 bra $a; $b:",
+       "divergent-collective"},
+      // Three places.
+      {"setp.lt.u32 %p3, %w1, 24; @%p2 bra $a; @%p3 bra $c; bar.warp.sync -1; bra $b;\n"
+       "$c: bar.warp.sync -1; bra $b; $a: bar.warp.sync -1; $b:",
+       ""},
+      // Two groups, each at both places: lanes with an even and with an odd number of bits.
+      {"popc.b32 %w6, %w1; and.b32 %w6, %w6, 1; setp.eq.u32 %p3, %w6, 0;\n"
+       "selp.b32 %w7, 0x69969669, 0x96696996, %p3;\n"
+       "@%p2 bra $a; bar.warp.sync %w7; bra $b; $a: bar.warp.sync %w7; $b: bar.warp.sync -1;",
+       ""},
+      // One waits at another instruction, which is no warp barrier.
+      {"@%p2 bra $a; bar.warp.sync -1; bra $b; $a: vote.sync.any.pred %p3, %p2, -1; $b:",
+       "divergent-collective"},
+      {"@%p2 bra $a; bar.sync 0; bra $b; $a: bar.sync 0; $b:", "divergent-collective"}};
+  for (const Way& way : ways) {
+    // Behind it all lanes meet again, also in instructions that all of them must execute as one.
+    const std::string end =
+        "bar.sync 0; shfl.sync.bfly.b32 %w5, %w4, 31, 31, -1;\n"
+        "st.global.b32 [%d2+128], %w5;";
+    for (const Checks checks : {Checks::on, Checks::off}) {
+      Bench bench(Profile::sm_90);
+      bench.options.checks = checks;
+      bench.kernel(kPreamble + write + way.text + "\n" + read + end, 1,
+                   ".shared .align 16 .b8 s[4096];");
+      const Address words = bench.upload(std::vector<u32>(1024, 3));
+      const LaunchReport report = bench.run(1, 32, {words});
+      INFO(way.text << messages(report));
+      // What is not ordered is a race as well.
+      CHECK((report.findings.empty() ? "" : report.findings.back().check) == way.check);
+      if (!way.check.empty()) {
+        CHECK_THAT(report.findings.back().message,
+                   Contains("; lanes 0x") && Contains("wait at line 1"));
+        continue;
+      }
+      const auto got = bench.download<u32>(words, 64);
+      for (u32 lane = 0; lane < 32; ++lane) {
+        CHECK(got[lane] == 31 - lane);
+        CHECK(got[32 + lane] == lane);
+      }
+    }
+  }
+  // Those that meet, and no others, are ordered.
+  CHECK(check_of(write +
+                 "@%p2 bra $a; bar.warp.sync 0xffff0000; bra $b; $a: bar.warp.sync 0xffff; "
+                 "$b:\n" +
+                 read) == "race");
+}
+
 // ---- lanes that wait for each other --------------------------------------------------------------
 
 TEST_CASE("a spin lock among the lanes of a warp") {

@@ -222,8 +222,10 @@ void barrier_reduce(Warp& w, const Op& op, std::uint32_t mask) {
   arrive(w, op, mask, id, count, Arrival::wait);
 }
 
+template <bool kChecked>
 void warp_barrier(Warp& w, const Op& op, std::uint32_t mask) {
-  gather_members(w, op, op.r[0], mask);
+  if constexpr (kChecked) require_defined(w, op, op.r[0], mask, "member mask");
+  meet_members(w, op, op.r[0], mask);
 }
 
 }  // namespace
@@ -279,7 +281,7 @@ void register_control(FormTable& t) {
   add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.popc.u32", "w", 'c');
   add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.and.pred", "p", 'a');
   add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.or.pred", "p", 'o');
-  t.add_checked("bar.warp.sync", "W", warp_barrier, nullptr, Taint::none);
+  t.add_checked("bar.warp.sync", "W", warp_barrier<false>, warp_barrier<true>, Taint::none);
 
   // One warp runs at a time and memory has no caches: only checks see what fences order, and between
   // CTAs only those of a wide scope order anything.

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -167,6 +168,74 @@ bool park(Warp& w) {
   return false;
 }
 
+// For messages: where the other parts of the warp wait.
+std::string others_wait(const Warp& w) {
+  std::string text;
+  for (const Split& split : w.splits) {
+    if (split.kind != Kind::blocked || split.mask == 0) continue;
+    text += fmt::format("; lanes {} wait at line {} ({})", hex_mask(split.mask),
+                        op_info(w, *split.pc).line, w.program->text[op_index(w, *split.pc)]);
+  }
+  return text;
+}
+
+void require_membership(const Warp& w, const Op& op, const std::uint32_t* members,
+                        std::uint32_t mask) {
+  for_lanes(mask, [&](int lane) {
+    if ((members[lane] >> lane & 1) != 0) return;
+    fail(w, op, lane, "divergent-collective",
+         fmt::format("lane {} executes this, but is not among the lanes {} that it names", lane,
+                     hex_mask(members[lane])));
+  });
+}
+
+// ---- bar.warp.sync: lanes that are at different ones ----
+
+bool waits_at_such(const Split& split, const Op& op) {
+  return split.kind == Kind::blocked && split.mask != 0 && split.pc->run == op.run;
+}
+
+std::uint32_t lanes_that_name(std::uint32_t group, const std::uint32_t* members,
+                              std::uint32_t lanes) {
+  std::uint32_t naming = 0;
+  for_lanes(lanes, [&](int lane) {
+    naming |= static_cast<std::uint32_t>(members[lane] == group) << lane;
+  });
+  return naming;
+}
+
+// Those that wait for the group, wherever. What they gave as operand still stands in their registers.
+std::uint32_t waiting_for(const Warp& w, const Op& op, std::uint32_t group) {
+  std::uint32_t waiting = 0;
+  for (const Split& split : w.splits) {
+    if (!waits_at_such(split, op)) continue;
+    waiting |= lanes_that_name(group, row32(w, split.pc->r[0]), split.mask);
+  }
+  return waiting;
+}
+
+// The running lanes have completed the group of these, which wait: those at the same instruction come
+// along, the others go on from theirs.
+void let_go(Warp& w, const Op& op, std::uint32_t lanes) {
+  for (std::size_t i = 0, n = w.splits.size(); i < n; ++i) {
+    Split& split = w.splits[i];
+    if (!waits_at_such(split, op)) continue;
+    const std::uint32_t going = split.mask & lanes;
+    if (split.pc == &op) {
+      w.active |= going;
+      split.mask &= ~going;
+      continue;
+    }
+    w.met |= going;
+    if (going == split.mask) {
+      split.kind = Kind::side;
+    } else if (going != 0) {
+      split.mask &= ~going;
+      w.splits.push_back({.pc = split.pc, .mask = going, .kind = Kind::side});
+    }
+  }
+}
+
 }  // namespace
 
 void rejoin(Warp& w) {
@@ -238,8 +307,9 @@ bool assemble(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed) {
     fail(w, op, first_lane(missing), "divergent-collective",
          fmt::format(
              "lanes {} must execute this together, but only lanes {} do (running together {}, "
-             "exited {})",
-             hex_mask(needed), hex_mask(mask), hex_mask(w.active), hex_mask(~w.live)));
+             "exited {}){}",
+             hex_mask(needed), hex_mask(mask), hex_mask(w.active), hex_mask(~w.live),
+             others_wait(w)));
   }
   // Parts that wait at this very instruction come along; otherwise the others have their turn.
   std::uint32_t here = 0;
@@ -263,13 +333,8 @@ bool assemble(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed) {
 bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
   const std::uint32_t* members = row32(w, row);
   std::uint32_t needed = 0;
-  for_lanes(mask, [&](int lane) {
-    needed |= members[lane];
-    if ((members[lane] >> lane & 1) != 0) return;
-    fail(w, op, lane, "divergent-collective",
-         fmt::format("lane {} executes this, but is not among the lanes {} that it names", lane,
-                     hex_mask(members[lane])));
-  });
+  require_membership(w, op, members, mask);
+  for_lanes(mask, [&](int lane) { needed |= members[lane]; });
   if (!assemble(w, op, mask, needed & w.live)) return false;
   for (std::uint32_t rest = mask; rest != 0;) {  // groups that name themselves; usually one
     const std::uint32_t group = members[first_lane(rest)] & mask;
@@ -277,6 +342,42 @@ bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask
     rest &= ~group;
   }
   return true;
+}
+
+void meet_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask) {
+  const std::uint32_t* members = row32(w, row);
+  require_membership(w, op, members, mask);
+  std::uint32_t going = mask & w.met;
+  w.met &= ~mask;
+  for (std::uint32_t rest = mask & ~going; rest != 0;) {
+    const std::uint32_t group = members[first_lane(rest)];
+    const std::uint32_t here = lanes_that_name(group, members, rest);
+    rest &= ~here;
+    const std::uint32_t elsewhere = waiting_for(w, op, group);
+    if ((group & w.live & ~(here | elsewhere)) != 0) continue;
+    order_lanes(w, here | elsewhere);
+    let_go(w, op, elsewhere);
+    going |= here;
+  }
+  const std::uint32_t staying = mask & ~going;
+  if (going == 0 && w.last_chance == &op) {
+    const std::uint32_t group = members[first_lane(staying)];
+    const std::uint32_t came = lanes_that_name(group, members, staying) | waiting_for(w, op, group);
+    const std::uint32_t missing = group & w.live & ~came;
+    fail(
+        w, op, first_lane(missing), "divergent-collective",
+        fmt::format("lanes {} must execute a bar.warp.sync with the member mask {}, but only lanes "
+                    "{} do (exited {}){}",
+                    hex_mask(group & w.live), hex_mask(group), hex_mask(came), hex_mask(~w.live),
+                    others_wait(w)));
+  }
+  w.last_chance = nullptr;
+  if (staying == 0) return;
+  w.splits.push_back({.pc = &op, .mask = staying, .kind = Kind::blocked});
+  w.active &= ~staying;
+  if (w.active != 0) return;
+  resume(w);
+  rejoin(w);
 }
 
 }  // namespace sagegen::emulator

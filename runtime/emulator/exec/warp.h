@@ -77,7 +77,9 @@ struct Warp {
   std::vector<Split> splits;
   SpinWatch watch;
   const Op* last_chance = nullptr;  // where blocked lanes try again, with nobody left to wait for
-  std::vector<std::uint8_t> local;  // local memory, thread after thread
+  // Lanes put aside at a bar.warp.sync whose group has come together meanwhile, at other ones.
+  std::uint32_t met = 0;
+  std::vector<std::uint8_t> local;          // local memory, thread after thread
   std::vector<std::uint8_t> local_written;  // its shadow; only with checks
   std::vector<AsyncCopy> copies;            // in order of issue
   std::array<std::uint32_t, kLanes> open_group =
@@ -244,6 +246,9 @@ bool gather(Warp& w, const Op& op, std::uint32_t mask, std::uint32_t needed);
 // The same with member masks in a row; a lane must be a member of its own mask. Members that have exited
 // are not waited for (PTX ISA: all non-exited threads of the mask).
 bool gather_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask);
+// bar.warp.sync: the members of a group wait for each other, each at any such instruction that names the
+// group (PTX ISA, bar.warp.sync, from sm_70 on). Lanes whose group is not complete are put aside.
+void meet_members(Warp& w, const Op& op, std::uint16_t row, std::uint32_t mask);
 // Lanes of one warp may wait for each other in loops (independent thread scheduling). After each turn of a
 // warp: `executed` are its instructions. Finds a part that goes round without getting on, and lets another
 // part of the warp run.

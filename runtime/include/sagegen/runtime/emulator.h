@@ -31,6 +31,8 @@ enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 // where the ISA lets them wait for each other: by bar.warp.sync, barriers, shuffles and other instructions
 // with .sync, the accesses of ldmatrix and stmatrix being before that; or by an atomic or volatile write in
 // the one and read in the other. They also wait for each other in loops without a deadlock.
+// Members of a group meet at any bar.warp.sync that names it; for shfl, vote, match, redux and elect they
+// must come to one and the same instruction, which is stricter than the ISA.
 enum class Checks {
   off,  // bounds of memory accesses only
   on,   // bounds, alignment, uninitialized data, races, copies in flight, divergence, deadlock
