@@ -599,6 +599,38 @@ TEST_CASE("an undefined member mask") {
   }
 }
 
+TEST_CASE("undefined votes of bar.red") {
+  // %p2 is one value (eq: true, ne: false), but comes from undefined data in the warp `voter`.
+  const auto reduce = [](const std::string& others, const std::string& red, int voter) {
+    return check_of(fmt::format("setp.eq.u32 %p4, %w3, {}; setp.{}.u32 %p2, 0, 0; "
+                                "@%p4 ld.global.b32 %w4, [%d21]; @%p4 setp.eq.u32 %p2, %w4, 7; {}",
+                                voter, others, red),
+                    1, 96);
+  };
+  const std::string branch = " @%p5 bra $x; st.global.b32 [%d2], 1; $x:";
+  const std::string count = "bar.red.popc.u32 %w5, 0, %p2; st.global.b32 [%d2], %w5;";
+  const std::string counted = "bar.red.popc.u32 %w5, 0, 96, %p2; st.global.b32 [%d2], %w5;";
+  const std::string all = "bar.red.and.pred %p5, 0, %p2;" + branch;
+  const std::string any = "bar.red.or.pred %p5, 0, %p2;" + branch;
+  const std::string any_not = "bar.red.or.pred %p5, 0, !%p2;" + branch;
+  for (int voter = 0; voter < 3; ++voter) {
+    INFO("warp " << voter);
+    CHECK(reduce("eq", count, voter) == "uninitialized");
+    CHECK(reduce("eq", counted, voter) == "uninitialized");
+    CHECK(reduce("eq", all, voter) == "uninitialized");
+    CHECK(reduce("ne", all, voter) == "");  // one that is known not to hold decides
+    CHECK(reduce("eq", any, voter) == "");
+    CHECK(reduce("ne", any, voter) == "uninitialized");
+    CHECK(reduce("eq", any_not, voter) == "uninitialized");
+    CHECK(reduce("ne", any_not, voter) == "");
+    CHECK(reduce("eq", "bar.red.popc.u32 %w5, 0, %p2;", voter) == "");  // nobody uses it
+  }
+  CHECK(reduce("eq", count, 3) == "");
+  // The next barrier has forgotten it.
+  CHECK(reduce("eq", "bar.red.and.pred %p5, 0, %p2; bar.red.and.pred %p5, 0, %p4;" + branch, 1) ==
+        "");
+}
+
 // ---- races in shared memory ----------------------------------------------------------------------
 
 TEST_CASE("races between warps") {

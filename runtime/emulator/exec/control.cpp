@@ -113,11 +113,29 @@ bool complete(const Cta& cta, const Barrier& barrier) {
   return true;
 }
 
-// d = the number of predicates that hold, or whether all or any do.
+// d = the number of predicates that hold, or whether all or any do. One vote can decide the latter,
+// whatever undefined ones are.
 void finish_reduction(Warp& w, const Barrier& barrier) {
   const Op& op = *w.reduction;
   w.reduction = nullptr;
   std::uint32_t lanes = w.live;
+  if (w.cta->checker != nullptr) {
+    const std::uint32_t known = barrier.voters - barrier.undefined_voters;
+    const std::uint32_t known_to_hold = barrier.votes - barrier.undefined_votes;
+    const auto defined = [&](bool decided) {
+      return decided || barrier.undefined_voters == 0 ? kFullMask : 0;
+    };
+    switch (op.imm & 0xff) {
+      case 'c':
+        set_defined_row(w, op.r[0], defined(false), lanes);
+        break;
+      case 'a':
+        set_defined_predicate(w, op.r[0], defined(known_to_hold < known), lanes);
+        break;
+      default:
+        set_defined_predicate(w, op.r[0], defined(known_to_hold != 0), lanes);
+    }
+  }
   switch (op.imm & 0xff) {
     case 'c':
       for_lanes(lanes, [&](int lane) { row32(w, op.r[0])[lane] = barrier.votes; });
@@ -213,10 +231,20 @@ void barrier_reduce(Warp& w, const Op& op, std::uint32_t mask) {
   if (!gather(w, op, mask, w.live)) return;
   std::uint32_t id = uniform_operand(w, op, op.r[1], mask, "barrier number");
   std::uint32_t count = kCounted ? count_operand(w, op, op.r[2], mask) : 0;
-  std::uint32_t votes = predicate_operand(w, op, kCounted ? 3 : 2) & mask;
+  constexpr int kPredicate = kCounted ? 3 : 2;
+  const std::uint32_t votes = predicate_operand(w, op, kPredicate) & mask;
   if (id < w.cta->barriers.size()) {
-    w.cta->barriers[id].voters += static_cast<std::uint32_t>(std::popcount(mask));
-    w.cta->barriers[id].votes += static_cast<std::uint32_t>(std::popcount(votes));
+    Barrier& barrier = w.cta->barriers[id];
+    const auto count_of = [](std::uint32_t lanes) {
+      return static_cast<std::uint32_t>(std::popcount(lanes));
+    };
+    barrier.voters += count_of(mask);
+    barrier.votes += count_of(votes);
+    if (w.cta->checker != nullptr) {
+      const std::uint32_t undefined = mask & ~defined_predicate(w, op.r[kPredicate]);
+      barrier.undefined_voters += count_of(undefined);
+      barrier.undefined_votes += count_of(votes & undefined);
+    }
   }
   w.reduction = &op;
   arrive(w, op, mask, id, count, Arrival::wait);
@@ -273,10 +301,10 @@ void register_control(FormTable& t) {
   }
   auto add_reduction = [&](const char* name, const std::string& destination, char which) {
     std::uint32_t number = static_cast<std::uint32_t>(which);
-    t.add_checked(name, (destination + "WP").c_str(), barrier_reduce<false>, nullptr,
-                  Taint::propagate, number);
-    t.add_checked(name, (destination + "WWP").c_str(), barrier_reduce<true>, nullptr,
-                  Taint::propagate, number);
+    t.add_checked(name, (destination + "WP").c_str(), barrier_reduce<false>, nullptr, Taint::custom,
+                  number);
+    t.add_checked(name, (destination + "WWP").c_str(), barrier_reduce<true>, nullptr, Taint::custom,
+                  number);
   };
   add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.popc.u32", "w", 'c');
   add_reduction("{bar|barrier}{|.cta}.red{|.aligned}.and.pred", "p", 'a');

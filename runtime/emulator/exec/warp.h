@@ -94,6 +94,8 @@ struct Barrier {
   std::uint32_t waiting = 0;   // warps blocked at it
   std::uint32_t came = 0;      // warps that arrived, waiting or not
   std::uint32_t voters = 0, votes = 0;  // bar.red: threads, and those whose predicate holds
+  // Of these, those whose predicate is undefined.
+  std::uint32_t undefined_voters = 0, undefined_votes = 0;
 };
 
 struct Counts {
