@@ -357,6 +357,36 @@ TEST_CASE("members of a group meet at different bar.warp.sync") {
                  read) == "race");
 }
 
+TEST_CASE("warps that wait for a lower or a higher one") {
+  // Each warp waits for the one before it, or the one behind it, before it signs.
+  for (const char* way : {"up", "down"}) {
+    for (const char* pause : {"", "nanosleep.u32 20;"}) {
+      for (const SchedulePolicy schedule : kSchedules) {
+        Bench bench;
+        bench.options.schedule = schedule;
+        bench.kernel(fmt::format(R"(
+          mov.u32 %w1, %tid.x; shr.u32 %w2, %w1, 5; mov.b64 %d3, s;
+          setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0;
+          sub.u32 %w3, 31, %w2; setp.eq.u32 %p3, {}, 0; selp.b32 %w3, %w2, %w3, %p3;
+          $wait: {} ld.volatile.shared.b32 %w4, [%d3]; setp.ne.u32 %p2, %w4, %w3; @%p2 bra $wait;
+          bar.warp.sync -1; add.u32 %w5, %w4, 1; and.b32 %w6, %w1, 31; setp.eq.u32 %p4, %w6, 0;
+          membar.cta; @%p4 st.volatile.shared.b32 [%d3], %w5;
+          mul.wide.u32 %d1, %w1, 4; add.u64 %d1, %d1, %d20; st.global.b32 [%d1], %w4;)",
+                                 way == std::string("up") ? 0 : 1, pause),
+                     1, ".shared .align 4 .b8 s[4];");
+        const Address out = bench.upload(std::vector<u32>(1024, 99));
+        const LaunchReport report = bench.run(1, 1024, {out});
+        INFO(way << pause << messages(report));
+        REQUIRE(report.findings.empty());
+        const auto got = bench.download<u32>(out, 1024);
+        for (u32 t = 0; t < 1024; ++t) {
+          REQUIRE(got[t] == (way == std::string("up") ? t / 32 : 31 - t / 32));
+        }
+      }
+    }
+  }
+}
+
 // ---- lanes that wait for each other --------------------------------------------------------------
 
 TEST_CASE("a spin lock among the lanes of a warp") {

@@ -151,10 +151,12 @@ void finish_reduction(Warp& w, const Barrier& barrier) {
 void release(Cta& cta, int id) {
   Barrier& barrier = cta.barriers[id];
   if (cta.checker != nullptr) cta.checker->barrier_release(id, barrier.waiting);
+  cta.passed_over &= ~barrier.waiting;
   for_lanes(barrier.waiting, [&](int index) {
     Warp& w = cta.warps[index];
     w.state = WarpState::ready;
     w.barrier = -1;
+    w.turns = 0;
     if (w.reduction != nullptr) finish_reduction(w, barrier);
   });
   barrier = {};

@@ -210,6 +210,7 @@ class CtaRunner {
     cta_.log = &log_;
     cta_.random = Random(request_.options.seed * 0x9e3779b97f4a7c15u + linear);
     cta_.barriers.fill({});
+    cta_.passed_over = 0;
     cta_.hits.assign(program_.accesses.size(), nullptr);
     cta_.counts = request_.options.counting == runtime::Counting::on ? &counts_ : nullptr;
     std::memset(shared_.get(), kPoison, shared_end_);

@@ -13,6 +13,9 @@ namespace {
 using runtime::SchedulePolicy;
 
 constexpr std::int32_t kQuantum = 256;
+// SchedulePolicy::reverse: a warp that has had so many turns since it last waited at a barrier may spin on
+// what a lower warp will do. From then on the others have a turn after each of its own.
+constexpr std::uint32_t kTurnsInARow = 64;
 // A CTA may go astray after a finding: it is given a while for more of them.
 constexpr std::uint64_t kInstructionsAfterFinding = 1'000'000;
 
@@ -28,7 +31,8 @@ std::uint32_t ready_warps(const Cta& cta) {
 int choose(Cta& cta, std::uint32_t ready, int last) {
   switch (cta.request->options.schedule) {
     case SchedulePolicy::reverse:
-      return 31 - std::countl_zero(ready);
+      if ((ready & ~cta.passed_over) == 0) cta.passed_over = 0;
+      return 31 - std::countl_zero(ready & ~cta.passed_over);
     case SchedulePolicy::random: {
       std::uint32_t skip = cta.random.below(static_cast<std::uint32_t>(std::popcount(ready)));
       for (; skip > 0; --skip) ready &= ready - 1;
@@ -144,6 +148,7 @@ void run_cta(Cta& cta) {
     run_warp(w, choose_quantum(cta));
     if (w.state == WarpState::exited) settle_barriers(cta);
     take_turns(w, w.executed - before);
+    if (w.state == WarpState::ready && ++w.turns >= kTurnsInARow) cta.passed_over |= 1u << w.index;
     total += w.executed - before;
     if (total > cta.instruction_limit) report_endless(cta, w, last);
     if (cta.log->findings.empty()) {

@@ -85,6 +85,7 @@ struct Warp {
   std::array<std::uint32_t, kLanes> open_group =
       {};  // per lane: the group that the next copy joins
   std::uint64_t executed = 0;
+  std::uint32_t turns = 0;  // since it last waited at a barrier; see SchedulePolicy::reverse
 };
 
 struct Barrier {
@@ -136,6 +137,7 @@ struct Cta {
 
   std::vector<Warp> warps;
   std::array<Barrier, 16> barriers;
+  std::uint32_t passed_over = 0;  // warps whose turn it is not until the others had theirs
   std::uint8_t* shared =
       nullptr;  // indexed by shared offset; valid from kSharedStart to shared_end
   std::uint32_t shared_end = 0;
