@@ -156,7 +156,7 @@ Judgement judge(const AttentionJob& job, const AttentionResult& result, const Ru
   judgement.rows = rows_to_judge(job, options);
   const reference::RowNumbers& rows = judgement.rows;
   const reference::Output got = reference::take_rows(whole, rows);
-  Progress progress("comparing with fp64", 3 * rows.size());
+  Progress progress("comparing with fp64, rows of three passes", 3 * rows.size());
   const auto advance = [&](std::int64_t more) {
     progress.advance(static_cast<std::uint64_t>(more));
   };
@@ -184,7 +184,8 @@ Judgement judge(const AttentionJob& job, const AttentionResult& result, const Ru
 
 std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
                            const JudgeOptions& options, bool with_lse) {
-  if (judgement.stopped) return "\nno result, a kernel was stopped: nothing to compare\n";
+  if (judgement.stopped)
+    return "\nno result that could be compared, because of what the emulator found\n";
   Table table({"against fp64", "kernel", "model"});
   const auto cell = [](double value) {
     return std::isnan(value) ? "-" : fmt::format("{:.6g}", value);
@@ -211,10 +212,13 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
                               "(--judge-seed {}; --json names them)\n",
                               judged, all, options.seed);
   text += impossible_text(judgement.impossible, job);
-  text +=
-      fmt::format("bound    relative L1 <= {} x model + {} + {:.2g} = {:.6g} ({}): {}\n",
-                  judgement.bound.factor, judgement.bound.offset, judgement.slack, judgement.limit,
-                  judgement.bound.arithmetic, verdict_word(judgement.within_limit));
+  text += std::isfinite(judgement.limit)
+              ? fmt::format("bound    relative L1 <= {} x model + {} + {:.2g} = {:.6g} ({}): {}\n",
+                            judgement.bound.factor, judgement.bound.offset, judgement.slack,
+                            judgement.limit, judgement.bound.arithmetic,
+                            verdict_word(judgement.within_limit))
+              : "bound    none on relative L1, since exact attention is 0 or the model overflows: "
+                "rows have their own\n";
   text += fmt::format("rows     each element within the bound of its row's formats: {}\n",
                       judgement.row.rows_beyond == 0
                           ? "met"

@@ -36,7 +36,7 @@ struct Judgement {
   bool within_limit = false;
   reference::RowVerdict row;
   reference::Impossible impossible;
-  bool stopped = false;  // a kernel was: there is no result, and nothing to compare
+  bool stopped = false;  // by findings: there is no result, and nothing to compare
   bool passed = false;
 };
 
