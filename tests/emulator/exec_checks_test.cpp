@@ -296,6 +296,19 @@ TEST_CASE("an undefined operand that does not decide leaves the result defined")
       {"lop3.b32 %w4, %w9, %w8, 0, 0x80;", "lop3.b32 %w4, %w9, %w8, -1, 0x80;"},  // a & b & c
       {"lop3.b32 %w4, %w1, %w9, 0, 0xa8;", "lop3.b32 %w4, %w1, %w9, -1, 0xa8;"},  // (a | b) & c
       {"mul.lo.u32 %w4, %w9, 0;", "mul.lo.u32 %w4, %w9, 2;"},
+      {"mov.b16 %h8, 7; mov.b32 %w5, {%h8, %h9}; dp2a.lo.u32.u32 %w4, %w1, %w5, %w1;",
+       "mov.b16 %h8, 7; mov.b32 %w5, {%h8, %h9}; dp2a.hi.u32.u32 %w4, %w1, %w5, %w1;"},
+      {"mov.b16 %h8, 7; mov.b32 %w5, {%h9, %h8}; dp2a.hi.s32.s32 %w4, %w1, %w5, %w1;",
+       "mov.b16 %h8, 7; mov.b32 %w5, {%h9, %h8}; dp2a.lo.s32.s32 %w4, %w1, %w5, %w1;"},
+      {"and.b32 %w5, %w9, 0xffff; dp2a.lo.u32.u32 %w4, %w5, 0xff00, %w1;",
+       "and.b32 %w5, %w9, 0xffff; dp2a.lo.u32.u32 %w4, %w5, 0x00ff, %w1;"},
+      {"and.b32 %w5, %w9, 0xffff; or.b32 %w5, %w5, 0x10000; bfind.u32 %w4, %w5;",
+       "and.b32 %w5, %w9, 0xffff; or.b32 %w5, %w5, 0x8000; and.b32 %w5, %w5, 0xffff; xor.b32 %w5, "
+       "%w5, 0x8000; bfind.u32 %w4, %w5;"},
+      {"or.b32 %w5, %w9, 0xfffe0000; and.b32 %w5, %w5, 0xfffdffff; bfind.s32 %w4, %w5;",
+       "or.b32 %w5, %w9, 0xfffe0000; bfind.s32 %w4, %w5;"},
+      {"and.b32 %w5, %w9, 0xffff; or.b32 %w5, %w5, 0x10000; bfind.shiftamt.s32 %w4, %w5;",
+       "and.b32 %w5, %w9, 0x8000ffff; or.b32 %w5, %w5, 0x10000; bfind.shiftamt.s32 %w4, %w5;"},
       {"mul.hi.s32 %w4, %w10, %w9;", "mul.hi.s32 %w4, 1, %w9;"},
       {"mad.lo.u32 %w4, %w9, %w10, %w1;", "mad.lo.u32 %w4, %w9, %w10, %w8;"},
       {"mul.wide.u32 %d8, %w9, 0; cvt.u32.u64 %w4, %d8;",
@@ -419,6 +432,114 @@ TEST_CASE("an undefined operand that does not decide leaves the result defined")
   CHECK(check_of(some + "vote.sync.all.pred %p3, !%p9, -1; @%p3 mov.b32 %w4, 1;", 1, 32) == "");
 }
 
+TEST_CASE("lanes that are wholly defined stay it, whatever is undefined in another") {
+  // Rules for undefined bits run for all lanes as soon as one of them has such. Lane 5 gets undefined
+  // operands, each of the others is defined: so are all results that they store.
+  const char* const kInstructions[] = {
+      "mov.b32 %w4, %w10;",
+      "mov.b64 {%w4, %w5}, %d10;",
+      "mov.b32 %w4, {%h10, %h11};",
+      "and.b32 %w4, %w10, %w11;",
+      "or.b64 %d11, %d10, %d12;",
+      "xor.b16 %h4, %h10, %h11;",
+      "not.b32 %w4, %w10;",
+      "cnot.b32 %w4, %w10;",
+      "and.pred %p3, %p10, %p11;",
+      "or.pred %p3, %p10, %p11;",
+      "xor.pred %p3, %p10, %p11;",
+      "not.pred %p3, %p10;",
+      "lop3.b32 %w4, %w10, %w11, %w12, 0x96;",
+      "lop3.b32 %w4, %w10, %w11, %w10, 0xe8;",
+      "shl.b32 %w4, %w10, %w11;",
+      "shl.b32 %w4, %w10, %w10;",
+      "shr.s32 %w4, %w10, %w11;",
+      "shr.u64 %d11, %d10, %w10;",
+      "shf.l.wrap.b32 %w4, %w10, %w11, %w12;",
+      "shf.l.wrap.b32 %w4, %w10, %w11, %w10;",
+      "shf.r.clamp.b32 %w4, %w11, %w10, %w11;",
+      "bfe.u32 %w4, %w10, %w11, %w12;",
+      "bfe.s32 %w4, %w10, %w10, %w10;",
+      "bfi.b32 %w4, %w10, %w11, %w12, %w10;",
+      "bfi.b32 %w4, %w10, %w11, %w11, 3;",
+      "brev.b32 %w4, %w10;",
+      "prmt.b32 %w4, %w10, %w11, %w12;",
+      "prmt.b32 %w4, %w10, %w11, %w10;",
+      "prmt.b32 %w4, %w10, 0x5410, 0x5410;",
+      "szext.wrap.s32 %w4, %w10, %w11;",
+      "szext.clamp.u32 %w4, %w10, %w10;",
+      "clz.b32 %w4, %w10;",
+      "clz.b64 %w4, %d10;",
+      "bfind.u32 %w4, %w10;",
+      "bfind.s32 %w4, %w10;",
+      "bfind.shiftamt.s64 %w4, %d10;",
+      "popc.b32 %w4, %w10;",
+      "selp.b32 %w4, %w10, %w11, %p10;",
+      "slct.b32.s32 %w4, %w10, %w11, %w12;",
+      "slct.b32.f32 %w4, %w10, %w11, %w12;",
+      "set.lt.u32.s32 %w4, %w10, %w11;",
+      "set.eq.and.f32.u32 %w4, %w10, %w11, %p10;",
+      "set.gtu.or.u32.f32 %w4, %w10, %w11, %p10;",
+      "setp.lt.s32 %p3, %w10, %w11;",
+      "setp.hi.and.u32 %p3|%p4, %w10, %w11, %p10;",
+      "setp.ne.xor.b64 %p3|%p4, %d10, %d12, !%p10;",
+      "setp.leu.or.f32 %p3|%p4, %w10, %w11, %p10;",
+      "min.s32 %w4, %w10, %w11;",
+      "max.u64 %d11, %d10, %d12;",
+      "max.u16 %h4, %h10, %h10;",
+      "min.u16x2 %w4, %w10, %w11;",
+      "add.u32 %w4, %w10, %w11;",
+      "add.cc.u32 %w4, %w10, %w11; addc.u32 %w5, %w10, %w11;",
+      "sub.s64 %d11, %d10, %d12;",
+      "neg.s32 %w4, %w10;",
+      "abs.s32 %w4, %w10;",
+      "sad.u32 %w4, %w10, %w11, %w12;",
+      "mul.lo.u32 %w4, %w10, %w11;",
+      "mul.hi.s64 %d11, %d10, %d12;",
+      "mul.wide.s32 %d11, %w10, %w11;",
+      "mad.lo.s32 %w4, %w10, %w11, %w12;",
+      "mad.wide.u16 %w4, %h10, %h11, %w12;",
+      "mul24.hi.u32 %w4, %w10, %w11;",
+      "mad24.lo.s32 %w4, %w10, %w11, %w12;",
+      "dp4a.u32.s32 %w4, %w10, %w11, %w12;",
+      "dp2a.lo.u32.u32 %w4, %w10, %w11, %w12;",
+      "dp2a.hi.s32.u32 %w4, %w10, %w11, %w12;",
+      "add.f16x2 %w4, %w10, %w11;",
+      "fma.rn.bf16x2 %w4, %w10, %w11, %w12;",
+      "add.f32 %w4, %w10, %w11;",
+      "cvt.u16.u32 %h4, %w10;",
+      "cvt.s32.s8 %w4, %w10;",
+      "cvt.u64.u32 %d11, %w10;",
+      "cvt.rn.f32.s32 %w4, %w10;",
+      "cvt.rn.f16x2.f32 %w4, %w10, %w11;",
+      "cvt.sat.u8.s32 %w4, %w10;",
+  };
+  for (const char* value : {"0", "%w1", "-1", "0x80000000"}) {
+    for (const char* undefined : {"mov.b32 %w10, %w9;", "mov.b32 %w10, {%h8, %h9};",
+                                  "mov.b32 %w11, {%h9, %h8};", "mov.b32 %w12, %w9;"}) {
+      std::string body = fmt::format(
+          "mov.b16 %h8, 7; mov.b32 %w10, {0}; mov.b32 %w11, {0}; mov.b32 %w12, {0}; setp.eq.u32 "
+          "%p1, %w1, 5; setp.ne.u32 %p2, %w1, 5; @%p1 {1} mov.b32 {{%h10, _}}, %w10; mov.b32 "
+          "{{%h11, _}}, %w11; mov.b64 %d10, {{%w10, %w11}}; mov.b64 %d12, {{%w11, %w12}}; "
+          "setp.ne.u32 %p10, %w10, 0; setp.ne.u32 %p11, %w11, 3;\n",
+          value, undefined);
+      for (const char* instruction : kInstructions) {
+        body +=
+            "mov.b32 %w4, 0; mov.b32 %w5, 0; mov.b16 %h4, 0; mov.b64 %d11, 0; setp.ne.u32 "
+            "%p3, %w1, %w1; setp.ne.u32 %p4, %w1, %w1;\n";
+        body += instruction;
+        body +=
+            "\nselp.b32 %w6, 1, 0, %p3; selp.b32 %w7, 1, 0, %p4; cvt.u32.u16 %w8, %h4; @%p2 "
+            "st.global.v4.b32 [%d7], {%w4, %w5, %w6, %w7}; @%p2 st.global.b32 [%d7], %w8; @%p2 "
+            "st.global.b64 [%d7], %d11; // of ";
+        body += instruction;
+        body += "\n";
+      }
+      INFO(body);
+      CHECK(check_of(body, 1, 32) == "");
+    }
+  }
+}
+
 TEST_CASE("operands that are moved keep their values, also where an instruction names one twice") {
   // The marks of undefined bits go through the registers themselves.
   Bench bench;
@@ -540,6 +661,27 @@ TEST_CASE("halves of matrices that are loaded, transposed and stored") {
                             "%w5, [%d4+1024]; setp.ne.u32 %p2, %w1, 0; @%p2 st.global.b32 [%d2], "
                             "%w5; cvt.u32.u16 %w6, %w5; st.global.b32 [%d2+1024], %w6;",
                  1, 32) == "");
+  // Column 9 of B is undefined: of lane 0's elements (0, 8) and (0, 9) of D the second, and with it
+  // those of C.
+  const std::string column =
+      "mov.b32 %w10, 0; mov.b32 %w11, 0; setp.ne.u32 %p1, %w1, 4; @%p1 mov.b32 %w12, 0; "
+      "wmma.mma.sync.aligned.row.col.m16n16k16.TYPES {%w20, %w21, %w22, %w23RESULT}, "
+      "{%w10, %w10, %w10, %w10, %w10, %w10, %w10, %w10}, "
+      "{%w10, %w10, %w12, %w10, %w10, %w10, %w10, %w10}, {%w10, %w10, %w10, %w10SUMS}; "
+      "setp.eq.u32 %p2, %w1, 0; ";
+  const auto product = [&](const char* types, const char* result, const char* sums) {
+    std::string text = column;
+    text.replace(text.find("TYPES"), 5, types);
+    text.replace(text.find("RESULT"), 6, result);
+    return text.replace(text.find("SUMS"), 4, sums);
+  };
+  for (const std::string& text :
+       {product("f16.f16", "", ""), product("f16.f32", "", ", %w10, %w10, %w10, %w10")}) {
+    CHECK(check_of(text + "cvt.u32.u16 %w5, %w22; @%p2 st.global.v2.b32 [%d7], {%w5, %w20};", 1,
+                   32) == "");
+    CHECK(check_of(text + "shr.u32 %w5, %w22, 16; @%p2 st.global.b32 [%d7], %w5;", 1, 32) ==
+          "uninitialized");
+  }
   const std::string stored =
       tile +
       "bar.warp.sync -1; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%d6+1024], {%w4}; "

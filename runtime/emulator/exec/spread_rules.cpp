@@ -86,7 +86,11 @@ void move_bits(Warp& w, const Op& op, u32 mask) {
     bool both = false;  // it is moved, too: its row cannot hold marks meanwhile
     for (int k = written; k < count; ++k) both |= moved(k) && op.r[k] == op.r[i];
     for_lanes(mask, [&](int lane) {
-      whole |= static_cast<u32>(both || operand(w, op, i, lane).undefined != 0) << lane;
+      u64 undefined = operand(w, op, i, lane).undefined;
+      for (int k = written; k < count && both; ++k) {
+        if (moved(k)) undefined |= operand(w, op, k, lane).undefined;
+      }
+      whole |= static_cast<u32>(undefined != 0) << lane;
     });
   }
   for (int i = written; i < count; ++i) {
@@ -373,11 +377,34 @@ void dot4(Warp& w, const Op& op, u32 mask) {
   });
 }
 
-// clz, and cnot: decided by the highest 1 that is defined, by any.
-void leading_zeros(Warp& w, const Op& op, u32 mask) {
+// dp2a d, a, b, c: the halves of a with two bytes of b, the upper ones if the detail says so.
+void dot2(Warp& w, const Op& op, u32 mask) {
+  const int first = (rule_of(w, op).detail & kHigh) == 0 ? 0 : 2;
   for_destination(w, op, mask, [&](int lane) {
-    const Bits a = operand(w, op, 1, lane);
-    return all_if(a.undefined >= a.low());
+    const Bits a = operand(w, op, 1, lane), b = operand(w, op, 2, lane);
+    u64 bits = 0;
+    for (int i = 0; i < 2; ++i) {
+      const auto part = [](const Bits& x, int at, u64 width) {
+        return Bits{x.value >> at & width, x.undefined >> at & width};
+      };
+      bits |= product_undefined(part(a, 16 * i, 0xffff), part(b, 8 * (first + i), 0xff), Half::low);
+    }
+    return upwards(bits | operand(w, op, 3, lane).undefined);
+  });
+}
+
+// clz and bfind, and cnot: decided by the highest 1 that is defined, by any.
+bool highest_undefined(const Bits& a) { return a.undefined != 0 && a.undefined >= a.low(); }
+void leading_zeros(Warp& w, const Op& op, u32 mask) {
+  const SpreadRule& rule = rule_of(w, op);
+  const u64 all = low_bits(8 * bytes_of_operand(rule, 1)), sign = all ^ all >> 1;
+  for_destination(w, op, mask, [&](int lane) {
+    Bits a = operand(w, op, 1, lane);
+    if ((rule.detail & kSigned) != 0) {  // of negative numbers the highest 0
+      if ((a.undefined & sign) != 0) return ~u64{0};
+      if ((a.value & sign) != 0) a.value ^= all;
+    }
+    return all_if(highest_undefined(a));
   });
 }
 void logical_not(Warp& w, const Op& op, u32 mask) {
@@ -521,9 +548,13 @@ SpreadRule choose_rule(const ptx::Instruction& instruction, bool of_predicates) 
   if (opcode == "lop3") return {.run = lop3};
   if (opcode == "selp") return {.run = select};
   if (opcode == "slct") return {.run = select_by_sign, .detail = type == "f32"};
-  if (opcode == "clz") return {.run = leading_zeros};
+  if (opcode == "clz" || opcode == "bfind") {
+    return {.run = leading_zeros, .detail = type[0] == 's' ? kSigned : std::uint16_t{0}};
+  }
   if (opcode == "cnot") return {.run = logical_not};
   if (opcode == "dp4a") return {.run = dot4};
+  if (opcode == "dp2a")
+    return {.run = dot2, .detail = takes(instruction, "hi") ? kHigh : std::uint16_t{0}};
   if (takes(instruction, "cc")) return {};  // the condition code is among the operands
   if (type.ends_with("16x2") || type == "f32x2")
     return {.run = by_parts, .detail = part_bits(type)};

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "runtime/emulator/exec/definedness.h"
 #include "runtime/emulator/exec/wmma.h"
 #include "runtime/emulator/numerics/fused_sum.h"
 
@@ -21,9 +22,28 @@ struct Registers {
   std::span<const std::uint16_t> a, b, c;
   int row_parts = 2;  // registers of A for one k
   bool f16_accumulators = false;
+  bool f16_c = false;  // then C holds two elements in a register, too; it is named for each
 };
 
+// By element of D.
 using DefinedLanes = std::array<std::uint32_t, kMaxRegisters>;
+
+// Where this half of a register is defined.
+std::uint32_t defined_half(const Warp& w, std::uint16_t row, int half) {
+  std::uint32_t lanes = defined_row(w, row);
+  for_lanes(~lanes, [&](int lane) {
+    const bool defined = (undefined_bits(w, row, 4, lane) & low_bits(16) << 16 * half) == 0;
+    lanes |= static_cast<std::uint32_t>(defined) << lane;
+  });
+  return lanes;
+}
+
+void set_defined_halves(const Warp& w, std::uint16_t row, std::uint32_t low, std::uint32_t high) {
+  set_defined_row(w, row, low & high, kFullMask);
+  for_lanes(low ^ high, [&](int lane) {
+    set_undefined_bits(w, row, 4, lane, low_bits(16) << ((low >> lane & 1) != 0 ? 16 : 0));
+  });
+}
 
 DefinedLanes defined_results(const Warp& w, const Registers& r) {
   std::uint32_t rows = 0, columns = 0;  // undefined
@@ -35,14 +55,14 @@ DefinedLanes defined_results(const Warp& w, const Registers& r) {
     for_lanes(~defined_row(w, b), [&](int lane) { columns |= 1u << lane / 4; });
   }
   DefinedLanes defined = {};
-  for (int i = 0; i < static_cast<int>(r.c.size()); ++i) {
-    defined[i] = defined_row(w, r.c[i]);
+  const int elements = static_cast<int>(r.c.size()) * (r.f16_accumulators ? 2 : 1);
+  for (int i = 0; i < elements; ++i) {
+    const std::uint16_t c = r.c[static_cast<std::size_t>(r.f16_accumulators ? i / 2 : i)];
+    defined[i] = r.f16_accumulators || r.f16_c ? defined_half(w, c, i & 1) : defined_row(w, c);
     if ((rows | columns) == 0) continue;
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int row = lane / 4 + 8 * (r.f16_accumulators ? i : i >> 1);
-      const std::uint32_t pair = columns >> (2 * (lane % 4));
-      const bool lost = r.f16_accumulators ? (pair & 3) != 0 : (pair >> (i & 1) & 1) != 0;
-      if (lost || (rows >> row & 1) != 0) defined[i] &= ~(1u << lane);
+      const int row = lane / 4 + 8 * (i >> 1), column = 2 * (lane % 4) + (i & 1);
+      if ((columns >> column & 1) != 0 || (rows >> row & 1) != 0) defined[i] &= ~(1u << lane);
     }
   }
   return defined;
@@ -179,7 +199,8 @@ void multiply_parts(Warp& w, const Op& op, std::uint32_t mask) {
           defined_results(w, {.a = {rows, detail.a},
                               .b = {columns, detail.b},
                               .c = {cells.data(), detail.c},
-                              .f16_accumulators = detail.shape.f16_accumulator});
+                              .f16_accumulators = detail.shape.f16_accumulator,
+                              .f16_c = kMix == Sums::widened});
     }
     detail.run(r);
   }
@@ -187,15 +208,20 @@ void multiply_parts(Warp& w, const Op& op, std::uint32_t mask) {
     const auto at = static_cast<std::size_t>(part);
     for (int i = 0; i < results; ++i) {
       const std::uint16_t row = d[part * results + i];
-      std::uint32_t lanes = defined[at][static_cast<std::size_t>(i)];
       if constexpr (kMix == Sums::rounded) {
         round_to_halves(registers[at], i, row32(w, row));
-        lanes = defined[at][static_cast<std::size_t>(2 * i)] &
-                defined[at][static_cast<std::size_t>(2 * i + 1)];
       } else {
         std::memcpy(row32(w, row), registers[at].d[i], kRow);
       }
-      if constexpr (kChecked) set_defined_row(w, row, lanes, kFullMask);
+      if constexpr (kChecked) {
+        const DefinedLanes& known = defined[at];
+        const auto element = static_cast<std::size_t>(i);
+        if (kMix == Sums::rounded || detail.shape.f16_accumulator) {
+          set_defined_halves(w, row, known[2 * element], known[2 * element + 1]);
+        } else {
+          set_defined_row(w, row, known[element], kFullMask);
+        }
+      }
     }
   }
 }
