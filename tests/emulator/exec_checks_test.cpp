@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 #include <set>
 
+#include "runtime/emulator/exec/races.h"
 #include "tests/emulator/exec_fixture.h"
 
 namespace sagegen::emulator::test {
@@ -808,6 +809,125 @@ TEST_CASE("races between warps") {
                  "atom.shared.add.u32 %w4, [%d3], 1; bar.sync 0; ld.shared.b32 %w5, [%d3];") == "");
   CHECK(check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.b32 [%d3], 0; bar.sync 0; "
                  "atom.shared.add.u32 %w4, [%d3], 1; ld.volatile.shared.b32 %w5, [%d3];") == "");
+}
+
+TEST_CASE("locks and flags with their fences order the warps of a CTA") {
+  struct Lock {
+    const char *take, *acquire, *release, *give;
+  };
+  const auto with_lock = [](const Lock& lock, const std::string& lanes) {
+    return check_of("setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.v2.b32 [%d3], {0, 0}; bar.sync 0; " +
+                        lanes + " $again: " + lock.take +
+                        " setp.ne.u32 %p3, %w6, 0; @%p3 bra $again;\n" + lock.acquire +
+                        " ld.shared.b32 %w7, [%d3+4]; add.u32 %w7, %w7, 1; st.shared.b32 [%d3+4], "
+                        "%w7;\nld.global.b32 %w7, [%d20+4]; add.u32 %w7, %w7, 1; st.global.b32 "
+                        "[%d20+4], %w7;\n" +
+                        lock.release + lock.give + " $end: ret;",
+                    1, 128);
+  };
+  const char* const kTake = "atom.shared.cas.b32 %w6, [%d3], 0, 1;";
+  const char* const kGive = "atom.shared.exch.b32 %w8, [%d3], 0;";
+  const char* const kTakeGlobal = "atom.global.cas.b32 %w6, [%d20], 0, 1;";
+  const char* const kGiveGlobal = "atom.global.exch.b32 %w8, [%d20], 0;";
+  const std::string one_lane = "and.b32 %w5, %w1, 31; setp.ne.u32 %p2, %w5, 0; @%p2 bra $end;";
+  const Lock sound[] = {
+      {kTake, "membar.cta;", "membar.cta;", kGive},
+      {kTake, "membar.gl;", "fence.acq_rel.cta;", "st.volatile.shared.b32 [%d3], 0;"},
+      {kTakeGlobal, "membar.cta;", "membar.cta;", kGiveGlobal},
+      {kTakeGlobal, "fence.sc.gpu;", "membar.gl;", kGiveGlobal},
+      {"atom.acquire.cta.shared.cas.b32 %w6, [%d3], 0, 1;", "", "",
+       "atom.release.cta.shared.exch.b32 %w8, [%d3], 0;"},
+      {"atom.acq_rel.gpu.global.cas.b32 %w6, [%d20], 0, 1;", "", "",
+       "st.release.gpu.global.b32 [%d20], 0;"}};
+  for (const Lock& lock : sound) {
+    INFO(lock.take << lock.give);
+    CHECK(with_lock(lock, one_lane) == "");
+    CHECK(with_lock(lock, "") == "");  // by every lane
+  }
+  for (const Lock& lock :
+       {Lock{kTake, "", "membar.cta;", kGive}, Lock{kTake, "membar.cta;", "", kGive},
+        Lock{kTakeGlobal, "", "membar.gl;", kGiveGlobal},
+        Lock{kTakeGlobal, "membar.gl;", "", kGiveGlobal},
+        Lock{"atom.release.cta.shared.cas.b32 %w6, [%d3], 0, 1;", "", "",
+             "atom.release.cta.shared.exch.b32 %w8, [%d3], 0;"},
+        Lock{"mov.b32 %w6, 0;", "membar.cta;", "membar.cta;", ""}}) {
+    INFO(lock.take << lock.acquire << lock.release << lock.give);
+    CHECK(with_lock(lock, one_lane) == "race");
+  }
+
+  const auto with_flag = [](const std::string& set, const std::string& wait,
+                            const std::string& behind) {
+    return check_of(
+        "setp.eq.u32 %p1, %w1, 0; @%p1 st.shared.v2.b32 [%d3], {0, 0}; bar.sync 0; and.b32 %w5, "
+        "%w1, 31; setp.ne.u32 %p2, %w5, 0; @%p2 bra $end; setp.eq.u32 %p3, %w1, 32; @%p3 bra "
+        "$wait; st.shared.b32 [%d3+4], 77;\n" +
+        set + " bra $end;\n$wait: " + wait + " setp.eq.u32 %p4, %w6, 0; @%p4 bra $wait;\n" +
+        behind + " ld.shared.b32 %w7, [%d3+4]; st.global.b32 [%d20], %w7; $end: ret;");
+  };
+  const char* const kVolatile = "st.volatile.shared.b32 [%d3], 1;";
+  const char* const kPoll = "ld.volatile.shared.b32 %w6, [%d3];";
+  const char* const kAcquire = "ld.acquire.cta.shared.b32 %w6, [%d3];";
+  CHECK(with_flag("st.release.cta.shared.b32 [%d3], 1;", kAcquire, "") == "");
+  CHECK(with_flag("st.release.gpu.shared.b32 [%d3], 1;", kPoll, "membar.cta;") == "");
+  CHECK(with_flag(std::string("membar.cta;") + kVolatile, kPoll, "membar.cta;") == "");
+  CHECK(with_flag(std::string("membar.cta;") + kVolatile, kAcquire, "") == "");
+  CHECK(with_flag(kVolatile, kPoll, "membar.cta;") == "race");
+  CHECK(with_flag(std::string("membar.cta;") + kVolatile, kPoll, "") == "race");
+  CHECK(with_flag(std::string(kVolatile) + "membar.cta;", kAcquire, "") == "race");
+  CHECK(with_flag("st.relaxed.cta.shared.b32 [%d3], 1;", kAcquire, "") == "race");
+  // A fence and a strong access of another place order nothing.
+  CHECK(with_flag(std::string(kVolatile) + "st.release.cta.shared.b32 [%d3+64], 1;", kPoll,
+                  "membar.cta; ld.acquire.cta.shared.b32 %w8, [%d3+68];") == "race");
+}
+
+TEST_CASE("to store the value that is there already is no hazard to warps that read it") {
+  const std::string begin =
+      "setp.eq.u32 %p1, %w1, 0; setp.eq.u32 %p2, %w3, 0; setp.eq.u32 %p3, "
+      "%w3, 1; @%p1 st.shared.b32 [%d3], 1; bar.sync 0; ";
+  for (const SchedulePolicy schedule : {SchedulePolicy::round_robin, SchedulePolicy::reverse}) {
+    const auto check = [&](const std::string& body, unsigned threads = 64) {
+      return run_body(begin + body, 1, threads, [&](Bench& b) { b.options.schedule = schedule; })
+          .check;
+    };
+    const std::string read = "ld.shared.b32 %w4, [%d3]; ", set = "st.shared.b32 [%d3], 1; ";
+    CHECK(check(read + set) == "");
+    CHECK(check(set + read) == "");
+    CHECK(check(read + "st.shared.b8 [%d3], 1; " + read) == "");
+    CHECK(check("st.global.b32 [%d20], 5; bar.sync 0; ld.global.b32 %w4, [%d20]; st.global.b32 "
+                "[%d20], 5; ld.global.b32 %w4, [%d20];") == "");
+    // Another value is one, also behind it; and so is the write that brought the value.
+    CHECK(check("@%p2 st.shared.b32 [%d3], 2; @%p3 " + read) == "race");
+    CHECK(check("@%p2 " + set + "@%p2 st.shared.b32 [%d3], 2; @%p3 " + read) == "race");
+    CHECK(check("@%p3 " + read + "@%p2 " + set + "@%p2 st.shared.b32 [%d3], 2; ") == "race");
+    CHECK(check("setp.lt.u32 %p4, %w3, 2; @%p4 st.shared.b32 [%d3], 2; @!%p4 " + read, 96) ==
+          "race");
+    for (const char* between : {"", "membar.cta; "}) {
+      CHECK(check("@%p2 st.shared.b32 [%d3], 2; " + std::string(between) +
+                  "@%p2 st.shared.b32 [%d3], 2; @%p3 " + read) == "race");
+    }
+    CHECK(check("@%p2 " + set + "@%p3 st.shared.b32 [%d3], 2; ") == "race");
+  }
+}
+
+TEST_CASE("readers whose clocks differ take memory once per cell") {
+  RaceDetector races(4, 16);
+  races.barrier_arrive(3, 1);  // from here on warp 3 is ahead of the others
+  races.barrier_release(1, 8);
+  for (u32 turn = 0; turn < 100; ++turn) {
+    for (int warp = 0; warp < 4; ++warp) {
+      for (const u32 offset : {0u, 4u, 8u, 12u}) {
+        CHECK_FALSE(races.access_shared(offset, offset == 8 ? 1 : 4, {.warp = warp, .now = turn},
+                                        AccessKind::read));
+      }
+    }
+    for (int warp = 0; warp < 4; ++warp) races.barrier_arrive(warp, 0);
+    races.barrier_release(0, 15);
+    CHECK_FALSE(races.access_shared(0, 16, {.warp = 0, .now = turn}, AccessKind::write));
+    for (int warp = 0; warp < 4; ++warp) races.barrier_arrive(warp, 0);
+    races.barrier_release(0, 15);
+  }
+  CHECK(races.kept_read_clocks() > 0);
+  CHECK(races.kept_read_clocks() <= 3 + 4);  // words, and the bytes of one
 }
 
 TEST_CASE("a barrier of other warps orders nothing; named barriers order their members") {

@@ -32,15 +32,20 @@ struct Detail {
   Type type = Type::u32;
   bool returns = false;                     // atom; red does not
   bool releases = false, acquires = false;  // as with a fence before it, behind it
+  Scope scope = Scope::wider;               // of these
 
   std::uint32_t pack() const {
     return static_cast<std::uint32_t>(operation) | static_cast<std::uint32_t>(type) << 8 |
            static_cast<std::uint32_t>(returns) << 16 | static_cast<std::uint32_t>(releases) << 17 |
-           static_cast<std::uint32_t>(acquires) << 18;
+           static_cast<std::uint32_t>(acquires) << 18 | static_cast<std::uint32_t>(scope) << 19;
   }
   static Detail unpack(std::uint32_t bits) {
-    return {static_cast<Operation>(bits & 0xff), static_cast<Type>(bits >> 8 & 0xff),
-            (bits >> 16 & 1) != 0, (bits >> 17 & 1) != 0, (bits >> 18 & 1) != 0};
+    return {static_cast<Operation>(bits & 0xff),
+            static_cast<Type>(bits >> 8 & 0xff),
+            (bits >> 16 & 1) != 0,
+            (bits >> 17 & 1) != 0,
+            (bits >> 18 & 1) != 0,
+            static_cast<Scope>(bits >> 19 & 1)};
   }
 };
 
@@ -123,7 +128,7 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
   std::uint32_t lost = 0;  // lanes that update nothing, and get zero
   if constexpr (kChecked) {
     lost = undefined_addresses(w, op, base, mask, "address");
-    if (detail.releases) w.cta->checker->fence(w.index);
+    if (detail.releases) w.cta->checker->fence(w.index, detail.scope);
   }
   LaneAddresses addresses = lane_addresses(w, access, base);
   for_lanes(mask, [&](int lane) {
@@ -155,7 +160,7 @@ void atomic(Warp& w, const Op& op, std::uint32_t mask) {
     }
   });
   if constexpr (kChecked) {
-    if (detail.acquires) w.cta->checker->fence(w.index);
+    if (detail.acquires) w.cta->checker->fence(w.index, detail.scope);
   }
 }
 
@@ -212,10 +217,9 @@ std::vector<Form> atomic_forms(const ptx::Instruction& instruction) {
       {"inc", Operation::increment},
       {"dec", Operation::decrement}};
   Detail detail{.returns = returns};
-  if (scope != "cta" && scope != "cluster") {
-    detail.releases = semantics == "release" || semantics == "acq_rel";
-    detail.acquires = semantics == "acquire" || semantics == "acq_rel";
-  }
+  detail.releases = semantics == "release" || semantics == "acq_rel";
+  detail.acquires = semantics == "acquire" || semantics == "acq_rel";
+  if (scope == "cta" || scope == "cluster") detail.scope = Scope::cta;
   bool known = false;
   for (auto [name, operation] : kOperations) {
     if (!known && m.take(name)) {

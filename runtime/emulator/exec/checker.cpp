@@ -156,8 +156,10 @@ void Checker::race_check(const Warp& w, const Op& op, int lane, const Target& ta
           name_address(at), lanes ? "lane" : "warp", lanes ? conflict->lane : conflict->warp,
           past_tense(conflict->kind), w.program->ops[conflict->op].line,
           w.program->text[conflict->op],
-          lanes ? "nothing that makes the lanes wait for each other, such as bar.warp.sync,"
-                : "no barrier");
+          lanes
+              ? "nothing that makes the lanes wait for each other, such as bar.warp.sync,"
+              : "no barrier (nor an atomic with a fence before it in the one and behind it in the "
+                "other)");
     });
   }
   if (shared) return;
@@ -189,10 +191,9 @@ void Checker::barrier_release(int barrier, std::uint32_t warps) {
   handed_on_[barrier] = {};
 }
 
-void Checker::fence(int warp) {
-  if (ordered_ == nullptr) return;
-  known_[warp].fence(races_.clocks(warp));
-  races_.advance(warp);
+void Checker::fence(int warp, Scope scope) {
+  const WarpClocks now = races_.fence(warp);
+  if (ordered_ != nullptr && scope == Scope::wider) known_[warp].fence(now);
 }
 
 bool Checker::require_landed(const Warp& w, const Op& op, int lane, std::uint64_t offset,

@@ -12,6 +12,9 @@
 
 namespace sagegen::emulator {
 
+// Of a fence: the threads that it orders.
+enum class Scope : std::uint8_t { cta, wider };
+
 class Checker {
  public:
   // `ordered`: of programs that order CTAs; `global`: of the others. One is null.
@@ -45,8 +48,7 @@ class Checker {
 
   void barrier_arrive(int warp, int barrier);
   void barrier_release(int barrier, std::uint32_t warps);
-  // Of a scope wider than the CTA.
-  void fence(int warp);
+  void fence(int warp, Scope scope);
   // Lanes of the warp have waited for each other.
   void lanes_met(const Warp& w, std::uint32_t lanes) {
     races_.lanes(w.index).meet(lanes, w.live, time_of(w));

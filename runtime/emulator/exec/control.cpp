@@ -83,7 +83,10 @@ void trap(Warp& w, const Op& op, std::uint32_t mask) {
 
 void nothing(Warp&, const Op&, std::uint32_t) {}
 
-void fence(Warp& w, const Op&, std::uint32_t) { w.cta->checker->fence(w.index); }
+template <Scope kScope>
+void fence(Warp& w, const Op&, std::uint32_t) {
+  w.cta->checker->fence(w.index, kScope);
+}
 
 void sleep(Warp& w, const Op&, std::uint32_t) { yield(w); }
 
@@ -315,12 +318,12 @@ void register_control(FormTable& t) {
 
   // One warp runs at a time and memory has no caches: only checks see what fences order, and between
   // CTAs only those of a wide scope order anything.
-  t.add_checked("membar.cta", "", nothing, nullptr, Taint::none);
-  t.add_checked("membar{.gl|.sys}", "", nothing, fence, Taint::none);
-  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.cta|.cluster}", "", nothing, nullptr,
-                Taint::none);
-  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.gpu|.sys}", "", nothing, fence,
-                Taint::none);
+  t.add_checked("membar.cta", "", nothing, fence<Scope::cta>, Taint::none);
+  t.add_checked("membar{.gl|.sys}", "", nothing, fence<Scope::wider>, Taint::none);
+  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.cta|.cluster}", "", nothing,
+                fence<Scope::cta>, Taint::none);
+  t.add_checked("fence{|.sc|.acq_rel|.acquire|.release}{.gpu|.sys}", "", nothing,
+                fence<Scope::wider>, Taint::none);
   t.add_checked("griddepcontrol{.wait|.launch_dependents}", "", nothing, nullptr, Taint::none);
   t.add_checked("nanosleep.u32", "W", sleep, nullptr, Taint::none);
 }

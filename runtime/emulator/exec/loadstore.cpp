@@ -79,7 +79,11 @@ AccessKind write_kind(const Access& a) {
 }
 
 // Access::detail of ld.acquire and st.release: as with a fence behind it, before it.
-constexpr std::uint32_t kFenced = 1;
+constexpr std::uint32_t kFenced = 1, kFencedInCta = 2;
+void fence_of(const Warp& w, const Access& access) {
+  if (access.detail == 0) return;
+  w.cta->checker->fence(w.index, access.detail == kFenced ? Scope::wider : Scope::cta);
+}
 
 bool is_shared_access(const Access& access) { return access.space == Space::shared; }
 
@@ -123,7 +127,7 @@ void load(Warp& w, const Op& op, std::uint32_t mask) {
         mark_loaded(w, r[e], lane, access, w.cta->checker->undefined_bytes(element, access.bytes));
       });
     }
-    if (access.detail == kFenced) w.cta->checker->fence(w.index);
+    fence_of(w, access);
   } else {
     locate_lanes(w, op, op.imm, mask, addresses, bytes, "reads", data);
   }
@@ -185,7 +189,7 @@ void store(Warp& w, const Op& op, std::uint32_t mask) {
     const std::uint32_t lost = undefined_addresses(w, op, r[0], mask, "address");
     locate_targets(w, op, op.imm, mask & ~lost, addresses, bytes, "writes", targets);
     send_nowhere(w, lost, targets);
-    if (access.detail == kFenced) w.cta->checker->fence(w.index);
+    fence_of(w, access);
     std::array<std::uint8_t, kLanes * kMaxVectorBytes> values;
     std::uint32_t whole = mask;  // lanes whose elements are all defined
     for (int e = 0; e < access.count; ++e) whole &= defined_row(w, r[1 + e]);
@@ -248,7 +252,8 @@ void read_semantics(ModifierReader& m, Access& access) {
     access.strong = true;
     const std::string_view scope = m.take_any({"cta", "cluster", "gpu", "sys"});
     if (scope.empty()) m.refuse("a scope");
-    if (order != "relaxed" && (scope == "gpu" || scope == "sys")) access.detail = kFenced;
+    const bool wide = scope == "gpu" || scope == "sys";
+    if (order != "relaxed") access.detail = wide ? kFenced : kFencedInCta;
   } else {
     m.take("weak");
   }

@@ -10,7 +10,7 @@ namespace sagegen::emulator {
 // ---- RaceDetector: inside a CTA ------------------------------------------------------------------
 
 RaceDetector::RaceDetector(int warps, std::size_t shared_bytes)
-    : clocks_(warps, Clock{}), orders_(warps), shared_((shared_bytes + 3) / 4) {
+    : clocks_(warps, Clock{}), orders_(warps), shared_((shared_bytes + 3) / 4), handed_on_(warps) {
   for (int w = 0; w < warps; ++w) clocks_[w][w] = 1;
 }
 
@@ -20,14 +20,62 @@ void RaceDetector::barrier_arrive(int warp, int barrier) {
     barriers_[barrier][i] = std::max(barriers_[barrier][i], clock[i]);
   }
   ++clock[warp];  // what the warp does from here on is not covered by this arrival
+  if (any_fence_) at_barriers_[barrier].join(handed_on_[warp]);
 }
 
 void RaceDetector::barrier_release(int barrier, std::uint32_t warps) {
   for (; warps != 0; warps &= warps - 1) {
-    Clock& clock = clocks_[std::countr_zero(warps)];
+    const int warp = std::countr_zero(warps);
+    Clock& clock = clocks_[warp];
     for (int i = 0; i < kMaxWarps; ++i) clock[i] = std::max(clock[i], barriers_[barrier][i]);
+    if (any_fence_) handed_on_[warp].join(at_barriers_[barrier]);
   }
   barriers_[barrier] = {};
+  if (any_fence_) at_barriers_[barrier] = {};
+}
+
+void RaceDetector::join(Snapshot& to, const Snapshot& from) {
+  if (from == nullptr || to == from) return;
+  if (to == nullptr) {
+    to = from;
+    return;
+  }
+  Clock both = *to;
+  for (int i = 0; i < kMaxWarps; ++i) both[i] = std::max(both[i], (*from)[i]);
+  if (both == *to) return;
+  to = both == *from ? from : std::make_shared<const Clock>(both);
+}
+
+void RaceDetector::HandedOn::join(const HandedOn& other) {
+  RaceDetector::join(fenced, other.fenced);
+  RaceDetector::join(taken, other.taken);
+}
+
+WarpClocks RaceDetector::fence(int warp) {
+  any_fence_ = true;
+  Clock& clock = clocks_[warp];
+  HandedOn& handed_on = handed_on_[warp];
+  if (handed_on.taken != nullptr) {
+    for (int i = 0; i < kMaxWarps; ++i) clock[i] = std::max(clock[i], (*handed_on.taken)[i]);
+    handed_on.taken = nullptr;
+  }
+  const Clock now = clock;
+  join(handed_on.fenced, std::make_shared<const Clock>(now));
+  ++clock[warp];
+  return now;
+}
+
+void RaceDetector::publish(int warp, std::uint64_t place) {
+  if (const Snapshot& fenced = handed_on_[warp].fenced; fenced != nullptr) {
+    join(published_[place], fenced);
+  }
+}
+
+void RaceDetector::take_over(int warp, std::uint64_t place) {
+  if (published_.empty()) return;
+  if (const auto at = published_.find(place); at != published_.end()) {
+    join(handed_on_[warp].taken, at->second);
+  }
 }
 
 inline bool RaceDetector::behind_write(const Cell& cell, const Actor& who, bool strong) const {
@@ -46,7 +94,8 @@ RaceConflict RaceDetector::write_of(const Cell& cell) {
 
 std::optional<RaceConflict> RaceDetector::against_reads(const Cell& cell, const Actor& who,
                                                         AccessKind kind) const {
-  if (is_strong(kind) && cell.strong_reads) return std::nullopt;
+  // A write of the value that another has read is no hazard.
+  if (kind == AccessKind::same_write || (is_strong(kind) && cell.strong_reads)) return std::nullopt;
   const Clock& mine = clocks_[who.warp];
   const auto conflict = [&](int warp, int lane) {
     return RaceConflict{.warp = warp,
@@ -54,8 +103,7 @@ std::optional<RaceConflict> RaceDetector::against_reads(const Cell& cell, const 
                         .op = cell.read_op,
                         .kind = cell.strong_reads ? AccessKind::strong_read : AccessKind::read};
   };
-  // Among lanes, a write of the value that another has read is no hazard.
-  if (cell.read_lanes != 0 && cell.read_warp == who.warp && kind != AccessKind::same_write) {
+  if (cell.read_lanes != 0 && cell.read_warp == who.warp) {
     const int lane = orders_[who.warp].first_not_before(cell.read_lanes, cell.read_time, who.lane);
     if (lane >= 0) return conflict(who.warp, lane);
   }
@@ -135,15 +183,40 @@ void RaceDetector::note_read_apart(Cell& cell, int warp, bool strong) {
   }
   reads[warp] = mine[warp];
   cell.many_clocks = true;
-  cell.readers = static_cast<std::uint32_t>(read_clocks_.size());
-  read_clocks_.push_back(reads);
+  cell.readers = keep_read_clocks(reads);
+}
+
+std::uint32_t RaceDetector::keep_read_clocks(const Clock& reads) {
+  if (free_read_clocks_.empty()) {
+    read_clocks_.push_back(reads);
+    return static_cast<std::uint32_t>(read_clocks_.size() - 1);
+  }
+  const std::uint32_t index = free_read_clocks_.back();
+  free_read_clocks_.pop_back();
+  read_clocks_[index] = reads;
+  return index;
+}
+
+void RaceDetector::forget_reads(Cell& cell) {
+  if (cell.many_clocks) free_read_clocks_.push_back(cell.readers);
+  cell.many_clocks = false;
+  cell.readers = 0;
 }
 
 void RaceDetector::note_write(Cell& cell, const Actor& who, AccessKind kind) {
-  cell.readers = 0;
+  const std::uint32_t now = clocks_[who.warp][who.warp];
+  if (kind == AccessKind::same_write) {
+    // Reads of the value may still be a hazard to the next write. Later ones are none to this write, if all
+    // warps are behind the one that brought the value.
+    bool known = true;
+    for (const Clock& clock : clocks_) known &= cell.write_clock <= clock[cell.write_warp];
+    cell.same_write |= known;
+  } else {
+    forget_reads(cell);
+    cell.same_write = false;
+  }
   cell.read_lanes = 0;
   cell.read_time = 0;
-  cell.many_clocks = false;
   // An atomic behind a plain write of the same lane: whoever is not behind the one is a conflict still.
   if (is_strong(kind) && !cell.strong_write && cell.write_warp == who.warp &&
       cell.write_lane == who.lane && cell.write_clock == clocks_[who.warp][who.warp] &&
@@ -156,7 +229,7 @@ void RaceDetector::note_write(Cell& cell, const Actor& who, AccessKind kind) {
   } else if (cell.write_warp != who.warp) {
     cell.write_time = 0;  // lanes of this warp cannot tell it from what was there
   }
-  cell.write_clock = clocks_[who.warp][who.warp];
+  cell.write_clock = now;
   cell.write_warp = static_cast<std::uint8_t>(who.warp);
   cell.write_op = who.op;
   cell.strong_write = is_strong(kind);
@@ -176,7 +249,8 @@ inline std::optional<RaceConflict> RaceDetector::touch(Cell& cell, const Actor& 
                                                        AccessKind kind) {
   if (is_write(kind)) return touch_writing(cell, who, kind);
   const bool strong = is_strong(kind);
-  if (!behind_write(cell, who, strong)) return write_of(cell);
+  const bool unchanged = cell.same_write && cell.write_warp != who.warp;
+  if (!unchanged && !behind_write(cell, who, strong)) return write_of(cell);
   note_read(cell, who, strong);
   return std::nullopt;
 }
@@ -186,10 +260,9 @@ std::array<RaceDetector::Cell, 4>& RaceDetector::split(Cell& cell) {
     std::array<Cell, 4> parts;
     parts.fill(cell);
     // Each part needs clocks of its own.
-    for (Cell& part : parts) {
-      if (!part.many_clocks) continue;
-      read_clocks_.push_back(read_clocks_[cell.readers]);
-      part.readers = static_cast<std::uint32_t>(read_clocks_.size() - 1);
+    for (std::size_t i = 1; i < parts.size() && cell.many_clocks; ++i) {
+      const Clock reads = read_clocks_[cell.readers];
+      parts[i].readers = keep_read_clocks(reads);
     }
     cell.split = true;
     cell.readers = static_cast<std::uint32_t>(splits_.size());
@@ -201,7 +274,7 @@ std::array<RaceDetector::Cell, 4>& RaceDetector::split(Cell& cell) {
 template <class CellAt>
 std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t address,
                                                  std::uint32_t bytes, const Actor& who,
-                                                 AccessKind kind) {
+                                                 AccessKind kind, std::uint64_t place) {
   std::uint64_t end = address + bytes;
   for (std::uint64_t at = address; at < end;) {
     Cell& cell = cell_at(at);
@@ -231,8 +304,10 @@ std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t
   }
   if (kind == AccessKind::strong_write) {
     orders_[who.warp].publish(who.lane, address, who.now);
+    publish(who.warp, place);
   } else if (kind == AccessKind::strong_read) {
     orders_[who.warp].take_over(who.lane, address);
+    take_over(who.warp, place);
   }
   return std::nullopt;
 }
@@ -240,7 +315,7 @@ std::optional<RaceConflict> RaceDetector::access(CellAt&& cell_at, std::uint64_t
 std::optional<RaceConflict> RaceDetector::access_shared(std::uint64_t offset, std::uint32_t bytes,
                                                         const Actor& who, AccessKind kind) {
   return access([this](std::uint64_t at) -> Cell& { return shared_[at / 4]; }, offset, bytes, who,
-                kind);
+                kind, kSharedPlace | offset);
 }
 
 RaceDetector::Chunk& RaceDetector::chunk_of(std::uint64_t address) {
@@ -269,7 +344,7 @@ std::optional<RaceConflict> RaceDetector::access_global(std::uint64_t address, s
   auto cell_at = [this](std::uint64_t at) -> Cell& {
     return chunk_of(at).cells[at / 4 % kChunkCells];
   };
-  return access(cell_at, address, bytes, who, kind);
+  return access(cell_at, address, bytes, who, kind, address);
 }
 
 // ---- GlobalRaces: between CTAs -----------------------------------------------------------------

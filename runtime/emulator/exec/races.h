@@ -2,7 +2,10 @@
 //
 // Inside a CTA the warps are the threads of a FastTrack-like detector (Flanagan and Freund, PLDI 2009):
 // each warp has a vector clock, barriers join clocks, and every cell of memory remembers its last write
-// and the reads since. Atomic and volatile accesses do not race with each other and order no warps.
+// and the reads since. Atomic and volatile accesses do not race with each other. They order warps as they
+// order CTAs (cta_races.h): what is before a fence in the one, a strong write behind it, a strong read of that
+// place in the other, and what is behind a fence there (PTX ISA, memory consistency model: release and acquire
+// patterns). A write of the value that is there already is no hazard to reads.
 // Between the lanes of a warp a LaneOrder tells (lane_order.h); a cell remembers which lane wrote last
 // and, of the warp that read last, which lanes.
 //
@@ -74,8 +77,11 @@ class RaceDetector {
   void barrier_release(int barrier, std::uint32_t warps);
 
   const WarpClocks& clocks(int warp) const { return clocks_[warp]; }
-  // What the warp does from here on comes behind what `clocks` said before.
-  void advance(int warp) { ++clocks_[warp][warp]; }
+  // A fence of any scope: what is before it is ready to be published. What the warp does from here on comes
+  // behind what `clocks` said at the fence, which this returns.
+  WarpClocks fence(int warp);
+  // Memory for readers whose clocks differ: at most one per cell that has such.
+  std::size_t kept_read_clocks() const { return read_clocks_.size(); }
 
  private:
   using Clock = WarpClocks;
@@ -92,6 +98,7 @@ class RaceDetector {
     std::uint8_t write_warp = 0, write_lane = 0, read_warp = 0;
     bool strong_write : 1 = false, strong_reads : 1 = false;
     bool many_clocks : 1 = false, split : 1 = false;
+    bool same_write : 1 = false;  // the last write has changed nothing that others do not know
   };
   static constexpr std::uint32_t kChunkCells = 256, kChunkBytes = 4 * kChunkCells;
   struct Chunk {
@@ -103,7 +110,7 @@ class RaceDetector {
 
   template <class CellAt>
   std::optional<RaceConflict> access(CellAt&& cell_at, std::uint64_t address, std::uint32_t bytes,
-                                     const Actor& who, AccessKind kind);
+                                     const Actor& who, AccessKind kind, std::uint64_t place);
   std::optional<RaceConflict> touch(Cell& cell, const Actor& who, AccessKind kind);
   std::optional<RaceConflict> touch_writing(Cell& cell, const Actor& who, AccessKind kind);
   bool behind_write(const Cell& cell, const Actor& who, bool strong) const;
@@ -112,6 +119,10 @@ class RaceDetector {
                                             AccessKind kind) const;
   bool read_before(const Cell& cell, const Actor& who, bool strong) const;
   void note_write(Cell& cell, const Actor& who, AccessKind kind);
+  void forget_reads(Cell& cell);
+  std::uint32_t keep_read_clocks(const Clock& reads);
+  void publish(int warp, std::uint64_t place);
+  void take_over(int warp, std::uint64_t place);
   void note_read(Cell& cell, const Actor& who, bool strong);
   void note_read_apart(Cell& cell, int warp, bool strong);
   void note_reading_lane(Cell& cell, const Actor& who) const;
@@ -126,6 +137,21 @@ class RaceDetector {
   Chunk* last_chunk_ = nullptr;
   std::vector<std::array<Cell, 4>> splits_;
   std::vector<Clock> read_clocks_;
+  std::vector<std::uint32_t> free_read_clocks_;  // indices
+
+  // What strong accesses hand on. Nothing of it is in use before the first fence.
+  using Snapshot = std::shared_ptr<const Clock>;  // null: nothing
+  static void join(Snapshot& to, const Snapshot& from);
+  static constexpr std::uint64_t kSharedPlace = std::uint64_t{1} << 63;
+  struct HandedOn {
+    Snapshot fenced, taken;  // ready to be published; read from where it was published
+    void join(const HandedOn& other);
+  };
+  bool any_fence_ = false;
+  std::vector<HandedOn> handed_on_;  // per warp
+  std::array<HandedOn, 16> at_barriers_;
+  // By address, of shared memory kSharedPlace + offset.
+  std::unordered_map<std::uint64_t, Snapshot> published_;
 };
 
 class GlobalRaces {

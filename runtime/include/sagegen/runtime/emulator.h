@@ -27,7 +27,9 @@ enum class EmulatorProfile { sm_80, sm_86, sm_89, sm_90, sm_120, ideal };
 // read before a loop of compare-and-swap with atomics.
 // Races: CTAs of one grid are ordered only by an atomic (or st.release) behind a fence in the one and
 // an atomic (or ld.acquire) before a fence in the other; in kernels that have these, volatile accesses
-// serve as well. Warps of a CTA are ordered by barriers. Lanes of a warp are threads of their own, ordered
+// serve as well. Warps of a CTA are ordered by barriers, and by atomic or volatile accesses (or st.release
+// and ld.acquire) with such fences of any scope. To store the value that is there already is no hazard to
+// lanes and warps of the CTA that read it. Lanes of a warp are threads of their own, ordered
 // where the ISA lets them wait for each other: by bar.warp.sync, barriers, shuffles and other instructions
 // with .sync, the accesses of ldmatrix and stmatrix being before that; or by an atomic or volatile write in
 // the one and read in the other. They also wait for each other in loops without a deadlock.
