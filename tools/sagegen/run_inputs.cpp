@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "sagegen/runtime/attention.h"
+#include "tools/reference/quantize.h"
 #include "tools/sagegen/errors.h"
 
 namespace sagegen::cli {
@@ -63,7 +64,6 @@ std::string order_warning(const reference::Inputs& inputs, reference::AxisOrder 
 
 // See "How accurate" in the README.
 std::string zero_warning(const reference::Tensor& v) {
-  constexpr float kCountsAsZero = 0x1p-100f;
   std::int64_t channels = 0;
   for (std::int64_t b = 0; b < v.batch; ++b) {
     for (std::int64_t h = 0; h < v.heads; ++h) {
@@ -72,7 +72,7 @@ std::string zero_warning(const reference::Tensor& v) {
         for (std::int64_t n = 0; n < v.tokens; ++n) {
           largest = std::max(largest, std::fabs(v.row(b, h, n)[c]));
         }
-        channels += largest > 0 && largest <= kCountsAsZero;
+        channels += largest > 0 && largest <= reference::kSmallestAmax;
       }
     }
   }
