@@ -10,9 +10,9 @@
 
 #include "runtime/attention/arguments.h"
 #include "runtime/attention/workspace.h"
-#include "runtime/driver/ptx_entry.h"
 #include "runtime/embed/target_choice.h"
 #include "sagegen/abi.h"
+#include "sagegen/runtime/ptx_entry.h"
 
 namespace sagegen::runtime {
 

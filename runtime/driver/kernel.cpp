@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "runtime/driver/in_context.h"
-#include "runtime/driver/ptx_entry.h"
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/runtime/device.h"
+#include "sagegen/runtime/ptx_entry.h"
 
 namespace sagegen::runtime {
 namespace {
@@ -27,11 +27,11 @@ void check_parameters(const std::string& ptx, const std::string& entry, std::siz
         fmt::format("kernel {}: the PTX has no entry of that name; it has: {}", entry,
                     names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
   }
-  if (found->parameter_bytes == std::vector<std::size_t>{param_bytes}) return;
+  if (found->parameter_bytes() == std::vector<std::size_t>{param_bytes}) return;
   throw SpecError(fmt::format(
       "kernel {}: the PTX declares parameters of [{}] bytes, but this library passes "
       "one block of {} bytes; the PTX comes from another version of sagegen, generate it again",
-      entry, fmt::join(found->parameter_bytes, ", "), param_bytes));
+      entry, fmt::join(found->parameter_bytes(), ", "), param_bytes));
 }
 
 void check_shared_memory(const Device& device, const std::string& entry, int dynamic_smem) {

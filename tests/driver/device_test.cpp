@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/driver/ptx_entry.h"
 #include "sagegen/runtime/device.h"
+#include "sagegen/runtime/ptx_entry.h"
 #include "tests/driver/fake_driver.h"
 
 using namespace sagegen;
@@ -241,13 +241,13 @@ TEST_CASE("entries and parameter sizes are read from PTX as compilers print it")
 )ptx");
   REQUIRE(entries.size() == 4);
   CHECK(entries[0].name == "first");
-  CHECK(entries[0].parameter_bytes == Sizes{168});
+  CHECK(entries[0].parameter_bytes() == Sizes{168});
   CHECK(entries[1].name == "second");
-  CHECK(entries[1].parameter_bytes == Sizes{8, 4, 12});
+  CHECK(entries[1].parameter_bytes() == Sizes{8, 4, 12});
   CHECK(entries[2].name == "third");
-  CHECK(entries[2].parameter_bytes.empty());
+  CHECK(entries[2].parameters.empty());
   CHECK(entries[3].name == "fourth");
-  CHECK(entries[3].parameter_bytes.empty());
+  CHECK(entries[3].parameters.empty());
 }
 
 TEST_CASE("text that is no PTX gives no entries and no crash") {
@@ -257,7 +257,7 @@ TEST_CASE("text that is no PTX gives no entries and no crash") {
     CHECK(entries.size() <= 1);
   }
   CHECK(ptx_entries(".entry").size() == 1);
-  CHECK(ptx_entries(".entry x(.param .b8 y[99999999999999999999])")[0].parameter_bytes[0] == 0);
+  CHECK(ptx_entries(".entry x(.param .b8 y[99999999999999999999])")[0].parameters[0].bytes == 0);
 }
 
 TEST_CASE("a tensor map is made in the device's context") {

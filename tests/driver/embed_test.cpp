@@ -3,10 +3,10 @@
 #include <string>
 #include <vector>
 
-#include "runtime/driver/ptx_entry.h"
 #include "runtime/embed/embed.h"
 #include "runtime/embed/target_choice.h"
 #include "sagegen/abi.h"
+#include "sagegen/runtime/ptx_entry.h"
 #include "tests/driver/fake_plan.h"
 
 using namespace sagegen;
@@ -115,7 +115,7 @@ TEST_CASE("the embedded set is well formed") {
     const auto entries = ptx_entries(kernel.ptx);
     REQUIRE(entries.size() == 1);
     CHECK(entries[0].name == kernel.key);
-    CHECK(entries[0].parameter_bytes == std::vector<std::size_t>{abi::param_bytes(spec.kind)});
+    CHECK(entries[0].parameter_bytes() == std::vector<std::size_t>{abi::param_bytes(spec.kind)});
     CHECK(&find_kernel(embedded_kernels(), spec) != nullptr);
     CHECK(kernel.ptx.find('\0') == std::string_view::npos);
   }

@@ -8,6 +8,7 @@
 #include <sagegen/runtime/driver_api.h>
 #include <sagegen/runtime/emulator.h>
 #include <sagegen/runtime/error.h>
+#include <sagegen/runtime/ptx_entry.h>
 #include <sagegen/spec.h>
 #include <sagegen/types.h>
 #ifdef CONSUMER_HAS_GENERATOR
