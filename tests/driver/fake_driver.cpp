@@ -16,6 +16,26 @@ std::uintptr_t number(Handle handle) {
 
 }  // namespace
 
+// Of the text from `.entry` to the next: `.param .type name` or `.param .align N .b8 name[N]`, and
+// `.shared .align N .b8 name[N]`.
+FakeDriver::Entry FakeDriver::entry_of(const std::string& text) {
+  Entry entry;
+  const std::size_t end = text.find(')');
+  for (std::size_t at = text.find(".param "); at < end; at = text.find(".param ", at + 1)) {
+    std::size_t number = 0;
+    if (std::sscanf(text.c_str() + at, ".param .align %*d .b8 %*[^[][%zu]", &number) == 1) {
+      entry.param_bytes.push_back(number);
+    } else if (std::sscanf(text.c_str() + at, ".param .%*[a-z]%zu", &number) == 1) {
+      entry.param_bytes.push_back(number / 8);
+    }
+  }
+  const std::size_t shared = text.find(".shared ");
+  if (shared != std::string::npos) {
+    std::sscanf(text.c_str() + shared, ".shared .align %*d .b8 %*[^[][%d]", &entry.static_smem);
+  }
+  return entry;
+}
+
 std::string fake_ptx(const std::string& entry, std::size_t param_bytes) {
   return ".version 8.4\n.target sm_89\n.address_size 64\n\n.visible .entry " + entry +
          "(\n\t.param .align 8 .b8 " + entry + "_param_0[" + std::to_string(param_bytes) +
@@ -184,7 +204,7 @@ Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::strin
     *log = jit_log_;
     return jit_result_;
   }
-  std::map<std::string, std::size_t> entries;
+  std::map<std::string, Entry> entries;
   const std::string text = ptx;
   int major = 0, minor = 0;
   if (std::sscanf(text.c_str(), ".version %d.%d", &major, &minor) == 2 &&
@@ -195,10 +215,8 @@ Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::strin
   for (std::size_t at = text.find(".entry "); at != std::string::npos;
        at = text.find(".entry ", at + 1)) {
     char name[256] = {};
-    std::size_t bytes = 0;
-    if (std::sscanf(text.c_str() + at, ".entry %255[^( ] ( .param .align %*d .b8 %*[^[][%zu]", name,
-                    &bytes) == 2) {
-      entries[name] = bytes;
+    if (std::sscanf(text.c_str() + at, ".entry %255[^( ]", name) == 1) {
+      entries[name] = entry_of(text.substr(at, text.find(".entry ", at + 1) - at));
     }
   }
   const std::uintptr_t handle = give("module");
@@ -229,8 +247,11 @@ Result FakeDriver::module_function(FunctionHandle* function, ModuleHandle module
 Result FakeDriver::function_attribute(int* value, FunctionAttribute attribute,
                                       FunctionHandle function) {
   FAKE_BEGIN("cuFuncGetAttribute", Needs::context);
-  if (functions_.count(number(function)) == 0) return Result::invalid_value;
-  *value = attribute == FunctionAttribute::max_threads_per_block ? threads_per_block_ : 42;
+  const auto found = functions_.find(number(function));
+  if (found == functions_.end()) return Result::invalid_value;
+  *value = attribute == FunctionAttribute::max_threads_per_block ? threads_per_block_
+           : attribute == FunctionAttribute::shared_size_bytes   ? found->second.entry.static_smem
+                                                                 : 42;
   return Result::success;
 }
 
@@ -255,11 +276,14 @@ Result FakeDriver::launch(FunctionHandle function, Dim3 grid, Dim3 block,
     return Result::invalid_value;
   }
   const auto allowed = smem_allowed_.find(kernel.name);
-  const int limit = allowed == smem_allowed_.end() ? 48 * 1024 : allowed->second;
+  const int limit =
+      allowed == smem_allowed_.end() ? 48 * 1024 - kernel.entry.static_smem : allowed->second;
   if (static_cast<int>(dynamic_smem_bytes) > limit) return Result::invalid_value;
   FakeLaunch record{kernel.name, grid, block, dynamic_smem_bytes, stream, {}};
-  record.params.resize(kernel.param_bytes);
-  std::memcpy(record.params.data(), params[0], kernel.param_bytes);
+  for (std::size_t i = 0; i < kernel.entry.param_bytes.size(); ++i) {
+    const auto* const from = static_cast<const std::byte*>(params[i]);
+    record.params.insert(record.params.end(), from, from + kernel.entry.param_bytes[i]);
+  }
   launches_.push_back(std::move(record));
   return Result::success;
 }

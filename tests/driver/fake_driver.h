@@ -22,7 +22,7 @@ struct FakeLaunch {
   Dim3 grid, block;
   unsigned dynamic_smem = 0;
   StreamHandle stream = nullptr;
-  std::vector<std::byte> params;  // as many bytes as the PTX of the kernel declares
+  std::vector<std::byte> params;  // as many bytes as the PTX of the kernel declares, without gaps
 };
 
 // Text that the fake (and ptx_entries) understands as a kernel with one parameter block.
@@ -106,11 +106,16 @@ class FakeDriver : public DriverApi {
 
  private:
   enum class Needs { nothing, context };
+  struct Entry {
+    std::vector<std::size_t> param_bytes;
+    int static_smem = 0;
+  };
   struct Function {
     std::string name;
-    std::size_t param_bytes;
+    Entry entry;
     std::uintptr_t module;
   };
+  static Entry entry_of(const std::string& text);
 
   // Records the call. Success: the call may go on.
   Result begin(const char* call, Needs needs);
@@ -135,8 +140,7 @@ class FakeDriver : public DriverApi {
   std::vector<FakeLaunch> launches_;
   std::uintptr_t next_handle_ = 0x1000;
   std::map<std::uintptr_t, std::string> handles_;  // live, by kind
-  std::map<std::uintptr_t, std::map<std::string, std::size_t>>
-      modules_;  // entries: parameter bytes
+  std::map<std::uintptr_t, std::map<std::string, Entry>> modules_;
   std::map<std::uintptr_t, Function> functions_;
   std::map<std::string, int> smem_allowed_;
   DevicePtr next_address_ = 0x7f0000000000;

@@ -8,6 +8,7 @@
 // others by one at a time.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,7 @@
 
 #include "sagegen/runtime/driver_api.h"
 #include "sagegen/runtime/error.h"
+#include "sagegen/runtime/ptx_entry.h"
 
 namespace sagegen::runtime {
 
@@ -123,30 +125,93 @@ class Event {
   EventHandle handle_ = nullptr;
 };
 
-// One entry point of a loaded module. The parameter block is a struct of sagegen/abi.h; its size is
-// checked against the kernel's declaration in the PTX when the module is loaded.
+// How one launch differs from what the kernel was loaded for.
+struct LaunchSize {
+  Dim3 grid;
+  Dim3 block{.x = 0, .y = 0, .z = 0};    // zeros: as loaded
+  std::optional<int> dynamic_smem = {};  // bytes; not given: as loaded
+};
+
+struct KernelOptions {
+  // Of launches that say none; zeros: the entry's .reqntid, or each launch has to say it.
+  Dim3 block{.x = 0, .y = 0, .z = 0};
+  // Bytes of shared memory beside what the entry declares: of launches that say none, and the most that one
+  // may say.
+  int dynamic_smem = 0;
+};
+
+// One argument of a launch.
+struct KernelArgument {
+  enum class Kind { integer, floating, other };
+  const void* data = nullptr;
+  std::size_t bytes = 0;
+  Kind kind = Kind::other;
+};
+
+// What a kernel takes by value: numbers, device addresses (Buffer::data(); DevicePtr{0} for none), structs
+// of these; host pointers never.
+template <typename T>
+concept KernelValue =
+    std::is_trivially_copyable_v<T> && !std::is_pointer_v<T> && !std::is_null_pointer_v<T>;
+
+template <KernelValue T>
+KernelArgument kernel_argument(const T& value) {
+  using Kind = KernelArgument::Kind;
+  constexpr Kind kKind = std::is_floating_point_v<T> ? Kind::floating
+                         : std::is_integral_v<T>     ? Kind::integer
+                                                     : Kind::other;
+  return {.data = &value, .bytes = sizeof(T), .kind = kKind};
+}
+
+// One entry point of a loaded module, with its parameters as the PTX declares them. Launches are checked
+// against these; the checks cost a comparison for each argument.
 class Kernel {
  public:
-  // Loads `ptx`, finds `entry`, allows `dynamic_smem` bytes. Throws DriverError with the JIT log, or
-  // SpecError if the entry does not take one block of `param_bytes` bytes or the device cannot run it
-  // with so much shared memory or so many threads.
+  // Loads `ptx`; `entry` may be empty where there is only one. Throws DriverError with the JIT log, or
+  // SpecError if there is no such entry, if its parameters cannot be understood, or if the device cannot
+  // run it with so much shared memory or so many threads.
+  Kernel(const Device& device, const std::string& ptx, const std::string& entry,
+         const KernelOptions& options = {});
+  // The same for an entry that takes one block of `param_bytes` bytes, such as a struct of sagegen/abi.h.
+  // SpecError if it takes anything else.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
          int dynamic_smem, std::size_t param_bytes);
   ~Kernel();
   Kernel(Kernel&& other) noexcept;
   Kernel& operator=(Kernel&&) = delete;
 
-  template <typename Params>
+  // One parameter block.
+  template <KernelValue Params>
   void launch(Dim3 grid, const Params& params, StreamHandle stream) const {
-    static_assert(std::is_trivially_copyable_v<Params>);
-    launch_bytes(grid, &params, sizeof(Params), stream);
+    launch_block(grid, &params, sizeof(Params), stream);
   }
+  // A list of arguments: numbers, device addresses, structs, in the order of the entry's parameters. Throws
+  // ArgumentError, and launches nothing, if their number, a size, or an integer in place of a
+  // floating-point number (or the reverse) does not fit the entry.
+  template <KernelValue... Args>
+  void launch(Dim3 grid, StreamHandle stream, const Args&... args) const {
+    launch(LaunchSize{.grid = grid}, stream, args...);
+  }
+  template <KernelValue... Args>
+  void launch(const LaunchSize& size, StreamHandle stream, const Args&... args) const {
+    const std::array<KernelArgument, sizeof...(Args)> arguments{kernel_argument(args)...};
+    launch_list(size, stream, arguments);
+  }
+  // The same for lists that are made at run time.
+  void launch_list(const LaunchSize& size, StreamHandle stream,
+                   std::span<const KernelArgument> arguments) const;
+  // One pointer per parameter, each to as many bytes as it has: the `kernelParams` of cuLaunchKernel. Only
+  // their number is checked, and that none is null.
+  void launch_pointers(const LaunchSize& size, StreamHandle stream,
+                       std::span<void* const> arguments) const;
+
   const std::string& name() const;
+  std::span<const PtxParameter> parameters() const;
   int attribute(FunctionAttribute attribute) const;
 
  private:
-  void launch_bytes(Dim3 grid, const void* params, std::size_t bytes, StreamHandle stream) const;
   struct Impl;
+  void launch_block(Dim3 grid, const void* params, std::size_t bytes, StreamHandle stream) const;
   std::unique_ptr<Impl> impl_;
 };
 
