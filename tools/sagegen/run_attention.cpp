@@ -95,6 +95,25 @@ std::vector<double> download_o(const DeviceTensor& o, const AttentionJob& job) {
 }  // namespace
 
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
+  double emit_ms = 0;
+  const auto load_begin = Clock::now();
+  const auto timed_ptx = [&](const KernelSpec& spec) {
+    const auto begin = Clock::now();
+    std::string ptx = job.ptx(spec);
+    emit_ms += ms_since(begin);
+    return ptx;
+  };
+  const runtime::Attention attention(on.device, job.problem, job.quant, job.schedule, on.target,
+                                     timed_ptx);
+  const double load_ms = ms_since(load_begin);
+  AttentionResult result = run_attention(job, on, attention);
+  result.emit_ms = emit_ms;
+  result.load_ms = load_ms;
+  return result;
+}
+
+AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
+                              const runtime::Attention& attention) {
   const reference::Inputs& in = job.inputs;
   const runtime::AttentionShape shape{.batch = in.q.batch,
                                       .q_heads = in.q.heads,
@@ -102,16 +121,6 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
                                       .q_len = in.q.tokens,
                                       .kv_len = in.k.tokens};
   AttentionResult result;
-  const auto load_begin = Clock::now();
-  const auto timed_ptx = [&](const KernelSpec& spec) {
-    const auto begin = Clock::now();
-    std::string ptx = job.ptx(spec);
-    result.emit_ms += ms_since(begin);
-    return ptx;
-  };
-  const runtime::Attention attention(on.device, job.problem, job.quant, job.schedule, on.target,
-                                     timed_ptx);
-  result.load_ms = ms_since(load_begin);
   result.kernels = attention.kernel_names();
   result.note = attention.note();
 

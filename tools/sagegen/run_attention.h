@@ -37,6 +37,9 @@ struct AttentionResult {
 // Channels beyond those of the inputs are zero on the device and cut from the result. Findings of the
 // emulator are part of the result; other failures throw DriverError.
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on);
+// With kernels that are loaded already: those of `job` on the device of `on`.
+AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
+                              const runtime::Attention& attention);
 
 // The double-precision model of what the kernels of `job` do.
 reference::QuantModel quant_model(const AttentionJob& job);

@@ -140,31 +140,40 @@ std::string impossible_text(const reference::Impossible& impossible, const Atten
 
 }  // namespace
 
-Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on,
-                const JudgeOptions& options) {
-  Judgement judgement;
-  const int capability = on.device.compute_capability();
-  judgement.bound = accuracy_bound(job.quant, capability);
-  judgement.stopped = result.o.empty();
-  if (judgement.stopped) return judgement;
-
+Expected expected_of(const AttentionJob& job, int compute_capability,
+                     const JudgeOptions& options) {
   const reference::QuantModel quant = quant_model(job);
-  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.quant, capability);
-  const reference::Output whole{.o = result.o, .lse = result.lse};
-  judgement.impossible = reference::check_every_row(job.inputs, quant, arithmetic, whole);
-
-  judgement.rows = rows_to_judge(job, options);
-  const reference::RowNumbers& rows = judgement.rows;
-  const reference::Output got = reference::take_rows(whole, rows);
+  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.quant, compute_capability);
+  Expected expected;
+  expected.rows = rows_to_judge(job, options);
+  const reference::RowNumbers& rows = expected.rows;
   Progress progress("comparing with fp64, rows of three passes", 3 * rows.size());
   const auto advance = [&](std::int64_t more) {
     progress.advance(static_cast<std::uint64_t>(more));
   };
-  const reference::Output exact = reference::attention(job.inputs, rows, 0, advance);
-  reference::Output model = reference::unrounded_model(job.inputs, quant, rows, 0, advance);
-  const reference::Allowance allowance =
-      reference::allowance(job.inputs, quant, arithmetic, rows, 0, advance);
-  judgement.row = reference::judge_rows(rows, model, allowance, got);
+  expected.exact = reference::attention(job.inputs, rows, 0, advance);
+  expected.model = reference::unrounded_model(job.inputs, quant, rows, 0, advance);
+  expected.allowance = reference::allowance(job.inputs, quant, arithmetic, rows, 0, advance);
+  return expected;
+}
+
+Judgement judge(const AttentionJob& job, const AttentionResult& result, int compute_capability,
+                const Expected& expected) {
+  Judgement judgement;
+  judgement.bound = accuracy_bound(job.quant, compute_capability);
+  judgement.stopped = result.o.empty();
+  if (judgement.stopped) return judgement;
+
+  const reference::QuantModel quant = quant_model(job);
+  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.quant, compute_capability);
+  const reference::Output whole{.o = result.o, .lse = result.lse};
+  judgement.impossible = reference::check_every_row(job.inputs, quant, arithmetic, whole);
+
+  judgement.rows = expected.rows;
+  const reference::Output got = reference::take_rows(whole, expected.rows);
+  const reference::Output& exact = expected.exact;
+  reference::Output model = expected.model;
+  judgement.row = reference::judge_rows(expected.rows, model, expected.allowance, got);
 
   const reference::Format format = reference::format_of(quant.output);
   for (double& value : model.o) value = reference::round_ieee(value, format);
@@ -172,7 +181,7 @@ Judgement judge(const AttentionJob& job, const AttentionResult& result, const Ru
   judgement.model_lse = lse_error(exact.lse, model.lse);
   judgement.kernel = reference::compare(exact.o, got.o);
   judgement.kernel_lse = lse_error(exact.lse, got.lse);
-  judgement.slack = l1_slack(allowance, exact, arithmetic);
+  judgement.slack = l1_slack(expected.allowance, exact, arithmetic);
   judgement.limit = judgement.bound.limit(judgement.model.relative_l1) + judgement.slack;
   // Where exact attention is 0 or the model overflows there is no such limit; rows have theirs.
   judgement.within_limit =
@@ -180,6 +189,13 @@ Judgement judge(const AttentionJob& job, const AttentionResult& result, const Ru
   judgement.passed = judgement.within_limit && judgement.row.met() && judgement.impossible.none() &&
                      judgement.kernel.non_finite == 0 && judgement.kernel_lse.non_finite == 0;
   return judgement;
+}
+
+Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on,
+                const JudgeOptions& options) {
+  const int capability = on.device.compute_capability();
+  return judge(job, result, capability,
+               result.o.empty() ? Expected() : expected_of(job, capability, options));
 }
 
 std::string judgement_text(const Judgement& judgement, const AttentionJob& job,

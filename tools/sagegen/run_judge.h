@@ -40,6 +40,18 @@ struct Judgement {
   bool passed = false;
 };
 
+// What the judged rows have to come to on a device of this compute capability. It takes far longer than to
+// judge by it, and depends on the job's numbers and on cta_k alone: one serves all such schedules.
+struct Expected {
+  reference::RowNumbers rows;
+  reference::Output exact, model;  // model: unrounded_model()
+  reference::Allowance allowance;
+};
+Expected expected_of(const AttentionJob& job, int compute_capability, const JudgeOptions& options);
+
+Judgement judge(const AttentionJob& job, const AttentionResult& result, int compute_capability,
+                const Expected& expected);
+// Both in turn; a run that was stopped expects nothing.
 Judgement judge(const AttentionJob& job, const AttentionResult& result, const RunDevice& on,
                 const JudgeOptions& options);
 
