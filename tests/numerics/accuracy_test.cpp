@@ -7,15 +7,12 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
-
-#include "sagegen/emit.h"
+#include "tests/numerics/scene.h"
 #include "tools/reference/judge.h"
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/run_attention.h"
@@ -25,6 +22,9 @@ namespace rt = sagegen::runtime;
 namespace ref = sagegen::reference;
 using cli::Layout;
 using rt::CausalAlignment;
+using test::inputs_for;
+using test::io_type;
+using test::Scene;
 
 namespace {
 
@@ -65,23 +65,7 @@ std::vector<KernelSpec> default_attentions() {
 
 constexpr std::array kTargets = {80, 86, 89, 120};
 
-std::string ptx_of(const KernelSpec& spec) {
-  static std::map<std::string, std::string> made;  // hundreds of launches share some kernels
-  std::string& ptx = made[key(spec)];
-  if (ptx.empty()) ptx = emit(spec).ptx;
-  return ptx;
-}
-
 // ---- one attention and its verdict -------------------------------------------------------------
-
-struct Scene {
-  KernelSpec kernel;
-  ref::Inputs inputs;  // causal or not as the kernel is; the offset follows `alignment`
-  Layout layout = Layout::hnd;
-  CausalAlignment alignment = CausalAlignment::top_left;
-  std::string profile = {};  // of the emulator; empty: that of the kernel's target
-  rt::EmulatorOptions emulator = {};
-};
 
 struct Verdict {
   cli::AttentionResult result;
@@ -89,14 +73,6 @@ struct Verdict {
   ref::Metrics kernel, model;  // errors of both against exact attention
   std::int64_t masked_rows = 0;
 };
-
-ref::IoType io_type(DType io) { return io == DType::f16 ? ref::IoType::f16 : ref::IoType::bf16; }
-
-ref::Inputs inputs_for(const KernelSpec& kernel, const std::string& distribution, ref::Shape shape,
-                       std::uint64_t seed) {
-  shape.head_dim = kernel.problem.head_dim;
-  return ref::generate(distribution, shape, seed, io_type(kernel.problem.io));
-}
 
 // Rows that see no key are exactly 0 with LSE -inf, and no other row is. Returns their number.
 std::int64_t check_masked_rows(const Verdict& v, std::int64_t channels) {
@@ -164,39 +140,17 @@ void check_each_row(const cli::AttentionJob& job, const cli::AttentionResult& re
   CHECK(ref::check_every_row(job.inputs, quant, arithmetic, got).none());
 }
 
-std::string text_of(const rt::Finding& f) {
-  return fmt::format("{} in {} line {}: {}", f.check, f.kernel, f.ptx_line, f.message);
-}
-
-std::string text_of(const ref::Tensor& t) {
-  return fmt::format("[{}, {}, {}, {}]", t.batch, t.heads, t.tokens, t.channels);
-}
-
-Verdict check(Scene scene) {
+Verdict check(const Scene& scene) {
   const KernelSpec& kernel = scene.kernel;
-  ref::Inputs& in = scene.inputs;
-  in.causal = kernel.problem.mask == Mask::causal;
-  if (scene.alignment == CausalAlignment::bottom_right) {
-    in.causal_offset = in.k.tokens - in.q.tokens;
-  }
-  const std::string target = to_string(kernel.target);
-  const cli::RunDevice on = cli::open_run_device(
-      "emulator:" + (scene.profile.empty() ? target : scene.profile), target, scene.emulator);
-  const cli::AttentionJob job{.inputs = in,
-                              .problem = kernel.problem,
-                              .quant = kernel.quant,
-                              .schedule = kernel.schedule,
-                              .layout = scene.layout,
-                              .causal = scene.alignment,
-                              .ptx = ptx_of};
-  INFO(key(kernel) << " on " << on.name << ", q " << text_of(in.q) << ", k " << text_of(in.k)
-                   << (scene.layout == Layout::nhd ? ", NHD" : ", HND") << ", causal offset "
-                   << in.causal_offset);
+  const cli::RunDevice on = test::device_of(scene);
+  const cli::AttentionJob job = test::job_of(scene);
+  const ref::Inputs& in = job.inputs;
+  INFO(test::text_of(job, on));
   Verdict v{.result = cli::run_attention(job, on),
             .exact = ref::attention(in),
             .kernel = {},
             .model = {}};
-  for (const rt::Finding& finding : v.result.findings) FAIL_CHECK(text_of(finding));
+  for (const rt::Finding& finding : v.result.findings) FAIL_CHECK(test::text_of(finding));
   REQUIRE(v.result.o.size() == v.exact.o.size());
   const ref::Output model = ref::model(in, cli::quant_model(job));
   v.kernel = ref::compare(v.exact.o, v.result.o);

@@ -1,0 +1,39 @@
+// Attention in the emulator as the tests of numerics run it: a kernel, inputs, a device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tools/reference/reference.h"
+#include "tools/sagegen/run_attention.h"
+
+namespace sagegen::test {
+
+// Emitted once per kernel: hundreds of launches share those that prepare inputs.
+std::string ptx_of(const KernelSpec& spec);
+
+reference::IoType io_type(DType io);
+
+// Of the kernel's head_dim, rounded to its dtype.
+reference::Inputs inputs_for(const KernelSpec& kernel, const std::string& distribution,
+                             reference::Shape shape, std::uint64_t seed);
+
+// An attention is named by its attention kernel, whose quant also says how the inputs are smoothed: that
+// is the business of other kernels only.
+struct Scene {
+  KernelSpec kernel;
+  reference::Inputs inputs;  // causal or not as the kernel is; the offset follows `alignment`
+  cli::Layout layout = cli::Layout::hnd;
+  runtime::CausalAlignment alignment = runtime::CausalAlignment::top_left;
+  std::string profile = {};  // of the emulator; empty: that of the kernel's target
+  runtime::EmulatorOptions emulator = {};
+};
+
+cli::RunDevice device_of(const Scene& scene);
+cli::AttentionJob job_of(const Scene& scene);  // with ptx_of
+
+std::string text_of(const cli::AttentionJob& job, const cli::RunDevice& on);
+std::string text_of(const runtime::Finding& finding);
+
+}  // namespace sagegen::test

@@ -1,0 +1,352 @@
+// Every schedule that the rules let through computes attention: cta_q, cta_k, warps, stages, 16 and 32 rows
+// of a warp, on the emulator with all checks on, at lengths that cross tiles and go around every pipeline
+// more than once. Then every quantization that the rules let through, each with a schedule by chance.
+//
+// Each result is judged as `sagegen run` judges it: against exact attention, and row by row against the
+// model of the quantization, within what formats and arithmetic explain. That is also what holds the
+// schedules of one quantization together: two that differ in cta_k round P below other maxima and sum it
+// in other tiles, so nothing closer than both their bounds binds them to each other. Those that differ in
+// warps and stages alone do the same arithmetic, and have to give the same bits.
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sagegen/emit.h"
+#include "tests/numerics/scene.h"
+#include "tools/sagegen/run_judge.h"
+
+using namespace sagegen;
+namespace rt = sagegen::runtime;
+namespace ref = sagegen::reference;
+using cli::Layout;
+using rt::CausalAlignment;
+using test::Scene;
+
+namespace {
+
+// ---- what is legal -----------------------------------------------------------------------------
+
+// More than the rules allow in each direction, and numbers between those that they allow.
+constexpr std::array kQueryTiles = {8, 16, 32, 48, 64, 96, 128, 192, 256, 512};
+constexpr std::array kKeyTiles = {8, 16, 32, 48, 64, 96, 128, 256};
+constexpr std::array kWarps = {1, 2, 3, 4, 5, 8, 16};
+constexpr std::array kStages = {0, 1, 2, 3, 4, 5};
+constexpr std::array kGroups = {8, 16, 32, 64, 128, 256};
+
+bool is_legal(const KernelSpec& kernel) {
+  const std::vector<KernelSpec> kernels =
+      kernels_for(kernel.problem, kernel.quant, kernel.schedule, kernel.target).in_order();
+  return std::all_of(kernels.begin(), kernels.end(),
+                     [](const KernelSpec& each) { return violations(each).empty(); });
+}
+
+// All schedules of what `numbers` computes, cta_q outermost. A tile may need larger groups of scales: where
+// its own refuse a schedule, it gets the largest, which refuse nothing that smaller ones let through.
+std::vector<KernelSpec> legal_schedules(const KernelSpec& numbers) {
+  std::vector<KernelSpec> legal;
+  const auto add = [&](const TileSchedule& schedule) {
+    KernelSpec kernel = numbers;
+    kernel.schedule = schedule;
+    if (is_legal(kernel)) return legal.push_back(kernel);
+    kernel.quant.q_group = kernel.quant.k_group = 128;
+    if (is_legal(kernel)) legal.push_back(kernel);
+  };
+  for (const int cta_q : kQueryTiles) {
+    for (const int cta_k : kKeyTiles) {
+      for (const int warps : kWarps) {
+        for (const int stages : kStages) {
+          add({.cta_q = cta_q, .cta_k = cta_k, .warps = warps, .stages = stages});
+        }
+      }
+    }
+  }
+  return legal;
+}
+
+KernelSpec numbers_of(int head_dim, Mask mask, DType io, DType pv, Target target) {
+  return {.problem = {.head_dim = head_dim, .io = io, .mask = mask},
+          .quant = with_pv(default_quant(target), pv),
+          .target = target};
+}
+
+// The target that lets through most schedules; see "no other target".
+Target roomiest(DType pv) { return {.sm = pv == DType::e4m3 ? 89 : 80}; }
+
+// V reaches the kernel in three forms: FP8 codes and the caller's f16, each with both masks, and FP16 codes
+// (of bf16), which no mask cares about: each with a mask of its own, and on sm_120, whose PTX has other
+// instructions than the older targets', as far as that has room.
+std::vector<std::vector<KernelSpec>> every_schedule() {
+  std::vector<std::vector<KernelSpec>> forms;
+  for (const int head_dim : {64, 128}) {
+    for (const DType pv : {DType::e4m3, DType::f16}) {
+      for (const Mask mask : {Mask::none, Mask::causal}) {
+        forms.push_back(legal_schedules(numbers_of(head_dim, mask, DType::f16, pv, roomiest(pv))));
+      }
+    }
+    forms.push_back(legal_schedules(numbers_of(head_dim, head_dim == 64 ? Mask::causal : Mask::none,
+                                               DType::bf16, DType::f16, roomiest(DType::f16))));
+    for (KernelSpec& kernel : forms.back()) {
+      KernelSpec newer = kernel;
+      newer.target = {.sm = 120};
+      if (is_legal(newer)) kernel = newer;
+    }
+  }
+  return forms;
+}
+
+// By chance, but the same in every run.
+class Chance {
+ public:
+  explicit Chance(std::uint64_t seed) : random_(seed) {}
+  template <typename Range>
+  auto one_of(const Range& range) {
+    return range[random_() % range.size()];
+  }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+// One kernel of each quantization, with a head_dim, a dtype, a mask, a target and a schedule by chance.
+std::vector<KernelSpec> every_quantization(Chance& chance) {
+  std::vector<KernelSpec> all;
+  std::map<std::pair<DType, int>, std::vector<KernelSpec>> schedules;  // by pv and head_dim
+  for (const DType pv : {DType::e4m3, DType::f16}) {
+    for (const int head_dim : {64, 128}) {
+      schedules[{pv, head_dim}] =
+          legal_schedules(numbers_of(head_dim, Mask::none, DType::f16, pv, roomiest(pv)));
+    }
+  }
+  // Kernels that compute what `quant` says; none if its groups suit no schedule.
+  const auto kernels_of = [&](const AttentionProblem& problem, const QuantSpec& quant,
+                              Target target) {
+    std::vector<KernelSpec> kernels;
+    for (KernelSpec kernel : schedules.at({quant.pv, problem.head_dim})) {
+      kernel.problem = problem;
+      kernel.quant = quant;
+      kernel.target = target;
+      if (is_legal(kernel)) kernels.push_back(kernel);
+    }
+    return kernels;
+  };
+  const auto add = [&](const QuantSpec& quant) {
+    const AttentionProblem problem{.head_dim = chance.one_of(std::array{64, 128}),
+                                   .io = chance.one_of(std::array{DType::f16, DType::bf16}),
+                                   .mask = chance.one_of(std::array{Mask::none, Mask::causal})};
+    const int sm = quant.pv == DType::e4m3 ? chance.one_of(std::array{89, 120})
+                                           : chance.one_of(std::array{80, 86, 89, 120});
+    all.push_back(chance.one_of(kernels_of(problem, quant, {.sm = sm})));
+  };
+  const auto add_groups = [&](QuantSpec quant) {
+    for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
+      for (const Smoothing smoothing : {Smoothing::k, Smoothing::none}) {
+        for (const DType pv : {DType::e4m3, DType::f16}) {
+          for (const Accumulation sum : {Accumulation::f32, Accumulation::two_level_f32}) {
+            quant.granularity = granularity;
+            quant.smoothing = smoothing;
+            quant.pv = pv;
+            quant.accumulation = sum;
+            add(quant);
+          }
+        }
+      }
+    }
+  };
+  for (const int q_group : kGroups) {
+    for (const int k_group : kGroups) {
+      const QuantSpec groups{.q_group = q_group, .k_group = k_group};
+      if (!kernels_of({}, groups, {.sm = 89}).empty()) add_groups(groups);
+    }
+  }
+  return all;
+}
+
+// ---- runs --------------------------------------------------------------------------------------
+
+// Orders of warps and copies, all of them legal, in turn.
+rt::EmulatorOptions orders(std::uint64_t turn) {
+  constexpr std::array kAsync = {rt::AsyncPolicy::late, rt::AsyncPolicy::eager,
+                                 rt::AsyncPolicy::random};
+  constexpr std::array kWarpOrders = {rt::SchedulePolicy::round_robin, rt::SchedulePolicy::random,
+                                      rt::SchedulePolicy::reverse};
+  return {.schedule = kWarpOrders[turn / 3 % 3], .async = kAsync[turn % 3], .seed = turn};
+}
+
+struct Bits {
+  std::vector<double> o, lse;
+  friend bool operator==(const Bits&, const Bits&) = default;
+};
+
+// One set of inputs, for kernels that differ in warps and stages alone.
+struct Trial {
+  Scene scene;
+  std::optional<cli::Expected> expected = {};
+  std::optional<Bits> first = {};  // of the kernels so far
+};
+
+void run(Trial& trial, const cli::RunDevice& on, const rt::Attention& attention) {
+  const cli::AttentionJob job = test::job_of(trial.scene);
+  INFO(test::text_of(job, on));
+  const cli::AttentionResult result = cli::run_attention(job, on, attention);
+  on.emulator->clear_findings();
+  for (const rt::Finding& finding : result.findings) FAIL_CHECK(test::text_of(finding));
+  if (result.o.empty()) return;  // stopped by a finding
+  const int capability = on.device.compute_capability();
+  const cli::JudgeOptions all_rows{.rows = 0};
+  if (!trial.expected) trial.expected = cli::expected_of(job, capability, all_rows);
+  const cli::Judgement judgement = cli::judge(job, result, capability, *trial.expected);
+  if (!judgement.passed) FAIL_CHECK(cli::judgement_text(judgement, job, all_rows, true));
+  const Bits bits{.o = result.o, .lse = result.lse};
+  if (!trial.first) trial.first = bits;
+  CHECK((bits == *trial.first));
+}
+
+void run_kernel(const KernelSpec& kernel, std::vector<Trial>& trials, std::uint64_t turn) {
+  const Scene any{.kernel = kernel, .inputs = {}, .emulator = orders(turn)};
+  const cli::RunDevice on = test::device_of(any);
+  // The attention kernel is of no use to the next one, unlike those that prepare its inputs.
+  const auto ptx = [](const KernelSpec& spec) {
+    return spec.kind == KernelKind::attention ? emit(spec).ptx : test::ptx_of(spec);
+  };
+  const rt::Attention attention(on.device, kernel.problem, kernel.quant, kernel.schedule,
+                                kernel.target, ptx);
+  for (Trial& trial : trials) {
+    trial.scene.kernel = kernel;
+    run(trial, on, attention);
+  }
+}
+
+// A query tile and one row of the next beside a key too few for a tile: a causal mask hides all keys from
+// the first rows. Nearly a query tile beside as many tiles as turn four stages twice, the last of one key.
+// And one by one.
+std::vector<Trial> ragged_trials(const KernelSpec& kernel, std::uint64_t seed) {
+  const std::int64_t cta_q = kernel.schedule.cta_q, cta_k = kernel.schedule.cta_k;
+  const auto trial = [&](ref::Shape shape, Layout layout) {
+    return Trial{.scene = {.kernel = kernel,
+                           .inputs = test::inputs_for(kernel, "normal", shape, ++seed),
+                           .layout = layout,
+                           .alignment = CausalAlignment::bottom_right}};
+  };
+  return {
+      trial({.q_heads = 2, .kv_heads = 1, .q_len = cta_q + 1, .kv_len = cta_k - 1}, Layout::hnd),
+      trial({.q_len = cta_q - 1, .kv_len = 7 * cta_k + 1}, Layout::nhd),
+      trial({.q_len = 1, .kv_len = 1}, Layout::nhd)};
+}
+
+bool differ_in_warps_and_stages_alone(KernelSpec a, const KernelSpec& b) {
+  a.schedule.warps = b.schedule.warps;
+  a.schedule.stages = b.schedule.stages;
+  return a == b;
+}
+
+void run_schedules(const std::vector<KernelSpec>& kernels) {
+  std::vector<Trial> trials;
+  for (std::size_t i = 0; i < kernels.size(); ++i) {
+    if (i == 0 || !differ_in_warps_and_stages_alone(kernels[i], kernels[i - 1]))
+      trials = ragged_trials(kernels[i], i);
+    run_kernel(kernels[i], trials, i);
+  }
+}
+
+// Lengths at the edges of groups of scales and of the blocks of V's codes.
+void run_quantizations(const std::vector<KernelSpec>& kernels, Chance& chance) {
+  constexpr std::array kQueries = {1, 15, 17, 33, 65, 127, 130};
+  constexpr std::array kKeys = {1, 31, 63, 65, 129, 200};
+  for (std::size_t i = 0; i < kernels.size(); ++i) {
+    const ref::Shape shape{.batch = 1 + static_cast<std::int64_t>(i % 2),
+                           .q_heads = 2,
+                           .kv_heads = 1,
+                           .q_len = chance.one_of(kQueries),
+                           .kv_len = chance.one_of(kKeys)};
+    const std::string distribution =
+        chance.one_of(std::array<std::string, 3>{"normal", "outlier", "k_bias"});
+    std::vector<Trial> trials{
+        {.scene = {.kernel = kernels[i],
+                   .inputs = test::inputs_for(kernels[i], distribution, shape, i),
+                   .layout = chance.one_of(std::array{Layout::hnd, Layout::nhd}),
+                   .alignment = chance.one_of(
+                       std::array{CausalAlignment::top_left, CausalAlignment::bottom_right})}}};
+    run_kernel(kernels[i], trials, i);
+  }
+}
+
+template <typename Of>
+std::set<int> each(const std::vector<KernelSpec>& kernels, const Of& of) {
+  std::set<int> numbers;
+  for (const KernelSpec& kernel : kernels) numbers.insert(of(kernel.schedule));
+  return numbers;
+}
+
+void check_all_numbers_are_there(const std::vector<KernelSpec>& kernels) {
+  CHECK(each(kernels, [](const auto& s) { return s.cta_q; }) == std::set{16, 32, 64, 128, 256});
+  CHECK(each(kernels, [](const auto& s) { return s.cta_k; }) == std::set{16, 32, 64, 128});
+  CHECK(each(kernels, [](const auto& s) { return s.warps; }) == std::set{1, 2, 4, 8});
+  CHECK(each(kernels, [](const auto& s) { return s.stages; }) == std::set{1, 2, 3, 4});
+  CHECK(each(kernels, [](const auto& s) { return s.cta_q / s.warps; }) == std::set{16, 32});
+}
+
+}  // namespace
+
+TEST_CASE("a sample of the schedules and of the quantizations", "[fast]") {
+  Chance chance(1);
+  std::vector<KernelSpec> schedules;
+  for (const std::vector<KernelSpec>& form : every_schedule()) {
+    for (int i = 0; i < 3; ++i) schedules.push_back(chance.one_of(form));
+  }
+  check_all_numbers_are_there(schedules);
+  run_schedules(schedules);
+
+  const std::vector<KernelSpec> all = every_quantization(chance);
+  std::vector<KernelSpec> quantizations;
+  for (int i = 0; i < 12; ++i) quantizations.push_back(chance.one_of(all));
+  run_quantizations(quantizations, chance);
+}
+
+TEST_CASE("every legal schedule", "[full]") {
+  std::vector<KernelSpec> all;
+  for (const std::vector<KernelSpec>& form : every_schedule()) {
+    std::printf("%3zu schedules of kernels like %s\n", form.size(), key(form.front()).c_str());
+    std::fflush(stdout);
+    all.insert(all.end(), form.begin(), form.end());
+  }
+  std::printf("%zu kernels\n", all.size());
+  check_all_numbers_are_there(all);
+  run_schedules(all);
+}
+
+TEST_CASE("every legal quantization", "[full]") {
+  Chance chance(2);
+  const std::vector<KernelSpec> all = every_quantization(chance);
+  std::printf("%zu quantizations\n", all.size());
+  CHECK(all.size() == 4 * 2 * 16);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
+  run_quantizations(all, chance);
+}
+
+TEST_CASE("no other target allows a schedule that the roomiest refuses", "[full]") {
+  for (const int head_dim : {64, 128}) {
+    for (const DType pv : {DType::e4m3, DType::f16}) {
+      const auto schedules_on = [&](Target target) {
+        std::vector<KernelSpec> kernels =
+            legal_schedules(numbers_of(head_dim, Mask::none, DType::f16, pv, target));
+        for (KernelSpec& kernel : kernels) kernel.target = roomiest(pv);
+        return kernels;
+      };
+      const std::vector<KernelSpec> most = schedules_on(roomiest(pv));
+      for (const TargetInfo& info : supported_targets()) {
+        for (const KernelSpec& kernel : schedules_on(info.target)) {
+          INFO(info.name << ", " << key(kernel));
+          CHECK(std::find(most.begin(), most.end(), kernel) != most.end());
+        }
+      }
+    }
+  }
+}
