@@ -3,7 +3,7 @@ if(SAGEGEN_FUZZ AND NOT CMAKE_CXX_COMPILER_ID MATCHES Clang)
 endif()
 
 # What every target of the project is compiled with. Headers are included from the repository root
-# ("generator/dsl/value.h") inside the project, and public ones as <sagegen/...>.
+# ("generator/dsl/impl.h") inside the project, and public ones as <sagegen/...>.
 function(sagegen_compile_options target)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor>

@@ -2,7 +2,7 @@
 // Arguments, shapes and grids of every kernel are in sagegen/abi.h.
 #pragma once
 
-#include "generator/dsl/kernel_builder.h"
+#include "sagegen/dsl/kernel_builder.h"
 #include "sagegen/spec.h"
 
 namespace sagegen::templates {

@@ -1,8 +1,8 @@
 // Access to the caller's tensors, whose elements are f16 or bf16.
 #pragma once
 
-#include "generator/dsl/kernel_builder.h"
 #include "sagegen/abi.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::templates {
 

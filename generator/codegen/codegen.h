@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "generator/dsl/kernel_builder.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::codegen {
 

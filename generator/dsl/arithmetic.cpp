@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include "generator/dsl/impl.h"
-#include "generator/dsl/kernel_builder.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::dsl {
 

@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "generator/dsl/kernel_builder.h"
 #include "llvm/ADT/DenseSet.h"
 #include "llvm/Analysis/InstSimplifyFolder.h"
 #include "llvm/IR/DIBuilder.h"
@@ -15,6 +14,7 @@
 #include "llvm/IR/IntrinsicsNVPTX.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::dsl {
 

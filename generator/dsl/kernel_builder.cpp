@@ -1,5 +1,5 @@
 // Construction, constants, parameters, mutable registers and control flow.
-#include "generator/dsl/kernel_builder.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 #include <fmt/format.h>
 

@@ -5,10 +5,10 @@
 #include <limits>
 
 #include "generator/dsl/impl.h"
-#include "generator/dsl/kernel_builder.h"
-#include "generator/dsl/value.h"
 #include "llvm/Analysis/ValueTracking.h"
 #include "llvm/Support/KnownBits.h"
+#include "sagegen/dsl/kernel_builder.h"
+#include "sagegen/dsl/value.h"
 
 namespace sagegen::dsl {
 namespace {

@@ -1,4 +1,4 @@
-#include "generator/dsl/tile.h"
+#include "sagegen/dsl/tile.h"
 
 #include <string>
 

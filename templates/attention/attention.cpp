@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "generator/dsl/tile.h"
 #include "sagegen/abi.h"
+#include "sagegen/dsl/tile.h"
 #include "templates/attention/block.h"
 #include "templates/attention/results.h"
 #include "templates/kernels.h"

@@ -2,8 +2,8 @@
 // stands in the problem, and the loads of its tiles.
 #pragma once
 
-#include "generator/dsl/tile.h"
 #include "sagegen/abi.h"
+#include "sagegen/dsl/tile.h"
 
 namespace sagegen::templates {
 

@@ -1,6 +1,6 @@
 // V with one scale per channel: to e4m3, channel-major and permuted as the operand of P V wants it, or to
 // f16 in the order of the keys.
-#include "generator/dsl/tile.h"
+#include "sagegen/dsl/tile.h"
 #include "templates/kernels.h"
 #include "templates/quantize/rows.h"
 

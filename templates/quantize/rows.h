@@ -8,8 +8,8 @@
 #include <array>
 #include <vector>
 
-#include "generator/dsl/kernel_builder.h"
 #include "sagegen/abi.h"
+#include "sagegen/dsl/kernel_builder.h"
 #include "templates/tensor.h"
 
 namespace sagegen::templates {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "generator/dsl/kernel_builder.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::golden {
 

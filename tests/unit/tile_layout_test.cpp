@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "generator/dsl/tile.h"
+#include "sagegen/dsl/tile.h"
 
 using namespace sagegen;
 using dsl::kBankBytes;

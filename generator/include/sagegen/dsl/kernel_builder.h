@@ -17,8 +17,8 @@
 #include <string>
 #include <type_traits>
 
-#include "generator/dsl/value.h"
 #include "sagegen/abi.h"
+#include "sagegen/dsl/value.h"
 #include "sagegen/emit.h"
 #include "sagegen/spec.h"
 

@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include "generator/dsl/kernel_builder.h"
+#include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::dsl {
 
