@@ -28,15 +28,6 @@ namespace {
 
 using Impl = dsl::KernelBuilder::Impl;
 
-void verify(const Impl& impl) {
-  std::string report;
-  llvm::raw_string_ostream stream(report);
-  if (llvm::verifyModule(*impl.module, &stream)) {
-    throw CodegenError("kernel " + impl.function->getName().str() +
-                       " is not valid LLVM IR: " + report);
-  }
-}
-
 std::vector<llvm::AllocaInst*> slots_of(llvm::Function& function) {
   std::vector<llvm::AllocaInst*> slots;
   for (llvm::Instruction& instruction : function.getEntryBlock()) {
@@ -168,9 +159,19 @@ void remove_unused(llvm::Function& function) {
 
 }  // namespace
 
-std::string ir_text(dsl::KernelBuilder& k) {
+void verify(dsl::KernelBuilder& k) {
+  const Impl& impl = k.impl();
   k.impl().finish();
-  verify(k.impl());
+  std::string report;
+  llvm::raw_string_ostream stream(report);
+  if (llvm::verifyModule(*impl.module, &stream)) {
+    throw CodegenError("kernel " + impl.function->getName().str() +
+                       " is not valid LLVM IR: " + report);
+  }
+}
+
+std::string ir_text(dsl::KernelBuilder& k) {
+  verify(k);
   std::string text;
   llvm::raw_string_ostream stream(text);
   k.impl().module->print(stream, nullptr);
@@ -197,6 +198,11 @@ std::string print_ptx(dsl::KernelBuilder& k) {
     throw CodegenError("kernel " + impl.function->getName().str() +
                        " cannot be printed as PTX before optimize() has seen it");
   }
+  if (impl.printed) {
+    throw CodegenError("kernel " + impl.function->getName().str() +
+                       " has been printed before, which uses it up; keep the text");
+  }
+  impl.printed = true;
   const auto machine = target_machine(impl.info);
   llvm::SmallString<0> text;
   llvm::raw_svector_ostream stream(text);

@@ -8,6 +8,9 @@
 
 namespace sagegen::codegen {
 
+// Ends the kernel. Throws CodegenError if it is not well formed.
+void verify(dsl::KernelBuilder& k);
+
 // The kernel's LLVM IR as it stands, for people. Throws CodegenError if it is not well formed.
 std::string ir_text(dsl::KernelBuilder& k);
 

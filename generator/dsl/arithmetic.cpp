@@ -1,104 +1,111 @@
-// Conversions and arithmetic: one instruction each unless the header says otherwise.
+// Constants, conversions and arithmetic: one instruction each unless the header says otherwise.
 #include <fmt/format.h>
 
 #include "generator/dsl/impl.h"
-#include "sagegen/dsl/kernel_builder.h"
+#include "sagegen/dsl/arithmetic.h"
 
 namespace sagegen::dsl {
 
 namespace ir = llvm::Intrinsic;
 
-I64 KernelBuilder::to_i64(I32 value, SourceLoc loc) {
+I32 ArithmeticVerbs::i32(std::int32_t value) { return impl_->wrap<I32>(impl_->b.getInt32(value)); }
+I64 ArithmeticVerbs::i64(std::int64_t value) { return impl_->wrap<I64>(impl_->b.getInt64(value)); }
+F32 ArithmeticVerbs::f32(float value) {
+  return impl_->wrap<F32>(llvm::ConstantFP::get(*impl_->context, llvm::APFloat(value)));
+}
+Pred ArithmeticVerbs::pred(bool value) { return impl_->wrap<Pred>(impl_->b.getInt1(value)); }
+
+I64 ArithmeticVerbs::to_i64(I32 value, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I64>(impl_->b.CreateSExt(impl_->use(value), impl_->b.getInt64Ty()));
 }
 
-F32 KernelBuilder::as_f32(I32 bits, SourceLoc loc) {
+F32 ArithmeticVerbs::as_f32(I32 bits, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->reinterpret(impl_->use(bits), impl_->b.getFloatTy()));
 }
 
-I32 KernelBuilder::as_bits(F32 value, SourceLoc loc) {
+I32 ArithmeticVerbs::as_bits(F32 value, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I32>(impl_->reinterpret(impl_->use(value), impl_->b.getInt32Ty()));
 }
 
-F32 KernelBuilder::to_f32(I32 value, SourceLoc loc) {
+F32 ArithmeticVerbs::to_f32(I32 value, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->b.CreateSIToFP(impl_->use(value), impl_->b.getFloatTy()));
 }
 
-I32 KernelBuilder::round_to_s32(F32 value, SourceLoc loc) {
+I32 ArithmeticVerbs::round_to_s32(F32 value, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I32>(impl_->intrinsic(ir::nvvm_f2i_rn, {impl_->use(value)}));
 }
 
-I32 KernelBuilder::min(I32 a, I32 b, SourceLoc loc) {
+I32 ArithmeticVerbs::min(I32 a, I32 b, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I32>(
       impl_->intrinsic(ir::smin, {impl_->use(a), impl_->use(b)}, impl_->b.getInt32Ty()));
 }
 
-I32 KernelBuilder::max(I32 a, I32 b, SourceLoc loc) {
+I32 ArithmeticVerbs::max(I32 a, I32 b, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I32>(
       impl_->intrinsic(ir::smax, {impl_->use(a), impl_->use(b)}, impl_->b.getInt32Ty()));
 }
 
-F32 KernelBuilder::min(F32 a, F32 b, SourceLoc loc) {
+F32 ArithmeticVerbs::min(F32 a, F32 b, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(
       impl_->intrinsic(ir::minnum, {impl_->use(a), impl_->use(b)}, impl_->b.getFloatTy()));
 }
 
-F32 KernelBuilder::max(F32 a, F32 b, SourceLoc loc) {
+F32 ArithmeticVerbs::max(F32 a, F32 b, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(
       impl_->intrinsic(ir::maxnum, {impl_->use(a), impl_->use(b)}, impl_->b.getFloatTy()));
 }
 
-F32 KernelBuilder::abs(F32 a, SourceLoc loc) {
+F32 ArithmeticVerbs::abs(F32 a, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->intrinsic(ir::fabs, {impl_->use(a)}, impl_->b.getFloatTy()));
 }
 
-F32 KernelBuilder::fma(F32 a, F32 b, F32 c, SourceLoc loc) {
+F32 ArithmeticVerbs::fma(F32 a, F32 b, F32 c, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->intrinsic(ir::fma, {impl_->use(a), impl_->use(b), impl_->use(c)},
                                            impl_->b.getFloatTy()));
 }
 
-F32 KernelBuilder::fma_up(F32 a, F32 b, F32 c, SourceLoc loc) {
+F32 ArithmeticVerbs::fma_up(F32 a, F32 b, F32 c, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(
       impl_->intrinsic(ir::nvvm_fma_rp_f, {impl_->use(a), impl_->use(b), impl_->use(c)}));
 }
 
-F32 KernelBuilder::fma_down(F32 a, F32 b, F32 c, SourceLoc loc) {
+F32 ArithmeticVerbs::fma_down(F32 a, F32 b, F32 c, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(
       impl_->intrinsic(ir::nvvm_fma_rm_f, {impl_->use(a), impl_->use(b), impl_->use(c)}));
 }
 
-F32 KernelBuilder::exp2(F32 a, SourceLoc loc) {
+F32 ArithmeticVerbs::exp2(F32 a, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(
       impl_->intrinsic(ir::nvvm_ex2_approx_ftz, {impl_->use(a)}, impl_->b.getFloatTy()));
 }
 
-F32 KernelBuilder::log2(F32 a, SourceLoc loc) {
+F32 ArithmeticVerbs::log2(F32 a, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_lg2_approx_ftz_f, {impl_->use(a)}));
 }
 
-F32 KernelBuilder::reciprocal(F32 a, SourceLoc loc) {
+F32 ArithmeticVerbs::reciprocal(F32 a, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_rcp_approx_ftz_f, {impl_->use(a)}));
 }
 
 // ---- packed values ----
 
-I32 KernelBuilder::pack2(DType type, F32 lo, F32 hi, SourceLoc loc) {
+I32 ArithmeticVerbs::pack2(DType type, F32 lo, F32 hi, SourceLoc loc) {
   impl_->at(loc);
   if (type != DType::f16 && type != DType::bf16) {
     impl_->fail(fmt::format("pack2 makes f16 or bf16, not {}", to_string(type)));
@@ -113,7 +120,7 @@ I32 KernelBuilder::pack2(DType type, F32 lo, F32 hi, SourceLoc loc) {
   return impl_->wrap<I32>(impl_->reinterpret(pair, impl_->b.getInt32Ty()));
 }
 
-std::array<F32, 2> KernelBuilder::unpack2(DType type, I32 bits, SourceLoc loc) {
+std::array<F32, 2> ArithmeticVerbs::unpack2(DType type, I32 bits, SourceLoc loc) {
   impl_->at(loc);
   auto& b = impl_->b;
   llvm::Value* pair = impl_->use(bits);
@@ -132,7 +139,7 @@ std::array<F32, 2> KernelBuilder::unpack2(DType type, I32 bits, SourceLoc loc) {
   return result;
 }
 
-I32 KernelBuilder::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) {
+I32 ArithmeticVerbs::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) {
   impl_->at(loc);
   auto& builder = impl_->b;
   if (type == DType::e4m3) {
@@ -161,7 +168,7 @@ I32 KernelBuilder::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) 
   return permute_bytes(low, high, {0, 1, 4, 5}, loc);
 }
 
-I32 KernelBuilder::permute_bytes(I32 a, I32 b, std::array<int, 4> selector, SourceLoc loc) {
+I32 ArithmeticVerbs::permute_bytes(I32 a, I32 b, std::array<int, 4> selector, SourceLoc loc) {
   impl_->at(loc);
   std::uint32_t packed = 0;
   for (unsigned i = 0; i < 4; ++i) {

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <mutex>
 #include <new>
+#include <string_view>
 
 #include "llvm/BinaryFormat/Dwarf.h"
 #include "llvm/IR/IntrinsicInst.h"
@@ -32,7 +34,21 @@ std::unique_ptr<llvm::Module> new_module(const std::string& name, llvm::LLVMCont
   return module;
 }
 
+// PTX ISA, syntax: identifiers.
+bool is_identifier(std::string_view name) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  const auto follows = [&](char c) {
+    return is_letter(c) || (c >= '0' && c <= '9') || c == '_' || c == '$';
+  };
+  if (name.empty() || !std::ranges::all_of(name.substr(1), follows)) return false;
+  return is_letter(name[0]) || ((name[0] == '_' || name[0] == '$') && name.size() > 1);
+}
+
 }  // namespace
+
+BuilderCore::BuilderCore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+BuilderCore::~BuilderCore() = default;
+Target BuilderCore::target() const { return impl_->target; }
 
 std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index) {
   if (auto* constant = llvm::dyn_cast<llvm::ConstantInt>(index)) {
@@ -49,8 +65,8 @@ std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index) {
 
 std::string data_layout() { return llvm::Triple(kTriple).computeDataLayout("shortptr"); }
 
-KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Target target_,
-                          int threads_, std::size_t param_bytes_, LineInfo line_info)
+BuilderCore::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Target target_,
+                        int threads_, std::size_t param_bytes_, LineInfo line_info, SourceLoc loc)
     : owner(owner_),
       target(target_),
       info(target_info(target_)),
@@ -59,23 +75,41 @@ KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, 
       context(new_context()),
       module(new_module(entry_name, *context)),
       b(*context, llvm::InstSimplifyFolder(module->getDataLayout())),
-      entry_builder(*context, llvm::InstSimplifyFolder(module->getDataLayout())) {
+      entry_builder(*context, llvm::InstSimplifyFolder(module->getDataLayout())),
+      loc_(loc) {
+  if (!is_identifier(entry_name)) {
+    fail(
+        fmt::format("\"{}\" cannot name a kernel; a PTX identifier is a letter followed by "
+                    "letters, digits, _ and $, or "
+                    "_ or $ followed by at least one of them",
+                    entry_name));
+  }
   constexpr int kMaxThreads = 1024;
   if (threads < 1 || threads > kMaxThreads || threads % 32 != 0) {
     fail(fmt::format(
         "kernel {} asks for {} threads per block; it takes whole warps of 32 and at most {}",
         entry_name, threads, kMaxThreads));
   }
+  // PTX ISA, kernel function parameters: the larger size since PTX ISA 8.1.
+  const std::size_t most_bytes = info.ptx_version >= 81 ? 32764 : 4352;
+  if (param_bytes > most_bytes) {
+    fail(fmt::format(
+        "kernel {} takes {} bytes of parameters; at most {} are possible on {}; pass an address",
+        entry_name, param_bytes, most_bytes, info.name));
+  }
   context->setDiscardValueNames(true);
-  auto* pointer = llvm::PointerType::get(*context, 0);
-  auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(*context), {pointer}, false);
+  llvm::SmallVector<llvm::Type*, 1> parameter_types;
+  if (param_bytes > 0) parameter_types.push_back(llvm::PointerType::get(*context, 0));
+  auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(*context), parameter_types, false);
   function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, entry_name, *module);
   function->setCallingConv(llvm::CallingConv::PTX_Kernel);
   function->addFnAttr("nvvm.reqntid", std::to_string(threads));
   function->addFnAttr(llvm::Attribute::NoUnwind);
-  auto* params = llvm::ArrayType::get(llvm::Type::getInt8Ty(*context), param_bytes);
-  function->addParamAttr(0, llvm::Attribute::getWithByValType(*context, params));
-  function->addParamAttr(0, llvm::Attribute::getWithAlignment(*context, llvm::Align(8)));
+  if (param_bytes > 0) {
+    auto* params = llvm::ArrayType::get(llvm::Type::getInt8Ty(*context), param_bytes);
+    function->addParamAttr(0, llvm::Attribute::getWithByValType(*context, params));
+    function->addParamAttr(0, llvm::Attribute::getWithAlignment(*context, llvm::Align(8)));
+  }
 
   if (line_info == LineInfo::on) {
     module->addModuleFlag(llvm::Module::Warning, "Debug Info Version",
@@ -90,7 +124,7 @@ KernelBuilder::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, 
   b.SetInsertPoint(start);
 }
 
-void KernelBuilder::Impl::at(SourceLoc loc) {
+void BuilderCore::Impl::at(SourceLoc loc) {
   loc_ = loc;
   require_open();
   if (debug_ == nullptr) return;
@@ -102,7 +136,7 @@ void KernelBuilder::Impl::at(SourceLoc loc) {
 }
 
 // The first file that a verb names is the kernel's; verbs of other files get a scope of their own.
-llvm::DIScope* KernelBuilder::Impl::scope_of(const char* file_name) {
+llvm::DIScope* BuilderCore::Impl::scope_of(const char* file_name) {
   auto [position, is_new] = scopes_.try_emplace(file_name, nullptr);
   if (!is_new) return position->second;
   const std::filesystem::path path(file_name);
@@ -120,15 +154,17 @@ llvm::DIScope* KernelBuilder::Impl::scope_of(const char* file_name) {
   return position->second = subprogram_;
 }
 
-void KernelBuilder::Impl::fail(const std::string& message) const {
+void BuilderCore::Impl::fail(const std::string& message) const {
   throw CodegenError(fmt::format("{}:{}: {}", loc_.file, loc_.line, message));
 }
 
-void KernelBuilder::Impl::require_open() const {
+void BuilderCore::Impl::require_open() const {
   if (finished) fail("the kernel has been optimized or printed; nothing can follow");
+  if (broken)
+    fail("an exception left a branch or loop of this kernel half built; make a new builder");
 }
 
-llvm::Value* KernelBuilder::Impl::use(const ValueBase& operand) const {
+llvm::Value* BuilderCore::Impl::use(const ValueBase& operand) const {
   require_open();
   if (operand.v == nullptr) fail("an operand was never given a value");
   if (operand.k != &owner) fail("an operand belongs to another kernel's builder");
@@ -141,20 +177,24 @@ llvm::Value* KernelBuilder::Impl::use(const ValueBase& operand) const {
   return operand.v;
 }
 
-void KernelBuilder::Impl::in_scope(const std::function<void()>& body) {
+void BuilderCore::Impl::in_scope(const std::function<void()>& body) {
   auto first = std::prev(function->end());  // the block that the caller just opened
   const SourceLoc outer = loc_;
-  body();
+  try {
+    body();
+  } catch (...) {
+    broken = true;
+    throw;
+  }
   at(outer);
   for (auto block = first; block != function->end(); ++block) closed_.insert(&*block);
 }
 
-void KernelBuilder::Impl::require(bool supported, const char* instruction,
-                                  const char* advice) const {
+void BuilderCore::Impl::require(bool supported, const char* instruction, const char* advice) const {
   if (!supported) fail(fmt::format("{} does not exist on {}; {}", instruction, info.name, advice));
 }
 
-llvm::Value* KernelBuilder::Impl::offset(llvm::Value* p, llvm::Value* bytes) {
+llvm::Value* BuilderCore::Impl::offset(llvm::Value* p, llvm::Value* bytes) {
   auto [variable, constant] = split_constant(bytes);
   auto* inner = llvm::dyn_cast<llvm::GEPOperator>(p);
   if (inner != nullptr && inner->hasAllConstantIndices()) {
@@ -167,9 +207,9 @@ llvm::Value* KernelBuilder::Impl::offset(llvm::Value* p, llvm::Value* bytes) {
   return p;
 }
 
-llvm::Value* KernelBuilder::Impl::intrinsic(llvm::Intrinsic::ID id,
-                                            llvm::ArrayRef<llvm::Value*> arguments,
-                                            llvm::Type* overload) {
+llvm::Value* BuilderCore::Impl::intrinsic(llvm::Intrinsic::ID id,
+                                          llvm::ArrayRef<llvm::Value*> arguments,
+                                          llvm::Type* overload) {
   llvm::Function*& declaration = intrinsics_[{id, overload}];
   if (declaration == nullptr) {
     const auto overloads =
@@ -179,13 +219,13 @@ llvm::Value* KernelBuilder::Impl::intrinsic(llvm::Intrinsic::ID id,
   return b.CreateCall(declaration, arguments);
 }
 
-llvm::Value* KernelBuilder::Impl::reinterpret(llvm::Value* value, llvm::Type* type) {
+llvm::Value* BuilderCore::Impl::reinterpret(llvm::Value* value, llvm::Type* type) {
   auto* cast = llvm::dyn_cast<llvm::BitCastInst>(value);
   if (cast != nullptr && cast->getSrcTy() == type) return cast->getOperand(0);
   return b.CreateBitCast(value, type);
 }
 
-llvm::Value* KernelBuilder::Impl::special_register(llvm::Intrinsic::ID id, unsigned limit) {
+llvm::Value* BuilderCore::Impl::special_register(llvm::Intrinsic::ID id, unsigned limit) {
   llvm::Value*& value = special_registers_[id];
   if (value == nullptr) {
     auto* call = entry_builder.CreateIntrinsic(id, llvm::ArrayRef<llvm::Value*>());
@@ -195,7 +235,7 @@ llvm::Value* KernelBuilder::Impl::special_register(llvm::Intrinsic::ID id, unsig
   return value;
 }
 
-llvm::Value* KernelBuilder::Impl::parameter(std::size_t byte, llvm::Type* type, llvm::Align align) {
+llvm::Value* BuilderCore::Impl::parameter(std::size_t byte, llvm::Type* type, llvm::Align align) {
   llvm::Value*& value = parameters_[{byte, type}];
   if (value == nullptr) {
     llvm::Value* address = entry_builder.CreateConstInBoundsGEP1_64(entry_builder.getInt8Ty(),
@@ -209,15 +249,15 @@ llvm::Value* KernelBuilder::Impl::parameter(std::size_t byte, llvm::Type* type, 
   return value;
 }
 
-llvm::AllocaInst* KernelBuilder::Impl::slot(llvm::Type* type) {
+llvm::AllocaInst* BuilderCore::Impl::slot(llvm::Type* type) {
   return entry_builder.CreateAlloca(type);
 }
 
-llvm::BasicBlock* KernelBuilder::Impl::new_block() {
+llvm::BasicBlock* BuilderCore::Impl::new_block() {
   return llvm::BasicBlock::Create(*context, "", function);
 }
 
-void KernelBuilder::Impl::finish() {
+void BuilderCore::Impl::finish() {
   if (finished) return;
   finished = true;
   b.CreateRetVoid();

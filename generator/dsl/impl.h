@@ -21,18 +21,18 @@ namespace sagegen::dsl {
 // Address spaces of NVPTX (LLVM's user guide for the NVPTX back end).
 constexpr unsigned address_space(Space space) { return space == Space::global ? 1 : 3; }
 
-struct KernelBuilder::Impl {
+struct BuilderCore::Impl {
   // Folds constants and identities while it builds, so that a condition known now is a ConstantInt.
   using Builder = llvm::IRBuilder<llvm::InstSimplifyFolder>;
 
   Impl(KernelBuilder& owner, const std::string& entry, Target target, int threads,
-       std::size_t param_bytes, LineInfo line_info);
+       std::size_t param_bytes, LineInfo line_info, SourceLoc loc);
 
   // Makes `loc` the place that instructions and errors name, until the next verb.
   void at(SourceLoc loc);
   // Throws CodegenError "file:line: message".
   [[noreturn]] void fail(const std::string& message) const;
-  // Fails if the kernel has ended.
+  // Fails if the kernel has ended or is broken.
   void require_open() const;
   // The LLVM value of an operand; fails if it is empty, of another builder, or out of scope.
   llvm::Value* use(const ValueBase& operand) const;
@@ -90,11 +90,13 @@ struct KernelBuilder::Impl {
   int shared_bytes = 0;
   bool finished = false;   // no verb may follow
   bool optimized = false;  // set by codegen::optimize
+  bool printed = false;    // set by codegen::print_ptx, which uses the module up
+  bool broken = false;     // an exception has left a body of control flow
 
  private:
   llvm::DIScope* scope_of(const char* file);
 
-  SourceLoc loc_{"(kernel)", 0};
+  SourceLoc loc_;
   std::unique_ptr<llvm::DIBuilder> debug_;  // null without line info
   llvm::DISubprogram* subprogram_ = nullptr;
   std::map<std::string, llvm::DIScope*> scopes_;

@@ -1,4 +1,4 @@
-// Construction, constants, parameters, mutable registers and control flow.
+// Construction, parameters, mutable registers and control flow.
 #include "sagegen/dsl/kernel_builder.h"
 
 #include <fmt/format.h>
@@ -9,21 +9,13 @@
 namespace sagegen::dsl {
 
 KernelBuilder::KernelBuilder(const std::string& entry, Target target, int threads,
-                             std::size_t param_bytes, LineInfo line_info)
-    : impl_(std::make_unique<Impl>(*this, entry, target, threads, param_bytes, line_info)) {}
+                             std::size_t param_bytes, LineInfo line_info, SourceLoc loc)
+    : WarpVerbs(
+          std::make_unique<Impl>(*this, entry, target, threads, param_bytes, line_info, loc)) {}
 
 KernelBuilder::~KernelBuilder() = default;
 
-Target KernelBuilder::target() const { return impl_->target; }
-
-// ---- constants, parameters, special registers ----
-
-I32 KernelBuilder::i32(std::int32_t value) { return impl_->wrap<I32>(impl_->b.getInt32(value)); }
-I64 KernelBuilder::i64(std::int64_t value) { return impl_->wrap<I64>(impl_->b.getInt64(value)); }
-F32 KernelBuilder::f32(float value) {
-  return impl_->wrap<F32>(llvm::ConstantFP::get(*impl_->context, llvm::APFloat(value)));
-}
-Pred KernelBuilder::pred(bool value) { return impl_->wrap<Pred>(impl_->b.getInt1(value)); }
+// ---- parameters, special registers ----
 
 void KernelBuilder::check_param_struct(std::size_t bytes, SourceLoc loc) {
   impl_->at(loc);
@@ -33,17 +25,33 @@ void KernelBuilder::check_param_struct(std::size_t bytes, SourceLoc loc) {
   }
 }
 
-template <typename T>
-T KernelBuilder::read_param(std::size_t offset, SourceLoc loc) {
+void KernelBuilder::check_param_block(std::size_t offset, std::size_t bytes, SourceLoc loc) {
   impl_->at(loc);
-  llvm::Type* type = type_of<T>(*impl_->context);
-  const bool is_wide = std::is_same_v<T, I64> || std::is_same_v<T, GlobalPtr>;
-  return impl_->wrap<T>(impl_->parameter(offset, type, llvm::Align(is_wide ? 8 : 4)));
+  if (offset > impl_->param_bytes || bytes > impl_->param_bytes - offset) {
+    impl_->fail(fmt::format(
+        "the kernel was opened with {} bytes of parameters; a struct of {} at byte {} does not fit",
+        impl_->param_bytes, bytes, offset));
+  }
 }
-template I32 KernelBuilder::read_param<I32>(std::size_t, SourceLoc);
-template I64 KernelBuilder::read_param<I64>(std::size_t, SourceLoc);
-template F32 KernelBuilder::read_param<F32>(std::size_t, SourceLoc);
-template GlobalPtr KernelBuilder::read_param<GlobalPtr>(std::size_t, SourceLoc);
+
+template <typename T>
+T read_param(KernelBuilder& k, std::size_t offset, SourceLoc loc) {
+  auto& impl = k.impl();
+  impl.at(loc);
+  constexpr bool kIsWide = std::is_same_v<T, I64> || std::is_same_v<T, GlobalPtr>;
+  constexpr std::size_t kBytes = kIsWide ? 8 : 4;
+  if (offset % kBytes != 0) {
+    impl.fail(fmt::format(
+        "a parameter of {} bytes at byte {} is not aligned to its size; do not pack the struct",
+        kBytes, offset));
+  }
+  llvm::Type* type = type_of<T>(*impl.context);
+  return impl.template wrap<T>(impl.parameter(offset, type, llvm::Align(kBytes)));
+}
+template I32 read_param<I32>(KernelBuilder&, std::size_t, SourceLoc);
+template I64 read_param<I64>(KernelBuilder&, std::size_t, SourceLoc);
+template F32 read_param<F32>(KernelBuilder&, std::size_t, SourceLoc);
+template GlobalPtr read_param<GlobalPtr>(KernelBuilder&, std::size_t, SourceLoc);
 
 I32 KernelBuilder::thread_idx(SourceLoc loc) {
   impl_->at(loc);
@@ -157,6 +165,7 @@ void KernelBuilder::if_(Pred condition, const std::function<void()>& then, Sourc
 void KernelBuilder::if_else(Pred condition, const std::function<void()>& then,
                             const std::function<void()>& otherwise, SourceLoc loc) {
   impl_->at(loc);
+  if (!then) impl_->fail("if_ has no body: its function is empty");
   auto& b = impl_->b;
   llvm::Value* test = impl_->use(condition);
   if (auto* known = llvm::dyn_cast<llvm::ConstantInt>(test)) {
@@ -194,6 +203,7 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
   impl_->at(loc);
   if (step < 1)
     impl_->fail(fmt::format("for_range counts upwards; a step of {} would not end", step));
+  if (!body) impl_->fail("for_range has no body: its function is empty");
   auto& b = impl_->b;
   llvm::Value* first = impl_->use(begin);
   llvm::Value* limit = impl_->use(end);
@@ -229,36 +239,5 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
   }
   b.SetInsertPoint(after);
 }
-
-// ---- shared memory ----
-
-SharedPtr KernelBuilder::shared(int bytes, int align, SourceLoc loc) {
-  impl_->at(loc);
-  if (bytes < 1 || align < 1 || (align & (align - 1)) != 0) {
-    impl_->fail(
-        fmt::format("shared memory of {} bytes aligned to {}: sizes are positive, alignments "
-                    "powers of two",
-                    bytes, align));
-  }
-  const int begin = (impl_->shared_bytes + align - 1) / align * align;
-  if (begin + bytes > impl_->info.smem_per_block) {
-    impl_->fail(
-        fmt::format("{} bytes of shared memory behind the {} in use exceed the {} bytes that a "
-                    "block may have on {}; use smaller tiles or fewer stages",
-                    bytes, begin, impl_->info.smem_per_block, impl_->info.name));
-  }
-  impl_->shared_bytes = begin + bytes;
-  if (impl_->shared == nullptr) {
-    auto* type = llvm::ArrayType::get(impl_->b.getInt8Ty(), 0);
-    impl_->shared = new llvm::GlobalVariable(
-        *impl_->module, type, false, llvm::GlobalValue::ExternalLinkage, nullptr, "shared_memory",
-        nullptr, llvm::GlobalValue::NotThreadLocal, address_space(Space::shared));
-  }
-  const llvm::Align needed(static_cast<std::uint64_t>(align));
-  if (impl_->shared->getAlign().valueOrOne() < needed) impl_->shared->setAlignment(needed);
-  return impl_->wrap<SharedPtr>(impl_->offset(impl_->shared, impl_->b.getInt32(begin)));
-}
-
-int KernelBuilder::shared_bytes() const { return impl_->shared_bytes; }
 
 }  // namespace sagegen::dsl

@@ -2,10 +2,12 @@
 // and compares the instructions of its body.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "sagegen/abi.h"
 #include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::golden {

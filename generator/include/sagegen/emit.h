@@ -5,11 +5,10 @@
 #include <vector>
 
 #include "sagegen/error.h"
+#include "sagegen/line_info.h"
 #include "sagegen/spec.h"
 
 namespace sagegen {
-
-enum class LineInfo { off, on };  // on: .loc directives that name the template's lines
 
 struct EmitOptions {
   LineInfo line_info = LineInfo::off;

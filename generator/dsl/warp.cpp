@@ -1,0 +1,102 @@
+// What threads of a warp or block do together.
+#include "sagegen/dsl/warp.h"
+
+#include <fmt/format.h>
+
+#include "generator/dsl/impl.h"
+
+namespace sagegen::dsl {
+
+namespace ir = llvm::Intrinsic;
+
+void WarpVerbs::barrier(SourceLoc loc) {
+  impl_->at(loc);
+  impl_->intrinsic(ir::nvvm_barrier_cta_sync_aligned_all, {impl_->b.getInt32(0)});
+}
+
+I32 WarpVerbs::shuffle_xor(I32 value, int mask, SourceLoc loc) {
+  impl_->at(loc);
+  if (mask < 1 || mask > 31) {
+    impl_->fail(
+        fmt::format("shuffle_xor exchanges lanes that differ by a mask of 1 to 31, not {}", mask));
+  }
+  auto& b = impl_->b;
+  constexpr std::uint32_t kAllLanes = 0xffffffff;
+  constexpr std::uint32_t kClamp = 31;  // PTX ISA, shfl.sync: operand c, the whole warp
+  return impl_->wrap<I32>(
+      impl_->intrinsic(ir::nvvm_shfl_sync_bfly_i32,
+                       {b.getInt32(kAllLanes), impl_->use(value),
+                        b.getInt32(static_cast<std::uint32_t>(mask)), b.getInt32(kClamp)}));
+}
+
+F32 WarpVerbs::shuffle_xor(F32 value, int mask, SourceLoc loc) {
+  return as_f32(shuffle_xor(as_bits(value, loc), mask, loc), loc);
+}
+
+std::array<I32, 4> WarpVerbs::ldmatrix_x4(SharedPtr row, Transpose transpose, SourceLoc loc) {
+  impl_->at(loc);
+  const auto id = transpose == Transpose::yes ? ir::nvvm_ldmatrix_sync_aligned_m8n8_x4_trans_b16
+                                              : ir::nvvm_ldmatrix_sync_aligned_m8n8_x4_b16;
+  const auto parts = impl_->unpack<4>(
+      impl_->intrinsic(id, {impl_->use(row)}, type_of<SharedPtr>(*impl_->context)));
+  return {impl_->wrap<I32>(parts[0]), impl_->wrap<I32>(parts[1]), impl_->wrap<I32>(parts[2]),
+          impl_->wrap<I32>(parts[3])};
+}
+
+std::array<I32, 2> WarpVerbs::ldmatrix_x2(SharedPtr row, Transpose transpose, SourceLoc loc) {
+  impl_->at(loc);
+  const auto id = transpose == Transpose::yes ? ir::nvvm_ldmatrix_sync_aligned_m8n8_x2_trans_b16
+                                              : ir::nvvm_ldmatrix_sync_aligned_m8n8_x2_b16;
+  const auto parts = impl_->unpack<2>(
+      impl_->intrinsic(id, {impl_->use(row)}, type_of<SharedPtr>(*impl_->context)));
+  return {impl_->wrap<I32>(parts[0]), impl_->wrap<I32>(parts[1])};
+}
+
+namespace {
+
+// How LLVM types the operands of an mma: registers of A and B, and of the accumulator.
+struct MmaForm {
+  ir::ID id;
+  llvm::Type* operand;
+  llvm::Type* accumulator;
+};
+
+MmaForm form_of(BuilderCore::Impl& impl, Mma kind) {
+  auto& b = impl.b;
+  switch (kind) {
+    case Mma::s8:
+      return {ir::nvvm_mma_m16n8k32_row_col_s8, b.getInt32Ty(), b.getInt32Ty()};
+    case Mma::s4:
+      impl.require(impl.info.has_s4_mma, "mma of s4 on tensor cores", "use s8 codes there");
+      return {ir::nvvm_mma_m16n8k64_row_col_s4, b.getInt32Ty(), b.getInt32Ty()};
+    case Mma::f16:
+      return {ir::nvvm_mma_m16n8k16_row_col_f32_f32, llvm::FixedVectorType::get(b.getHalfTy(), 2),
+              b.getFloatTy()};
+    case Mma::bf16:
+      return {ir::nvvm_mma_m16n8k16_row_col_bf16, b.getInt32Ty(), b.getFloatTy()};
+    case Mma::e4m3:
+      impl.require(impl.info.has_fp8_mma, "mma of e4m3 on tensor cores",
+                   "use f16 for P and V there");
+      return {ir::nvvm_mma_m16n8k32_row_col_f32_e4m3_e4m3_f32, b.getInt32Ty(), b.getFloatTy()};
+  }
+  impl.fail("unknown kind of mma");
+}
+
+}  // namespace
+
+MmaC WarpVerbs::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) {
+  impl_->at(loc);
+  const MmaForm form = form_of(*impl_, kind);
+  llvm::SmallVector<llvm::Value*, 10> operands;
+  for (const I32& x : a) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
+  for (const I32& x : b) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
+  for (const I32& x : c) operands.push_back(impl_->reinterpret(impl_->use(x), form.accumulator));
+  const auto parts = impl_->unpack<4>(impl_->intrinsic(form.id, operands));
+  MmaC d;
+  for (unsigned i = 0; i < 4; ++i) {
+    d[i] = impl_->wrap<I32>(impl_->reinterpret(parts[i], impl_->b.getInt32Ty()));
+  }
+  return d;
+}
+
+}  // namespace sagegen::dsl

@@ -1,0 +1,42 @@
+// Verbs that touch memory: loads, stores, the block's shared memory, asynchronous copies.
+#pragma once
+
+#include <array>
+
+#include "sagegen/dsl/arithmetic.h"
+
+namespace sagegen::dsl {
+
+class MemoryVerbs : public ArithmeticVerbs {
+ public:
+  // Addresses must be aligned to the access. T is I32 or F32.
+  template <typename T, Space S>
+  T load(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 4 bytes
+  template <Space S>
+  std::array<I32, 4> load_v4(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 16 bytes
+  template <typename T, Space S>
+  void store(Ptr<S> p, T value, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  void store_v2(Ptr<S> p, std::array<I32, 2> value, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  void store_v4(Ptr<S> p, std::array<I32, 4> value, SourceLoc loc = SourceLoc::here());
+  Pred is_null(GlobalPtr p, SourceLoc loc = SourceLoc::here());
+
+  // Dynamic shared memory, carved in the order of the calls. The total must equal resources(spec).
+  SharedPtr shared(int bytes, int align, SourceLoc loc = SourceLoc::here());
+  int shared_bytes() const;
+
+  // Asynchronous copies. PTX ISA, data movement: cp.async.
+  void cp_async_16(SharedPtr dst, GlobalPtr src, SourceLoc loc = SourceLoc::here());  // .cg
+  // Copies only the first `valid_bytes` (0 to 16) and writes zeros behind them.
+  void cp_async_16_zfill(SharedPtr dst, GlobalPtr src, I32 valid_bytes,
+                         SourceLoc loc = SourceLoc::here());
+  void cp_async_commit(SourceLoc loc = SourceLoc::here());
+  void cp_async_wait(int pending_groups, SourceLoc loc = SourceLoc::here());
+
+ protected:
+  using ArithmeticVerbs::ArithmeticVerbs;
+  ~MemoryVerbs() = default;
+};
+
+}  // namespace sagegen::dsl

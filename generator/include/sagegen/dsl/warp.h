@@ -1,0 +1,39 @@
+// Verbs that the threads of a warp or a block do together. All of them must reach the verb.
+#pragma once
+
+#include <array>
+
+#include "sagegen/dsl/memory.h"
+
+namespace sagegen::dsl {
+
+// Tensor-core instructions by operand type; shapes are m16n8k32 (s8, e4m3), m16n8k64 (s4), m16n8k16
+// (f16, bf16). PTX ISA, warp-level matrix instructions: mma.
+enum class Mma { s8, s4, f16, bf16, e4m3 };
+
+// Accumulators and operands of one mma.sync per lane. c holds s32 bits (s8, s4) or f32 bits (others).
+using MmaA = std::array<I32, 4>;
+using MmaB = std::array<I32, 2>;
+using MmaC = std::array<I32, 4>;
+
+enum class Transpose { no, yes };
+
+class WarpVerbs : public MemoryVerbs {
+ public:
+  void barrier(SourceLoc loc = SourceLoc::here());  // bar.sync 0
+  I32 shuffle_xor(I32 value, int mask, SourceLoc loc = SourceLoc::here());
+  F32 shuffle_xor(F32 value, int mask, SourceLoc loc = SourceLoc::here());
+  // ldmatrix.m8n8.x4: lane l gives the address of row l % 8 of matrix l / 8.
+  std::array<I32, 4> ldmatrix_x4(SharedPtr row, Transpose transpose,
+                                 SourceLoc loc = SourceLoc::here());
+  std::array<I32, 2> ldmatrix_x2(SharedPtr row, Transpose transpose,
+                                 SourceLoc loc = SourceLoc::here());
+  MmaC mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c,
+           SourceLoc loc = SourceLoc::here());
+
+ protected:
+  using MemoryVerbs::MemoryVerbs;
+  ~WarpVerbs() = default;
+};
+
+}  // namespace sagegen::dsl

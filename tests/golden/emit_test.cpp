@@ -1,0 +1,114 @@
+// The public way from a builder to PTX: one call, and misuse around it is an error with the caller's line.
+#include "sagegen/dsl/emit.h"
+
+#include <catch2/catch.hpp>
+#include <stdexcept>
+
+#include "sagegen/error.h"
+#include "tests/golden/golden.h"
+
+namespace sagegen::golden {
+namespace {
+
+using namespace dsl;
+using Catch::Contains;
+
+constexpr Target kTarget{.sm = 89};
+
+struct Scale {
+  std::uint64_t x;
+  float factor;
+};
+
+// Prvalues: a builder does not move.
+KernelBuilder scale() { return KernelBuilder("scale", kTarget, 96, sizeof(Scale)); }
+
+void build(KernelBuilder& k) {
+  const auto p = k.params<Scale>();
+  const GlobalPtr x = p(&Scale::x) + k.thread_idx() * 4;
+  const SharedPtr s = k.shared(384, 16) + k.thread_idx() * 4;
+  k.store(s, k.load<F32>(x) * p(&Scale::factor));
+  k.store(x, k.load<F32>(s));
+}
+
+std::string here(int line) { return "golden/emit_test.cpp:" + std::to_string(line) + ": "; }
+
+TEST_CASE("one call makes PTX and says what a launch needs") {
+  KernelBuilder k = scale();
+  build(k);
+  const Emitted kernel = emit(k);
+  CHECK(kernel.entry == "scale");
+  CHECK(kernel.target == kTarget);
+  CHECK(kernel.threads == 96);
+  CHECK(kernel.shared_bytes == 384);
+  CHECK(kernel.param_bytes == sizeof(Scale));
+  CHECK_THAT(kernel.ptx, Contains(".target sm_89\n") && Contains(".reqntid 96") &&
+                             Contains(".visible .entry scale(") && Contains("mul.rn.f32"));
+  CHECK(ptxas_complaint(kernel.ptx, kTarget).empty());
+
+  KernelBuilder again = scale();
+  build(again);
+  CHECK(emit(again).ptx == kernel.ptx);
+}
+
+TEST_CASE("a kernel without parameters has none in PTX") {
+  KernelBuilder k("empty", kTarget, 32, 0);
+  k.barrier();
+  const Emitted kernel = emit(k);
+  CHECK(kernel.param_bytes == 0);
+  CHECK_THAT(kernel.ptx, Contains(".entry empty()") && !Contains(".param"));
+  CHECK(ptxas_complaint(kernel.ptx, kTarget).empty());
+}
+
+TEST_CASE("structs one after the other are read by their place") {
+  KernelBuilder k("blocks", kTarget, 32, 2 * sizeof(Scale));
+  const auto second = k.param_block<Scale>(sizeof(Scale));
+  k.store(second(&Scale::x), second(&Scale::factor));
+  CHECK_THAT(emit(k).ptx, Contains("[blocks_param_0+16]") && Contains("[blocks_param_0+24]"));
+
+  KernelBuilder other("blocks", kTarget, 32, sizeof(Scale));
+  CHECK_THROWS_WITH(other.param_block<Scale>(8), Contains(here(__LINE__)) &&
+                                                     Contains("16 bytes of parameters") &&
+                                                     Contains("16 at byte 8 does not fit"));
+}
+
+TEST_CASE("a kernel is emitted once") {
+  KernelBuilder k = scale();
+  build(k);
+  emit(k);
+  CHECK_THROWS_WITH(emit(k), Contains(here(__LINE__)) && Contains("nothing can follow"));
+  CHECK_THROWS_WITH(k.barrier(), Contains("nothing can follow"));
+}
+
+TEST_CASE("what an exception left half built is refused") {
+  KernelBuilder k = scale();
+  CHECK_THROWS_AS(k.if_(k.thread_idx() < 5, [] { throw std::out_of_range("mine"); }),
+                  std::out_of_range);
+  CHECK_THROWS_WITH(emit(k), Contains(here(__LINE__)) && Contains("half built"));
+}
+
+TEST_CASE("control flow without a body is refused before anything is built") {
+  KernelBuilder k = scale();
+  CHECK_THROWS_WITH(k.for_range(k.i32(0), k.thread_idx(), 1, nullptr),
+                    Contains(here(__LINE__ - 1)) && Contains("no body"));
+  CHECK_THROWS_WITH(k.if_(k.thread_idx() < 5, nullptr),
+                    Contains(here(__LINE__ - 1)) && Contains("no body"));
+  CHECK_NOTHROW(emit(k));
+}
+
+TEST_CASE("kernels that PTX has no words for are refused when they are opened") {
+  for (const char* name : {"", "1st", "a-b", "a b", "_", "$", "%x", "\xc3\xa4"}) {
+    INFO(name);
+    CHECK_THROWS_WITH(KernelBuilder(name, kTarget, 32, 8),
+                      Contains(here(__LINE__ - 1)) && Contains("cannot name a kernel"));
+  }
+  for (const char* name : {"a", "_a", "$1", "a$b_1"})
+    CHECK_NOTHROW(KernelBuilder(name, kTarget, 32, 8));
+  CHECK_THROWS_WITH(KernelBuilder("big", {.sm = 80}, 32, 4353),
+                    Contains("4353 bytes of parameters") && Contains("4352"));
+  CHECK_NOTHROW(KernelBuilder("big", {.sm = 89}, 32, 32764));
+  CHECK_THROWS_WITH(KernelBuilder("big", {.sm = 89}, 32, 32765), Contains("32764"));
+}
+
+}  // namespace
+}  // namespace sagegen::golden
