@@ -1,6 +1,7 @@
 # `cmake --install`: libraries, public headers, the command-line tool and the package that
 # find_package(sagegen) reads. Components, for --component and for find_package alike: spec, runtime, c (the C
-# API as a shared library, also for pkg-config), generator (if built); the tool is the component `tools`.
+# API as a shared library, also for pkg-config), dsl and generator (if built; the second needs the first); the
+# tool is the component `tools`.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/sagegen)
@@ -8,6 +9,8 @@ set(generator_headers generator/include/sagegen)
 
 install(FILES ${generator_headers}/types.h ${generator_headers}/spec.h ${generator_headers}/error.h
   ${generator_headers}/abi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen COMPONENT spec)
+install(FILES ${generator_headers}/line_info.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
+  COMPONENT spec)
 install(FILES runtime/include/sagegen/sagegen.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
   COMPONENT c)
 install(DIRECTORY runtime/include/sagegen/runtime DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
@@ -16,7 +19,9 @@ set(SAGEGEN_COMPONENTS spec runtime c)
 if(SAGEGEN_GENERATOR)
   install(FILES ${generator_headers}/emit.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
     COMPONENT generator)
-  list(APPEND SAGEGEN_COMPONENTS generator)
+  install(DIRECTORY ${generator_headers}/dsl DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen COMPONENT dsl
+    FILES_MATCHING PATTERN "*.h")
+  list(APPEND SAGEGEN_COMPONENTS dsl generator)
 endif()
 foreach(component ${SAGEGEN_COMPONENTS})
   install(EXPORT sagegen_${component} NAMESPACE sagegen:: FILE sagegen_${component}.cmake

@@ -21,6 +21,16 @@ if(NOT links)
   message(FATAL_ERROR "no program of the static build is linked with the stand-in for arc4random")
 endif()
 
+# Whoever writes kernels with this package links the same parts of LLVM, and the stand-in.
+file(GLOB_RECURSE exported ${WORK}/build/CMakeFiles/Export/*/sagegen_dsl.cmake)
+file(READ "${exported}" exported)
+foreach(needed "LINK_ONLY:LLVMNVPTXCodeGen" "-u,arc4random" "sagegen::dsl")
+  string(FIND "${exported}" "${needed}" position)
+  if(position EQUAL -1)
+    message(FATAL_ERROR "the package of the static build does not pass on ${needed}:\n${exported}")
+  endif()
+endforeach()
+
 run(bash ${SOURCE_DIR}/tools/gpu_pack.sh --dry ${WORK}/pack.tar.gz)
 if(NOT run_output MATCHES "sagegen-hardware.*libsagegen.so" OR EXISTS ${WORK}/pack.tar.gz)
   message(FATAL_ERROR "gpu_pack.sh --dry says: ${run_output}")
