@@ -1,5 +1,5 @@
 # sagegen_embed_ptx(target dir): links dir/<sm>/<key>.ptx into target, as the table that
-# runtime/embed/embed.cpp reads. The text goes in through the assembler's .incbin: megabytes of it cost
+# runtime/artifacts/embed.cpp reads. The text goes in through the assembler's .incbin: megabytes of it cost
 # no compile time. An empty or missing directory gives an empty table.
 function(sagegen_embed_ptx target dir)
   file(GLOB files CONFIGURE_DEPENDS ${dir}/*/*.ptx)

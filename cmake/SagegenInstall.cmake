@@ -28,6 +28,7 @@ foreach(component ${SAGEGEN_COMPONENTS})
     DESTINATION ${package_dir} COMPONENT ${component})
 endforeach()
 
+install(FILES cmake/SagegenZstd.cmake DESTINATION ${package_dir} COMPONENT runtime)
 configure_package_config_file(cmake/sagegenConfig.cmake.in
   ${CMAKE_CURRENT_BINARY_DIR}/sagegenConfig.cmake INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/sagegenConfigVersion.cmake

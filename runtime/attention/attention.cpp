@@ -10,7 +10,7 @@
 
 #include "runtime/attention/arguments.h"
 #include "runtime/attention/workspace.h"
-#include "runtime/embed/target_choice.h"
+#include "runtime/artifacts/target_choice.h"
 #include "sagegen/abi.h"
 #include "sagegen/runtime/ptx_entry.h"
 

@@ -16,7 +16,7 @@
 
 #include "runtime/driver/in_context.h"
 #include "runtime/driver/ptx_version.h"
-#include "runtime/embed/embed.h"
+#include "runtime/artifacts/embed.h"
 #include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/sagegen.h"

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/embed/embed.h"
-#include "runtime/embed/target_choice.h"
+#include "runtime/artifacts/embed.h"
+#include "runtime/artifacts/target_choice.h"
 #include "sagegen/abi.h"
 #include "sagegen/runtime/ptx_entry.h"
 #include "tests/driver/fake_plan.h"

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "runtime/driver/ptx_version.h"
-#include "runtime/embed/target_choice.h"
+#include "runtime/artifacts/target_choice.h"
 #include "sagegen/abi.h"
 #include "tests/driver/fake_plan.h"
 

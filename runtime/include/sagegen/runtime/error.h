@@ -30,4 +30,12 @@ class ArgumentError : public Error {
   const char* kind() const noexcept override { return "argument error"; }
 };
 
+// PTX that is stored somewhere and cannot be read: a file that the system refuses, or damaged contents. The
+// text names the place.
+class ArtifactError : public Error {
+ public:
+  using Error::Error;
+  const char* kind() const noexcept override { return "artifact error"; }
+};
+
 }  // namespace sagegen::runtime

@@ -1,4 +1,4 @@
-#include "runtime/embed/embed.h"
+#include "runtime/artifacts/embed.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/embed/target_choice.h"
+#include "runtime/artifacts/target_choice.h"
 
 // Written by the assembler file that cmake/EmbedPtx.cmake generates.
 extern "C" {

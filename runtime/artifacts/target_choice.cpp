@@ -1,4 +1,4 @@
-#include "runtime/embed/target_choice.h"
+#include "runtime/artifacts/target_choice.h"
 
 #include <fmt/format.h>
 

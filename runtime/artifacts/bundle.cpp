@@ -1,0 +1,177 @@
+#include "runtime/artifacts/bundle.h"
+
+#include <fmt/format.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "runtime/artifacts/bundle_format.h"
+#include "sagegen/runtime/error.h"
+
+namespace sagegen::runtime {
+namespace {
+
+using namespace bundle_format;
+
+std::uint64_t number_at(std::string_view bytes, std::size_t at, int width) {
+  std::uint64_t number = 0;
+  for (int i = 0; i < width; ++i) {
+    const auto byte = static_cast<unsigned char>(bytes[at + static_cast<std::size_t>(i)]);
+    number |= std::uint64_t{byte} << (8 * i);
+  }
+  return number;
+}
+
+struct Entry {
+  std::string_view frame;
+  std::size_t text_bytes = 0;
+  std::uint32_t base = kNoBase;
+};
+
+struct FreeContext {
+  void operator()(ZSTD_DCtx* context) const { ZSTD_freeDCtx(context); }
+};
+
+}  // namespace
+
+struct Bundle::Contents {
+  std::string owned;  // what `parse` was given
+  std::string origin;
+  std::vector<std::string_view> names;
+  std::vector<Entry> entries;
+
+  [[noreturn]] void refuse(std::string_view why) const {
+    throw ArtifactError(fmt::format(
+        "{}: {}; make it again with `sagegen generate`, or copy it again", origin, why));
+  }
+
+  void read(std::string_view bytes);
+  std::string text(std::size_t index) const;
+};
+
+void Bundle::Contents::read(std::string_view bytes) {
+  if (bytes.size() < kHeaderBytes || !bytes.starts_with(kMagic)) refuse("it is no bundle");
+  if (const auto version = number_at(bytes, kVersionAt, 4); version != kVersion) {
+    refuse(fmt::format("it is a bundle of version {}, and this library reads version {}", version,
+                       kVersion));
+  }
+  const auto count = static_cast<std::size_t>(number_at(bytes, kCountAt, 4));
+  if (count > (bytes.size() - kHeaderBytes) / kIndexBytes) refuse("it ends inside its index");
+  const std::size_t names_at = kHeaderBytes + count * kIndexBytes;
+  const auto field = [&](std::size_t index, std::size_t which) {
+    return static_cast<std::size_t>(
+        number_at(bytes, kHeaderBytes + index * kIndexBytes + 4 * which, 4));
+  };
+  std::size_t frames_at = names_at, frame_bytes = 0;  // 2^32 numbers below 2^32: no overflow
+  for (std::size_t i = 0; i < count; ++i) {
+    frames_at += field(i, 0) + 1;
+    frame_bytes += field(i, 1);
+  }
+  if (frames_at > bytes.size() || bytes.size() - frames_at != frame_bytes) {
+    refuse(fmt::format("it has {} bytes, and its index describes {}", bytes.size(),
+                       frames_at + frame_bytes));
+  }
+  if (fnv1a(bytes.substr(kHeaderBytes, frames_at - kHeaderBytes)) != number_at(bytes, kCheckAt, 8))
+    refuse("its index is damaged");
+
+  std::size_t name_at = names_at, frame_at = frames_at;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::string_view name = bytes.substr(name_at, field(i, 0));
+    const auto base = static_cast<std::uint32_t>(field(i, 3));
+    const bool ends = bytes[name_at + name.size()] == '\0';
+    if (!ends || name.empty() || name.find('\0') != name.npos)
+      refuse(fmt::format("name {} is malformed", i));
+    if (i > 0 && name <= names.back()) refuse(fmt::format("its names are not in order at {}", i));
+    if (field(i, 2) > kLargestBundledText)
+      refuse(fmt::format("{} is said to have {} bytes", name, field(i, 2)));
+    if (base != kNoBase && (base >= count || field(base, 3) != kNoBase))
+      refuse(fmt::format("the base of {} cannot be one", name));
+    names.push_back(name);
+    entries.push_back(
+        {.frame = bytes.substr(frame_at, field(i, 1)), .text_bytes = field(i, 2), .base = base});
+    name_at += name.size() + 1;
+    frame_at += field(i, 1);
+  }
+}
+
+std::string Bundle::Contents::text(std::size_t index) const {
+  const Entry& entry = entries[index];
+  const auto damaged = [&](std::string_view why) {
+    refuse(fmt::format("{} is damaged ({})", names[index], why));
+  };
+  const auto size = ZSTD_getFrameContentSize(entry.frame.data(), entry.frame.size());
+  const std::size_t frame = ZSTD_findFrameCompressedSize(entry.frame.data(), entry.frame.size());
+  if (size != entry.text_bytes || frame != entry.frame.size()) damaged("its size");
+  const std::unique_ptr<ZSTD_DCtx, FreeContext> context(ZSTD_createDCtx());
+  if (!context) throw std::bad_alloc();
+  std::string prefix;
+  if (entry.base != kNoBase) {
+    prefix = text(entry.base);  // which has none
+    ZSTD_DCtx_refPrefix(context.get(), prefix.data(), prefix.size());
+  }
+  std::string result(entry.text_bytes, '\0');
+  const std::size_t written = ZSTD_decompressDCtx(context.get(), result.data(), result.size(),
+                                                  entry.frame.data(), entry.frame.size());
+  if (ZSTD_isError(written)) damaged(ZSTD_getErrorName(written));
+  if (written != result.size()) damaged("its size");
+  return result;
+}
+
+Bundle::Bundle() : contents_(std::make_shared<Contents>()) {}
+Bundle::Bundle(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
+
+Bundle Bundle::view(std::string_view bytes, std::string origin) {
+  auto contents = std::make_shared<Contents>();
+  contents->origin = std::move(origin);
+  contents->read(bytes);
+  return Bundle(std::move(contents));
+}
+
+Bundle Bundle::parse(std::string bytes, std::string origin) {
+  auto contents = std::make_shared<Contents>();
+  contents->owned = std::move(bytes);
+  contents->origin = std::move(origin);
+  contents->read(contents->owned);
+  return Bundle(std::move(contents));
+}
+
+Bundle Bundle::read(const std::filesystem::path& file) {
+  return parse(read_artifact(file), file.string());
+}
+
+std::span<const std::string_view> Bundle::names() const { return contents_->names; }
+const std::string& Bundle::origin() const { return contents_->origin; }
+
+std::optional<std::string> Bundle::find(std::string_view name) const {
+  const auto& names = contents_->names;
+  const auto found = std::ranges::lower_bound(names, name);
+  if (found == names.end() || *found != name) return std::nullopt;
+  return contents_->text(static_cast<std::size_t>(found - names.begin()));
+}
+
+std::string read_artifact(const std::filesystem::path& file) {
+  // C streams: the file streams of C++ would bring their locales into libsagegen.so.
+  struct Close {
+    void operator()(std::FILE* stream) const { std::fclose(stream); }
+  };
+  const auto refuse = [&] {
+    throw ArtifactError(fmt::format("{} cannot be read: {}", file.string(), std::strerror(errno)));
+  };
+  errno = 0;
+  const std::unique_ptr<std::FILE, Close> stream(std::fopen(file.c_str(), "rb"));
+  if (!stream) refuse();
+  std::string bytes;
+  char block[1 << 16];
+  while (const std::size_t read = std::fread(block, 1, sizeof block, stream.get())) {
+    bytes.append(block, read);
+  }
+  if (std::ferror(stream.get())) refuse();
+  return bytes;
+}
+
+}  // namespace sagegen::runtime

@@ -1,0 +1,222 @@
+// Bundles: texts by name in one compressed file.
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "runtime/artifacts/bundle.h"
+#include "runtime/artifacts/bundle_format.h"
+#include "runtime/artifacts/bundle_writer.h"
+#include "sagegen/runtime/error.h"
+
+using namespace sagegen::runtime;
+using Catch::Matchers::Contains;
+using Catch::Matchers::StartsWith;
+
+namespace {
+
+using Texts = std::map<std::string, std::string>;
+
+std::string bundle_of(const Texts& texts) {
+  std::vector<NamedText> list;
+  for (const auto& [name, text] : texts) list.push_back({name, text});
+  return write_bundle(std::move(list));
+}
+
+// Assembly of `lines` lines over `families` families, whose members differ in a few lines.
+Texts like_kernels(int families, int members, int lines) {
+  std::mt19937_64 random(7);
+  Texts texts;
+  for (int family = 0; family < families; ++family) {
+    std::vector<std::string> body;
+    for (int i = 0; i < lines; ++i) {
+      body.push_back("\tfma.rn.f32 \t%f" + std::to_string(random() % 4000) + ", %f" +
+                     std::to_string(random() % 4000) + ";\n");
+    }
+    for (int member = 0; member < members; ++member) {
+      for (int i = 0; i < lines / 20; ++i)
+        body[random() % body.size()] =
+            "\tmov.b32 \t%r" + std::to_string(random() % 4000) + ", 0;\n";
+      std::string text;
+      for (const std::string& line : body) text += line;
+      texts["kernel_" + std::to_string(family) + "_" + std::to_string(member)] = text;
+    }
+  }
+  return texts;
+}
+
+void store(std::string& bytes, std::size_t at, std::uint64_t number, int width) {
+  for (int i = 0; i < width; ++i)
+    bytes[at + static_cast<std::size_t>(i)] = static_cast<char>(number >> (8 * i) & 0xff);
+}
+
+// With the checksum that its index asks for, so that what the checksum hides is read.
+std::string sealed(std::string bytes, std::size_t index_and_names) {
+  store(bytes, bundle_format::kCheckAt,
+        bundle_format::fnv1a(
+            std::string_view(bytes).substr(bundle_format::kHeaderBytes, index_and_names)),
+        8);
+  return bytes;
+}
+
+std::string why_refused(const std::string& bytes) {
+  try {
+    const Bundle bundle = Bundle::parse(bytes, "B");
+    for (const std::string_view name : bundle.names()) bundle.find(name);
+  } catch (const ArtifactError& error) {
+    return error.what();
+  }
+  return "taken";
+}
+
+}  // namespace
+
+TEST_CASE("a bundle gives back every text by its name") {
+  Texts texts = like_kernels(3, 4, 200);
+  texts["empty"] = "";
+  texts["a byte of each"] = [] {
+    std::string all;
+    for (int i = 0; i < 256; ++i) all += static_cast<char>(i);
+    return all;
+  }();
+  const std::string bytes = bundle_of(texts);
+  const Bundle bundle = Bundle::view(bytes, "B");
+  REQUIRE(bundle.names().size() == texts.size());
+  auto expected = texts.begin();
+  for (const std::string_view name : bundle.names()) {
+    CHECK(name == expected->first);
+    CHECK(name.data()[name.size()] == '\0');
+    CHECK(bundle.find(name) == (expected++)->second);
+  }
+  CHECK(bundle.find("kernel_0") == std::nullopt);
+  CHECK(bundle.find("") == std::nullopt);
+  CHECK(bundle.find("zzz") == std::nullopt);
+  CHECK(Bundle().names().empty());
+  CHECK(Bundle().find("empty") == std::nullopt);
+  const Bundle none = Bundle::parse(bundle_of({}), "B");
+  CHECK(none.names().empty());
+  CHECK(none.find("empty") == std::nullopt);
+}
+
+TEST_CASE("the bytes of a bundle do not depend on the order of its texts") {
+  const Texts texts = like_kernels(2, 5, 100);
+  std::vector<NamedText> list;
+  for (const auto& [name, text] : texts) list.push_back({name, text});
+  const std::string bytes = write_bundle(list);
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 3; ++i) {
+    std::shuffle(list.begin(), list.end(), random);
+    CHECK(write_bundle(list) == bytes);
+  }
+}
+
+TEST_CASE("kernels that resemble each other are stored as differences") {
+  const std::size_t one = bundle_of(like_kernels(3, 1, 400)).size();
+  CHECK(bundle_of(like_kernels(3, 8, 400)).size() < 3 * one);
+}
+
+TEST_CASE("one text is read without the others") {
+  const Texts texts = like_kernels(30, 4, 1500);  // 120 texts of 40 KB
+  const std::string bytes = bundle_of(texts);
+  const Bundle bundle = Bundle::view(bytes, "B");
+  // Damage to a frame is damage to the texts that need it, and to no other.
+  std::string damaged = bytes;
+  damaged[damaged.size() - 1] ^= 1;
+  const Bundle other = Bundle::view(damaged, "B");
+  CHECK_THROWS_AS(other.find(other.names().back()), ArtifactError);
+  for (const std::string_view name : other.names().first(100)) CHECK(other.find(name).has_value());
+  const auto microseconds = [](auto work) {
+    double best = 1e9;
+    for (int i = 0; i < 20; ++i) {
+      const auto begin = std::chrono::steady_clock::now();
+      work();
+      best = std::min(
+          best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin)
+                    .count());
+    }
+    return best;
+  };
+  const double all = microseconds([&] {
+    for (const std::string_view name : bundle.names()) bundle.find(name);
+  });
+  const double worst = microseconds([&] { bundle.find("kernel_7_3"); });
+  INFO(all << " us for all, " << worst << " us for one");
+  CHECK(worst < all / 20);  // of 120
+}
+
+TEST_CASE("a bundle that cannot be written is refused") {
+  CHECK_THROWS_WITH(write_bundle({{"a", "1"}, {"b", "2"}, {"a", "3"}}),
+                    Contains("two") && Contains("a"));
+  CHECK_THROWS_AS(write_bundle({{"", "1"}}), ArtifactError);
+  CHECK_THROWS_AS(write_bundle({{std::string_view("a\0b", 3), "1"}}), ArtifactError);
+}
+
+TEST_CASE("a damaged bundle is refused by name and reason") {
+  const std::string good = bundle_of({{"one", "text of one"}, {"two", "text of two"}});
+  constexpr std::size_t kIndex = bundle_format::kHeaderBytes, kNames = kIndex + 2 * 16;
+  constexpr std::size_t kSealed = 2 * 16 + 8;  // index, and two names of three letters
+  CHECK(why_refused(good) == "taken");
+  CHECK_THAT(why_refused(""),
+             StartsWith("B: ") && Contains("no bundle") && Contains("sagegen generate"));
+  CHECK_THAT(why_refused(".version 8.4\n.target sm_89 and so on, at length"),
+             Contains("no bundle"));
+  std::string bad = good;
+  store(bad, bundle_format::kVersionAt, 2, 4);
+  CHECK_THAT(why_refused(bad), Contains("version 2") && Contains("reads version 1"));
+  bad = good;
+  store(bad, bundle_format::kCountAt, 0xffffffff, 4);
+  CHECK_THAT(why_refused(bad), Contains("ends inside its index"));
+  CHECK_THAT(why_refused(good + "x"), Contains("bytes, and its index describes"));
+  for (std::size_t size = 0; size < good.size(); ++size) {
+    CHECK(why_refused(good.substr(0, size)) != "taken");
+  }
+  for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {  // every single bit
+    bad = good;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
+    const bool only_header_of_frame = why_refused(bad) == "taken";
+    INFO(bit);
+    // A frame's descriptor has bits that mean nothing (RFC 8878, 3.1.1.1.1.3): the text is still right.
+    if (only_header_of_frame) CHECK(Bundle::view(bad, "B").find("one") == "text of one");
+  }
+  bad = good;
+  bad[kNames] = 'x';
+  CHECK_THAT(why_refused(bad), Contains("index is damaged"));
+  CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("not in order"));
+  bad = good;
+  bad[kNames + 1] = '\0';
+  CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("name 0 is malformed"));
+  bad = good;
+  store(bad, kIndex + 8, 0xfffffff0, 4);
+  CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("one is said to have 4294967280 bytes"));
+  bad = good;
+  store(bad, kIndex + 8, 12, 4);
+  CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("one is damaged (its size)"));
+  for (const std::uint64_t base : {0u, 2u, 0xfffffffeu}) {  // itself, and none
+    bad = good;
+    store(bad, kIndex + 12, base, 4);
+    CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("base of one"));
+  }
+  bad = good;
+  store(bad, kIndex + 12, 1, 4);
+  store(bad, kIndex + 16 + 12, 0, 4);  // each the base of the other
+  CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("base of one"));
+}
+
+TEST_CASE("a bundle is read from a file") {
+  namespace fs = std::filesystem;
+  const fs::path file = fs::temp_directory_path() / "sagegen_bundle_test.bundle";
+  std::ofstream(file, std::ios::binary) << bundle_of({{"one", "text"}});
+  const Bundle bundle = Bundle::read(file);
+  fs::remove(file);
+  const Bundle copy = bundle;
+  CHECK(copy.find("one") == "text");
+  CHECK(copy.origin() == file.string());
+  CHECK_THROWS_WITH(Bundle::read(file), Contains(file.string()) && Contains("No such file"));
+  CHECK_THROWS_WITH(Bundle::read(fs::temp_directory_path()),
+                    Contains("cannot be read: Is a directory"));
+}
