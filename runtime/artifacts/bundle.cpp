@@ -1,16 +1,16 @@
-#include "runtime/artifacts/bundle.h"
+#include "sagegen/runtime/bundle.h"
 
 #include <fmt/format.h>
 #include <zstd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
+#include <cstdint>
+#include <new>
 #include <utility>
 #include <vector>
 
 #include "runtime/artifacts/bundle_format.h"
+#include "runtime/artifacts/files.h"
 #include "sagegen/runtime/error.h"
 
 namespace sagegen::runtime {
@@ -152,26 +152,6 @@ std::optional<std::string> Bundle::find(std::string_view name) const {
   const auto found = std::ranges::lower_bound(names, name);
   if (found == names.end() || *found != name) return std::nullopt;
   return contents_->text(static_cast<std::size_t>(found - names.begin()));
-}
-
-std::string read_artifact(const std::filesystem::path& file) {
-  // C streams: the file streams of C++ would bring their locales into libsagegen.so.
-  struct Close {
-    void operator()(std::FILE* stream) const { std::fclose(stream); }
-  };
-  const auto refuse = [&] {
-    throw ArtifactError(fmt::format("{} cannot be read: {}", file.string(), std::strerror(errno)));
-  };
-  errno = 0;
-  const std::unique_ptr<std::FILE, Close> stream(std::fopen(file.c_str(), "rb"));
-  if (!stream) refuse();
-  std::string bytes;
-  char block[1 << 16];
-  while (const std::size_t read = std::fread(block, 1, sizeof block, stream.get())) {
-    bytes.append(block, read);
-  }
-  if (std::ferror(stream.get())) refuse();
-  return bytes;
 }
 
 }  // namespace sagegen::runtime

@@ -1,5 +1,3 @@
-#include "runtime/artifacts/bundle_writer.h"
-
 #include <fmt/format.h>
 #include <zstd.h>
 
@@ -7,9 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <string>
+#include <vector>
 
-#include "runtime/artifacts/bundle.h"
 #include "runtime/artifacts/bundle_format.h"
+#include "sagegen/runtime/bundle.h"
 #include "sagegen/runtime/error.h"
 
 namespace sagegen::runtime {

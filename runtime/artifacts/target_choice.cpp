@@ -1,50 +1,100 @@
 #include "runtime/artifacts/target_choice.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "runtime/artifacts/embedded.h"
+#include "runtime/artifacts/key_words.h"
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/error.h"
+#include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/attention.h"
 
 namespace sagegen::runtime {
 
-std::optional<std::size_t> closest_target(std::span<const Target> available, Target wanted) {
-  std::optional<std::size_t> best;
+bool loads_on(Target ptx, int compute_capability) {
+  if (ptx.suffix == 'a') return ptx.sm == compute_capability;
+  if (ptx.suffix == 'f' && ptx.sm / 10 != compute_capability / 10) return false;
+  return ptx.sm <= compute_capability;
+}
+
+Target target_of_device(int compute_capability) {
+  return Target{.sm = compute_capability, .suffix = 'a'};
+}
+
+std::vector<std::size_t> replacements(std::span<const Target> available, Target wanted) {
+  const auto replaces = [wanted](Target ptx) {
+    if (ptx == wanted) return true;
+    // One device, or later ones of its family, or all later ones: what replaces it reaches as far.
+    const bool reaches =
+        wanted.suffix == 'a' || (wanted.suffix == 'f' ? ptx.suffix != 'a' : ptx.suffix == '\0');
+    return reaches && loads_on(ptx, wanted.sm);
+  };
+  std::vector<std::size_t> result;
   for (std::size_t i = 0; i < available.size(); ++i) {
-    const Target target = available[i];
-    if (target == wanted) return i;
-    const bool replaces = target.suffix == '\0' && wanted.suffix == '\0' && target.sm < wanted.sm;
-    if (replaces && (!best || target.sm > available[*best].sm)) best = i;
+    if (replaces(available[i])) result.push_back(i);
   }
-  return best;
+  std::ranges::stable_sort(result, std::greater<>(), [&](std::size_t i) {
+    const Target ptx = available[i];
+    return std::tuple(ptx == wanted, ptx.suffix == 'f', ptx.sm);
+  });
+  return result;
+}
+
+std::optional<std::size_t> closest_target(std::span<const Target> available, Target wanted) {
+  const std::vector<std::size_t> found = replacements(available, wanted);
+  if (found.empty()) return std::nullopt;
+  return found.front();
+}
+
+namespace {
+
+std::vector<Target> all_targets() {
+  std::vector<Target> targets;
+  for (const TargetInfo& info : supported_targets()) targets.push_back(info.target);
+  return targets;
+}
+
+}  // namespace
+
+std::vector<Target> default_targets() {
+  static const std::vector<Target> targets = [] {
+    std::vector<Target> carried = targets_of(embedded_bundle().names());
+    return carried.empty() ? all_targets() : carried;
+  }();
+  return targets;
 }
 
 Target best_target(int compute_capability) {
-  std::vector<Target> targets;
-  std::string names;
-  for (const TargetInfo& info : supported_targets()) {
-    targets.push_back(info.target);
-    names += (names.empty() ? "" : ", ") + info.name;
-  }
-  const auto found = closest_target(targets, Target{.sm = compute_capability});
-  if (found) return targets[*found];
+  return best_target(compute_capability, default_targets());
+}
+
+Target best_target(int compute_capability, std::span<const Target> available) {
+  if (const auto found = closest_target(available, target_of_device(compute_capability)))
+    return available[*found];
+  std::vector<std::string> names;
+  for (const Target target : available) names.push_back(to_string(target));
   throw SpecError(
       fmt::format("compute capability {}.{}: no kernel runs on such a device; there are kernels "
                   "for {} and devices newer than these",
-                  compute_capability / 10, compute_capability % 10, names));
+                  compute_capability / 10, compute_capability % 10, fmt::join(names, ", ")));
 }
 
-TargetChoice choose_target(int compute_capability, int cuda_version) {
-  const Target best = best_target(compute_capability);
+TargetChoice choose_target(int compute_capability, int cuda_version,
+                           std::span<const Target> available) {
+  const Target best = best_target(compute_capability, available);
   std::vector<Target> compiled;
-  for (const TargetInfo& info : supported_targets()) {
-    if (first_cuda_with(info.ptx_version) <= cuda_version) compiled.push_back(info.target);
+  for (const Target target : available) {
+    if (first_cuda_with(target_info(target).ptx_version) <= cuda_version)
+      compiled.push_back(target);
   }
-  const auto found = closest_target(compiled, Target{.sm = compute_capability});
+  const auto found = closest_target(compiled, target_of_device(compute_capability));
   if (!found || compiled[*found] == best) return {best, {}};
   const TargetInfo& wanted = target_info(best);
   const TargetInfo& used = target_info(compiled[*found]);
@@ -62,7 +112,7 @@ namespace {
 TargetChoice choice_of(const Device& device) {
   int version = 0;
   check(device.api(), device.api().driver_version(&version), "cuDriverGetVersion");
-  return choose_target(device.compute_capability(), version);
+  return choose_target(device.compute_capability(), version, default_targets());
 }
 
 }  // namespace
@@ -71,11 +121,11 @@ Target best_target(const Device& device) { return choice_of(device).target; }
 std::string best_target_note(const Device& device) { return choice_of(device).note; }
 
 std::vector<Target> older_targets(Target target) {
+  const std::vector<Target> all = all_targets();
   std::vector<Target> older;
-  for (const TargetInfo& info : supported_targets()) {
-    if (info.target.suffix == '\0' && info.target.sm < target.sm) older.push_back(info.target);
+  for (const std::size_t i : replacements(all, target)) {
+    if (all[i] != target) older.push_back(all[i]);
   }
-  std::ranges::sort(older, [](Target a, Target b) { return a.sm > b.sm; });
   return older;
 }
 

@@ -8,9 +8,9 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/artifacts/target_choice.h"
 #include "runtime/attention/arguments.h"
 #include "runtime/attention/workspace.h"
-#include "runtime/artifacts/target_choice.h"
 #include "sagegen/abi.h"
 #include "sagegen/runtime/ptx_entry.h"
 

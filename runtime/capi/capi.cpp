@@ -2,21 +2,19 @@
 #include <fmt/format.h>
 
 #include <atomic>
-#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "runtime/artifacts/embedded.h"
 #include "runtime/driver/in_context.h"
 #include "runtime/driver/ptx_version.h"
-#include "runtime/artifacts/embed.h"
+#include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/sagegen.h"
@@ -62,6 +60,8 @@ sagegen_status guarded(Work work) noexcept {
   } catch (const ArgumentError& error) {
     return fail(SAGEGEN_ARGUMENT_ERROR, error.what());
   } catch (const SpecError& error) {
+    return fail(SAGEGEN_SPEC_ERROR, error.what());
+  } catch (const ArtifactError& error) {  // the caller's files
     return fail(SAGEGEN_SPEC_ERROR, error.what());
   } catch (const DriverError& error) {
     const bool memory = error.result() == static_cast<int>(Result::out_of_memory);
@@ -126,46 +126,21 @@ Device open_device(const std::string& name, const Interrupt& interrupt) {
                   name));
 }
 
-// PTX without a suffix loads on every later device, with `f` on later ones of the same major
-// version, with `a` on its own alone.
-bool loads_on(Target target, int compute_capability) {
-  if (target.suffix == 'a') return target.sm == compute_capability;
-  if (target.suffix == 'f' && target.sm / 10 != compute_capability / 10) return false;
-  return target.sm <= compute_capability;
-}
-
 std::vector<const char*> attention_kernels(const Device& device) {
   int cuda = 0;
   check(device.api(), device.api().driver_version(&cuda), "cuDriverGetVersion");
   std::vector<const char*> keys;
-  for (const EmbeddedKernel& kernel : embedded_kernels()) {
-    const KernelSpec spec = parse_key(kernel.key);
+  for (const std::string_view name : embedded_bundle().names()) {
+    const KernelSpec spec = parse_key(name);
     if (spec.kind == KernelKind::attention && loads_on(spec.target, device.compute_capability()) &&
         first_cuda_with(target_info(spec.target).ptx_version) <= cuda) {
-      keys.push_back(kernel.key.data());
+      keys.push_back(name.data());
     }
   }
   return keys;
 }
 
 // ---- attention ----------------------------------------------------------------------------------
-
-PtxSource ptx_of_directory(const std::string& directory) {
-  return [directory](const KernelSpec& spec) {
-    const std::string path = fmt::format("{}/{}.ptx", directory, key(spec));
-    std::ifstream file(path, std::ios::binary);
-    std::string text;
-    try {
-      text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-    } catch (const std::ios_base::failure&) {  // a directory, or a read that failed half way
-      throw SpecError(fmt::format("no kernel {}: {} cannot be read: {}", key(spec), path,
-                                  std::strerror(errno)));
-    }
-    if (!file || text.empty())
-      throw SpecError(fmt::format("no kernel {}: {} is missing or empty", key(spec), path));
-    return text;
-  };
-}
 
 Smoothing smoothing_of(const sagegen_attention_options& options) {
   if (options.k_smoothing != SAGEGEN_SMOOTH_K && options.k_smoothing != SAGEGEN_K_AS_IT_IS) {
@@ -408,7 +383,7 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     const auto [spec, note] = asked_for(*options, device->device);
     const PtxSource source = options->ptx_directory == nullptr
                                  ? embedded_ptx()
-                                 : ptx_of_directory(options->ptx_directory);
+                                 : ptx_at(options->ptx_directory);
     auto plan = std::make_unique<sagegen_attention>(sagegen_attention{
         .attention =
             Attention(device->device, spec.problem, spec.quant, spec.schedule, spec.target, source),

@@ -220,7 +220,7 @@ class Machine(CliTest):
             self.expect_error(FILE, "file error", [FWD + ".ptx", "is a directory"], "emit", "--out", self.directory, FWD)
         for kernel in self.expect_json(OK, "list", "--target", "sm_89")["kernels"]:
             os.makedirs(self.path("ptx", kernel["key"] + ".ptx"))
-        self.expect_error(FILE, "file error", [".ptx: cannot be read: is a directory"], "run", "--device", "emulator",
+        self.expect_error(FILE, "file error", [".ptx: cannot be read: Is a directory"], "run", "--device", "emulator",
                           "--target", "sm_89", "--ptx", self.path("ptx"))
 
     @unittest.skipIf(os.geteuid() == 0, "root may read everything")
@@ -388,13 +388,18 @@ class Generate(CliTest):
     def generate(self, code, *arguments):
         return self.expect(code, "generate", "--root", self.directory, *arguments)
 
-    def kernels(self):
+    def samples(self):
         return sorted(os.listdir(self.path("generated", "sm_80")))
 
-    def test_writes_the_set_with_a_manifest(self):
+    def manifest(self):
+        import json
+        return json.loads(self.read("generated/manifest.json"))
+
+    def test_writes_the_set_with_a_manifest_and_samples(self):
+        import hashlib
         self.generate(OK)
         self.generate(OK, "--check")
-        self.assertEqual(len(self.kernels()), 4)
+        self.assertEqual(sorted(os.listdir(self.path("generated"))), ["kernels.bundle", "manifest.json", "sm_80"])
         name = "sage_quantq_d64_f16_s8t_g32_sm80"
         text = self.read(f"generated/sm_80/{name}.ptx")
         header, body = text.split("\n", 5)[:5], text.split("\n", 5)[5]
@@ -402,21 +407,40 @@ class Generate(CliTest):
             self.assertIn(part, "\n".join(header))
         self.assertTrue(all(line.startswith("//") for line in header))
         self.assertEqual(body, self.expect(OK, "emit", "--stdout", name).out)
-
-        import hashlib
-        import json
         self.assertIn(hashlib.sha256(body.encode()).hexdigest(), header[4])
-        manifest = json.loads(self.read("generated/manifest.json"))
-        self.assertEqual(sorted(f"{k['key']}.ptx" for k in manifest["kernels"]), self.kernels())
+
+        manifest = self.manifest()
+        self.assertEqual(manifest["bundle"], "kernels.bundle")
+        self.assertEqual(sorted(k["file"] for k in manifest["kernels"] if "file" in k),
+                         [f"sm_80/{sample}" for sample in self.samples()])
         for kernel in manifest["kernels"]:
-            data = self.read("generated/" + kernel["file"]).encode()
-            self.assertEqual(kernel["bytes"], len(data))
-            self.assertEqual(kernel["sha256"], hashlib.sha256(data).hexdigest())
             self.assertTrue(os.path.exists(os.path.join(SOURCE, kernel["template"])), kernel["template"])
+            if "file" in kernel:
+                data = self.read("generated/" + kernel["file"]).encode()
+                self.assertEqual(kernel["bytes"], len(data))
+                self.assertEqual(kernel["sha256"], hashlib.sha256(data).hexdigest())
+
+    def test_one_sample_of_each_kind_and_all_kernels_in_the_bundle(self):
+        self.write("templates/specs/small.toml", SMALL_SET.replace('"none"', '"none", "causal"'))
+        self.generate(OK)
+        kernels = self.manifest()["kernels"]
+        self.assertEqual(len(kernels), 5)
+        self.assertEqual(len(self.samples()), 4)
+        self.assertEqual(sum(name.startswith("sage_fwd_d64_f16_none") for name in self.samples()), 1)
+        # All of them run from the bundle, and what is not in it is not made up.
+        bundle = self.path("generated", "kernels.bundle")
+        run = ("run", "--device", "emulator:sm_80", "--target", "sm_80", "--q-len", 40)
+        for causal in (), ("--causal", "top-left"):
+            made = self.expect_json(OK, *run, "--head-dim", 64, *causal)
+            report = self.expect_json(OK, *run, "--head-dim", 64, *causal, "--ptx", bundle)
+            self.assertEqual((report["ptx"], report["relative_l1"]), (bundle, made["relative_l1"]))
+        self.expect_error(SPEC, "spec error", ["is in " + bundle, "that load on sm_80"], *run, "--head-dim", 128,
+                          "--ptx", bundle)
 
     def test_rewrites_only_what_changed(self):
         self.generate(OK)
-        names = [self.path("generated", "sm_80", name) for name in self.kernels()]
+        names = [self.path("generated", "sm_80", name) for name in self.samples()]
+        names.append(self.path("generated", "kernels.bundle"))
         for name in names:
             os.utime(name, (1, 1))
         with open(names[0], "a", encoding="utf-8") as file:
@@ -431,7 +455,7 @@ class Generate(CliTest):
         self.expect(CHECK_FAILED, "generate", "--check", "--root", self.directory)
         self.assertFalse(os.path.exists(self.path("generated")))
         self.generate(OK)
-        changed, missing = self.kernels()[:2]
+        changed, missing = self.samples()[:2]
         lines = self.read(f"generated/sm_80/{changed}").split("\n")
         lines[7] += " "
         self.write(f"generated/sm_80/{changed}", "\n".join(lines))
@@ -447,10 +471,36 @@ class Generate(CliTest):
         self.assertFalse(os.path.exists(self.path("generated", "sm_77", "old.ptx")))
         self.generate(OK, "--check")
 
+    def test_check_reports_what_drifted_inside_the_bundle(self):
+        bundle = self.path("generated", "kernels.bundle")
+        more = "sage_fwd_d64_f16_causal_qk_s8t_g32x64_pv_f16_f32_q128k64w4s2_sm80"
+        def kept():
+            with open(bundle, "rb") as file:
+                return file.read()
+        self.generate(OK)
+        small = kept()
+        self.write("templates/specs/small.toml", SMALL_SET.replace('"none"', '"none", "causal"'))
+        self.assertIn(f"generated/kernels.bundle: {more} is missing", self.generate(CHECK_FAILED, "--check").out)
+        self.assertEqual(kept(), small)
+        self.generate(OK)
+        self.write("templates/specs/small.toml", SMALL_SET)
+        self.assertIn(f"generated/kernels.bundle: {more} is stale", self.generate(CHECK_FAILED, "--check").out)
+        self.generate(OK)
+        self.assertEqual(kept(), small)   # byte for byte
+        for damaged in (small[:-1], small[:100], b"", small[:-2] + bytes([small[-2] ^ 1]) + small[-1:]):
+            with open(bundle, "wb") as file:
+                file.write(damaged)
+            text = self.generate(CHECK_FAILED, "--check").out
+            self.assertIn("generated/kernels.bundle: cannot be read (kernels.bundle: ", text)
+            self.generate(OK)
+            self.assertEqual(kept(), small)
+        os.remove(bundle)
+        self.assertIn("generated/kernels.bundle: missing", self.generate(CHECK_FAILED, "--check").out)
+
     def test_several_descriptions_make_one_set(self):
         self.write("templates/specs/more.toml", SMALL_SET.replace('"none"', '"none", "causal"'))
         self.generate(OK)
-        self.assertEqual(len(self.kernels()), 5)
+        self.assertEqual(len(self.manifest()["kernels"]), 5)
 
     def test_mistakes(self):
         self.write("templates/specs/small.toml", "[[attention]]\ntargets = [\"sm_77\"]\n")

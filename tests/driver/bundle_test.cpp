@@ -9,9 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/artifacts/bundle.h"
 #include "runtime/artifacts/bundle_format.h"
-#include "runtime/artifacts/bundle_writer.h"
+#include "sagegen/runtime/bundle.h"
 #include "sagegen/runtime/error.h"
 
 using namespace sagegen::runtime;

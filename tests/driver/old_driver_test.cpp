@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/driver/ptx_version.h"
 #include "runtime/artifacts/target_choice.h"
+#include "runtime/driver/ptx_version.h"
 #include "sagegen/abi.h"
 #include "tests/driver/fake_plan.h"
 
@@ -67,7 +67,7 @@ TEST_CASE("the target of a device is one that its driver compiles") {
   };
   for (const Case& c : cases) {
     INFO(c.capability << ", CUDA " << c.cuda);
-    const TargetChoice choice = choose_target(c.capability, c.cuda);
+    const TargetChoice choice = choose_target(c.capability, c.cuda, default_targets());
     CHECK(choice.target == Target{.sm = c.sm});
     CHECK(choice.note.empty() == c.note.empty());
     for (const std::string& part : c.note) CHECK_THAT(choice.note, Contains(part));

@@ -4,38 +4,16 @@
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <map>
-#include <set>
-#include <sstream>
 #include <string>
 
 #include "runtime/emulator/device/profiles.h"
 #include "runtime/emulator/exec/launch.h"
 #include "runtime/emulator/ptx/module.h"
+#include "tests/generated_kernels.h"
 
 namespace sagegen::emulator {
 namespace {
-
-namespace fs = std::filesystem;
-
-std::set<fs::path> generated_files() {
-  std::set<fs::path> files;
-  const fs::path root = fs::path(SAGEGEN_SOURCE_DIR) / "generated";
-  if (!fs::is_directory(root)) return files;
-  for (const auto& entry : fs::recursive_directory_iterator(root)) {
-    if (entry.path().extension() == ".ptx") files.insert(entry.path());
-  }
-  return files;
-}
-
-ptx::Module parse_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  return ptx::parse(text.str());
-}
 
 std::string spelled(const ptx::Instruction& instruction) {
   std::string out = instruction.opcode;
@@ -45,7 +23,7 @@ std::string spelled(const ptx::Instruction& instruction) {
 
 struct Use {
   int count = 0;
-  std::string example;  // file:line
+  std::string example;  // key:line
 };
 
 // What nvcc, Triton and people write beyond that; exec_foreign_test.cpp has the results.
@@ -110,24 +88,24 @@ TEST_CASE("the emulator knows instructions of foreign PTX") {
 }
 
 TEST_CASE("the emulator knows every instruction of generated/") {
-  const std::set<fs::path> files = generated_files();
-  if (files.empty()) {
+  const std::map<std::string, std::string> kernels = test::generated_kernels();
+  if (kernels.empty()) {
     std::puts("skipped: generated/ has no PTX; run `sagegen generate`");
     std::exit(77);
   }
   std::map<std::string, Use> uses;
   std::map<std::string, std::string> unknown;
   int devices_decoded = 0;
-  for (const fs::path& path : files) {
-    INFO(path.string());
-    const ptx::Module module = parse_file(path);
+  for (const auto& [name, ptx] : kernels) {
+    INFO(name);
+    const ptx::Module module = ptx::parse(ptx);
     CHECK_FALSE(module.functions.empty());
     for (const ptx::Function& function : module.functions) {
       for (const ptx::Instruction& instruction : function.body) {
         const std::string text = spelled(instruction);
         Use& use = uses[text];
         if (use.count++ > 0) continue;
-        use.example = path.filename().string() + ":" + std::to_string(instruction.line);
+        use.example = name + ":" + std::to_string(instruction.line);
         if (std::string why = why_unknown(instruction); !why.empty()) unknown[text] = why;
       }
     }
@@ -144,7 +122,7 @@ TEST_CASE("the emulator knows every instruction of generated/") {
       }
     }
   }
-  std::printf("%zu distinct instructions in %zu files:\n", uses.size(), files.size());
+  std::printf("%zu distinct instructions in %zu kernels:\n", uses.size(), kernels.size());
   for (const auto& [text, use] : uses) {
     std::printf("%7d  %s  (%s)\n", use.count, text.c_str(), use.example.c_str());
   }

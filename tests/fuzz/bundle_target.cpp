@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-#include "runtime/artifacts/bundle.h"
 #include "runtime/artifacts/bundle_format.h"
+#include "sagegen/runtime/bundle.h"
 #include "sagegen/runtime/error.h"
 
 using namespace sagegen::runtime;

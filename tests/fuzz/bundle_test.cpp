@@ -1,6 +1,6 @@
 #include <catch2/catch.hpp>
 
-#include "runtime/artifacts/bundle_writer.h"
+#include "sagegen/runtime/bundle.h"
 #include "tests/fuzz/mutation_loop.h"
 
 using namespace sagegen::runtime;

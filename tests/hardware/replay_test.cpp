@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "sagegen/runtime/error.h"
+#include "tests/generated_kernels.h"
 #include "tools/hardware/operands.h"
 #include "tools/hardware/replay.h"
 
@@ -630,15 +631,8 @@ TEST_CASE("every instruction of generated/ that is worth it has a probe") {
   for (const Probe& probe : all_probes()) {
     probed.merge(opcodes(probe_ptx(probe)));
   }
-  const fs::path root = fs::path(SAGEGEN_SOURCE_DIR) / "generated";
   std::set<std::string> used;
-  if (fs::exists(root)) {
-    for (const auto& entry : fs::recursive_directory_iterator(root)) {
-      if (entry.path().extension() == ".ptx") {
-        used.merge(opcodes(read(entry.path().string())));
-      }
-    }
-  }
+  for (const auto& [name, ptx] : sagegen::test::generated_kernels()) used.merge(opcodes(ptx));
   if (used.empty()) {
     WARN("generated/ has no PTX");
   }

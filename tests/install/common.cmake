@@ -28,8 +28,7 @@ set(configure ${CMAKE_COMMAND} -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${CXX}
   -DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER} -DCMAKE_BUILD_TYPE=${BUILD_TYPE})
 cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
 
-file(GLOB embedded ${SOURCE_DIR}/generated/*/*.ptx)
-if(embedded)
+if(EXISTS ${SOURCE_DIR}/generated/kernels.bundle)
   set(consumer_mode attention)
 else()
   set(consumer_mode device)   # nothing to run: the consumer loads a device

@@ -144,6 +144,8 @@ int App::run(int argc, char** argv) {
     return report(error.kind(), error.what(), Exit::usage);
   } catch (const reference::FileError& error) {
     return report("file error", error.what(), Exit::file);
+  } catch (const runtime::ArtifactError& error) {
+    return report("file error", error.what(), Exit::file);
   } catch (const std::filesystem::filesystem_error& error) {
     return report(
         "file error",

@@ -3,9 +3,12 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "sagegen/runtime/bundle.h"
+#include "sagegen/runtime/error.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
@@ -24,6 +27,7 @@ struct GenerateCommand {
 };
 
 constexpr std::string_view kManifest = "manifest.json";
+constexpr std::string_view kBundle = "kernels.bundle";
 
 std::string_view template_of(KernelKind kind) {
   switch (kind) {
@@ -77,39 +81,49 @@ std::string with_header(const EmittedKernel& kernel) {
       kernel.ptx);
 }
 
-// Path below generated/ -> bytes.
-std::map<std::string, std::string> wanted_files(const std::vector<KernelSpec>& specs,
-                                                const Output& output) {
-  std::map<std::string, std::string> files;
+// What generated/ has to hold.
+struct Wanted {
+  std::map<std::string, std::string> files;  // path below generated/ -> bytes
+  std::map<std::string, std::string> texts;  // of the bundle: key -> PTX
+};
+
+// The first kernel of each kind and target is there as a file, too, to be read. The first ones are those of one
+// problem, so that the folder of a target runs by itself.
+Wanted wanted_artifacts(const std::vector<KernelSpec>& specs, const Output& output) {
+  Wanted wanted;
+  std::set<std::pair<KernelKind, std::string>> sampled;
   Json kernels = Json::array();
   std::size_t bytes = 0;
   std::optional<Progress> progress(std::in_place, "emitting", specs.size());
   for (const KernelSpec& spec : specs) {
     const EmittedKernel kernel = emit_kernel(spec, {});
     progress->advance();
-    const std::string path = fmt::format("{}/{}.ptx", to_string(spec.target), kernel.name);
-    const std::string& text = files[path] = with_header(kernel);
+    const std::string& text = wanted.texts[kernel.name] = with_header(kernel);
     bytes += text.size();
     kernels.push_back({{"key", kernel.name},
                        {"kind", to_string(spec.kind)},
                        {"target", to_string(spec.target)},
                        {"template", template_of(spec.kind)},
-                       {"file", path},
                        {"bytes", text.size()},
                        {"sha256", sha256(text)},
                        {"threads", kernel.resources.threads},
                        {"dynamic_smem", kernel.resources.dynamic_smem}});
+    if (!sampled.emplace(spec.kind, to_string(spec.target)).second) continue;
+    const std::string path = fmt::format("{}/{}.ptx", to_string(spec.target), kernel.name);
+    wanted.files[path] = text;
+    kernels.back()["file"] = path;
   }
   progress.reset();
   const Json manifest{{"schema", "sagegen.manifest"},
-                      {"schema_version", 1},
+                      {"schema_version", 2},
                       {"generator_version", tool_version()},
                       {"llvm_version", generator_llvm_version()},
+                      {"bundle", kBundle},
                       {"bytes", bytes},
                       {"kernels", kernels}};
-  files[std::string(kManifest)] = manifest.dump(1) + "\n";
+  wanted.files[std::string(kManifest)] = manifest.dump(1) + "\n";
   output.progress(fmt::format("{} kernels, {} bytes of PTX", specs.size(), bytes));
-  return files;
+  return wanted;
 }
 
 std::string first_difference(const std::string& have, const std::string& want) {
@@ -121,11 +135,37 @@ struct Difference {
   std::string path, what;
 };
 
-// Files that generate() would write or remove, with the reason.
-std::vector<Difference> differences(const fs::path& directory,
-                                    const std::map<std::string, std::string>& wanted) {
+// Compared text by text: another version of zstd packs the same kernels into other bytes, and these are as good.
+std::vector<Difference> bundle_differences(const fs::path& directory,
+                                           const std::map<std::string, std::string>& texts) {
+  const std::string name(kBundle);
+  const std::optional<std::string> have = read_file_if_exists(directory / name);
+  if (!have) return {{name, "missing"}};
   std::vector<Difference> result;
-  for (const auto& [path, text] : wanted) {
+  try {
+    const runtime::Bundle bundle = runtime::Bundle::view(*have, name);
+    for (const auto& [key, text] : texts) {
+      const std::optional<std::string> packed = bundle.find(key);
+      if (!packed) {
+        result.push_back({name, fmt::format("{} is missing", key)});
+      } else if (*packed != text) {
+        result.push_back({name, fmt::format("{} {}", key, first_difference(*packed, text))});
+      }
+    }
+    for (const std::string_view key : bundle.names()) {
+      if (!texts.contains(std::string(key)))
+        result.push_back({name, fmt::format("{} is stale", key)});
+    }
+  } catch (const runtime::ArtifactError& error) {
+    return {{name, fmt::format("cannot be read ({})", error.what())}};
+  }
+  return result;
+}
+
+// What generate() would write or remove, with the reason.
+std::vector<Difference> differences(const fs::path& directory, const Wanted& wanted) {
+  std::vector<Difference> result = bundle_differences(directory, wanted.texts);
+  for (const auto& [path, text] : wanted.files) {
     const std::optional<std::string> have = read_file_if_exists(directory / path);
     if (!have) {
       result.push_back({path, "missing"});
@@ -136,30 +176,45 @@ std::vector<Difference> differences(const fs::path& directory,
   if (!fs::is_directory(directory)) return result;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory)) {
     const std::string path = entry.path().lexically_relative(directory).generic_string();
-    if (entry.path().extension() == ".ptx" && !wanted.contains(path))
+    if (entry.path().extension() == ".ptx" && !wanted.files.contains(path))
       result.push_back({path, "stale"});
   }
   return result;
 }
 
+std::string bundle_of(const std::map<std::string, std::string>& texts) {
+  std::vector<runtime::NamedText> list;
+  for (const auto& [key, text] : texts) list.push_back({key, text});
+  return runtime::write_bundle(std::move(list));
+}
+
+// Writes the file of this path below generated/, or removes it.
+void mend(const fs::path& directory, const std::string& path, const Wanted& wanted) {
+  if (path == kBundle) {
+    write_file(directory / path, bundle_of(wanted.texts));
+  } else if (const auto file = wanted.files.find(path); file != wanted.files.end()) {
+    write_file(directory / path, file->second);
+  } else {
+    fs::remove(directory / path);
+  }
+}
+
 Exit generate(const GenerateCommand& command, Output& output) {
   const fs::path root = command.root;
   const fs::path directory = root / "generated";
-  const std::map<std::string, std::string> wanted = wanted_files(wanted_kernels(root), output);
+  const Wanted wanted = wanted_artifacts(wanted_kernels(root), output);
   const std::vector<Difference> found = differences(directory, wanted);
   Json list = Json::array();
+  std::set<std::string> changed;  // several kernels of the bundle are one file
   for (const Difference& difference : found) {
     list.push_back({{"file", difference.path}, {"what", difference.what}});
     output.text(fmt::format("generated/{}: {}\n", difference.path, difference.what));
-    if (command.check) continue;
-    if (const auto file = wanted.find(difference.path); file != wanted.end()) {
-      write_file(directory / difference.path, file->second);
-    } else {
-      fs::remove(directory / difference.path);
-    }
+    if (changed.insert(difference.path).second && !command.check)
+      mend(directory, difference.path, wanted);
   }
-  output.json({{"files", wanted.size()}, {"check", command.check}, {"differences", list}});
-  const std::string summary = fmt::format("{} files, {} {}\n", wanted.size(), found.size(),
+  const std::size_t files = wanted.files.size() + 1;
+  output.json({{"files", files}, {"check", command.check}, {"differences", list}});
+  const std::string summary = fmt::format("{} files, {} {}\n", files, changed.size(),
                                           command.check ? "out of date" : "written or removed");
   output.text(summary);
   if (!command.check || found.empty()) return Exit::ok;
@@ -171,7 +226,9 @@ Exit generate(const GenerateCommand& command, Output& output) {
 
 void add_generate(App& app) {
   app.add<GenerateCommand>(
-      "generate", "write generated/ from templates/specs/*.toml",
+      "generate",
+      "write generated/ from templates/specs/*.toml: a manifest, a bundle of all PTX, a few files "
+      "to read",
       "  sagegen generate             rewrite what changed, remove what is stale\n"
       "  sagegen generate --check     only report; exit code 1 if anything is out of date",
       [](CLI::App& app_command, GenerateCommand& command) {

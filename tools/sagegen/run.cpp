@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "sagegen/runtime/artifacts.h"
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
@@ -65,14 +66,14 @@ runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
   const std::string origin = ptx_origin(command);
   if (origin == "embedded") return runtime::embedded_ptx();
   if (origin != "generator") {
-    std::error_code ignored;  // what cannot be looked at is no directory either
-    if (!std::filesystem::is_directory(origin, ignored)) {
-      throw FileError(
-          fmt::format("--ptx {}: it is no directory, nor generator, nor embedded{}",
-                      origin, suggestion(origin, {"generator", "embedded"})));
+    std::error_code ignored;  // what cannot be looked at is neither
+    if (!std::filesystem::is_directory(origin, ignored) &&
+        !std::filesystem::is_regular_file(origin, ignored)) {
+      throw FileError(fmt::format(
+          "--ptx {}: it is no directory, no bundle, nor generator, nor embedded{}", origin,
+          suggestion(origin, {"generator", "embedded"})));
     }
-    return
-        [origin](const KernelSpec& spec) { return read_file(origin + "/" + key(spec) + ".ptx"); };
+    return runtime::ptx_at(origin);
   }
   // The emulator's findings name lines of the template; a GPU has no use for them.
   const EmitOptions options{.line_info = on.emulator ? LineInfo::on : LineInfo::off};
@@ -385,8 +386,8 @@ void define_run(CLI::App& app, RunCommand& command) {
   require_seed(app.add_option("--judge-seed", command.judge.seed, "of random rows to judge")
                    ->capture_default_str());
   app.add_option("--ptx", command.ptx,
-                 "generator, embedded, or a directory with <key>.ptx files, which may be edited "
-                 "(default: generator if it is built in)");
+                 "generator, embedded, a directory with <key>.ptx files, which may be edited, or a "
+                 "bundle, as generated/kernels.bundle (default: generator if it is built in)");
   define_emulator(app, command);
   refuse_empty(app.add_option("--out", command.out, "write o and lse to a safetensors file"));
 }

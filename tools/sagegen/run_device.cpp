@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/attention.h"
 #include "tools/sagegen/errors.h"
 
@@ -27,7 +28,7 @@ int ordinal_of(std::string_view device) {
 
 void check_runs(Target target, const runtime::Device& device, const std::string& name) {
   const int capability = device.compute_capability();
-  if (target.sm > capability) {
+  if (!runtime::loads_on(target, capability)) {
     throw UsageError(
         fmt::format("PTX for {} does not run on {}, whose compute capability is {}.{}; use {}",
                     to_string(target), name, capability / 10, capability % 10,

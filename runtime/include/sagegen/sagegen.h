@@ -99,7 +99,8 @@ typedef struct sagegen_attention_options {
    * the default for them, or null for what suits the device and its driver best. Or the key of an attention kernel
    * ("sage_fwd_..."), which also says head_dim, dtype and mask: they are then ignored. */
   const char* mode;
-  /* Directory with <key>.ptx, searched instead of the embedded PTX. Null: embedded PTX. */
+  /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
+   * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */
   const char* ptx_directory;
 } sagegen_attention_options;
 

@@ -61,13 +61,13 @@ struct AttentionArguments {
 // its name may be that of the same kernel for an older target.
 using PtxSource = std::function<std::string(const KernelSpec&)>;
 
-// PTX of generated/, embedded in the library. PTX without a suffix runs on every later device, so a
-// kernel that is not there for the target asked for is taken from the highest embedded target below
-// it (which prefers the same major version). Throws SpecError listing what exists.
+// PTX of generated/, embedded in the library. artifacts.h has other sources, and the rule by which all of them
+// take a kernel that is not there for the target asked for from another one.
 PtxSource embedded_ptx();
 
-// The target to ask for on a device: the highest supported one that its compute capability runs. 86 ->
-// sm_86, 87 -> sm_86, 90 -> sm_89, 121 -> sm_120. Throws SpecError below 80.
+// The target to ask for on a device, of those the library carries kernels for (all supported ones if it carries
+// none): its own architecture (sm_90a), else its family (sm_120f), else the highest plain one below. 86 -> sm_86,
+// 87 -> sm_86, 90 -> sm_89 as long as there are no kernels of sm_90a, 121 -> sm_120. Throws SpecError below 80.
 Target best_target(int compute_capability);
 
 // The same for a device and its driver: a lower target where the driver is too old for that PTX (sm_89 needs

@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sagegen::runtime {
 
@@ -46,7 +47,14 @@ class Bundle {
   std::shared_ptr<const Contents> contents_;
 };
 
-// The whole of a file. Throws ArtifactError that names it.
-std::string read_artifact(const std::filesystem::path& file);
+struct NamedText {
+  std::string_view name;
+  std::string_view text;
+};
+
+// The bytes of a bundle. The same texts, in whatever order, give the same bytes with the same version of zstd.
+// Throws ArtifactError for names that are empty, doubled or hold a NUL, and for texts above
+// kLargestBundledText. Links the compressor; reading does not.
+std::string write_bundle(std::vector<NamedText> texts);
 
 }  // namespace sagegen::runtime

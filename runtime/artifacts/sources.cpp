@@ -1,0 +1,93 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <utility>
+
+#include "runtime/artifacts/embedded.h"
+#include "runtime/artifacts/files.h"
+#include "runtime/artifacts/store.h"
+#include "sagegen/error.h"
+#include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/error.h"
+
+namespace sagegen::runtime {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPtx = ".ptx";
+
+std::vector<std::string> keys_in(const fs::path& directory) {
+  std::vector<std::string> keys;
+  for (const std::string& name : names_in(directory)) {
+    if (name.ends_with(kPtx)) keys.push_back(name.substr(0, name.size() - kPtx.size()));
+  }
+  return keys;
+}
+
+}  // namespace
+
+PtxSource embedded_ptx() {
+  const Bundle& bundle = embedded_bundle();
+  return source_of(store_of(
+      bundle, "is embedded",
+      bundle.names().empty()
+          ? "this library was built from an empty generated/ directory: run `sagegen generate` and "
+            "build again, or pass the generator's emit() as the source"
+          : "choose a mode that is embedded (K smoothing is, for every problem), or give the PTX "
+            "of "
+            "this one, as `sagegen emit` writes it"));
+}
+
+PtxSource ptx_directory(const fs::path& directory) {
+  return source_of(
+      {.where = fmt::format("is in {}", directory.string()),
+       .advice = fmt::format("`sagegen emit --out {} KEY` writes it", directory.string()),
+       .find = [directory](const std::string& key) -> std::optional<std::string> {
+         const fs::path file = directory / (key + std::string(kPtx));
+         if (is_missing(file)) return std::nullopt;
+         std::string ptx = read_artifact(file);
+         if (ptx.empty()) throw ArtifactError(fmt::format("{}: it is empty", file.string()));
+         return ptx;
+       },
+       .keys = [directory] { return keys_in(directory); }});
+}
+
+PtxSource ptx_bundle(const fs::path& file) {
+  return source_of(
+      store_of(Bundle::read(file), fmt::format("is in {}", file.string()),
+               "a bundle is made as a whole: give a directory of PTX, or another one"));
+}
+
+PtxSource ptx_at(const fs::path& path) {
+  return is_plain_file(path) ? ptx_bundle(path) : ptx_directory(path);
+}
+
+PtxSource chain(std::vector<PtxSource> sources) {
+  if (sources.empty()) throw ArgumentError("a chain of PTX sources needs one at least");
+  const auto empty = std::ranges::find_if(sources, [](const PtxSource& source) { return !source; });
+  if (empty != sources.end()) {
+    throw ArgumentError(fmt::format("source {} of a chain of PTX sources is an empty function",
+                                    empty - sources.begin()));
+  }
+  return [sources = std::move(sources)](const KernelSpec& spec) {
+    std::vector<std::string> reasons;
+    for (const PtxSource& source : sources) {
+      try {
+        return source(spec);
+      } catch (const SpecError& error) {
+        reasons.push_back(error.what());
+      } catch (const CodegenError& error) {
+        reasons.push_back(error.what());
+      }
+    }
+    if (reasons.size() == 1) throw SpecError(reasons.front());
+    throw SpecError(fmt::format("none of {} sources has PTX of {}:\n- {}", reasons.size(),
+                                key(spec), fmt::join(reasons, "\n- ")));
+  };
+}
+
+}  // namespace sagegen::runtime

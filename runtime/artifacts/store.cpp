@@ -1,0 +1,77 @@
+#include "runtime/artifacts/store.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/artifacts/key_words.h"
+#include "runtime/artifacts/target_choice.h"
+#include "sagegen/error.h"
+#include "sagegen/runtime/artifacts.h"
+
+namespace sagegen::runtime {
+namespace {
+
+constexpr std::size_t kListedKeys = 40;  // a longer list helps nobody
+
+// What the store has of the kind asked for, for the device that the target stands for.
+std::string what_exists(const std::vector<std::string>& keys, const KernelSpec& wanted) {
+  if (keys.empty()) return "there is none at all";
+  const std::string asked = key(wanted);
+  std::vector<std::string_view> of_kind, that_load;
+  for (const std::string_view candidate : keys) {
+    if (family_of_key(candidate) != family_of_key(asked)) continue;
+    of_kind.push_back(candidate);
+    const auto target = target_of_key(candidate);
+    if (target && loads_on(*target, wanted.target.sm)) that_load.push_back(candidate);
+  }
+  if (of_kind.empty()) {
+    return fmt::format("none of the {} kernels there is of the kind {}", keys.size(),
+                       family_of_key(asked));
+  }
+  if (that_load.empty()) {
+    std::vector<std::string> targets;
+    for (const Target target : targets_of(of_kind)) targets.push_back(to_string(target));
+    return fmt::format("kernels of the kind {} are there for {}, which do not load on {}",
+                       family_of_key(asked), fmt::join(targets, ", "), to_string(wanted.target));
+  }
+  const std::size_t more = that_load.size() - std::min(that_load.size(), kListedKeys);
+  that_load.resize(that_load.size() - more);
+  return fmt::format("kernels of this kind that load on {}:\n  {}{}", to_string(wanted.target),
+                     fmt::join(that_load, "\n  "),
+                     more == 0 ? "" : fmt::format("\n  and {} more", more));
+}
+
+}  // namespace
+
+PtxStore store_of(const Bundle& bundle, std::string where, std::string advice) {
+  return {.where = std::move(where),
+          .advice = std::move(advice),
+          .find = [bundle](const std::string& name) { return bundle.find(name); },
+          .keys =
+              [bundle] {
+                return std::vector<std::string>(bundle.names().begin(), bundle.names().end());
+              }};
+}
+
+PtxSource source_of(PtxStore store) {
+  return [store = std::move(store)](const KernelSpec& asked) {
+    const KernelSpec wanted = canonical(asked);
+    std::vector<Target> targets{wanted.target};  // which may be one that this version does not know
+    for (const TargetInfo& info : supported_targets()) {
+      if (info.target != wanted.target) targets.push_back(info.target);
+    }
+    KernelSpec candidate = wanted;
+    for (const std::size_t i : replacements(targets, wanted.target)) {
+      candidate.target = targets[i];
+      if (std::optional<std::string> ptx = store.find(key(candidate))) return std::move(*ptx);
+    }
+    throw SpecError(fmt::format("no PTX of {} {}, nor of a target that could stand in; {}; {}",
+                                key(wanted), store.where, store.advice,
+                                what_exists(store.keys(), wanted)));
+  };
+}
+
+}  // namespace sagegen::runtime
