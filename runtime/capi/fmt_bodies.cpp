@@ -1,6 +1,9 @@
 // fmt's own code, so that the shared library carries it: distributions ship libfmt as a shared
 // library only. Empty where fmt is header-only.
 #if !defined(FMT_HEADER_ONLY)
+// No message follows a locale. With locales fmt would bring in those of the C++ library, with their streams: a third
+// of a megabyte.
+#define FMT_STATIC_THOUSANDS_SEPARATOR ','
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

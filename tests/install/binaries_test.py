@@ -9,7 +9,7 @@ import sys
 import unittest
 
 SOURCE, BUILD, CMAKE, READELF, WORK = sys.argv[1:6]
-SANITIZED = "sanitized" in sys.argv[6:]
+SANITIZED, RELEASE = "sanitized" in sys.argv[6:], "release" in sys.argv[6:]
 # What the unwinder of g++ 12 asks for, where the C library is not newer than that of Debian 12.
 NEWEST_GLIBC, DEBIAN_12_GLIBC = (2, 35), (2, 36)
 
@@ -58,9 +58,12 @@ class Binaries(unittest.TestCase):
             output(file, "--version")
 
     @staticmethod
-    def symbols():
-        library = next(file for file in elf_files(WORK) if os.path.basename(file).startswith("libsagegen.so"))
-        rows = [line.split() for line in output(READELF, "--dyn-syms", "-W", library).splitlines()]
+    def library():
+        return next(file for file in elf_files(WORK) if os.path.basename(file).startswith("libsagegen.so"))
+
+    @classmethod
+    def symbols(cls):
+        rows = [line.split() for line in output(READELF, "--dyn-syms", "-W", cls.library()).splitlines()]
         return [row for row in rows if len(row) >= 8 and row[0][:-1].isdigit()]
 
     def test_the_shared_library_exports_its_header(self):
@@ -81,6 +84,26 @@ class Binaries(unittest.TestCase):
             self.skipTest("a newer C library gives newer versions to old functions")
         for name, version in needed.items():
             self.assertLessEqual(tuple(map(int, version.removeprefix("GLIBC_").split("."))), NEWEST_GLIBC, name)
+
+
+    @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs what it needs")
+    def test_the_shared_library_needs_the_c_library_alone(self):
+        needed = re.findall(r"\(NEEDED\).*\[(.*)\]", output(READELF, "-dW", self.library()))
+        self.assertIn("libc.so.6", needed)
+        for name in needed:
+            self.assertRegex(name, r"^(lib(c|m|dl|pthread)\.so\.\d|ld-linux.*)$")
+
+    @unittest.skipUnless(RELEASE, "only the release build is carried to other machines")
+    def test_the_shared_library_stays_small(self):
+        # What strip leaves: the sections that are loaded.
+        sections = [re.match(r"\s*\[ *\d+\] (\S+)\s+(\S+)\s+\S+ \S+ (\S+) \S+ +(\w*) ", line)
+                    for line in output(READELF, "-SW", self.library()).splitlines()]
+        loaded = sum(int(match[3], 16) for match in sections if match and "A" in match[4] and match[2] != "NOBITS")
+        self.assertGreater(loaded, 1_000_000)
+        kernels = os.path.join(SOURCE, "generated", "kernels.bundle")
+        if not os.path.exists(kernels):
+            self.skipTest("generated/ has no kernels")
+        self.assertLess(loaded + os.path.getsize(kernels), 4_000_000, "with twice the kernels")
 
 
 if __name__ == "__main__":
