@@ -20,6 +20,16 @@ I64 ArithmeticVerbs::to_i64(I32 value, SourceLoc loc) {
   return impl_->wrap<I64>(impl_->b.CreateSExt(impl_->use(value), impl_->b.getInt64Ty()));
 }
 
+I64 ArithmeticVerbs::to_i64_unsigned(I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I64>(impl_->b.CreateZExt(impl_->use(value), impl_->b.getInt64Ty()));
+}
+
+I32 ArithmeticVerbs::to_i32(I64 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->b.CreateTrunc(impl_->use(value), impl_->b.getInt32Ty()));
+}
+
 F32 ArithmeticVerbs::as_f32(I32 bits, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->reinterpret(impl_->use(bits), impl_->b.getFloatTy()));
@@ -35,9 +45,24 @@ F32 ArithmeticVerbs::to_f32(I32 value, SourceLoc loc) {
   return impl_->wrap<F32>(impl_->b.CreateSIToFP(impl_->use(value), impl_->b.getFloatTy()));
 }
 
+F32 ArithmeticVerbs::to_f32(I64 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->b.CreateSIToFP(impl_->use(value), impl_->b.getFloatTy()));
+}
+
 I32 ArithmeticVerbs::round_to_s32(F32 value, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I32>(impl_->intrinsic(ir::nvvm_f2i_rn, {impl_->use(value)}));
+}
+
+I32 ArithmeticVerbs::truncate_to_s32(F32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->intrinsic(ir::nvvm_f2i_rz, {impl_->use(value)}));
+}
+
+I64 ArithmeticVerbs::round_to_s64(F32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I64>(impl_->intrinsic(ir::nvvm_f2ll_rn, {impl_->use(value)}));
 }
 
 I32 ArithmeticVerbs::min(I32 a, I32 b, SourceLoc loc) {
@@ -50,6 +75,49 @@ I32 ArithmeticVerbs::max(I32 a, I32 b, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<I32>(
       impl_->intrinsic(ir::smax, {impl_->use(a), impl_->use(b)}, impl_->b.getInt32Ty()));
+}
+
+I32 ArithmeticVerbs::abs(I32 a, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  return impl_->wrap<I32>(impl_->intrinsic(
+      ir::abs, {impl_->use(a), b.getInt1(/*poison at minimum=*/false)}, b.getInt32Ty()));
+}
+
+I32 ArithmeticVerbs::popcount(I32 bits, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->intrinsic(ir::ctpop, {impl_->use(bits)}, impl_->b.getInt32Ty()));
+}
+
+I32 ArithmeticVerbs::shift_right_signed(I32 a, I32 bits, SourceLoc loc) {
+  impl_->at(loc);
+  llvm::Value* amount = impl_->use(bits);
+  auto* known = llvm::dyn_cast<llvm::ConstantInt>(amount);
+  if (known != nullptr && known->getZExtValue() >= 32) {
+    impl_->fail(fmt::format("a shift of 32 bits by {}", known->getSExtValue()));
+  }
+  return impl_->wrap<I32>(impl_->b.CreateAShr(impl_->use(a), amount));
+}
+
+namespace {
+
+void check_divisor(const BuilderCore::Impl& impl, llvm::Value* divisor) {
+  auto* known = llvm::dyn_cast<llvm::ConstantInt>(divisor);
+  if (known != nullptr && known->isZero()) impl.fail("division by the constant 0");
+}
+
+}  // namespace
+
+I32 ArithmeticVerbs::divide_signed(I32 a, I32 b, SourceLoc loc) {
+  impl_->at(loc);
+  check_divisor(*impl_, impl_->use(b));
+  return impl_->wrap<I32>(impl_->b.CreateSDiv(impl_->use(a), impl_->use(b)));
+}
+
+I32 ArithmeticVerbs::remainder_signed(I32 a, I32 b, SourceLoc loc) {
+  impl_->at(loc);
+  check_divisor(*impl_, impl_->use(b));
+  return impl_->wrap<I32>(impl_->b.CreateSRem(impl_->use(a), impl_->use(b)));
 }
 
 F32 ArithmeticVerbs::min(F32 a, F32 b, SourceLoc loc) {
@@ -96,6 +164,24 @@ F32 ArithmeticVerbs::exp2(F32 a, SourceLoc loc) {
 F32 ArithmeticVerbs::log2(F32 a, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_lg2_approx_ftz_f, {impl_->use(a)}));
+}
+
+F32 ArithmeticVerbs::sqrt(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_sqrt_rn_f, {impl_->use(a)}));
+}
+
+F32 ArithmeticVerbs::rsqrt(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(impl_->intrinsic(ir::nvvm_rsqrt_approx_ftz_f, {impl_->use(a)}));
+}
+
+F32 ArithmeticVerbs::tanh(F32 a, SourceLoc loc) {
+  impl_->at(loc);
+  llvm::Value* result = impl_->intrinsic(ir::tanh, {impl_->use(a)}, impl_->b.getFloatTy());
+  // Only an approximation is an instruction.
+  if (auto* call = llvm::dyn_cast<llvm::Instruction>(result)) call->setHasApproxFunc(true);
+  return impl_->wrap<F32>(result);
 }
 
 F32 ArithmeticVerbs::reciprocal(F32 a, SourceLoc loc) {

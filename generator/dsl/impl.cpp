@@ -49,6 +49,20 @@ bool is_identifier(std::string_view name) {
 BuilderCore::BuilderCore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 BuilderCore::~BuilderCore() = default;
 Target BuilderCore::target() const { return impl_->target; }
+int BuilderCore::threads() const { return impl_->threads; }
+void BuilderCore::fail(const std::string& message, SourceLoc loc) {
+  impl_->at(loc);
+  impl_->fail(message);
+}
+
+Caller::Caller(BuilderCore& k, SourceLoc loc) : k_(k), outermost_(k.impl().pin(loc)) {}
+Caller::~Caller() {
+  if (outermost_) k_.impl().release();
+}
+
+void fail_at(SourceLoc loc, const std::string& message) {
+  throw CodegenError(fmt::format("{}:{}: {}", loc.file, loc.line, message));
+}
 
 std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index) {
   if (auto* constant = llvm::dyn_cast<llvm::ConstantInt>(index)) {
@@ -124,9 +138,17 @@ BuilderCore::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Ta
   b.SetInsertPoint(start);
 }
 
+bool BuilderCore::Impl::pin(SourceLoc loc) {
+  if (pinned_) return false;
+  at(loc);
+  pinned_ = true;
+  return true;
+}
+
 void BuilderCore::Impl::at(SourceLoc loc) {
-  loc_ = loc;
+  if (!pinned_) loc_ = loc;
   require_open();
+  if (pinned_) return;
   if (debug_ == nullptr) return;
   llvm::DIScope* scope = scope_of(loc.file);
   llvm::DebugLoc location =
@@ -154,9 +176,7 @@ llvm::DIScope* BuilderCore::Impl::scope_of(const char* file_name) {
   return position->second = subprogram_;
 }
 
-void BuilderCore::Impl::fail(const std::string& message) const {
-  throw CodegenError(fmt::format("{}:{}: {}", loc_.file, loc_.line, message));
-}
+void BuilderCore::Impl::fail(const std::string& message) const { fail_at(loc_, message); }
 
 void BuilderCore::Impl::require_open() const {
   if (finished) fail("the kernel has been optimized or printed; nothing can follow");
@@ -166,7 +186,7 @@ void BuilderCore::Impl::require_open() const {
 
 llvm::Value* BuilderCore::Impl::use(const ValueBase& operand) const {
   require_open();
-  if (operand.v == nullptr) fail("an operand was never given a value");
+  if (operand.v == nullptr) fail(kNoValue);
   if (operand.k != &owner) fail("an operand belongs to another kernel's builder");
   auto* instruction = llvm::dyn_cast<llvm::Instruction>(operand.v);
   if (instruction != nullptr && closed_.contains(instruction->getParent())) {

@@ -30,6 +30,9 @@ struct BuilderCore::Impl {
 
   // Makes `loc` the place that instructions and errors name, until the next verb.
   void at(SourceLoc loc);
+  // The same, and calls of at() change nothing until release(). False if somebody has pinned before.
+  bool pin(SourceLoc loc);
+  void release() { pinned_ = false; }
   // Throws CodegenError "file:line: message".
   [[noreturn]] void fail(const std::string& message) const;
   // Fails if the kernel has ended or is broken.
@@ -97,6 +100,7 @@ struct BuilderCore::Impl {
   llvm::DIScope* scope_of(const char* file);
 
   SourceLoc loc_;
+  bool pinned_ = false;
   std::unique_ptr<llvm::DIBuilder> debug_;  // null without line info
   llvm::DISubprogram* subprogram_ = nullptr;
   std::map<std::string, llvm::DIScope*> scopes_;
@@ -120,6 +124,10 @@ llvm::Type* type_of(llvm::LLVMContext& context) {
     return llvm::PointerType::get(context, address_space(Space::shared));
   }
 }
+
+inline constexpr const char* kNoValue = "an operand was never given a value";
+// Throws CodegenError "file:line: message", where there is no builder to ask.
+[[noreturn]] void fail_at(SourceLoc loc, const std::string& message);
 
 // index as {x, constant} where it is x + constant (nsw); x is null if all of it is constant.
 std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index);

@@ -105,25 +105,35 @@ I32 KernelBuilder::grid_dim(int axis, SourceLoc loc) {
   }
 }
 
-I32 KernelBuilder::lane_idx(SourceLoc loc) { return thread_idx(loc) % 32; }
-I32 KernelBuilder::warp_idx(SourceLoc loc) { return thread_idx(loc) / 32; }
+I32 KernelBuilder::lane_idx(SourceLoc loc) { return Here<I32>(thread_idx(loc), loc) % 32; }
+I32 KernelBuilder::warp_idx(SourceLoc loc) { return Here<I32>(thread_idx(loc), loc) / 32; }
 
 // ---- mutable registers ----
 
+namespace {
+constexpr const char* kNoVar = "a Var was never made with var()";
+}  // namespace
+
 template <typename T>
-T Var<T>::get() const {
+T Var<T>::read() const {
   if (k_ == nullptr) return {};  // the verb that uses it reports it, with its line
   auto& impl = k_->impl();
+  impl.require_open();
   return impl.template wrap<T>(impl.b.CreateLoad(type_of<T>(*impl.context), slot_));
 }
 
 template <typename T>
-void Var<T>::set(T value) const {
-  if (k_ == nullptr) {
-    if (value.k != nullptr) value.k->impl().fail("a Var was never made with var()");
-    return;
-  }
+T Var<T>::get(SourceLoc loc) const {
+  if (k_ == nullptr) fail_at(loc, kNoVar);
+  k_->impl().at(loc);
+  return read();
+}
+
+template <typename T>
+void Var<T>::set(T value, SourceLoc loc) const {
+  if (k_ == nullptr) fail_at(loc, kNoVar);
   auto& impl = k_->impl();
+  impl.at(loc);
   impl.b.CreateStore(impl.use(value), slot_);
 }
 
@@ -133,7 +143,7 @@ Var<T> KernelBuilder::var(T initial, SourceLoc loc) {
   Var<T> var;
   var.k_ = this;
   var.slot_ = impl_->slot(type_of<T>(*impl_->context));
-  var.set(initial);
+  var.set(initial, loc);
   return var;
 }
 
@@ -237,6 +247,37 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
   } else {
     b.CreateCondBr(enters, preheader, after);
   }
+  b.SetInsertPoint(after);
+}
+
+void KernelBuilder::while_(const std::function<Pred()>& condition,
+                           const std::function<void()>& body, SourceLoc loc) {
+  impl_->at(loc);
+  if (!condition || !body) {
+    impl_->fail("while_ needs a condition and a body: one of its functions is empty");
+  }
+  auto& b = impl_->b;
+  llvm::BasicBlock* header = impl_->new_block();
+  b.CreateBr(header);
+  b.SetInsertPoint(header);
+  llvm::Value* again = nullptr;
+  impl_->in_scope([&] {
+    const Pred test = condition();
+    impl_->at(loc);
+    again = impl_->use(test);
+    auto* known = llvm::dyn_cast<llvm::ConstantInt>(again);
+    if (known != nullptr && known->isOne()) {
+      impl_->fail("the condition of while_ is true at generation time: the loop would not end");
+    }
+  });
+  llvm::BasicBlock* tested = b.GetInsertBlock();
+  llvm::BasicBlock* first = impl_->new_block();
+  b.SetInsertPoint(first);
+  impl_->in_scope(body);
+  b.CreateBr(header);
+  llvm::BasicBlock* after = impl_->new_block();
+  b.SetInsertPoint(tested);
+  b.CreateCondBr(again, first, after);
   b.SetInsertPoint(after);
 }
 

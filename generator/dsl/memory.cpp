@@ -18,30 +18,106 @@ void store_vector(BuilderCore::Impl& impl, const ValueBase& p, const std::array<
   b.CreateAlignedStore(vector, impl.use(p), llvm::Align(4 * N));
 }
 
+template <std::size_t N>
+std::array<I32, N> load_vector(BuilderCore::Impl& impl, const ValueBase& p) {
+  auto& b = impl.b;
+  auto* type = llvm::FixedVectorType::get(b.getInt32Ty(), N);
+  llvm::Value* vector = b.CreateAlignedLoad(type, impl.use(p), llvm::Align(4 * N));
+  std::array<I32, N> result;
+  for (unsigned i = 0; i < N; ++i) result[i] = impl.wrap<I32>(b.CreateExtractElement(vector, i));
+  return result;
+}
+
+template <typename T>
+constexpr std::uint64_t kBytesOf = std::is_same_v<T, I64> ? 8 : 4;
+
+llvm::Value* load_narrow(BuilderCore::Impl& impl, const ValueBase& p, llvm::IntegerType* type) {
+  return impl.b.CreateAlignedLoad(type, impl.use(p), llvm::Align(type->getBitWidth() / 8));
+}
+
+void store_narrow(BuilderCore::Impl& impl, const ValueBase& p, const ValueBase& value,
+                  llvm::IntegerType* type) {
+  impl.b.CreateAlignedStore(impl.b.CreateTrunc(impl.use(value), type), impl.use(p),
+                            llvm::Align(type->getBitWidth() / 8));
+}
+
+// The threads that an atomic of this memory is atomic among, by LLVM's name.
+llvm::SyncScope::ID scope_of(BuilderCore::Impl& impl, Space space) {
+  return impl.context->getOrInsertSyncScopeID(space == Space::global ? "device" : "block");
+}
+
+template <typename T, Space S>
+T atomic(BuilderCore::Impl& impl, llvm::AtomicRMWInst::BinOp operation, Ptr<S> p, T value) {
+  return impl.wrap<T>(impl.b.CreateAtomicRMW(operation, impl.use(p), impl.use(value),
+                                             llvm::Align(4), llvm::AtomicOrdering::Monotonic,
+                                             scope_of(impl, S)));
+}
+
 }  // namespace
 
 template <typename T, Space S>
 T MemoryVerbs::load(Ptr<S> p, SourceLoc loc) {
   impl_->at(loc);
-  return impl_->wrap<T>(
-      impl_->b.CreateAlignedLoad(type_of<T>(*impl_->context), impl_->use(p), llvm::Align(4)));
+  return impl_->wrap<T>(impl_->b.CreateAlignedLoad(type_of<T>(*impl_->context), impl_->use(p),
+                                                   llvm::Align(kBytesOf<T>)));
+}
+
+template <Space S>
+I32 MemoryVerbs::load_u8(Ptr<S> p, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  return impl_->wrap<I32>(b.CreateZExt(load_narrow(*impl_, p, b.getInt8Ty()), b.getInt32Ty()));
+}
+
+template <Space S>
+I32 MemoryVerbs::load_s8(Ptr<S> p, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  return impl_->wrap<I32>(b.CreateSExt(load_narrow(*impl_, p, b.getInt8Ty()), b.getInt32Ty()));
+}
+
+template <Space S>
+I32 MemoryVerbs::load_u16(Ptr<S> p, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  return impl_->wrap<I32>(b.CreateZExt(load_narrow(*impl_, p, b.getInt16Ty()), b.getInt32Ty()));
+}
+
+template <Space S>
+I32 MemoryVerbs::load_s16(Ptr<S> p, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  return impl_->wrap<I32>(b.CreateSExt(load_narrow(*impl_, p, b.getInt16Ty()), b.getInt32Ty()));
+}
+
+template <Space S>
+std::array<I32, 2> MemoryVerbs::load_v2(Ptr<S> p, SourceLoc loc) {
+  impl_->at(loc);
+  return load_vector<2>(*impl_, p);
 }
 
 template <Space S>
 std::array<I32, 4> MemoryVerbs::load_v4(Ptr<S> p, SourceLoc loc) {
   impl_->at(loc);
-  auto& b = impl_->b;
-  auto* type = llvm::FixedVectorType::get(b.getInt32Ty(), 4);
-  llvm::Value* vector = b.CreateAlignedLoad(type, impl_->use(p), llvm::Align(16));
-  std::array<I32, 4> result;
-  for (unsigned i = 0; i < 4; ++i) result[i] = impl_->wrap<I32>(b.CreateExtractElement(vector, i));
-  return result;
+  return load_vector<4>(*impl_, p);
 }
 
 template <typename T, Space S>
 void MemoryVerbs::store(Ptr<S> p, T value, SourceLoc loc) {
   impl_->at(loc);
-  impl_->b.CreateAlignedStore(impl_->use(value), impl_->use(p), llvm::Align(4));
+  impl_->b.CreateAlignedStore(impl_->use(value), impl_->use(p), llvm::Align(kBytesOf<T>));
+}
+
+template <Space S>
+void MemoryVerbs::store_8(Ptr<S> p, I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  store_narrow(*impl_, p, value, impl_->b.getInt8Ty());
+}
+
+template <Space S>
+void MemoryVerbs::store_16(Ptr<S> p, I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  store_narrow(*impl_, p, value, impl_->b.getInt16Ty());
 }
 
 template <Space S>
@@ -56,13 +132,68 @@ void MemoryVerbs::store_v4(Ptr<S> p, std::array<I32, 4> value, SourceLoc loc) {
   store_vector(*impl_, p, value);
 }
 
-#define SAGEGEN_DSL_INSTANTIATE(S)                                               \
-  template I32 MemoryVerbs::load<I32, S>(Ptr<S>, SourceLoc);                     \
-  template F32 MemoryVerbs::load<F32, S>(Ptr<S>, SourceLoc);                     \
-  template std::array<I32, 4> MemoryVerbs::load_v4<S>(Ptr<S>, SourceLoc);        \
-  template void MemoryVerbs::store<I32, S>(Ptr<S>, I32, SourceLoc);              \
-  template void MemoryVerbs::store<F32, S>(Ptr<S>, F32, SourceLoc);              \
-  template void MemoryVerbs::store_v2<S>(Ptr<S>, std::array<I32, 2>, SourceLoc); \
+template <Space S>
+I32 MemoryVerbs::atomic_add(Ptr<S> p, I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return atomic(*impl_, llvm::AtomicRMWInst::Add, p, value);
+}
+
+template <Space S>
+F32 MemoryVerbs::atomic_add(Ptr<S> p, F32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return atomic(*impl_, llvm::AtomicRMWInst::FAdd, p, value);
+}
+
+template <Space S>
+I32 MemoryVerbs::atomic_min(Ptr<S> p, I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return atomic(*impl_, llvm::AtomicRMWInst::Min, p, value);
+}
+
+template <Space S>
+I32 MemoryVerbs::atomic_max(Ptr<S> p, I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return atomic(*impl_, llvm::AtomicRMWInst::Max, p, value);
+}
+
+template <Space S>
+I32 MemoryVerbs::atomic_exchange(Ptr<S> p, I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return atomic(*impl_, llvm::AtomicRMWInst::Xchg, p, value);
+}
+
+template <Space S>
+I32 MemoryVerbs::atomic_compare_exchange(Ptr<S> p, I32 expected, I32 desired, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  llvm::Value* pair = b.CreateAtomicCmpXchg(
+      impl_->use(p), impl_->use(expected), impl_->use(desired), llvm::Align(4),
+      llvm::AtomicOrdering::Monotonic, llvm::AtomicOrdering::Monotonic, scope_of(*impl_, S));
+  return impl_->wrap<I32>(b.CreateExtractValue(pair, 0));
+}
+
+#define SAGEGEN_DSL_INSTANTIATE(S)                                                   \
+  template I32 MemoryVerbs::load<I32, S>(Ptr<S>, SourceLoc);                         \
+  template F32 MemoryVerbs::load<F32, S>(Ptr<S>, SourceLoc);                         \
+  template I64 MemoryVerbs::load<I64, S>(Ptr<S>, SourceLoc);                         \
+  template void MemoryVerbs::store<I64, S>(Ptr<S>, I64, SourceLoc);                  \
+  template I32 MemoryVerbs::load_u8<S>(Ptr<S>, SourceLoc);                           \
+  template I32 MemoryVerbs::load_s8<S>(Ptr<S>, SourceLoc);                           \
+  template I32 MemoryVerbs::load_u16<S>(Ptr<S>, SourceLoc);                          \
+  template I32 MemoryVerbs::load_s16<S>(Ptr<S>, SourceLoc);                          \
+  template void MemoryVerbs::store_8<S>(Ptr<S>, I32, SourceLoc);                     \
+  template void MemoryVerbs::store_16<S>(Ptr<S>, I32, SourceLoc);                    \
+  template I32 MemoryVerbs::atomic_add<S>(Ptr<S>, I32, SourceLoc);                   \
+  template F32 MemoryVerbs::atomic_add<S>(Ptr<S>, F32, SourceLoc);                   \
+  template I32 MemoryVerbs::atomic_min<S>(Ptr<S>, I32, SourceLoc);                   \
+  template I32 MemoryVerbs::atomic_max<S>(Ptr<S>, I32, SourceLoc);                   \
+  template I32 MemoryVerbs::atomic_exchange<S>(Ptr<S>, I32, SourceLoc);              \
+  template I32 MemoryVerbs::atomic_compare_exchange<S>(Ptr<S>, I32, I32, SourceLoc); \
+  template std::array<I32, 2> MemoryVerbs::load_v2<S>(Ptr<S>, SourceLoc);            \
+  template std::array<I32, 4> MemoryVerbs::load_v4<S>(Ptr<S>, SourceLoc);            \
+  template void MemoryVerbs::store<I32, S>(Ptr<S>, I32, SourceLoc);                  \
+  template void MemoryVerbs::store<F32, S>(Ptr<S>, F32, SourceLoc);                  \
+  template void MemoryVerbs::store_v2<S>(Ptr<S>, std::array<I32, 2>, SourceLoc);     \
   template void MemoryVerbs::store_v4<S>(Ptr<S>, std::array<I32, 4>, SourceLoc);
 SAGEGEN_DSL_INSTANTIATE(Space::global)
 SAGEGEN_DSL_INSTANTIATE(Space::shared)

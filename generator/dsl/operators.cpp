@@ -8,40 +8,45 @@
 #include "llvm/Analysis/ValueTracking.h"
 #include "llvm/Support/KnownBits.h"
 #include "sagegen/dsl/kernel_builder.h"
-#include "sagegen/dsl/value.h"
+#include "sagegen/dsl/operators.h"
 
 namespace sagegen::dsl {
 namespace {
 
 using Impl = KernelBuilder::Impl;
 
-// Applies `make` to the checked operands. Operators do not know their line in the template, so an empty
-// operand is reported by the builder of the other one, or passes on to the next verb, which knows.
-template <typename Result, typename Make>
-Result unary(const ValueBase& a, Make make) {
-  if (a.k == nullptr) return {};
-  Impl& impl = a.k->impl();
-  return impl.template wrap<Result>(make(impl, impl.use(a)));
+// Applies `make` to the checked operands.
+template <typename Result, typename T, typename Make>
+Result unary(const Here<T>& a, Make make) {
+  if (a.value.k == nullptr) fail_at(a.loc, kNoValue);
+  Impl& impl = a.value.k->impl();
+  impl.at(a.loc);
+  return impl.template wrap<Result>(make(impl, impl.use(a.value)));
 }
 template <typename Result, typename Make>
-Result binary(const ValueBase& a, const ValueBase& b, Make make) {
+Result binary(const ValueBase& a, const ValueBase& b, SourceLoc loc, Make make) {
   KernelBuilder* k = a.k != nullptr ? a.k : b.k;
-  if (k == nullptr) return {};
+  if (k == nullptr) fail_at(loc, kNoValue);
   Impl& impl = k->impl();
+  impl.at(loc);
   llvm::Value* left = impl.use(a);
   llvm::Value* right = impl.use(b);
   return impl.template wrap<Result>(make(impl, left, right));
 }
 
-// A constant for the builder of the other operand.
-I32 constant(const ValueBase& like, std::int32_t value) {
-  return like.k == nullptr ? I32{} : like.k->i32(value);
+// A number as a value of the builder that made the other operand.
+I32 constant(const Here<I32>& like, std::int32_t value) {
+  if (like.value.k == nullptr) fail_at(like.loc, kNoValue);
+  return like.value.k->i32(value);
 }
-I64 constant(const ValueBase& like, std::int64_t value) {
-  return like.k == nullptr ? I64{} : like.k->i64(value);
+template <typename T>
+I64 constant(const Here<T>& like, std::int64_t value) {
+  if (like.value.k == nullptr) fail_at(like.loc, kNoValue);
+  return like.value.k->i64(value);
 }
-F32 constant(const ValueBase& like, float value) {
-  return like.k == nullptr ? F32{} : like.k->f32(value);
+F32 constant(const Here<F32>& like, float value) {
+  if (like.value.k == nullptr) fail_at(like.loc, kNoValue);
+  return like.value.k->f32(value);
 }
 
 // (x + c) + d is x + (c + d): the constant stays in one place, where address arithmetic finds it.
@@ -87,46 +92,44 @@ llvm::Value* divide(Impl& impl, llvm::Value* x, llvm::Value* divisor, Part part)
 
 void check_shift(const Impl& impl, llvm::Value* amount) {
   auto* known = llvm::dyn_cast<llvm::ConstantInt>(amount);
-  if (known != nullptr && known->getZExtValue() >= 32) {
-    impl.fail(fmt::format("a shift of 32 bits by {}", known->getSExtValue()));
+  const unsigned bits = amount->getType()->getIntegerBitWidth();
+  if (known != nullptr && known->getZExtValue() >= bits) {
+    impl.fail(fmt::format("a shift of {} bits by {}", bits, known->getSExtValue()));
   }
 }
 
 }  // namespace
 
-#define SAGEGEN_DSL_BINARY(op, expression)                                                    \
-  I32 operator op(I32 a, I32 b) {                                                             \
-    return binary<I32>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) -> llvm::Value* { \
-      return expression;                                                                      \
-    });                                                                                       \
-  }                                                                                           \
-  I32 operator op(I32 a, std::int32_t b) { return a op constant(a, b); }                      \
-  I32 operator op(std::int32_t a, I32 b) { return constant(b, a) op b; }
-SAGEGEN_DSL_BINARY(+, add(impl, x, y))
-SAGEGEN_DSL_BINARY(-, subtract(impl, x, y))
-SAGEGEN_DSL_BINARY(*, impl.b.CreateNSWMul(x, y))
-SAGEGEN_DSL_BINARY(/, divide(impl, x, y, Part::quotient))
-SAGEGEN_DSL_BINARY(%, divide(impl, x, y, Part::remainder))
-SAGEGEN_DSL_BINARY(&, impl.b.CreateAnd(x, y))
-SAGEGEN_DSL_BINARY(|, impl.b.CreateOr(x, y))
-SAGEGEN_DSL_BINARY(^, impl.b.CreateXor(x, y))
-SAGEGEN_DSL_BINARY(<<, (check_shift(impl, y), impl.b.CreateShl(x, y)))
-SAGEGEN_DSL_BINARY(>>, (check_shift(impl, y), impl.b.CreateLShr(x, y)))
-#undef SAGEGEN_DSL_BINARY
-
-#define SAGEGEN_DSL_COMPARE(op, integer, real)                                 \
-  Pred operator op(I32 a, I32 b) {                                             \
-    return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { \
-      return impl.b.CreateICmp##integer(x, y);                                 \
-    });                                                                        \
-  }                                                                            \
-  Pred operator op(I32 a, std::int32_t b) { return a op constant(a, b); }      \
-  Pred operator op(F32 a, F32 b) {                                             \
-    return binary<Pred>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { \
-      return impl.b.CreateFCmp##real(x, y);                                    \
-    });                                                                        \
-  }                                                                            \
-  Pred operator op(F32 a, float b) { return a op constant(a, b); }
+// The operator of two values, and of a value and a number on either side.
+#define SAGEGEN_DSL_BINARY(Result, op, T, Number, expression)                                   \
+  Result operator op(Here<T> a, T b) {                                                          \
+    return binary<Result>(                                                                      \
+        a.value, b, a.loc,                                                                      \
+        [](Impl& impl, llvm::Value* x, llvm::Value* y) -> llvm::Value* { return expression; }); \
+  }                                                                                             \
+  Result operator op(Here<T> a, Number b) { return a op constant(a, b); }                       \
+  Result operator op(Number a, Here<T> b) { return Here<T>(constant(b, a), b.loc) op b.value; }
+#define SAGEGEN_DSL_INTEGER(op, expression)                  \
+  SAGEGEN_DSL_BINARY(I32, op, I32, std::int32_t, expression) \
+  SAGEGEN_DSL_BINARY(I64, op, I64, std::int64_t, expression)
+#define SAGEGEN_DSL_COMPARE(op, integer, real)                                      \
+  SAGEGEN_DSL_BINARY(Pred, op, I32, std::int32_t, impl.b.CreateICmp##integer(x, y)) \
+  SAGEGEN_DSL_BINARY(Pred, op, I64, std::int64_t, impl.b.CreateICmp##integer(x, y)) \
+  SAGEGEN_DSL_BINARY(Pred, op, F32, float, impl.b.CreateFCmp##real(x, y))
+SAGEGEN_DSL_INTEGER(+, add(impl, x, y))
+SAGEGEN_DSL_INTEGER(-, subtract(impl, x, y))
+SAGEGEN_DSL_INTEGER(*, impl.b.CreateNSWMul(x, y))
+SAGEGEN_DSL_INTEGER(/, divide(impl, x, y, Part::quotient))
+SAGEGEN_DSL_INTEGER(%, divide(impl, x, y, Part::remainder))
+SAGEGEN_DSL_INTEGER(&, impl.b.CreateAnd(x, y))
+SAGEGEN_DSL_INTEGER(|, impl.b.CreateOr(x, y))
+SAGEGEN_DSL_INTEGER(^, impl.b.CreateXor(x, y))
+SAGEGEN_DSL_INTEGER(<<, (check_shift(impl, y), impl.b.CreateShl(x, y)))
+SAGEGEN_DSL_INTEGER(>>, (check_shift(impl, y), impl.b.CreateLShr(x, y)))
+SAGEGEN_DSL_BINARY(F32, +, F32, float, impl.b.CreateFAdd(x, y))
+SAGEGEN_DSL_BINARY(F32, -, F32, float, impl.b.CreateFSub(x, y))
+SAGEGEN_DSL_BINARY(F32, *, F32, float, impl.b.CreateFMul(x, y))
+SAGEGEN_DSL_BINARY(F32, /, F32, float, impl.b.CreateFDiv(x, y))
 SAGEGEN_DSL_COMPARE(<, SLT, OLT)
 SAGEGEN_DSL_COMPARE(<=, SLE, OLE)
 SAGEGEN_DSL_COMPARE(>, SGT, OGT)
@@ -134,86 +137,61 @@ SAGEGEN_DSL_COMPARE(>=, SGE, OGE)
 SAGEGEN_DSL_COMPARE(==, EQ, OEQ)
 SAGEGEN_DSL_COMPARE(!=, NE, UNE)
 #undef SAGEGEN_DSL_COMPARE
+#undef SAGEGEN_DSL_INTEGER
+#undef SAGEGEN_DSL_BINARY
 
-Pred operator&&(Pred a, Pred b) {
-  return binary<Pred>(
-      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateAnd(x, y); });
-}
-Pred operator||(Pred a, Pred b) {
-  return binary<Pred>(
-      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateOr(x, y); });
-}
-Pred operator!(Pred a) {
-  return unary<Pred>(a, [](Impl& impl, llvm::Value* x) { return impl.b.CreateNot(x); });
-}
+#define SAGEGEN_DSL_UNARY(T, op, expression)                                   \
+  T operator op(Here<T> a) {                                                   \
+    return unary<T>(a, [](Impl& impl, llvm::Value* x) { return expression; }); \
+  }
+SAGEGEN_DSL_UNARY(I32, -, impl.b.CreateNSWNeg(x))
+SAGEGEN_DSL_UNARY(I64, -, impl.b.CreateNSWNeg(x))
+SAGEGEN_DSL_UNARY(F32, -, impl.b.CreateFNeg(x))
+SAGEGEN_DSL_UNARY(I32, ~, impl.b.CreateNot(x))
+SAGEGEN_DSL_UNARY(I64, ~, impl.b.CreateNot(x))
+SAGEGEN_DSL_UNARY(Pred, !, impl.b.CreateNot(x))
+#undef SAGEGEN_DSL_UNARY
 
-I64 operator+(I64 a, I64 b) {
-  return binary<I64>(
-      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateNSWAdd(x, y); });
-}
-I64 operator*(I64 a, I64 b) {
-  return binary<I64>(
-      a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { return impl.b.CreateNSWMul(x, y); });
-}
-I64 operator*(I64 a, std::int64_t b) { return a * constant(a, b); }
-Pred operator==(I64 a, std::int64_t b) {
-  return binary<Pred>(a, constant(a, b), [](Impl& impl, llvm::Value* x, llvm::Value* y) {
-    return impl.b.CreateICmpEQ(x, y);
+Pred operator&&(Here<Pred> a, Pred b) {
+  return binary<Pred>(a.value, b, a.loc, [](Impl& impl, llvm::Value* x, llvm::Value* y) {
+    return impl.b.CreateAnd(x, y);
   });
 }
-Pred operator!=(I64 a, std::int64_t b) { return !(a == b); }
-
-#define SAGEGEN_DSL_REAL(op, function)                                        \
-  F32 operator op(F32 a, F32 b) {                                             \
-    return binary<F32>(a, b, [](Impl& impl, llvm::Value* x, llvm::Value* y) { \
-      return impl.b.Create##function(x, y);                                   \
-    });                                                                       \
-  }                                                                           \
-  F32 operator op(F32 a, float b) { return a op constant(a, b); }             \
-  F32 operator op(float a, F32 b) { return constant(b, a) op b; }
-SAGEGEN_DSL_REAL(+, FAdd)
-SAGEGEN_DSL_REAL(-, FSub)
-SAGEGEN_DSL_REAL(*, FMul)
-SAGEGEN_DSL_REAL(/, FDiv)
-#undef SAGEGEN_DSL_REAL
-
-F32 operator-(F32 a) {
-  return unary<F32>(a, [](Impl& impl, llvm::Value* x) { return impl.b.CreateFNeg(x); });
-}
-
-template <Space S>
-Ptr<S> operator+(Ptr<S> p, I32 bytes) {
-  return binary<Ptr<S>>(p, bytes, [](Impl& impl, llvm::Value* base, llvm::Value* index) {
-    if constexpr (S == Space::global) {
-      // sext(x + c) is sext(x) + c, since index arithmetic does not overflow.
-      const auto [variable, constant] = split_constant(index);
-      if (variable != nullptr)
-        base = impl.offset(base, impl.b.CreateSExt(variable, impl.b.getInt64Ty()));
-      return impl.offset(base, impl.b.getInt64(static_cast<std::uint64_t>(constant)));
-    } else {
-      return impl.offset(base, index);
-    }
+Pred operator||(Here<Pred> a, Pred b) {
+  return binary<Pred>(a.value, b, a.loc, [](Impl& impl, llvm::Value* x, llvm::Value* y) {
+    return impl.b.CreateOr(x, y);
   });
 }
 
-template <Space S>
-Ptr<S> operator+(Ptr<S> p, I64 bytes) {
-  return binary<Ptr<S>>(p, bytes, [](Impl& impl, llvm::Value* base, llvm::Value* index) {
-    if constexpr (S == Space::shared) index = impl.b.CreateTrunc(index, impl.b.getInt32Ty());
-    return impl.offset(base, index);
-  });
+GlobalPtr operator+(Here<GlobalPtr> p, I32 bytes) {
+  return binary<GlobalPtr>(
+      p.value, bytes, p.loc, [](Impl& impl, llvm::Value* base, llvm::Value* index) {
+        // sext(x + c) is sext(x) + c, since index arithmetic does not overflow.
+        const auto [variable, distance] = split_constant(index);
+        if (variable != nullptr)
+          base = impl.offset(base, impl.b.CreateSExt(variable, impl.b.getInt64Ty()));
+        return impl.offset(base, impl.b.getInt64(static_cast<std::uint64_t>(distance)));
+      });
+}
+SharedPtr operator+(Here<SharedPtr> p, I32 bytes) {
+  return binary<SharedPtr>(
+      p.value, bytes, p.loc,
+      [](Impl& impl, llvm::Value* base, llvm::Value* index) { return impl.offset(base, index); });
 }
 
-template <Space S>
-Ptr<S> operator+(Ptr<S> p, std::int64_t bytes) {
-  return p + constant(p, bytes);
+GlobalPtr operator+(Here<GlobalPtr> p, I64 bytes) {
+  return binary<GlobalPtr>(
+      p.value, bytes, p.loc,
+      [](Impl& impl, llvm::Value* base, llvm::Value* index) { return impl.offset(base, index); });
+}
+SharedPtr operator+(Here<SharedPtr> p, I64 bytes) {
+  return binary<SharedPtr>(
+      p.value, bytes, p.loc, [](Impl& impl, llvm::Value* base, llvm::Value* index) {
+        return impl.offset(base, impl.b.CreateTrunc(index, impl.b.getInt32Ty()));
+      });
 }
 
-template GlobalPtr operator+(GlobalPtr, I32);
-template SharedPtr operator+(SharedPtr, I32);
-template GlobalPtr operator+(GlobalPtr, I64);
-template SharedPtr operator+(SharedPtr, I64);
-template GlobalPtr operator+(GlobalPtr, std::int64_t);
-template SharedPtr operator+(SharedPtr, std::int64_t);
+GlobalPtr operator+(Here<GlobalPtr> p, std::int64_t bytes) { return p + constant(p, bytes); }
+SharedPtr operator+(Here<SharedPtr> p, std::int64_t bytes) { return p + constant(p, bytes); }
 
 }  // namespace sagegen::dsl

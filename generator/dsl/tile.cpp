@@ -271,13 +271,6 @@ void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F
   });
 }
 
-// ---- reduction ------------------------------------------------------------------------------------
-
-F32 quad_max(KernelBuilder& k, F32 value) {
-  for (const int mask : {1, 2}) value = k.max(value, k.shuffle_xor(value, mask));
-  return value;
-}
-
 // ---- pipeline -------------------------------------------------------------------------------------
 
 namespace {

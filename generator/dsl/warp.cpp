@@ -9,9 +9,92 @@ namespace sagegen::dsl {
 
 namespace ir = llvm::Intrinsic;
 
+namespace {
+
+constexpr std::uint32_t kAllLanes = 0xffffffff;
+constexpr std::uint32_t kWholeWarp = 31;  // PTX ISA, shfl.sync: operand c
+
+void check_barrier(const BuilderCore::Impl& impl, int id, int threads) {
+  constexpr int kBarriers = 16;
+  if (id < 0 || id >= kBarriers) {
+    impl.fail(fmt::format("a block has barriers 0 to {}, not {}", kBarriers - 1, id));
+  }
+  if (threads < 32 || threads > impl.threads || threads % 32 != 0) {
+    impl.fail(
+        fmt::format("{} threads cannot meet at a barrier: they are whole warps of 32, and the "
+                    "block has {} threads",
+                    threads, impl.threads));
+  }
+}
+
+}  // namespace
+
 void WarpVerbs::barrier(SourceLoc loc) {
   impl_->at(loc);
   impl_->intrinsic(ir::nvvm_barrier_cta_sync_aligned_all, {impl_->b.getInt32(0)});
+}
+
+void WarpVerbs::barrier(int id, int threads, SourceLoc loc) {
+  impl_->at(loc);
+  check_barrier(*impl_, id, threads);
+  impl_->intrinsic(ir::nvvm_barrier_cta_sync_aligned_count,
+                   {impl_->b.getInt32(static_cast<std::uint32_t>(id)),
+                    impl_->b.getInt32(static_cast<std::uint32_t>(threads))});
+}
+
+void WarpVerbs::barrier_arrive(int id, int threads, SourceLoc loc) {
+  impl_->at(loc);
+  check_barrier(*impl_, id, threads);
+  impl_->intrinsic(ir::nvvm_barrier_cta_arrive_aligned_count,
+                   {impl_->b.getInt32(static_cast<std::uint32_t>(id)),
+                    impl_->b.getInt32(static_cast<std::uint32_t>(threads))});
+}
+
+void WarpVerbs::warp_barrier(SourceLoc loc) {
+  impl_->at(loc);
+  impl_->intrinsic(ir::nvvm_bar_warp_sync, {impl_->b.getInt32(kAllLanes)});
+}
+
+Pred WarpVerbs::any(Pred condition, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<Pred>(impl_->intrinsic(ir::nvvm_vote_any_sync,
+                                            {impl_->b.getInt32(kAllLanes), impl_->use(condition)}));
+}
+
+Pred WarpVerbs::all(Pred condition, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<Pred>(impl_->intrinsic(ir::nvvm_vote_all_sync,
+                                            {impl_->b.getInt32(kAllLanes), impl_->use(condition)}));
+}
+
+I32 WarpVerbs::ballot(Pred condition, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(impl_->intrinsic(ir::nvvm_vote_ballot_sync,
+                                           {impl_->b.getInt32(kAllLanes), impl_->use(condition)}));
+}
+
+I32 WarpVerbs::shuffle(I32 value, I32 lane, SourceLoc loc) {
+  impl_->at(loc);
+  auto& b = impl_->b;
+  return impl_->wrap<I32>(impl_->intrinsic(
+      ir::nvvm_shfl_sync_idx_i32,
+      {b.getInt32(kAllLanes), impl_->use(value), impl_->use(lane), b.getInt32(kWholeWarp)}));
+}
+
+F32 WarpVerbs::shuffle(F32 value, I32 lane, SourceLoc loc) {
+  return as_f32(shuffle(as_bits(value, loc), lane, loc), loc);
+}
+
+I32 WarpVerbs::warp_sum(I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(
+      impl_->intrinsic(ir::nvvm_redux_sync_add, {impl_->use(value), impl_->b.getInt32(kAllLanes)}));
+}
+
+I32 WarpVerbs::warp_max(I32 value, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<I32>(
+      impl_->intrinsic(ir::nvvm_redux_sync_max, {impl_->use(value), impl_->b.getInt32(kAllLanes)}));
 }
 
 I32 WarpVerbs::shuffle_xor(I32 value, int mask, SourceLoc loc) {
@@ -21,12 +104,10 @@ I32 WarpVerbs::shuffle_xor(I32 value, int mask, SourceLoc loc) {
         fmt::format("shuffle_xor exchanges lanes that differ by a mask of 1 to 31, not {}", mask));
   }
   auto& b = impl_->b;
-  constexpr std::uint32_t kAllLanes = 0xffffffff;
-  constexpr std::uint32_t kClamp = 31;  // PTX ISA, shfl.sync: operand c, the whole warp
   return impl_->wrap<I32>(
       impl_->intrinsic(ir::nvvm_shfl_sync_bfly_i32,
                        {b.getInt32(kAllLanes), impl_->use(value),
-                        b.getInt32(static_cast<std::uint32_t>(mask)), b.getInt32(kClamp)}));
+                        b.getInt32(static_cast<std::uint32_t>(mask)), b.getInt32(kWholeWarp)}));
 }
 
 F32 WarpVerbs::shuffle_xor(F32 value, int mask, SourceLoc loc) {

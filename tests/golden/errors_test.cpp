@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "generator/codegen/codegen.h"
+#include "sagegen/dsl/reduce.h"
 #include "sagegen/error.h"
 #include "tests/golden/golden.h"
 
@@ -33,24 +33,51 @@ TEST_CASE("operands that are not values of this kernel") {
     I32 nothing;
     const std::string error = error_of([&](Kernel& t) { t.keep(t.k.min(nothing, t.a)); });
     CHECK(error == here(__LINE__ - 1) + "an operand was never given a value");
-    // Operators have no line of their own: the next verb reports what they were applied to.
-    CHECK_THAT(error_of([&](Kernel& t) { t.k.max(nothing + 1, t.a); }),
-               Contains(here(__LINE__ - 1)));
-    CHECK_THAT(error_of([&](Kernel& t) { t.keep(nothing + t.a); }),
-               Contains("never given a value"));
+  }
+  SECTION("never given a value, as operands of an operator: its line is named") {
+    const I32 i;
+    const I64 wide;
+    const F32 x;
+    const Pred p;
+    const GlobalPtr g;
+    const auto refused = [](int line, const Build& build) {
+      CHECK(error_of(build) == here(line) + "an operand was never given a value");
+    };
+    refused(__LINE__, [&](Kernel& t) { t.k.max(i + 1, t.a); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(i + i); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(1 - i); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(t.a * i); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(i < t.a); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(-i); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(~wide); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(t.wide - wide); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(wide << 3); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(t.x / x); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(2.0f * x); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(x >= 1.0f); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(!p); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(p && t.k.pred(true)); });
+    refused(__LINE__, [&](Kernel&) { static_cast<void>(g + 8); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(g + t.a); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(t.in + wide); });
+    refused(__LINE__, [&](Kernel& t) { static_cast<void>(t.k.shared(64, 4) + i); });
   }
   SECTION("of a Var that was never made") {
     Var<I32> nothing;
-    CHECK_THAT(error_of([&](Kernel& t) { t.k.min(nothing.get(), t.a); }),
-               Contains("never given a value"));
-    CHECK_THAT(error_of([&](Kernel& t) { nothing = t.a; }), Contains("a Var was never made"));
+    const std::string never = "a Var was never made with var()";
+    CHECK(error_of([&](Kernel& t) { t.k.min(nothing.get(), t.a); }) == here(__LINE__) + never);
+    CHECK(error_of([&](Kernel& t) { nothing = t.a; }) == here(__LINE__) + never);
+    CHECK(error_of([&](Kernel& t) { nothing.set(t.a); }) == here(__LINE__) + never);
+    CHECK(error_of([&](Kernel& t) { t.keep(nothing + t.a); }) == here(__LINE__) + never);
+    CHECK(error_of([&](Kernel& t) { t.keep(t.a + nothing); }) ==
+          here(__LINE__ - 1) + "an operand was never given a value");
   }
   SECTION("of another builder") {
     Kernel other(kAmpere);
     CHECK_THAT(error_of([&](Kernel& t) { t.k.min(t.a, other.a); }),
                Contains(here(__LINE__ - 1)) && Contains("another kernel's builder"));
     CHECK_THAT(error_of([&](Kernel& t) { t.keep(t.a + other.a); }),
-               Contains("another kernel's builder"));
+               Contains(here(__LINE__ - 1)) && Contains("another kernel's builder"));
   }
   SECTION("made in a branch or loop that has ended") {
     I32 inner;
@@ -67,6 +94,21 @@ TEST_CASE("operands that are not values of this kernel") {
   }
 }
 
+TEST_CASE("helpers that are made of verbs name their caller's line") {
+  const std::string never = "an operand was never given a value";
+  CHECK(error_of([](Kernel& t) { warp_sum(t.k, F32{}); }) == here(__LINE__) + never);
+  CHECK(error_of([](Kernel& t) { block_max(t.k, I32{}); }) == here(__LINE__) + never);
+  CHECK(error_of([](Kernel& t) { quad_max(t.k, F32{}); }) == here(__LINE__) + never);
+  // A helper of somebody's own does the same, also where it calls another one.
+  const auto mean = [](KernelBuilder& k, F32 value, SourceLoc loc = SourceLoc::here()) {
+    const Caller caller(k, loc);
+    return block_sum(k, value) * (1.0f / static_cast<float>(k.threads()));
+  };
+  CHECK(error_of([&](Kernel& t) { mean(t.k, F32{}); }) == here(__LINE__) + never);
+  // Behind the helper lines count again.
+  CHECK(error_of([&](Kernel& t) { mean(t.k, t.x), t.k.abs(F32{}); }) == here(__LINE__) + never);
+}
+
 TEST_CASE("arguments that no instruction has") {
   const auto rejects = [](const Build& build, const std::string& words) {
     CHECK_THAT(error_of(build), Contains("tests/golden/errors_test.cpp:") && Contains(words));
@@ -81,8 +123,18 @@ TEST_CASE("arguments that no instruction has") {
   rejects([](Kernel& t) { t.k.for_range(t.a, t.b, 0, [](I32) {}); }, "a step of 0");
   rejects([](Kernel& t) { t.k.shared(0, 16); }, "sizes are positive");
   rejects([](Kernel& t) { t.k.shared(64, 24); }, "powers of two");
-  rejects([](Kernel& t) { t.k.barrier(), t.keep(t.a / 0); }, "division by the constant 0");
-  rejects([](Kernel& t) { t.k.barrier(), t.keep(t.a << 32); }, "shift of 32 bits by 32");
+  rejects([](Kernel& t) { t.keep(t.a / 0); }, "division by the constant 0");
+  rejects([](Kernel& t) { t.keep(t.a << 32); }, "shift of 32 bits by 32");
+  rejects([](Kernel& t) { t.k.store(t.out, t.wide << 64); }, "shift of 64 bits by 64");
+  rejects([](Kernel& t) { t.k.shift_right_signed(t.a, t.k.i32(32)); }, "shift of 32 bits by 32");
+  rejects([](Kernel& t) { t.k.divide_signed(t.a, t.k.i32(0)); }, "division by the constant 0");
+  rejects([](Kernel& t) { t.k.remainder_signed(t.a, t.k.i32(0)); }, "division by the constant 0");
+  rejects([](Kernel& t) { t.k.barrier(16, 64); }, "barriers 0 to 15, not 16");
+  rejects([](Kernel& t) { t.k.barrier(1, 48); }, "48 threads cannot meet");
+  rejects([](Kernel& t) { t.k.barrier_arrive(1, 96); }, "the block has 64 threads");
+  rejects([](Kernel& t) { t.k.while_([&] { return t.k.pred(true); }, [] {}); }, "would not end");
+  rejects([](Kernel& t) { t.k.while_({}, [] {}); }, "while_ needs a condition and a body");
+  rejects([](Kernel& t) { t.k.fail("of my own"); }, "of my own");
   rejects([](Kernel& t) { t.k.params<abi::Tensor>(); },
           "56 bytes of parameters, this struct has 32");
 }

@@ -246,6 +246,13 @@ TEST_CASE("line info names the template's lines by a path inside the repository"
   const std::string directive = with.substr(loc, with.find('\n', loc) - loc);
   CHECK_THAT(directive, Contains(" " + std::to_string(line) + " "));
 
+  const int sum_line = __LINE__ + 1;
+  const Build add = [](Kernel& t) { t.keep(t.x + t.y); };
+  const std::string sum = ptx_of(kTarget, add, LineInfo::on);
+  const std::size_t before_sum = sum.rfind(".loc", sum.find("add.rn.f32"));
+  CHECK_THAT(sum.substr(before_sum, sum.find('\n', before_sum) - before_sum),
+             Contains(" " + std::to_string(sum_line) + " "));
+
   const std::string without = ptx_of(kTarget, build);
   CHECK_THAT(without, !Contains(".loc") && !Contains(".file"));
   Lines code = instructions(with);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "sagegen/dsl/value.h"
 #include "sagegen/spec.h"
@@ -16,6 +17,10 @@ class BuilderCore {
   BuilderCore& operator=(const BuilderCore&) = delete;
 
   Target target() const;
+  int threads() const;  // of a block
+
+  // Throws CodegenError "file:line: message". For helpers that find their arguments wrong.
+  [[noreturn]] void fail(const std::string& message, SourceLoc loc = SourceLoc::here());
 
   struct Impl;  // for codegen
   Impl& impl() { return *impl_; }
@@ -25,6 +30,20 @@ class BuilderCore {
   ~BuilderCore();
 
   std::unique_ptr<Impl> impl_;
+};
+
+// For helpers that are made of verbs: while it lives, errors and line info name the helper's caller,
+// whatever verbs run. The outermost one counts. Not around a lambda of the caller's.
+class Caller {
+ public:
+  Caller(BuilderCore& k, SourceLoc loc);
+  ~Caller();
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+
+ private:
+  BuilderCore& k_;
+  bool outermost_;
 };
 
 }  // namespace sagegen::dsl

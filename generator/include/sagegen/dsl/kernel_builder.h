@@ -61,7 +61,10 @@ class KernelBuilder : public WarpVerbs {
   // for (i = begin; i < end; i += step). The body is emitted once.
   void for_range(I32 begin, I32 end, int step, const std::function<void(I32)>& body,
                  SourceLoc loc = SourceLoc::here());
-  // Pred/I32/I64/F32 select.
+  // while (condition()) body(). Both are emitted once; what they share lives in a Var.
+  void while_(const std::function<Pred()>& condition, const std::function<void()>& body,
+              SourceLoc loc = SourceLoc::here());
+  // if_true or if_false, of any type of value.
   template <typename T>
   T select(Pred condition, T if_true, T if_false, SourceLoc loc = SourceLoc::here());
 

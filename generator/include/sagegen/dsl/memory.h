@@ -9,17 +9,51 @@ namespace sagegen::dsl {
 
 class MemoryVerbs : public ArithmeticVerbs {
  public:
-  // Addresses must be aligned to the access. T is I32 or F32.
+  // Addresses must be aligned to the access. T is I32 or F32 (4 bytes) or I64 (8 bytes).
   template <typename T, Space S>
-  T load(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 4 bytes
+  T load(Ptr<S> p, SourceLoc loc = SourceLoc::here());
+  // One or two bytes, extended by zeros (u) or by the sign (s).
+  template <Space S>
+  I32 load_u8(Ptr<S> p, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  I32 load_s8(Ptr<S> p, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  I32 load_u16(Ptr<S> p, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  I32 load_s16(Ptr<S> p, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  std::array<I32, 2> load_v2(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 8 bytes
   template <Space S>
   std::array<I32, 4> load_v4(Ptr<S> p, SourceLoc loc = SourceLoc::here());  // 16 bytes
   template <typename T, Space S>
   void store(Ptr<S> p, T value, SourceLoc loc = SourceLoc::here());
   template <Space S>
+  void store_8(Ptr<S> p, I32 value, SourceLoc loc = SourceLoc::here());  // the lowest 8 bits
+  template <Space S>
+  void store_16(Ptr<S> p, I32 value, SourceLoc loc = SourceLoc::here());  // the lowest 16 bits
+  template <Space S>
   void store_v2(Ptr<S> p, std::array<I32, 2> value, SourceLoc loc = SourceLoc::here());
   template <Space S>
   void store_v4(Ptr<S> p, std::array<I32, 4> value, SourceLoc loc = SourceLoc::here());
+
+  // Atomic for the device (global memory) or the block (shared memory), without an order among other
+  // accesses: atom.relaxed. All give what was there before. min and max are signed. The order of the
+  // sums of an F32, and so its rounding, is the hardware's.
+  template <Space S>
+  I32 atomic_add(Ptr<S> p, I32 value, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  F32 atomic_add(Ptr<S> p, F32 value, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  I32 atomic_min(Ptr<S> p, I32 value, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  I32 atomic_max(Ptr<S> p, I32 value, SourceLoc loc = SourceLoc::here());
+  template <Space S>
+  I32 atomic_exchange(Ptr<S> p, I32 value, SourceLoc loc = SourceLoc::here());
+  // Writes `desired` where `expected` stands.
+  template <Space S>
+  I32 atomic_compare_exchange(Ptr<S> p, I32 expected, I32 desired,
+                              SourceLoc loc = SourceLoc::here());
+
   Pred is_null(GlobalPtr p, SourceLoc loc = SourceLoc::here());
 
   // Dynamic shared memory, carved in the order of the calls. The total must equal resources(spec).

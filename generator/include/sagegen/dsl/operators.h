@@ -1,8 +1,9 @@
-// Operators of DSL values. They emit instructions through the builder that made the operand.
+// Operators of DSL values. They emit instructions through the builder that made the operand; an operand
+// without a value, or of another builder, is an error that names the operator's line.
 //
-// Index arithmetic is unsigned where it matters: / % and >> on I32 are unsigned, because the generator's
-// indices are non-negative. Comparisons of I32 are signed. + - * of I32 and I64 must not overflow as
-// signed numbers: that is what lets constant distances move into the [register+constant] of a load. f32
+// Index arithmetic is unsigned where it matters: / % and >> are unsigned, because the generator's indices
+// are non-negative. Comparisons of integers are signed. + - * of I32 and I64 must not overflow as signed
+// numbers: that is what lets constant distances move into the [register+constant] of a load. f32
 // operators are add.rn, sub.rn, mul.rn, div.rn: never contracted; their comparisons are false for NaN,
 // except != .
 #pragma once
@@ -10,30 +11,36 @@
 #include <cstdint>
 
 #include "sagegen/dsl/value.h"
+#include "sagegen/dsl/var.h"
 
 namespace sagegen::dsl {
 
-#define SAGEGEN_DSL_BINARY(op)            \
-  I32 operator op(I32 a, I32 b);          \
-  I32 operator op(I32 a, std::int32_t b); \
-  I32 operator op(std::int32_t a, I32 b);
-SAGEGEN_DSL_BINARY(+)
-SAGEGEN_DSL_BINARY(-)
-SAGEGEN_DSL_BINARY(*)
-SAGEGEN_DSL_BINARY(/)
-SAGEGEN_DSL_BINARY(%)
-SAGEGEN_DSL_BINARY(&)
-SAGEGEN_DSL_BINARY(|)
-SAGEGEN_DSL_BINARY(^)
-SAGEGEN_DSL_BINARY(<<)
-SAGEGEN_DSL_BINARY(>>)
-#undef SAGEGEN_DSL_BINARY
-
-#define SAGEGEN_DSL_COMPARE(op)            \
-  Pred operator op(I32 a, I32 b);          \
-  Pred operator op(I32 a, std::int32_t b); \
-  Pred operator op(F32 a, F32 b);          \
-  Pred operator op(F32 a, float b);
+// Both operands are values, or one of them is a number that is known at generation time.
+#define SAGEGEN_DSL_BINARY(Result, op, T, Number) \
+  Result operator op(Here<T> a, T b);             \
+  Result operator op(Here<T> a, Number b);        \
+  Result operator op(Number a, Here<T> b);
+#define SAGEGEN_DSL_INTEGER(op)                  \
+  SAGEGEN_DSL_BINARY(I32, op, I32, std::int32_t) \
+  SAGEGEN_DSL_BINARY(I64, op, I64, std::int64_t)
+#define SAGEGEN_DSL_COMPARE(op)                   \
+  SAGEGEN_DSL_BINARY(Pred, op, I32, std::int32_t) \
+  SAGEGEN_DSL_BINARY(Pred, op, I64, std::int64_t) \
+  SAGEGEN_DSL_BINARY(Pred, op, F32, float)
+SAGEGEN_DSL_INTEGER(+)
+SAGEGEN_DSL_INTEGER(-)
+SAGEGEN_DSL_INTEGER(*)
+SAGEGEN_DSL_INTEGER(/)
+SAGEGEN_DSL_INTEGER(%)
+SAGEGEN_DSL_INTEGER(&)
+SAGEGEN_DSL_INTEGER(|)
+SAGEGEN_DSL_INTEGER(^)
+SAGEGEN_DSL_INTEGER(<<)
+SAGEGEN_DSL_INTEGER(>>)
+SAGEGEN_DSL_BINARY(F32, +, F32, float)
+SAGEGEN_DSL_BINARY(F32, -, F32, float)
+SAGEGEN_DSL_BINARY(F32, *, F32, float)
+SAGEGEN_DSL_BINARY(F32, /, F32, float)
 SAGEGEN_DSL_COMPARE(<)
 SAGEGEN_DSL_COMPARE(<=)
 SAGEGEN_DSL_COMPARE(>)
@@ -41,36 +48,25 @@ SAGEGEN_DSL_COMPARE(>=)
 SAGEGEN_DSL_COMPARE(==)
 SAGEGEN_DSL_COMPARE(!=)
 #undef SAGEGEN_DSL_COMPARE
+#undef SAGEGEN_DSL_INTEGER
+#undef SAGEGEN_DSL_BINARY
 
-Pred operator&&(Pred a, Pred b);
-Pred operator||(Pred a, Pred b);
-Pred operator!(Pred a);
+I32 operator-(Here<I32> a);
+I32 operator~(Here<I32> a);
+I64 operator-(Here<I64> a);
+I64 operator~(Here<I64> a);
+F32 operator-(Here<F32> a);
 
-I64 operator+(I64 a, I64 b);
-I64 operator*(I64 a, I64 b);
-I64 operator*(I64 a, std::int64_t b);
-Pred operator==(I64 a, std::int64_t b);
-Pred operator!=(I64 a, std::int64_t b);
+// Both sides are computed.
+Pred operator&&(Here<Pred> a, Pred b);
+Pred operator||(Here<Pred> a, Pred b);
+Pred operator!(Here<Pred> a);
 
-F32 operator+(F32 a, F32 b);
-F32 operator-(F32 a, F32 b);
-F32 operator*(F32 a, F32 b);
-F32 operator/(F32 a, F32 b);
-F32 operator+(F32 a, float b);
-F32 operator-(F32 a, float b);
-F32 operator*(F32 a, float b);
-F32 operator/(F32 a, float b);
-F32 operator+(float a, F32 b);
-F32 operator-(float a, F32 b);
-F32 operator*(float a, F32 b);
-F32 operator/(float a, F32 b);
-F32 operator-(F32 a);
-
-template <Space S>
-Ptr<S> operator+(Ptr<S> p, I32 bytes);
-template <Space S>
-Ptr<S> operator+(Ptr<S> p, I64 bytes);
-template <Space S>
-Ptr<S> operator+(Ptr<S> p, std::int64_t bytes);
+GlobalPtr operator+(Here<GlobalPtr> p, I32 bytes);
+GlobalPtr operator+(Here<GlobalPtr> p, I64 bytes);
+GlobalPtr operator+(Here<GlobalPtr> p, std::int64_t bytes);
+SharedPtr operator+(Here<SharedPtr> p, I32 bytes);
+SharedPtr operator+(Here<SharedPtr> p, I64 bytes);
+SharedPtr operator+(Here<SharedPtr> p, std::int64_t bytes);
 
 }  // namespace sagegen::dsl

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sagegen/dsl/kernel_builder.h"
+#include "sagegen/dsl/reduce.h"
 
 namespace sagegen::dsl {
 
@@ -204,10 +205,6 @@ class QuadRows {
 // it spills. So a branch that is never taken stores the values to `scratch`. never: a condition that
 // is false, but that no compiler can know to be. Costs one branch.
 void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F32>& values);
-
-// ---- reduction over the lanes that share rows ------------------------------------------------------
-
-F32 quad_max(KernelBuilder& k, F32 value);
 
 // ---- pipeline -------------------------------------------------------------------------------------
 

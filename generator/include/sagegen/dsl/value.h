@@ -41,4 +41,19 @@ struct Ptr : ValueBase {};
 using GlobalPtr = Ptr<Space::global>;
 using SharedPtr = Ptr<Space::shared>;
 
+template <typename T>
+class Var;
+
+// An operand with the line that uses it. An operator cannot have a defaulted argument, but the conversion
+// of its operand can: I32 operator+(Here<I32>, I32) knows where the + stands. Never written by hand.
+template <typename T>
+struct Here {
+  // NOLINTBEGIN(google-explicit-constructor)
+  Here(T operand, SourceLoc at = SourceLoc::here()) : value(operand), loc(at) {}
+  Here(const Var<T>& operand, SourceLoc at = SourceLoc::here()) : value(operand.get(at)), loc(at) {}
+  // NOLINTEND(google-explicit-constructor)
+  T value;
+  SourceLoc loc;
+};
+
 }  // namespace sagegen::dsl

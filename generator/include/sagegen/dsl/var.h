@@ -5,21 +5,23 @@
 
 namespace sagegen::dsl {
 
-// A mutable register. Reading gives the current value.
+// A mutable register, made by KernelBuilder::var(). Reading gives the current value.
 template <typename T>
 class Var {
  public:
   Var() = default;
-  T get() const;
-  void set(T value) const;
-  operator T() const { return get(); }
-  const Var& operator=(T value) const {
-    set(value);
+  T get(SourceLoc loc = SourceLoc::here()) const;
+  void set(T value, SourceLoc loc = SourceLoc::here()) const;
+  operator T() const { return read(); }
+  const Var& operator=(Here<T> value) const {
+    set(value.value, value.loc);
     return *this;
   }
 
  private:
   friend class KernelBuilder;
+  T read() const;
+
   KernelBuilder* k_ = nullptr;
   llvm::Value* slot_ = nullptr;
 };

@@ -20,9 +20,26 @@ enum class Transpose { no, yes };
 
 class WarpVerbs : public MemoryVerbs {
  public:
-  void barrier(SourceLoc loc = SourceLoc::here());  // bar.sync 0
+  void barrier(SourceLoc loc = SourceLoc::here());  // bar.sync 0: all threads of the block
+  // One of 16 barriers, for `threads` threads of the block (whole warps): those that wait here, and those
+  // that only arrive. PTX ISA, parallel synchronization: bar.sync, bar.arrive.
+  void barrier(int id, int threads, SourceLoc loc = SourceLoc::here());
+  void barrier_arrive(int id, int threads, SourceLoc loc = SourceLoc::here());
+  void warp_barrier(SourceLoc loc = SourceLoc::here());  // bar.warp.sync: memory, among 32 lanes
+
+  // What holds for lanes of the warp: vote.sync. ballot: bit i is lane i's.
+  Pred any(Pred condition, SourceLoc loc = SourceLoc::here());
+  Pred all(Pred condition, SourceLoc loc = SourceLoc::here());
+  I32 ballot(Pred condition, SourceLoc loc = SourceLoc::here());
+
   I32 shuffle_xor(I32 value, int mask, SourceLoc loc = SourceLoc::here());
   F32 shuffle_xor(F32 value, int mask, SourceLoc loc = SourceLoc::here());
+  // The value of another lane, modulo 32: shfl.sync.idx.
+  I32 shuffle(I32 value, I32 lane, SourceLoc loc = SourceLoc::here());
+  F32 shuffle(F32 value, I32 lane, SourceLoc loc = SourceLoc::here());
+  // redux.sync over the 32 lanes; max is signed. For F32 see reduce.h.
+  I32 warp_sum(I32 value, SourceLoc loc = SourceLoc::here());
+  I32 warp_max(I32 value, SourceLoc loc = SourceLoc::here());
   // ldmatrix.m8n8.x4: lane l gives the address of row l % 8 of matrix l / 8.
   std::array<I32, 4> ldmatrix_x4(SharedPtr row, Transpose transpose,
                                  SourceLoc loc = SourceLoc::here());

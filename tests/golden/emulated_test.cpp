@@ -1,0 +1,365 @@
+// What verbs compute: small kernels run in the emulator, whose results the host computes again.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "sagegen/dsl/reduce.h"
+#include "tests/golden/emulated.h"
+
+namespace sagegen::golden {
+namespace {
+
+using namespace dsl;
+
+// Words that look like nothing in particular, among them the corners of signed arithmetic.
+std::vector<std::int32_t> words(int count) {
+  std::vector<std::int32_t> result{0, 1, -1, std::numeric_limits<std::int32_t>::min(),
+                                   std::numeric_limits<std::int32_t>::max()};
+  std::uint32_t state = 12345;
+  while (static_cast<int>(result.size()) < count) {
+    state = state * 1664525u + 1013904223u;
+    result.push_back(static_cast<std::int32_t>(state));
+  }
+  result.resize(static_cast<std::size_t>(count));
+  return result;
+}
+
+std::vector<float> numbers(int count) {
+  std::vector<float> result;
+  for (const std::int32_t word : words(count)) {
+    result.push_back(static_cast<float>(word % 4096) / 64.0f + 0.015625f);
+  }
+  return result;
+}
+
+// One word in, one word out per thread.
+template <typename In, typename Out, typename Value, typename Result>
+void each(const std::vector<In>& in, const std::function<Result(KernelBuilder&, Value)>& verb,
+          const std::function<bool(In, Out)>& is_right) {
+  const int threads = static_cast<int>(in.size());
+  const auto out = run<Out>(in, in.size(), threads, [&](KernelBuilder& k, const Buffers& at) {
+    const I32 byte = k.thread_idx() * 4;
+    k.store(at.out + k.thread_idx() * static_cast<int>(sizeof(Out)),
+            verb(k, k.load<Value>(at.in + byte)));
+  });
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    INFO(i << ": " << in[i] << " gives " << out[i]);
+    CHECK(is_right(in[i], out[i]));
+  }
+}
+using OfF32 = std::function<F32(KernelBuilder&, F32)>;
+using OfI32 = std::function<I32(KernelBuilder&, I32)>;
+
+bool close(double a, double b, double relative) {
+  return a == b || std::abs(a - b) <= relative * std::abs(b);
+}
+
+TEST_CASE("roots and tanh") {
+  std::vector<float> positive = numbers(64);
+  for (float& x : positive) x = std::abs(x);
+  each<float, float>(positive, OfF32([](KernelBuilder& k, F32 x) { return k.sqrt(x); }),
+                     std::function([](float x, float y) { return y == std::sqrt(x); }));
+  each<float, float>(
+      positive, OfF32([](KernelBuilder& k, F32 x) { return k.rsqrt(x); }),
+      std::function([](float x, float y) { return close(y, 1 / std::sqrt(double{x}), 0x1p-21); }));
+  each<float, float>(
+      numbers(64), OfF32([](KernelBuilder& k, F32 x) { return k.tanh(x); }),
+      std::function([](float x, float y) { return close(y, std::tanh(double{x}), 0x1p-10); }));
+}
+
+TEST_CASE("conversions between integers and f32") {
+  const std::vector<float> halves{0.5f, 1.5f, -0.5f, -1.5f, 2.75f, -2.75f, 1e9f, -1e9f};
+  std::vector<float> values = numbers(32);
+  std::copy(halves.begin(), halves.end(), values.begin());
+  each<float, std::int32_t>(
+      values, std::function<I32(KernelBuilder&, F32)>([](KernelBuilder& k, F32 x) {
+        return k.truncate_to_s32(x);
+      }),
+      std::function([](float x, std::int32_t y) { return y == static_cast<std::int32_t>(x); }));
+  each<float, std::int64_t>(
+      values, std::function<I64(KernelBuilder&, F32)>([](KernelBuilder& k, F32 x) {
+        return k.round_to_s64(x * 1048576.0f);
+      }),
+      std::function([](float x, std::int64_t y) { return y == std::llrint(x * 1048576.0f); }));
+  each<std::int32_t, float>(words(32),
+                            std::function<F32(KernelBuilder&, I32)>([](KernelBuilder& k, I32 x) {
+                              return k.to_f32(k.to_i64(x) * 1000003);
+                            }),
+                            std::function([](std::int32_t x, float y) {
+                              return y == static_cast<float>(std::int64_t{x} * 1000003);
+                            }));
+  each<std::int32_t, std::int64_t>(
+      words(32), std::function<I64(KernelBuilder&, I32)>([](KernelBuilder& k, I32 x) {
+        return k.to_i64_unsigned(x) - k.to_i64(x);
+      }),
+      std::function([](std::int32_t x, std::int64_t y) { return y == (x < 0 ? 1LL << 32 : 0); }));
+}
+
+TEST_CASE("signed and unsigned integers") {
+  const auto check = [](const OfI32& verb, const std::function<std::int64_t(std::int32_t)>& host) {
+    each<std::int32_t, std::int32_t>(words(64), verb,
+                                     std::function([&](std::int32_t x, std::int32_t y) {
+                                       return y == static_cast<std::int32_t>(host(x));
+                                     }));
+  };
+  const auto u = [](std::int32_t x) { return static_cast<std::uint32_t>(x); };
+  check([](KernelBuilder& k, I32 x) { return k.shift_right_signed(x, k.i32(7)); },
+        [](std::int32_t x) { return x >> 7; });
+  check([](KernelBuilder&, I32 x) { return x >> 7; }, [&](std::int32_t x) { return u(x) >> 7; });
+  check([](KernelBuilder& k, I32 x) { return k.divide_signed(x, k.i32(-7)); },
+        [](std::int32_t x) { return x / -7; });
+  check([](KernelBuilder& k, I32 x) { return k.remainder_signed(x, k.i32(7)); },
+        [](std::int32_t x) { return x % 7; });
+  check([](KernelBuilder&, I32 x) { return x / 7; }, [&](std::int32_t x) { return u(x) / 7; });
+  check([](KernelBuilder&, I32 x) { return x % 7; }, [&](std::int32_t x) { return u(x) % 7; });
+  check([](KernelBuilder&, I32 x) { return ~x; }, [](std::int32_t x) { return ~x; });
+  check([](KernelBuilder&, I32 x) { return -(x >> 1); },
+        [&](std::int32_t x) { return -std::int64_t{u(x) >> 1}; });
+  check([](KernelBuilder& k, I32 x) { return k.popcount(x); },
+        [&](std::int32_t x) { return std::popcount(u(x)); });
+  check([](KernelBuilder& k, I32 x) { return k.abs(x); },
+        [](std::int32_t x) { return std::abs(std::int64_t{x}); });
+}
+
+TEST_CASE("64-bit integers") {
+  const auto check = [](const std::function<I64(KernelBuilder&, I64)>& verb,
+                        const std::function<std::int64_t(std::int64_t)>& host) {
+    each<std::int32_t, std::int64_t>(
+        words(32), std::function<I64(KernelBuilder&, I32)>([&](KernelBuilder& k, I32 x) {
+          return verb(k, k.to_i64(x) * 65537);
+        }),
+        std::function(
+            [&](std::int32_t x, std::int64_t y) { return y == host(std::int64_t{x} * 65537); }));
+  };
+  const auto u = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
+  check([](KernelBuilder&, I64 x) { return 5 - x; }, [](std::int64_t x) { return 5 - x; });
+  check([](KernelBuilder&, I64 x) { return x - 5; }, [](std::int64_t x) { return x - 5; });
+  check([](KernelBuilder&, I64 x) { return -x; }, [](std::int64_t x) { return -x; });
+  check([](KernelBuilder&, I64 x) { return x / 1000; },
+        [&](std::int64_t x) { return static_cast<std::int64_t>(u(x) / 1000); });
+  check([](KernelBuilder&, I64 x) { return (x % 64) | (x << 40) | (~x >> 33); },
+        [&](std::int64_t x) {
+          return static_cast<std::int64_t>((u(x) % 64) | (u(x) << 40) | (u(~x) >> 33));
+        });
+  check([](KernelBuilder&, I64 x) { return (x & 0xff00ff00ff) ^ x; },
+        [](std::int64_t x) { return (x & 0xff00ff00ff) ^ x; });
+  check([](KernelBuilder& k,
+           I64 x) { return k.select(x < 0, k.i64(1), k.select(x >= 70000, k.i64(2), k.i64(3))); },
+        [](std::int64_t x) { return x < 0        ? 1
+                                    : x >= 70000 ? 2
+                                                 : 3; });
+}
+
+TEST_CASE("accesses of one, two and eight bytes, in both memories") {
+  const auto in = words(64);
+  // Per thread: u8, s8, u16, s16 of its word's bytes 1 and 2-3, through shared memory, then 8 bytes.
+  const auto out = run<std::int32_t>(in, 6 * 64, 64, [](KernelBuilder& k, const Buffers& at) {
+    const SharedPtr copy = k.shared(64 * 16, 16) + k.thread_idx() * 16;
+    const GlobalPtr from = at.in + k.thread_idx() * 4;
+    const GlobalPtr to = at.out + k.thread_idx() * 24;
+    k.store_8(copy, k.load_u8(from + 1));
+    k.store_8(copy + 1, k.load_s8(from + 1));
+    k.store_16(copy + 2, k.load_u16(from + 2));
+    k.store(to, k.load_u8(copy));
+    k.store(to + 4, k.load_s8(copy + 1));
+    k.store(to + 8, k.load_u16(copy + 2));
+    k.store(to + 12, k.load_s16(copy + 2));
+    k.store(copy + 8, k.to_i64(k.load<I32>(from)));
+    k.store(to + 16, k.load<I64>(copy + 8));
+    const auto pair = k.load_v2(copy + 8);
+    k.store_16(to, pair[0]);  // what is beside it stays
+  });
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    INFO(i);
+    const auto word = static_cast<std::uint32_t>(in[i]);
+    const std::int32_t* mine = &out[6 * i];
+    CHECK(mine[0] == static_cast<std::int32_t>(word & 0xffff));
+    CHECK(mine[1] == static_cast<std::int8_t>(word >> 8));
+    CHECK(mine[2] == static_cast<std::int32_t>(word >> 16));
+    CHECK(mine[3] == static_cast<std::int16_t>(word >> 16));
+    CHECK(mine[4] == in[i]);
+    CHECK(mine[5] == (in[i] < 0 ? -1 : 0));
+  }
+}
+
+TEST_CASE("atomics of many threads, in both memories") {
+  const auto in = words(96);
+  const auto test = [&](bool in_shared) {
+    INFO("shared " << in_shared);
+    // add, min, max of all; exchange leaves one of them; compare_exchange counts who found 0: one.
+    return run<std::int32_t>(in, 6, 96, [&](KernelBuilder& k, const Buffers& at) {
+      const I32 mine = k.load<I32>(at.in + k.thread_idx() * 4);
+      const auto all = [&](const auto& cells) {
+        k.atomic_add(cells, mine & 0xffff);
+        k.atomic_min(cells + 4, mine);
+        k.atomic_max(cells + 8, mine);
+        k.atomic_exchange(cells + 12, mine);
+        const I32 found = k.atomic_compare_exchange(cells + 16, k.i32(0), k.thread_idx() + 1);
+        k.if_(found == 0, [&] { k.atomic_add(cells + 20, k.f32(1.0f)); });
+      };
+      if (!in_shared) return all(at.out);
+      const SharedPtr cells = k.shared(24, 8);
+      k.if_(k.thread_idx() < 6, [&] { k.store(cells + k.thread_idx() * 4, k.i32(0)); });
+      k.barrier();
+      all(cells);
+      k.barrier();
+      k.if_(k.thread_idx() < 6,
+            [&] { k.store(at.out + k.thread_idx() * 4, k.load<I32>(cells + k.thread_idx() * 4)); });
+    });
+  };
+  for (const bool in_shared : {false, true}) {
+    const auto out = test(in_shared);
+    std::int32_t sum = 0;
+    for (const std::int32_t word : in) sum += word & 0xffff;
+    CHECK(out[0] == sum);
+    CHECK(out[1] == *std::min_element(in.begin(), in.end()));
+    CHECK(out[2] == *std::max_element(in.begin(), in.end()));
+    CHECK(std::find(in.begin(), in.end(), out[3]) != in.end());
+    CHECK(out[4] >= 1);
+    CHECK(out[4] <= 96);
+    CHECK(out[5] == 0x3f800000);  // 1.0f
+  }
+}
+
+TEST_CASE("votes, shuffles and reductions of a warp") {
+  const auto in = words(64);
+  const auto out = run<std::int32_t>(in, 64 * 8, 64, [](KernelBuilder& k, const Buffers& at) {
+    const I32 mine = k.load<I32>(at.in + k.thread_idx() * 4);
+    const GlobalPtr to = at.out + k.thread_idx() * 32;
+    const Pred odd = mine % 2 == 1;
+    k.store(to, k.ballot(odd));
+    k.store(to + 4, k.select(k.any(odd), k.i32(1), k.i32(0)));
+    k.store(to + 8, k.select(k.all(k.lane_idx() < 40), k.i32(1), k.i32(0)));
+    k.store(to + 12, k.shuffle(mine, k.lane_idx() + 3));
+    k.store(to + 16, k.warp_sum(mine >> 8));
+    k.store(to + 20, k.warp_max(mine));
+    k.store(to + 24, warp_sum(k, k.to_f32(mine >> 20)));
+    k.store(to + 28, warp_max(k, k.to_f32(mine >> 20)));
+  });
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    INFO(i);
+    const std::span warp(&in[i / 32 * 32], 32);
+    std::uint32_t ballot = 0;
+    std::int32_t sum = 0;
+    float real_sum = 0, real_max = 0;
+    for (std::size_t lane = 0; lane < 32; ++lane) {
+      const auto word = static_cast<std::uint32_t>(warp[lane]);
+      ballot |= (word & 1) << lane;
+      sum += static_cast<std::int32_t>(word >> 8);
+      real_sum += static_cast<float>(word >> 20);
+      real_max = std::max(real_max, static_cast<float>(word >> 20));
+    }
+    const std::int32_t* mine = &out[8 * i];
+    CHECK(mine[0] == static_cast<std::int32_t>(ballot));
+    CHECK(mine[1] == 1);
+    CHECK(mine[2] == 1);
+    CHECK(mine[3] == warp[(i + 3) % 32]);
+    CHECK(mine[4] == sum);
+    CHECK(mine[5] == *std::max_element(warp.begin(), warp.end()));
+    CHECK(std::bit_cast<float>(mine[6]) == real_sum);  // integers: exact in any order
+    CHECK(std::bit_cast<float>(mine[7]) == real_max);
+  }
+}
+
+TEST_CASE("reductions of a block reach every thread, one after the other through the same names") {
+  for (const int threads : {32, 64, 96, 160, 1024}) {
+    INFO(threads);
+    const auto in = words(threads);
+    const auto count = static_cast<std::size_t>(threads);
+    const auto out =
+        run<std::int32_t>(in, 4 * count, threads, [](KernelBuilder& k, const Buffers& at) {
+          const I32 mine = k.load<I32>(at.in + k.thread_idx() * 4) >> 20;
+          const GlobalPtr to = at.out + k.thread_idx() * 16;
+          k.store(to, block_sum(k, mine));
+          k.store(to + 4, block_max(k, mine));
+          k.store(to + 8, block_sum(k, k.to_f32(mine)));
+          k.store(to + 12, block_max(k, -k.to_f32(mine)));
+        });
+    std::int32_t sum = 0, largest = 0, smallest = 1 << 20;
+    for (const std::int32_t word : in) {
+      const auto part = static_cast<std::int32_t>(static_cast<std::uint32_t>(word) >> 20);
+      sum += part;
+      largest = std::max(largest, part);
+      smallest = std::min(smallest, part);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int32_t* mine = &out[4 * i];
+      CHECK(mine[0] == sum);
+      CHECK(mine[1] == largest);
+      CHECK(std::bit_cast<float>(mine[2]) == static_cast<float>(sum));
+      CHECK(std::bit_cast<float>(mine[3]) == static_cast<float>(-smallest));
+    }
+  }
+}
+
+TEST_CASE("a while loop ends when its condition says so, for each thread by itself") {
+  std::vector<std::int32_t> in(64);
+  for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<std::int32_t>(i) + 1;
+  // Steps of the Collatz sequence to 1.
+  const auto out = run<std::int32_t>(in, 64, 64, [](KernelBuilder& k, const Buffers& at) {
+    const Var<I32> x = k.var(k.load<I32>(at.in + k.thread_idx() * 4));
+    const Var<I32> steps = k.var(k.i32(0));
+    const I32 behind = k.thread_idx() * 4;  // used in front of the loop and behind it
+    k.while_([&] { return x.get() != 1; },
+             [&] {
+               k.if_else(
+                   x.get() % 2 == 0, [&] { x = x.get() / 2; }, [&] { x = x.get() * 3 + 1; });
+               steps = steps.get() + 1;
+             });
+    k.store(at.out + behind, steps.get());
+  });
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    int steps = 0;
+    for (int x = in[i]; x != 1; ++steps) x = x % 2 == 0 ? x / 2 : 3 * x + 1;
+    CHECK(out[i] == steps);
+  }
+}
+
+TEST_CASE("named barriers: producers arrive, consumers wait, others go on") {
+  const auto in = words(96);
+  // Warp 0 writes and arrives, warp 1 waits and reads; warp 2 has a barrier of its own, with warp 1.
+  const auto out = run<std::int32_t>(in, 96, 96, [](KernelBuilder& k, const Buffers& at) {
+    const SharedPtr box = k.shared(256, 16);
+    const I32 byte = k.lane_idx() * 4;
+    const I32 mine = k.load<I32>(at.in + k.thread_idx() * 4);
+    const GlobalPtr to = at.out + k.thread_idx() * 4;
+    k.if_(k.warp_idx() == 0, [&] {
+      k.store(box + byte, mine);
+      k.barrier_arrive(1, 64);
+      k.store(to, mine);
+    });
+    k.if_(k.warp_idx() == 1, [&] {
+      k.barrier(1, 64);
+      const I32 got = k.load<I32>(box + byte);
+      k.store(box + 128 + byte, got ^ mine);
+      k.barrier(2, 64);
+      k.store(to, got);
+    });
+    k.if_(k.warp_idx() == 2, [&] {
+      k.barrier(2, 64);
+      k.store(to, k.load<I32>(box + 128 + byte));
+    });
+  });
+  for (std::size_t lane = 0; lane < 32; ++lane) {
+    CHECK(out[lane] == in[lane]);
+    CHECK(out[32 + lane] == in[lane]);
+    CHECK(out[64 + lane] == (in[lane] ^ in[32 + lane]));
+  }
+}
+
+TEST_CASE("the lanes of a warp see each other's shared memory behind a warp barrier") {
+  const auto in = words(32);
+  const auto out = run<std::int32_t>(in, 32, 32, [](KernelBuilder& k, const Buffers& at) {
+    const SharedPtr box = k.shared(128, 16);
+    const I32 byte = k.lane_idx() * 4;
+    k.store(box + byte, k.load<I32>(at.in + byte));
+    k.warp_barrier();
+    k.store(at.out + byte, k.load<I32>(box + (byte ^ 4)));
+  });
+  for (std::size_t lane = 0; lane < 32; ++lane) CHECK(out[lane] == in[lane ^ 1]);
+}
+
+}  // namespace
+}  // namespace sagegen::golden
