@@ -437,6 +437,17 @@ class Generate(CliTest):
         self.expect_error(SPEC, "spec error", ["is in " + bundle, "that load on sm_80"], *run, "--head-dim", 128,
                           "--ptx", bundle)
 
+    def test_a_newer_device_takes_the_kernels_of_a_lower_target(self):
+        self.generate(OK)
+        run = ("run", "--device", "emulator:sm_86", "--target", "sm_86", "--head-dim", 64, "--q-len", 40, "--ptx")
+        for place in ("sm_80", "kernels.bundle"):
+            report = self.expect_json(OK, *run, self.path("generated", place))
+            self.assertTrue(report["passed"])
+            self.assertTrue(all(name.endswith("_sm80") for name in report["kernels"]), report["kernels"])
+        os.remove(self.path("generated", "sm_80", next(n for n in self.samples() if n.startswith("sage_quantk"))))
+        self.expect_error(SPEC, "spec error", ["needs sage_quantk_", "sagegen emit --out", "none of the 3 kernels"],
+                          *run, self.path("generated", "sm_80"))
+
     def test_rewrites_only_what_changed(self):
         self.generate(OK)
         names = [self.path("generated", "sm_80", name) for name in self.samples()]
