@@ -381,9 +381,8 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     need(options, "sagegen_attention_create", "options");
     need(attention, "sagegen_attention_create", "attention");
     const auto [spec, note] = asked_for(*options, device->device);
-    const PtxSource source = options->ptx_directory == nullptr
-                                 ? embedded_ptx()
-                                 : ptx_at(options->ptx_directory);
+    const PtxSource source =
+        options->ptx_directory == nullptr ? embedded_ptx() : ptx_at(options->ptx_directory);
     auto plan = std::make_unique<sagegen_attention>(sagegen_attention{
         .attention =
             Attention(device->device, spec.problem, spec.quant, spec.schedule, spec.target, source),

@@ -69,9 +69,9 @@ runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
     std::error_code ignored;  // what cannot be looked at is neither
     if (!std::filesystem::is_directory(origin, ignored) &&
         !std::filesystem::is_regular_file(origin, ignored)) {
-      throw FileError(fmt::format(
-          "--ptx {}: it is no directory, no bundle, nor generator, nor embedded{}", origin,
-          suggestion(origin, {"generator", "embedded"})));
+      throw FileError(
+          fmt::format("--ptx {}: it is no directory, no bundle, nor generator, nor embedded{}",
+                      origin, suggestion(origin, {"generator", "embedded"})));
     }
     return runtime::ptx_at(origin);
   }
