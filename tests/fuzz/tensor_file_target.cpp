@@ -36,5 +36,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     require_same(tensor, parse_npy(format_npy(tensor), "written"));
   } catch (const FileError&) {
   }
+  try {
+    const NpyArray array = parse_npy_array(bytes, "input");
+    const NpyArray again = parse_npy_array(format_npy_array(array), "written");
+    if (again.descr != array.descr || again.shape != array.shape || again.data != array.data)
+      std::abort();
+  } catch (const FileError&) {
+  }
   return 0;
 }

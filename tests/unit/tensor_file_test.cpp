@@ -247,6 +247,26 @@ TEST_CASE("safetensors: each rule, broken once") {
       Contains("tensor 'b'") && Contains("2 bytes before the end") && Contains("overlap"));
 }
 
+TEST_CASE("npy arrays of integers and booleans are their bytes") {
+  const std::string ints =
+      npy("{'descr': '<i4', 'fortran_order': False, 'shape': (1,), }\n", "abcd");
+  const NpyArray array = parse_npy_array(bytes_of(ints), "x.npy");
+  CHECK(array.descr == "<i4");
+  CHECK(array.shape == std::vector<std::int64_t>{1});
+  CHECK(array.data == std::vector<std::uint8_t>{'a', 'b', 'c', 'd'});
+  CHECK(parse_npy_array(format_npy_array(array), "f").data == array.data);
+  const std::string flags =
+      npy("{'descr': '|b1', 'fortran_order': False, 'shape': (2,2), }\n", "abcd");
+  CHECK(parse_npy_array(bytes_of(flags), "x.npy").shape == std::vector<std::int64_t>{2, 2});
+  for (const char* descr : {"<i1", "|i2", ">i4", "<i3", "<c8", "|S4", "<U1"}) {
+    const std::string bad =
+        npy(std::string("{'descr': '") + descr + "', 'fortran_order': False, 'shape': (1,), }\n",
+            "abcd");
+    CHECK_THROWS_WITH(parse_npy_array(bytes_of(bad), "x.npy"),
+                      Catch::Contains(descr) && Catch::Contains("integers of 1 to 8 bytes"));
+  }
+}
+
 TEST_CASE("npy: each rule, broken once") {
   using Catch::Contains;
   const auto header = [](const std::string& text, const std::string& data = "abcd") {

@@ -122,6 +122,17 @@ class HeaderParser {
   std::size_t at_ = 0;
 };
 
+// Bytes of an element; 0 for types that are not read. Bytes have no order, so numpy writes '|'.
+std::size_t element_bytes(std::string_view descr) {
+  for (const std::string_view one : {"|b1", "|i1", "|u1"}) {
+    if (descr == one) return 1;
+  }
+  if (descr.size() != 3 || descr[0] != '<') return 0;
+  const bool is_float = descr[1] == 'f';
+  if (!is_float && descr[1] != 'i' && descr[1] != 'u') return 0;
+  return descr[2] == '2' ? 2 : descr[2] == '4' ? 4 : descr[2] == '8' ? 8 : 0;
+}
+
 std::string_view descr_of(IoType type) {
   switch (type) {
     case IoType::f16:
@@ -136,7 +147,7 @@ std::string_view descr_of(IoType type) {
 
 }  // namespace
 
-StoredTensor parse_npy(Bytes bytes, const std::string& file) {
+NpyArray parse_npy_array(Bytes bytes, const std::string& file) {
   const Refuse refuse = [&](const std::string& rule) {
     return FileError(fmt::format("{}: {}", file, rule));
   };
@@ -156,46 +167,52 @@ StoredTensor parse_npy(Bytes bytes, const std::string& file) {
     throw refuse(fmt::format("the header length says {} bytes, but {} follow it", header_size,
                              bytes.size() - header_begin));
   }
-  const Header header = HeaderParser(text.substr(header_begin, header_size), refuse).parse();
+  Header header = HeaderParser(text.substr(header_begin, header_size), refuse).parse();
 
-  StoredTensor tensor;
-  tensor.name = file;
-  tensor.shape = header.shape;
-  std::size_t element_size = 0;
-  if (header.descr == "<f2") {
-    tensor.type = IoType::f16;
-    element_size = 2;
-  } else if (header.descr == "<f4" || header.descr == "<f8") {
-    tensor.type = IoType::f32;
-    element_size = header.descr == "<f4" ? 4 : 8;
-  } else {
-    throw refuse(
-        fmt::format("dtype is '{}'; '<f2', '<f4' and '<f8' can be read", printable(header.descr)));
+  const std::size_t element_size = element_bytes(header.descr);
+  if (element_size == 0) {
+    throw refuse(fmt::format(
+        "dtype is '{}'; '<f2', '<f4', '<f8', '|b1' and integers of 1 to 8 bytes, the lowest first, "
+        "can be read",
+        printable(header.descr)));
   }
   if (header.fortran_order) {
     throw refuse("the array is in Fortran order; save numpy.ascontiguousarray(array)");
   }
   const Bytes data = bytes.subspan(header_begin + header_size);
-  check_size(tensor.shape, element_size, data.size(), refuse);
-  tensor.data = decode(data, element_size, tensor.type);
+  check_size(header.shape, element_size, data.size(), refuse);
+  return {.descr = std::move(header.descr),
+          .shape = std::move(header.shape),
+          .data = {data.begin(), data.end()}};
+}
+
+StoredTensor parse_npy(Bytes bytes, const std::string& file) {
+  NpyArray array = parse_npy_array(bytes, file);
+  if (array.descr[1] != 'f') {
+    throw FileError(
+        fmt::format("{}: dtype is '{}'; '<f2', '<f4' and '<f8' can be read", file, array.descr));
+  }
+  StoredTensor tensor;
+  tensor.name = file;
+  tensor.type = array.descr == "<f2" ? IoType::f16 : IoType::f32;
+  tensor.shape = std::move(array.shape);
+  tensor.data = decode(array.data, element_bytes(array.descr), tensor.type);
   return tensor;
 }
 
-std::vector<std::uint8_t> format_npy(const StoredTensor& tensor) {
-  check_writable(tensor);
+std::vector<std::uint8_t> format_npy_array(const NpyArray& array) {
   std::string shape;
-  for (const std::int64_t extent : tensor.shape) shape += fmt::format("{}, ", extent);
-  if (tensor.shape.size() > 1) shape.resize(shape.size() - 2);
-  if (tensor.shape.size() == 1) shape.pop_back();
-  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}",
-                                   descr_of(tensor.type), shape);
+  for (const std::int64_t extent : array.shape) shape += fmt::format("{}, ", extent);
+  if (array.shape.size() > 1) shape.resize(shape.size() - 2);
+  if (array.shape.size() == 1) shape.pop_back();
+  std::string header =
+      fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}", array.descr, shape);
   const std::size_t fixed = kMagic.size() + 2 + 2;
   const std::size_t used = (fixed + header.size() + 1) % kHeaderAlignment;
   header.append((kHeaderAlignment - used) % kHeaderAlignment, ' ');
   header += '\n';
   if (header.size() > std::numeric_limits<std::uint16_t>::max()) {
-    throw FileError(
-        fmt::format("cannot write an npy file with {} dimensions", tensor.shape.size()));
+    throw FileError(fmt::format("cannot write an npy file with {} dimensions", array.shape.size()));
   }
 
   std::vector<std::uint8_t> bytes(kMagic.begin(), kMagic.end());
@@ -203,8 +220,15 @@ std::vector<std::uint8_t> format_npy(const StoredTensor& tensor) {
   bytes.push_back(0);
   append_little_endian(bytes, static_cast<std::uint16_t>(header.size()));
   bytes.insert(bytes.end(), header.begin(), header.end());
-  encode(tensor, bytes);
+  bytes.insert(bytes.end(), array.data.begin(), array.data.end());
   return bytes;
+}
+
+std::vector<std::uint8_t> format_npy(const StoredTensor& tensor) {
+  check_writable(tensor);
+  NpyArray array{.descr = std::string(descr_of(tensor.type)), .shape = tensor.shape, .data = {}};
+  encode(tensor, array.data);
+  return format_npy_array(array);
 }
 
 }  // namespace sagegen::reference

@@ -30,15 +30,24 @@ struct TensorFile {
   const StoredTensor* find(std::string_view name) const;
 };
 
+// An array of any type that npy files hold, as bytes in C order.
+struct NpyArray {
+  std::string descr;  // "<f4", "|u1": numpy's name of the type
+  std::vector<std::int64_t> shape;
+  std::vector<std::uint8_t> data;
+};
+
 using Bytes = std::span<const std::uint8_t>;
 
 // `file` is only used in messages.
 TensorFile parse_safetensors(Bytes bytes, const std::string& file);
 StoredTensor parse_npy(Bytes bytes, const std::string& file);
+NpyArray parse_npy_array(Bytes bytes, const std::string& file);
 
 // The same tensors always give the same bytes. Values are rounded to each tensor's type.
 std::vector<std::uint8_t> format_safetensors(const TensorFile& contents);
 std::vector<std::uint8_t> format_npy(const StoredTensor& tensor);
+std::vector<std::uint8_t> format_npy_array(const NpyArray& array);
 
 // Files may be pipes. Writing replaces a file as a whole (whole_file.h).
 TensorFile read_safetensors(const std::string& path);
