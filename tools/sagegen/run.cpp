@@ -10,8 +10,10 @@
 #include "sagegen/runtime/artifacts.h"
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/emulator_options.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
+#include "tools/sagegen/findings.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/options.h"
@@ -33,7 +35,6 @@ struct RunCommand {
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
   std::vector<const CLI::Option*> emulator_only;  // to tell whether they were given
-  const CLI::Option* order_seed = nullptr;
 };
 
 // ---- from options to a job ------------------------------------------------------------------------
@@ -102,24 +103,6 @@ AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const 
 
 std::string_view causal_word(Causal causal) {
   return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
-}
-
-Json json_of(const runtime::Finding& finding) {
-  return {{"kernel", finding.kernel},   {"check", finding.check},
-          {"message", finding.message}, {"ptx_line", finding.ptx_line},
-          {"source", finding.source},   {"cta", {finding.cta[0], finding.cta[1], finding.cta[2]}},
-          {"warp", finding.warp},       {"lane", finding.lane},
-          {"count", finding.count}};
-}
-
-std::string text_of(const runtime::Finding& f) {
-  std::string where = fmt::format("{}, block ({}, {}, {})", f.kernel, f.cta[0], f.cta[1], f.cta[2]);
-  if (f.warp >= 0) where += fmt::format(", warp {}", f.warp);
-  if (f.lane >= 0) where += fmt::format(", lane {}", f.lane);
-  if (f.ptx_line > 0) where += fmt::format(", PTX line {}", f.ptx_line);
-  if (!f.source.empty()) where += ", " + f.source;
-  if (f.count > 1) where += fmt::format(" ({} times)", f.count);
-  return fmt::format("  {}: {}\n    in {}\n", f.check, f.message, where);
 }
 
 Json setup_json(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
@@ -211,11 +194,7 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
 
 // Options that would change nothing on `device`, or in the orders that are chosen.
 void check_emulator_options(const RunCommand& command, const std::string& device) {
-  const runtime::EmulatorOptions& emulator = command.emulator;
-  if (command.order_seed->count() > 0 && emulator.schedule != runtime::SchedulePolicy::random &&
-      emulator.async != runtime::AsyncPolicy::random) {
-    throw UsageError("--order-seed says nothing without --order random or --async random");
-  }
+  check_order_seed(command.emulator, command.emulator_only);
   if (!device.starts_with("cuda")) return;
   for (const CLI::Option* option : command.emulator_only) {
     if (option->count() == 0) continue;
@@ -272,11 +251,8 @@ Exit run_command(const RunCommand& command, Output& output) {
   const bool passed = result.findings.empty() && judgement.passed;
   if (!command.out.empty() && !result.o.empty()) save_output(command.out, job, result);
   fields["passed"] = passed;
-  fields["findings"] = Json::array();
-  for (const runtime::Finding& finding : result.findings)
-    fields["findings"].push_back(json_of(finding));
-  if (on.emulator) text += fmt::format("findings {}\n", result.findings.size());
-  for (const runtime::Finding& finding : result.findings) text += text_of(finding);
+  fields["findings"] = findings_json(result.findings);
+  if (on.emulator) text += findings_text(result.findings);
   output.text(text);
   output.json(fields);
   return passed ? Exit::ok : Exit::check_failed;
@@ -337,29 +313,6 @@ void define_inputs(CLI::App& app, InputOptions& input) {
       });
 }
 
-void define_emulator(CLI::App& app, RunCommand& command) {
-  using runtime::AsyncPolicy, runtime::Checks, runtime::SchedulePolicy;
-  runtime::EmulatorOptions& emulator = command.emulator;
-  command.emulator_only = {
-      add_choice<Checks>(app, "--checks", emulator.checks,
-                         {{"on", Checks::on}, {"off", Checks::off}},
-                         "of the emulator (default: on)"),
-      add_choice<SchedulePolicy>(app, "--order", emulator.schedule,
-                                 {{"round_robin", SchedulePolicy::round_robin},
-                                  {"random", SchedulePolicy::random},
-                                  {"reverse", SchedulePolicy::reverse}},
-                                 "of warps in the emulator (default: round_robin)"),
-      add_choice<AsyncPolicy>(app, "--async", emulator.async,
-                              {{"late", AsyncPolicy::late},
-                               {"eager", AsyncPolicy::eager},
-                               {"random", AsyncPolicy::random}},
-                              "when copies land in the emulator (default: late)")};
-  CLI::Option* order_seed = app.add_option("--order-seed", emulator.seed, "of random orders");
-  require_seed(order_seed);
-  command.order_seed = order_seed;
-  command.emulator_only.push_back(order_seed);
-}
-
 void define_run(CLI::App& app, RunCommand& command) {
   define_inputs(app, command.input);
   app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")
@@ -388,7 +341,7 @@ void define_run(CLI::App& app, RunCommand& command) {
   app.add_option("--ptx", command.ptx,
                  "generator, embedded, a directory with <key>.ptx files, which may be edited, or a "
                  "bundle, as generated/kernels.bundle (default: generator if it is built in)");
-  define_emulator(app, command);
+  command.emulator_only = define_emulator_options(app, command.emulator);
   refuse_empty(app.add_option("--out", command.out, "write o and lse to a safetensors file"));
 }
 
