@@ -39,10 +39,10 @@ bool store(T value, std::byte* to) {
 
 template <typename T>
 bool store_integer(Number value, std::byte* to) {
-  if (!(value >= static_cast<Number>(std::numeric_limits<T>::min()) &&
-        value <= static_cast<Number>(std::numeric_limits<T>::max())) ||
-      value != std::floor(value))
-    return false;
+  // Powers of two, which any type holds: the largest value itself may need more digits than Number has.
+  const Number beyond = std::ldexp(Number{1}, std::numeric_limits<T>::digits);
+  const Number least = std::numeric_limits<T>::is_signed ? -beyond : 0;
+  if (!(value >= least && value < beyond) || value != std::floor(value)) return false;
   return store(static_cast<T>(value), to);
 }
 
