@@ -92,7 +92,8 @@ bool try_rms_norm(const runtime::Device& device) {
       expected.push_back(from_bf16(x[row * kColumns + c]) * scale * weight[c]);
     }
   }
-  // A bf16 has 8 significant bits, half a unit of the last is 2^-8; the sum of 1000 squares in f32 is off by 2^-15 of itself at most.
+  // A bf16 has 8 significant bits, half a unit of the last is 2^-8; the sum of 1000 squares in f32 is off
+  // by 2^-15 of itself at most.
   return agrees("RMSNorm", got, expected, 0x1p-8 + 0x1p-14);
 }
 

@@ -1,5 +1,7 @@
 #include "sagegen/dsl/tile.h"
 
+#include <fmt/format.h>
+
 #include <string>
 
 #include "sagegen/error.h"
@@ -7,6 +9,8 @@
 namespace sagegen::dsl {
 
 namespace {
+
+constexpr int kStepBytes = 32;  // what one mma takes along k, of any type
 
 // Row and chunk that a lane's ldmatrix address names, by the order of the four matrices of 8 rows:
 // walk_rows: rows 0-7 then 8-15 of chunk 0, the same of chunk 1. walk_columns: chunks 0 and 1 of rows 0-7,
@@ -30,8 +34,8 @@ std::array<I32, 2> lane_offsets(const TileLayout& layout, const MatrixWalk& walk
 }
 
 // Fragments of two column blocks of a B operand.
-std::array<MmaB, 2> two_columns(const std::array<I32, 4>& m) {
-  return {MmaB{m[0], m[1]}, MmaB{m[2], m[3]}};
+std::array<MmaB, 2> two_columns(DType type, const std::array<I32, 4>& m) {
+  return {MmaB(type, {m[0], m[1]}), MmaB(type, {m[2], m[3]})};
 }
 
 SharedPtr address(const SharedTile& tile, I32 lane_offset, int row, int chunk) {
@@ -39,15 +43,46 @@ SharedPtr address(const SharedTile& tile, I32 lane_offset, int row, int chunk) {
          static_cast<std::int64_t>(tile.offset + tile.layout.offset(row, chunk));
 }
 
-void require(bool condition, const std::string& what) {
-  if (!condition) throw InternalError("tile: " + what);
+// For shapes, where there is no builder to ask.
+void require(bool condition, const std::string& what, SourceLoc loc) {
+  if (!condition) throw CodegenError(fmt::format("{}:{}: {}", loc.file, loc.line, what));
 }
 
-void require_panels(const TileLayout& layout, int panel_bytes) {
-  require(layout.panel_bytes == panel_bytes && layout.row_bytes % panel_bytes == 0,
-          "this operand reads panels of " + std::to_string(panel_bytes) +
-              " bytes, the tile has rows of " + std::to_string(layout.row_bytes) +
-              " in panels of " + std::to_string(layout.panel_bytes));
+void require_layout(const TileLayout& layout, SourceLoc loc) {
+  require(layout.rows > 0 && layout.rows % 8 == 0 && layout.row_bytes > 0 &&
+              layout.row_bytes % layout.checked_panel() == 0,
+          fmt::format("a tile of {} rows of {} bytes in panels of {}: rows come in eights, and are "
+                      "whole panels",
+                      layout.rows, layout.row_bytes, layout.panel_bytes),
+          loc);
+}
+
+// The type that an operand has which is read from such a tile.
+DType operand_type(const TileLayout& layout, int panel_bytes, SourceLoc loc) {
+  require_layout(layout, loc);
+  require(
+      layout.panel_bytes == panel_bytes,
+      fmt::format("this operand reads panels of {} bytes, the tile has rows of {} in panels of {}",
+                  panel_bytes, layout.row_bytes, layout.panel_bytes),
+      loc);
+  require(layout.type.has_value(),
+          "the tile does not say of what type its elements are; set TileLayout::type", loc);
+  return *layout.type;
+}
+
+// A block of `rows` rows and `bytes` bytes, block (row, column) of such.
+void require_inside(const TileLayout& layout, int row, int rows, int column, int bytes,
+                    SourceLoc loc) {
+  require(row >= 0 && column >= 0 && rows * (row + 1) <= layout.rows &&
+              bytes * (column + 1) <= layout.row_bytes,
+          fmt::format(
+              "block ({}, {}) of {} rows and {} bytes lies outside the tile of {} rows of {} bytes",
+              row, column, rows, bytes, layout.rows, layout.row_bytes),
+          loc);
+}
+
+void require_same(const TileLayout& made_for, const TileLayout& tile, SourceLoc loc) {
+  require(made_for == tile, "this operand was made for tiles of another layout or type", loc);
 }
 
 }  // namespace
@@ -59,15 +94,18 @@ namespace {
 // copy_chunk(shared address, global address, row of the thread, row of the pass) for each pass.
 template <typename CopyChunk>
 void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
-                    int threads, const CopyChunk& copy_chunk) {
+                    int threads, SourceLoc loc, const CopyChunk& copy_chunk) {
+  const Caller caller(k, loc);
   const TileLayout& layout = to.layout;
+  require_layout(layout, loc);
   const int chunks = layout.chunks_per_row();
   const int panel_chunks = chunks * layout.rows;
-  require(threads % (8 * chunks) == 0 && layout.bytes() % (threads * kChunkBytes) == 0 &&
-              (panel_chunks % threads == 0 || threads % panel_chunks == 0),
-          std::to_string(threads) + " threads cannot copy a tile of " +
-              std::to_string(layout.rows) + " rows of " + std::to_string(layout.row_bytes) +
-              " bytes in whole passes");
+  require(
+      threads > 0 && threads % (8 * chunks) == 0 && layout.bytes() % (threads * kChunkBytes) == 0 &&
+          (panel_chunks % threads == 0 || threads % panel_chunks == 0),
+      std::to_string(threads) + " threads cannot copy a tile of " + std::to_string(layout.rows) +
+          " rows of " + std::to_string(layout.row_bytes) + " bytes in whole passes",
+      loc);
   const I32 thread_row = thread / chunks % layout.rows;
   const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
   const I32 shared_offset = layout.offset(thread_row, thread_chunk);
@@ -87,14 +125,14 @@ void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& fr
 }  // namespace
 
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
-                     int threads) {
-  each_copy_pass(k, to, from, thread, threads,
+                     int threads, SourceLoc loc) {
+  each_copy_pass(k, to, from, thread, threads, loc,
                  [&](SharedPtr dst, GlobalPtr src, I32, int) { k.cp_async_16(dst, src); });
 }
 
 void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
-                     int threads, I32 valid_rows) {
-  each_copy_pass(k, to, from, thread, threads,
+                     int threads, I32 valid_rows, SourceLoc loc) {
+  each_copy_pass(k, to, from, thread, threads, loc,
                  [&](SharedPtr dst, GlobalPtr src, I32 thread_row, int row) {
                    const Pred valid = thread_row < valid_rows - row;
                    k.cp_async_16_zfill(dst, src, k.select(valid, k.i32(kChunkBytes), k.i32(0)));
@@ -102,10 +140,14 @@ void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& f
 }
 
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
-                I64 row_stride, I32 valid_rows) {
+                I64 row_stride, I32 valid_rows, SourceLoc loc) {
+  const Caller caller(k, loc);
+  require_layout(from.layout, loc);
   const int row_chunks = from.layout.row_bytes / kChunkBytes;
-  require(threads % row_chunks == 0, std::to_string(threads) + " threads cannot store rows of " +
-                                         std::to_string(from.layout.row_bytes) + " bytes");
+  require(threads > 0 && threads % row_chunks == 0,
+          std::to_string(threads) + " threads cannot store rows of " +
+              std::to_string(from.layout.row_bytes) + " bytes",
+          loc);
   const I32 chunk = thread % row_chunks;
   const GlobalPtr to_chunk = to + chunk * kChunkBytes;
   const SharedPtr from_tile = from.base + std::int64_t{from.offset};
@@ -118,47 +160,71 @@ void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int thread
 
 // ---- operands -------------------------------------------------------------------------------------
 
-OperandA::OperandA(KernelBuilder& k, const SharedTile& tile) : k_(&k), tile_(tile) {
-  require_panels(tile.layout, kPanelBytes);
+OperandA::OperandA(KernelBuilder& k, const SharedTile& tile, SourceLoc loc) : k_(&k), tile_(tile) {
+  const Caller caller(k, loc);
+  operand_type(tile.layout, kPanelBytes, loc);
   const MatrixWalk walk = walk_rows(k);
   tile_.base = tile.base + tile.layout.offset(walk.row, walk.chunk);
 }
 
-MmaA OperandA::load(int row_block, int k_step) const {
+MmaA OperandA::load(int row_block, int k_step, SourceLoc loc) const {
+  const Caller caller(*k_, loc);
+  require_inside(tile_.layout, row_block, 16, k_step, kStepBytes, loc);
   const int block = tile_.offset + tile_.layout.offset(16 * row_block, 2 * k_step);
-  return k_->ldmatrix_x4(tile_.base + std::int64_t{block}, Transpose::no);
+  return {*tile_.layout.type, k_->ldmatrix_x4(tile_.base + std::int64_t{block}, Transpose::no)};
 }
 
-OperandB::OperandB(KernelBuilder& k, const TileLayout& layout) : k_(&k) {
-  require_panels(layout, kPanelBytes);
+OperandB::OperandB(KernelBuilder& k, const TileLayout& layout, SourceLoc loc)
+    : k_(&k), layout_(layout) {
+  const Caller caller(k, loc);
+  operand_type(layout, kPanelBytes, loc);
   lane_offset_ = lane_offsets(layout, walk_columns(k));
 }
 
-std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_pair, int k_step) const {
+std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_pair, int k_step,
+                                   SourceLoc loc) const {
+  const Caller caller(*k_, loc);
+  require_same(layout_, tile.layout, loc);
+  require_inside(layout_, column_pair, 16, k_step, kStepBytes, loc);
   const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % 2)];
   return two_columns(
+      *layout_.type,
       k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, k_step / 2 * 4), Transpose::no));
 }
 
 TileLayout OperandV::layout(DType type, int keys, int channels) {
-  if (type == DType::e4m3) return {.rows = channels, .row_bytes = keys, .panel_bytes = kPanelBytes};
-  return {.rows = keys, .row_bytes = 2 * channels, .panel_bytes = kPanelBytes};
+  if (type == DType::e4m3) return {channels, keys, kPanelBytes, type};
+  return {keys, 2 * channels, kPanelBytes, type};
 }
 
-OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout) : k_(&k), type_(type) {
-  require_panels(layout, kPanelBytes);
+OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout, SourceLoc loc)
+    : k_(&k), layout_(layout), type_(type) {
+  const Caller caller(k, loc);
+  require(type == DType::e4m3 || type == DType::f16 || type == DType::bf16,
+          fmt::format("this operand reads e4m3, f16 or bf16, not {}", to_string(type)), loc);
+  const DType of_tile = operand_type(layout, kPanelBytes, loc);
+  require(of_tile == type,
+          fmt::format("this operand reads {}, but the tile holds {}", to_string(type),
+                      to_string(of_tile)),
+          loc);
   const MatrixWalk walk = type == DType::e4m3 ? walk_columns(k) : walk_rows(k);
   lane_offset_ = lane_offsets(layout, walk);
 }
 
-std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice) const {
+std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slice,
+                                                SourceLoc loc) const {
+  const Caller caller(*k_, loc);
+  require_same(layout_, tile.layout, loc);
+  const bool by_channel = type_ == DType::e4m3;
+  require_inside(layout_, by_channel ? slice : 0, by_channel ? kChannels : 16,
+                 by_channel ? 0 : slice, 2 * kChannels, loc);
   std::vector<std::array<MmaB, 2>> steps;
   const auto add = [&](int parity, int row, int panel, Transpose transpose) {
     const I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
     steps.push_back(
-        two_columns(k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
+        two_columns(type_, k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
   };
-  if (type_ == DType::e4m3) {
+  if (by_channel) {
     const int key_steps = tile.layout.row_bytes / 32;
     for (int step = 0; step < key_steps; ++step) {
       add(step % 2, kChannels * slice, step / 2, Transpose::no);
@@ -173,23 +239,50 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
 
 // ---- accumulators ---------------------------------------------------------------------------------
 
-Accumulator::Accumulator(int rows, int columns, I32 initial)
-    : row_blocks_(rows / 16),
-      column_blocks_(columns / 8),
-      blocks_(static_cast<std::size_t>(row_blocks_ * column_blocks_),
-              MmaC{initial, initial, initial, initial}) {
-  require(rows % 16 == 0 && columns % 8 == 0, "an accumulator has 16 x 8 blocks, asked for " +
-                                                  std::to_string(rows) + " x " +
-                                                  std::to_string(columns));
+namespace {
+
+F32 checked(F32 initial, SourceLoc loc) {
+  require(initial.k != nullptr, "an operand was never given a value", loc);
+  return initial;
 }
 
-MmaC& Accumulator::block(int row_block, int column_block) {
+}  // namespace
+
+Accumulator::Accumulator(int rows, int columns, I32 initial, SourceLoc loc)
+    : Accumulator(rows, columns, MmaC(initial, initial, initial, initial), loc) {}
+
+Accumulator::Accumulator(int rows, int columns, F32 initial, SourceLoc loc)
+    : Accumulator(rows, columns,
+                  MmaC(DType::f32,
+                       [&] {
+                         const I32 bits = checked(initial, loc).k->as_bits(initial, loc);
+                         return std::array{bits, bits, bits, bits};
+                       }()),
+                  loc) {}
+
+Accumulator::Accumulator(int rows, int columns, const MmaC& initial, SourceLoc loc)
+    : row_blocks_(rows / 16), column_blocks_(columns / 8) {
+  require(rows > 0 && rows % 16 == 0 && columns > 0 && columns % 8 == 0,
+          "an accumulator has 16 x 8 blocks, asked for " + std::to_string(rows) + " x " +
+              std::to_string(columns),
+          loc);
+  blocks_.assign(static_cast<std::size_t>(row_blocks_ * column_blocks_), initial);
+}
+
+MmaC& Accumulator::block(int row_block, int column_block, SourceLoc loc) {
+  require(row_block >= 0 && row_block < row_blocks_ && column_block >= 0 &&
+              column_block < column_blocks_,
+          fmt::format("block ({}, {}) lies outside an accumulator of {} x {} blocks", row_block,
+                      column_block, row_blocks_, column_blocks_),
+          loc);
   return blocks_[static_cast<std::size_t>(row_block * column_blocks_ + column_block)];
 }
 
-I32& Accumulator::at(int lane_row, int lane_column) {
-  return block(lane_row / 2,
-               lane_column / 2)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
+I32& Accumulator::at(int lane_row, int lane_column, SourceLoc loc) {
+  require(lane_row >= 0 && lane_column >= 0, "an element of an accumulator has no negative index",
+          loc);
+  return block(lane_row / 2, lane_column / 2,
+               loc)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
 }
 
 void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& update) {
@@ -213,11 +306,13 @@ void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& upda
   });
 }
 
-MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step) {
+MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step,
+                  SourceLoc loc) {
+  const Caller caller(k, loc);
   const auto value = [&](int half, int lane_column) {
-    return k.as_f32(values.at(2 * row_block + half, lane_column));
+    return k.as_f32(values.at(2 * row_block + half, lane_column, loc));
   };
-  MmaA a;
+  MmaA a(type, {});
   for (int step_half = 0; step_half < 2; ++step_half) {
     for (int half = 0; half < 2; ++half) {
       I32& packed = a[static_cast<std::size_t>(2 * step_half + half)];
@@ -240,7 +335,11 @@ AccumulatorVars::AccumulatorVars(KernelBuilder& k, int rows, int columns)
   for (int i = 0; i < lane_rows_ * lane_columns_; ++i) values_.push_back(k.var(zero));
 }
 
-const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column) const {
+const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column, SourceLoc loc) const {
+  require(lane_row >= 0 && lane_row < lane_rows_ && lane_column >= 0 && lane_column < lane_columns_,
+          fmt::format("element ({}, {}) lies outside accumulators of {} x {} per lane", lane_row,
+                      lane_column, lane_rows_, lane_columns_),
+          loc);
   return values_[static_cast<std::size_t>(lane_row * lane_columns_ + lane_column)];
 }
 
@@ -249,8 +348,10 @@ QuadRows::QuadRows(const SharedTile& tile, const LanePosition& lane)
   tile_.base = tile.base + (lane.row * tile.layout.panel_bytes + lane.quad * 4);
 }
 
-void QuadRows::store(KernelBuilder& k, int row_block, int chunk, I32 part) const {
+void QuadRows::store(KernelBuilder& k, int row_block, int chunk, I32 part, SourceLoc loc) const {
+  const Caller caller(k, loc);
   const TileLayout& layout = tile_.layout;
+  require_inside(layout, row_block, 8, chunk, kChunkBytes, loc);
   const int panel_chunk = chunk % layout.chunks_per_row();
   k.store(
       address(tile_, (panel_chunk ^ swizzle_) * kChunkBytes, 8 * row_block, chunk - panel_chunk),

@@ -163,17 +163,60 @@ MmaForm form_of(BuilderCore::Impl& impl, Mma kind) {
   impl.fail("unknown kind of mma");
 }
 
+struct MmaTypes {
+  DType operand;
+  DType accumulator;
+};
+
+MmaTypes types_of(const BuilderCore::Impl& impl, Mma kind) {
+  switch (kind) {
+    case Mma::s8:
+      return {DType::s8, DType::s32};
+    case Mma::s4:
+      return {DType::s4, DType::s32};
+    case Mma::f16:
+      return {DType::f16, DType::f32};
+    case Mma::bf16:
+      return {DType::bf16, DType::f32};
+    case Mma::e4m3:
+      return {DType::e4m3, DType::f32};
+  }
+  impl.fail("unknown kind of mma");
+}
+
+void check_type(const BuilderCore::Impl& impl, const char* operand, std::optional<DType> type,
+                const MmaTypes& expected, DType needed) {
+  if (type == needed) return;
+  impl.fail(fmt::format(
+      "mma of {} takes {} of {}, but this one holds {}; use the mma of its type or convert it",
+      to_string(expected.operand), operand, to_string(needed),
+      type ? to_string(*type) : "nothing: it was never given a value"));
+}
+
 }  // namespace
+
+MmaC WarpVerbs::mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) {
+  impl_->at(loc);
+  for (const Mma kind : {Mma::s8, Mma::s4, Mma::f16, Mma::bf16, Mma::e4m3}) {
+    if (a.type() == types_of(*impl_, kind).operand) return mma(kind, a, b, c, loc);
+  }
+  impl_->fail(a.type() ? fmt::format("no mma takes operands of {}", to_string(*a.type()))
+                       : kNoValue);
+}
 
 MmaC WarpVerbs::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) {
   impl_->at(loc);
+  const MmaTypes types = types_of(*impl_, kind);
+  check_type(*impl_, "A", a.type(), types, types.operand);
+  check_type(*impl_, "B", b.type(), types, types.operand);
+  if (c.type()) check_type(*impl_, "an accumulator", c.type(), types, types.accumulator);
   const MmaForm form = form_of(*impl_, kind);
   llvm::SmallVector<llvm::Value*, 10> operands;
   for (const I32& x : a) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
   for (const I32& x : b) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
   for (const I32& x : c) operands.push_back(impl_->reinterpret(impl_->use(x), form.accumulator));
   const auto parts = impl_->unpack<4>(impl_->intrinsic(form.id, operands));
-  MmaC d;
+  MmaC d(types.accumulator, {});
   for (unsigned i = 0; i < 4; ++i) {
     d[i] = impl_->wrap<I32>(impl_->reinterpret(parts[i], impl_->b.getInt32Ty()));
   }

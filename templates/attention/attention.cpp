@@ -277,7 +277,8 @@ void Attention::sum_weights() {
     }
     MmaC sum{zero, zero, zero, zero};
     if (!plan_.two_level) sum = {k_.as_bits(before[0]), zero, k_.as_bits(before[1]), zero};
-    for (const Operands& p : p_codes_) sum = k_.mma(pv_kind(), p[block], {code, code}, sum);
+    const MmaB codes(plan_.pv, {code, code});
+    for (const Operands& p : p_codes_) sum = k_.mma(pv_kind(), p[block], codes, sum);
     for (int half = 0; half < 2; ++half) {
       const F32 tile = k_.as_f32(sum[2 * half]);
       sum_[first_row + half] = plan_.two_level ? before[half] + tile : tile;

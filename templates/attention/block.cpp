@@ -36,8 +36,8 @@ AttentionPlan::AttentionPlan(const KernelSpec& spec)
       queries_in_registers(head_dim <= 64),
       p_offset(pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0.0f),
       v_code(v_quantized ? largest_v_code(pv) : 1.0f),
-      q_tile{cta_q, head_dim, OperandA::kPanelBytes},
-      k_tile{cta_k, head_dim, OperandB::kPanelBytes},
+      q_tile{cta_q, head_dim, OperandA::kPanelBytes, DType::s8},
+      k_tile{cta_k, head_dim, OperandB::kPanelBytes, DType::s8},
       v_tile(OperandV::layout(pv, cta_k, head_dim)),
       o_tile{cta_q, static_cast<int>(head_dim * kElementBytes), kBankBytes} {}
 

@@ -60,7 +60,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
   const auto p = k.params<QuantizeVParams>();
   const Block block = locate(k, p);
   const int threads = head_dim, warp_channels = 32;
-  const TileLayout in_layout = OperandV::layout(DType::f16, kKeys, head_dim);
+  const TileLayout in_layout = OperandV::layout(io, kKeys, head_dim);
   const TileLayout out_layout = OperandV::layout(DType::e4m3, kKeys, head_dim);
   const SharedTile in{in_layout, k.shared(in_layout.bytes(), kBankBytes)};
   const SharedTile out{out_layout, k.shared(out_layout.bytes(), kBankBytes)};
@@ -72,7 +72,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
   k.cp_async_wait(0);
   k.barrier();
 
-  const OperandV operand(k, DType::f16, in_layout);
+  const OperandV operand(k, io, in_layout);
   const LanePosition lane(k.thread_idx());
   const I32 warp_channel = k.warp_idx() * warp_channels;
   const SharedTile warp_in = in.panels_from(k.warp_idx());

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "sagegen/dsl/reduce.h"
+#include "sagegen/dsl/tile.h"
 #include "tests/golden/emulated.h"
 
 namespace sagegen::golden {
@@ -359,6 +360,105 @@ TEST_CASE("the lanes of a warp see each other's shared memory behind a warp barr
     k.store(at.out + byte, k.load<I32>(box + (byte ^ 4)));
   });
   for (std::size_t lane = 0; lane < 32; ++lane) CHECK(out[lane] == in[lane ^ 1]);
+}
+
+// A (32 x 64) times B (64 x 32) through shared memory, tiles -> fragments -> mma, by two warps of 16 rows.
+// Elements are small integers, so that every format and order of sums is exact.
+constexpr int kM = 32, kN = 32, kK = 64;
+
+std::uint16_t bits_of(DType type, int value) {
+  if (type == DType::s8) return static_cast<std::uint8_t>(value);
+  const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(value));
+  const std::uint32_t sign = word >> 31;
+  const int exponent = static_cast<int>(word >> 23 & 0xff) - 127;  // of a value that is not 0
+  const std::uint32_t fraction = word & 0x7fffff;
+  if (type == DType::bf16) return static_cast<std::uint16_t>(word >> 16);
+  if (value == 0) return 0;
+  if (type == DType::f16) {
+    return static_cast<std::uint16_t>(sign << 15 | static_cast<std::uint32_t>(exponent + 15) << 10 |
+                                      fraction >> 13);
+  }
+  return static_cast<std::uint16_t>(sign << 7 | static_cast<std::uint32_t>(exponent + 7) << 3 |
+                                    fraction >> 20);  // e4m3
+}
+
+int element(int row, int column, int seed) { return (row * 7 + column * 3 + seed) % 9 - 4; }
+
+// by_key: B lies with its rows (along k) in the tile's rows; otherwise its columns do.
+void check_product(DType type, bool by_key) {
+  INFO(to_string(type) << (by_key ? ", B by k" : ", B by column"));
+  const int bytes = bits(type) / 8;
+  const int b_rows = by_key ? kK : kN, b_columns = by_key ? kN : kK;
+  std::vector<std::uint8_t> in;
+  const auto append = [&](int rows, int columns, const auto& value) {
+    for (int row = 0; row < rows; ++row) {
+      for (int column = 0; column < columns; ++column) {
+        const std::uint16_t code = bits_of(type, value(row, column));
+        in.push_back(static_cast<std::uint8_t>(code));
+        if (bytes == 2) in.push_back(static_cast<std::uint8_t>(code >> 8));
+      }
+    }
+  };
+  append(kM, kK, [](int row, int column) { return element(row, column, 1); });
+  append(b_rows, b_columns, [&](int row, int column) {
+    return by_key ? element(row, column, 5) : element(column, row, 5);
+  });
+
+  const auto out = run<std::int32_t>(in, kM * kN, 64, [&](KernelBuilder& k, const Buffers& at) {
+    const TileLayout a_layout{kM, kK * bytes, OperandA::kPanelBytes, type};
+    const TileLayout b_layout{b_rows, b_columns * bytes, OperandB::kPanelBytes, type};
+    const SharedTile a{a_layout, k.shared(a_layout.bytes(), kBankBytes)};
+    const SharedTile b{b_layout, k.shared(b_layout.bytes(), kBankBytes)};
+    copy_tile_async(k, a, {at.in, k.i64(a_layout.row_bytes)}, k.thread_idx(), 64);
+    copy_tile_async(k, b, {at.in + a_layout.bytes(), k.i64(b_layout.row_bytes)}, k.thread_idx(),
+                    64);
+    k.cp_async_commit();
+    k.cp_async_wait(0);
+    k.barrier();
+
+    const OperandA rows(k, a.rows_from(k.warp_idx() * 16));
+    Accumulator sum(16, kN, k.i32(0));
+    const int steps = kK * bytes / 32;
+    for (int pair = 0; pair < kN / 16; ++pair) {
+      for (int step = 0; step < steps; ++step) {
+        const auto columns =
+            by_key ? OperandV(k, type, b_layout).load(b, pair)[static_cast<std::size_t>(step)]
+                   : OperandB(k, b_layout).load(b, pair, step);
+        for (int half = 0; half < 2; ++half) {
+          MmaC& c = sum.block(0, 2 * pair + half);
+          c = k.mma(rows.load(0, step), columns[static_cast<std::size_t>(half)], c);
+        }
+      }
+    }
+    const LanePosition lane(k.thread_idx());
+    for (int row = 0; row < sum.lane_rows(); ++row) {
+      for (int column = 0; column < sum.lane_columns(); ++column) {
+        const I32 r = k.warp_idx() * 16 + lane.row + Accumulator::tile_row(row);
+        const I32 c = lane.quad * 2 + Accumulator::tile_column(column);
+        k.store(at.out + (r * kN + c) * 4, sum.at(row, column));
+      }
+    }
+  });
+  for (int row = 0; row < kM; ++row) {
+    for (int column = 0; column < kN; ++column) {
+      int expected = 0;
+      for (int i = 0; i < kK; ++i) expected += element(row, i, 1) * element(i, column, 5);
+      const std::int32_t got = out[static_cast<std::size_t>(row * kN + column)];
+      INFO(row << ", " << column);
+      if (type == DType::s8) {
+        CHECK(got == expected);
+      } else {
+        CHECK(std::bit_cast<float>(got) == static_cast<float>(expected));
+      }
+    }
+  }
+}
+
+TEST_CASE("products of matrices from tiles, of every type that mma takes in whole bytes") {
+  for (const DType type : {DType::s8, DType::e4m3, DType::f16, DType::bf16}) {
+    check_product(type, /*by_key=*/false);
+  }
+  for (const DType type : {DType::f16, DType::bf16}) check_product(type, /*by_key=*/true);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "sagegen/dsl/reduce.h"
+#include "sagegen/dsl/tile.h"
 #include "sagegen/error.h"
 #include "tests/golden/golden.h"
 
@@ -139,9 +140,100 @@ TEST_CASE("arguments that no instruction has") {
           "56 bytes of parameters, this struct has 32");
 }
 
+TEST_CASE("fragments are what the instruction multiplies") {
+  const auto fragments = [](Kernel& t, DType a, DType b, DType c, Mma kind,
+                            SourceLoc loc = SourceLoc::here()) {
+    t.k.mma(kind, {a, t.ints()}, {b, {t.a, t.b}}, {c, t.ints()}, loc);
+  };
+  const int line = __LINE__ + 1;
+  const Build mixed = [&](Kernel& t) { fragments(t, DType::f16, DType::s8, DType::s32, Mma::s8); };
+  CHECK(error_of(mixed) == here(line) +
+                               "mma of s8 takes A of s8, but this one holds f16; use the mma of "
+                               "its type or convert it");
+  const auto rejects = [](const Build& build, const std::string& words) {
+    CHECK_THAT(error_of(build), Contains("tests/golden/errors_test.cpp:") && Contains(words));
+  };
+  rejects([&](Kernel& t) { fragments(t, DType::f16, DType::bf16, DType::f32, Mma::f16); },
+          "takes B of f16, but this one holds bf16");
+  rejects([&](Kernel& t) { fragments(t, DType::s8, DType::s8, DType::f32, Mma::s8); },
+          "takes an accumulator of s32, but this one holds f32");
+  rejects([](Kernel& t) { t.k.mma(Mma::s8, {}, {}, {}); }, "never given a value");
+  rejects([](Kernel& t) { t.k.mma({}, {}, {}); }, "never given a value");
+  rejects(
+      [](Kernel& t) {
+        t.k.mma({DType::f32, t.ints()}, {}, {});
+      },
+      "no mma takes operands of f32");
+  rejects(
+      [](Kernel& t) {
+        t.k.mma({DType::s8, {}}, {DType::s8, {}}, {});
+      },
+      "an operand was never given a value");
+  // Bits of no type are for the first mma; from then on the sum has its type.
+  rejects(
+      [](Kernel& t) {
+        const MmaA a(DType::s8, t.ints()), half(DType::f16, t.ints());
+        const MmaB b(DType::s8, {t.a, t.b}), half_b(DType::f16, {t.a, t.b});
+        const MmaC sum = t.k.mma(a, b, {t.a, t.a, t.a, t.a});
+        t.k.mma(half, half_b, sum);
+      },
+      "takes an accumulator of f32, but this one holds s32");
+}
+
+TEST_CASE("tiles are read as what they hold, and inside") {
+  const auto rejects = [](const Build& build, const std::string& words) {
+    CHECK_THAT(error_of(build), Contains("tests/golden/errors_test.cpp:") && Contains(words));
+  };
+  const auto tile = [](Kernel& t, const TileLayout& layout) {
+    return SharedTile{layout, t.k.shared(layout.bytes(), kBankBytes)};
+  };
+  const TileLayout rows{64, 128, OperandA::kPanelBytes, DType::s8};
+  const TileLayout columns{64, 128, OperandB::kPanelBytes, DType::s8};
+  rejects([&](Kernel& t) { OperandA(t.k, tile(t, {64, 128, 32})); }, "set TileLayout::type");
+  rejects([&](Kernel& t) { OperandA(t.k, tile(t, columns)); }, "panels of 32 bytes");
+  rejects([&](Kernel& t) { OperandA(t.k, tile(t, rows)).load(4, 0); }, "block (4, 0) of 16 rows");
+  rejects([&](Kernel& t) { OperandA(t.k, tile(t, rows)).load(0, 4); }, "outside the tile of 64");
+  rejects([&](Kernel& t) { OperandA(t.k, tile(t, rows)).load(-1, 0); }, "outside the tile");
+  rejects([&](Kernel& t) { OperandA(t.k, {rows, {}}); }, "never given a value");
+  rejects([&](Kernel& t) { OperandB(t.k, columns).load(tile(t, columns), 4, 0); }, "block (4, 0)");
+  TileLayout other = columns;
+  other.type = DType::f16;
+  rejects([&](Kernel& t) { OperandB(t.k, columns).load(tile(t, other), 0, 0); },
+          "another layout or type");
+  rejects([&](Kernel& t) { OperandV(t.k, DType::bf16, other); },
+          "reads bf16, but the tile holds f16");
+  rejects([&](Kernel& t) { OperandV(t.k, DType::s8, columns); }, "e4m3, f16 or bf16, not s8");
+  rejects([&](Kernel& t) { OperandV(t.k, DType::f16, other).load(tile(t, other), 4); },
+          "block (0, 4)");
+  rejects([](Kernel& t) { Accumulator(24, 8, t.k.i32(0)); }, "asked for 24 x 8");
+  rejects([](Kernel&) { Accumulator(16, 8, F32{}); }, "never given a value");
+  rejects([](Kernel& t) { Accumulator(16, 8, t.x).at(2, 0); }, "block (1, 0) lies outside");
+  rejects([](Kernel& t) { AccumulatorVars(t.k, 16, 8).at(0, 2); }, "element (0, 2) lies outside");
+  rejects([](Kernel&) { LanePosition(I32{}); }, "never given a value");
+  const TileSource from{};
+  rejects(
+      [&](Kernel& t) {
+        copy_tile_async(t.k, tile(t, rows), {t.in, t.wide}, t.a, 0);
+      },
+      "0 threads cannot copy");
+  rejects([&](Kernel& t) { copy_tile_async(t.k, tile(t, rows), from, t.a, 64); },
+          "never given a value");
+  rejects([&](Kernel& t) { store_tile(t.k, tile(t, rows), t.a, 0, t.out, t.wide, t.b); },
+          "0 threads cannot store");
+  rejects(
+      [&](Kernel& t) {
+        store_tile(t.k, tile(t, {12, 64, 32}), t.a, 64, t.out, t.wide, t.b);
+      },
+      "12 rows of 64 bytes");
+  CHECK_THROWS_WITH((TileLayout{8, 64, 0}.offset(1, 1)), Contains("32, 64 or 128 bytes, not 0"));
+}
+
 TEST_CASE("what the target does not have") {
   const auto mma = [](Mma kind) {
-    return [kind](Kernel& t) { t.k.mma(kind, t.ints(), {t.a, t.b}, t.ints()); };
+    return [kind](Kernel& t) {
+      const DType type = kind == Mma::e4m3 ? DType::e4m3 : DType::s4;
+      t.k.mma(kind, {type, t.ints()}, {type, {t.a, t.b}}, {t.a, t.b, t.c, t.d});
+    };
   };
   CHECK_THAT(error_of(mma(Mma::e4m3), {.sm = 80}),
              Contains("mma of e4m3") && Contains("sm_80") && Contains("use f16"));

@@ -36,8 +36,9 @@ class Kernel {
   // Writes a result, so that it is not dead.
   void keep(dsl::I32 value);
   void keep(dsl::F32 value);
-  template <std::size_t N>
-  void keep(const std::array<dsl::I32, N>& values) {
+  template <typename Registers>
+  requires requires(const Registers& values) { values.begin(); }
+  void keep(const Registers& values) {
     for (const dsl::I32& value : values) keep(value);
   }
 

@@ -348,22 +348,23 @@ TEST_CASE("what lanes do together") {
 }
 
 TEST_CASE("tensor cores") {
-  const auto mma = [](Mma kind) {
-    return [kind](Kernel& t) {
-      t.keep(t.k.mma(kind, t.ints(), {t.a, t.b}, {t.k.as_bits(t.x), t.k.as_bits(t.y), t.c, t.d}));
+  const auto mma = [](DType type) {
+    return [type](Kernel& t) {
+      t.keep(t.k.mma({type, t.ints()}, {type, {t.a, t.b}},
+                     {t.k.as_bits(t.x), t.k.as_bits(t.y), t.c, t.d}));
     };
   };
   const auto line = [](const std::string& instruction) {
     return Lines{instruction + " {%, %, %, %}, {%, %, %, %}, {%, %}, {%, %, %, %};"};
   };
   check({
-      {"s8", mma(Mma::s8), line("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32")},
-      {"s4", mma(Mma::s4), line("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32")},
-      {"f16", mma(Mma::f16), line("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")},
-      {"bf16", mma(Mma::bf16), line("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")},
-      {"e4m3 sm_89", mma(Mma::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
+      {"s8", mma(DType::s8), line("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32")},
+      {"s4", mma(DType::s4), line("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32")},
+      {"f16", mma(DType::f16), line("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")},
+      {"bf16", mma(DType::bf16), line("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")},
+      {"e4m3 sm_89", mma(DType::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
        kAda},
-      {"e4m3 sm_120", mma(Mma::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
+      {"e4m3 sm_120", mma(DType::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
        kBlackwell},
   });
 }

@@ -7,10 +7,13 @@
 
 #include <array>
 #include <functional>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "sagegen/dsl/kernel_builder.h"
 #include "sagegen/dsl/reduce.h"
+#include "sagegen/error.h"
 
 namespace sagegen::dsl {
 
@@ -30,11 +33,12 @@ inline constexpr int kBankBytes = 128;  // one wavefront of shared memory
 struct TileLayout {
   int rows;
   int row_bytes;
-  int panel_bytes;  // 32, 64 or 128; divides row_bytes
+  int panel_bytes;                           // 32, 64 or 128; divides row_bytes
+  std::optional<DType> type = std::nullopt;  // of the elements, if it is read as an operand of mma
 
   constexpr int bytes() const { return rows * row_bytes; }
-  constexpr int chunks_per_row() const { return panel_bytes / kChunkBytes; }  // inside one panel
-  constexpr int rows_per_line() const { return kBankBytes / panel_bytes; }
+  constexpr int chunks_per_row() const { return checked_panel() / kChunkBytes; }  // in one panel
+  constexpr int rows_per_line() const { return kBankBytes / checked_panel(); }
 
   // Byte offset of a chunk from the tile's start. Row and Chunk are int or I32.
   template <typename Row, typename Chunk>
@@ -46,6 +50,12 @@ struct TileLayout {
   template <typename Row>
   constexpr Row swizzle(Row row) const {
     return (row / rows_per_line()) % chunks_per_row();
+  }
+  friend bool operator==(const TileLayout&, const TileLayout&) = default;
+  constexpr int checked_panel() const {
+    if (panel_bytes == 32 || panel_bytes == 64 || panel_bytes == 128) return panel_bytes;
+    throw CodegenError("a tile has panels of 32, 64 or 128 bytes, not " +
+                       std::to_string(panel_bytes));
   }
 };
 
@@ -70,57 +80,66 @@ struct TileSource {
   I64 row_stride;  // bytes
 };
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
-                     int threads);
+                     int threads, SourceLoc loc = SourceLoc::here());
 void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
-                     int threads, I32 valid_rows);
+                     int threads, I32 valid_rows, SourceLoc loc = SourceLoc::here());
 
 // Writes the first valid_rows rows of a tile to global memory, 16 bytes per thread and pass. thread: the
 // thread's index among `threads`.
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
-                I64 row_stride, I32 valid_rows);
+                I64 row_stride, I32 valid_rows, SourceLoc loc = SourceLoc::here());
 
 // ---- operands of mma: shared memory -> registers ------------------------------------------------
 
-// A operand of 8-bit elements: rows of the tile are rows of A, bytes run along k. Panels of 32 bytes. The
-// tile stays where it is, so a lane's address is one register.
+// Fragments have the type of the tile that they come from; a k step is what one mma of that type takes
+// along k, which is 32 bytes: 16 elements of f16 and bf16, 32 of s8 and e4m3, 64 of s4.
+
+// A operand: rows of the tile are rows of A, bytes run along k. Panels of 32 bytes. The tile stays where it
+// is, so a lane's address is one register.
 class OperandA {
  public:
   static constexpr int kPanelBytes = 32;
-  OperandA(KernelBuilder& k, const SharedTile& tile);
-  // Rows 16 row_block .. +15, k elements 32 k_step .. +31.
-  MmaA load(int row_block, int k_step) const;
+  OperandA(KernelBuilder& k, const SharedTile& tile, SourceLoc loc = SourceLoc::here());
+  // Rows 16 row_block .. +15 of one k step.
+  MmaA load(int row_block, int k_step, SourceLoc loc = SourceLoc::here()) const;
 
  private:
   KernelBuilder* k_;
   SharedTile tile_;  // as this lane addresses it
 };
 
-// B operand of 8-bit elements: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes.
+// B operand: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes.
 class OperandB {
  public:
   static constexpr int kPanelBytes = 64;
-  OperandB(KernelBuilder& k, const TileLayout& layout);
-  // Two column blocks, columns 16 column_pair .. +15; k elements 32 k_step .. +31.
-  std::array<MmaB, 2> load(const SharedTile& tile, int column_pair, int k_step) const;
+  OperandB(KernelBuilder& k, const TileLayout& layout, SourceLoc loc = SourceLoc::here());
+  // Two column blocks, columns 16 column_pair .. +15, of one k step.
+  std::array<MmaB, 2> load(const SharedTile& tile, int column_pair, int k_step,
+                           SourceLoc loc = SourceLoc::here()) const;
 
  private:
   KernelBuilder* k_;
+  TileLayout layout_;
   std::array<I32, 2> lane_offset_;  // of even and odd k steps
 };
 
 // B operand of P V for either type of V. FP8 values lie channel-major (rows are channels, bytes run along
-// the keys), FP16 values key-major (rows are keys). Panels of 64 bytes.
+// the keys), FP16 and BF16 values key-major (rows are keys): B as it is written in a book, its rows along
+// the tile's. Panels of 64 bytes.
 class OperandV {
  public:
   static constexpr int kPanelBytes = 64;
   static constexpr int kChannels = 16;  // of one slice: two column blocks
   static TileLayout layout(DType type, int keys, int channels);
-  OperandV(KernelBuilder& k, DType type, const TileLayout& layout);
+  OperandV(KernelBuilder& k, DType type, const TileLayout& layout,
+           SourceLoc loc = SourceLoc::here());
   // Channels 16 slice .. +15 for all keys: fragments by k step and column block.
-  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice) const;
+  std::vector<std::array<MmaB, 2>> load(const SharedTile& tile, int slice,
+                                        SourceLoc loc = SourceLoc::here()) const;
 
  private:
   KernelBuilder* k_;
+  TileLayout layout_;
   DType type_;
   std::array<I32, 2> lane_offset_;  // of even and odd k steps (FP8) or slices (FP16)
 };
@@ -129,7 +148,8 @@ class OperandV {
 
 // Where a lane stands in the 8 x 8 blocks of accumulators: it holds columns 2 quad and 2 quad + 1 of a row.
 struct LanePosition {
-  explicit LanePosition(I32 thread) : row(thread % 32 / 4), quad(thread % 4) {}
+  explicit LanePosition(I32 thread, SourceLoc loc = SourceLoc::here())
+      : row(Here<I32>(thread, loc) % 32 / 4), quad(Here<I32>(thread, loc) % 4) {}
   I32 row;
   I32 quad;
 };
@@ -139,15 +159,17 @@ struct LanePosition {
 // (tile_row(row) + lane.row, tile_column(column) + 2 * lane.quad).
 class Accumulator {
  public:
-  Accumulator(int rows, int columns, I32 initial);  // rows: multiple of 16, columns: of 8
+  // rows: multiple of 16, columns: of 8. Starts with f32, or with bits for the first mma to take.
+  Accumulator(int rows, int columns, F32 initial, SourceLoc loc = SourceLoc::here());
+  Accumulator(int rows, int columns, I32 initial, SourceLoc loc = SourceLoc::here());
 
   int row_blocks() const { return row_blocks_; }
   int column_blocks() const { return column_blocks_; }
-  MmaC& block(int row_block, int column_block);
+  MmaC& block(int row_block, int column_block, SourceLoc loc = SourceLoc::here());
 
   int lane_rows() const { return 2 * row_blocks_; }
   int lane_columns() const { return 2 * column_blocks_; }
-  I32& at(int lane_row, int lane_column);
+  I32& at(int lane_row, int lane_column, SourceLoc loc = SourceLoc::here());
   // Under a branch that is the same for the whole warp: replaces every element, read as f32.
   using Update = std::function<F32(int lane_row, int lane_column, F32 value)>;
   void update_if(KernelBuilder& k, Pred condition, const Update& update);
@@ -158,6 +180,8 @@ class Accumulator {
   }
 
  private:
+  Accumulator(int rows, int columns, const MmaC& initial, SourceLoc loc);
+
   int row_blocks_;
   int column_blocks_;
   std::vector<MmaC> blocks_;
@@ -168,8 +192,9 @@ constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }
 
 // Turns f32 accumulators into an A operand without moving data between lanes: rows 16 row_block .. +15,
 // columns operand_keys * k_step .. The k index of an e4m3 operand is permuted inside every 16 columns
-// as abi.h says for V.
-MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step);
+// as abi.h says for V. type: e4m3, f16 or bf16.
+MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step,
+                  SourceLoc loc = SourceLoc::here());
 
 // Accumulators that live across loop iterations, as f32.
 class AccumulatorVars {
@@ -177,7 +202,7 @@ class AccumulatorVars {
   AccumulatorVars(KernelBuilder& k, int rows, int columns);  // all zero
   int lane_rows() const { return lane_rows_; }
   int lane_columns() const { return lane_columns_; }
-  const Var<F32>& at(int lane_row, int lane_column) const;
+  const Var<F32>& at(int lane_row, int lane_column, SourceLoc loc = SourceLoc::here()) const;
 
  private:
   int lane_rows_;
@@ -191,7 +216,8 @@ class QuadRows {
  public:
   QuadRows(const SharedTile& tile, const LanePosition& lane);
   // To row 8 row_block + lane.row.
-  void store(KernelBuilder& k, int row_block, int chunk, I32 part) const;
+  void store(KernelBuilder& k, int row_block, int chunk, I32 part,
+             SourceLoc loc = SourceLoc::here()) const;
 
  private:
   SharedTile tile_;  // seen from the lane

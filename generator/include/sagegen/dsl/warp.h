@@ -3,18 +3,10 @@
 
 #include <array>
 
+#include "sagegen/dsl/fragment.h"
 #include "sagegen/dsl/memory.h"
 
 namespace sagegen::dsl {
-
-// Tensor-core instructions by operand type; shapes are m16n8k32 (s8, e4m3), m16n8k64 (s4), m16n8k16
-// (f16, bf16). PTX ISA, warp-level matrix instructions: mma.
-enum class Mma { s8, s4, f16, bf16, e4m3 };
-
-// Accumulators and operands of one mma.sync per lane. c holds s32 bits (s8, s4) or f32 bits (others).
-using MmaA = std::array<I32, 4>;
-using MmaB = std::array<I32, 2>;
-using MmaC = std::array<I32, 4>;
 
 enum class Transpose { no, yes };
 
@@ -45,8 +37,11 @@ class WarpVerbs : public MemoryVerbs {
                                  SourceLoc loc = SourceLoc::here());
   std::array<I32, 2> ldmatrix_x2(SharedPtr row, Transpose transpose,
                                  SourceLoc loc = SourceLoc::here());
+  // a b + c. Refuses fragments of another type than the instruction's.
   MmaC mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c,
            SourceLoc loc = SourceLoc::here());
+  // The one for the type of a.
+  MmaC mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc = SourceLoc::here());
 
  protected:
   using MemoryVerbs::MemoryVerbs;
