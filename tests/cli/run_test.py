@@ -8,8 +8,8 @@ import subprocess
 import threading
 import unittest
 
-from support import (CHECK_FAILED, DRIVER, FILE, FULL_DISK, OK, SPEC, TOOL, USAGE, CliTest, has_generator, npy,
-                     safetensors, sagegen, waves)
+from support import (CHECK_FAILED, DRIVER, FILE, FULL_DISK, FWD, OK, QUANTQ, SPEC, TOOL, USAGE, CliTest,
+                     has_generator, npy, safetensors, sagegen, waves)
 
 GENERATOR = has_generator()
 HAS_GPU = sagegen("devices", "--json").json()["cuda"]
@@ -216,6 +216,147 @@ class Modes(RunTest):
             with open(out, "rb") as file:
                 outputs.append(file.read())
         self.assertEqual(outputs[0], outputs[1])
+
+
+class NamedKernels(RunTest):
+    CAUSAL = "sage_fwd_d64_bf16_causal_qk_s8b_g128x128_pv_f16_f32x2_q64k128w4s1_sm86"
+    LENGTHS = ("--device", "emulator", "--heads", 1, "--q-len", 70, "--kv-len", 65)
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_a_key_says_all_that_a_kernel_is(self):
+        report = self.run_json(self.CAUSAL, *self.LENGTHS)
+        self.assertEqual(report["kernels"][-1], self.CAUSAL)
+        self.assertEqual((report["device"], report["dtype"], report["causal"], report["granularity"],
+                          report["accumulation"], report["shape"]["head_dim"]),
+                         ("emulator:sm_86", "bf16", "top-left", "per_block", "two_level_f32", 64))
+        self.assertTrue(report["passed"])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_what_a_key_leaves_open(self):
+        report = self.run_json(self.CAUSAL, *self.LENGTHS, "--target", "sm_89", "--no-smooth-k", "--head-dim", 40,
+                               "--causal", "bottom-right")
+        self.assertEqual(report["kernels"][-1], self.CAUSAL.replace("sm86", "sm89"))
+        self.assertEqual((report["target"], report["smoothing"], report["causal"], report["shape"]["head_dim"]),
+                         ("sm_89", "none", "bottom-right", 40))
+        self.assertTrue(report["passed"])
+        report = self.run_json(self.CAUSAL, *self.run_file(qkv(channels=32))[1:])
+        self.assertEqual((report["dtype"], report["kernel_head_dim"], report["passed"]), ("bf16", 64, True))
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_a_schedule_and_groups_by_themselves(self):
+        report = self.run_json(*SMALL, "--schedule", "q64k64w4s3")
+        self.assertTrue(report["kernels"][-1].endswith("_g32x64_pv_e4m3_f32x2_q64k64w4s3_sm89"))
+        self.assertTrue(report["passed"])
+        report = self.run_json(*SMALL, "--schedule", "q16k128w1s2", "--groups", "g16x128")
+        self.assertTrue(report["kernels"][-1].endswith("_g16x128_pv_e4m3_f32x2_q16k128w1s2_sm89"))
+        self.assertTrue(report["passed"])
+
+    def test_keys_of_the_embedded_set_need_no_generator(self):
+        self.assertTrue(self.run_json(FWD, *self.LENGTHS)["passed"])
+
+    def test_refusals(self):
+        self.expect_error(USAGE, "usage error", [QUANTQ, "prepares inputs", "sage_fwd"], "run", QUANTQ)
+        self.expect_error(SPEC, "spec error", ["sage_fwd_d64", "sagegen list"], "run", "sage_fwd_d64")
+        self.expect_error(USAGE, "usage error", [FWD, "before --input"], *self.run_file(qkv()), FWD)
+        self.expect_error(SPEC, "spec error", ["q48", "cta_q 48"], "run", FWD.replace("q128", "q48"))
+        for option, value in (("--mode", "int8"), ("--granularity", "per_block"), ("--accumulation", "f32"),
+                              ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
+                              ("--set", "set.toml")):
+            self.expect_error(USAGE, "usage error", [option, "refused beside KEY"], "run", FWD, option, value)
+        self.expect_error(USAGE, "usage error", ["--causal", FWD, "not causal"], "run", FWD, "--causal", "top-left")
+        self.expect_error(USAGE, "usage error", ["--causal", "is causal"], "run", self.CAUSAL, "--causal", "none")
+        self.expect_error(USAGE, "usage error", ["128 channels", FWD, "at most 64"], "run", FWD, "--head-dim", 128)
+        for schedule in ("q64", "q64k64w4s3x", "64,64,4,3", "k64q64w4s3", "q-64k64w4s3", "q1234567k64w4s3"):
+            self.expect_error(USAGE, "usage error", ["--schedule", "q128k64w4s2"], "run", "--schedule", schedule)
+        for groups in ("g32", "32x64", "g32x64x1"):
+            self.expect_error(USAGE, "usage error", ["--groups", "g32x64"], "run", "--groups", groups)
+        for option in ("--schedule", "--groups", "--set"):
+            self.expect_error(USAGE, "usage error", [option, "empty"], "run", option, "")
+        self.expect_error(USAGE, "usage error", ["KEY", "empty"], "run", "")
+        self.expect_error(SPEC, "spec error", ["q64k64w1s2", "cta_q 64 with 1 warps", "use 2 warps"], "run", "--schedule", "q64k64w1s2")
+        self.expect_error(SPEC, "spec error", ["k_group 64 with cta_k 128"], "run", "--schedule", "q64k128w4s1")
+
+
+@unittest.skipUnless(GENERATOR, "not in the embedded set")
+class Sets(RunTest):
+    LENGTHS = ("--device", "emulator", "--heads", 1, "--q-len", 70, "--kv-len", 65)
+    SCHEDULES = "schedules = [{ cta_q = 64, cta_k = 64, warps = 4, stages = 3 }]\n"
+
+    def set(self, *tables):
+        text = "".join(f"[[attention]]\nhead_dims = [64]\nio = [\"f16\"]\n{table}{self.SCHEDULES}" for table in tables)
+        return self.write("set.toml", text.encode())
+
+    def test_a_line_and_a_verdict_for_each_kernel(self):
+        path = self.set("targets = [\"sm_80\", \"sm_89\"]\n")
+        report = self.run_json("--set", path, *self.LENGTHS)
+        keys = [f"sage_fwd_d64_f16_{mask}_qk_s8t_g32x64_{pv}_q64k64w4s3_{target}"
+                for pv, target in (("pv_f16_f32", "sm80"), ("pv_e4m3_f32x2", "sm89")) for mask in ("none", "causal")]
+        self.assertEqual([kernel["key"] for kernel in report["kernels"]], keys)
+        self.assertEqual([kernel["device"] for kernel in report["kernels"]],
+                         ["emulator:sm_80"] * 2 + ["emulator:sm_89"] * 2)
+        for kernel in report["kernels"]:
+            self.assertEqual((kernel["passed"], kernel["findings"], kernel["smoothing"]), (True, 0, "k"))
+            self.assertLess(0, kernel["relative_l1"])
+            self.assertLessEqual(kernel["relative_l1"], kernel["bound"]["relative_l1"])
+            self.assertEqual(kernel["judged"], {"rows": 70, "of": 70})
+        self.assertTrue(report["passed"])
+        lines = self.expect(OK, "run", "--set", path, *self.LENGTHS, "--causal", "bottom-right").out.splitlines()
+        self.assertEqual(len(lines), 5)
+        for key, line in zip(keys, lines):
+            self.assertTrue(line.startswith(f"passed  {key}: relative L1 "), line)
+        self.assertEqual(lines[-1], "4 of 4 kernels passed")
+        report = self.run_json("--set", path, *self.LENGTHS, "--target", "sm_89")
+        self.assertEqual([kernel["key"] for kernel in report["kernels"]], keys[2:])
+
+    def test_every_smoothing_that_the_set_has(self):
+        path = self.set("targets = [\"sm_80\"]\nmasks = [\"none\"]\nsmoothings = [\"k\", \"none\"]\n")
+        report = self.run_json("--set", path, *self.LENGTHS, "--dist", "k_bias")
+        self.assertEqual([kernel["smoothing"] for kernel in report["kernels"]], ["k", "none"])
+        self.assertLess(2 * report["kernels"][0]["relative_l1"], report["kernels"][1]["relative_l1"])
+        self.assertIn(", K not smoothed: ", self.expect(OK, "run", "--set", path, *self.LENGTHS).out)
+
+    def test_one_failure_fails_the_set_and_stops_nothing(self):
+        path = self.set("targets = [\"sm_80\"]\n")
+        self.expect(OK, "emit", "--set", path, "--out", self.directory)
+        kernel = self.path("sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_f16_f32_q64k64w4s3_sm80.ptx")
+        with open(kernel, encoding="utf-8") as file:
+            text = file.read()
+        arguments = ("--set", path, *self.LENGTHS, "--ptx", self.directory)
+        self.assertTrue(self.run_json(*arguments)["passed"])
+        for before, after, word in (("ex2.approx.ftz.f32", "rcp.approx.ftz.f32", "MISSED"),
+                                    ("cp.async.wait_group", "// cp.async.wait_group", "copy-in-flight"),
+                                    (".visible .entry", ".visible .entrance", "entrance")):
+            self.write(kernel, text.replace(before, after).encode())
+            report = self.run_json(*arguments, code=CHECK_FAILED)
+            self.assertEqual([one["passed"] for one in report["kernels"]], [False, True], word)
+            self.assertFalse(report["passed"])
+            lines = self.expect(CHECK_FAILED, "run", *arguments).out.splitlines()
+            self.assertTrue(lines[0].startswith("FAILED  sage_fwd_d64_f16_none"), lines[0])
+            self.assertIn(word, lines[0])
+            self.assertIn("1 of 2 kernels passed", lines)
+
+    def test_refusals(self):
+        path = self.set("targets = [\"sm_80\"]\n")
+        for option in (("--mode", "int8"), ("--granularity", "per_block"), ("--accumulation", "f32"), ("--lse",),
+                       ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"), ("--no-smooth-k",),
+                       ("--out", self.path("o.safetensors"))):
+            self.expect_error(USAGE, "usage error", [option[0], "refused beside --set"], "run", "--set", path, *option)
+        self.expect_error(USAGE, "usage error", ["--causal none", "--set"], "run", "--set", path, "--causal", "none")
+        self.expect_error(USAGE, "usage error", ["sm_89", path, "sm_80"], "run", "--set", path, "--target", "sm_89")
+        self.expect_error(USAGE, "usage error", ["128 channels", "at most 64"], "run", "--set", path, "--head-dim", 128)
+        self.expect_error(FILE, "file error", ["none.toml"], "run", "--set", self.path("none.toml"))
+        self.expect_error(SPEC, "spec error", ["set.toml:1:1"], "run", "--set", self.write("set.toml", b"x = 1"))
+
+    def test_ctrl_c_ends_the_set(self):
+        path = self.set("targets = [\"sm_80\"]\n")
+        command = [TOOL, "run", "--set", path, "--device", "emulator", "--q-len", "8192"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            self.assertIn(b"running", process.stderr.readline())  # a second after it began
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=200)
+        self.assertEqual(process.returncode, -signal.SIGINT)
+        self.assertIn("interrupted", out.decode())
+        self.assertIn("0 of 2 kernels passed", out.decode())
 
 
 class Files(RunTest):

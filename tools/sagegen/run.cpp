@@ -1,7 +1,10 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
+#include <cmath>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <regex>
 #include <vector>
 
 #include <fmt/format.h>
@@ -22,15 +25,16 @@
 #include "tools/sagegen/run_device.h"
 #include "tools/sagegen/run_inputs.h"
 #include "tools/sagegen/run_judge.h"
+#include "tools/sagegen/run_kernel.h"
 
 namespace sagegen::cli {
 namespace {
 
 struct RunCommand {
   InputOptions input;
-  std::string device = "auto", target, mode = "int8", granularity = "per_thread", accumulation, ptx,
-              out;
-  bool no_smooth_k = false, lse = false;
+  RunKernelOptions kernel;
+  std::string device = "auto", target, ptx, out;
+  bool lse = false;
   JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
@@ -38,16 +42,6 @@ struct RunCommand {
 };
 
 // ---- from options to a job ------------------------------------------------------------------------
-
-QuantSpec chosen_quant(const RunCommand& command, Target target) {
-  QuantSpec quant = default_quant(target, *from_string<Granularity>(command.granularity));
-  if (command.mode == "int8-fp8") quant = with_pv(quant, DType::e4m3);
-  if (command.mode == "int8-fp16") quant = with_pv(quant, DType::f16);
-  if (command.no_smooth_k) quant.smoothing = Smoothing::none;
-  if (!command.accumulation.empty())
-    quant.accumulation = *from_string<Accumulation>(command.accumulation);
-  return quant;
-}
 
 std::string mode_name(const QuantSpec& quant) {
   return quant.pv == DType::e4m3 ? "int8-fp8" : "int8-fp16";
@@ -81,22 +75,29 @@ runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
   return [options](const KernelSpec& spec) { return emit_kernel(spec, options).ptx; };
 }
 
-AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
+AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const KernelSpec& kernel,
+                      const RunDevice& on) {
   AttentionJob job;
   job.inputs = inputs.values;
-  job.problem = {.head_dim = kernel_head_dim(inputs.values.q.channels),
-                 .io = inputs.io,
-                 .mask = inputs.values.causal ? Mask::causal : Mask::none};
-  job.quant = chosen_quant(command, on.target);
-  job.schedule = default_schedule(job.problem, job.quant, on.target);
+  job.problem = kernel.problem;
+  job.quant = kernel.quant;
+  job.schedule = kernel.schedule;
   job.layout = command.layout;
-  job.causal = command.input.causal == Causal::bottom_right ? runtime::CausalAlignment::bottom_right
-                                                            : runtime::CausalAlignment::top_left;
+  job.causal = inputs.causal == Causal::bottom_right ? runtime::CausalAlignment::bottom_right
+                                                     : runtime::CausalAlignment::top_left;
   job.ptx = ptx_source(command, on);
-  const AttentionKernels kernels = kernels_for(job.problem, job.quant, job.schedule, on.target);
-  validate(kernels.attention);  // first, so that a bad problem is not blamed on a helper
-  for (const KernelSpec& spec : kernels.in_order()) validate(spec);
   return job;
+}
+
+KernelSpec kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
+  const KernelSpec kernel =
+      kernel_by_words(command.kernel,
+                      {.head_dim = kernel_head_dim(inputs.values.q.channels),
+                       .io = inputs.io,
+                       .mask = inputs.values.causal ? Mask::causal : Mask::none},
+                      on.target);
+  validate_attention(kernel);
+  return kernel;
 }
 
 // ---- report ---------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
                 {"kv_len", in.k.tokens},
                 {"head_dim", in.q.channels}}},
               {"kernel_head_dim", job.problem.head_dim},
-              {"causal", causal_word(command.input.causal)},
+              {"causal", causal_word(inputs.causal)},
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
               {"warnings", Json::array()},
               {"ptx", ptx_origin(command)},
@@ -145,7 +146,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
       "input    {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, head_dim {}, {}, causal "
       "{}\n",
       inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens, in.q.channels,
-      to_string(job.problem.io), causal_word(command.input.causal));
+      to_string(job.problem.io), causal_word(inputs.causal));
   if (in.q.channels != job.problem.head_dim) {
     text += fmt::format("         channels padded with zeros from {} to {}; softmax scale of {}\n",
                         in.q.channels, job.problem.head_dim, in.q.channels);
@@ -219,27 +220,34 @@ void check_out(const RunCommand& command) {
   }
 }
 
-Exit run_command(const RunCommand& command, Output& output) {
-  check_emulator_options(command, command.device);
-  if (!command.out.empty()) check_out(command);
-  const RunInputs inputs = load_run_inputs(command.input);
+// Emulated launches end at Ctrl-C, and while they go on a line says how far they are. `begin` runs when Ctrl-C
+// does that already.
+AttentionResult run_with_progress(
+    const AttentionJob& job, const RunDevice& on, const std::string& what,
+    const runtime::LaunchProgress& launch, const std::function<void()>& begin = [] {}) {
+  std::optional<InterruptScope> interruptible;
+  if (on.emulator) interruptible.emplace();
+  begin();
+  const Progress progress(what, [&] { return Steps{launch.ended, launch.ctas}; });
+  return run_attention(job, on);
+}
+
+Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator, Output& output) {
+  const std::optional<KernelSpec> named = kernel_by_key(command.kernel, command.target);
+  if (named) validate_attention(*named);
+  const RunInputs inputs =
+      load_run_inputs(named ? inputs_of_kernel(command.input, *named) : command.input);
+  if (named) check_channels(inputs, *named);
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
-  runtime::EmulatorOptions emulator = command.emulator;
-  emulator.interrupt = interrupt_flag();
-  const auto launch = std::make_shared<runtime::LaunchProgress>();
-  emulator.progress = launch;
-  const RunDevice on = open_run_device(command.device, command.target, emulator);
+  const RunDevice on =
+      open_run_device(command.device, named ? to_string(named->target) : command.target, emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
-  const AttentionJob job = make_job(command, inputs, on);
+  const AttentionJob job =
+      make_job(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
   const std::string running = fmt::format("running on {}", on.name);
-  const AttentionResult result = [&] {
-    std::optional<InterruptScope> interruptible;
-    if (on.emulator) interruptible.emplace();
-    output.progress(running);
-    const Progress progress(running, [&] { return Steps{launch->ended, launch->ctas}; });
-    return run_attention(job, on);
-  }();
+  const AttentionResult result =
+      run_with_progress(job, on, running, *emulator.progress, [&] { output.progress(running); });
   if (!result.note.empty()) output.progress(fmt::format("{}: {}", on.name, result.note));
 
   Json fields = setup_json(command, inputs, job, on, result);
@@ -258,7 +266,108 @@ Exit run_command(const RunCommand& command, Output& output) {
   return passed ? Exit::ok : Exit::check_failed;
 }
 
-void define_inputs(CLI::App& app, InputOptions& input) {
+// ---- a set ----------------------------------------------------------------------------------------
+
+struct SetLine {
+  std::string key;
+  Json fields;
+  std::string text;  // what was found
+  bool passed = false;
+};
+
+SetLine line_of(const KernelSpec& kernel, const AttentionJob& job, const RunDevice& on,
+                const AttentionResult& result, const JudgeOptions& options) {
+  const Judgement judgement = judge(job, result, on, options);
+  SetLine line{.key = key(kernel),
+               .fields = judgement_json(judgement, job, options),
+               .text = {},
+               .passed = judgement.passed && result.findings.empty()};
+  line.fields["findings"] = result.findings.size();
+  const auto say = [&](const std::string& part) {
+    line.text += (line.text.empty() ? "" : ", ") + part;
+  };
+  if (!judgement.stopped) {
+    say(fmt::format("relative L1 {:.4g}", judgement.kernel.relative_l1));
+    if (std::isfinite(judgement.limit))
+      line.text += fmt::format(" of at most {:.4g}", judgement.limit);
+    const std::int64_t rows =
+        judgement.row.rows_beyond + judgement.row.rows_apart + judgement.row.lse_beyond;
+    if (rows > 0) say(fmt::format("bounds of rows MISSED {} times", rows));
+    if (!judgement.impossible.none()) say("values that no weights give");
+  }
+  if (!result.findings.empty()) {
+    const runtime::Finding& first = result.findings.front();
+    say(fmt::format("{} findings, the first: {} in {} line {}", result.findings.size(), first.check,
+                    first.kernel, first.ptx_line));
+  }
+  return line;
+}
+
+SetLine run_kernel_of_set(const RunCommand& command, const KernelSpec& kernel,
+                          const runtime::EmulatorOptions& emulator) {
+  InputOptions options = command.input;
+  if (kernel.problem.mask == Mask::none) options.causal.reset();  // an alignment of the others
+  const RunInputs inputs = load_run_inputs(inputs_of_kernel(options, kernel));
+  check_channels(inputs, kernel);
+  const RunDevice on = open_run_device(command.device, to_string(kernel.target), emulator);
+  check_emulator_options(command, on.name);
+  const AttentionJob job = make_job(command, inputs, kernel, on);
+  SetLine line;
+  try {
+    const AttentionResult result = run_with_progress(
+        job, on, fmt::format("running {} on {}", key(kernel), on.name), *emulator.progress);
+    line = line_of(kernel, job, on, result, command.judge);
+  } catch (const runtime::DriverError& error) {  // of this kernel; the next may do better
+    line = {.key = key(kernel),
+            .fields = {{"error", error.what()}},
+            .text = std::regex_replace(error.what(), std::regex("\\s*\n\\s*"), "; ")};
+  }
+  Json fields{{"key", line.key},
+              {"device", on.name},
+              {"smoothing", to_string(kernel.quant.smoothing)},
+              {"passed", line.passed}};
+  fields.update(line.fields);
+  line.fields = fields;
+  if (kernel.quant.smoothing == Smoothing::none) line.key += ", K not smoothed";
+  return line;
+}
+
+Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator, Output& output) {
+  if (command.input.causal == Causal::none) {
+    throw UsageError(
+        "--causal none is refused beside --set: its kernels say whether they are causal; use "
+        "top-left or bottom-right, or leave it out");
+  }
+  const std::vector<KernelSpec> kernels = kernels_of_set(command.kernel, command.target);
+  Json lines = Json::array();
+  std::size_t passed = 0;
+  for (const KernelSpec& kernel : kernels) {
+    const SetLine line = run_kernel_of_set(command, kernel, emulator);
+    passed += line.passed;
+    lines.push_back(line.fields);
+    output.text(
+        fmt::format("{:<6}  {}: {}\n", line.passed ? "passed" : "FAILED", line.key, line.text));
+    if (was_interrupted()) break;
+  }
+  const bool all = passed == kernels.size();
+  std::string summary = fmt::format("{} of {} kernels passed\n", passed, kernels.size());
+  if (!all) summary += "`sagegen run KEY`, with the same options, says more of one\n";
+  output.text(summary);
+  output.json({{"set", command.kernel.set_file}, {"kernels", lines}, {"passed", all}});
+  return all ? Exit::ok : Exit::check_failed;
+}
+
+Exit run_command(const RunCommand& command, Output& output) {
+  check_emulator_options(command, command.device);
+  if (!command.out.empty()) check_out(command);
+  runtime::EmulatorOptions emulator = command.emulator;
+  emulator.interrupt = interrupt_flag();
+  emulator.progress = std::make_shared<runtime::LaunchProgress>();
+  return command.kernel.set_file.empty() ? run_one(command, emulator, output)
+                                         : run_set(command, emulator, output);
+}
+
+void define_inputs(CLI::App& app, InputOptions& input, const RunKernelOptions& kernel) {
   const CLI::Option* files =
       app.add_option("--input", input.files,
                      "a safetensors file with q, k, v, or npy files of Q, K and V")
@@ -279,7 +388,7 @@ void define_inputs(CLI::App& app, InputOptions& input) {
                      fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
           ->capture_default_str();
   reference::Shape& shape = input.shape;
-  shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 128};
+  shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 0};
   constexpr std::uint64_t kMostHeads = 65535;  // a grid's y and z
   constexpr std::uint64_t kLongest = std::uint64_t{1} << 28;
   constexpr std::uint64_t kMostChannels = 4096;
@@ -295,17 +404,24 @@ void define_inputs(CLI::App& app, InputOptions& input) {
   size("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)", kMostHeads);
   size("--q-len", shape.q_len, "of --dist", kLongest);
   size("--kv-len", shape.kv_len, "of --dist (default: as --q-len)", kLongest);
-  size("--head-dim", shape.head_dim, "of --dist", kMostChannels);
+  size("--head-dim", shape.head_dim, "of --dist (default: the kernel's if it is named, else 128)",
+       kMostChannels);
   CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
   require_seed(seed);
   for (CLI::Option* made_up : {distribution, seed})
     refuse_beside(made_up, files, "it makes up inputs where no file is given");
-  app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
-  add_choice<Causal>(app, "--causal", input.causal,
-                     {{"none", Causal::none},
-                      {"top-left", Causal::top_left},
-                      {"bottom-right", Causal::bottom_right}},
-                     "the mask (default: none)");
+  CLI::Option* dtype =
+      app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
+  refuse_beside(dtype, kernel.named,
+                "the key says it; change the key, or leave one of the two out");
+  refuse_beside(dtype, kernel.of_set,
+                "the set says it; change the set, or leave one of the two out");
+  add_choice<std::optional<Causal>>(app, "--causal", input.causal,
+                                    {{"none", Causal::none},
+                                     {"top-left", Causal::top_left},
+                                     {"bottom-right", Causal::bottom_right}},
+                                    "the mask (default: none; top-left of a kernel that is named "
+                                    "and causal)");
   app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))")
       ->check([](const std::string& text) {
         const bool positive = std::strtod(text.c_str(), nullptr) > 0;
@@ -314,24 +430,17 @@ void define_inputs(CLI::App& app, InputOptions& input) {
 }
 
 void define_run(CLI::App& app, RunCommand& command) {
-  define_inputs(app, command.input);
+  define_run_kernel(app, command.kernel);
+  define_inputs(app, command.input, command.kernel);
   app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")
       ->capture_default_str();
   app.add_option("--target", command.target,
                  "make PTX for sm_80, ... (default: the device's best)");
-  app.add_option("--mode", command.mode, "int8 (what the target does best), int8-fp8 or int8-fp16")
-      ->check(CLI::IsMember({"int8", "int8-fp8", "int8-fp16"}))
-      ->capture_default_str();
-  app.add_option("--granularity", command.granularity, "per_thread or per_block")
-      ->check(CLI::IsMember({"per_thread", "per_block"}))
-      ->capture_default_str();
-  app.add_option("--accumulation", command.accumulation, "f32 or two_level_f32 (default: by mode)")
-      ->check(CLI::IsMember({"f32", "two_level_f32"}));
-  app.add_flag("--no-smooth-k", command.no_smooth_k, "do not subtract the mean of K");
   add_choice<Layout>(app, "--layout", command.layout, {{"hnd", Layout::hnd}, {"nhd", Layout::nhd}},
                      "of the tensors on the device (default: hnd)");
-  app.add_flag("--lse", command.lse,
-               "report the error of the log-sum-exp, too (--json always does)");
+  refuse_beside(app.add_flag("--lse", command.lse,
+                             "report the error of the log-sum-exp, too (--json always does)"),
+                command.kernel.of_set, "a kernel's line has no room for it; --json reports it");
   require_whole(app.add_option(
                     "--judge-rows", command.judge.rows,
                     "rows of O to compare with fp64, 0 for all (default: as many as take seconds)"),
@@ -342,7 +451,9 @@ void define_run(CLI::App& app, RunCommand& command) {
                  "generator, embedded, a directory with <key>.ptx files, which may be edited, or a "
                  "bundle, as generated/kernels.bundle (default: generator if it is built in)");
   command.emulator_only = define_emulator_options(app, command.emulator);
-  refuse_empty(app.add_option("--out", command.out, "write o and lse to a safetensors file"));
+  CLI::Option* out = app.add_option("--out", command.out, "write o and lse to a safetensors file");
+  refuse_empty(out);
+  refuse_beside(out, command.kernel.of_set, "it holds the result of one kernel");
 }
 
 }  // namespace
@@ -354,7 +465,11 @@ void add_run(App& app) {
       "  sagegen run --input qkv.safetensors --device cuda:0 --out o.safetensors\n"
       "  sagegen run --input q.npy k.npy v.npy --causal bottom-right --dtype bf16\n"
       "  sagegen run --device emulator --target sm_80 --mode int8-fp16 --granularity per_block "
-      "--json",
+      "--json\n"
+      "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
+      "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"
+      "  sagegen run --set mine.toml --q-len 200           every attention kernel of a set, each "
+      "judged",
       define_run, run_command);
 }
 

@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "sagegen/runtime/attention.h"
+#include "sagegen/spec.h"
 #include "tools/reference/quantize.h"
 #include "tools/sagegen/errors.h"
 
@@ -15,6 +16,8 @@ namespace sagegen::cli {
 namespace {
 
 using reference::IoType;
+
+constexpr std::int64_t kDefaultHeadDim = 128;
 
 IoType io_type(DType type) { return type == DType::f16 ? IoType::f16 : IoType::bf16; }
 
@@ -81,7 +84,20 @@ std::string zero_warning(const reference::Tensor& v) {
                      channels);
 }
 
+// --input takes all names that follow it.
+void refuse_key(const std::string& file) {
+  try {
+    parse_key(file);
+  } catch (const SpecError&) {
+    return;
+  }
+  throw UsageError(fmt::format(
+      "--input {} is refused: it is the key of a kernel and no file; put the key before --input",
+      file));
+}
+
 RunInputs from_files(const InputOptions& options) {
+  for (const std::string& file : options.files) refuse_key(file);
   if (options.files.size() == 2 ||
       (options.files.size() == 1 && options.files[0].ends_with(".npy"))) {
     throw UsageError("--input takes one safetensors file, or npy files of Q, K and V");
@@ -131,6 +147,7 @@ RunInputs from_distribution(const InputOptions& options) {
   reference::Shape shape = options.shape;
   if (shape.kv_heads == 0) shape.kv_heads = shape.q_heads;
   if (shape.kv_len == 0) shape.kv_len = shape.q_len;
+  if (shape.head_dim == 0) shape.head_dim = kDefaultHeadDim;
   check_shape(shape);
   RunInputs result;
   result.io = chosen_dtype(options.dtype, IoType::f16);
@@ -159,8 +176,9 @@ RunInputs load_run_inputs(const InputOptions& options) {
   round_and_check(values.q, "q", result.io);
   round_and_check(values.k, "k", result.io);
   round_and_check(values.v, "v", result.io);
-  values.causal = options.causal != Causal::none;
-  if (options.causal == Causal::bottom_right)
+  result.causal = options.causal.value_or(Causal::none);
+  values.causal = result.causal != Causal::none;
+  if (result.causal == Causal::bottom_right)
     values.causal_offset = values.k.tokens - values.q.tokens;
   if (options.softmax_scale != 0) values.softmax_scale = checked_scale(options.softmax_scale);
   return result;

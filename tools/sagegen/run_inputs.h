@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,16 +19,18 @@ struct InputOptions {
   std::string prefix;              // of the tensors' names in a safetensors file
   reference::AxisOrder order = reference::AxisOrder::hnd;  // of the files
   std::string distribution = "normal";
-  reference::Shape shape;  // of the distribution; 0 in kv_heads and kv_len: as for the queries
+  // Of the distribution. 0 in kv_heads and kv_len: as for the queries; in head_dim: 128.
+  reference::Shape shape;
   std::uint64_t seed = 1;
   std::string dtype;  // f16, bf16 or empty: as in the file, else f16
-  Causal causal = Causal::none;
+  std::optional<Causal> causal;  // not given: none
   double softmax_scale = 0;  // 0: 1 / sqrt(head_dim)
 };
 
 struct RunInputs {
   reference::Inputs values;  // rounded to `io`
   DType io = DType::f16;
+  Causal causal = Causal::none;
   std::string origin;   // in words: file or distribution and seed
   std::string warning;  // empty, or why the result may not be what was meant
 };
