@@ -237,12 +237,13 @@ class RowBound {
       of_tops_ = std::max(of_tops_, own_[index(top_)]);
       largest = std::max(largest, std::fabs(score_[index(top_)]));
     }
-    shift_ = folded_ + of_tops_ + kF32Sum * 2 * (largest + 16);
+    // What rounds the maximum is bounded by what P can lose; another key in its place is not.
+    shift_ = std::min(kF32Sum * 2 * (largest + 16), std::log2(m_.p_max) + kSmallShift);
+    shift_ += folded_ + of_tops_;
     for (std::int64_t j = 0; j < visible_; ++j) {
       const double above = score_[index(j)] - tile_maximum_[index(j / m_.tile_keys)];
       shift_ = std::max(shift_, folded_ + of_tops_ + above + uncertainty(j));
     }
-    shift_ = std::min(shift_, std::log2(m_.p_max) + kSmallShift);
     top_error_ = own_[index(top_)];
     for (std::int64_t j = 0; j < visible_; ++j)
       top_error_ = std::max(top_error_, score_[index(j)] + own_[index(j)] - score_[index(top_)]);
@@ -263,7 +264,7 @@ class RowBound {
       return std::max(high - code, code - low);
     }
     const bool e4m3 = m_.pv == QuantModel::Pv::e4m3;
-    const double high = top * std::exp2(std::min(x + uncertainty, 0.0));
+    const double high = top * std::exp2(std::min(x + uncertainty, shift_));
     const double off = std::max(high - p, p * (1 - std::exp2(-uncertainty)));
     const double half_step = e4m3 ? 0x1p-4 : 0x1p-11, half_least = e4m3 ? 0x1p-10 : 0x1p-25;
     // Half a step of P 2^-c, times 2^c: P 2^-c lies in the octave of `high`, or lower.

@@ -17,10 +17,12 @@
 // 3. Exponentials: ex2.approx.f32 is within 2 ulp, 2^-22, for P and for the rescaling.
 //    1 to 3 make an uncertainty r of log2 P, against the key with the largest score. The row's maximum
 //    itself may be up to one unit or one rounding higher than in the model, c, in each tile anew: that
-//    scales all P of the tile down, before they round, and the tile as a whole up.
+//    scales all P of the tile down, before they round, and the tile as a whole up. Where the codes of a key
+//    are undecided, it may be the maximum itself: c is as much higher as its score may be, without a limit.
 // 4. Codes of P: monotone in P, so the kernel's lies between the codes of P 2^-(r+c) and P 2^r (at most
-//    the largest P). Where c is large (|s| of 10^4 and more, at most log2 of the largest P), both round
-//    by themselves: half a step of each, and the smallest step is 2^c times as coarse.
+//    the largest P). Where c is large (of roundings alone, for |s| of 10^4 and more, at most log2 of the
+//    largest P), both round by themselves: half a step of each, the smallest step is 2^c times as coarse,
+//    and a P may be 2^c times the largest of the model.
 // 5. Codes of V: an inverse and a product in f32, ties as for Q, one step of the code each.
 // 6. Sums on a tensor core: a fused sum takes at most 16 products of one element and the sum so far; each
 //    term, and the result, is cut 2^-F below the largest: 18 * 2^-F * max(|terms|) per 16 keys, F = 13
