@@ -214,14 +214,14 @@ SharedPtr MemoryVerbs::shared(int bytes, int align, SourceLoc loc) {
                     "powers of two",
                     bytes, align));
   }
-  const int begin = (impl_->shared_bytes + align - 1) / align * align;
+  const std::int64_t begin = (std::int64_t{impl_->shared_bytes} + align - 1) / align * align;
   if (begin + bytes > impl_->info.smem_per_block) {
     impl_->fail(
         fmt::format("{} bytes of shared memory behind the {} in use exceed the {} bytes that a "
                     "block may have on {}; use smaller tiles or fewer stages",
                     bytes, begin, impl_->info.smem_per_block, impl_->info.name));
   }
-  impl_->shared_bytes = begin + bytes;
+  impl_->shared_bytes = static_cast<int>(begin) + bytes;
   if (impl_->shared == nullptr) {
     auto* type = llvm::ArrayType::get(impl_->b.getInt8Ty(), 0);
     impl_->shared = new llvm::GlobalVariable(
@@ -230,7 +230,8 @@ SharedPtr MemoryVerbs::shared(int bytes, int align, SourceLoc loc) {
   }
   const llvm::Align needed(static_cast<std::uint64_t>(align));
   if (impl_->shared->getAlign().valueOrOne() < needed) impl_->shared->setAlignment(needed);
-  return impl_->wrap<SharedPtr>(impl_->offset(impl_->shared, impl_->b.getInt32(begin)));
+  return impl_->wrap<SharedPtr>(
+      impl_->offset(impl_->shared, impl_->b.getInt32(static_cast<std::uint32_t>(begin))));
 }
 
 int MemoryVerbs::shared_bytes() const { return impl_->shared_bytes; }

@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 #include <stdexcept>
 
+#include "sagegen/dsl/reduce.h"
 #include "sagegen/error.h"
 #include "tests/golden/golden.h"
 
@@ -49,6 +50,89 @@ TEST_CASE("one call makes PTX and says what a launch needs") {
   KernelBuilder again = scale();
   build(again);
   CHECK(emit(again).ptx == kernel.ptx);
+}
+
+TEST_CASE("every verb can be emitted for every target, and ptxas takes it") {
+  for (const TargetInfo& info : supported_targets()) {
+    INFO(info.name);
+    Kernel t(info.target);
+    KernelBuilder& k = t.k;
+    const SharedPtr s = k.shared(4096, 128) + k.lane_idx() * 16;
+    for (const F32 x : {k.sqrt(t.x),
+                        k.rsqrt(t.x),
+                        k.tanh(t.x),
+                        k.exp2(t.x),
+                        k.log2(t.x),
+                        k.reciprocal(t.x),
+                        k.abs(t.x),
+                        k.min(t.x, t.y),
+                        k.fma_up(t.x, t.y, t.z),
+                        k.fma_down(t.x, t.y, t.z),
+                        t.x / t.y,
+                        -t.x,
+                        k.to_f32(t.wide),
+                        warp_sum(k, t.x),
+                        warp_max(k, t.y),
+                        block_sum(k, t.z),
+                        block_max(k, t.w),
+                        k.atomic_add(t.in, t.x),
+                        k.atomic_add(s, t.x),
+                        k.load<F32>(s)}) {
+      t.keep(x);
+    }
+    for (const I32 i : {t.a / t.b,
+                        t.a % 7,
+                        t.a << t.b,
+                        t.a >> t.b,
+                        ~t.a,
+                        k.abs(t.a),
+                        k.popcount(t.a),
+                        k.shift_right_signed(t.a, t.b),
+                        k.divide_signed(t.a, t.b),
+                        k.remainder_signed(t.a, t.b),
+                        k.round_to_s32(t.x),
+                        k.truncate_to_s32(t.x),
+                        k.to_i32(k.round_to_s64(t.x)),
+                        k.to_i32(-t.wide / 9 % 5 >> 2 << 1),
+                        k.load_u8(t.in),
+                        k.load_s8(s),
+                        k.load_u16(s),
+                        k.load_s16(t.in),
+                        k.atomic_add(s, t.a),
+                        k.atomic_min(t.in, t.a),
+                        k.atomic_max(s, t.b),
+                        k.atomic_exchange(t.in, t.c),
+                        k.atomic_compare_exchange(s, t.a, t.b),
+                        k.atomic_compare_exchange(t.in, t.a, t.b),
+                        k.ballot(t.a < t.b),
+                        k.shuffle(t.a, t.b),
+                        k.shuffle_xor(t.a, 3),
+                        k.warp_sum(t.a),
+                        k.warp_max(t.a),
+                        block_sum(k, t.a),
+                        block_max(k, t.b)}) {
+      t.keep(i);
+    }
+    for (const DType type : {DType::f16, DType::bf16}) {
+      const auto pair = k.unpack2(type, t.a);
+      t.keep(k.pack2(type, pair[0] + t.x, pair[1]));
+      t.keep(k.mma({type, t.ints()}, {type, {t.a, t.b}}, {t.a, t.b, t.c, t.d}));
+    }
+    t.keep(k.pack4(DType::s8, t.x, t.y, t.z, t.w));
+    t.keep(k.mma({DType::s8, t.ints()}, {DType::s8, {t.a, t.b}}, {t.a, t.b, t.c, t.d}));
+    t.keep(k.ldmatrix_x4(s, Transpose::yes));
+    t.keep(k.ldmatrix_x2(s, Transpose::no));
+    k.store(s, k.load<I64>(t.in));
+    k.store_8(s, t.a), k.store_16(t.in, t.b), k.store_v2(s, k.load_v2(t.in));
+    k.barrier(), k.barrier(1, 32), k.barrier_arrive(2, 64), k.warp_barrier();
+    const Var<I32> i = k.var(t.a);
+    k.while_([&] { return k.any(i.get() < t.b) && k.all(i.get() < t.c); }, [&] { i = i + 1; });
+    t.keep(i.get());
+
+    const Emitted kernel = emit(k);
+    INFO(kernel.ptx);
+    CHECK(ptxas_complaint(kernel.ptx, info.target).empty());
+  }
 }
 
 TEST_CASE("a kernel without parameters has none in PTX") {

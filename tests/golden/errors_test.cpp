@@ -124,6 +124,8 @@ TEST_CASE("arguments that no instruction has") {
   rejects([](Kernel& t) { t.k.for_range(t.a, t.b, 0, [](I32) {}); }, "a step of 0");
   rejects([](Kernel& t) { t.k.shared(0, 16); }, "sizes are positive");
   rejects([](Kernel& t) { t.k.shared(64, 24); }, "powers of two");
+  rejects([](Kernel& t) { t.k.shared(64, 4), t.k.shared(0x7fffffff, 4); }, "exceed");
+  rejects([](Kernel& t) { t.k.shared(64, 4), t.k.shared(64, 1 << 30); }, "exceed");
   rejects([](Kernel& t) { t.keep(t.a / 0); }, "division by the constant 0");
   rejects([](Kernel& t) { t.keep(t.a << 32); }, "shift of 32 bits by 32");
   rejects([](Kernel& t) { t.k.store(t.out, t.wide << 64); }, "shift of 64 bits by 64");

@@ -17,6 +17,12 @@ foreach(header ${headers})
   endif()
 endforeach()
 
+# Each header stands by itself.
+file(GLOB headers ${prefix}/include/sagegen/dsl/*.h)
+foreach(header ${headers})
+  run(${CXX} -std=c++20 -fsyntax-only -Wall -Wextra -Werror -I${prefix}/include -include ${header} -x c++ /dev/null)
+endforeach()
+
 file(RENAME ${prefix} ${WORK}/elsewhere)   # a moved package works
 run(${configure} -S ${SOURCE_DIR}/tests/install/dsl_consumer -B ${WORK}/consumer
   -DCMAKE_PREFIX_PATH=${WORK}/elsewhere)
