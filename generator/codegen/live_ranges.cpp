@@ -82,6 +82,7 @@ class BehindLoop {
 
   // Parameters cost no register: ptxas reads them from constant memory wherever they are used.
   static bool is_parameter(const llvm::Value& value) {
+    if (llvm::isa<llvm::Argument>(value)) return true;
     if (llvm::isa<llvm::FreezeInst, llvm::IntToPtrInst>(value)) {
       return is_parameter(*llvm::cast<llvm::Instruction>(value).getOperand(0));
     }

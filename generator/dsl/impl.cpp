@@ -34,6 +34,19 @@ std::unique_ptr<llvm::Module> new_module(const std::string& name, llvm::LLVMCont
   return module;
 }
 
+llvm::Type* type_of_parameter(llvm::LLVMContext& context, Param parameter) {
+  switch (parameter) {
+    case Param::i32:
+      return llvm::Type::getInt32Ty(context);
+    case Param::f32:
+      return llvm::Type::getFloatTy(context);
+    case Param::i64:
+    case Param::address:
+      break;
+  }
+  return llvm::Type::getInt64Ty(context);
+}
+
 // PTX ISA, syntax: identifiers.
 bool is_identifier(std::string_view name) {
   const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
@@ -80,12 +93,14 @@ std::pair<llvm::Value*, std::int64_t> split_constant(llvm::Value* index) {
 std::string data_layout() { return llvm::Triple(kTriple).computeDataLayout("shortptr"); }
 
 BuilderCore::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Target target_,
-                        int threads_, std::size_t param_bytes_, LineInfo line_info, SourceLoc loc)
+                        int threads_, std::size_t param_bytes_, const std::vector<Param>& list,
+                        LineInfo line_info, SourceLoc loc)
     : owner(owner_),
       target(target_),
       info(target_info(target_)),
       threads(threads_),
       param_bytes(param_bytes_),
+      parameters(list),
       context(new_context()),
       module(new_module(entry_name, *context)),
       b(*context, llvm::InstSimplifyFolder(module->getDataLayout())),
@@ -112,14 +127,17 @@ BuilderCore::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Ta
         entry_name, param_bytes, most_bytes, info.name));
   }
   context->setDiscardValueNames(true);
-  llvm::SmallVector<llvm::Type*, 1> parameter_types;
-  if (param_bytes > 0) parameter_types.push_back(llvm::PointerType::get(*context, 0));
+  llvm::SmallVector<llvm::Type*> parameter_types;
+  for (const Param parameter : parameters)
+    parameter_types.push_back(type_of_parameter(*context, parameter));
+  const bool has_struct = parameters.empty() && param_bytes > 0;
+  if (has_struct) parameter_types.push_back(llvm::PointerType::get(*context, 0));
   auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(*context), parameter_types, false);
   function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, entry_name, *module);
   function->setCallingConv(llvm::CallingConv::PTX_Kernel);
   function->addFnAttr("nvvm.reqntid", std::to_string(threads));
   function->addFnAttr(llvm::Attribute::NoUnwind);
-  if (param_bytes > 0) {
+  if (has_struct) {
     auto* params = llvm::ArrayType::get(llvm::Type::getInt8Ty(*context), param_bytes);
     function->addParamAttr(0, llvm::Attribute::getWithByValType(*context, params));
     function->addParamAttr(0, llvm::Attribute::getWithAlignment(*context, llvm::Align(8)));
@@ -267,6 +285,14 @@ llvm::Value* BuilderCore::Impl::parameter(std::size_t byte, llvm::Type* type, ll
     if (type->isPointerTy()) value = entry_builder.CreateIntToPtr(value, type);
   }
   return value;
+}
+
+llvm::Value* BuilderCore::Impl::list_parameter(unsigned index, llvm::Type* type) {
+  llvm::Value* value = function->getArg(index);
+  if (!type->isPointerTy()) return value;
+  llvm::Value*& address = list_addresses_[index];
+  if (address == nullptr) address = entry_builder.CreateIntToPtr(value, type);
+  return address;
 }
 
 llvm::AllocaInst* BuilderCore::Impl::slot(llvm::Type* type) {

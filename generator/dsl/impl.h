@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "llvm/ADT/DenseSet.h"
 #include "llvm/Analysis/InstSimplifyFolder.h"
@@ -26,7 +27,8 @@ struct BuilderCore::Impl {
   using Builder = llvm::IRBuilder<llvm::InstSimplifyFolder>;
 
   Impl(KernelBuilder& owner, const std::string& entry, Target target, int threads,
-       std::size_t param_bytes, LineInfo line_info, SourceLoc loc);
+       std::size_t param_bytes, const std::vector<Param>& parameters, LineInfo line_info,
+       SourceLoc loc);
 
   // Makes `loc` the place that instructions and errors name, until the next verb.
   void at(SourceLoc loc);
@@ -65,6 +67,8 @@ struct BuilderCore::Impl {
   // Special registers and parameters are read once, in the entry block, which dominates everything.
   llvm::Value* special_register(llvm::Intrinsic::ID id, unsigned limit);
   llvm::Value* parameter(std::size_t offset, llvm::Type* type, llvm::Align align);
+  // An element of the list, as `type`.
+  llvm::Value* list_parameter(unsigned index, llvm::Type* type);
   llvm::AllocaInst* slot(llvm::Type* type);
   llvm::BasicBlock* new_block();
   // Ends the kernel. Called once, before optimization.
@@ -82,7 +86,8 @@ struct BuilderCore::Impl {
   Target target;
   TargetInfo info;
   int threads;
-  std::size_t param_bytes;
+  std::size_t param_bytes;        // of the struct, or of the list
+  std::vector<Param> parameters;  // empty: one struct, or nothing
   std::unique_ptr<llvm::LLVMContext> context;
   std::unique_ptr<llvm::Module> module;
   llvm::Function* function = nullptr;
@@ -105,6 +110,7 @@ struct BuilderCore::Impl {
   llvm::DISubprogram* subprogram_ = nullptr;
   std::map<std::string, llvm::DIScope*> scopes_;
   std::map<std::pair<std::size_t, llvm::Type*>, llvm::Value*> parameters_;
+  std::map<unsigned, llvm::Value*> list_addresses_;
   std::map<llvm::Intrinsic::ID, llvm::Value*> special_registers_;
   std::map<std::pair<llvm::Intrinsic::ID, llvm::Type*>, llvm::Function*> intrinsics_;
   llvm::DenseSet<const llvm::BasicBlock*> closed_;

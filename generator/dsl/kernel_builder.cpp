@@ -8,10 +8,54 @@
 
 namespace sagegen::dsl {
 
+namespace {
+
+constexpr std::size_t bytes_of(Param parameter) {
+  return parameter == Param::i32 || parameter == Param::f32 ? 4 : 8;
+}
+
+// PTX ISA, kernel function parameters: each is aligned to its size.
+std::size_t bytes_of(const std::vector<Param>& parameters) {
+  std::size_t bytes = 0;
+  for (const Param parameter : parameters) {
+    const std::size_t size = bytes_of(parameter);
+    bytes = (bytes + size - 1) / size * size + size;
+  }
+  return bytes;
+}
+
+const char* name_of(Param parameter) {
+  switch (parameter) {
+    case Param::i32:
+      return "i32";
+    case Param::i64:
+      return "i64";
+    case Param::f32:
+      return "f32";
+    case Param::address:
+      return "address";
+  }
+  return "?";
+}
+
+template <typename T>
+constexpr Param kParamOf = std::is_same_v<T, I32>   ? Param::i32
+                           : std::is_same_v<T, I64> ? Param::i64
+                           : std::is_same_v<T, F32> ? Param::f32
+                                                    : Param::address;
+
+}  // namespace
+
 KernelBuilder::KernelBuilder(const std::string& entry, Target target, int threads,
                              std::size_t param_bytes, LineInfo line_info, SourceLoc loc)
-    : WarpVerbs(
-          std::make_unique<Impl>(*this, entry, target, threads, param_bytes, line_info, loc)) {}
+    : WarpVerbs(std::make_unique<Impl>(*this, entry, target, threads, param_bytes,
+                                       std::vector<Param>{}, line_info, loc)) {}
+
+KernelBuilder::KernelBuilder(const std::string& entry, Target target, int threads,
+                             const std::vector<Param>& parameters, LineInfo line_info,
+                             SourceLoc loc)
+    : WarpVerbs(std::make_unique<Impl>(*this, entry, target, threads, bytes_of(parameters),
+                                       parameters, line_info, loc)) {}
 
 KernelBuilder::~KernelBuilder() = default;
 
@@ -19,6 +63,9 @@ KernelBuilder::~KernelBuilder() = default;
 
 void KernelBuilder::check_param_struct(std::size_t bytes, SourceLoc loc) {
   impl_->at(loc);
+  if (!impl_->parameters.empty()) {
+    impl_->fail("the kernel was opened with a list of parameters, not with a struct; use param()");
+  }
   if (bytes != impl_->param_bytes) {
     impl_->fail(fmt::format("the kernel was opened with {} bytes of parameters, this struct has {}",
                             impl_->param_bytes, bytes));
@@ -27,12 +74,37 @@ void KernelBuilder::check_param_struct(std::size_t bytes, SourceLoc loc) {
 
 void KernelBuilder::check_param_block(std::size_t offset, std::size_t bytes, SourceLoc loc) {
   impl_->at(loc);
+  if (!impl_->parameters.empty()) {
+    impl_->fail("the kernel was opened with a list of parameters, not with a struct; use param()");
+  }
   if (offset > impl_->param_bytes || bytes > impl_->param_bytes - offset) {
     impl_->fail(fmt::format(
         "the kernel was opened with {} bytes of parameters; a struct of {} at byte {} does not fit",
         impl_->param_bytes, bytes, offset));
   }
 }
+
+template <typename T>
+T KernelBuilder::param(int index, SourceLoc loc) {
+  impl_->at(loc);
+  const std::vector<Param>& list = impl_->parameters;
+  if (index < 0 || static_cast<std::size_t>(index) >= list.size()) {
+    impl_->fail(
+        fmt::format("the kernel was opened with a list of {} parameters; there is no parameter {}",
+                    list.size(), index));
+  }
+  const Param is = list[static_cast<std::size_t>(index)];
+  if (is != kParamOf<T>) {
+    impl_->fail(fmt::format("parameter {} is of type {}, not {}", index, name_of(is),
+                            name_of(kParamOf<T>)));
+  }
+  return impl_->wrap<T>(
+      impl_->list_parameter(static_cast<unsigned>(index), type_of<T>(*impl_->context)));
+}
+template I32 KernelBuilder::param<I32>(int, SourceLoc);
+template I64 KernelBuilder::param<I64>(int, SourceLoc);
+template F32 KernelBuilder::param<F32>(int, SourceLoc);
+template GlobalPtr KernelBuilder::param<GlobalPtr>(int, SourceLoc);
 
 template <typename T>
 T read_param(KernelBuilder& k, std::size_t offset, SourceLoc loc) {

@@ -2,10 +2,14 @@
 #include "sagegen/dsl/emit.h"
 
 #include <catch2/catch.hpp>
+#include <span>
 #include <stdexcept>
+#include <vector>
 
 #include "sagegen/dsl/reduce.h"
 #include "sagegen/error.h"
+#include "sagegen/runtime/device.h"
+#include "sagegen/runtime/emulator.h"
 #include "tests/golden/golden.h"
 
 namespace sagegen::golden {
@@ -154,6 +158,56 @@ TEST_CASE("structs one after the other are read by their place") {
   CHECK_THROWS_WITH(other.param_block<Scale>(8), Contains(here(__LINE__)) &&
                                                      Contains("16 bytes of parameters") &&
                                                      Contains("16 at byte 8 does not fit"));
+}
+
+TEST_CASE("a kernel may take an ordinary list of parameters") {
+  const std::vector<Param> list{Param::address, Param::i32, Param::f32, Param::i64, Param::address};
+  KernelBuilder k("list", kTarget, 32, list);
+  const Var<F32> sum = k.var(k.param<F32>(2));
+  k.for_range(k.i32(0), k.param<I32>(1), 1, [&](I32 i) {
+    sum = sum + k.load<F32>(k.param<GlobalPtr>(0) + k.to_i64(i) * k.param<I64>(3));
+  });
+  k.store(k.param<GlobalPtr>(4), sum.get());
+  CHECK_THROWS_WITH(k.param<I32>(5), Contains(here(__LINE__)) && Contains("list of 5 parameters"));
+  CHECK_THROWS_WITH(k.param<I32>(-1), Contains("no parameter -1"));
+  CHECK_THROWS_WITH(k.param<I64>(1), Contains("parameter 1 is of type i32, not i64"));
+  CHECK_THROWS_WITH(k.params<Scale>(), Contains("not with a struct; use param()"));
+  CHECK_THROWS_WITH(k.param_block<Scale>(0), Contains("not with a struct; use param()"));
+  const Emitted kernel = emit(k);
+  INFO(kernel.ptx);
+  CHECK(kernel.param_bytes == 32);
+  CHECK(ptxas_complaint(kernel.ptx, kTarget).empty());
+
+  // Three numbers, 4 bytes apart, and what they are added to.
+  const auto driver = runtime::make_emulator();
+  const runtime::Device device(driver, static_cast<int>(runtime::EmulatorProfile::sm_89));
+  const std::vector<float> in{1.0f, 2.0f, 4.0f};
+  runtime::Buffer from(device, 12), to(device, 4);
+  from.upload(std::as_bytes(std::span(in)));
+  const runtime::Device::Scope scope(device);
+  const runtime::Stream stream(device);
+  runtime::ModuleHandle module = nullptr;
+  runtime::FunctionHandle function = nullptr;
+  std::string log;
+  REQUIRE(driver->module_load(&module, kernel.ptx.c_str(), &log) == runtime::Result::success);
+  REQUIRE(driver->module_function(&function, module, "list") == runtime::Result::success);
+  runtime::DevicePtr in_address = from.data(), out_address = to.data();
+  std::int32_t count = 3;
+  float start = 0.5f;
+  std::int64_t stride = 4;
+  void* arguments[] = {&in_address, &count, &start, &stride, &out_address};
+  CHECK(driver->launch(function, {}, {.x = 32}, 0, stream.handle(), arguments) ==
+        runtime::Result::success);
+  stream.synchronize();
+  float out = 0;
+  to.download(std::as_writable_bytes(std::span(&out, 1)));
+  CHECK(out == 7.5f);
+  driver->module_unload(module);
+
+  KernelBuilder padded("padded", kTarget, 32, {Param::f32, Param::i64});
+  CHECK(emit(padded).param_bytes == 16);
+  KernelBuilder other("blocks", kTarget, 32, sizeof(Scale));
+  CHECK_THROWS_WITH(other.param<I32>(0), Contains("a list of 0 parameters"));
 }
 
 TEST_CASE("a kernel is emitted once") {

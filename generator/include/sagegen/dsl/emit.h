@@ -19,7 +19,7 @@ struct Emitted {
   Target target;
   int threads = 0;              // per block, .reqntid
   int shared_bytes = 0;         // dynamic shared memory per block
-  std::size_t param_bytes = 0;  // of the struct that is the kernel's only parameter; 0: it has none
+  std::size_t param_bytes = 0;  // of the struct that is the kernel's only parameter, or of its list
 };
 
 // Optimizes and prints the kernel. Ends it: no verb may follow. The same verbs give the same bytes. Safe

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "sagegen/dsl/operators.h"
 #include "sagegen/dsl/params.h"
@@ -29,6 +30,11 @@ class KernelBuilder : public WarpVerbs {
   // locations.
   KernelBuilder(const std::string& entry, Target target, int threads, std::size_t param_bytes,
                 LineInfo line_info = LineInfo::off, SourceLoc loc = SourceLoc::here());
+  // The same for a kernel that takes an ordinary list of parameters, as CUDA C++ writes them; param() reads
+  // them. {}: none.
+  KernelBuilder(const std::string& entry, Target target, int threads,
+                const std::vector<Param>& parameters, LineInfo line_info = LineInfo::off,
+                SourceLoc loc = SourceLoc::here());
   ~KernelBuilder();
 
   // ---- parameters, special registers ----
@@ -43,6 +49,9 @@ class KernelBuilder : public WarpVerbs {
     check_param_block(offset, sizeof(Block), loc);
     return ParamReader<Block>(this, offset);
   }
+  // A parameter of the list. T is I32, I64, F32 or GlobalPtr, as the list says.
+  template <typename T>
+  T param(int index, SourceLoc loc = SourceLoc::here());
   I32 thread_idx(SourceLoc loc = SourceLoc::here());  // %tid.x
   // The same, read at this point of the program: what is computed from it does not occupy registers on
   // the way here.

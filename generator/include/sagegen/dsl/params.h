@@ -1,4 +1,5 @@
-// How a kernel reads its launch arguments: one struct by value, whose fields become DSL values.
+// How a kernel reads its launch arguments: one struct by value, whose fields become DSL values, or an
+// ordinary list.
 #pragma once
 
 #include <bit>
@@ -9,6 +10,9 @@
 #include "sagegen/dsl/value.h"
 
 namespace sagegen::dsl {
+
+// One parameter of a list. address: of the device, 8 bytes.
+enum class Param { i32, i64, f32, address };
 
 // T at a byte of the parameter struct: I32, I64, F32 or GlobalPtr.
 template <typename T>
