@@ -48,10 +48,8 @@ class Var;
 // of its operand can: I32 operator+(Here<I32>, I32) knows where the + stands. Never written by hand.
 template <typename T>
 struct Here {
-  // NOLINTBEGIN(google-explicit-constructor)
   Here(T operand, SourceLoc at = SourceLoc::here()) : value(operand), loc(at) {}
   Here(const Var<T>& operand, SourceLoc at = SourceLoc::here()) : value(operand.get(at)), loc(at) {}
-  // NOLINTEND(google-explicit-constructor)
   T value;
   SourceLoc loc;
 };
