@@ -7,10 +7,15 @@ include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/sagegen)
 set(generator_headers generator/include/sagegen)
 
-install(FILES ${generator_headers}/types.h ${generator_headers}/spec.h ${generator_headers}/error.h
-  ${generator_headers}/abi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen COMPONENT spec)
-install(FILES ${generator_headers}/line_info.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
-  COMPONENT spec)
+foreach(header artifact error family fields kernel line_info params set target types)
+  install(FILES ${generator_headers}/${header}.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen COMPONENT spec)
+endforeach()
+# What rooms show: "templates/<room>/spec.h" and its neighbours, below a folder of their own.
+install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT spec
+  FILES_MATCHING PATTERN "spec.h" PATTERN "params.h" PATTERN "quantization.h" PATTERN "include" EXCLUDE)
+install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT runtime
+  FILES_MATCHING PATTERN "plan.h" PATTERN "include" EXCLUDE)
+install(DIRECTORY templates/include/sagegen DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT runtime)
 install(FILES runtime/include/sagegen/sagegen.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
   COMPONENT c)
 install(DIRECTORY runtime/include/sagegen/runtime DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen

@@ -4,7 +4,8 @@
 #include <memory>
 
 #include "llvm/Target/TargetMachine.h"
-#include "sagegen/spec.h"
+#include "sagegen/target.h"
+#include "sagegen/types.h"
 
 namespace sagegen::codegen {
 

@@ -138,8 +138,8 @@ BuilderCore::Impl::Impl(KernelBuilder& owner_, const std::string& entry_name, Ta
   function->addFnAttr("nvvm.reqntid", std::to_string(threads));
   function->addFnAttr(llvm::Attribute::NoUnwind);
   if (has_struct) {
-    auto* params = llvm::ArrayType::get(llvm::Type::getInt8Ty(*context), param_bytes);
-    function->addParamAttr(0, llvm::Attribute::getWithByValType(*context, params));
+    auto* bytes = llvm::ArrayType::get(llvm::Type::getInt8Ty(*context), param_bytes);
+    function->addParamAttr(0, llvm::Attribute::getWithByValType(*context, bytes));
     function->addParamAttr(0, llvm::Attribute::getWithAlignment(*context, llvm::Align(8)));
   }
 

@@ -88,6 +88,7 @@ struct BuilderCore::Impl {
   int threads;
   std::size_t param_bytes;        // of the struct, or of the list
   std::vector<Param> parameters;  // empty: one struct, or nothing
+  ParamLayout layout;             // of the struct; empty if nobody said it
   std::unique_ptr<llvm::LLVMContext> context;
   std::unique_ptr<llvm::Module> module;
   llvm::Function* function = nullptr;

@@ -57,6 +57,12 @@ KernelBuilder::KernelBuilder(const std::string& entry, Target target, int thread
     : WarpVerbs(std::make_unique<Impl>(*this, entry, target, threads, bytes_of(parameters),
                                        parameters, line_info, loc)) {}
 
+KernelBuilder::KernelBuilder(const std::string& entry, Target target, int threads,
+                             const ParamLayout& params, LineInfo line_info, SourceLoc loc)
+    : KernelBuilder(entry, target, threads, params.bytes(), line_info, loc) {
+  impl_->layout = params;
+}
+
 KernelBuilder::~KernelBuilder() = default;
 
 // ---- parameters, special registers ----
@@ -70,6 +76,15 @@ void KernelBuilder::check_param_struct(std::size_t bytes, SourceLoc loc) {
     impl_->fail(fmt::format("the kernel was opened with {} bytes of parameters, this struct has {}",
                             impl_->param_bytes, bytes));
   }
+}
+
+std::size_t KernelBuilder::block_offset(std::string_view name, SourceLoc loc) {
+  impl_->at(loc);
+  if (!impl_->layout.has(name)) {
+    impl_->fail(fmt::format("the kernel has no parameter block {}; its layout is {}", name,
+                            impl_->layout.text().empty() ? "empty" : impl_->layout.text()));
+  }
+  return impl_->layout.offset(name);
 }
 
 void KernelBuilder::check_param_block(std::size_t offset, std::size_t bytes, SourceLoc loc) {

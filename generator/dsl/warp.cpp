@@ -148,7 +148,8 @@ MmaForm form_of(BuilderCore::Impl& impl, Mma kind) {
     case Mma::s8:
       return {ir::nvvm_mma_m16n8k32_row_col_s8, b.getInt32Ty(), b.getInt32Ty()};
     case Mma::s4:
-      impl.require(impl.info.has_s4_mma, "mma of s4 on tensor cores", "use s8 codes there");
+      impl.require(impl.info.has(Feature::s4_mma), "mma of s4 on tensor cores",
+                   "use s8 codes there");
       return {ir::nvvm_mma_m16n8k64_row_col_s4, b.getInt32Ty(), b.getInt32Ty()};
     case Mma::f16:
       return {ir::nvvm_mma_m16n8k16_row_col_f32_f32, llvm::FixedVectorType::get(b.getHalfTy(), 2),
@@ -156,7 +157,7 @@ MmaForm form_of(BuilderCore::Impl& impl, Mma kind) {
     case Mma::bf16:
       return {ir::nvvm_mma_m16n8k16_row_col_bf16, b.getInt32Ty(), b.getFloatTy()};
     case Mma::e4m3:
-      impl.require(impl.info.has_fp8_mma, "mma of e4m3 on tensor cores",
+      impl.require(impl.info.has(Feature::fp8_mma), "mma of e4m3 on tensor cores",
                    "use f16 for P and V there");
       return {ir::nvvm_mma_m16n8k32_row_col_f32_e4m3_e4m3_f32, b.getInt32Ty(), b.getFloatTy()};
   }

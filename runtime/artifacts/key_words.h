@@ -1,5 +1,5 @@
 // The words of a kernel's key that the choice among stored kernels needs: which kernels are of a kind, and
-// which targets they are for. Everything else of a key is the spec's affair.
+// which targets they are for. Everything else of a key is its family's affair.
 #pragma once
 
 #include <optional>
@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "sagegen/spec.h"
+#include "sagegen/target.h"
 
 namespace sagegen::runtime {
 

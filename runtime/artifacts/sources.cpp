@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -30,19 +32,34 @@ std::vector<std::string> keys_in(const fs::path& directory) {
 
 }  // namespace
 
-PtxSource embedded_ptx() {
-  const Bundle& bundle = embedded_bundle();
-  return source_of(store_of(
-      bundle, "is embedded",
-      bundle.names().empty()
-          ? "this library was built from an empty generated/ directory: run `sagegen generate` and "
-            "build again, or pass the generator's emit() as the source"
-          : "choose a mode that is embedded (K smoothing is, for every problem), or give the PTX "
-            "of "
-            "this one, as `sagegen emit` writes it"));
+ArtifactSource embedded_ptx() {
+  // What was read once is kept for the process: unpacking a kernel takes longer than the rest of a plan.
+  struct Kept {
+    ArtifactSource source;
+    std::mutex mutex;
+    std::map<std::string, ArtifactSource::Shared> artifacts;  // by key
+  };
+  static Kept* const kept = [] {
+    const Bundle& bundle = embedded_bundle();
+    auto* made = new Kept;  // sources may be used after statics are destroyed
+    made->source = source_of(store_of(
+        bundle, "is embedded",
+        bundle.names().empty()
+            ? "this library was built from an empty generated/ directory: run `sagegen generate` "
+              "and build again, or pass the generator's emit() as the source"
+            : "choose a mode that is embedded (K smoothing is, for every problem), or give the PTX "
+              "of this one, as `sagegen emit` writes it"));
+    return made;
+  }();
+  return [](const sagegen::Kernel& kernel) -> ArtifactSource::Shared {
+    const std::lock_guard lock(kept->mutex);
+    ArtifactSource::Shared& artifact = kept->artifacts[kernel.key()];
+    if (!artifact) artifact = kept->source(kernel);
+    return artifact;
+  };
 }
 
-PtxSource ptx_directory(const fs::path& directory) {
+ArtifactSource ptx_directory(const fs::path& directory) {
   return source_of(
       {.where = fmt::format("is in {}", directory.string()),
        .advice = fmt::format("`sagegen emit --out {} KEY` writes it", directory.string()),
@@ -56,28 +73,29 @@ PtxSource ptx_directory(const fs::path& directory) {
        .keys = [directory] { return keys_in(directory); }});
 }
 
-PtxSource ptx_bundle(const fs::path& file) {
+ArtifactSource ptx_bundle(const fs::path& file) {
   return source_of(
       store_of(Bundle::read(file), fmt::format("is in {}", file.string()),
                "a bundle is made as a whole: give a directory of PTX, or another one"));
 }
 
-PtxSource ptx_at(const fs::path& path) {
+ArtifactSource ptx_at(const fs::path& path) {
   return is_plain_file(path) ? ptx_bundle(path) : ptx_directory(path);
 }
 
-PtxSource chain(std::vector<PtxSource> sources) {
+ArtifactSource chain(std::vector<ArtifactSource> sources) {
   if (sources.empty()) throw ArgumentError("a chain of PTX sources needs one at least");
-  const auto empty = std::ranges::find_if(sources, [](const PtxSource& source) { return !source; });
+  const auto empty =
+      std::ranges::find_if(sources, [](const ArtifactSource& source) { return !source; });
   if (empty != sources.end()) {
     throw ArgumentError(fmt::format("source {} of a chain of PTX sources is an empty function",
                                     empty - sources.begin()));
   }
-  return [sources = std::move(sources)](const KernelSpec& spec) {
+  return [sources = std::move(sources)](const sagegen::Kernel& kernel) -> ArtifactSource::Shared {
     std::vector<std::string> reasons;
-    for (const PtxSource& source : sources) {
+    for (const ArtifactSource& source : sources) {
       try {
-        return source(spec);
+        return source(kernel);
       } catch (const SpecError& error) {
         reasons.push_back(error.what());
       } catch (const CodegenError& error) {
@@ -86,7 +104,7 @@ PtxSource chain(std::vector<PtxSource> sources) {
     }
     if (reasons.size() == 1) throw SpecError(reasons.front());
     throw SpecError(fmt::format("none of {} sources has PTX of {}:\n- {}", reasons.size(),
-                                key(spec), fmt::join(reasons, "\n- ")));
+                                kernel.key(), fmt::join(reasons, "\n- ")));
   };
 }
 

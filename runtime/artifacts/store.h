@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "sagegen/runtime/attention.h"
+#include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/bundle.h"
 
 namespace sagegen::runtime {
@@ -22,6 +22,6 @@ struct PtxStore {
 PtxStore store_of(const Bundle& bundle, std::string where, std::string advice);
 
 // See sagegen/runtime/artifacts.h for the rule.
-PtxSource source_of(PtxStore store);
+ArtifactSource source_of(PtxStore store);
 
 }  // namespace sagegen::runtime

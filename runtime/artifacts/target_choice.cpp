@@ -14,7 +14,6 @@
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/error.h"
 #include "sagegen/runtime/artifacts.h"
-#include "sagegen/runtime/attention.h"
 
 namespace sagegen::runtime {
 
@@ -104,7 +103,9 @@ TargetChoice choose_target(int compute_capability, int cuda_version,
                   "kernels of {} are used{}; update the driver",
                   cuda_name(cuda_version), wanted.name,
                   cuda_name(first_cuda_with(wanted.ptx_version)), used.name,
-                  wanted.has_fp8_mma && !used.has_fp8_mma ? ", with FP16 P V instead of FP8" : "")};
+                  wanted.has(Feature::fp8_mma) && !used.has(Feature::fp8_mma)
+                      ? ", with FP16 P V instead of FP8"
+                      : "")};
 }
 
 namespace {

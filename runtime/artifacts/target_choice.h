@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "sagegen/spec.h"
+#include "sagegen/target.h"
 
 namespace sagegen::runtime {
 

@@ -15,9 +15,9 @@
 #include "runtime/driver/in_context.h"
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/runtime/artifacts.h"
-#include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/sagegen.h"
+#include "templates/attention/plan.h"
 
 using namespace sagegen;
 using namespace sagegen::runtime;
@@ -30,7 +30,7 @@ struct sagegen_device {
 };
 
 struct sagegen_attention {
-  Attention attention;
+  attention::Plan plan;
   std::string kernel;
   std::string note;
 };
@@ -131,9 +131,10 @@ std::vector<const char*> attention_kernels(const Device& device) {
   check(device.api(), device.api().driver_version(&cuda), "cuDriverGetVersion");
   std::vector<const char*> keys;
   for (const std::string_view name : embedded_bundle().names()) {
-    const KernelSpec spec = parse_key(name);
-    if (spec.kind == KernelKind::attention && loads_on(spec.target, device.compute_capability()) &&
-        first_cuda_with(target_info(spec.target).ptx_version) <= cuda) {
+    const sagegen::Kernel kernel = parse_key(name);
+    if (&kernel.family() == &attention::family() &&
+        loads_on(kernel.target(), device.compute_capability()) &&
+        first_cuda_with(target_info(kernel.target()).ptx_version) <= cuda) {
       keys.push_back(name.data());
     }
   }
@@ -156,7 +157,7 @@ Smoothing smoothing_of(const sagegen_attention_options& options) {
 // FP8 where the device has it, whatever its driver: the load then says what the driver lacks.
 Target fp8_target(const Device& device) {
   const Target target = best_target(device.compute_capability());
-  if (!target_info(target).has_fp8_mma) {
+  if (!target_info(target).has(Feature::fp8_mma)) {
     throw SpecError(fmt::format(
         "attention: mode \"int8-fp8\" needs FP8 tensor cores, and {} (compute capability {}.{}) "
         "has "
@@ -167,7 +168,7 @@ Target fp8_target(const Device& device) {
 }
 
 struct Asked {
-  KernelSpec spec;   // of the attention kernel; smoothing as asked, too
+  sagegen::Kernel kernel;
   std::string note;  // see best_target_note
 };
 
@@ -176,15 +177,19 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
   const std::string mode = options.mode == nullptr ? "" : options.mode;
   const Smoothing smoothing = smoothing_of(options);
   if (mode.starts_with("sage_")) {
-    KernelSpec spec = parse_key(mode);
-    if (spec.kind != KernelKind::attention) {
+    const sagegen::Kernel kernel = parse_key(mode);
+    if (&kernel.family() != &attention::family()) {
       throw SpecError(
           fmt::format("mode \"{}\" is the key of a kernel that prepares inputs; an "
                       "attention kernel's begins with sage_fwd_",
                       mode));
     }
-    spec.quant.smoothing = smoothing;
-    return {spec, {}};
+    return {kernel, {}};
+  }
+  if (mode.find('=') != std::string::npos) {
+    const sagegen::Kernel kernel =
+        kernel_of_options(attention::family(), mode, best_target(device.compute_capability()));
+    return {kernel, {}};
   }
   if (options.dtype != SAGEGEN_F16 && options.dtype != SAGEGEN_BF16) {
     throw ArgumentError(fmt::format(
@@ -195,28 +200,27 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
         fmt::format("attention: mask is {}; there are SAGEGEN_MASK_NONE and SAGEGEN_MASK_CAUSAL",
                     options.mask));
   }
-  KernelSpec spec{
-      .problem = {.head_dim = options.head_dim,
-                  .io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16,
-                  .mask = options.mask == SAGEGEN_MASK_CAUSAL ? Mask::causal : Mask::none},
-      .target = mode == "int8-fp8" ? fp8_target(device) : best_target(device)};
-  spec.quant = default_quant(spec.target);
-  spec.quant.smoothing = smoothing;
+  const Target target = mode == "int8-fp8" ? fp8_target(device) : best_target(device);
+  attention::Spec spec = attention::usual_spec(target);
+  spec.head_dim = options.head_dim;
+  spec.io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16;
+  spec.causal = options.mask == SAGEGEN_MASK_CAUSAL;
+  spec.smoothing = smoothing;
   if (mode == "int8-fp8") {
-    spec.quant = with_pv(spec.quant, DType::e4m3);
+    spec = attention::with_pv(spec, DType::e4m3);
   } else if (mode == "int8-fp16") {
-    spec.quant = with_pv(spec.quant, DType::f16);
+    spec = attention::with_pv(spec, DType::f16);
   } else if (!mode.empty()) {
     throw ArgumentError(fmt::format(
         "attention: mode \"{}\" is unknown; there are int8-fp8, int8-fp16 and the keys of "
         "attention kernels (sage_fwd_...)",
         mode));
   }
-  spec.schedule = default_schedule(spec.problem, spec.quant, spec.target);
-  return {spec, mode == "int8-fp8" ? "" : best_target_note(device)};
+  return {sagegen::Kernel(attention::family(), spec, target),
+          mode == "int8-fp8" ? "" : best_target_note(device)};
 }
 
-AttentionShape shape_of(const sagegen_shape& shape) {
+attention::Shape shape_of(const sagegen_shape& shape) {
   return {.batch = shape.batch,
           .q_heads = shape.q_heads,
           .kv_heads = shape.kv_heads,
@@ -231,7 +235,7 @@ TensorView view_of(const sagegen_tensor& tensor) {
           .stride_token = tensor.stride_token};
 }
 
-AttentionArguments arguments_of(const sagegen_arguments& arguments) {
+attention::Arguments arguments_of(const sagegen_arguments& arguments) {
   if (arguments.causal_alignment != SAGEGEN_TOP_LEFT &&
       arguments.causal_alignment != SAGEGEN_BOTTOM_RIGHT) {
     throw ArgumentError(fmt::format(
@@ -245,12 +249,12 @@ AttentionArguments arguments_of(const sagegen_arguments& arguments) {
           .lse = arguments.lse,
           .softmax_scale = arguments.softmax_scale,
           .causal = arguments.causal_alignment == SAGEGEN_BOTTOM_RIGHT
-                        ? CausalAlignment::bottom_right
-                        : CausalAlignment::top_left};
+                        ? attention::CausalAlignment::bottom_right
+                        : attention::CausalAlignment::top_left};
 }
 
-using Enqueue = void (Attention::*)(const AttentionShape&, const AttentionArguments&, DevicePtr,
-                                    std::size_t, StreamHandle) const;
+using Enqueue = void (attention::Plan::*)(const attention::Shape&, const attention::Arguments&,
+                                          DevicePtr, std::size_t, StreamHandle) const;
 
 sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* attention,
                        const sagegen_shape* shape, const sagegen_arguments* arguments,
@@ -259,8 +263,8 @@ sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* 
     need(attention, call, "attention");
     need(shape, call, "shape");
     need(arguments, call, "arguments");
-    (attention->attention.*part)(shape_of(*shape), arguments_of(*arguments), workspace,
-                                 workspace_bytes, static_cast<StreamHandle>(stream));
+    (attention->plan.*part)(shape_of(*shape), arguments_of(*arguments), workspace, workspace_bytes,
+                            static_cast<StreamHandle>(stream));
   });
 }
 
@@ -380,15 +384,14 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     need(device, "sagegen_attention_create", "device");
     need(options, "sagegen_attention_create", "options");
     need(attention, "sagegen_attention_create", "attention");
-    const auto [spec, note] = asked_for(*options, device->device);
-    const PtxSource source =
+    const auto [kernel, note] = asked_for(*options, device->device);
+    const ArtifactSource source =
         options->ptx_directory == nullptr ? embedded_ptx() : ptx_at(options->ptx_directory);
-    auto plan = std::make_unique<sagegen_attention>(sagegen_attention{
-        .attention =
-            Attention(device->device, spec.problem, spec.quant, spec.schedule, spec.target, source),
-        .kernel = key(spec),
-        .note = note});
-    const std::string& of_loading = plan->attention.note();
+    auto plan = std::make_unique<sagegen_attention>(
+        sagegen_attention{.plan = attention::Plan(device->device, kernel, source),
+                          .kernel = kernel.key(),
+                          .note = note});
+    const std::string& of_loading = plan->plan.note();
     if (!of_loading.empty()) plan->note += (note.empty() ? "" : "\n") + of_loading;
     *attention = plan.release();
   });
@@ -410,29 +413,29 @@ sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attent
     need(attention, "sagegen_attention_workspace_bytes", "attention");
     need(shape, "sagegen_attention_workspace_bytes", "shape");
     need(bytes, "sagegen_attention_workspace_bytes", "bytes");
-    *bytes = attention->attention.workspace_bytes(shape_of(*shape));
+    *bytes = attention->plan.workspace_bytes(shape_of(*shape));
   });
 }
 
 sagegen_status sagegen_attention_run(const sagegen_attention* attention, const sagegen_shape* shape,
                                      const sagegen_arguments* arguments, uint64_t workspace,
                                      size_t workspace_bytes, void* stream) {
-  return enqueue(&Attention::run, "sagegen_attention_run", attention, shape, arguments, workspace,
-                 workspace_bytes, stream);
+  return enqueue(&attention::Plan::run, "sagegen_attention_run", attention, shape, arguments,
+                 workspace, workspace_bytes, stream);
 }
 
 sagegen_status sagegen_attention_quantize(const sagegen_attention* attention,
                                           const sagegen_shape* shape,
                                           const sagegen_arguments* arguments, uint64_t workspace,
                                           size_t workspace_bytes, void* stream) {
-  return enqueue(&Attention::quantize, "sagegen_attention_quantize", attention, shape, arguments,
-                 workspace, workspace_bytes, stream);
+  return enqueue(&attention::Plan::quantize, "sagegen_attention_quantize", attention, shape,
+                 arguments, workspace, workspace_bytes, stream);
 }
 
 sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
                                         const sagegen_shape* shape,
                                         const sagegen_arguments* arguments, uint64_t workspace,
                                         size_t workspace_bytes, void* stream) {
-  return enqueue(&Attention::attend, "sagegen_attention_attend", attention, shape, arguments,
+  return enqueue(&attention::Plan::attend, "sagegen_attention_attend", attention, shape, arguments,
                  workspace, workspace_bytes, stream);
 }

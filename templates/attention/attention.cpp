@@ -5,16 +5,13 @@
 #include <utility>
 #include <vector>
 
-#include "sagegen/abi.h"
 #include "sagegen/dsl/tile.h"
 #include "templates/attention/block.h"
 #include "templates/attention/results.h"
-#include "templates/kernels.h"
 
-namespace sagegen::templates {
+namespace sagegen::attention {
 
 using namespace dsl;
-using abi::AttentionParams;
 
 namespace {
 
@@ -39,7 +36,7 @@ std::int32_t repeated(const AttentionPlan& plan) {
 
 class Attention {
  public:
-  Attention(KernelBuilder& k, const KernelSpec& spec);
+  Attention(KernelBuilder& k, const View& view);
   void build();
 
  private:
@@ -64,7 +61,7 @@ class Attention {
 
   KernelBuilder& k_;
   const AttentionPlan plan_;
-  const ParamReader<AttentionParams> p_;
+  const ParamReader<Params> p_;
   const AttentionPosition at_;
   const AttentionInputs inputs_;
   const SharedPtr shared_;
@@ -89,10 +86,10 @@ class Attention {
   std::vector<F32> rescale_;
 };
 
-Attention::Attention(KernelBuilder& k, const KernelSpec& spec)
+Attention::Attention(KernelBuilder& k, const View& view)
     : k_(k),
-      plan_(spec),
-      p_(k.params<AttentionParams>()),
+      plan_(view),
+      p_(k.params<Params>()),
       at_(k, plan_, p_, k.thread_idx()),
       inputs_(k, plan_, at_, p_),
       shared_(k.shared(plan_.shared_bytes(), kBankBytes)),
@@ -160,16 +157,16 @@ F32 Attention::loaded_scale() const { return loaded_q_scale_ * loaded_k_scale_; 
 
 // A query sees the keys 0 .. visible_keys - 1.
 I32 Attention::visible_keys(I32 query) const {
-  const I32 kv_len = p_(&AttentionParams::kv_len);
+  const I32 kv_len = p_(&Params::kv_len);
   if (!plan_.causal) return kv_len;
-  const I32 up_to_diagonal = query + p_(&AttentionParams::causal_offset) + 1;
+  const I32 up_to_diagonal = query + k_.params<CausalParams>()(&CausalParams::offset) + 1;
   return k_.max(k_.min(kv_len, up_to_diagonal), k_.i32(0));
 }
 
 // At least one tile, all of which is hidden if no query of the block sees a key: a loop that is known to
 // run needs no second way around it.
 I32 Attention::count_key_tiles() const {
-  const I32 last_query = k_.min(at_.first_query + plan_.cta_q, p_(&AttentionParams::q_len)) - 1;
+  const I32 last_query = k_.min(at_.first_query + plan_.cta_q, p_(&Params::q_len)) - 1;
   return k_.max((visible_keys(last_query) + (plan_.cta_k - 1)) / plan_.cta_k, k_.i32(1));
 }
 
@@ -212,15 +209,18 @@ void Attention::mask_scores(I32 tile) {
                       if (row == 0 && column == 0) {
                         const AttentionPosition at(k_, plan_, p_, k_.reread_thread_idx());
                         const I32 first_key = tile * plan_.cta_k + 2 * at.lane.quad;
-                        keys_left = p_(&AttentionParams::kv_len) - first_key;
-                        diagonal =
-                            at.lane_query - first_key + (p_(&AttentionParams::causal_offset) + 1);
+                        keys_left = p_(&Params::kv_len) - first_key;
+                        if (plan_.causal) {
+                          diagonal = at.lane_query - first_key +
+                                     (k_.params<CausalParams>()(&CausalParams::offset) + 1);
+                        }
                         scale_left = k_.f32(1.0f);
                         bias_left = k_.f32(0.0f);
                       }
                       if (column == 0) {
-                        const I32 up_to_diagonal = diagonal + Accumulator::tile_row(row);
-                        visible[row] = plan_.causal ? k_.min(keys_left, up_to_diagonal) : keys_left;
+                        visible[row] =
+                            plan_.causal ? k_.min(keys_left, diagonal + Accumulator::tile_row(row))
+                                         : keys_left;
                       }
                       const Pred hidden = visible[row] <= Accumulator::tile_column(column);
                       return k_.select(hidden, k_.f32(kMasked), (score - kScoreBias) * scale);
@@ -321,11 +321,11 @@ void Attention::accumulate_pv(SharedPtr stage) {
 
 // See finish(). No launch has a negative kv_len.
 void Attention::finish_now(const std::vector<Var<F32>>& values) const {
-  finish(k_, p_(&AttentionParams::kv_len) < 0, shared_, {values.begin(), values.end()});
+  finish(k_, p_(&Params::kv_len) < 0, shared_, {values.begin(), values.end()});
 }
 
 }  // namespace
 
-void build_attention(KernelBuilder& k, const KernelSpec& spec) { Attention(k, spec).build(); }
+void build(KernelBuilder& k, const Kernel& kernel) { Attention(k, kernel.view(family())).build(); }
 
-}  // namespace sagegen::templates
+}  // namespace sagegen::attention

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 
-#include "templates/quantize/rows.h"
-#include "templates/tensor.h"
+#include "templates/shared/rows.h"
+#include "templates/shared/tensor.h"
 
-namespace sagegen::templates {
+namespace sagegen::attention {
 
 using namespace dsl;
-using abi::AttentionParams;
-using abi::Tensor;
 
 namespace {
 
@@ -18,21 +16,22 @@ constexpr int kScaleBytes = 4;
 
 }  // namespace
 
-AttentionPlan::AttentionPlan(const KernelSpec& spec)
-    : head_dim(spec.problem.head_dim),
-      cta_q(spec.schedule.cta_q),
-      cta_k(spec.schedule.cta_k),
-      stages(spec.schedule.stages),
-      threads(spec.schedule.warps * 32),
-      warp_rows(cta_q / spec.schedule.warps),
-      q_group(spec.quant.q_group),
-      k_group(spec.quant.k_group),
-      io(spec.problem.io),
-      pv(spec.quant.pv),
-      causal(spec.problem.mask == Mask::causal),
-      per_thread(spec.quant.granularity == Granularity::per_thread),
-      two_level(spec.quant.accumulation == Accumulation::two_level_f32),
-      v_quantized(v_is_quantized(spec.problem, spec.quant)),
+AttentionPlan::AttentionPlan(const View& view)
+    : head_dim(view.spec.head_dim),
+      cta_q(view.schedule.cta_q),
+      cta_k(view.schedule.cta_k),
+      stages(view.schedule.stages),
+      threads(view.schedule.warps * 32),
+      warp_rows(cta_q / view.schedule.warps),
+      q_group(view.spec.q_group),
+      k_group(view.spec.k_group),
+      io(view.spec.io),
+      pv(view.spec.pv),
+      causal(view.spec.causal),
+      per_thread(view.spec.granularity == Granularity::per_thread),
+      two_level(view.spec.accumulation == Accumulation::two_level_f32),
+      v_quantized(v_is_quantized(view.spec)),
+      smooth(view.spec.smoothing == Smoothing::k),
       queries_in_registers(head_dim <= 64),
       p_offset(pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0.0f),
       v_code(v_quantized ? largest_v_code(pv) : 1.0f),
@@ -46,12 +45,12 @@ int AttentionPlan::shared_bytes() const {
 }
 
 AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan,
-                                     const ParamReader<AttentionParams>& p, I32 thread_index)
+                                     const ParamReader<Params>& p, I32 thread_index)
     : batch(k.block_idx(2)),
       q_head(k.block_idx(1)),
-      kv_head(q_head / p(&AttentionParams::heads_per_kv_head)),
+      kv_head(q_head / p(&Params::heads_per_kv_head)),
       q_index(batch * k.grid_dim(1) + q_head),
-      kv_index(q_index / p(&AttentionParams::heads_per_kv_head)),
+      kv_index(q_index / p(&Params::heads_per_kv_head)),
       // Under a causal mask the last queries see most keys: they start first.
       first_query((plan.causal ? k.grid_dim(0) - 1 - k.block_idx(0) : k.block_idx(0)) * plan.cta_q),
       thread(thread_index),
@@ -60,25 +59,25 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
       lane_query(first_query + warp_row + lane.row) {}
 
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
-                                 const AttentionPosition& at, const ParamReader<AttentionParams>& p)
-    : k_(k), plan_(plan), kv_len_(p(&AttentionParams::kv_len)) {
+                                 const AttentionPosition& at, const ParamReader<Params>& p)
+    : k_(k), plan_(plan), kv_len_(p(&Params::kv_len)) {
   const std::int64_t row_bytes = plan.head_dim;  // of codes
-  const I32 q_rows = p(&AttentionParams::q_len_padded), k_rows = p(&AttentionParams::kv_len_padded);
+  const I32 q_rows = p(&Params::q_len_padded), k_rows = p(&Params::kv_len_padded);
   const I64 first_q_row = k.to_i64(at.q_index) * k.to_i64(q_rows) + k.to_i64(at.first_query);
   const I64 first_k_row = k.to_i64(at.kv_index) * k.to_i64(k_rows);
-  q_codes_ = p(&AttentionParams::q_codes) + first_q_row * row_bytes;
-  k_codes_ = p(&AttentionParams::k_codes) + first_k_row * row_bytes;
+  q_codes_ = p(&Params::q_codes) + first_q_row * row_bytes;
+  k_codes_ = p(&Params::k_codes) + first_k_row * row_bytes;
 
   if (!plan.v_quantized) {
-    values_ = head_of(k, p, &AttentionParams::v, at.batch, at.kv_head);
-    value_row_bytes_ = p(&AttentionParams::v, &Tensor::stride_token) * kElementBytes;
+    values_ = head_of(k, p, &Params::v, at.batch, at.kv_head);
+    value_row_bytes_ = p(&Params::v, &TensorParam::stride_token) * kElementBytes;
     value_tile_bytes_ = value_row_bytes_ * std::int64_t{plan.cta_k};
   } else if (plan.pv == DType::e4m3) {
-    values_ = p(&AttentionParams::v, &Tensor::data) + first_k_row * std::int64_t{plan.head_dim};
+    values_ = p(&Params::v, &TensorParam::data) + first_k_row * std::int64_t{plan.head_dim};
     value_row_bytes_ = k.to_i64(k_rows);
     value_tile_bytes_ = k.i64(plan.cta_k);
   } else {
-    values_ = p(&AttentionParams::v, &Tensor::data) + first_k_row * (plan.head_dim * kElementBytes);
+    values_ = p(&Params::v, &TensorParam::data) + first_k_row * (plan.head_dim * kElementBytes);
     value_row_bytes_ = k.i64(plan.head_dim * kElementBytes);
     value_tile_bytes_ = k.i64(plan.cta_k * plan.head_dim * kElementBytes);
   }
@@ -86,10 +85,8 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
     return base + k.to_i64(index) * k.to_i64(rows / group) * std::int64_t{kScaleBytes * per_group};
   };
-  q_scale_ =
-      scales(p(&AttentionParams::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
-  k_scale_ =
-      scales(p(&AttentionParams::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
+  q_scale_ = scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
+  k_scale_ = scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
 }
 
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
@@ -124,4 +121,4 @@ F32 AttentionInputs::k_scale(I32 thread, I32 tile) const {
   return k_.load<F32>(k_scale_ + index * kScaleBytes);
 }
 
-}  // namespace sagegen::templates
+}  // namespace sagegen::attention

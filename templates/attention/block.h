@@ -2,20 +2,21 @@
 // stands in the problem, and the loads of its tiles.
 #pragma once
 
-#include "sagegen/abi.h"
 #include "sagegen/dsl/tile.h"
+#include "templates/attention/params.h"
+#include "templates/attention/spec.h"
 
-namespace sagegen::templates {
+namespace sagegen::attention {
 
 // What the spec fixes.
 struct AttentionPlan {
-  explicit AttentionPlan(const KernelSpec& spec);
+  explicit AttentionPlan(const View& view);
 
   int head_dim, cta_q, cta_k, stages, threads;
   int warp_rows;  // queries of one warp
   int q_group, k_group;
   DType io, pv;
-  bool causal, per_thread, two_level, v_quantized;
+  bool causal, per_thread, two_level, v_quantized, smooth;
   bool queries_in_registers;  // few channels leave enough of them
   float p_offset;             // P <= 2^p_offset
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
@@ -29,7 +30,7 @@ struct AttentionPlan {
 // Position of block, warp and lane. Indices count heads over all batches.
 struct AttentionPosition {
   AttentionPosition(dsl::KernelBuilder& k, const AttentionPlan& plan,
-                    const dsl::ParamReader<abi::AttentionParams>& p, dsl::I32 thread_index);
+                    const dsl::ParamReader<Params>& p, dsl::I32 thread_index);
 
   dsl::I32 batch, q_head, kv_head, q_index, kv_index;
   dsl::I32 first_query;       // of the block
@@ -43,7 +44,7 @@ struct AttentionPosition {
 class AttentionInputs {
  public:
   AttentionInputs(dsl::KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
-                  const dsl::ParamReader<abi::AttentionParams>& p);
+                  const dsl::ParamReader<Params>& p);
 
   // Asynchronous copies to shared memory; the caller commits and waits.
   void load_queries(dsl::I32 thread, const dsl::SharedTile& to) const;
@@ -62,4 +63,4 @@ class AttentionInputs {
   dsl::I64 value_row_bytes_, value_tile_bytes_;
 };
 
-}  // namespace sagegen::templates
+}  // namespace sagegen::attention

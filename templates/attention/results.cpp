@@ -1,12 +1,10 @@
 #include "templates/attention/results.h"
 
-#include "templates/tensor.h"
+#include "templates/shared/tensor.h"
 
-namespace sagegen::templates {
+namespace sagegen::attention {
 
 using namespace dsl;
-using abi::AttentionParams;
-using abi::Tensor;
 
 namespace {
 
@@ -14,11 +12,11 @@ constexpr float kLn2 = 0.693147182f;
 
 // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores. Where no
 // key is visible the sum is 0 and the result -inf. All lanes of a quad hold the same rows: each writes one.
-void write_lse(KernelBuilder& k, const ParamReader<AttentionParams>& p, const AttentionPosition& at,
-               const std::vector<Var<F32>>& maximums, const std::vector<F32>& sums) {
-  const GlobalPtr lse = p(&AttentionParams::lse);
-  const GlobalPtr lse_correction = p(&AttentionParams::lse_correction);
-  const I32 q_len = p(&AttentionParams::q_len), q_rows = p(&AttentionParams::q_len_padded);
+void write_lse(KernelBuilder& k, const AttentionPlan& plan, const ParamReader<Params>& p,
+               const AttentionPosition& at, const std::vector<Var<F32>>& maximums,
+               const std::vector<F32>& sums) {
+  const GlobalPtr lse = p(&Params::lse);
+  const I32 q_len = p(&Params::q_len), q_rows = p(&Params::q_len_padded);
   const int rows = static_cast<int>(sums.size());
   k.if_(!k.is_null(lse), [&] {
     F32 maximum = maximums[0], sum = sums[0];
@@ -33,22 +31,25 @@ void write_lse(KernelBuilder& k, const ParamReader<AttentionParams>& p, const At
     };
     k.if_(query < q_len && at.lane.quad < rows, [&] {
       const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
-      k.if_(!k.is_null(lse_correction),
-            [&] { value = value.get() + k.load<F32>(of_query(lse_correction, q_rows)); });
+      if (plan.smooth) {
+        const GlobalPtr correction = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
+        k.if_(!k.is_null(correction),
+              [&] { value = value.get() + k.load<F32>(of_query(correction, q_rows)); });
+      }
       k.store(of_query(lse, q_len), value.get());
     });
   });
 }
 
 // O / sum, times the scale of the channel of V, through shared memory so that rows leave in one piece.
-void write_output(KernelBuilder& k, const AttentionPlan& plan,
-                  const ParamReader<AttentionParams>& p, const AttentionPosition& at,
-                  SharedPtr shared, const AccumulatorVars& o, const std::vector<F32>& sum) {
+void write_output(KernelBuilder& k, const AttentionPlan& plan, const ParamReader<Params>& p,
+                  const AttentionPosition& at, SharedPtr shared, const AccumulatorVars& o,
+                  const std::vector<F32>& sum) {
   k.barrier();  // nobody reads queries, keys or values any more
   const SharedTile out{plan.o_tile, shared};
   const QuadRows lane_out(out.rows_from(at.warp_row), at.lane);
   const GlobalPtr v_scale =
-      p(&AttentionParams::v_scale) +
+      p(&Params::v_scale) +
       (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
           std::int64_t{4};
   std::vector<F32> inverse;
@@ -69,23 +70,22 @@ void write_output(KernelBuilder& k, const AttentionPlan& plan,
     }
   }
   k.barrier();
-  const I64 row_stride = p(&AttentionParams::o, &Tensor::stride_token) * kElementBytes;
-  const GlobalPtr first_row = head_of(k, p, &AttentionParams::o, at.batch, at.q_head) +
-                              k.to_i64(at.first_query) * row_stride;
+  const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
+  const GlobalPtr first_row =
+      head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride;
   store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
-             p(&AttentionParams::q_len) - at.first_query);
+             p(&Params::q_len) - at.first_query);
 }
 
 }  // namespace
 
-void write_results(KernelBuilder& k, const AttentionPlan& plan,
-                   const ParamReader<AttentionParams>& p, SharedPtr shared,
-                   const AttentionSums& sums) {
+void write_results(KernelBuilder& k, const AttentionPlan& plan, const ParamReader<Params>& p,
+                   SharedPtr shared, const AttentionSums& sums) {
   std::vector<F32> sum;
   for (const Var<F32>& of_row : sums.sum) sum.push_back(of_row.get() * (1.0f / plan.v_code));
   const AttentionPosition at(k, plan, p, k.reread_thread_idx());
-  write_lse(k, p, at, sums.maximum, sum);
+  write_lse(k, plan, p, at, sums.maximum, sum);
   write_output(k, plan, p, at, shared, sums.o, sum);
 }
 
-}  // namespace sagegen::templates
+}  // namespace sagegen::attention

@@ -5,7 +5,7 @@
 
 #include "templates/attention/block.h"
 
-namespace sagegen::templates {
+namespace sagegen::attention {
 
 // What a lane holds after the last tile. Per row: the maximum score in base 2 less p_offset, and the
 // sum of P times v_code, the code of the largest V.
@@ -17,7 +17,7 @@ struct AttentionSums {
 
 // Writes O and, if its address is not null, LSE. `shared` is overwritten; its o_tile begins there.
 void write_results(dsl::KernelBuilder& k, const AttentionPlan& plan,
-                   const dsl::ParamReader<abi::AttentionParams>& p, dsl::SharedPtr shared,
+                   const dsl::ParamReader<Params>& p, dsl::SharedPtr shared,
                    const AttentionSums& sums);
 
-}  // namespace sagegen::templates
+}  // namespace sagegen::attention

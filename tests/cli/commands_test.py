@@ -125,21 +125,21 @@ class Reports(CliTest):
         for part in ("head_dim 64", "8 scales", "m16n8k32", "bytes of shared memory", "L40", "keys 2t, 2t + 1"):
             self.assertIn(part, text)
         report = self.expect_json(OK, "inspect", FWD)
-        self.assertEqual((report["kind"], report["threads"], report["dynamic_smem"]), ("attention", 128, 24576))
+        self.assertEqual((report["family"], report["threads"], report["dynamic_smem"]), ("attention", 128, 24576))
         for kernel in self.expect_json(OK, "list")["kernels"]:
             self.assertIn(kernel["key"], self.expect(OK, "inspect", kernel["key"]).out)
 
 
 class BadKernels(CliTest):
     def test_bad_key(self):
-        self.expect_error(SPEC, "spec error", ["token 2 \"bwd\"", "position 6"], "inspect",
+        self.expect_error(SPEC, "spec error", ["\"bwd\" at position 6", "fwd, kvstats"], "inspect",
                           FWD.replace("fwd", "bwd"))
         for command in ("inspect", "trace", "emit", "list"):
             self.expect_error(SPEC, "spec error", ["\"KEY\"", "`sagegen list` shows the keys"], command, "KEY")
 
     def test_impossible_tile(self):
         key = FWD.replace("q128k64w4s2", "q128k64w3s9")
-        self.expect_error(SPEC, "spec error", [key, "3 warps", "stages 9"], "emit", key)
+        self.expect_error(SPEC, "spec error", [key, "warps 3", "stages 9"], "emit", key)
 
     def test_head_dim_0(self):
         self.expect_error(SPEC, "spec error", ["head_dim 0", "64 and 128"], "emit", FWD.replace("d64", "d0"))
@@ -155,8 +155,8 @@ class BadKernels(CliTest):
     def test_bad_set_description(self):
         path = self.path("set.toml")
         with open(path, "w", encoding="utf-8") as file:
-            file.write("[[attention]]\ntargets = [\"sm_89\"]\nmasks = [\"window\"]\n")
-        self.expect_error(SPEC, "spec error", [f"{path}:3:10:", "window", "none, causal"], "list", "--set", path)
+            file.write("[[attention]]\ntargets = [\"sm_89\"]\ncausal = \"window\"\n")
+        self.expect_error(SPEC, "spec error", [f"{path}:3:10:", "window", "false or true"], "list", "--set", path)
 
     def test_set_without_a_kernel_for_the_target(self):
         path = self.path("set.toml")
@@ -276,7 +276,7 @@ class Emit(CliTest):
     def test_lineinfo_names_the_template(self):
         text = self.expect(OK, "emit", "--stdout", "--lineinfo", QUANTQ).out
         self.assertIn(".loc", text)
-        self.assertIn("quantize_q.cpp", text)
+        self.assertIn("quantize_rows/template.cpp", text)
         self.assertNotIn(SOURCE, text)
 
     def test_other_target(self):
@@ -350,7 +350,7 @@ class Emit(CliTest):
 
 @needs_generator
 class Trace(CliTest):
-    STAGES = ["spec", "resources", "LLVM IR as built", "LLVM IR optimized", "PTX"]
+    STAGES = ["kernel", "resources", "parameters", "LLVM IR as built", "LLVM IR optimized", "PTX"]
 
     def test_every_stage_in_order(self):
         report = self.expect_json(OK, "trace", QUANTQ)
@@ -363,19 +363,19 @@ class Trace(CliTest):
     def test_files(self):
         self.expect(OK, "trace", "--out", self.path("stages"), QUANTQ)
         self.assertEqual(sorted(os.listdir(self.path("stages"))),
-                         ["1-spec.txt", "2-resources.txt", "3-llvm-ir-as-built.ll", "4-llvm-ir-optimized.ll",
-                          "5-ptx.ptx"])
+                         ["1-kernel.txt", "2-resources.txt", "3-parameters.txt", "4-llvm-ir-as-built.ll",
+                          "5-llvm-ir-optimized.ll", "6-ptx.ptx"])
 
 
-SMALL_SET = ('[[attention]]\ntargets = ["sm_80"]\nhead_dims = [64]\nio = ["f16"]\nmasks = ["none"]\n')
+SMALL_SET = ('[[attention]]\ntargets = ["sm_80"]\nhead_dim = [64]\nio = "f16"\ncausal = [false]\n')
 
 
 @needs_generator
 class Generate(CliTest):
     def setUp(self):
         super().setUp()
-        os.makedirs(self.path("templates", "specs"))
-        self.write("templates/specs/small.toml", SMALL_SET)
+        os.makedirs(self.path("templates", "attention"))
+        self.write("templates/attention/set.toml", SMALL_SET)
 
     def write(self, name, text):
         with open(self.path(name), "w", encoding="utf-8") as file:
@@ -400,10 +400,10 @@ class Generate(CliTest):
         self.generate(OK)
         self.generate(OK, "--check")
         self.assertEqual(sorted(os.listdir(self.path("generated"))), ["kernels.bundle", "manifest.json", "sm_80"])
-        name = "sage_quantq_d64_f16_s8t_g32_sm80"
+        name = "sage_quantrows_d64_f16_s8_r8_g32_fold__sm80"
         text = self.read(f"generated/sm_80/{name}.ptx")
         header, body = text.split("\n", 5)[:5], text.split("\n", 5)[5]
-        for part in ("sagegen", "LLVM", "templates/quantize/quantize_q.cpp", name, "sha256"):
+        for part in ("sagegen", "LLVM", "templates/quantize_rows", name, "sha256"):
             self.assertIn(part, "\n".join(header))
         self.assertTrue(all(line.startswith("//") for line in header))
         self.assertEqual(body, self.expect(OK, "emit", "--stdout", name).out)
@@ -414,19 +414,19 @@ class Generate(CliTest):
         self.assertEqual(sorted(k["file"] for k in manifest["kernels"] if "file" in k),
                          [f"sm_80/{sample}" for sample in self.samples()])
         for kernel in manifest["kernels"]:
-            self.assertTrue(os.path.exists(os.path.join(SOURCE, kernel["template"])), kernel["template"])
+            self.assertTrue(os.path.exists(os.path.join(SOURCE, kernel["room"])), kernel["room"])
             if "file" in kernel:
                 data = self.read("generated/" + kernel["file"]).encode()
                 self.assertEqual(kernel["bytes"], len(data))
                 self.assertEqual(kernel["sha256"], hashlib.sha256(data).hexdigest())
 
     def test_one_sample_of_each_kind_and_all_kernels_in_the_bundle(self):
-        self.write("templates/specs/small.toml", SMALL_SET.replace('"none"', '"none", "causal"'))
+        self.write("templates/attention/set.toml", SMALL_SET.replace("[false]", "[false, true]"))
         self.generate(OK)
         kernels = self.manifest()["kernels"]
         self.assertEqual(len(kernels), 5)
         self.assertEqual(len(self.samples()), 4)
-        self.assertEqual(sum(name.startswith("sage_fwd_d64_f16_none") for name in self.samples()), 1)
+        self.assertEqual(sum(name.startswith("sage_fwd_d64_f16_qk") for name in self.samples()), 1)
         # All of them run from the bundle, and what is not in it is not made up.
         bundle = self.path("generated", "kernels.bundle")
         run = ("run", "--device", "emulator:sm_80", "--target", "sm_80", "--q-len", 40)
@@ -443,9 +443,9 @@ class Generate(CliTest):
         for place in ("sm_80", "kernels.bundle"):
             report = self.expect_json(OK, *run, self.path("generated", place))
             self.assertTrue(report["passed"])
-            self.assertTrue(all(name.endswith("_sm80") for name in report["kernels"]), report["kernels"])
-        os.remove(self.path("generated", "sm_80", next(n for n in self.samples() if n.startswith("sage_quantk"))))
-        self.expect_error(SPEC, "spec error", ["needs sage_quantk_", "sagegen emit --out", "none of the 3 kernels"],
+            self.assertTrue(all(name.endswith("__sm80") for name in report["kernels"]), report["kernels"])
+        os.remove(self.path("generated", "sm_80", next(n for n in self.samples() if "_r4_" in n)))
+        self.expect_error(SPEC, "spec error", ["needs sage_quantrows_", "sagegen emit --out", "kernels of this kind that load on sm_86"],
                           *run, self.path("generated", "sm_80"))
 
     def test_rewrites_only_what_changed(self):
@@ -484,17 +484,17 @@ class Generate(CliTest):
 
     def test_check_reports_what_drifted_inside_the_bundle(self):
         bundle = self.path("generated", "kernels.bundle")
-        more = "sage_fwd_d64_f16_causal_qk_s8t_g32x64_pv_f16_f32_q128k64w4s2_sm80"
+        more = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_f16_f32_causal__q128k64w4s2__sm80"
         def kept():
             with open(bundle, "rb") as file:
                 return file.read()
         self.generate(OK)
         small = kept()
-        self.write("templates/specs/small.toml", SMALL_SET.replace('"none"', '"none", "causal"'))
+        self.write("templates/attention/set.toml", SMALL_SET.replace("[false]", "[false, true]"))
         self.assertIn(f"generated/kernels.bundle: {more} is missing", self.generate(CHECK_FAILED, "--check").out)
         self.assertEqual(kept(), small)
         self.generate(OK)
-        self.write("templates/specs/small.toml", SMALL_SET)
+        self.write("templates/attention/set.toml", SMALL_SET)
         self.assertIn(f"generated/kernels.bundle: {more} is stale", self.generate(CHECK_FAILED, "--check").out)
         self.generate(OK)
         self.assertEqual(kept(), small)   # byte for byte
@@ -509,13 +509,14 @@ class Generate(CliTest):
         self.assertIn("generated/kernels.bundle: missing", self.generate(CHECK_FAILED, "--check").out)
 
     def test_several_descriptions_make_one_set(self):
-        self.write("templates/specs/more.toml", SMALL_SET.replace('"none"', '"none", "causal"'))
+        os.makedirs(self.path("templates", "more"))
+        self.write("templates/more/set.toml", SMALL_SET.replace("[false]", "[false, true]"))
         self.generate(OK)
         self.assertEqual(len(self.manifest()["kernels"]), 5)
 
     def test_mistakes(self):
-        self.write("templates/specs/small.toml", "[[attention]]\ntargets = [\"sm_77\"]\n")
-        self.expect_error(SPEC, "spec error", ["small.toml:2:12:", "sm_77"], "generate", "--root", self.directory)
+        self.write("templates/attention/set.toml", "[[attention]]\ntargets = [\"sm_77\"]\n")
+        self.expect_error(SPEC, "spec error", ["set.toml:2:", "sm_77"], "generate", "--root", self.directory)
         shutil.rmtree(self.path("templates"))
         self.expect_error(USAGE, "usage error", ["--root"], "generate", "--root", self.directory)
 

@@ -44,7 +44,7 @@ class Report(RunTest):
         self.assertEqual(report["mode"], "int8-fp8")
         self.assertEqual(len(report["kernels"]), 5)
         self.assertTrue(all(name.endswith("sm89") for name in report["kernels"]))
-        self.assertTrue(report["kernels"][-1].startswith("sage_fwd_d64_f16_none"))
+        self.assertTrue(report["kernels"][-1].startswith("sage_fwd_d64_f16_qk"))
         for metrics in (report, report["model"]):
             for name in METRICS:
                 self.assertIsInstance(metrics[name], float)
@@ -172,8 +172,8 @@ class Modes(RunTest):
                                "--dtype", "bf16", "--causal", "top-left")
         self.assertEqual((report["granularity"], report["smoothing"], report["accumulation"], report["dtype"]),
                          ("per_block", "none", "f32", "bf16"))
-        self.assertIn("_bf16_causal_qk_s8b_g128x64_pv_e4m3_f32_", report["kernels"][-1])
-        self.assertTrue(any("_plain_" in name for name in report["kernels"]))
+        self.assertIn("_bf16_qk_s8b_g128x64_sm0_pv_e4m3_f32_causal_", report["kernels"][-1])
+        self.assertTrue(any("_r1_g64__" in name for name in report["kernels"]), report["kernels"])
 
     def test_smoothing_helps_biased_keys(self):
         # FP16 P V, so that the error of Q K^T is not hidden behind that of FP8.
@@ -228,7 +228,7 @@ class Modes(RunTest):
 
 
 class NamedKernels(RunTest):
-    CAUSAL = "sage_fwd_d64_bf16_causal_qk_s8b_g128x128_pv_f16_f32x2_q64k128w4s1_sm86"
+    CAUSAL = "sage_fwd_d64_bf16_qk_s8b_g128x128_sm0_pv_f16_f32x2_causal__q64k128w4s1__sm86"
     LENGTHS = ("--device", "emulator", "--heads", 1, "--q-len", 70, "--kv-len", 65)
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
@@ -242,8 +242,8 @@ class NamedKernels(RunTest):
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_what_a_key_leaves_open(self):
-        report = self.run_json(self.CAUSAL, *self.LENGTHS, "--target", "sm_89", "--no-smooth-k", "--head-dim", 40,
-                               "--causal", "bottom-right")
+        report = self.run_json(self.CAUSAL, *self.LENGTHS, "--target", "sm_89", "--head-dim", 40, "--causal",
+                               "bottom-right")
         self.assertEqual(report["kernels"][-1], self.CAUSAL.replace("sm86", "sm89"))
         self.assertEqual((report["target"], report["smoothing"], report["causal"], report["shape"]["head_dim"]),
                          ("sm_89", "none", "bottom-right", 40))
@@ -254,10 +254,10 @@ class NamedKernels(RunTest):
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_a_schedule_and_groups_by_themselves(self):
         report = self.run_json(*SMALL, "--schedule", "q64k64w4s3")
-        self.assertTrue(report["kernels"][-1].endswith("_g32x64_pv_e4m3_f32x2_q64k64w4s3_sm89"))
+        self.assertTrue(report["kernels"][-1].endswith("_g32x64_smk_pv_e4m3_f32x2__q64k64w4s3__sm89"))
         self.assertTrue(report["passed"])
         report = self.run_json(*SMALL, "--schedule", "q16k128w1s2", "--groups", "g16x128")
-        self.assertTrue(report["kernels"][-1].endswith("_g16x128_pv_e4m3_f32x2_q16k128w1s2_sm89"))
+        self.assertTrue(report["kernels"][-1].endswith("_g16x128_smk_pv_e4m3_f32x2__q16k128w1s2__sm89"))
         self.assertTrue(report["passed"])
 
     def test_keys_of_the_embedded_set_need_no_generator(self):
@@ -272,6 +272,7 @@ class NamedKernels(RunTest):
                               ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
                               ("--set", "set.toml")):
             self.expect_error(USAGE, "usage error", [option, "refused beside KEY"], "run", FWD, option, value)
+        self.expect_error(USAGE, "usage error", ["--no-smooth-k", "refused beside KEY"], "run", FWD, "--no-smooth-k")
         self.expect_error(USAGE, "usage error", ["--causal", FWD, "not causal"], "run", FWD, "--causal", "top-left")
         self.expect_error(USAGE, "usage error", ["--causal", "is causal"], "run", self.CAUSAL, "--causal", "none")
         self.expect_error(USAGE, "usage error", ["128 channels", FWD, "at most 64"], "run", FWD, "--head-dim", 128)
@@ -289,17 +290,17 @@ class NamedKernels(RunTest):
 @unittest.skipUnless(GENERATOR, "not in the embedded set")
 class Sets(RunTest):
     LENGTHS = ("--device", "emulator", "--heads", 1, "--q-len", 70, "--kv-len", 65)
-    SCHEDULES = "schedules = [{ cta_q = 64, cta_k = 64, warps = 4, stages = 3 }]\n"
+    SCHEDULES = "schedules = \"q64k64w4s3\"\n"
 
     def set(self, *tables):
-        text = "".join(f"[[attention]]\nhead_dims = [64]\nio = [\"f16\"]\n{table}{self.SCHEDULES}" for table in tables)
+        text = "".join(f"[[attention]]\nhead_dim = 64\n{table}{self.SCHEDULES}" for table in tables)
         return self.write("set.toml", text.encode())
 
     def test_a_line_and_a_verdict_for_each_kernel(self):
-        path = self.set("targets = [\"sm_80\", \"sm_89\"]\n")
+        path = self.set("targets = [\"sm_80\", \"sm_89\"]\ncausal = [false, true]\n")
         report = self.run_json("--set", path, *self.LENGTHS)
-        keys = [f"sage_fwd_d64_f16_{mask}_qk_s8t_g32x64_{pv}_q64k64w4s3_{target}"
-                for pv, target in (("pv_f16_f32", "sm80"), ("pv_e4m3_f32x2", "sm89")) for mask in ("none", "causal")]
+        keys = [f"sage_fwd_d64_f16_qk_s8t_g32x64_smk_{pv}{mask}__q64k64w4s3__{target}"
+                for pv, target in (("pv_f16_f32", "sm80"), ("pv_e4m3_f32x2", "sm89")) for mask in ("", "_causal")]
         self.assertEqual([kernel["key"] for kernel in report["kernels"]], keys)
         self.assertEqual([kernel["device"] for kernel in report["kernels"]],
                          ["emulator:sm_80"] * 2 + ["emulator:sm_89"] * 2)
@@ -318,16 +319,15 @@ class Sets(RunTest):
         self.assertEqual([kernel["key"] for kernel in report["kernels"]], keys[2:])
 
     def test_every_smoothing_that_the_set_has(self):
-        path = self.set("targets = [\"sm_80\"]\nmasks = [\"none\"]\nsmoothings = [\"k\", \"none\"]\n")
+        path = self.set("targets = [\"sm_80\"]\nsmoothing = [\"k\", \"none\"]\n")
         report = self.run_json("--set", path, *self.LENGTHS, "--dist", "k_bias")
         self.assertEqual([kernel["smoothing"] for kernel in report["kernels"]], ["k", "none"])
         self.assertLess(2 * report["kernels"][0]["relative_l1"], report["kernels"][1]["relative_l1"])
-        self.assertIn(", K not smoothed: ", self.expect(OK, "run", "--set", path, *self.LENGTHS).out)
 
     def test_one_failure_fails_the_set_and_stops_nothing(self):
-        path = self.set("targets = [\"sm_80\"]\n")
+        path = self.set("targets = [\"sm_80\"]\ncausal = [false, true]\n")
         self.expect(OK, "emit", "--set", path, "--out", self.directory)
-        kernel = self.path("sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_f16_f32_q64k64w4s3_sm80.ptx")
+        kernel = self.path("sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_f16_f32__q64k64w4s3__sm80.ptx")
         with open(kernel, encoding="utf-8") as file:
             text = file.read()
         arguments = ("--set", path, *self.LENGTHS, "--ptx", self.directory)
@@ -340,12 +340,12 @@ class Sets(RunTest):
             self.assertEqual([one["passed"] for one in report["kernels"]], [False, True], word)
             self.assertFalse(report["passed"])
             lines = self.expect(CHECK_FAILED, "run", *arguments).out.splitlines()
-            self.assertTrue(lines[0].startswith("FAILED  sage_fwd_d64_f16_none"), lines[0])
+            self.assertTrue(lines[0].startswith("FAILED  sage_fwd_d64_f16_qk"), lines[0])
             self.assertIn(word, lines[0])
             self.assertIn("1 of 2 kernels passed", lines)
 
     def test_refusals(self):
-        path = self.set("targets = [\"sm_80\"]\n")
+        path = self.set("targets = [\"sm_80\"]\ncausal = [false, true]\n")
         for option in (("--mode", "int8"), ("--granularity", "per_block"), ("--accumulation", "f32"), ("--lse",),
                        ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"), ("--no-smooth-k",),
                        ("--out", self.path("o.safetensors"))):
@@ -357,7 +357,7 @@ class Sets(RunTest):
         self.expect_error(SPEC, "spec error", ["set.toml:1:1"], "run", "--set", self.write("set.toml", b"x = 1"))
 
     def test_ctrl_c_ends_the_set(self):
-        path = self.set("targets = [\"sm_80\"]\n")
+        path = self.set("targets = [\"sm_80\"]\ncausal = [false, true]\n")
         command = [TOOL, "run", "--set", path, "--device", "emulator", "--q-len", "8192"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             self.assertIn(b"running", process.stderr.readline())  # a second after it began
@@ -553,9 +553,9 @@ class Files(RunTest):
 class EditedPtx(RunTest):
     """`--ptx DIR` runs what the files say, and the emulator judges it."""
 
-    ATTENTION = "sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_e4m3_f32x2_q128k64w4s2_sm89"
-    KERNELS = ("sage_kvstats_d64_f16_ksumvmax_sm89", "sage_quantk_d64_f16_s8t_g64_smooth_sm89",
-               "sage_quantv_d64_f16_e4m3_sm89", "sage_quantq_d64_f16_s8t_g32_sm89", ATTENTION)
+    ATTENTION = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89"
+    KERNELS = ("sage_kvstats_d64_f16_ksum_vmax__sm89", "sage_quantrows_d64_f16_s8_r4_g64_smooth__sm89",
+               "sage_quantv_d64_f16_e4m3__sm89", "sage_quantrows_d64_f16_s8_r8_g32_fold__sm89", ATTENTION)
 
     def setUp(self):
         super().setUp()
@@ -767,7 +767,7 @@ class Refusals(RunTest):
         self.expect_error(USAGE, "usage error", [], *small, "--q-len", -5)
         self.expect_error(USAGE, "usage error", ["3"], *small, "--heads", 4, "--kv-heads", 3)
         self.expect_error(USAGE, "usage error", ["--q-len"], *small, "--q-len", "many")
-        for command in (small, ("emit", "--target", "sm_89"), ("trace", "sage_quantq_d128_f16_s8t_g32_sm89")):
+        for command in (small, ("emit", "--target", "sm_89"), ("trace", "sage_quantrows_d128_f16_s8_r8_g32_fold__sm89")):
             self.expect_error(USAGE, "usage error", ["--out", "empty"], *command, "--out", "")
 
     def test_words(self):

@@ -10,8 +10,8 @@ import unittest
 OK, CHECK_FAILED, USAGE, SPEC, CODEGEN, DRIVER, FILE, MACHINE = 0, 1, 2, 3, 4, 5, 6, 71
 TOOL = os.environ.get("SAGEGEN_TOOL", "sagegen")
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-FWD = "sage_fwd_d64_f16_none_qk_s8t_g32x64_pv_e4m3_f32x2_q128k64w4s2_sm89"
-QUANTQ = "sage_quantq_d64_f16_s8t_g32_sm89"
+FWD = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89"
+QUANTQ = "sage_quantrows_d64_f16_s8_r8_g32_fold__sm89"
 FULL_DISK = {resource.RLIMIT_FSIZE: 1000}   # limits of a process that can write so many bytes to a file
 
 

@@ -1,4 +1,4 @@
-// What Attention refuses to launch: one case for each rule. Every refusal names the tensor and the
+// What a plan refuses to launch: one case for each rule. Every refusal names the tensor and the
 // rule, and nothing has been launched.
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -16,19 +16,20 @@ using Catch::Matchers::Contains;
 namespace {
 
 constexpr int kHeadDim = 128;
-const AttentionShape kShape{.batch = 2, .q_heads = 6, .kv_heads = 3, .q_len = 40, .kv_len = 50};
+const attention::Shape kShape{.batch = 2, .q_heads = 6, .kv_heads = 3, .q_len = 40, .kv_len = 50};
 
 struct Call {
-  AttentionShape shape = kShape;
-  AttentionArguments arguments = plain_arguments(kShape, kHeadDim);
+  attention::Shape shape = kShape;
+  attention::Arguments arguments = plain_arguments(kShape, kHeadDim);
   DevicePtr workspace = kWorkspace;
   std::ptrdiff_t workspace_slack = 0;
 };
 
 void run(FakePlan& plan, const Call& call) {
-  const std::size_t needed = plan.workspace_bytes(kShape);
-  plan.attention.run(call.shape, call.arguments, call.workspace,
-                     needed + static_cast<std::size_t>(call.workspace_slack), nullptr);
+  const std::size_t needed = plan.plan.workspace_bytes(
+      kShape, call.arguments.lse == 0 ? attention::Lse::unwanted : attention::Lse::wanted);
+  plan.plan.run(call.shape, call.arguments, call.workspace,
+                needed + static_cast<std::size_t>(call.workspace_slack), nullptr);
 }
 
 struct Refusal {
@@ -161,8 +162,8 @@ TEST_CASE("strides") {
 
 TEST_CASE("what is only read may be broadcast along any axis") {
   FakePlan plan;
-  for (TensorView AttentionArguments::*const tensor :
-       {&AttentionArguments::q, &AttentionArguments::k, &AttentionArguments::v}) {
+  for (TensorView attention::Arguments::*const tensor :
+       {&attention::Arguments::q, &attention::Arguments::k, &attention::Arguments::v}) {
     for (std::int64_t TensorView::*const stride :
          {&TensorView::stride_batch, &TensorView::stride_head, &TensorView::stride_token}) {
       Call call;
@@ -207,8 +208,8 @@ TEST_CASE("what touches without overlapping is accepted") {
 
 TEST_CASE("the stride of an axis of size 1 is never looked at") {
   FakePlan plan;
-  const AttentionShape shape{.batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = 1, .kv_len = 1};
-  AttentionArguments arguments = plain_arguments(shape, kHeadDim);
+  const attention::Shape shape{.batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = 1, .kv_len = 1};
+  attention::Arguments arguments = plain_arguments(shape, kHeadDim);
   for (TensorView* view : {&arguments.q, &arguments.k, &arguments.v, &arguments.o}) {
     view->stride_batch = -3;
     view->stride_head = 0;
@@ -252,28 +253,26 @@ TEST_CASE("hnd and nhd give the strides of contiguous tensors") {
 TEST_CASE("a spec that no kernel can be is refused before anything is loaded") {
   const auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);
-  const AttentionProblem problem{.head_dim = 96};
-  const Target target{.sm = 89};
-  const QuantSpec quant = default_quant(target);
-  const TileSchedule schedule;
-  CHECK_THROWS_AS(Attention(device, problem, quant, schedule, target, fake_source()), SpecError);
+  CHECK_THROWS_AS(attention::Plan(device, usual_kernel({.head_dim = 96}), fake_source()),
+                  SpecError);
   CHECK(driver->live() == std::vector<std::string>{"primary context"});
 }
 
 TEST_CASE("a source that gives the wrong text is refused") {
   const auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);
-  const AttentionProblem problem;
-  const Target target{.sm = 89};
-  const QuantSpec quant = default_quant(target);
-  const TileSchedule schedule = default_schedule(problem, quant, target);
-  const auto make = [&](const PtxSource& source) {
-    return Attention(device, problem, quant, schedule, target, source);
+  const sagegen::Kernel asked = usual_kernel();
+  const auto make = [&](const std::string& text) {
+    return attention::Plan(device, asked, [&](const sagegen::Kernel& kernel) {
+      return artifact_of_ptx(kernel, text);
+    });
   };
-  CHECK_THROWS_WITH(make([](const KernelSpec&) { return fake_ptx("a", 8) + fake_ptx("b", 8); }),
-                    Contains("2 entry points"));
-  CHECK_THROWS_WITH(make([](const KernelSpec&) { return fake_ptx("a", 8); }),
-                    Contains("another version of sagegen"));
-  CHECK_THROWS_AS(make([](const KernelSpec&) { return std::string("gibberish"); }), SpecError);
+  CHECK_THROWS_WITH(make(fake_ptx("a", 8) + fake_ptx("b", 8)), Contains("2 entry points"));
+  // Another layout, and a text that says nothing of its layout.
+  for (const std::string& line : {params_line(1), std::string()}) {
+    CHECK_THROWS_WITH(make(line + fake_ptx("a", 8)), Contains("another version of sagegen") &&
+                                                         Contains("made for other parameters"));
+  }
+  CHECK_THROWS_AS(make("gibberish"), SpecError);
   CHECK(driver->live() == std::vector<std::string>{"primary context"});
 }

@@ -1,4 +1,4 @@
-// Attention from spec to result on the emulator: emitted kernels, the plan's launches, real memory.
+// Attention from kernel to result on the emulator: emitted kernels, the plan's launches, real memory.
 // How accurate the results are is the business of tests/numerics; here is what the plan promises:
 // layouts, alignments of the mask, GQA, LSE, untouched inputs, dirty workspaces, threads, enormous
 // strides.
@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "sagegen/emit.h"
-#include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
+#include "templates/attention/plan.h"
 #include "tests/driver/buffers.h"
 #include "tools/reference/reference.h"
 
@@ -72,14 +72,16 @@ Device device_of(EmulatorProfile profile) {
   return Device(emulator(), static_cast<DeviceOrdinal>(profile));
 }
 
-Attention plan_on(const Device& device, const AttentionProblem& problem) {
+attention::Plan plan_on(const Device& device, attention::Spec spec) {
   const Target target = best_target(device.compute_capability());
-  const QuantSpec quant = default_quant(target);
-  return Attention(device, problem, quant, default_schedule(problem, quant, target), target,
-                   [](const KernelSpec& spec) { return emit(spec).ptx; });
+  const attention::Spec usual = attention::usual_spec(target);
+  spec.pv = usual.pv;
+  spec.accumulation = usual.accumulation;
+  return attention::Plan(device, sagegen::Kernel(attention::family(), spec, target),
+                         [](const sagegen::Kernel& kernel) { return emit(kernel); });
 }
 
-AttentionShape shape_of(const reference::Shape& s) {
+attention::Shape shape_of(const reference::Shape& s) {
   return {.batch = s.batch,
           .q_heads = s.q_heads,
           .kv_heads = s.kv_heads,
@@ -95,12 +97,12 @@ struct Outcome {
 struct RunOptions {
   bool tokens_first = false;  // NHD
   bool wants_lse = true;
-  CausalAlignment causal = CausalAlignment::top_left;
+  attention::CausalAlignment causal = attention::CausalAlignment::top_left;
   unsigned char workspace_fill = 0xff;
   bool in_halves = false;  // quantize() once, then attend() twice, instead of run()
 };
 
-Outcome run(const Device& device, const Attention& attention, const reference::Shape& s,
+Outcome run(const Device& device, const attention::Plan& plan, const reference::Shape& s,
             const reference::Inputs& inputs, const RunOptions& options = {}) {
   const int d = static_cast<int>(s.head_dim);
   const auto arranged = [&](const reference::Tensor& tensor) {
@@ -119,23 +121,23 @@ Outcome run(const Device& device, const Attention& attention, const reference::S
   const Buffer o_memory(device, q.size() * sizeof(std::uint16_t));
   const auto rows = static_cast<std::size_t>(s.batch * s.q_heads * s.q_len);
   const Buffer lse_memory(device, rows * sizeof(float));
-  const AttentionShape shape = shape_of(s);
-  Buffer workspace(device, attention.workspace_bytes(shape));
+  const attention::Shape shape = shape_of(s);
+  Buffer workspace(device, plan.workspace_bytes(shape));
   workspace.fill(options.workspace_fill);
   const Stream stream(device);
-  const AttentionArguments arguments{.q = view(q_memory, s.q_heads, s.q_len),
-                                     .k = view(k_memory, s.kv_heads, s.kv_len),
-                                     .v = view(v_memory, s.kv_heads, s.kv_len),
-                                     .o = view(o_memory, s.q_heads, s.q_len),
-                                     .lse = options.wants_lse ? lse_memory.data() : 0,
-                                     .softmax_scale = static_cast<float>(inputs.softmax_scale),
-                                     .causal = options.causal};
+  const attention::Arguments arguments{.q = view(q_memory, s.q_heads, s.q_len),
+                                       .k = view(k_memory, s.kv_heads, s.kv_len),
+                                       .v = view(v_memory, s.kv_heads, s.kv_len),
+                                       .o = view(o_memory, s.q_heads, s.q_len),
+                                       .lse = options.wants_lse ? lse_memory.data() : 0,
+                                       .softmax_scale = static_cast<float>(inputs.softmax_scale),
+                                       .causal = options.causal};
   if (options.in_halves) {
-    attention.quantize(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
-    attention.attend(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
-    attention.attend(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+    plan.quantize(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+    plan.attend(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+    plan.attend(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
   } else {
-    attention.run(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
+    plan.run(shape, arguments, workspace.data(), workspace.bytes(), stream.handle());
   }
   stream.synchronize();
 
@@ -182,8 +184,8 @@ TEST_CASE("attention on every emulated device") {
         EmulatorProfile::sm_90, EmulatorProfile::sm_120, EmulatorProfile::ideal}) {
     INFO(to_string(profile));
     const Device device = device_of(profile);
-    const Attention attention = plan_on(device, {.head_dim = 64});
-    check_close(inputs, run(device, attention, s, inputs));
+    const attention::Plan plan = plan_on(device, {.head_dim = 64});
+    check_close(inputs, run(device, plan, s, inputs));
   }
   CHECK(emulator()->findings().empty());
 }
@@ -193,34 +195,34 @@ TEST_CASE("layout, workspace contents and the LSE output do not change a bit of 
       .batch = 2, .q_heads = 2, .kv_heads = 1, .q_len = 33, .kv_len = 65, .head_dim = 128};
   const reference::Inputs inputs = reference::generate("normal", s, 11, reference::IoType::f16);
   const Device device = device_of(EmulatorProfile::sm_89);
-  const Attention attention = plan_on(device, {.head_dim = 128});
-  const Outcome reference_result = run(device, attention, s, inputs);
+  const attention::Plan plan = plan_on(device, {.head_dim = 128});
+  const Outcome reference_result = run(device, plan, s, inputs);
   check_close(inputs, reference_result);
   const auto same = [&](const RunOptions& options) {
-    return run(device, attention, s, inputs, options).o == reference_result.o;
+    return run(device, plan, s, inputs, options).o == reference_result.o;
   };
   CHECK(same({.tokens_first = true}));
   CHECK(same({.wants_lse = false}));
   CHECK(same({.workspace_fill = 0x00}));
   CHECK(same({.workspace_fill = 0x7f}));
   CHECK(same({.in_halves = true}));
-  CHECK(run(device, attention, s, inputs, {.in_halves = true}).lse == reference_result.lse);
+  CHECK(run(device, plan, s, inputs, {.in_halves = true}).lse == reference_result.lse);
   CHECK(emulator()->findings().empty());
 }
 
 TEST_CASE("both alignments of the causal mask, with more and with fewer queries than keys") {
   const Device device = device_of(EmulatorProfile::sm_89);
-  const Attention attention = plan_on(device, {.head_dim = 64, .mask = Mask::causal});
+  const attention::Plan plan = plan_on(device, {.head_dim = 64, .causal = true});
   for (const auto& [q_len, kv_len] : {std::pair{40, 90}, std::pair{90, 40}, std::pair{64, 64}}) {
     const reference::Shape s{
         .batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = q_len, .kv_len = kv_len, .head_dim = 64};
     reference::Inputs inputs = reference::generate("normal", s, 3, reference::IoType::f16);
     inputs.causal = true;
-    for (const CausalAlignment alignment :
-         {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
+    for (const attention::CausalAlignment alignment :
+         {attention::CausalAlignment::top_left, attention::CausalAlignment::bottom_right}) {
       INFO(q_len << " queries, " << kv_len << " keys, offset " << inputs.causal_offset);
-      inputs.causal_offset = alignment == CausalAlignment::top_left ? 0 : kv_len - q_len;
-      const Outcome result = run(device, attention, s, inputs, {.causal = alignment});
+      inputs.causal_offset = alignment == attention::CausalAlignment::top_left ? 0 : kv_len - q_len;
+      const Outcome result = run(device, plan, s, inputs, {.causal = alignment});
       check_close(inputs, result);
       for (int row = 0; row < -inputs.causal_offset; ++row) {  // sees no key
         for (int c = 0; c < 64; ++c)
@@ -235,17 +237,17 @@ TEST_CASE("the caller's softmax scale is used") {
   const reference::Shape s{.q_len = 20, .kv_len = 30, .head_dim = 64};
   reference::Inputs inputs = reference::generate("normal", s, 5, reference::IoType::f16);
   const Device device = device_of(EmulatorProfile::sm_80);
-  const Attention attention = plan_on(device, {.head_dim = 64});
-  const Outcome standard = run(device, attention, s, inputs);
+  const attention::Plan plan = plan_on(device, {.head_dim = 64});
+  const Outcome standard = run(device, plan, s, inputs);
   inputs.softmax_scale = 0.5;
-  const Outcome sharper = run(device, attention, s, inputs);
+  const Outcome sharper = run(device, plan, s, inputs);
   check_close(inputs, sharper);
   CHECK(sharper.o != standard.o);
 }
 
 TEST_CASE("one Attention serves two threads that have their own workspaces") {
   const Device device = device_of(EmulatorProfile::sm_89);
-  const Attention attention = plan_on(device, {.head_dim = 64});
+  const attention::Plan plan = plan_on(device, {.head_dim = 64});
   constexpr int kThreads = 2, kRepeats = 4;
   std::vector<reference::Shape> shapes;
   std::vector<reference::Inputs> inputs;
@@ -255,7 +257,7 @@ TEST_CASE("one Attention serves two threads that have their own workspaces") {
         {.q_heads = 2, .kv_heads = 1, .q_len = 50 + 30 * i, .kv_len = 90 - 40 * i, .head_dim = 64});
     inputs.push_back(reference::generate(
         "normal", shapes.back(), 20 + static_cast<std::uint64_t>(i), reference::IoType::f16));
-    expected.push_back(run(device, attention, shapes.back(), inputs.back()));
+    expected.push_back(run(device, plan, shapes.back(), inputs.back()));
   }
   // Catch2's assertions are for one thread: threads only collect.
   std::vector<std::vector<Bits>> outputs(kThreads);
@@ -267,15 +269,15 @@ TEST_CASE("one Attention serves two threads that have their own workspaces") {
                    k = upload(device, to_bits(inputs[i].k)),
                    v = upload(device, to_bits(inputs[i].v));
       const Buffer o(device, q.bytes());
-      const Buffer workspace(device, attention.workspace_bytes(shape_of(s)));
+      const Buffer workspace(device, plan.workspace_bytes(shape_of(s)));
       const Stream stream(device);
       for (int repeat = 0; repeat < kRepeats; ++repeat) {
-        attention.run(shape_of(s),
-                      {.q = hnd(q.data(), s.q_heads, s.q_len, 64),
-                       .k = hnd(k.data(), s.kv_heads, s.kv_len, 64),
-                       .v = hnd(v.data(), s.kv_heads, s.kv_len, 64),
-                       .o = hnd(o.data(), s.q_heads, s.q_len, 64)},
-                      workspace.data(), workspace.bytes(), stream.handle());
+        plan.run(shape_of(s),
+                 {.q = hnd(q.data(), s.q_heads, s.q_len, 64),
+                  .k = hnd(k.data(), s.kv_heads, s.kv_len, 64),
+                  .v = hnd(v.data(), s.kv_heads, s.kv_len, 64),
+                  .o = hnd(o.data(), s.q_heads, s.q_len, 64)},
+                 workspace.data(), workspace.bytes(), stream.handle());
         stream.synchronize();
         outputs[i].push_back(download<std::uint16_t>(o));
       }
@@ -292,19 +294,20 @@ TEST_CASE("one Attention serves two threads that have their own workspaces") {
 TEST_CASE("what the emulator finds is part of the driver error") {
   const reference::Shape s{.q_len = 10, .kv_len = 10, .head_dim = 64};
   const Device device = device_of(EmulatorProfile::sm_89);
-  const Attention attention = plan_on(device, {.head_dim = 64});
+  const attention::Plan plan = plan_on(device, {.head_dim = 64});
   const Bits values(640);
   const Buffer k = upload(device, values), v = upload(device, values), o(device, 1280);
   const DevicePtr freed = Buffer(device, 1280).data();
-  const Buffer workspace(device, attention.workspace_bytes(shape_of(s)));
+  const Buffer workspace(device, plan.workspace_bytes(shape_of(s)));
   emulator()->clear_findings();
-  CHECK_THROWS_WITH(attention.run(shape_of(s),
-                                  {.q = hnd(freed, 1, 10, 64),
-                                   .k = hnd(k.data(), 1, 10, 64),
-                                   .v = hnd(v.data(), 1, 10, 64),
-                                   .o = hnd(o.data(), 1, 10, 64)},
-                                  workspace.data(), workspace.bytes(), nullptr),
-                    Contains("cuLaunchKernel") && Contains("sage_quantq_d64") && Contains("free"));
+  CHECK_THROWS_WITH(
+      plan.run(shape_of(s),
+               {.q = hnd(freed, 1, 10, 64),
+                .k = hnd(k.data(), 1, 10, 64),
+                .v = hnd(v.data(), 1, 10, 64),
+                .o = hnd(o.data(), 1, 10, 64)},
+               workspace.data(), workspace.bytes(), nullptr),
+      Contains("cuLaunchKernel") && Contains("sage_quantrows_d64") && Contains("free"));
   CHECK_FALSE(emulator()->findings().empty());
   emulator()->clear_findings();
 }
@@ -313,7 +316,7 @@ TEST_CASE("a stride of 0 reads one row for the whole axis") {
   const reference::Shape s{
       .batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 70, .kv_len = 65, .head_dim = 64};
   const Device device = device_of(EmulatorProfile::sm_89);
-  const Attention attention = plan_on(device, {.head_dim = 64});
+  const attention::Plan plan = plan_on(device, {.head_dim = 64});
   const reference::Inputs varied = reference::generate("normal", s, 5, reference::IoType::f16);
   for (reference::Tensor reference::Inputs::*const tensor :
        {&reference::Inputs::q, &reference::Inputs::k, &reference::Inputs::v}) {
@@ -334,8 +337,8 @@ TEST_CASE("a stride of 0 reads one row for the whole axis") {
           }
         }
       }
-      const Bits expected = run(device, attention, s, inputs).o;
-      AttentionArguments arguments;
+      const Bits expected = run(device, plan, s, inputs).o;
+      attention::Arguments arguments;
       std::vector<Buffer> memory;
       for (const auto& [from, view] : {std::pair{&varied.q, &arguments.q},
                                        {&varied.k, &arguments.k},
@@ -346,8 +349,8 @@ TEST_CASE("a stride of 0 reads one row for the whole axis") {
       }
       const Buffer o(device, expected.size() * sizeof(std::uint16_t));
       arguments.o = hnd(o.data(), s.q_heads, s.q_len, 64);
-      const Buffer workspace(device, attention.workspace_bytes(shape_of(s)));
-      attention.run(shape_of(s), arguments, workspace.data(), workspace.bytes(), nullptr);
+      const Buffer workspace(device, plan.workspace_bytes(shape_of(s)));
+      plan.run(shape_of(s), arguments, workspace.data(), workspace.bytes(), nullptr);
       CHECK(download<std::uint16_t>(o) == expected);
     }
   }
@@ -359,7 +362,7 @@ TEST_CASE("strides beyond 2^32 bytes reach the right rows") {
   // twice. Whichever axis has two entries, its stride leads from the first slab to the second.
   constexpr std::int64_t kRows = 2, kChannels = 64;
   const Device device = device_of(EmulatorProfile::sm_89);
-  const Attention attention = plan_on(device, {.head_dim = kChannels});
+  const attention::Plan plan = plan_on(device, {.head_dim = kChannels});
   const std::size_t slab_bytes = kRows * kRows * kChannels * sizeof(std::uint16_t);
   Buffer low(device, slab_bytes);
   for (int i = 0; i < 520; ++i)
@@ -374,9 +377,9 @@ TEST_CASE("strides beyond 2^32 bytes reach the right rows") {
                            .q_len = kRows,
                            .kv_len = kRows,
                            .head_dim = kChannels};
-  const AttentionShape shape = shape_of(s);
+  const attention::Shape shape = shape_of(s);
   const reference::Inputs inputs = reference::generate("normal", s, 42, reference::IoType::f16);
-  const Bits expected = run(device, attention, s, inputs).o;
+  const Bits expected = run(device, plan, s, inputs).o;
 
   enum Axis { batch, head, token };
   enum Which { q, k, v, o };
@@ -423,9 +426,9 @@ TEST_CASE("strides beyond 2^32 bytes reach the right rows") {
         views[other] = hnd(memory[other].data(), kRows, kRows, kChannels);
       }
       views[which] = view;
-      const Buffer workspace(device, attention.workspace_bytes(shape));
-      attention.run(shape, {.q = views[q], .k = views[k], .v = views[v], .o = views[o]},
-                    workspace.data(), workspace.bytes(), nullptr);
+      const Buffer workspace(device, plan.workspace_bytes(shape));
+      plan.run(shape, {.q = views[q], .k = views[k], .v = views[v], .o = views[o]},
+               workspace.data(), workspace.bytes(), nullptr);
       Bits result = expected;
       if (which == o) {
         slabs[0] = download<std::uint16_t>(low);

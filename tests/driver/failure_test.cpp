@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "sagegen/abi.h"
 #include "tests/driver/fake_plan.h"
 
 using namespace sagegen;
@@ -25,22 +24,18 @@ void session(const std::shared_ptr<FakeDriver>& driver, int* teardown) {
   Stream stream(device);
   Event start(device);
   Event end(device);
-  const AttentionProblem problem;
-  const Target target{.sm = 89};
-  const QuantSpec quant = default_quant(target);
-  const Attention attention(device, problem, quant, default_schedule(problem, quant, target),
-                            target, fake_source());
+  const attention::Plan plan(device, usual_kernel(), fake_source());
   // Asks for more shared memory than a block gets without asking.
-  const Kernel large(device, fake_ptx("large", 8), "large", 128, 64 * 1024, 8);
+  const runtime::Kernel large(device, fake_ptx("large", 8), "large", 128, 64 * 1024, 8);
   large.attribute(FunctionAttribute::num_regs);
 
   std::vector<std::byte> host(256);
   buffer.fill(1);
   buffer.upload(host);
   start.record(stream.handle());
-  const AttentionShape shape{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 100, .kv_len = 77};
-  attention.run(shape, plain_arguments(shape, problem.head_dim), kWorkspace,
-                attention.workspace_bytes(shape), stream.handle());
+  const attention::Shape shape{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 100, .kv_len = 77};
+  plan.run(shape, plain_arguments(shape, 128), kWorkspace, plan.workspace_bytes(shape),
+           stream.handle());
   end.record(stream.handle());
   end.synchronize();
   end.milliseconds_since(start);
@@ -124,7 +119,7 @@ TEST_CASE("nothing is kept if the caller's context is lost meanwhile") {
     if (what == 0) Buffer(device, 256);
     if (what == 1) Stream{device};
     if (what == 2) Event{device};
-    if (what == 3) Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8);
+    if (what == 3) runtime::Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8);
   };
   for (int what = 0; what < 4; ++what) {
     INFO("object " << what);
@@ -173,7 +168,7 @@ TEST_CASE("a destructor survives that memory ends while its error is put into wo
 TEST_CASE("a failed launch says which kernel and grid") {
   const auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);
-  const Kernel kernel(device, fake_ptx("some_kernel", 8), "some_kernel", 128, 0, 8);
+  const runtime::Kernel kernel(device, fake_ptx("some_kernel", 8), "some_kernel", 128, 0, 8);
   CHECK_THROWS_WITH(
       kernel.launch(Dim3{1, 70000, 1}, std::uint64_t{5}, nullptr),
       Contains("cuLaunchKernel") && Contains("some_kernel") && Contains("(1, 70000, 1)"));
@@ -184,7 +179,7 @@ TEST_CASE("the JIT's log is part of the error") {
   const Device device(driver, 0);
   driver->reject_ptx("ptxas fatal: unexpected instruction at line 7");
   CHECK_THROWS_WITH(
-      Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
+      runtime::Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
       Contains("cuModuleLoadDataEx") && Contains("kernel k") && Contains("at line 7"));
 }
 
@@ -193,11 +188,11 @@ TEST_CASE("PTX that is too new for the driver says so") {
   const Device device(driver, 0);
   driver->reject_ptx("ptxas fatal: unsupported .version 9.9", Result::unsupported_ptx_version);
   CHECK_THROWS_WITH(
-      Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
+      runtime::Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
       Contains(".version 9.9") && Contains("CUDA 13.0") && Contains("update the driver"));
   driver->set_cuda_version(12020, 82);
   driver->reject_ptx("");
-  CHECK_THROWS_WITH(Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
+  CHECK_THROWS_WITH(runtime::Kernel(device, fake_ptx("k", 8), "k", 128, 0, 8),
                     Contains("of version 8.4, which drivers of CUDA 12.4 and later compile") &&
                         Contains("(CUDA 12.2): update the driver"));
 }

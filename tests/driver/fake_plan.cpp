@@ -1,33 +1,34 @@
 #include "tests/driver/fake_plan.h"
 
-#include "sagegen/abi.h"
-
 namespace sagegen::test {
-namespace {
 
-QuantSpec quant_of(const PlanOptions& options) {
-  QuantSpec quant = default_quant(options.target, options.granularity);
-  quant.smoothing = options.smoothing;
-  return quant;
+std::string fake_ptx_of(const sagegen::Kernel& kernel) {
+  const ParamLayout layout = kernel.params();
+  return params_line(layout.digest()) + fake_ptx(kernel.key(), layout.bytes());
 }
 
-}  // namespace
-
-PtxSource fake_source() {
-  return [](const KernelSpec& spec) { return fake_ptx(key(spec), abi::param_bytes(spec.kind)); };
+ArtifactSource fake_source() {
+  return [](const sagegen::Kernel& kernel) { return artifact_of_ptx(kernel, fake_ptx_of(kernel)); };
 }
 
-AttentionArguments plain_arguments(const AttentionShape& shape, int head_dim) {
-  return AttentionArguments{.q = hnd(kQ, shape.q_heads, shape.q_len, head_dim),
-                            .k = hnd(kK, shape.kv_heads, shape.kv_len, head_dim),
-                            .v = hnd(kV, shape.kv_heads, shape.kv_len, head_dim),
-                            .o = hnd(kO, shape.q_heads, shape.q_len, head_dim)};
+attention::Arguments plain_arguments(const attention::Shape& shape, int head_dim) {
+  return attention::Arguments{.q = hnd(kQ, shape.q_heads, shape.q_len, head_dim),
+                              .k = hnd(kK, shape.kv_heads, shape.kv_len, head_dim),
+                              .v = hnd(kV, shape.kv_heads, shape.kv_len, head_dim),
+                              .o = hnd(kO, shape.q_heads, shape.q_len, head_dim)};
 }
 
-FakePlan::FakePlan(const PlanOptions& options)
-    : problem(options.problem),
-      quant(quant_of(options)),
-      schedule(default_schedule(problem, quant, options.target)),
-      attention(device, problem, quant, schedule, options.target, fake_source()) {}
+sagegen::Kernel usual_kernel(attention::Spec spec, Target target) {
+  const attention::Spec usual = attention::usual_spec(target, spec.granularity);
+  spec.q_group = usual.q_group;
+  spec.pv = usual.pv;
+  spec.accumulation = usual.accumulation;
+  return {attention::family(), spec, target};
+}
+
+FakePlan::FakePlan(const sagegen::Kernel& kernel)
+    : spec(kernel.view(attention::family()).spec),
+      schedule(kernel.view(attention::family()).schedule),
+      plan(device, kernel, fake_source()) {}
 
 }  // namespace sagegen::test

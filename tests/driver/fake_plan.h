@@ -1,15 +1,19 @@
-// An Attention on the fake driver: kernels whose PTX declares the right parameter blocks and does
+// An attention plan on the fake driver: kernels whose PTX declares the right parameter blocks and does
 // nothing, and arguments that break no rule.
 #pragma once
 
 #include <memory>
 
-#include "sagegen/runtime/attention.h"
+#include "templates/attention/plan.h"
 #include "tests/driver/fake_driver.h"
 
 namespace sagegen::test {
 
-PtxSource fake_source();
+using namespace sagegen::runtime;
+
+// PTX of the kernel that loads and does nothing.
+std::string fake_ptx_of(const sagegen::Kernel& kernel);
+ArtifactSource fake_source();
 
 // Addresses that are far from each other; nothing lies there.
 inline constexpr DevicePtr kQ = 0x1'0000'0000'0000;
@@ -20,31 +24,26 @@ inline constexpr DevicePtr kLse = 0x5'0000'0000'0000;
 inline constexpr DevicePtr kWorkspace = 0x6'0000'0000'0000;
 
 // HND tensors at these addresses.
-AttentionArguments plain_arguments(const AttentionShape& shape, int head_dim);
+attention::Arguments plain_arguments(const attention::Shape& shape, int head_dim);
 
-struct PlanOptions {
-  AttentionProblem problem;
-  Target target{.sm = 89};
-  Granularity granularity = Granularity::per_thread;
-  Smoothing smoothing = Smoothing::k;
-};
+// The kernel of a spec whose pv and accumulation are those that are usual on the target.
+sagegen::Kernel usual_kernel(attention::Spec spec = {}, Target target = {.sm = 89});
 
 struct FakePlan {
-  explicit FakePlan(const PlanOptions& options = {});
-  std::size_t workspace_bytes(const AttentionShape& shape) const {
-    return attention.workspace_bytes(shape);
+  explicit FakePlan(const sagegen::Kernel& kernel = usual_kernel());
+  std::size_t workspace_bytes(const attention::Shape& shape) const {
+    return plan.workspace_bytes(shape);
   }
-  void run(const AttentionShape& shape, const AttentionArguments& arguments) {
+  void run(const attention::Shape& shape, const attention::Arguments& arguments) {
     driver->clear_launches();
-    attention.run(shape, arguments, kWorkspace, attention.workspace_bytes(shape), nullptr);
+    plan.run(shape, arguments, kWorkspace, plan.workspace_bytes(shape), nullptr);
   }
 
   std::shared_ptr<FakeDriver> driver = std::make_shared<FakeDriver>();
   Device device{driver, 0};
-  AttentionProblem problem;
-  QuantSpec quant;
-  TileSchedule schedule;
-  Attention attention;
+  attention::Spec spec;
+  attention::Schedule schedule;
+  attention::Plan plan;
 };
 
 }  // namespace sagegen::test

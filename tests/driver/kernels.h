@@ -8,18 +8,15 @@
 
 #include "runtime/artifacts/store.h"
 #include "sagegen/runtime/artifacts.h"
+#include "templates/attention/spec.h"
 
 namespace sagegen::test {
 
-inline KernelSpec attention_spec(Target target) {
-  // FP16 PV is a valid kernel on every target.
-  const QuantSpec quant = default_quant(Target{.sm = 80});
-  const AttentionProblem problem;
-  return canonical({.kind = KernelKind::attention,
-                    .problem = problem,
-                    .quant = quant,
-                    .schedule = default_schedule(problem, quant, Target{.sm = 80}),
-                    .target = target});
+// FP16 PV is a valid kernel on every target.
+inline sagegen::Kernel attention_for(Target target) {
+  return sagegen::Kernel(attention::family(), attention::usual_spec(Target{.sm = 80}),
+                         Target{.sm = 80})
+      .on(target);
 }
 
 // A store with this attention kernel for the given targets; the text is the target's name.
@@ -27,7 +24,7 @@ class Set {
  public:
   explicit Set(const std::vector<Target>& targets) {
     std::map<std::string, std::string> texts;
-    for (const Target target : targets) texts[key(attention_spec(target))] = to_string(target);
+    for (const Target target : targets) texts[attention_for(target).key()] = to_string(target);
     source_ =
         runtime::source_of({.where = "is in the set",
                             .advice = "ask for another",
@@ -43,12 +40,12 @@ class Set {
                                   return keys;
                                 }});
   }
-  std::string find(Target target) const { return source_(attention_spec(target)); }
-  std::string find(const KernelSpec& spec) const { return source_(spec); }
-  const runtime::PtxSource& source() const { return source_; }
+  std::string find(Target target) const { return source_(attention_for(target))->code; }
+  std::string find(const sagegen::Kernel& kernel) const { return source_(kernel)->code; }
+  const runtime::ArtifactSource& source() const { return source_; }
 
  private:
-  runtime::PtxSource source_;
+  runtime::ArtifactSource source_;
 };
 
 }  // namespace sagegen::test

@@ -1,11 +1,12 @@
 // Drivers that are too old for the PTX of the newest targets, and errors of a plan's kernels.
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 #include <string>
 #include <vector>
 
 #include "runtime/artifacts/target_choice.h"
 #include "runtime/driver/ptx_version.h"
-#include "sagegen/abi.h"
 #include "tests/driver/fake_plan.h"
 
 using namespace sagegen;
@@ -16,18 +17,20 @@ using Catch::Matchers::StartsWith;
 namespace {
 
 // Text with the `.version` of its target.
-std::string ptx_of(const KernelSpec& spec) {
-  const std::string text = fake_ptx(key(spec), abi::param_bytes(spec.kind));
-  const int version = target_info(spec.target).ptx_version;
-  return ".version " + std::to_string(version / 10) + "." + std::to_string(version % 10) +
-         text.substr(text.find('\n'));
+Artifact code_of(const sagegen::Kernel& kernel) {
+  const ParamLayout layout = kernel.params();
+  const std::string text = fake_ptx(kernel.key(), layout.bytes());
+  const int version = target_info(kernel.target()).ptx_version;
+  return artifact_of_ptx(
+      kernel, fmt::format(".version {}.{}{}", version / 10, version % 10,
+                          "\n" + params_line(layout.digest()) + text.substr(text.find('\n'))));
 }
 
-Attention plan(const std::shared_ptr<FakeDriver>& driver, Target target, DType pv,
-               const PtxSource& source = ptx_of, const AttentionProblem& problem = {}) {
-  const QuantSpec quant = with_pv(default_quant(Target{.sm = 89}), pv);
-  return Attention(Device(driver, 0), problem, quant, default_schedule(problem, quant, target),
-                   target, source);
+attention::Plan plan(const std::shared_ptr<FakeDriver>& driver, Target target, DType pv,
+                     const ArtifactSource& source = code_of, const attention::Spec& spec = {}) {
+  return attention::Plan(Device(driver, 0),
+                         sagegen::Kernel(attention::family(), attention::with_pv(spec, pv), target),
+                         source);
 }
 
 }  // namespace
@@ -86,13 +89,13 @@ TEST_CASE(
   const auto driver = std::make_shared<FakeDriver>();
   driver->set_cuda_version(12020, 82);
   {
-    const Attention attention = plan(driver, {.sm = 89}, DType::f16);
-    for (const std::string& name : attention.kernel_names()) {
-      CHECK(parse_key(name).target.sm == 86);
-      CHECK_THAT(attention.note(), Contains(name));
+    const attention::Plan made = plan(driver, {.sm = 89}, DType::f16);
+    for (const std::string& name : made.kernel_names()) {
+      CHECK(parse_key(name).target().sm == 86);
+      CHECK_THAT(made.note(), Contains(name));
     }
-    CHECK_THAT(attention.note(), Contains("too old for the PTX of sm_89"));
-    CHECK(attention.kernels().attention.target.sm == 89);  // as asked for
+    CHECK_THAT(made.note(), Contains("too old for the PTX of sm_89"));
+    CHECK(made.kernel().target().sm == 89);  // as asked for
   }
   CHECK(driver->live().empty());
   CHECK(driver->misuse().empty());
@@ -109,9 +112,9 @@ TEST_CASE("where no older PTX loads, the first refusal stands, and says what hel
                           Contains("CUDA 12.4") && Contains("pv f16, mode int8-fp16"));
   }
   SECTION("the source has none") {
-    const auto source = [](const KernelSpec& spec) {
-      if (spec.target.sm != 89) throw SpecError("nothing here");
-      return ptx_of(spec);
+    const auto source = [](const sagegen::Kernel& kernel) {
+      if (kernel.target().sm != 89) throw SpecError("nothing here");
+      return code_of(kernel);
     };
     CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, source),
                       Contains("(222)") && Contains("update the driver") && !Contains("mode"));
@@ -121,9 +124,9 @@ TEST_CASE("where no older PTX loads, the first refusal stands, and says what hel
     CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16), Contains("(222)") && Contains("10.2"));
   }
   SECTION("the older PTX fails in another way") {
-    const auto source = [&](const KernelSpec& spec) {
-      if (spec.target.sm != 89) driver->reject_ptx("syntax error");
-      return ptx_of(spec);
+    const auto source = [&](const sagegen::Kernel& kernel) {
+      if (kernel.target().sm != 89) driver->reject_ptx("syntax error");
+      return code_of(kernel);
     };
     CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, source), Contains("syntax error"));
   }
@@ -135,34 +138,32 @@ TEST_CASE("errors of a plan name the attention that was asked for") {
   // As the first kernel that is loaded is one that prepares inputs, it used to be blamed.
   CHECK_THROWS_WITH(plan(driver, {.sm = 80}, DType::e4m3),
                     StartsWith("sage_fwd_d128_f16") && Contains("pv e4m3 is refused on sm_80"));
-  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, ptx_of, {.head_dim = 96}),
+  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, code_of, {.head_dim = 96}),
                     StartsWith("sage_fwd_d96") && Contains("up to 128"));
-  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, ptx_of, {.head_dim = 160}),
+  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, code_of, {.head_dim = 160}),
                     StartsWith("sage_fwd_d160") && !Contains("pad"));
-  const auto fails_for = [&](KernelKind kind, const std::string& words) {
-    const auto source = [&](const KernelSpec& spec) {
-      if (spec.kind == kind) throw SpecError("nothing here");
-      return ptx_of(spec);
+  const auto fails_for = [&](const std::string& family, const std::string& words) {
+    const auto source = [&](const sagegen::Kernel& kernel) {
+      if (kernel.family().title == family) throw SpecError("nothing here");
+      return code_of(kernel);
     };
     CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, source), words);
   };
-  fails_for(KernelKind::attention, "nothing here");
-  const std::string attention = key(plan(driver, {.sm = 89}, DType::f16).kernels().attention);
+  fails_for("attention", "nothing here");
+  const std::string asked = plan(driver, {.sm = 89}, DType::f16).kernel().key();
   fails_for(
-      KernelKind::quantize_k,
-      attention + " needs sage_quantk_d128_f16_s8t_g64_smooth_sm89 for its inputs: nothing here");
+      "quantize_rows",
+      asked + " needs sage_quantrows_d128_f16_s8_r4_g64_smooth__sm89 for its inputs: nothing here");
   driver->reject_ptx("syntax error");
   CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16),
-                    StartsWith(attention + " needs sage_kvstats_") && Contains("syntax error"));
+                    StartsWith(asked + " needs sage_kvstats_") && Contains("syntax error"));
   CHECK(driver->live().empty());
 }
 
 TEST_CASE("a smoothing that does not exist is refused") {
   const auto driver = std::make_shared<FakeDriver>();
-  const AttentionProblem problem;
-  QuantSpec quant = default_quant({.sm = 89});
-  const TileSchedule schedule = default_schedule(problem, quant, {.sm = 89});
-  quant.smoothing = static_cast<Smoothing>(5);
-  CHECK_THROWS_WITH(Attention(Device(driver, 0), problem, quant, schedule, {.sm = 89}, ptx_of),
+  attention::Spec spec;
+  spec.smoothing = static_cast<Smoothing>(5);
+  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::e4m3, code_of, spec),
                     StartsWith("sage_fwd_") && Contains("smoothing 5 is refused"));
 }

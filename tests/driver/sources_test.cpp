@@ -136,9 +136,9 @@ TEST_CASE("a target is chosen where kernels for it exist, and not before") {
 
 TEST_CASE("the words of a key that say kind and target") {
   for (const Target target : {plain(80), own(90), family(120)}) {
-    CHECK(target_of_key(key(attention_spec(target))) == target);
+    CHECK(target_of_key(attention_for(target).key()) == target);
   }
-  CHECK(family_of_key(key(attention_spec(plain(80)))) == "sage_fwd");
+  CHECK(family_of_key(attention_for(plain(80)).key()) == "sage_fwd");
   CHECK(family_of_key("one") == "one");
   CHECK(family_of_key("one_two") == "one_two");
   for (const char* odd : {"", "sm", "x_sm", "x_sma", "x_sm89b", "x_sm89_", "x_sm-8", "sm89",
@@ -152,19 +152,18 @@ TEST_CASE("the words of a key that say kind and target") {
 
 TEST_CASE("a directory falls back to a lower target as the embedded set does") {
   const Folder folder;
-  const PtxSource source = ptx_directory(folder.path());
-  folder.write(key(attention_spec(plain(80))) + ".ptx", "of sm_80");
-  CHECK(source(attention_spec(plain(80))) == "of sm_80");
-  CHECK(source(attention_spec(plain(89))) == "of sm_80");
-  CHECK(source(attention_spec(own(90))) == "of sm_80");
-  folder.write(key(attention_spec(plain(89))) + ".ptx", "of sm_89");
-  CHECK(source(attention_spec(plain(89))) == "of sm_89");
-  CHECK(source(attention_spec(plain(86))) == "of sm_80");
-  KernelSpec other = attention_spec(plain(89));
-  other.problem.head_dim = 64;
-  CHECK_THROWS_WITH(source(other), Contains(key(other)) && Contains(folder.path().string()) &&
+  const ArtifactSource source = ptx_directory(folder.path());
+  folder.write(attention_for(plain(80)).key() + ".ptx", "of sm_80");
+  CHECK(source(attention_for(plain(80)))->code == "of sm_80");
+  CHECK(source(attention_for(plain(89)))->code == "of sm_80");
+  CHECK(source(attention_for(own(90)))->code == "of sm_80");
+  folder.write(attention_for(plain(89)).key() + ".ptx", "of sm_89");
+  CHECK(source(attention_for(plain(89)))->code == "of sm_89");
+  CHECK(source(attention_for(plain(86)))->code == "of sm_80");
+  const sagegen::Kernel other(attention::family(), {.head_dim = 64}, plain(89));
+  CHECK_THROWS_WITH(source(other), Contains(other.key()) && Contains(folder.path().string()) &&
                                        Contains("sagegen emit --out") &&
-                                       Contains(key(attention_spec(plain(80)))));
+                                       Contains(attention_for(plain(80)).key()));
   CHECK_THROWS_WITH(ptx_directory("/nowhere")(other),
                     Contains("/nowhere") && Contains("none at all"));
   CHECK_THROWS_AS(ptx_directory("/nowhere")(other), SpecError);
@@ -172,13 +171,13 @@ TEST_CASE("a directory falls back to a lower target as the embedded set does") {
 
 TEST_CASE("PTX that is there and cannot be read is no missing kernel") {
   const Folder folder;
-  const std::string file = key(attention_spec(plain(89))) + ".ptx";
-  folder.write(key(attention_spec(plain(80))) + ".ptx", "of sm_80");
+  const std::string file = attention_for(plain(89)).key() + ".ptx";
+  folder.write(attention_for(plain(80)).key() + ".ptx", "of sm_80");
   folder.write(file, "");
-  CHECK_THROWS_AS(ptx_directory(folder.path())(attention_spec(plain(89))), ArtifactError);
+  CHECK_THROWS_AS(ptx_directory(folder.path())(attention_for(plain(89))), ArtifactError);
   fs::remove(folder.path() / file);
   fs::create_directory(folder.path() / file);
-  CHECK_THROWS_WITH(ptx_directory(folder.path())(attention_spec(plain(89))),
+  CHECK_THROWS_WITH(ptx_directory(folder.path())(attention_for(plain(89))),
                     Contains(file + ": cannot be read: Is a directory"));
   CHECK_THROWS_AS(ptx_bundle(folder.path() / "none"), ArtifactError);
   CHECK_THROWS_AS(ptx_at(folder.write("text", "no bundle")), ArtifactError);
@@ -186,45 +185,45 @@ TEST_CASE("PTX that is there and cannot be read is no missing kernel") {
 
 TEST_CASE("a bundle file is a source, too") {
   const Folder folder;
-  const std::string of_80 = key(attention_spec(plain(80))),
-                    of_120 = key(attention_spec(plain(120)));
+  const std::string of_80 = attention_for(plain(80)).key(),
+                    of_120 = attention_for(plain(120)).key();
   const fs::path file =
       folder.write("kernels", write_bundle({{of_80, "of sm_80"}, {of_120, "of sm_120"}}));
-  for (const PtxSource& source : {ptx_bundle(file), ptx_at(file)}) {
-    CHECK(source(attention_spec(plain(120))) == "of sm_120");
-    CHECK(source(attention_spec(plain(90))) == "of sm_80");
+  for (const ArtifactSource& source : {ptx_bundle(file), ptx_at(file)}) {
+    CHECK(source(attention_for(plain(120)))->code == "of sm_120");
+    CHECK(source(attention_for(plain(90)))->code == "of sm_80");
     CHECK_THROWS_WITH(
-        source(attention_spec(plain(75))),
+        source(attention_for(plain(75))),
         Contains(file.string()) && Contains("sm_80, sm_120, which do not load on sm_75"));
   }
   folder.write(of_80 + ".ptx", "of sm_80");
-  CHECK(ptx_at(folder.path())(attention_spec(plain(90))) == "of sm_80");
+  CHECK(ptx_at(folder.path())(attention_for(plain(90)))->code == "of sm_80");
 }
 
 TEST_CASE("a chain takes the first source that has the kernel, and else tells what all say") {
   const Set low({plain(80)}), high({plain(120)});
-  const auto generator = [](const KernelSpec& spec) -> std::string {
-    if (spec.target.sm == 75) throw CodegenError("the generator says no");
-    return "made";
+  const auto generator = [](const sagegen::Kernel& kernel) {
+    if (kernel.target().sm == 75) throw CodegenError("the generator says no");
+    return artifact_of_ptx(kernel, "made");
   };
-  CHECK(chain({low.source(), high.source()})(attention_spec(plain(120))) == "sm_80");
-  CHECK(chain({high.source(), low.source()})(attention_spec(plain(120))) == "sm_120");
-  CHECK(chain({high.source(), low.source()})(attention_spec(plain(89))) == "sm_80");
-  CHECK(chain({high.source(), generator})(attention_spec(plain(89))) == "made");
-  CHECK_THROWS_AS(chain({low.source(), high.source(), generator})(attention_spec(plain(75))),
+  CHECK(chain({low.source(), high.source()})(attention_for(plain(120)))->code == "sm_80");
+  CHECK(chain({high.source(), low.source()})(attention_for(plain(120)))->code == "sm_120");
+  CHECK(chain({high.source(), low.source()})(attention_for(plain(89)))->code == "sm_80");
+  CHECK(chain({high.source(), generator})(attention_for(plain(89)))->code == "made");
+  CHECK_THROWS_AS(chain({low.source(), high.source(), generator})(attention_for(plain(75))),
                   SpecError);
-  CHECK_THROWS_WITH(chain({low.source(), high.source(), generator})(attention_spec(plain(75))),
+  CHECK_THROWS_WITH(chain({low.source(), high.source(), generator})(attention_for(plain(75))),
                     StartsWith("none of 3 sources has PTX of sage_fwd_") && Contains("\n- ") &&
                         Contains("for sm_80, which") && Contains("for sm_120, which") &&
                         Contains("the generator says no"));
-  CHECK_THROWS_WITH(chain({low.source()})(attention_spec(plain(75))), StartsWith("no PTX of"));
+  CHECK_THROWS_WITH(chain({low.source()})(attention_for(plain(75))), StartsWith("no PTX of"));
 }
 
 TEST_CASE("a chain does not pass over damage") {
   const Set low({plain(80)});
-  const auto damaged = [](const KernelSpec&) -> std::string { throw ArtifactError("damaged"); };
-  CHECK_THROWS_AS(chain({damaged, low.source()})(attention_spec(plain(80))), ArtifactError);
-  CHECK(chain({low.source(), damaged})(attention_spec(plain(80))) == "sm_80");
+  const auto damaged = [](const sagegen::Kernel&) -> Artifact { throw ArtifactError("damaged"); };
+  CHECK_THROWS_AS(chain({damaged, low.source()})(attention_for(plain(80))), ArtifactError);
+  CHECK(chain({low.source(), damaged})(attention_for(plain(80)))->code == "sm_80");
   CHECK_THROWS_AS(chain({}), ArgumentError);
   CHECK_THROWS_WITH(chain({low.source(), {}}), Contains("source 1"));
 }

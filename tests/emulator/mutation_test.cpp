@@ -19,10 +19,13 @@
 
 #include <fmt/format.h>
 
-#include "sagegen/abi.h"
 #include "sagegen/emit.h"
 #include "sagegen/runtime/device.h"
 #include "sagegen/runtime/emulator.h"
+#include "templates/attention/params.h"
+#include "templates/quantize_rows/params.h"
+#include "templates/quantize_rows/spec.h"
+#include "templates/quantize_values/params.h"
 #include "tests/emulator/ptx_edit.h"
 #include "tools/reference/reference.h"
 #include "tools/sagegen/run_attention.h"
@@ -46,16 +49,20 @@ constexpr reference::Shape kShape{
 
 struct Case {
   EmulatorProfile profile = EmulatorProfile::sm_89;  // e4m3 PV; on sm_80 f16 PV
-  KernelKind kind = KernelKind::attention;           // the kernel that is broken
-  Mask mask = Mask::causal;
+  std::string_view broken = "sage_fwd_";             // begins the key of the kernel that is
+  bool causal = true;
 };
 
-const std::string& emitted(const KernelSpec& spec) {
-  static std::map<std::string, std::string> texts;  // emission takes longer than a run
-  std::string& text = texts[key(spec)];
-  if (text.empty()) text = emit(spec).ptx;
-  return text;
+const Artifact& emitted(const sagegen::Kernel& kernel) {
+  static std::map<std::string, Artifact> made;  // emission takes longer than a run
+  Artifact& artifact = made[kernel.key()];
+  if (artifact.code.empty()) artifact = emit(kernel);
+  return artifact;
 }
+
+// What the kernels that quantize Q and K have in common but for their key.
+constexpr std::string_view kQuantizeQKey = "sage_quantrows_d64_f16_s8_r8_";
+constexpr std::string_view kQuantizeKKey = "sage_quantrows_d64_f16_s8_r4_";
 
 // The plan with one kernel edited, on biased K: without the mean of K, its codes are coarse.
 cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
@@ -63,15 +70,19 @@ cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
       reference::generate("k_bias", kShape, 7, reference::IoType::f16);
   cli::AttentionJob job;
   job.inputs = inputs;
-  job.inputs.causal = c.mask == Mask::causal;
-  job.problem = {.head_dim = kShape.head_dim, .io = DType::f16, .mask = c.mask};
-  job.quant = default_quant(target);
-  job.schedule = default_schedule(job.problem, job.quant, target);
-  job.ptx = [c, edit](const KernelSpec& spec) {
-    if (spec.kind != c.kind || !edit) return emitted(spec);
-    PtxEdit text(emitted(spec));
+  job.inputs.causal = c.causal;
+  job.spec = attention::usual_spec(target);
+  job.spec.head_dim = kShape.head_dim;
+  job.spec.causal = c.causal;
+  const sagegen::Kernel asked(attention::family(), job.spec, target);
+  job.schedule = asked.view(attention::family()).schedule;
+  job.source = [c, edit](const sagegen::Kernel& kernel) {
+    Artifact artifact = emitted(kernel);
+    if (!kernel.key().starts_with(c.broken) || !edit) return artifact;
+    PtxEdit text(artifact.code);
     edit(text);
-    return text.text();
+    artifact.code = text.text();
+    return artifact;
   };
   return job;
 }
@@ -104,15 +115,15 @@ Judgement judge(const Case& c, const cli::AttentionResult& result) {
     reference::Output exact, model;
     cli::AccuracyBound o_bound;
   };
-  static std::map<std::pair<EmulatorProfile, Mask>, Expected> all;
-  const auto [place, made] = all.try_emplace({c.profile, c.mask});
+  static std::map<std::pair<EmulatorProfile, bool>, Expected> all;
+  const auto [place, made] = all.try_emplace({c.profile, c.causal});
   Expected& expected = place->second;
   if (made) {
     const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
     const cli::AttentionJob job = make_job(c, nullptr, on.target);
     expected = {.exact = reference::attention(job.inputs),
                 .model = reference::model(job.inputs, cli::quant_model(job)),
-                .o_bound = cli::accuracy_bound(job.quant, on.device.compute_capability())};
+                .o_bound = cli::accuracy_bound(job.spec, on.device.compute_capability())};
   }
   const auto& [exact, model, o_bound] = expected;
   const cli::AccuracyBound lse_bound{.factor = 1.02, .offset = 2e-4, .arithmetic = {}};
@@ -133,13 +144,13 @@ struct Mutation {
   Edit edit;
 };
 
-constexpr Case kAttention89{EmulatorProfile::sm_89, KernelKind::attention};
-constexpr Case kAttention80{EmulatorProfile::sm_80, KernelKind::attention};
-constexpr Case kFullAttention89{EmulatorProfile::sm_89, KernelKind::attention, Mask::none};
-constexpr Case kQuantizeK{EmulatorProfile::sm_89, KernelKind::quantize_k};
-constexpr Case kQuantizeQ{EmulatorProfile::sm_89, KernelKind::quantize_q};
-constexpr Case kQuantizeV{EmulatorProfile::sm_89, KernelKind::quantize_v};
-constexpr Case kStatistics{EmulatorProfile::sm_89, KernelKind::kv_statistics};
+constexpr Case kAttention89{EmulatorProfile::sm_89, "sage_fwd_"};
+constexpr Case kAttention80{EmulatorProfile::sm_80, "sage_fwd_"};
+constexpr Case kFullAttention89{EmulatorProfile::sm_89, "sage_fwd_", false};
+constexpr Case kQuantizeK{EmulatorProfile::sm_89, kQuantizeKKey};
+constexpr Case kQuantizeQ{EmulatorProfile::sm_89, kQuantizeQKey};
+constexpr Case kQuantizeV{EmulatorProfile::sm_89, "sage_quantv_"};
+constexpr Case kStatistics{EmulatorProfile::sm_89, "sage_kvstats_"};
 
 const char* const kCopy = R"(^\s*cp\.async\.cg)";
 const char* const kWait = R"(cp\.async\.wait_group)";
@@ -148,11 +159,23 @@ const char* const kBarrier = R"(^\s*bar\.sync)";
 const char* const kLdmatrix = R"(^\s*ldmatrix)";
 const char* const kRowShuffle = R"(shfl\.sync\.bfly\.b32\s+(%r\d+), (%r\d+), 1, 31, -1;)";
 
+// Byte of a member of a block.
+template <typename Block, typename T>
+std::size_t place(const ParamLayout& layout, T Block::*member) {
+  return layout.offset<Block>() + member_offset(member);
+}
+
 const std::vector<Mutation>& mutations() {
-  using abi::AttentionParams;
-  using abi::QuantizeKParams;
-  using abi::QuantizeQParams;
-  using abi::QuantizeVParams;
+  // Bytes of members in the parameters of the attention, and of the kernels that prepare its inputs.
+  const ParamLayout attend =
+      sagegen::Kernel(attention::family(), {.head_dim = 64, .causal = true}, Target{.sm = 89})
+          .params();
+  const ParamLayout quantize_k =
+      sagegen::Kernel(quantize_rows::family(), {.smooth = true}, Target{.sm = 89}).params();
+  const auto in_attention = [&](auto member) { return place(attend, member); };
+  const auto in_quantize_k = [&](auto member) { return place(quantize_k, member); };
+  using Attend = attention::Params;
+  using Rows = quantize_rows::Params;
   static const std::vector<Mutation> table = {
       // ---- asynchronous copies ----
       {"all cp.async waits dropped",
@@ -307,35 +330,41 @@ const std::vector<Mutation>& mutations() {
       {"causal mask one key too far",
        kAttention89,
        {kBound},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, causal_offset), 1); }},
+       [at = in_attention(&attention::CausalParams::offset)](PtxEdit& t) {
+         t.shift_parameter(at, 1);
+       }},
       {"causal mask dropped",
        kAttention89,
        {kBound},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, causal_offset), 100000); }},
+       [at = in_attention(&attention::CausalParams::offset)](PtxEdit& t) {
+         t.shift_parameter(at, 100000);
+       }},
       {"key bound one key too far",
        kFullAttention89,
        {kBound},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, kv_len), 1); }},
+       [at = in_attention(&Attend::kv_len)](PtxEdit& t) { t.shift_parameter(at, 1); }},
       {"query bound one row too far",
        kAttention89,
        {"out-of-bounds"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, q_len), 1); }},
+       [at = in_attention(&Attend::q_len)](PtxEdit& t) { t.shift_parameter(at, 1); }},
       {"K scale of the next group",
        kAttention89,
        {kBound, "uninitialized"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, k_scale), 16); }},
+       [at = in_attention(&Attend::k_scale)](PtxEdit& t) { t.shift_parameter(at, 16); }},
       {"Q scale of the next group",
        kAttention89,
        {kBound, "out-of-bounds"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, q_scale), 32); }},
+       [at = in_attention(&Attend::q_scale)](PtxEdit& t) { t.shift_parameter(at, 32); }},
       {"V scale of the next channel",
        kAttention89,
        {kBound, "out-of-bounds"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, v_scale), 4); }},
+       [at = in_attention(&Attend::v_scale)](PtxEdit& t) { t.shift_parameter(at, 4); }},
       {"K codes one row off",
        kAttention89,
        {kBound, "uninitialized"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, k_codes), kShape.head_dim); }},
+       [at = in_attention(&Attend::k_codes)](PtxEdit& t) {
+         t.shift_parameter(at, kShape.head_dim);
+       }},
       {"LSE without the sum of the row",
        kAttention89,
        {kBound},
@@ -343,7 +372,9 @@ const std::vector<Mutation>& mutations() {
       {"LSE with the K mean's part of the next row",
        kAttention89,
        {kBound},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, lse_correction), 4); }},
+       [at = in_attention(&attention::SmoothingParams::lse_correction)](PtxEdit& t) {
+         t.shift_parameter(at, 4);
+       }},
       {"clamp of a chunk to the last key dropped",
        kStatistics,
        {"out-of-bounds"},
@@ -355,21 +386,21 @@ const std::vector<Mutation>& mutations() {
       {"misaligned codes",
        kAttention89,
        {"misaligned"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(AttentionParams, k_codes), 4); }},
+       [at = in_attention(&Attend::k_codes)](PtxEdit& t) { t.shift_parameter(at, 4); }},
 
       // ---- quantization kernels ----
       {"K bound one row too far",
        kQuantizeK,
        {"out-of-bounds"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(QuantizeKParams, kv_len), 1); }},
+       [at = in_quantize_k(&Rows::len)](PtxEdit& t) { t.shift_parameter(at, 1); }},
       {"Q bound one row too far",
        kQuantizeQ,
        {"out-of-bounds"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(QuantizeQParams, q_len), 1); }},
+       [at = in_quantize_k(&Rows::len)](PtxEdit& t) { t.shift_parameter(at, 1); }},
       {"V bound one row too far",
        kQuantizeV,
        {"out-of-bounds"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(QuantizeVParams, kv_len), 1); }},
+       [](PtxEdit& t) { t.shift_parameter(offsetof(quantize_values::Params, kv_len), 1); }},
       {"codes are not stored",
        kQuantizeK,
        {"uninitialized"},
@@ -389,7 +420,7 @@ const std::vector<Mutation>& mutations() {
       {"scales are stored in the next slot",
        kQuantizeK,
        {"uninitialized"},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(QuantizeKParams, k_scale), 16); }},
+       [at = in_quantize_k(&Rows::scale)](PtxEdit& t) { t.shift_parameter(at, 16); }},
       {"every block writes the rows of the first",
        kQuantizeQ,
        {"race", "uninitialized"},
@@ -401,7 +432,9 @@ const std::vector<Mutation>& mutations() {
       {"one chunk of the K mean is left out",
        kQuantizeK,
        {kBound},
-       [](PtxEdit& t) { t.shift_parameter(offsetof(QuantizeKParams, chunks), -1); }},
+       [at = in_quantize_k(&quantize_rows::SmoothParams::chunks)](PtxEdit& t) {
+         t.shift_parameter(at, -1);
+       }},
       {"amax without the absolute value",
        kQuantizeQ,
        {kBound},
@@ -410,9 +443,7 @@ const std::vector<Mutation>& mutations() {
   return table;
 }
 
-std::string kind_of(const Case& c) {
-  return std::string(to_string(c.kind)) + " on " + to_string(c.profile);
-}
+std::string kind_of(const Case& c) { return std::string(c.broken) + " on " + to_string(c.profile); }
 
 // ---- the tests ------------------------------------------------------------------------------------
 
@@ -500,7 +531,7 @@ std::string run_scan(const Edit& edit) {
   const auto driver = make_emulator();
   check(*driver, driver->init(), "cuInit");
   const Device device(driver, static_cast<int>(EmulatorProfile::sm_80));
-  const Kernel kernel(device, text.text(), "scan", 32, 0, sizeof(DevicePtr));
+  const runtime::Kernel kernel(device, text.text(), "scan", 32, 0, sizeof(DevicePtr));
   Buffer words(device, 32 * sizeof(std::uint32_t));
   std::vector<std::uint32_t> sums(32, 3);
   words.upload(std::as_bytes(std::span(sums)));

@@ -9,9 +9,11 @@
 #include <stdexcept>
 
 #include "sagegen/emit.h"
+#include "sagegen/set.h"
+#include "templates/attention/spec.h"
 #include "tests/assembly/ptxas.h"
 #include "tests/assembly/sass.h"
-#include "tests/unit/spec_test_support.h"
+#include "tests/random_kernels.h"
 
 namespace sagegen {
 namespace {
@@ -19,7 +21,7 @@ namespace {
 using assembly::Assembled;
 
 struct Job {
-  KernelSpec spec;
+  Kernel kernel;
   Target target;
   Assembled assembled = {};
 };
@@ -28,15 +30,17 @@ void assemble_all(std::vector<Job>& jobs) {
   assembly::in_parallel(jobs.size(), [&](std::size_t i) {
     try {
       jobs[i].assembled =
-          assembly::assemble(emit(jobs[i].spec).ptx, to_string(jobs[i].target), "-v");
+          assembly::assemble(emit(jobs[i].kernel).code, to_string(jobs[i].target), "-v");
     } catch (const std::exception& error) {
       jobs[i].assembled.report = std::string("error: ") + error.what();
     }
   });
 }
 
-std::vector<KernelSpec> default_specs() {
-  return read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
+bool is_attention(const Kernel& kernel) { return &kernel.family() == &attention::family(); }
+
+std::vector<Kernel> default_kernels() {
+  return read_set_file(SAGEGEN_SOURCE_DIR "/templates/attention/set.toml");
 }
 
 // ---- length of the main loop -----------------------------------------------------------
@@ -101,18 +105,20 @@ constexpr Measured kMeasured[] = {
     {120, 128, DType::f16, 9.08, 9.14}, {120, 128, DType::bf16, 9.08, 9.14},
 };
 
-double measured_of(const KernelSpec& spec) {
+double measured_of(const Kernel& kernel) {
+  const attention::Spec& spec = kernel.view(attention::family()).spec;
   for (const Measured& m : kMeasured) {
-    if (m.sm == spec.target.sm && m.head_dim == spec.problem.head_dim && m.io == spec.problem.io)
-      return spec.problem.mask == Mask::none ? m.unmasked : m.causal;
+    if (m.sm == kernel.target().sm && m.head_dim == spec.head_dim && m.io == spec.io)
+      return spec.causal ? m.causal : m.unmasked;
   }
-  throw std::runtime_error("kMeasured has no figure for " + key(spec));
+  throw std::runtime_error("kMeasured has no figure for " + kernel.key());
 }
 
 void check_length(const Job& job) {
-  const double measured = measured_of(job.spec);
-  const LoopCost cost = main_loop(job.assembled.cubin, job.spec.problem.head_dim);
-  INFO(key(job.spec));
+  const double measured = measured_of(job.kernel);
+  const LoopCost cost =
+      main_loop(job.assembled.cubin, job.kernel.view(attention::family()).spec.head_dim);
+  INFO(job.kernel.key());
   CHECK(cost.scores > 0);
   CHECK(cost.slots_per_score <= measured * kSlack);
   if (cost.slots_per_score * kSlack < measured)
@@ -121,19 +127,19 @@ void check_length(const Job& job) {
 
 TEST_CASE("every default kernel assembles without a spill or a remark, its loop as short as ever") {
   assembly::skip_without_ptxas();
-  const std::vector<KernelSpec> specs = default_specs();
-  REQUIRE(specs.size() > 50);
+  const std::vector<Kernel> kernels = default_kernels();
+  REQUIRE(kernels.size() > 50);
   constexpr Target kHopper{.sm = 90};
   std::vector<Job> jobs;
-  for (const KernelSpec& spec : specs) {
-    jobs.push_back({spec, spec.target});
-    if (spec.target.sm < kHopper.sm) jobs.push_back({spec, kHopper});
+  for (const Kernel& kernel : kernels) {
+    jobs.push_back({kernel, kernel.target(), {}});
+    if (kernel.target().sm < kHopper.sm) jobs.push_back({kernel, kHopper, {}});
   }
   assemble_all(jobs);
   for (const Job& job : jobs) {
     const std::string& report = job.assembled.report;
     if (!assembly::complaint(report).empty()) {
-      FAIL_CHECK(key(job.spec) << " on " << to_string(job.target) << ":\n" << report);
+      FAIL_CHECK(job.kernel.key() << " on " << to_string(job.target) << ":\n" << report);
     }
   }
 
@@ -143,17 +149,17 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
     return;
   }
   for (const Job& job : jobs) {
-    if (job.spec.kind == KernelKind::attention && job.target == job.spec.target) check_length(job);
+    if (is_attention(job.kernel) && job.target == job.kernel.target()) check_length(job);
   }
 }
 
 TEST_CASE("a few instructions more in the loop are too many") {
   assembly::skip_without_ptxas();
-  const KernelSpec spec;
+  const Kernel kernel(attention::family(), {}, Target{.sm = 89});
   const auto cost_of = [&](const std::string& ptx) {
-    return main_loop(assembly::assemble(ptx, to_string(spec.target)).cubin, spec.problem.head_dim);
+    return main_loop(assembly::assemble(ptx, to_string(kernel.target())).cubin, 128);
   };
-  const std::string ptx = emit(spec).ptx;
+  const std::string ptx = emit(kernel).code;
   std::string longer = ptx;
   const std::size_t multiplication = longer.find(".s32.s8.s8.s32");
   REQUIRE(multiplication != std::string::npos);
@@ -171,10 +177,10 @@ TEST_CASE("a few instructions more in the loop are too many") {
 // where scores and output take 192 registers of a thread. Release 13.0 spilled up to 40 bytes in 14 of 924
 // attention kernels drawn at random, and up to 192 bytes in 74 of 225 at that edge. Not asked of other major
 // versions.
-int spills_allowed(const KernelSpec& spec) {
-  if (spec.kind != KernelKind::attention) return 0;
-  const TileSchedule& s = spec.schedule;
-  const int sums = s.cta_q / s.warps * (spec.problem.head_dim + s.cta_k) / 32;
+int spills_allowed(const Kernel& kernel) {
+  if (!is_attention(kernel)) return 0;
+  const auto [spec, s, target] = kernel.view(attention::family());
+  const int sums = s.cta_q / s.warps * (spec.head_dim + s.cta_k) / 32;
   return sums < 192 ? 40 : 192;
 }
 
@@ -182,25 +188,25 @@ TEST_CASE("kernels outside the default set assemble without a remark and spill l
   assembly::skip_without_ptxas();
   constexpr int kOfEach = 24;  // attention kernels, and kernels that prepare their inputs
   std::set<std::string> known;
-  for (const KernelSpec& spec : default_specs()) known.insert(key(spec));
-  test::RandomSpecs random(47);
+  for (const Kernel& kernel : default_kernels()) known.insert(kernel.key());
+  test::RandomKernels random(47);
   std::vector<Job> jobs;
-  for (int attention = 0, preparation = 0; attention + preparation < 2 * kOfEach;) {
-    const KernelSpec spec = canonical(random.valid());
-    int& taken = spec.kind == KernelKind::attention ? attention : preparation;
-    if (taken == kOfEach || !known.insert(key(spec)).second) continue;
+  for (int attending = 0, preparation = 0; attending + preparation < 2 * kOfEach;) {
+    const Kernel kernel = random.valid();
+    int& taken = is_attention(kernel) ? attending : preparation;
+    if (taken == kOfEach || !known.insert(kernel.key()).second) continue;
     ++taken;
-    jobs.push_back({spec, spec.target});
+    jobs.push_back({kernel, kernel.target(), {}});
   }
   assemble_all(jobs);
   for (const Job& job : jobs) {
     const std::string& report = job.assembled.report;
-    INFO(key(job.spec) << ":\n" << report);
+    INFO(job.kernel.key() << ":\n" << report);
     CHECK(assembly::registers(report) > 0);
     CHECK_FALSE(assembly::has_remark(report));
-    const bool attention = job.spec.kind == KernelKind::attention;
-    if (attention && assembly::ptxas_major_version() != kMeasuredWith) continue;
-    CHECK(assembly::spilled_bytes(report) <= spills_allowed(job.spec));
+    const bool attention_kernel = is_attention(job.kernel);
+    if (attention_kernel && assembly::ptxas_major_version() != kMeasuredWith) continue;
+    CHECK(assembly::spilled_bytes(report) <= spills_allowed(job.kernel));
   }
 }
 

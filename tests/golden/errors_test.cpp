@@ -138,7 +138,7 @@ TEST_CASE("arguments that no instruction has") {
   rejects([](Kernel& t) { t.k.while_([&] { return t.k.pred(true); }, [] {}); }, "would not end");
   rejects([](Kernel& t) { t.k.while_({}, [] {}); }, "while_ needs a condition and a body");
   rejects([](Kernel& t) { t.k.fail("of my own"); }, "of my own");
-  rejects([](Kernel& t) { t.k.params<abi::Tensor>(); },
+  rejects([](Kernel& t) { t.k.params<TensorParam>(); },
           "56 bytes of parameters, this struct has 32");
 }
 

@@ -7,15 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "sagegen/abi.h"
 #include "sagegen/dsl/kernel_builder.h"
 
 namespace sagegen::golden {
 
 // Operands of golden kernels, as launch arguments so that nothing folds.
 struct Params {
-  abi::Address in;
-  abi::Address out;
+  Address in;
+  Address out;
   std::int64_t wide;
   std::int32_t a, b, c, d;
   float x, y, z, w;

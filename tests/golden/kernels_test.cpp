@@ -7,20 +7,32 @@
 #include <thread>
 
 #include "sagegen/emit.h"
+#include "sagegen/set.h"
+#include "templates/attention/spec.h"
 #include "tests/golden/golden.h"
-#include "tests/unit/spec_test_support.h"
+#include "tests/random_kernels.h"
 
 namespace sagegen::golden {
 namespace {
 
 using Catch::Contains;
 
-const std::vector<EmittedKernel>& default_kernels() {
-  static const std::vector<EmittedKernel> kernels = [] {
-    SpecSpace space;
-    for (const TargetInfo& info : supported_targets()) space.targets.push_back(info.target);
-    std::vector<EmittedKernel> emitted;
-    for (const KernelSpec& spec : enumerate(space)) emitted.push_back(emit(spec));
+struct Default {
+  sagegen::Kernel kernel;
+  Artifact artifact;
+};
+
+const std::vector<Default>& default_kernels() {
+  static const std::vector<Default> kernels = [] {
+    KernelProduct product{.targets = {},
+                          .fields = {{"head_dim", {"64", "128"}},
+                                     {"io", {"f16", "bf16"}},
+                                     {"causal", {"false", "true"}}},
+                          .schedules = {}};
+    for (const TargetInfo& info : supported_targets()) product.targets.push_back(info.target);
+    std::vector<Default> emitted;
+    for (const sagegen::Kernel& kernel : enumerate(product))
+      emitted.push_back({kernel, emit(kernel)});
     return emitted;
   }();
   return kernels;
@@ -33,10 +45,10 @@ TEST_CASE("every f32 sum, difference, product and quotient says how it rounds") 
   REQUIRE(std::regex_search(std::string("add.f32 %r1, %r2, %r3;"), unrounded));
   REQUIRE_FALSE(std::regex_search(std::string("add.rn.f32 %r1, %r2, %r3;"), unrounded));
   int rounded = 0;
-  for (const EmittedKernel& kernel : default_kernels()) {
-    for (const std::string& line : instructions(kernel.ptx)) {
+  for (const auto& [kernel, artifact] : default_kernels()) {
+    for (const std::string& line : instructions(artifact.code)) {
       if (std::regex_search(line, unrounded) || std::regex_search(line, approximate)) {
-        FAIL_CHECK(kernel.name << ": " << line);
+        FAIL_CHECK(kernel.key() << ": " << line);
       }
       rounded += line.find(".rn.f32") != std::string::npos ? 1 : 0;
     }
@@ -45,24 +57,24 @@ TEST_CASE("every f32 sum, difference, product and quotient says how it rounds") 
 }
 
 TEST_CASE("no kernel keeps anything in local memory or calls a function") {
-  for (const EmittedKernel& kernel : default_kernels()) {
-    INFO(kernel.name);
-    CHECK_THAT(kernel.ptx, !Contains(".local") && !Contains("call") && !Contains(".func"));
+  for (const auto& [kernel, artifact] : default_kernels()) {
+    INFO(kernel.key());
+    CHECK_THAT(artifact.code, !Contains(".local") && !Contains("call") && !Contains(".func"));
   }
 }
 
 // emit() leaves verification out, it costs 1 ms; trace() verifies after each step.
 TEST_CASE("every kernel is well-formed LLVM IR, as built and as optimized") {
-  for (const EmittedKernel& kernel : default_kernels()) {
-    INFO(kernel.name);
-    CHECK_NOTHROW(trace(kernel.spec));
+  for (const auto& [kernel, artifact] : default_kernels()) {
+    INFO(kernel.key());
+    CHECK_NOTHROW(trace(kernel));
   }
 }
 
 TEST_CASE("the text carries no path and no line of a template unless it is asked for") {
-  for (const EmittedKernel& kernel : default_kernels()) {
-    INFO(kernel.name);
-    CHECK_THAT(kernel.ptx,
+  for (const auto& [kernel, artifact] : default_kernels()) {
+    INFO(kernel.key());
+    CHECK_THAT(artifact.code,
                !Contains(".loc") && !Contains(".file") && !Contains(SAGEGEN_SOURCE_DIR));
   }
 }
@@ -72,8 +84,8 @@ TEST_CASE("any thread emits the same bytes") {
   std::atomic<int> different{0};
   const auto work = [&] {
     for (std::size_t i = next++; i < default_kernels().size(); i = next++) {
-      const EmittedKernel& expected = default_kernels()[i];
-      if (emit(expected.spec).ptx != expected.ptx) ++different;
+      const auto& [kernel, expected] = default_kernels()[i];
+      if (emit(kernel).code != expected.code) ++different;
     }
   };
   default_kernels();
@@ -84,53 +96,52 @@ TEST_CASE("any thread emits the same bytes") {
 }
 
 TEST_CASE("line info changes no instruction and names files inside the repository") {
-  for (const EmittedKernel& kernel : default_kernels()) {
-    if (!(kernel.spec.target == Target{.sm = 89}) || kernel.spec.problem.io != DType::f16) continue;
-    INFO(kernel.name);
-    const EmittedKernel with = emit(kernel.spec, {.line_info = LineInfo::on});
-    std::vector<std::string> code = instructions(with.ptx);
+  for (const auto& [kernel, artifact] : default_kernels()) {
+    if (!(kernel.target() == Target{.sm = 89}) || kernel.key().find("_bf16") != std::string::npos)
+      continue;
+    INFO(kernel.key());
+    const Artifact with = emit(kernel, {.line_info = LineInfo::on});
+    std::vector<std::string> code = instructions(with.code);
     std::erase_if(code, [](const std::string& line) {
       return line.starts_with("$L__func") || line.starts_with("$L__tmp");
     });
-    CHECK(code == instructions(kernel.ptx));
-    CHECK_THAT(with.ptx,
+    CHECK(code == instructions(artifact.code));
+    CHECK_THAT(with.code,
                Contains("\"templates/") && Contains("\n\t.loc") && !Contains(SAGEGEN_SOURCE_DIR));
-    CHECK(ptxas_complaint(with.ptx, kernel.spec.target).empty());
+    CHECK(ptxas_complaint(with.code, kernel.target()).empty());
   }
 }
 
 TEST_CASE("a trace shows every stage of the same emission") {
-  const KernelSpec spec = default_kernels().front().spec;
-  const std::vector<Stage> stages = trace(spec);
+  const sagegen::Kernel kernel = default_kernels().front().kernel;
+  const std::vector<Stage> stages = trace(kernel);
   std::vector<std::string> titles;
   for (const Stage& stage : stages) {
     titles.push_back(stage.title);
     CHECK_FALSE(stage.text.empty());
     CHECK(stage.milliseconds >= 0);
   }
-  CHECK(titles == std::vector<std::string>{"spec", "resources", "LLVM IR as built",
+  CHECK(titles == std::vector<std::string>{"kernel", "resources", "parameters", "LLVM IR as built",
                                            "LLVM IR optimized", "PTX"});
-  CHECK(stages.back().text == emit(spec).ptx);
-  CHECK_THAT(stages[2].text,
-             Contains("alloca") && Contains("define ptx_kernel void @" + key(spec)));
+  CHECK(stages.back().text == emit(kernel).code);
   CHECK_THAT(stages[3].text,
-             !Contains("alloca") && Contains("define ptx_kernel void @" + key(spec)));
+             Contains("alloca") && Contains("define ptx_kernel void @" + kernel.key()));
+  CHECK_THAT(stages[4].text,
+             !Contains("alloca") && Contains("define ptx_kernel void @" + kernel.key()));
 }
 
 TEST_CASE("what the rules let through can be emitted") {
-  test::RandomSpecs random(29);
+  test::RandomKernels random(29);
   for (int i = 0; i < 150; ++i) {
-    const KernelSpec spec = random.valid();
-    INFO(key(spec));
-    CHECK_NOTHROW(emit(spec));
+    const sagegen::Kernel kernel = random.valid();
+    INFO(kernel.key());
+    CHECK_NOTHROW(emit(kernel));
   }
 }
 
-TEST_CASE("a spec that breaks a rule is refused before anything is built") {
-  KernelSpec spec = default_kernels().front().spec;
-  spec.target = {.sm = 89};
-  spec.problem.head_dim = 0;
-  CHECK_THROWS_AS(emit(spec), SpecError);
+TEST_CASE("a kernel that breaks a rule is refused before anything is built") {
+  const sagegen::Kernel kernel(attention::family(), {.head_dim = 0}, Target{.sm = 89});
+  CHECK_THROWS_AS(emit(kernel), SpecError);
 }
 
 }  // namespace

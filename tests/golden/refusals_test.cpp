@@ -3,8 +3,9 @@
 
 #include "generator/codegen/codegen.h"
 #include "sagegen/emit.h"
+#include "templates/attention/spec.h"
 #include "tests/golden/golden.h"
-#include "tests/unit/spec_test_support.h"
+#include "tests/random_kernels.h"
 
 namespace sagegen::golden {
 namespace {
@@ -14,40 +15,39 @@ using Catch::Contains;
 TEST_CASE("emit and trace refuse values outside an enumeration") {
   for (const int value : {-1, 2, 5, 7, 31, 32, 1 << 20}) {
     INFO(value);
-    const auto refuses = [](const KernelSpec& spec) {
-      CHECK_THROWS_AS(emit(spec), SpecError);
-      CHECK_THROWS_AS(trace(spec), SpecError);
-    };
-    KernelSpec spec;
-    spec.kind = static_cast<KernelKind>(value == 2 ? 9 : value);
-    refuses(spec);
-    refuses({.problem = {.io = static_cast<DType>(value)}});
-    refuses({.problem = {.mask = static_cast<Mask>(value)}});
-    refuses({.quant = {.qk = static_cast<DType>(value)}});
-    refuses({.quant = {.granularity = static_cast<Granularity>(value)}});
-    refuses(
-        {.kind = KernelKind::quantize_k, .quant = {.smoothing = static_cast<Smoothing>(value)}});
-    refuses({.quant = {.pv = static_cast<DType>(value)}});
-    refuses({.quant = {.accumulation = static_cast<Accumulation>(value)}});
-    CHECK_THROWS_WITH(emit({}, {.line_info = static_cast<LineInfo>(value)}),
+    for (const Family* family : builtin_families().all()) {
+      for (const Field& field : family->what) {
+        if (field.values.words.empty() || field.values.has(value)) continue;
+        INFO(family->title << " " << field.name);
+        const std::shared_ptr<void> spec = family->new_spec();
+        // A value that a bool cannot hold is another value of it.
+        field.set(spec.get(), value);
+        if (field.values.has(field.get(spec.get()))) continue;
+        const sagegen::Kernel kernel(*family, spec, family->new_schedule(), Target{.sm = 89});
+        CHECK_THROWS_AS(emit(kernel), SpecError);
+        CHECK_THROWS_AS(trace(kernel), SpecError);
+      }
+    }
+    CHECK_THROWS_WITH(emit(sagegen::Kernel(attention::family(), {}, Target{.sm = 89}),
+                           {.line_info = static_cast<LineInfo>(value)}),
                       Contains("line_info " + std::to_string(value)));
   }
 }
 
-TEST_CASE("every spec is emitted or refused") {
-  test::RandomSpecs random(11);
+TEST_CASE("every kernel is emitted or refused") {
+  test::RandomKernels random(11);
   int emitted = 0;
   for (int i = 0; i < 2000; ++i) {
-    const KernelSpec spec = random.garbage();
-    const bool valid = violations(spec).empty();
-    INFO(key(spec));
+    const sagegen::Kernel kernel = random.garbage();
+    const bool valid = kernel.violations().empty();
+    INFO(kernel.key());
     std::string name;
     try {
-      name = emit(spec).name;
+      name = emit(kernel).entry;
       ++emitted;
     } catch (const SpecError&) {
     }
-    CHECK(name == (valid ? key(spec) : ""));
+    CHECK(name == (valid ? kernel.key() : ""));
   }
   CHECK(emitted > 20);
 }

@@ -14,6 +14,11 @@ using namespace dsl;
 using Catch::Contains;
 using Lines = std::vector<std::string>;
 
+struct Nested {
+  std::int64_t first;
+  TensorParam o;
+};
+
 constexpr Target kTarget{.sm = 80};
 
 Lines lines_of(const Build& build) { return verb_instructions(ptx_of(kTarget, build)); }
@@ -187,14 +192,14 @@ TEST_CASE("parameters") {
                          "st.global.b32 [%], %;", "st.global.b32 [%+4], %;", "ret;"});
   }
   SECTION("of a nested tensor are found by two members") {
-    KernelBuilder k("nested", kTarget, 32, sizeof(abi::AttentionParams));
-    const auto p = k.params<abi::AttentionParams>();
-    const GlobalPtr data = p(&abi::AttentionParams::o, &abi::Tensor::data);
-    k.store(data + p(&abi::AttentionParams::o, &abi::Tensor::stride_token), k.i32(1));
+    KernelBuilder k("nested", kTarget, 32, sizeof(Nested));
+    const auto p = k.params<Nested>();
+    const GlobalPtr data = p(&Nested::o, &TensorParam::data);
+    k.store(data + p(&Nested::o, &TensorParam::stride_token), k.i32(1));
     codegen::optimize(k);
     const std::string ptx = codegen::print_ptx(k);
-    const std::size_t o = offsetof(abi::AttentionParams, o);
-    const std::size_t stride = o + offsetof(abi::Tensor, stride_token);
+    const std::size_t o = offsetof(Nested, o);
+    const std::size_t stride = o + offsetof(TensorParam, stride_token);
     CHECK_THAT(ptx, Contains("ld.param.b64") &&
                         Contains("[nested_param_0+" + std::to_string(o) + "]") &&
                         Contains("[nested_param_0+" + std::to_string(stride) + "]"));

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "sagegen/set.h"
 #include "tests/numerics/scene.h"
 #include "tools/reference/judge.h"
 #include "tools/reference/tensor_file.h"
@@ -20,46 +21,43 @@
 using namespace sagegen;
 namespace rt = sagegen::runtime;
 namespace ref = sagegen::reference;
+using attention::CausalAlignment;
 using cli::Layout;
-using rt::CausalAlignment;
 using test::inputs_for;
 using test::io_type;
 using test::Scene;
+using test::spec_of;
 
 namespace {
 
 // ---- kernels -----------------------------------------------------------------------------------
 
-std::vector<KernelSpec> default_set() {
-  return read_spec_set_file(SAGEGEN_SOURCE_DIR "/templates/specs/default.toml");
+std::vector<Kernel> default_set() {
+  return read_set_file(SAGEGEN_SOURCE_DIR "/templates/attention/set.toml");
 }
 
-// What SageAttention2 does on `sm`. An attention is named by its attention kernel, whose quant also
-// says how the inputs are smoothed: that is the business of other kernels only. All must be of the
-// default set.
-KernelSpec attention_on(int sm, const AttentionProblem& problem,
-                        Smoothing smoothing = Smoothing::k) {
+// What SageAttention2 does on `sm`: the kernel and its inputs must be of the default set.
+Kernel attention_on(int sm, attention::Spec spec, Smoothing smoothing = Smoothing::k) {
   const Target target{.sm = sm};
-  QuantSpec quant = default_quant(target);
-  quant.smoothing = smoothing;
-  const TileSchedule schedule = default_schedule(problem, quant, target);
-  const std::vector<KernelSpec> all = default_set();
-  for (const KernelSpec& kernel : kernels_for(problem, quant, schedule, target).in_order()) {
-    INFO(key(kernel));
-    REQUIRE(std::find(all.begin(), all.end(), kernel) != all.end());
+  const attention::Spec usual = attention::usual_spec(target);
+  spec.pv = usual.pv;
+  spec.accumulation = usual.accumulation;
+  spec.smoothing = smoothing;
+  const Kernel kernel(attention::family(), spec, target);
+  const std::vector<Kernel> all = default_set();
+  std::vector<Kernel> wanted = kernel.inputs();
+  wanted.push_back(kernel);
+  for (const Kernel& each : wanted) {
+    INFO(each.key());
+    REQUIRE(std::find(all.begin(), all.end(), each) != all.end());
   }
-  return {.problem = problem, .quant = quant, .schedule = schedule, .target = target};
+  return kernel;
 }
 
-// Every attention kernel of the default set, and again without smoothing where the set can do that.
-std::vector<KernelSpec> default_attentions() {
-  std::vector<KernelSpec> attentions;
-  for (const KernelSpec& s : default_set()) {
-    if (s.kind == KernelKind::attention) attentions.push_back(s);
-    if (s.kind == KernelKind::quantize_k && s.quant.smoothing == Smoothing::none) {
-      attentions.push_back(attention_on(s.target.sm, s.problem, Smoothing::none));
-    }
-  }
+std::vector<Kernel> default_attentions() {
+  std::vector<Kernel> attentions = default_set();
+  std::erase_if(attentions,
+                [](const Kernel& kernel) { return &kernel.family() != &attention::family(); });
   return attentions;
 }
 
@@ -96,10 +94,10 @@ std::int64_t check_masked_rows(const Verdict& v, std::int64_t channels) {
 // What the tensor core may take from the logarithm of a row sum that stays in its accumulators over all
 // tiles: each product of `depth` keys truncates depth + 1 terms to the fraction bits of its alignment, then
 // the result. Infinite where nothing is left to promise: 13 bits are for short walks.
-double lost_by_accumulation(const KernelSpec& kernel, std::int64_t keys, int device) {
-  if (kernel.quant.accumulation != Accumulation::f32) return 0;
-  const bool fp8_of_13_bits = kernel.quant.pv == DType::e4m3 && device == 89;
-  const double depth = kernel.quant.pv == DType::e4m3 ? 16 : 8;
+double lost_by_accumulation(const Kernel& kernel, std::int64_t keys, int device) {
+  if (spec_of(kernel).accumulation != Accumulation::f32) return 0;
+  const bool fp8_of_13_bits = spec_of(kernel).pv == DType::e4m3 && device == 89;
+  const double depth = spec_of(kernel).pv == DType::e4m3 ? 16 : 8;
   const double lost_by_product =
       fp8_of_13_bits ? std::ldexp(depth + 2, -13) : std::ldexp(depth + 1, -24) + std::ldexp(1, -23);
   const double lost = static_cast<double>(keys) / depth * lost_by_product;
@@ -126,7 +124,7 @@ void check_lse(const Verdict& v, const std::vector<double>& model, double lost) 
 // Every element within what its row's formats and the device's arithmetic explain, as `sagegen run` asks.
 void check_each_row(const cli::AttentionJob& job, const cli::AttentionResult& result, int device) {
   const ref::QuantModel quant = cli::quant_model(job);
-  const ref::DeviceArithmetic arithmetic = cli::device_arithmetic(job.quant, device);
+  const ref::DeviceArithmetic arithmetic = cli::device_arithmetic(job.spec, device);
   const ref::RowNumbers rows = ref::all_rows(job.inputs);
   const ref::Output got{.o = result.o, .lse = result.lse};
   const ref::RowVerdict verdict =
@@ -141,7 +139,7 @@ void check_each_row(const cli::AttentionJob& job, const cli::AttentionResult& re
 }
 
 Verdict check(const Scene& scene) {
-  const KernelSpec& kernel = scene.kernel;
+  const Kernel& kernel = scene.kernel;
   const cli::RunDevice on = test::device_of(scene);
   const cli::AttentionJob job = test::job_of(scene);
   const ref::Inputs& in = job.inputs;
@@ -155,7 +153,7 @@ Verdict check(const Scene& scene) {
   const ref::Output model = ref::model(in, cli::quant_model(job));
   v.kernel = ref::compare(v.exact.o, v.result.o);
   v.model = ref::compare(v.exact.o, model.o);
-  const cli::AccuracyBound bound = cli::accuracy_bound(job.quant, on.device.compute_capability());
+  const cli::AccuracyBound bound = cli::accuracy_bound(job.spec, on.device.compute_capability());
   INFO("relative L1: kernel " << v.kernel.relative_l1 << ", model " << v.model.relative_l1 << ", "
                               << bound.arithmetic);
   CHECK(v.kernel.relative_l1 <= bound.limit(v.model.relative_l1));
@@ -185,7 +183,7 @@ std::pair<std::int64_t, std::int64_t> length_pair(std::size_t n) {
   return {kLengths[pair / kLengths.size()], kLengths[pair % kLengths.size()]};
 }
 
-Scene ragged_scene(const KernelSpec& kernel, std::size_t n) {
+Scene ragged_scene(const Kernel& kernel, std::size_t n) {
   const auto [q_len, kv_len] = length_pair(n);
   const Heads& heads = kHeads[n % kHeads.size()];
   const ref::Shape shape{.batch = heads.batch,
@@ -210,13 +208,12 @@ void zero_channel(ref::Tensor& tensor, std::int64_t channel) {
 TEST_CASE("each target in short", "[fast]") {
   std::int64_t masked_rows = 0;
   for (const int sm : kTargets) {
-    const KernelSpec plain = attention_on(sm, {.head_dim = 128});
+    const Kernel plain = attention_on(sm, {.head_dim = 128});
     check({.kernel = plain,
            .inputs = inputs_for(
                plain, "normal",
                {.batch = 2, .q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129}, 1)});
-    const KernelSpec causal =
-        attention_on(sm, {.head_dim = 64, .io = DType::bf16, .mask = Mask::causal});
+    const Kernel causal = attention_on(sm, {.head_dim = 64, .io = DType::bf16, .causal = true});
     masked_rows +=
         check({.kernel = causal,
                .inputs = inputs_for(causal, "outlier",
@@ -233,7 +230,7 @@ TEST_CASE("every default kernel at ragged lengths", "[full]") {
   std::set<std::pair<std::int64_t, std::int64_t>> met;
   std::set<std::string> ran, all;
   std::size_t n = 0;
-  for (const KernelSpec& kernel : default_attentions()) {
+  for (const Kernel& kernel : default_attentions()) {
     for (std::size_t i = 0; i < kPairsOfAKernel; ++i, ++n) {
       met.insert(length_pair(n));
       const Verdict v = check(ragged_scene(kernel, n));
@@ -241,14 +238,14 @@ TEST_CASE("every default kernel at ragged lengths", "[full]") {
     }
   }
   CHECK(met.size() == kPairs);
-  for (const KernelSpec& kernel : default_set()) all.insert(key(kernel));
+  for (const Kernel& kernel : default_set()) all.insert(kernel.key());
   CHECK(ran == all);
 }
 
 TEST_CASE("both alignments of every causal kernel, more and fewer queries than keys", "[full]") {
   std::uint64_t seed = 1000;
-  for (const KernelSpec& kernel : default_attentions()) {
-    if (kernel.problem.mask != Mask::causal) continue;
+  for (const Kernel& kernel : default_attentions()) {
+    if (!spec_of(kernel).causal) continue;
     for (const auto& [q_len, kv_len] : {std::pair{129, 65}, std::pair{63, 200}}) {
       for (const auto alignment : {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
         const ref::Shape shape{.q_heads = 2, .kv_heads = 1, .q_len = q_len, .kv_len = kv_len};
@@ -273,7 +270,7 @@ TEST_CASE("every distribution on every target", "[full]") {
       INFO(name);
       // From target to target, each distribution meets both head dims and both dtypes.
       const std::size_t turn = t * 9 + i;
-      const KernelSpec kernel =
+      const Kernel kernel =
           attention_on(kTargets[t], {.head_dim = turn % 2 == 0 ? 128 : 64,
                                      .io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16});
       check({.kernel = kernel, .inputs = inputs_for(kernel, name, kShape, 7)});
@@ -296,7 +293,7 @@ TEST_CASE("recorded inputs of a transformer", "[full]") {
 
 TEST_CASE("on data like the paper's, INT8 and FP8 are as accurate as the paper says", "[full]") {
   for (const int sm : {89, 120}) {
-    const KernelSpec kernel = attention_on(sm, {.head_dim = 128});
+    const Kernel kernel = attention_on(sm, {.head_dim = 128});
     const ref::Shape shape{.q_heads = 2, .kv_heads = 2, .q_len = 1024, .kv_len = 1024};
     const Verdict v = check({.kernel = kernel, .inputs = inputs_for(kernel, "outlier", shape, 1)});
     CHECK(v.kernel.cosine_similarity >= 0.9997);
@@ -308,7 +305,7 @@ TEST_CASE("smoothing brings the error on biased K back to that on unbiased K", "
   constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 2, .q_len = 128, .kv_len = 256};
   for (const int sm : {80, 89}) {
     const auto error = [&](const char* distribution, Smoothing smoothing) {
-      const KernelSpec kernel = attention_on(sm, {.head_dim = 128}, smoothing);
+      const Kernel kernel = attention_on(sm, {.head_dim = 128}, smoothing);
       return check({.kernel = kernel, .inputs = inputs_for(kernel, distribution, kShape, 5)})
           .kernel.relative_l1;
     };
@@ -324,7 +321,7 @@ TEST_CASE("all-zero channels, rows and tensors give no NaN", "[full]") {
   constexpr std::int64_t kChannel = 5, kRow = 9;
   for (const int sm : kTargets) {
     for (const DType io : {DType::f16, DType::bf16}) {
-      const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .io = io});
+      const Kernel kernel = attention_on(sm, {.head_dim = 64, .io = io});
       const ref::Inputs normal = inputs_for(kernel, "normal", kShape, 11);
       const auto with = [&](const auto& edit) {
         ref::Inputs edited = normal;
@@ -357,8 +354,8 @@ TEST_CASE("all-zero channels, rows and tensors give no NaN", "[full]") {
 TEST_CASE("scores near and far apart", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129};
   for (const int sm : kTargets) {
-    for (const Mask mask : {Mask::none, Mask::causal}) {
-      const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .mask = mask});
+    for (const bool causal : {false, true}) {
+      const Kernel kernel = attention_on(sm, {.head_dim = 64, .causal = causal});
       for (const double scale :
            {1e-6, 1.0, 10.0, 100.0, 1e3, 1e4, 3e4, 1e5, 1e6, 1e8, 1e12, 1e25}) {
         INFO("softmax scale " << scale);
@@ -372,21 +369,16 @@ TEST_CASE("scores near and far apart", "[full]") {
 }
 
 // Both types of P and both accumulations that a target has, head_dim 64.
-std::vector<KernelSpec> every_pv(DType io) {
-  std::vector<KernelSpec> kernels;
+std::vector<Kernel> every_pv(DType io) {
+  std::vector<Kernel> kernels;
   for (const int sm : kTargets) {
     for (const DType pv : {DType::f16, DType::e4m3}) {
       for (const Accumulation accumulation : {Accumulation::f32, Accumulation::two_level_f32}) {
-        const Target target{.sm = sm};
-        KernelSpec kernel{.problem = {.head_dim = 64, .io = io}, .quant = {}, .target = target};
-        kernel.quant.pv = pv;
-        kernel.quant.accumulation = accumulation;
-        kernel.schedule = default_schedule(kernel.problem, kernel.quant, target);
-        try {
-          validate(kernel);
-          kernels.push_back(kernel);
-        } catch (const SpecError&) {  // FP8 needs sm_89
-        }
+        attention::Spec spec{.head_dim = 64, .io = io};
+        spec.pv = pv;
+        spec.accumulation = accumulation;
+        const Kernel kernel(attention::family(), spec, Target{.sm = sm});
+        if (kernel.violations().empty()) kernels.push_back(kernel);  // FP8 needs sm_89
       }
     }
   }
@@ -408,9 +400,9 @@ TEST_CASE("O stays within the range of V, up to the largest finite values", "[fu
   const double gap = std::log(448 / 17.2);
   for (const DType io : {DType::f16, DType::bf16}) {
     const float largest = io == DType::f16 ? 65504.0f : 0x1.FEp127f;
-    const std::vector<KernelSpec> kernels = every_pv(io);
+    const std::vector<Kernel> kernels = every_pv(io);
     REQUIRE(kernels.size() == 12);
-    for (const KernelSpec& kernel : kernels) {
+    for (const Kernel& kernel : kernels) {
       Scene scene{.kernel = kernel, .inputs = one_strong_key(64, 64, gap, io)};
       std::fill(scene.inputs.v.data.begin(), scene.inputs.v.data.end(), largest);
       for (const double o : check(scene).result.o) REQUIRE(o == largest);
@@ -432,8 +424,8 @@ TEST_CASE("O stays within the range of V, up to the largest finite values", "[fu
 // code, or little more. V = 1 has to come out as 1, whatever of their weight P V keeps.
 TEST_CASE("a constant V comes out as it is, however the weights round", "[full]") {
   constexpr std::int64_t kKeys = 65536;
-  for (const KernelSpec& kernel : every_pv(DType::f16)) {
-    const bool fp8 = kernel.quant.pv == DType::e4m3;
+  for (const Kernel& kernel : every_pv(DType::f16)) {
+    const bool fp8 = spec_of(kernel).pv == DType::e4m3;
     for (const double gap : {9.0, 13.5}) {
       Scene scene{.kernel = kernel,
                   .inputs = one_strong_key(16, kKeys, gap, DType::f16),
@@ -447,7 +439,7 @@ TEST_CASE("a constant V comes out as it is, however the weights round", "[full]"
       constexpr double kKeysAsReal = kKeys;
       const double rounding = fp8 ? 1.0 / 16 + kKeysAsReal * std::ldexp(1, -10) / 448
                                   : std::ldexp(1, -11) + kKeysAsReal * std::ldexp(1, -25);
-      const double lost = lost_by_accumulation(kernel, kKeys, kernel.target.sm);
+      const double lost = lost_by_accumulation(kernel, kKeys, kernel.target().sm);
       for (std::size_t row = 0; row < v.result.lse.size(); ++row) {
         REQUIRE(std::fabs(v.result.lse[row] - v.exact.lse[row]) <= rounding + lost + 1e-5);
       }
@@ -466,7 +458,7 @@ TEST_CASE("PTX of a lower target on newer devices", "[full]") {
                                   std::pair{80, "sm_89"}, std::pair{80, "sm_90"},
                                   std::pair{80, "sm_120"}};
   for (const auto& [sm, profile] : kPlaces) {
-    const KernelSpec kernel = attention_on(sm, {.head_dim = 128});
+    const Kernel kernel = attention_on(sm, {.head_dim = 128});
     check(
         {.kernel = kernel, .inputs = inputs_for(kernel, "normal", kShape, 13), .profile = profile});
   }
@@ -475,7 +467,7 @@ TEST_CASE("PTX of a lower target on newer devices", "[full]") {
 TEST_CASE("no legal order of warps and copies changes a bit", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 1, .kv_heads = 1, .q_len = 129, .kv_len = 200};
   for (const int sm : {80, 89, 120}) {
-    const KernelSpec kernel = attention_on(sm, {.head_dim = 64, .mask = Mask::causal});
+    const Kernel kernel = attention_on(sm, {.head_dim = 64, .causal = true});
     Scene scene{.kernel = kernel,
                 .inputs = inputs_for(kernel, "normal", kShape, 17),
                 .alignment = CausalAlignment::bottom_right};

@@ -1,5 +1,5 @@
 // What the quantization kernels leave in the workspace, element by element, against codes computed
-// in double from sagegen/abi.h's description. Codes may differ only where a value lies so near the
+// in double from the descriptions in the rooms' params.h. Codes may differ only where a value lies so near the
 // middle between two codes that the kernels' f32 arithmetic decides.
 #include <algorithm>
 #include <array>
@@ -7,16 +7,16 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <numbers>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "runtime/attention/workspace.h"
 #include "sagegen/emit.h"
-#include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
+#include "templates/attention/plan.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/rounding.h"
 
@@ -42,15 +42,21 @@ struct Setup {
 
 ref::IoType io_type(DType io) { return io == DType::f16 ? ref::IoType::f16 : ref::IoType::bf16; }
 
+// A scratch tensor of the plan, in bytes from the start of the workspace.
+struct Region {
+  std::int64_t offset = 0, bytes = 0;
+};
+
 // The kernels' results for one attention, still in the workspace.
 struct Workspace {
-  rt::WorkspaceLayout layout;
-  QuantSpec quant;
-  AttentionProblem problem;
+  attention::Spec spec;
+  std::int64_t q_len_padded = 0, kv_len_padded = 0;
+  std::map<std::string, Region> regions;
   std::vector<std::byte> bytes;
 
+  Region region(const char* name) const { return regions.at(name); }
   template <typename T>
-  T at(const rt::Region& region, std::int64_t index) const {
+  T at(const Region& region, std::int64_t index) const {
     T value;
     const std::int64_t offset = index * static_cast<std::int64_t>(sizeof(T));
     REQUIRE(offset + static_cast<std::int64_t>(sizeof(T)) <= region.bytes);
@@ -74,31 +80,39 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   const rt::Device device(driver, static_cast<rt::DeviceOrdinal>(setup.profile));
   const Target target{.sm = setup.sm};
   Workspace out;
-  out.problem = {.head_dim = setup.head_dim, .io = setup.io};
-  out.quant = default_quant(target, setup.granularity);
-  const TileSchedule schedule = default_schedule(out.problem, out.quant, target);
-  const rt::Attention attention(device, out.problem, out.quant, schedule, target,
-                                [](const KernelSpec& spec) { return emit(spec).ptx; });
-  const rt::AttentionShape shape{.batch = in.q.batch,
-                                 .q_heads = in.q.heads,
-                                 .kv_heads = in.k.heads,
-                                 .q_len = in.q.tokens,
-                                 .kv_len = in.k.tokens};
-  out.layout = rt::workspace_layout(out.problem, out.quant, schedule, shape);
+  out.spec = attention::usual_spec(target, setup.granularity);
+  out.spec.head_dim = setup.head_dim;
+  out.spec.io = setup.io;
+  const Kernel kernel(attention::family(), out.spec, target);
+  const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
+  const attention::Shape shape{.batch = in.q.batch,
+                               .q_heads = in.q.heads,
+                               .kv_heads = in.k.heads,
+                               .q_len = in.q.tokens,
+                               .kv_len = in.k.tokens};
+  const auto rounded_up = [](std::int64_t length, int group, int tile) {
+    const std::int64_t unit = std::max(group, tile);
+    return (length + unit - 1) / unit * unit;
+  };
+  const attention::Schedule& schedule = kernel.view(attention::family()).schedule;
+  out.q_len_padded = rounded_up(shape.q_len, out.spec.q_group, schedule.cta_q);
+  out.kv_len_padded = rounded_up(shape.kv_len, out.spec.k_group, schedule.cta_k);
+  for (const auto& [name, offset, bytes] : plan.scratch(shape))
+    out.regions[std::string(name)] = {offset, bytes};
 
   const rt::Buffer q = upload(device, in.q, setup.io), k = upload(device, in.k, setup.io),
                    v = upload(device, in.v, setup.io), o(device, q.bytes());
   const rt::Buffer lse(device, static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens) * 4);
-  rt::Buffer workspace(device, attention.workspace_bytes(shape));
+  rt::Buffer workspace(device, plan.workspace_bytes(shape));
   workspace.fill(0xFF);
   const rt::Stream stream(device);
-  attention.run(shape,
-                {.q = rt::hnd(q.data(), in.q.heads, in.q.tokens, setup.head_dim),
-                 .k = rt::hnd(k.data(), in.k.heads, in.k.tokens, setup.head_dim),
-                 .v = rt::hnd(v.data(), in.v.heads, in.v.tokens, setup.head_dim),
-                 .o = rt::hnd(o.data(), in.q.heads, in.q.tokens, setup.head_dim),
-                 .lse = lse.data()},
-                workspace.data(), workspace.bytes(), stream.handle());
+  plan.run(shape,
+           {.q = rt::hnd(q.data(), in.q.heads, in.q.tokens, setup.head_dim),
+            .k = rt::hnd(k.data(), in.k.heads, in.k.tokens, setup.head_dim),
+            .v = rt::hnd(v.data(), in.v.heads, in.v.tokens, setup.head_dim),
+            .o = rt::hnd(o.data(), in.q.heads, in.q.tokens, setup.head_dim),
+            .lse = lse.data()},
+           workspace.data(), workspace.bytes(), stream.handle());
   stream.synchronize();
   out.bytes.resize(workspace.bytes());
   workspace.download(out.bytes);
@@ -135,7 +149,7 @@ class CodeCheck {
 };
 
 struct RowsOfHead {
-  rt::Region codes, scales;
+  Region codes, scales;
   std::int64_t head_index = 0, padded = 0, group = 0, scales_per_group = 0, divisor = 1;
   double scale_factor = 1.0;
 };
@@ -176,7 +190,7 @@ std::vector<double> rows_of(const ref::Tensor& t, std::int64_t b, std::int64_t h
 }
 
 void check_q(const Workspace& w, const ref::Inputs& in) {
-  const bool per_thread = w.quant.granularity == Granularity::per_thread;
+  const bool per_thread = w.spec.granularity == Granularity::per_thread;
   const double softmax_scale = 1.0 / std::sqrt(static_cast<double>(in.q.channels));
   CodeCheck check;
   for (std::int64_t head = 0; head < in.q.batch * in.q.heads; ++head) {
@@ -185,15 +199,15 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
     INFO("Q, batch " << b << ", head " << h);
     check_rows(
         w,
-        {.codes = w.layout.q_codes,
-         .scales = w.layout.q_scale,
+        {.codes = w.region("q_codes"),
+         .scales = w.region("q_scale"),
          .head_index = head,
-         .padded = w.layout.q_len_padded,
-         .group = w.quant.q_group,
+         .padded = w.q_len_padded,
+         .group = w.spec.q_group,
          .scales_per_group = per_thread ? 8 : 1,
          .scale_factor = softmax_scale * std::numbers::log2e},
         ref::quantize_rows(rows, in.q.channels, 8,
-                           {.group = w.quant.q_group, .per_thread = per_thread, .divisor = 1}),
+                           {.group = w.spec.q_group, .per_thread = per_thread, .divisor = 1}),
         check);
 
     const std::vector<double> mean = ref::channel_mean(in.k, b, h / (in.q.heads / in.k.heads));
@@ -204,7 +218,7 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
         dot += term;
         magnitude += std::fabs(term);
       }
-      REQUIRE(w.at<float>(w.layout.lse_correction, head * w.layout.q_len_padded + r) ==
+      REQUIRE(w.at<float>(w.region("lse_correction"), head * w.q_len_padded + r) ==
               Approx(dot * softmax_scale).margin(magnitude * softmax_scale * 4 * kFloatError));
     }
   }
@@ -212,7 +226,7 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
 }
 
 void check_k(const Workspace& w, const ref::Inputs& in) {
-  const bool per_thread = w.quant.granularity == Granularity::per_thread;
+  const bool per_thread = w.spec.granularity == Granularity::per_thread;
   CodeCheck check;
   for (std::int64_t head = 0; head < in.k.batch * in.k.heads; ++head) {
     const std::int64_t b = head / in.k.heads, h = head % in.k.heads;
@@ -221,52 +235,53 @@ void check_k(const Workspace& w, const ref::Inputs& in) {
     const std::vector<double> mean = ref::channel_mean(in.k, b, h);
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] -= mean[i % mean.size()];
     for (std::size_t c = 0; c < mean.size(); ++c) {
-      REQUIRE(w.at<float>(w.layout.k_mean, head * in.k.channels + static_cast<std::int64_t>(c)) ==
-              Approx(mean[c]).epsilon(kFloatError).margin(kFloatError));
+      REQUIRE(
+          w.at<float>(w.region("k_mean"), head * in.k.channels + static_cast<std::int64_t>(c)) ==
+          Approx(mean[c]).epsilon(kFloatError).margin(kFloatError));
     }
     check_rows(
         w,
-        {.codes = w.layout.k_codes,
-         .scales = w.layout.k_scale,
+        {.codes = w.region("k_codes"),
+         .scales = w.region("k_scale"),
          .head_index = head,
-         .padded = w.layout.kv_len_padded,
-         .group = w.quant.k_group,
+         .padded = w.kv_len_padded,
+         .group = w.spec.k_group,
          .scales_per_group = per_thread ? 4 : 1,
          .divisor = 2,
          .scale_factor = 1.0},
         ref::quantize_rows(rows, in.k.channels, 8,
-                           {.group = w.quant.k_group, .per_thread = per_thread, .divisor = 2}),
+                           {.group = w.spec.k_group, .per_thread = per_thread, .divisor = 2}),
         check);
   }
   check.finish();
 }
 
 void check_v(const Workspace& w, const ref::Inputs& in) {
-  if (!v_is_quantized(w.problem, w.quant)) {
-    CHECK(w.layout.v_codes.bytes == 0);
+  if (!attention::v_is_quantized(w.spec)) {
+    CHECK(w.region("v_codes").bytes == 0);
     return;
   }
-  const bool fp8 = w.quant.pv == DType::e4m3;
+  const bool fp8 = w.spec.pv == DType::e4m3;
   const ref::QuantModel model{.pv = fp8 ? ref::QuantModel::Pv::e4m3 : ref::QuantModel::Pv::f16,
                               .v_max = fp8 ? 448.0 : 1024.0};
   // Position p of every 16 keys of a channel holds this key.
   constexpr std::array<std::int64_t, 16> kOrder = {0, 1, 8,  9,  2, 3, 10, 11,
                                                    4, 5, 12, 13, 6, 7, 14, 15};
-  const std::int64_t padded = w.layout.kv_len_padded, channels = in.v.channels;
+  const std::int64_t padded = w.kv_len_padded, channels = in.v.channels;
   CodeCheck check;
   for (std::int64_t head = 0; head < in.v.batch * in.v.heads; ++head) {
     const ref::ChannelCodes want =
         ref::quantize_values(in.v, head / in.v.heads, head % in.v.heads, model);
     INFO("V, head " << head);
     for (std::int64_t c = 0; c < channels; ++c) {
-      REQUIRE(w.at<float>(w.layout.v_scale, head * channels + c) ==
+      REQUIRE(w.at<float>(w.region("v_scale"), head * channels + c) ==
               Approx(want.scale[static_cast<std::size_t>(c)]).epsilon(kFloatError).margin(0));
       for (std::int64_t p = 0; p < padded; ++p) {
         const std::int64_t key = fp8 ? p / 16 * 16 + kOrder[static_cast<std::size_t>(p % 16)] : p;
         const double code = fp8 ? ref::e4m3_value(w.at<std::uint8_t>(
-                                      w.layout.v_codes, (head * channels + c) * padded + p))
+                                      w.region("v_codes"), (head * channels + c) * padded + p))
                                 : ref::f16_value(w.at<std::uint16_t>(
-                                      w.layout.v_codes, (head * padded + p) * channels + c));
+                                      w.region("v_codes"), (head * padded + p) * channels + c));
         if (key < in.v.tokens) {
           check.floating(want.scaled[static_cast<std::size_t>(key * channels + c)], code, model.pv);
         } else {

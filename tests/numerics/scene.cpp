@@ -10,39 +10,45 @@ namespace sagegen::test {
 
 namespace ref = sagegen::reference;
 
-std::string ptx_of(const KernelSpec& spec) {
-  static std::map<std::string, std::string> made;
-  std::string& ptx = made[key(spec)];
-  if (ptx.empty()) ptx = emit(spec).ptx;
-  return ptx;
+const attention::Spec& spec_of(const Kernel& kernel) {
+  return kernel.view(attention::family()).spec;
+}
+const attention::Schedule& schedule_of(const Kernel& kernel) {
+  return kernel.view(attention::family()).schedule;
+}
+
+Artifact emitted(const Kernel& kernel) {
+  static std::map<std::string, Artifact> made;
+  Artifact& artifact = made[kernel.key()];
+  if (artifact.code.empty()) artifact = emit(kernel);
+  return artifact;
 }
 
 ref::IoType io_type(DType io) { return io == DType::f16 ? ref::IoType::f16 : ref::IoType::bf16; }
 
-ref::Inputs inputs_for(const KernelSpec& kernel, const std::string& distribution, ref::Shape shape,
+ref::Inputs inputs_for(const Kernel& kernel, const std::string& distribution, ref::Shape shape,
                        std::uint64_t seed) {
-  shape.head_dim = kernel.problem.head_dim;
-  return ref::generate(distribution, shape, seed, io_type(kernel.problem.io));
+  shape.head_dim = spec_of(kernel).head_dim;
+  return ref::generate(distribution, shape, seed, io_type(spec_of(kernel).io));
 }
 
 cli::RunDevice device_of(const Scene& scene) {
-  const std::string target = to_string(scene.kernel.target);
+  const std::string target = to_string(scene.kernel.target());
   return cli::open_run_device("emulator:" + (scene.profile.empty() ? target : scene.profile),
                               target, scene.emulator);
 }
 
 cli::AttentionJob job_of(const Scene& scene) {
-  const KernelSpec& kernel = scene.kernel;
+  const Kernel& kernel = scene.kernel;
   cli::AttentionJob job{.inputs = scene.inputs,
-                        .problem = kernel.problem,
-                        .quant = kernel.quant,
-                        .schedule = kernel.schedule,
+                        .spec = spec_of(kernel),
+                        .schedule = schedule_of(kernel),
                         .layout = scene.layout,
                         .causal = scene.alignment,
-                        .ptx = ptx_of};
+                        .source = emitted};
   ref::Inputs& in = job.inputs;
-  in.causal = kernel.problem.mask == Mask::causal;
-  if (scene.alignment == runtime::CausalAlignment::bottom_right) {
+  in.causal = spec_of(kernel).causal;
+  if (scene.alignment == attention::CausalAlignment::bottom_right) {
     in.causal_offset = in.k.tokens - in.q.tokens;
   }
   return job;
@@ -52,10 +58,8 @@ std::string text_of(const cli::AttentionJob& job, const cli::RunDevice& on) {
   const auto sizes = [](const ref::Tensor& t) {
     return fmt::format("[{}, {}, {}, {}]", t.batch, t.heads, t.tokens, t.channels);
   };
-  const KernelSpec kernel{
-      .problem = job.problem, .quant = job.quant, .schedule = job.schedule, .target = on.target};
-  return fmt::format("{}{} on {}, q {}, k {}, {}, causal offset {}", key(kernel),
-                     job.quant.smoothing == Smoothing::k ? "" : ", K not smoothed", on.name,
+  const Kernel kernel(attention::family(), job.spec, job.schedule, on.target);
+  return fmt::format("{} on {}, q {}, k {}, {}, causal offset {}", kernel.key(), on.name,
                      sizes(job.inputs.q), sizes(job.inputs.k),
                      job.layout == cli::Layout::nhd ? "NHD" : "HND", job.inputs.causal_offset);
 }

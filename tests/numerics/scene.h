@@ -10,28 +10,29 @@
 
 namespace sagegen::test {
 
+const attention::Spec& spec_of(const Kernel& kernel);
+const attention::Schedule& schedule_of(const Kernel& kernel);
+
 // Emitted once per kernel: hundreds of launches share those that prepare inputs.
-std::string ptx_of(const KernelSpec& spec);
+Artifact emitted(const Kernel& kernel);
 
 reference::IoType io_type(DType io);
 
 // Of the kernel's head_dim, rounded to its dtype.
-reference::Inputs inputs_for(const KernelSpec& kernel, const std::string& distribution,
+reference::Inputs inputs_for(const Kernel& kernel, const std::string& distribution,
                              reference::Shape shape, std::uint64_t seed);
 
-// An attention is named by its attention kernel, whose quant also says how the inputs are smoothed: that
-// is the business of other kernels only.
 struct Scene {
-  KernelSpec kernel;
+  Kernel kernel;             // of attention
   reference::Inputs inputs;  // causal or not as the kernel is; the offset follows `alignment`
   cli::Layout layout = cli::Layout::hnd;
-  runtime::CausalAlignment alignment = runtime::CausalAlignment::top_left;
+  attention::CausalAlignment alignment = attention::CausalAlignment::top_left;
   std::string profile = {};  // of the emulator; empty: that of the kernel's target
   runtime::EmulatorOptions emulator = {};
 };
 
 cli::RunDevice device_of(const Scene& scene);
-cli::AttentionJob job_of(const Scene& scene);  // with ptx_of
+cli::AttentionJob job_of(const Scene& scene);  // with emitted()
 
 std::string text_of(const cli::AttentionJob& job, const cli::RunDevice& on);
 std::string text_of(const runtime::Finding& finding);

@@ -27,9 +27,11 @@
 using namespace sagegen;
 namespace rt = sagegen::runtime;
 namespace ref = sagegen::reference;
+using attention::CausalAlignment;
 using cli::Layout;
-using rt::CausalAlignment;
 using test::Scene;
+using test::schedule_of;
+using test::spec_of;
 
 namespace {
 
@@ -42,23 +44,28 @@ constexpr std::array kWarps = {1, 2, 3, 4, 5, 8, 16};
 constexpr std::array kStages = {0, 1, 2, 3, 4, 5};
 constexpr std::array kGroups = {8, 16, 32, 64, 128, 256};
 
-bool is_legal(const KernelSpec& kernel) {
-  const std::vector<KernelSpec> kernels =
-      kernels_for(kernel.problem, kernel.quant, kernel.schedule, kernel.target).in_order();
-  return std::all_of(kernels.begin(), kernels.end(),
-                     [](const KernelSpec& each) { return violations(each).empty(); });
+Kernel with(const attention::Spec& spec, const attention::Schedule& schedule, Target target) {
+  return {attention::family(), spec, schedule, target};
+}
+
+bool is_legal(const Kernel& kernel) {
+  const auto legal = [](const Kernel& each) { return each.violations().empty(); };
+  if (!legal(kernel)) return false;
+  const std::vector<Kernel> inputs = kernel.inputs();
+  return std::all_of(inputs.begin(), inputs.end(), legal);
 }
 
 // All schedules of what `numbers` computes, cta_q outermost. A tile may need larger groups of scales: where
 // its own refuse a schedule, it gets the largest, which refuse nothing that smaller ones let through.
-std::vector<KernelSpec> legal_schedules(const KernelSpec& numbers) {
-  std::vector<KernelSpec> legal;
-  const auto add = [&](const TileSchedule& schedule) {
-    KernelSpec kernel = numbers;
-    kernel.schedule = schedule;
+std::vector<Kernel> legal_schedules(const Kernel& numbers) {
+  std::vector<Kernel> legal;
+  const auto add = [&](const attention::Schedule& schedule) {
+    attention::Spec spec = spec_of(numbers);
+    const Kernel kernel = with(spec, schedule, numbers.target());
     if (is_legal(kernel)) return legal.push_back(kernel);
-    kernel.quant.q_group = kernel.quant.k_group = 128;
-    if (is_legal(kernel)) legal.push_back(kernel);
+    spec.q_group = spec.k_group = 128;
+    const Kernel wider = with(spec, schedule, numbers.target());
+    if (is_legal(wider)) legal.push_back(wider);
   };
   for (const int cta_q : kQueryTiles) {
     for (const int cta_k : kKeyTiles) {
@@ -72,10 +79,10 @@ std::vector<KernelSpec> legal_schedules(const KernelSpec& numbers) {
   return legal;
 }
 
-KernelSpec numbers_of(int head_dim, Mask mask, DType io, DType pv, Target target) {
-  return {.problem = {.head_dim = head_dim, .io = io, .mask = mask},
-          .quant = with_pv(default_quant(target), pv),
-          .target = target};
+Kernel numbers_of(int head_dim, bool causal, DType io, DType pv, Target target) {
+  attention::Spec spec = attention::with_pv({.head_dim = head_dim, .io = io}, pv);
+  spec.causal = causal;
+  return with(spec, {}, target);
 }
 
 // The target that lets through most schedules; see "no other target".
@@ -84,19 +91,19 @@ Target roomiest(DType pv) { return {.sm = pv == DType::e4m3 ? 89 : 80}; }
 // V reaches the kernel in three forms: FP8 codes and the caller's f16, each with both masks, and FP16 codes
 // (of bf16), which no mask cares about: each with a mask of its own, and on sm_120, whose PTX has other
 // instructions than the older targets', as far as that has room.
-std::vector<std::vector<KernelSpec>> every_schedule() {
-  std::vector<std::vector<KernelSpec>> forms;
+std::vector<std::vector<Kernel>> every_schedule() {
+  std::vector<std::vector<Kernel>> forms;
   for (const int head_dim : {64, 128}) {
     for (const DType pv : {DType::e4m3, DType::f16}) {
-      for (const Mask mask : {Mask::none, Mask::causal}) {
-        forms.push_back(legal_schedules(numbers_of(head_dim, mask, DType::f16, pv, roomiest(pv))));
+      for (const bool causal : {false, true}) {
+        forms.push_back(
+            legal_schedules(numbers_of(head_dim, causal, DType::f16, pv, roomiest(pv))));
       }
     }
-    forms.push_back(legal_schedules(numbers_of(head_dim, head_dim == 64 ? Mask::causal : Mask::none,
-                                               DType::bf16, DType::f16, roomiest(DType::f16))));
-    for (KernelSpec& kernel : forms.back()) {
-      KernelSpec newer = kernel;
-      newer.target = {.sm = 120};
+    forms.push_back(legal_schedules(
+        numbers_of(head_dim, head_dim == 64, DType::bf16, DType::f16, roomiest(DType::f16))));
+    for (Kernel& kernel : forms.back()) {
+      const Kernel newer = kernel.on({.sm = 120});
       if (is_legal(newer)) kernel = newer;
     }
   }
@@ -117,45 +124,42 @@ class Chance {
 };
 
 // One kernel of each quantization, with a head_dim, a dtype, a mask, a target and a schedule by chance.
-std::vector<KernelSpec> every_quantization(Chance& chance) {
-  std::vector<KernelSpec> all;
-  std::map<std::pair<DType, int>, std::vector<KernelSpec>> schedules;  // by pv and head_dim
+std::vector<Kernel> every_quantization(Chance& chance) {
+  std::vector<Kernel> all;
+  std::map<std::pair<DType, int>, std::vector<Kernel>> schedules;  // by pv and head_dim
   for (const DType pv : {DType::e4m3, DType::f16}) {
     for (const int head_dim : {64, 128}) {
       schedules[{pv, head_dim}] =
-          legal_schedules(numbers_of(head_dim, Mask::none, DType::f16, pv, roomiest(pv)));
+          legal_schedules(numbers_of(head_dim, false, DType::f16, pv, roomiest(pv)));
     }
   }
-  // Kernels that compute what `quant` says; none if its groups suit no schedule.
-  const auto kernels_of = [&](const AttentionProblem& problem, const QuantSpec& quant,
-                              Target target) {
-    std::vector<KernelSpec> kernels;
-    for (KernelSpec kernel : schedules.at({quant.pv, problem.head_dim})) {
-      kernel.problem = problem;
-      kernel.quant = quant;
-      kernel.target = target;
+  // Kernels that compute what `spec` says; none if its groups suit no schedule.
+  const auto kernels_of = [&](const attention::Spec& spec, Target target) {
+    std::vector<Kernel> kernels;
+    for (const Kernel& scheduled : schedules.at({spec.pv, spec.head_dim})) {
+      const Kernel kernel = with(spec, schedule_of(scheduled), target);
       if (is_legal(kernel)) kernels.push_back(kernel);
     }
     return kernels;
   };
-  const auto add = [&](const QuantSpec& quant) {
-    const AttentionProblem problem{.head_dim = chance.one_of(std::array{64, 128}),
-                                   .io = chance.one_of(std::array{DType::f16, DType::bf16}),
-                                   .mask = chance.one_of(std::array{Mask::none, Mask::causal})};
-    const int sm = quant.pv == DType::e4m3 ? chance.one_of(std::array{89, 120})
-                                           : chance.one_of(std::array{80, 86, 89, 120});
-    all.push_back(chance.one_of(kernels_of(problem, quant, {.sm = sm})));
+  const auto add = [&](attention::Spec spec) {
+    spec.head_dim = chance.one_of(std::array{64, 128});
+    spec.io = chance.one_of(std::array{DType::f16, DType::bf16});
+    spec.causal = chance.one_of(std::array{false, true});
+    const int sm = spec.pv == DType::e4m3 ? chance.one_of(std::array{89, 120})
+                                          : chance.one_of(std::array{80, 86, 89, 120});
+    all.push_back(chance.one_of(kernels_of(spec, {.sm = sm})));
   };
-  const auto add_groups = [&](QuantSpec quant) {
+  const auto add_groups = [&](attention::Spec spec) {
     for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
       for (const Smoothing smoothing : {Smoothing::k, Smoothing::none}) {
         for (const DType pv : {DType::e4m3, DType::f16}) {
           for (const Accumulation sum : {Accumulation::f32, Accumulation::two_level_f32}) {
-            quant.granularity = granularity;
-            quant.smoothing = smoothing;
-            quant.pv = pv;
-            quant.accumulation = sum;
-            add(quant);
+            spec.granularity = granularity;
+            spec.smoothing = smoothing;
+            spec.pv = pv;
+            spec.accumulation = sum;
+            add(spec);
           }
         }
       }
@@ -163,8 +167,8 @@ std::vector<KernelSpec> every_quantization(Chance& chance) {
   };
   for (const int q_group : kGroups) {
     for (const int k_group : kGroups) {
-      const QuantSpec groups{.q_group = q_group, .k_group = k_group};
-      if (!kernels_of({}, groups, {.sm = 89}).empty()) add_groups(groups);
+      const attention::Spec groups{.q_group = q_group, .k_group = k_group};
+      if (!kernels_of(groups, {.sm = 89}).empty()) add_groups(groups);
     }
   }
   return all;
@@ -193,10 +197,10 @@ struct Trial {
   std::optional<Bits> first = {};  // of the kernels so far
 };
 
-void run(Trial& trial, const cli::RunDevice& on, const rt::Attention& attention) {
+void run(Trial& trial, const cli::RunDevice& on, const attention::Plan& plan) {
   const cli::AttentionJob job = test::job_of(trial.scene);
   INFO(test::text_of(job, on));
-  const cli::AttentionResult result = cli::run_attention(job, on, attention);
+  const cli::AttentionResult result = cli::run_attention(job, on, plan);
   on.emulator->clear_findings();
   for (const rt::Finding& finding : result.findings) FAIL_CHECK(test::text_of(finding));
   if (result.o.empty()) return;  // stopped by a finding
@@ -210,26 +214,25 @@ void run(Trial& trial, const cli::RunDevice& on, const rt::Attention& attention)
   CHECK((bits == *trial.first));
 }
 
-void run_kernel(const KernelSpec& kernel, std::vector<Trial>& trials, std::uint64_t turn) {
+void run_kernel(const Kernel& kernel, std::vector<Trial>& trials, std::uint64_t turn) {
   const Scene any{.kernel = kernel, .inputs = {}, .emulator = orders(turn)};
   const cli::RunDevice on = test::device_of(any);
   // The attention kernel is of no use to the next one, unlike those that prepare its inputs.
-  const auto ptx = [](const KernelSpec& spec) {
-    return spec.kind == KernelKind::attention ? emit(spec).ptx : test::ptx_of(spec);
+  const auto source = [&](const Kernel& wanted) {
+    return wanted == kernel ? emit(wanted) : test::emitted(wanted);
   };
-  const rt::Attention attention(on.device, kernel.problem, kernel.quant, kernel.schedule,
-                                kernel.target, ptx);
+  const attention::Plan plan(on.device, kernel, source);
   for (Trial& trial : trials) {
     trial.scene.kernel = kernel;
-    run(trial, on, attention);
+    run(trial, on, plan);
   }
 }
 
 // A query tile and one row of the next beside a key too few for a tile: a causal mask hides all keys from
 // the first rows. Nearly a query tile beside as many tiles as turn four stages twice, the last of one key.
 // And one by one.
-std::vector<Trial> ragged_trials(const KernelSpec& kernel, std::uint64_t seed) {
-  const std::int64_t cta_q = kernel.schedule.cta_q, cta_k = kernel.schedule.cta_k;
+std::vector<Trial> ragged_trials(const Kernel& kernel, std::uint64_t seed) {
+  const std::int64_t cta_q = schedule_of(kernel).cta_q, cta_k = schedule_of(kernel).cta_k;
   const auto trial = [&](ref::Shape shape, Layout layout) {
     return Trial{.scene = {.kernel = kernel,
                            .inputs = test::inputs_for(kernel, "normal", shape, ++seed),
@@ -242,13 +245,14 @@ std::vector<Trial> ragged_trials(const KernelSpec& kernel, std::uint64_t seed) {
       trial({.q_len = 1, .kv_len = 1}, Layout::nhd)};
 }
 
-bool differ_in_warps_and_stages_alone(KernelSpec a, const KernelSpec& b) {
-  a.schedule.warps = b.schedule.warps;
-  a.schedule.stages = b.schedule.stages;
-  return a == b;
+bool differ_in_warps_and_stages_alone(const Kernel& a, const Kernel& b) {
+  attention::Schedule schedule = schedule_of(a);
+  schedule.warps = schedule_of(b).warps;
+  schedule.stages = schedule_of(b).stages;
+  return with(spec_of(a), schedule, a.target()) == b;
 }
 
-void run_schedules(const std::vector<KernelSpec>& kernels) {
+void run_schedules(const std::vector<Kernel>& kernels) {
   std::vector<Trial> trials;
   for (std::size_t i = 0; i < kernels.size(); ++i) {
     if (i == 0 || !differ_in_warps_and_stages_alone(kernels[i], kernels[i - 1]))
@@ -258,7 +262,7 @@ void run_schedules(const std::vector<KernelSpec>& kernels) {
 }
 
 // Lengths at the edges of groups of scales and of the blocks of V's codes.
-void run_quantizations(const std::vector<KernelSpec>& kernels, Chance& chance) {
+void run_quantizations(const std::vector<Kernel>& kernels, Chance& chance) {
   constexpr std::array kQueries = {1, 15, 17, 33, 65, 127, 130};
   constexpr std::array kKeys = {1, 31, 63, 65, 129, 200};
   for (std::size_t i = 0; i < kernels.size(); ++i) {
@@ -283,13 +287,13 @@ void run_quantizations(const std::vector<KernelSpec>& kernels, Chance& chance) {
 }
 
 template <typename Of>
-std::set<int> each(const std::vector<KernelSpec>& kernels, const Of& of) {
+std::set<int> each(const std::vector<Kernel>& kernels, const Of& of) {
   std::set<int> numbers;
-  for (const KernelSpec& kernel : kernels) numbers.insert(of(kernel.schedule));
+  for (const Kernel& kernel : kernels) numbers.insert(of(schedule_of(kernel)));
   return numbers;
 }
 
-bool have_all_numbers(const std::vector<KernelSpec>& kernels) {
+bool have_all_numbers(const std::vector<Kernel>& kernels) {
   using Numbers = std::set<int>;
   return each(kernels, [](const auto& s) { return s.cta_q; }) == Numbers{16, 32, 64, 128, 256} &&
          each(kernels, [](const auto& s) { return s.cta_k; }) == Numbers{16, 32, 64, 128} &&
@@ -302,23 +306,23 @@ bool have_all_numbers(const std::vector<KernelSpec>& kernels) {
 
 TEST_CASE("a sample of the schedules and of the quantizations", "[fast]") {
   Chance chance(1);
-  const std::vector<std::vector<KernelSpec>> forms = every_schedule();
-  std::vector<KernelSpec> schedules;
+  const std::vector<std::vector<Kernel>> forms = every_schedule();
+  std::vector<Kernel> schedules;
   while (schedules.size() < 24 || !have_all_numbers(schedules)) {
     schedules.push_back(chance.one_of(chance.one_of(forms)));
   }
   run_schedules(schedules);
 
-  const std::vector<KernelSpec> all = every_quantization(chance);
-  std::vector<KernelSpec> quantizations;
+  const std::vector<Kernel> all = every_quantization(chance);
+  std::vector<Kernel> quantizations;
   for (int i = 0; i < 12; ++i) quantizations.push_back(chance.one_of(all));
   run_quantizations(quantizations, chance);
 }
 
 TEST_CASE("every legal schedule", "[full]") {
-  std::vector<KernelSpec> all;
-  for (const std::vector<KernelSpec>& form : every_schedule()) {
-    std::printf("%3zu schedules of kernels like %s\n", form.size(), key(form.front()).c_str());
+  std::vector<Kernel> all;
+  for (const std::vector<Kernel>& form : every_schedule()) {
+    std::printf("%3zu schedules of kernels like %s\n", form.size(), form.front().key().c_str());
     std::fflush(stdout);
     all.insert(all.end(), form.begin(), form.end());
   }
@@ -329,7 +333,7 @@ TEST_CASE("every legal schedule", "[full]") {
 
 TEST_CASE("every legal quantization", "[full]") {
   Chance chance(2);
-  const std::vector<KernelSpec> all = every_quantization(chance);
+  const std::vector<Kernel> all = every_quantization(chance);
   std::printf("%zu quantizations\n", all.size());
   CHECK(all.size() == 4 * 2 * 16);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
   run_quantizations(all, chance);
@@ -339,15 +343,15 @@ TEST_CASE("no other target allows a schedule that the roomiest refuses", "[full]
   for (const int head_dim : {64, 128}) {
     for (const DType pv : {DType::e4m3, DType::f16}) {
       const auto schedules_on = [&](Target target) {
-        std::vector<KernelSpec> kernels =
-            legal_schedules(numbers_of(head_dim, Mask::none, DType::f16, pv, target));
-        for (KernelSpec& kernel : kernels) kernel.target = roomiest(pv);
+        std::vector<Kernel> kernels =
+            legal_schedules(numbers_of(head_dim, false, DType::f16, pv, target));
+        for (Kernel& kernel : kernels) kernel = kernel.on(roomiest(pv));
         return kernels;
       };
-      const std::vector<KernelSpec> most = schedules_on(roomiest(pv));
+      const std::vector<Kernel> most = schedules_on(roomiest(pv));
       for (const TargetInfo& info : supported_targets()) {
-        for (const KernelSpec& kernel : schedules_on(info.target)) {
-          INFO(info.name << ", " << key(kernel));
+        for (const Kernel& kernel : schedules_on(info.target)) {
+          INFO(info.name << ", " << kernel.key());
           CHECK(std::find(most.begin(), most.end(), kernel) != most.end());
         }
       }

@@ -9,7 +9,6 @@
 #include <thread>
 
 #include "sagegen/error.h"
-#include "tools/sagegen/describe.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/output.h"
 #include "tools/sagegen/progress.h"
@@ -60,23 +59,23 @@ TEST_CASE("tables align columns, numbers to the right") {
 }
 
 TEST_CASE("chosen kernels: each once, filtered or made for a target") {
-  const std::string key89 = "sage_quantq_d64_f16_s8t_g32_sm89";
+  const std::string key89 = "sage_quantrows_d64_f16_s8_r8_g32_fold__sm89";
   const auto keys = [](const KernelChoice& choice) {
     std::vector<std::string> result;
-    for (const KernelSpec& spec : chosen_kernels(choice)) result.push_back(key(spec));
+    for (const Kernel& kernel : chosen_kernels(choice)) result.push_back(kernel.key());
     return result;
   };
   CHECK(keys({.keys = {key89, key89}, .set_file = {}, .target = {}}) == std::vector{key89});
   CHECK(keys({.keys = {key89}, .set_file = {}, .target = "sm_120"}) ==
-        std::vector<std::string>{"sage_quantq_d64_f16_s8t_g32_sm120"});
+        std::vector<std::string>{"sage_quantrows_d64_f16_s8_r8_g32_fold__sm120"});
   CHECK(keys({.keys = {key89}, .set_file = {}, .target = "all"}).size() ==
         supported_targets().size());
   CHECK(keys({}) == keys({.keys = {}, .set_file = {}, .target = "all"}));
   std::size_t sum = 0;
   for (const TargetInfo& info : supported_targets()) {
-    for (const KernelSpec& spec :
+    for (const Kernel& kernel :
          chosen_kernels({.keys = {}, .set_file = {}, .target = info.name})) {
-      CHECK(spec.target == info.target);
+      CHECK(kernel.target() == info.target);
       ++sum;
     }
   }
@@ -85,13 +84,13 @@ TEST_CASE("chosen kernels: each once, filtered or made for a target") {
 
 TEST_CASE("every kernel of the default set can be described, and each differently") {
   std::set<std::string> texts;
-  for (const KernelSpec& spec : default_set()) {
-    std::string text;
-    for (const Section& section : describe(spec)) {
+  for (const Kernel& kernel : default_set()) {
+    std::string text = to_string(kernel.target()) + "\n";
+    for (const Section& section : kernel.describe()) {
       CHECK_FALSE(section.lines.empty());
       for (const std::string& line : section.lines) text += line + "\n";
     }
-    INFO(key(spec));
+    INFO(kernel.key());
     CHECK(texts.insert(text).second);
   }
 }
@@ -104,22 +103,22 @@ TEST_CASE("the model of a job follows its quantization") {
   CHECK(model.smooth_k);
   CHECK(model.pv == reference::QuantModel::Pv::e4m3);
   CHECK((model.v_scaled && model.v_max == 448.0 && model.p_max == 448.0));
-  job.quant = with_pv(default_quant({.sm = 80}, Granularity::per_block), DType::f16);
-  job.quant.smoothing = Smoothing::none;
+  job.spec = attention::usual_spec({.sm = 80}, Granularity::per_block);
+  job.spec.smoothing = Smoothing::none;
   model = quant_model(job);
   CHECK_FALSE(model.per_thread);
   CHECK_FALSE(model.smooth_k);
   CHECK(model.q_group == 128);
   CHECK_FALSE(model.v_scaled);  // f16 V is read as it is
   CHECK(model.p_max == 1.0);
-  job.problem.io = DType::bf16;
+  job.spec.io = DType::bf16;
   model = quant_model(job);
   CHECK((model.v_scaled && model.v_max == 1024.0));
   CHECK(model.output == reference::IoType::bf16);
 }
 
 TEST_CASE("accuracy bounds are wider only where tensor cores keep 13 bits") {
-  const QuantSpec fp8, fp16 = with_pv(fp8, DType::f16);
+  const attention::Spec fp8, fp16 = with_pv(fp8, DType::f16);
   CHECK(accuracy_bound(fp8, 89).limit(0.02) == Approx(0.02 * 1.05 + 5e-4));
   CHECK(accuracy_bound(fp8, 120).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
   CHECK(accuracy_bound(fp16, 89).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));

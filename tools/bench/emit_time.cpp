@@ -1,4 +1,4 @@
-// How long a kernel takes from spec to PTX. Without arguments: every kernel of the default choices on
+// How long a kernel takes from key to PTX. Without arguments: every kernel of the default choices on
 // every target; else the kernels whose keys are given. Times are CPU times of the emitting thread, so
 // that other load on the machine does not count.
 //   emit_time [KEY...]
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "sagegen/emit.h"
+#include "sagegen/set.h"
 
 namespace {
 
@@ -27,39 +28,41 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-std::vector<KernelSpec> chosen_kernels(int count, char** keys) {
-  std::vector<KernelSpec> specs;
-  for (int i = 0; i < count; ++i) specs.push_back(parse_key(keys[i]));
-  if (!specs.empty()) return specs;
-  SpecSpace space;
-  for (const TargetInfo& info : supported_targets()) space.targets.push_back(info.target);
-  return enumerate(space);
+std::vector<Kernel> chosen_kernels(int count, char** keys) {
+  std::vector<Kernel> kernels;
+  for (int i = 0; i < count; ++i) kernels.push_back(parse_key(keys[i]));
+  if (!kernels.empty()) return kernels;
+  KernelProduct product{.fields = {{"head_dim", {"64", "128"}},
+                                   {"io", {"f16", "bf16"}},
+                                   {"causal", {"false", "true"}}}};
+  for (const TargetInfo& info : supported_targets()) product.targets.push_back(info.target);
+  return enumerate(product);
 }
 
 // Median over repetitions of one kernel's emission.
-double emission_time(const KernelSpec& spec) {
+double emission_time(const Kernel& kernel) {
   constexpr int kRepetitions = 9;
   std::vector<double> times;
   for (int i = 0; i < kRepetitions; ++i) {
     const double begin = cpu_milliseconds();
-    emit(spec);
+    emit(kernel);
     times.push_back(cpu_milliseconds() - begin);
   }
   return median(times);
 }
 
-void report(const std::vector<KernelSpec>& specs) {
+void report(const std::vector<Kernel>& kernels) {
   const double begin = cpu_milliseconds();
-  emit(specs.front());
+  emit(kernels.front());
   fmt::print("first kernel, with the start-up of LLVM: {:.1f} ms\n", cpu_milliseconds() - begin);
   std::vector<double> all, attention;
   double total = 0;
-  for (const KernelSpec& spec : specs) {
-    const double time = emission_time(spec);
+  for (const Kernel& kernel : kernels) {
+    const double time = emission_time(kernel);
     all.push_back(time);
-    if (spec.kind == KernelKind::attention) attention.push_back(time);
+    if (kernel.family().title == "attention") attention.push_back(time);
     total += time;
-    fmt::print("{:8.2f} ms  {}\n", time, key(spec));
+    fmt::print("{:8.2f} ms  {}\n", time, kernel.key());
   }
   fmt::print("{} kernels: median {:.2f} ms, total {:.0f} ms\n", all.size(), median(all), total);
   if (!attention.empty()) {
@@ -75,7 +78,7 @@ int main(int argc, char** argv) {
   if (first == "--help" || first == "-h") {
     fmt::print(
         "usage: emit_time [KEY...]\n"
-        "how long kernels take from spec to PTX; without KEY, the default ones of every target\n");
+        "how long kernels take from key to PTX; without KEY, the default ones of every target\n");
     return 0;
   }
   try {

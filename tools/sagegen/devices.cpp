@@ -1,8 +1,8 @@
 #include <fmt/format.h>
 
-#include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/device.h"
 #include "sagegen/runtime/emulator.h"
+#include "templates/attention/plan.h"
 #include "tools/sagegen/app.h"
 
 namespace sagegen::cli {

@@ -23,24 +23,24 @@ struct EmitCommand {
 };
 
 struct Timed {
-  EmittedKernel kernel;
+  Artifact artifact;
   double milliseconds;  // median over the repeats
 };
 
-Timed emit_timed(const KernelSpec& spec, const EmitCommand& command, Progress& progress) {
+Timed emit_timed(const Kernel& wanted, const EmitCommand& command, Progress& progress) {
   using Clock = std::chrono::steady_clock;
   const EmitOptions options{.line_info = command.line_info ? LineInfo::on : LineInfo::off};
   const int repeats = command.time ? command.repeats : 1;
-  EmittedKernel kernel;
+  Artifact artifact;
   std::vector<double> times;
   for (int i = 0; i < repeats; ++i) {
     const auto begin = Clock::now();
-    kernel = emit_kernel(spec, options);
+    artifact = emit_kernel(wanted, options);
     times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
     progress.advance();
   }
   std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-  return {std::move(kernel), times[static_cast<std::size_t>(repeats / 2)]};
+  return {std::move(artifact), times[static_cast<std::size_t>(repeats / 2)]};
 }
 
 void check_options(const EmitCommand& command) {
@@ -54,10 +54,10 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
   check_options(command);
   if (command.to_stdout && output.is_json())
     throw UsageError("--stdout and --json exclude each other");
-  const std::vector<KernelSpec> specs = chosen_kernels(command.choice);
-  if (command.to_stdout && specs.size() != 1) {
+  const std::vector<Kernel> kernels = chosen_kernels(command.choice);
+  if (command.to_stdout && kernels.size() != 1) {
     throw UsageError(
-        fmt::format("--stdout prints one kernel, and {} are chosen; name one key", specs.size()));
+        fmt::format("--stdout prints one kernel, and {} are chosen; name one key", kernels.size()));
   }
   Table table(command.time ? std::vector<std::string>{"kernel", "bytes", "median ms"}
                            : std::vector<std::string>{"kernel", "bytes", "ms"});
@@ -67,32 +67,32 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
   const int repeats = command.time ? command.repeats : 1;
   std::string printed;
   std::optional<Progress> progress(std::in_place, "emitting",
-                                   specs.size() * static_cast<std::size_t>(repeats));
+                                   kernels.size() * static_cast<std::size_t>(repeats));
   const auto begin = std::chrono::steady_clock::now();
-  for (const KernelSpec& spec : specs) {
-    const Timed emitted = emit_timed(spec, command, *progress);
-    const EmittedKernel& kernel = emitted.kernel;
+  for (const Kernel& kernel : kernels) {
+    const Timed emitted = emit_timed(kernel, command, *progress);
+    const Artifact& artifact = emitted.artifact;
     median_sum += emitted.milliseconds;
-    bytes += kernel.ptx.size();
+    bytes += artifact.code.size();
     const std::string file =
-        command.out.empty() ? std::string{} : fmt::format("{}/{}.ptx", command.out, kernel.name);
-    if (!file.empty()) write_file(file, kernel.ptx);
-    if (command.to_stdout) printed = kernel.ptx;
-    table.add({kernel.name, std::to_string(kernel.ptx.size()),
+        command.out.empty() ? std::string{} : fmt::format("{}/{}.ptx", command.out, artifact.key);
+    if (!file.empty()) write_file(file, artifact.code);
+    if (command.to_stdout) printed = artifact.code;
+    table.add({artifact.key, std::to_string(artifact.code.size()),
                fmt::format("{:.2f}", emitted.milliseconds)});
-    list.push_back({{"key", kernel.name},
-                    {"target", to_string(spec.target)},
-                    {"bytes", kernel.ptx.size()},
-                    {"threads", kernel.resources.threads},
-                    {"dynamic_smem", kernel.resources.dynamic_smem},
+    list.push_back({{"key", artifact.key},
+                    {"target", to_string(kernel.target())},
+                    {"bytes", artifact.code.size()},
+                    {"threads", artifact.resources.threads},
+                    {"dynamic_smem", artifact.resources.dynamic_smem},
                     {"milliseconds", emitted.milliseconds}});
     if (!file.empty()) list.back()["file"] = file;
   }
   progress.reset();  // before the first line of the result
   const double total =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-  std::string summary = fmt::format("{} kernel{}, {} bytes of PTX, {:.1f} ms", specs.size(),
-                                    specs.size() == 1 ? "" : "s", bytes, median_sum);
+  std::string summary = fmt::format("{} kernel{}, {} bytes of PTX, {:.1f} ms", kernels.size(),
+                                    kernels.size() == 1 ? "" : "s", bytes, median_sum);
   if (command.time) {
     summary += fmt::format(" (medians of {} repeats, which took {:.1f} ms)", repeats, total);
   }

@@ -1,4 +1,4 @@
-// Keeps generated/ in step with templates/specs/*.toml.
+// Keeps generated/ in step with templates/*/set.toml.
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -9,6 +9,7 @@
 
 #include "sagegen/runtime/bundle.h"
 #include "sagegen/runtime/error.h"
+#include "sagegen/set.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
@@ -29,56 +30,39 @@ struct GenerateCommand {
 constexpr std::string_view kManifest = "manifest.json";
 constexpr std::string_view kBundle = "kernels.bundle";
 
-std::string_view template_of(KernelKind kind) {
-  switch (kind) {
-    case KernelKind::attention:
-      return "templates/attention/attention.cpp";
-    case KernelKind::kv_statistics:
-      return "templates/quantize/kv_statistics.cpp";
-    case KernelKind::quantize_q:
-      return "templates/quantize/quantize_q.cpp";
-    case KernelKind::quantize_k:
-      return "templates/quantize/quantize_k.cpp";
-    case KernelKind::quantize_v:
-      return "templates/quantize/quantize_v.cpp";
-  }
-  return {};
-}
-
-std::vector<KernelSpec> wanted_kernels(const fs::path& root) {
-  const fs::path directory = root / "templates" / "specs";
+std::vector<Kernel> wanted_kernels(const fs::path& root) {
+  const fs::path directory = root / "templates";
   if (!fs::is_directory(directory)) {
     throw UsageError(
         fmt::format("{} is no directory; run this in the root of the repository or give --root",
                     directory.string()));
   }
   std::vector<fs::path> files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    if (entry.path().extension() == ".toml") files.push_back(entry.path());
+  for (const fs::directory_entry& room : fs::directory_iterator(directory)) {
+    if (fs::exists(room.path() / "set.toml")) files.push_back(room.path() / "set.toml");
   }
   std::sort(files.begin(), files.end());
-  std::vector<KernelSpec> specs;
+  std::vector<Kernel> kernels;
   std::set<std::string> seen;
   for (const fs::path& file : files) {
-    for (const KernelSpec& spec : read_spec_set(read_file(file), file.string())) {
-      if (seen.insert(key(spec)).second) specs.push_back(spec);
+    for (const Kernel& kernel : read_set(read_file(file), file.string())) {
+      if (seen.insert(kernel.key()).second) kernels.push_back(kernel);
     }
   }
-  if (specs.empty())
-    throw UsageError(fmt::format("{} holds no set description", directory.string()));
-  return specs;
+  if (kernels.empty())
+    throw UsageError(fmt::format("{} holds no room with a set.toml", directory.string()));
+  return kernels;
 }
 
-std::string with_header(const EmittedKernel& kernel) {
-  const std::string_view source = template_of(kernel.spec.kind);
+std::string with_header(const Kernel& kernel, const Artifact& artifact) {
   return fmt::format(
       "// Made by `sagegen generate`; edits are lost.\n"
       "// generator: sagegen {}, LLVM {}\n"
       "// template:  {}\n"
-      "// spec:      {}\n"
+      "// kernel:    {}\n"
       "// sha256:    {} (of what follows)\n{}",
-      tool_version(), generator_llvm_version(), source, kernel.name, sha256(kernel.ptx),
-      kernel.ptx);
+      tool_version(), generator_llvm_version(), kernel.family().room, artifact.key,
+      sha256(artifact.code), artifact.code);
 }
 
 // What generated/ has to hold.
@@ -87,42 +71,54 @@ struct Wanted {
   std::map<std::string, std::string> texts;  // of the bundle: key -> PTX
 };
 
-// The first kernel of each kind and target is there as a file, too, to be read. The first ones are those of one
-// problem, so that the folder of a target runs by itself.
-Wanted wanted_artifacts(const std::vector<KernelSpec>& specs, const Output& output) {
+// The first kernel of each family and target, with its inputs, so that the folder of a target runs by itself.
+std::set<std::string> sample_of(const std::vector<Kernel>& kernels) {
+  std::set<std::pair<std::string_view, std::string>> seen;
+  std::set<std::string> keys;
+  for (const Kernel& kernel : kernels) {
+    if (!seen.emplace(kernel.family().title, to_string(kernel.target())).second) continue;
+    keys.insert(kernel.key());
+    for (const Kernel& input : kernel.inputs()) keys.insert(input.key());
+  }
+  return keys;
+}
+
+Wanted wanted_artifacts(const std::vector<Kernel>& all, const Output& output) {
   Wanted wanted;
-  std::set<std::pair<KernelKind, std::string>> sampled;
+  const std::set<std::string> sample = sample_of(all);
   Json kernels = Json::array();
   std::size_t bytes = 0;
-  std::optional<Progress> progress(std::in_place, "emitting", specs.size());
-  for (const KernelSpec& spec : specs) {
-    const EmittedKernel kernel = emit_kernel(spec, {});
+  std::optional<Progress> progress(std::in_place, "emitting", all.size());
+  for (const Kernel& kernel : all) {
+    const Artifact artifact = emit_kernel(kernel, {});
     progress->advance();
-    const std::string& text = wanted.texts[kernel.name] = with_header(kernel);
+    const std::string& text = wanted.texts[artifact.key] = with_header(kernel, artifact);
     bytes += text.size();
-    kernels.push_back({{"key", kernel.name},
-                       {"kind", to_string(spec.kind)},
-                       {"target", to_string(spec.target)},
-                       {"template", template_of(spec.kind)},
+    kernels.push_back({{"key", artifact.key},
+                       {"family", kernel.family().title},
+                       {"target", to_string(kernel.target())},
+                       {"room", kernel.family().room},
                        {"bytes", text.size()},
                        {"sha256", sha256(text)},
-                       {"threads", kernel.resources.threads},
-                       {"dynamic_smem", kernel.resources.dynamic_smem}});
-    if (!sampled.emplace(spec.kind, to_string(spec.target)).second) continue;
-    const std::string path = fmt::format("{}/{}.ptx", to_string(spec.target), kernel.name);
+                       {"threads", artifact.resources.threads},
+                       {"dynamic_smem", artifact.resources.dynamic_smem},
+                       {"param_bytes", kernel.params().bytes()},
+                       {"params", fmt::format("{:016x}", artifact.params)}});
+    if (!sample.contains(artifact.key)) continue;
+    const std::string path = fmt::format("{}/{}.ptx", to_string(kernel.target()), artifact.key);
     wanted.files[path] = text;
     kernels.back()["file"] = path;
   }
   progress.reset();
   const Json manifest{{"schema", "sagegen.manifest"},
-                      {"schema_version", 2},
+                      {"schema_version", 3},
                       {"generator_version", tool_version()},
                       {"llvm_version", generator_llvm_version()},
                       {"bundle", kBundle},
                       {"bytes", bytes},
                       {"kernels", kernels}};
   wanted.files[std::string(kManifest)] = manifest.dump(1) + "\n";
-  output.progress(fmt::format("{} kernels, {} bytes of PTX", specs.size(), bytes));
+  output.progress(fmt::format("{} kernels, {} bytes of PTX", all.size(), bytes));
   return wanted;
 }
 
@@ -227,7 +223,7 @@ Exit generate(const GenerateCommand& command, Output& output) {
 void add_generate(App& app) {
   app.add<GenerateCommand>(
       "generate",
-      "write generated/ from templates/specs/*.toml: a manifest, a bundle of all PTX, a few files "
+      "write generated/ from templates/*/set.toml: a manifest, a bundle of all PTX, a few files "
       "to read",
       "  sagegen generate             rewrite what changed, remove what is stale\n"
       "  sagegen generate --check     only report; exit code 1 if anything is out of date",

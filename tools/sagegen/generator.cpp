@@ -7,11 +7,11 @@ std::string tool_version() { return SAGEGEN_VERSION; }
 #ifdef SAGEGEN_HAS_GENERATOR
 
 GeneratorState generator_state() { return GeneratorState::built_in; }
-EmittedKernel emit_kernel(const KernelSpec& spec, const EmitOptions& options) {
-  return emit(spec, options);
+Artifact emit_kernel(const Kernel& kernel, const EmitOptions& options) {
+  return emit(kernel, options);
 }
-std::vector<Stage> trace_kernel(const KernelSpec& spec, const EmitOptions& options) {
-  return trace(spec, options);
+std::vector<Stage> trace_kernel(const Kernel& kernel, const EmitOptions& options) {
+  return trace(kernel, options);
 }
 std::string generator_llvm_version() { return llvm_version(); }
 
@@ -29,8 +29,8 @@ namespace {
 }  // namespace
 
 GeneratorState generator_state() { return GeneratorState::absent; }
-EmittedKernel emit_kernel(const KernelSpec&, const EmitOptions&) { refuse(); }
-std::vector<Stage> trace_kernel(const KernelSpec&, const EmitOptions&) { refuse(); }
+Artifact emit_kernel(const Kernel&, const EmitOptions&) { refuse(); }
+std::vector<Stage> trace_kernel(const Kernel&, const EmitOptions&) { refuse(); }
 std::string generator_llvm_version() { return {}; }
 
 #endif

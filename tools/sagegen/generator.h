@@ -12,8 +12,8 @@ namespace sagegen::cli {
 enum class GeneratorState { built_in, absent };
 GeneratorState generator_state();
 
-EmittedKernel emit_kernel(const KernelSpec& spec, const EmitOptions& options);
-std::vector<Stage> trace_kernel(const KernelSpec& spec, const EmitOptions& options);
+Artifact emit_kernel(const Kernel& kernel, const EmitOptions& options);
+std::vector<Stage> trace_kernel(const Kernel& kernel, const EmitOptions& options);
 
 // "0.1.0, LLVM 22.1.8" or "0.1.0, no generator".
 std::string version_line();

@@ -1,8 +1,7 @@
 #include <fmt/format.h>
 
-#include "sagegen/spec.h"
+#include "sagegen/set.h"
 #include "tools/sagegen/app.h"
-#include "tools/sagegen/describe.h"
 #include "tools/sagegen/kernel_choice.h"
 
 namespace sagegen::cli {
@@ -12,26 +11,50 @@ struct InspectCommand {
   std::string key;
 };
 
+// Target and launch, the same for every family.
+Section resources_section(const Kernel& kernel) {
+  const TargetInfo& info = target_info(kernel.target());
+  const Resources need = kernel.resources();
+  Section section{
+      "resources",
+      {fmt::format("target {}: {}; PTX {}.{}", info.name, info.devices, info.ptx_version / 10,
+                   info.ptx_version % 10),
+       fmt::format("{} threads per block ({} warps)", need.threads, need.threads / 32)}};
+  if (need.dynamic_smem == 0) {
+    section.lines.push_back("no shared memory asked for at launch");
+  } else {
+    constexpr int kSystemSmemPerBlock = 1024;
+    section.lines.push_back(
+        fmt::format("{} bytes of shared memory at launch, of {} that a block may have; {} blocks "
+                    "fit an SM by shared memory",
+                    need.dynamic_smem, info.smem_per_block,
+                    info.smem_per_sm / (need.dynamic_smem + kSystemSmemPerBlock)));
+  }
+  const ParamLayout params = kernel.params();
+  section.lines.push_back(fmt::format("parameter of {} bytes: {}", params.bytes(), params.text()));
+  return section;
+}
+
 Exit print_description(const InspectCommand& command, Output& output) {
-  const KernelSpec spec = kernel_of_key(command.key);
-  validate(spec);
-  std::string text = key(spec) + "\n";
-  Json sections = Json::object();
-  for (const Section& section : describe(spec)) {
+  const Kernel kernel = kernel_of_key(command.key);
+  kernel.validate();
+  std::vector<Section> sections = kernel.describe();
+  sections.push_back(resources_section(kernel));
+  std::string text = kernel.key() + "\n";
+  Json described = Json::object();
+  for (const Section& section : sections) {
     text += fmt::format("\n{}\n", section.title);
     for (const std::string& line : section.lines) text += fmt::format("  {}\n", line);
-    sections[section.title] = section.lines;
+    described[section.title] = section.lines;
   }
-  const KernelResources need = resources(spec);
+  const Resources need = kernel.resources();
   output.text(text);
-  output.json({{"key", key(spec)},
-               {"kind", to_string(spec.kind)},
-               {"target", to_string(spec.target)},
-               {"head_dim", spec.problem.head_dim},
-               {"io", to_string(spec.problem.io)},
-               {"threads", need.threads},
-               {"dynamic_smem", need.dynamic_smem},
-               {"description", sections}});
+  Json json = Json::parse(to_json(kernel));
+  json["threads"] = need.threads;
+  json["dynamic_smem"] = need.dynamic_smem;
+  json["param_bytes"] = kernel.params().bytes();
+  json["description"] = described;
+  output.json(json);
   return Exit::ok;
 }
 
@@ -40,7 +63,7 @@ Exit print_description(const InspectCommand& command, Output& output) {
 void add_inspect(App& app) {
   app.add<InspectCommand>(
       "inspect", "say in words what a key means: spec, resources, scales, fragments",
-      "  sagegen inspect sage_fwd_d128_f16_none_qk_s8t_g32x64_pv_e4m3_f32x2_q128k64w4s2_sm89",
+      "  sagegen inspect sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89",
       [](CLI::App& app_command, InspectCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();
       },

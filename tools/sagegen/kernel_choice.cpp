@@ -15,16 +15,15 @@
 namespace sagegen::cli {
 namespace {
 
-std::vector<KernelSpec> kernels_for_targets(std::vector<KernelSpec> set,
-                                            const std::vector<Target>& targets,
-                                            const KernelChoice& choice) {
+std::vector<Kernel> kernels_for_targets(std::vector<Kernel> set, const std::vector<Target>& targets,
+                                        const KernelChoice& choice) {
   std::vector<std::string> there;
   for (const TargetInfo& info : supported_targets()) {
-    const auto is_its = [&](const KernelSpec& spec) { return spec.target == info.target; };
+    const auto is_its = [&](const Kernel& kernel) { return kernel.target() == info.target; };
     if (std::any_of(set.begin(), set.end(), is_its)) there.push_back(to_string(info.target));
   }
-  std::erase_if(set, [&](const KernelSpec& spec) {
-    return std::find(targets.begin(), targets.end(), spec.target) == targets.end();
+  std::erase_if(set, [&](const Kernel& kernel) {
+    return std::find(targets.begin(), targets.end(), kernel.target()) == targets.end();
   });
   if (!set.empty()) return set;
   throw UsageError(fmt::format("--target {}: {} has no kernel for it, but for {}", choice.target,
@@ -43,7 +42,7 @@ void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
   refuse_beside(set, keys, "a kernel named by its key comes from no set");
 }
 
-KernelSpec kernel_of_key(const std::string& text) {
+Kernel kernel_of_key(const std::string& text) {
   try {
     return parse_key(text);
   } catch (const SpecError& error) {
@@ -52,34 +51,31 @@ KernelSpec kernel_of_key(const std::string& text) {
   }
 }
 
-std::vector<KernelSpec> default_set() { return read_spec_set(kDefaultSetToml, "default.toml"); }
+std::vector<Kernel> default_set() { return read_set(kDefaultSetToml, "set.toml"); }
 
-std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice) {
+std::vector<Kernel> chosen_kernels(const KernelChoice& choice) {
   std::vector<Target> targets;
   if (choice.target == "all") {
     for (const TargetInfo& info : supported_targets()) targets.push_back(info.target);
   } else if (!choice.target.empty()) {
     targets.push_back(parse_target(choice.target));
   }
-  std::vector<KernelSpec> wanted;
+  std::vector<Kernel> wanted;
   if (choice.keys.empty()) {
     wanted = choice.set_file.empty() ? default_set()
-                                     : read_spec_set(read_file(choice.set_file), choice.set_file);
+                                     : read_set(read_file(choice.set_file), choice.set_file);
     if (!targets.empty()) wanted = kernels_for_targets(std::move(wanted), targets, choice);
   }
   for (const std::string& text : choice.keys) {
-    const KernelSpec spec = kernel_of_key(text);
-    if (targets.empty()) wanted.push_back(spec);
-    for (Target target : targets) {
-      wanted.push_back(spec);
-      wanted.back().target = target;
-    }
+    const Kernel kernel = kernel_of_key(text);
+    if (targets.empty()) wanted.push_back(kernel);
+    for (Target target : targets) wanted.push_back(kernel.on(target));
   }
-  std::vector<KernelSpec> result;
+  std::vector<Kernel> result;
   std::set<std::string> seen;
-  for (const KernelSpec& spec : wanted) {
-    validate(spec);
-    if (seen.insert(key(spec)).second) result.push_back(spec);
+  for (const Kernel& kernel : wanted) {
+    kernel.validate();
+    if (seen.insert(kernel.key()).second) result.push_back(kernel);
   }
   return result;
 }

@@ -6,7 +6,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "sagegen/spec.h"
+#include "sagegen/set.h"
 
 namespace sagegen::cli {
 
@@ -19,14 +19,14 @@ struct KernelChoice {
 void define_kernel_choice(CLI::App& command, KernelChoice& choice);
 
 // Keys are taken for their own target, or for `target` if that is given; of a set, the kernels of `target`.
-// Valid specs in a stable order, each once. Throws SpecError, FileError, and UsageError if the set has no
+// Valid kernels in a stable order, each once. Throws SpecError, FileError, and UsageError if the set has no
 // kernel of `target`.
-std::vector<KernelSpec> chosen_kernels(const KernelChoice& choice);
+std::vector<Kernel> chosen_kernels(const KernelChoice& choice);
 
 // A key as a user typed it. Throws SpecError, which says where keys are listed.
-KernelSpec kernel_of_key(const std::string& text);
+Kernel kernel_of_key(const std::string& text);
 
-// templates/specs/default.toml as it was when this tool was built.
-std::vector<KernelSpec> default_set();
+// templates/*/set.toml as they were when this tool was built.
+std::vector<Kernel> default_set();
 
 }  // namespace sagegen::cli

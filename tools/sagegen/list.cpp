@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include "sagegen/spec.h"
+#include "sagegen/set.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/kernel_choice.h"
 
@@ -12,22 +12,22 @@ struct ListOptions {
 };
 
 Exit print_list(const ListOptions& options, Output& output) {
-  Table table({"kernel", "kind", "target", "threads", "smem"});
+  Table table({"kernel", "family", "target", "threads", "smem"});
   Json list = Json::array();
-  const std::vector<KernelSpec> specs = chosen_kernels(options.choice);
-  for (const KernelSpec& spec : specs) {
-    const KernelResources need = resources(spec);
-    table.add({key(spec), std::string(to_string(spec.kind)), to_string(spec.target),
+  const std::vector<Kernel> kernels = chosen_kernels(options.choice);
+  for (const Kernel& kernel : kernels) {
+    const Resources need = kernel.resources();
+    table.add({kernel.key(), std::string(kernel.family().title), to_string(kernel.target()),
                std::to_string(need.threads), std::to_string(need.dynamic_smem)});
-    list.push_back({{"key", key(spec)},
-                    {"kind", to_string(spec.kind)},
-                    {"target", to_string(spec.target)},
+    list.push_back({{"key", kernel.key()},
+                    {"family", kernel.family().title},
+                    {"target", to_string(kernel.target())},
                     {"threads", need.threads},
                     {"dynamic_smem", need.dynamic_smem}});
   }
   output.text(table.text());
   output.json({{"kernels", list}});
-  output.progress(fmt::format("{} kernels", specs.size()));
+  output.progress(fmt::format("{} kernels", kernels.size()));
   return Exit::ok;
 }
 

@@ -43,7 +43,7 @@ struct RunCommand {
 
 // ---- from options to a job ------------------------------------------------------------------------
 
-std::string mode_name(const QuantSpec& quant) {
+std::string mode_name(const attention::Spec& quant) {
   return quant.pv == DType::e4m3 ? "int8-fp8" : "int8-fp16";
 }
 
@@ -57,7 +57,7 @@ std::string ptx_words(const std::string& origin) {
   return origin == "embedded" ? "embedded" : "from " + origin;
 }
 
-runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
+runtime::ArtifactSource ptx_source(const RunCommand& command, const RunDevice& on) {
   const std::string origin = ptx_origin(command);
   if (origin == "embedded") return runtime::embedded_ptx();
   if (origin != "generator") {
@@ -72,30 +72,28 @@ runtime::PtxSource ptx_source(const RunCommand& command, const RunDevice& on) {
   }
   // The emulator's findings name lines of the template; a GPU has no use for them.
   const EmitOptions options{.line_info = on.emulator ? LineInfo::on : LineInfo::off};
-  return [options](const KernelSpec& spec) { return emit_kernel(spec, options).ptx; };
+  return [options](const Kernel& kernel) { return emit_kernel(kernel, options); };
 }
 
-AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const KernelSpec& kernel,
+AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const Kernel& kernel,
                       const RunDevice& on) {
   AttentionJob job;
   job.inputs = inputs.values;
-  job.problem = kernel.problem;
-  job.quant = kernel.quant;
-  job.schedule = kernel.schedule;
+  job.spec = kernel.view(attention::family()).spec;
+  job.schedule = kernel.view(attention::family()).schedule;
   job.layout = command.layout;
-  job.causal = inputs.causal == Causal::bottom_right ? runtime::CausalAlignment::bottom_right
-                                                     : runtime::CausalAlignment::top_left;
-  job.ptx = ptx_source(command, on);
+  job.causal = inputs.causal == Causal::bottom_right ? attention::CausalAlignment::bottom_right
+                                                     : attention::CausalAlignment::top_left;
+  job.source = ptx_source(command, on);
   return job;
 }
 
-KernelSpec kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
-  const KernelSpec kernel =
-      kernel_by_words(command.kernel,
-                      {.head_dim = kernel_head_dim(inputs.values.q.channels),
-                       .io = inputs.io,
-                       .mask = inputs.values.causal ? Mask::causal : Mask::none},
-                      on.target);
+Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
+  const Kernel kernel = kernel_by_words(command.kernel,
+                                        {.head_dim = kernel_head_dim(inputs.values.q.channels),
+                                         .io = inputs.io,
+                                         .causal = inputs.values.causal},
+                                        on.target);
   validate_attention(kernel);
   return kernel;
 }
@@ -112,11 +110,11 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
   Json fields{{"device", on.name},
               {"device_name", on.device.name()},
               {"target", to_string(on.target)},
-              {"mode", mode_name(job.quant)},
-              {"granularity", to_string(job.quant.granularity)},
-              {"smoothing", to_string(job.quant.smoothing)},
-              {"accumulation", to_string(job.quant.accumulation)},
-              {"dtype", to_string(job.problem.io)},
+              {"mode", mode_name(job.spec)},
+              {"granularity", to_string(job.spec.granularity)},
+              {"smoothing", to_string(job.spec.smoothing)},
+              {"accumulation", to_string(job.spec.accumulation)},
+              {"dtype", to_string(job.spec.io)},
               {"input", inputs.origin},
               {"shape",
                {{"batch", in.q.batch},
@@ -125,7 +123,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
                 {"q_len", in.q.tokens},
                 {"kv_len", in.k.tokens},
                 {"head_dim", in.q.channels}}},
-              {"kernel_head_dim", job.problem.head_dim},
+              {"kernel_head_dim", job.spec.head_dim},
               {"causal", causal_word(inputs.causal)},
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
               {"warnings", Json::array()},
@@ -146,10 +144,10 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
       "input    {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, head_dim {}, {}, causal "
       "{}\n",
       inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens, in.q.channels,
-      to_string(job.problem.io), causal_word(inputs.causal));
-  if (in.q.channels != job.problem.head_dim) {
+      to_string(job.spec.io), causal_word(inputs.causal));
+  if (in.q.channels != job.spec.head_dim) {
     text += fmt::format("         channels padded with zeros from {} to {}; softmax scale of {}\n",
-                        in.q.channels, job.problem.head_dim, in.q.channels);
+                        in.q.channels, job.spec.head_dim, in.q.channels);
   }
   text += fmt::format("device   {} ({})", on.name, on.device.name());
   if (on.emulator)
@@ -157,8 +155,8 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
         fmt::format(", checks {}", command.emulator.checks == runtime::Checks::on ? "on" : "off");
   if (!on.why_no_gpu.empty()) text += fmt::format("; no GPU: {}", on.why_no_gpu);
   text += fmt::format("\nmode     {}, {} scales, smoothing {}, accumulation {}\n",
-                      mode_name(job.quant), to_string(job.quant.granularity),
-                      to_string(job.quant.smoothing), to_string(job.quant.accumulation));
+                      mode_name(job.spec), to_string(job.spec.granularity),
+                      to_string(job.spec.smoothing), to_string(job.spec.accumulation));
   text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
                       to_string(on.target), ptx_words(ptx_origin(command)), result.load_ms,
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
@@ -173,11 +171,11 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
   };
   reference::TensorFile file;
   file.metadata = {{"made_by", "sagegen " + tool_version()},
-                   {"mode", mode_name(job.quant)},
+                   {"mode", mode_name(job.spec)},
                    {"layout", "batch, head, token, channel"}};
   file.tensors = {
       {.name = "o",
-       .type = job.problem.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16,
+       .type = job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16,
        .shape = {q.batch, q.heads, q.tokens, q.channels},
        .data = narrow(result.o)},
       {.name = "lse",
@@ -233,14 +231,14 @@ AttentionResult run_with_progress(
 }
 
 Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator, Output& output) {
-  const std::optional<KernelSpec> named = kernel_by_key(command.kernel, command.target);
+  const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
   if (named) validate_attention(*named);
   const RunInputs inputs =
       load_run_inputs(named ? inputs_of_kernel(command.input, *named) : command.input);
   if (named) check_channels(inputs, *named);
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
   const RunDevice on =
-      open_run_device(command.device, named ? to_string(named->target) : command.target, emulator);
+      open_run_device(command.device, named ? to_string(named->target()) : command.target, emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job =
@@ -275,10 +273,10 @@ struct SetLine {
   bool passed = false;
 };
 
-SetLine line_of(const KernelSpec& kernel, const AttentionJob& job, const RunDevice& on,
+SetLine line_of(const Kernel& kernel, const AttentionJob& job, const RunDevice& on,
                 const AttentionResult& result, const JudgeOptions& options) {
   const Judgement judgement = judge(job, result, on, options);
-  SetLine line{.key = key(kernel),
+  SetLine line{.key = kernel.key(),
                .fields = judgement_json(judgement, job, options),
                .text = {},
                .passed = judgement.passed && result.findings.empty()};
@@ -303,32 +301,32 @@ SetLine line_of(const KernelSpec& kernel, const AttentionJob& job, const RunDevi
   return line;
 }
 
-SetLine run_kernel_of_set(const RunCommand& command, const KernelSpec& kernel,
+SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
                           const runtime::EmulatorOptions& emulator) {
   InputOptions options = command.input;
-  if (kernel.problem.mask == Mask::none) options.causal.reset();  // an alignment of the others
+  const attention::Spec& spec = kernel.view(attention::family()).spec;
+  if (!spec.causal) options.causal.reset();  // an alignment of the others
   const RunInputs inputs = load_run_inputs(inputs_of_kernel(options, kernel));
   check_channels(inputs, kernel);
-  const RunDevice on = open_run_device(command.device, to_string(kernel.target), emulator);
+  const RunDevice on = open_run_device(command.device, to_string(kernel.target()), emulator);
   check_emulator_options(command, on.name);
   const AttentionJob job = make_job(command, inputs, kernel, on);
   SetLine line;
   try {
     const AttentionResult result = run_with_progress(
-        job, on, fmt::format("running {} on {}", key(kernel), on.name), *emulator.progress);
+        job, on, fmt::format("running {} on {}", kernel.key(), on.name), *emulator.progress);
     line = line_of(kernel, job, on, result, command.judge);
   } catch (const runtime::DriverError& error) {  // of this kernel; the next may do better
-    line = {.key = key(kernel),
+    line = {.key = kernel.key(),
             .fields = {{"error", error.what()}},
             .text = std::regex_replace(error.what(), std::regex("\\s*\n\\s*"), "; ")};
   }
   Json fields{{"key", line.key},
               {"device", on.name},
-              {"smoothing", to_string(kernel.quant.smoothing)},
+              {"smoothing", to_string(spec.smoothing)},
               {"passed", line.passed}};
   fields.update(line.fields);
   line.fields = fields;
-  if (kernel.quant.smoothing == Smoothing::none) line.key += ", K not smoothed";
   return line;
 }
 
@@ -338,10 +336,10 @@ Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator
         "--causal none is refused beside --set: its kernels say whether they are causal; use "
         "top-left or bottom-right, or leave it out");
   }
-  const std::vector<KernelSpec> kernels = kernels_of_set(command.kernel, command.target);
+  const std::vector<Kernel> kernels = kernels_of_set(command.kernel, command.target);
   Json lines = Json::array();
   std::size_t passed = 0;
-  for (const KernelSpec& kernel : kernels) {
+  for (const Kernel& kernel : kernels) {
     const SetLine line = run_kernel_of_set(command, kernel, emulator);
     passed += line.passed;
     lines.push_back(line.fields);

@@ -59,9 +59,9 @@ struct DeviceTensor {
 
 DeviceTensor allocate(const runtime::Device& device, const reference::Tensor& like,
                       const AttentionJob& job) {
-  const Placement placement{like.heads, like.tokens, job.problem.head_dim, job.layout};
+  const Placement placement{like.heads, like.tokens, job.spec.head_dim, job.layout};
   const auto elements =
-      static_cast<std::size_t>(like.batch * like.heads * like.tokens * job.problem.head_dim);
+      static_cast<std::size_t>(like.batch * like.heads * like.tokens * job.spec.head_dim);
   return {placement, runtime::Buffer(device, elements * sizeof(std::uint16_t))};
 }
 
@@ -72,7 +72,7 @@ DeviceTensor upload(const runtime::Device& device, const reference::Tensor& tens
   for_each_row(tensor.batch, tensor.heads, tensor.tokens, [&](auto b, auto h, auto n) {
     const float* row = tensor.row(b, h, n);
     std::uint16_t* to = bits.data() + result.placement.at(b, h, n);
-    for (std::int64_t c = 0; c < tensor.channels; ++c) to[c] = to_bits(job.problem.io, row[c]);
+    for (std::int64_t c = 0; c < tensor.channels; ++c) to[c] = to_bits(job.spec.io, row[c]);
   });
   result.buffer.upload(std::as_bytes(std::span(bits)));
   return result;
@@ -86,8 +86,7 @@ std::vector<double> download_o(const DeviceTensor& o, const AttentionJob& job) {
   values.reserve(q.data.size());
   for_each_row(q.batch, q.heads, q.tokens, [&](auto b, auto h, auto n) {
     const std::uint16_t* row = bits.data() + o.placement.at(b, h, n);
-    for (std::int64_t c = 0; c < q.channels; ++c)
-      values.push_back(from_bits(job.problem.io, row[c]));
+    for (std::int64_t c = 0; c < q.channels; ++c) values.push_back(from_bits(job.spec.io, row[c]));
   });
   return values;
 }
@@ -97,32 +96,32 @@ std::vector<double> download_o(const DeviceTensor& o, const AttentionJob& job) {
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
   double emit_ms = 0;
   const auto load_begin = Clock::now();
-  const auto timed_ptx = [&](const KernelSpec& spec) {
+  const auto timed = [&](const Kernel& kernel) {
     const auto begin = Clock::now();
-    std::string ptx = job.ptx(spec);
+    runtime::ArtifactSource::Shared artifact = job.source(kernel);
     emit_ms += ms_since(begin);
-    return ptx;
+    return artifact;
   };
-  const runtime::Attention attention(on.device, job.problem, job.quant, job.schedule, on.target,
-                                     timed_ptx);
+  const attention::Plan plan(on.device,
+                             Kernel(attention::family(), job.spec, job.schedule, on.target), timed);
   const double load_ms = ms_since(load_begin);
-  AttentionResult result = run_attention(job, on, attention);
+  AttentionResult result = run_attention(job, on, plan);
   result.emit_ms = emit_ms;
   result.load_ms = load_ms;
   return result;
 }
 
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
-                              const runtime::Attention& attention) {
+                              const attention::Plan& plan) {
   const reference::Inputs& in = job.inputs;
-  const runtime::AttentionShape shape{.batch = in.q.batch,
-                                      .q_heads = in.q.heads,
-                                      .kv_heads = in.k.heads,
-                                      .q_len = in.q.tokens,
-                                      .kv_len = in.k.tokens};
+  const attention::Shape shape{.batch = in.q.batch,
+                               .q_heads = in.q.heads,
+                               .kv_heads = in.k.heads,
+                               .q_len = in.q.tokens,
+                               .kv_len = in.k.tokens};
   AttentionResult result;
-  result.kernels = attention.kernel_names();
-  result.note = attention.note();
+  result.kernels = plan.kernel_names();
+  result.note = plan.note();
 
   const DeviceTensor q = upload(on.device, in.q, job);
   const DeviceTensor k = upload(on.device, in.k, job);
@@ -133,22 +132,22 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
   const auto rows = static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens);
   runtime::Buffer lse(on.device, rows * sizeof(float));
   lse.fill(kNaNByte);
-  const std::size_t workspace_bytes = attention.workspace_bytes(shape);
+  const std::size_t workspace_bytes = plan.workspace_bytes(shape);
   const runtime::Buffer workspace(on.device, workspace_bytes);
   const runtime::Stream stream(on.device);
 
   const double scale =
       in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
-  const runtime::AttentionArguments arguments{.q = q.view(),
-                                              .k = k.view(),
-                                              .v = v.view(),
-                                              .o = o.view(),
-                                              .lse = lse.data(),
-                                              .softmax_scale = static_cast<float>(scale),
-                                              .causal = job.causal};
+  const attention::Arguments arguments{.q = q.view(),
+                                       .k = k.view(),
+                                       .v = v.view(),
+                                       .o = o.view(),
+                                       .lse = lse.data(),
+                                       .softmax_scale = static_cast<float>(scale),
+                                       .causal = job.causal};
   const auto run_begin = Clock::now();
   try {
-    attention.run(shape, arguments, workspace.data(), workspace_bytes, stream.handle());
+    plan.run(shape, arguments, workspace.data(), workspace_bytes, stream.handle());
     stream.synchronize();
   } catch (const runtime::DriverError&) {
     if (on.emulator) result.findings = on.emulator->findings();
@@ -165,7 +164,7 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
 }
 
 reference::QuantModel quant_model(const AttentionJob& job) {
-  const QuantSpec& q = job.quant;
+  const attention::Spec& q = job.spec;
   const bool fp8 = q.pv == DType::e4m3;
   reference::QuantModel model;
   model.qk_bits = bits(q.qk);
@@ -174,29 +173,29 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.k_group = q.k_group;
   model.smooth_k = q.smoothing == Smoothing::k;
   model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
-  model.v_scaled = v_is_quantized(job.problem, q);
-  model.v_max = fp8 ? 448.0 : 1024.0;  // sagegen/abi.h, QuantizeVParams
+  model.v_scaled = v_is_quantized(q);
+  model.v_max = fp8 ? 448.0 : 1024.0;  // templates/quantize_values/params.h
   model.p_max = fp8 ? 448.0 : 1.0;
   model.tile_keys = job.schedule.cta_k;
-  model.output = job.problem.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
+  model.output = job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
   return model;
 }
 
 namespace {
 
-bool sums_in_13_bits(const QuantSpec& quant, int compute_capability) {
-  return quant.pv == DType::e4m3 && compute_capability == 89;
+bool sums_in_13_bits(const attention::Spec& spec, int compute_capability) {
+  return spec.pv == DType::e4m3 && compute_capability == 89;
 }
 
 }  // namespace
 
-reference::DeviceArithmetic device_arithmetic(const QuantSpec& quant, int compute_capability) {
-  return {.sum_bits = sums_in_13_bits(quant, compute_capability) ? 13 : 23,
-          .two_level = quant.accumulation == Accumulation::two_level_f32};
+reference::DeviceArithmetic device_arithmetic(const attention::Spec& spec, int compute_capability) {
+  return {.sum_bits = sums_in_13_bits(spec, compute_capability) ? 13 : 23,
+          .two_level = spec.accumulation == Accumulation::two_level_f32};
 }
 
-AccuracyBound accuracy_bound(const QuantSpec& quant, int compute_capability) {
-  if (sums_in_13_bits(quant, compute_capability)) {
+AccuracyBound accuracy_bound(const attention::Spec& spec, int compute_capability) {
+  if (sums_in_13_bits(spec, compute_capability)) {
     return {.factor = 1.05, .offset = 5e-4, .arithmetic = "13-bit tensor-core accumulators"};
   }
   return {.factor = 1.02, .offset = 2e-4, .arithmetic = "accumulation of f32 precision"};

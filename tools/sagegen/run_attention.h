@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "sagegen/runtime/attention.h"
 #include "sagegen/runtime/emulator.h"
+#include "templates/attention/plan.h"
 #include "tools/reference/allowance.h"
 #include "tools/reference/reference.h"
 #include "tools/sagegen/run_device.h"
@@ -15,13 +15,12 @@ namespace sagegen::cli {
 enum class Layout { hnd, nhd };
 
 struct AttentionJob {
-  reference::Inputs inputs;  // values rounded to `problem.io`; channels may be fewer than head_dim
-  AttentionProblem problem;
-  QuantSpec quant;
-  TileSchedule schedule;
+  reference::Inputs inputs;  // values rounded to `spec.io`; channels may be fewer than head_dim
+  attention::Spec spec;
+  attention::Schedule schedule;
   Layout layout = Layout::hnd;  // of Q, K, V and O in device memory
-  runtime::CausalAlignment causal = runtime::CausalAlignment::top_left;
-  runtime::PtxSource ptx;
+  attention::CausalAlignment causal = attention::CausalAlignment::top_left;
+  runtime::ArtifactSource source;
 };
 
 struct AttentionResult {
@@ -39,7 +38,7 @@ struct AttentionResult {
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on);
 // With kernels that are loaded already: those of `job` on the device of `on`.
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
-                              const runtime::Attention& attention);
+                              const attention::Plan& plan);
 
 // The double-precision model of what the kernels of `job` do.
 reference::QuantModel quant_model(const AttentionJob& job);
@@ -51,9 +50,9 @@ struct AccuracyBound {
   std::string arithmetic;  // in words
   double limit(double model_relative_l1) const { return factor * model_relative_l1 + offset; }
 };
-AccuracyBound accuracy_bound(const QuantSpec& quant, int compute_capability);
+AccuracyBound accuracy_bound(const attention::Spec& spec, int compute_capability);
 
 // What a device of this compute capability may lose beyond the model, for the bounds of single rows.
-reference::DeviceArithmetic device_arithmetic(const QuantSpec& quant, int compute_capability);
+reference::DeviceArithmetic device_arithmetic(const attention::Spec& spec, int compute_capability);
 
 }  // namespace sagegen::cli

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include "sagegen/runtime/artifacts.h"
-#include "sagegen/runtime/attention.h"
 #include "tools/sagegen/errors.h"
 
 namespace sagegen::cli {

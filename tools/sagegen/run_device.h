@@ -7,7 +7,7 @@
 
 #include "sagegen/runtime/device.h"
 #include "sagegen/runtime/emulator.h"
-#include "sagegen/spec.h"
+#include "sagegen/set.h"
 
 namespace sagegen::cli {
 

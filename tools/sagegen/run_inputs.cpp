@@ -7,8 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "sagegen/runtime/attention.h"
-#include "sagegen/spec.h"
+#include "templates/attention/plan.h"
 #include "tools/reference/quantize.h"
 #include "tools/sagegen/errors.h"
 
@@ -23,11 +22,10 @@ IoType io_type(DType type) { return type == DType::f16 ? IoType::f16 : IoType::b
 
 DType chosen_dtype(const std::string& word, IoType stored) {
   if (word.empty()) return stored == IoType::bf16 ? DType::bf16 : DType::f16;
-  const std::optional<DType> type = from_string<DType>(word);
-  if (type != DType::f16 && type != DType::bf16) {
-    throw UsageError(fmt::format("--dtype {} is refused; use f16 or bf16", word));
+  for (const DType type : {DType::f16, DType::bf16}) {
+    if (word == to_string(type)) return type;
   }
-  return *type;
+  throw UsageError(fmt::format("--dtype {} is refused; use f16 or bf16", word));
 }
 
 // Rounding a wider file may overflow; attention needs finite inputs.
@@ -48,10 +46,10 @@ void round_and_check(reference::Tensor& tensor, const char* name, DType io) {
 // The kernels take an f32, and 0 stands for the default.
 double checked_scale(double scale) {
   const auto narrow = static_cast<float>(scale);
-  if (narrow > 0 && narrow <= runtime::kLargestSoftmaxScale) return scale;
+  if (narrow > 0 && narrow <= attention::kLargestSoftmaxScale) return scale;
   throw UsageError(
       fmt::format("--softmax-scale {} is refused; as an f32 it is to be positive and at most {}",
-                  scale, runtime::kLargestSoftmaxScale));
+                  scale, attention::kLargestSoftmaxScale));
 }
 
 // Nothing in a file says what its dimensions are.

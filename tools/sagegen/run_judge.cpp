@@ -140,10 +140,9 @@ std::string impossible_text(const reference::Impossible& impossible, const Atten
 
 }  // namespace
 
-Expected expected_of(const AttentionJob& job, int compute_capability,
-                     const JudgeOptions& options) {
+Expected expected_of(const AttentionJob& job, int compute_capability, const JudgeOptions& options) {
   const reference::QuantModel quant = quant_model(job);
-  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.quant, compute_capability);
+  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.spec, compute_capability);
   Expected expected;
   expected.rows = rows_to_judge(job, options);
   const reference::RowNumbers& rows = expected.rows;
@@ -160,12 +159,12 @@ Expected expected_of(const AttentionJob& job, int compute_capability,
 Judgement judge(const AttentionJob& job, const AttentionResult& result, int compute_capability,
                 const Expected& expected) {
   Judgement judgement;
-  judgement.bound = accuracy_bound(job.quant, compute_capability);
+  judgement.bound = accuracy_bound(job.spec, compute_capability);
   judgement.stopped = result.o.empty();
   if (judgement.stopped) return judgement;
 
   const reference::QuantModel quant = quant_model(job);
-  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.quant, compute_capability);
+  const reference::DeviceArithmetic arithmetic = device_arithmetic(job.spec, compute_capability);
   const reference::Output whole{.o = result.o, .lse = result.lse};
   judgement.impossible = reference::check_every_row(job.inputs, quant, arithmetic, whole);
 

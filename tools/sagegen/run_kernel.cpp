@@ -1,7 +1,6 @@
 #include "tools/sagegen/run_kernel.h"
 
 #include <algorithm>
-#include <charconv>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -13,39 +12,19 @@
 namespace sagegen::cli {
 namespace {
 
-// "q64k64w4s3" with the letters "qkws" -> 64, 64, 4, 3
-std::vector<int> numbers_in(std::string_view text, std::string_view letters,
-                            const std::string& refusal) {
-  constexpr std::size_t kMostDigits = 6;
-  std::vector<int> numbers;
-  std::string_view rest = text;
-  for (const char letter : letters) {
-    int number = 0;
-    const std::size_t begin = rest.starts_with(letter) ? 1 : 0;
-    const std::size_t end = std::min(rest.find_first_not_of("0123456789", begin), rest.size());
-    if (begin == 0 || end == begin || end - begin > kMostDigits) throw UsageError(refusal);
-    std::from_chars(rest.data() + begin, rest.data() + end, number);
-    numbers.push_back(number);
-    rest.remove_prefix(end);
+// Sets the groups of "g32x64", as a key writes them.
+void set_groups(const std::string& text, attention::Spec& spec, Given& given) {
+  Fields groups;
+  for (const Field& field : attention::family().what) {
+    if (field.name == "q_group" || field.name == "k_group") groups.push_back(field);
   }
-  if (!rest.empty()) throw UsageError(refusal);
-  return numbers;
-}
-
-TileSchedule schedule_of(const std::string& text) {
-  const std::vector<int> n = numbers_in(
-      text, "qkws",
-      fmt::format("--schedule {} is refused; it is q<cta_q>k<cta_k>w<warps>s<stages> as in a "
-                  "kernel's key, for example q128k64w4s2",
-                  text));
-  return {.cta_q = n[0], .cta_k = n[1], .warps = n[2], .stages = n[3]};
-}
-
-std::vector<int> groups_of(const std::string& text) {
-  return numbers_in(text, "gx",
-                    fmt::format("--groups {} is refused; it is g<q_group>x<k_group> as in a "
-                                "kernel's key, for example g32x64",
-                                text));
+  std::string_view rest = text;
+  if (read_key_text(groups, rest, &spec) != nullptr || !rest.empty()) {
+    throw UsageError(fmt::format("--groups {} is refused; it is g<q_group>x<k_group> as in a "
+                                 "kernel's key, for example g32x64",
+                                 text));
+  }
+  given.insert(given.end(), {"q_group", "k_group"});
 }
 
 }  // namespace
@@ -83,90 +62,87 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
       "tiles, warps and stages, for example q64k64w4s3 (default: by target and head_dim)");
   refuse_empty(schedule);
   decided_by_both(schedule);
-  refuse_beside(app.add_flag("--no-smooth-k", options.no_smooth_k, "do not subtract the mean of K"),
-                set, "the set says it; change the set, or leave one of the two out");
+  decided_by_both(
+      app.add_flag("--no-smooth-k", options.no_smooth_k, "do not subtract the mean of K"));
   options.named = key;
   options.of_set = set;
 }
 
-std::optional<KernelSpec> kernel_by_key(const RunKernelOptions& options,
-                                        const std::string& target) {
+std::optional<Kernel> kernel_by_key(const RunKernelOptions& options, const std::string& target) {
   if (options.key.empty()) return std::nullopt;
-  KernelSpec kernel = kernel_of_key(options.key);
-  if (kernel.kind != KernelKind::attention) {
+  const Kernel kernel = kernel_of_key(options.key);
+  if (&kernel.family() != &attention::family()) {
     throw UsageError(fmt::format(
         "{} is refused: it prepares inputs of attention kernels, and runs with them; give the key "
         "of one, sage_fwd_...",
         options.key));
   }
-  if (!target.empty()) kernel.target = parse_target(target);
-  kernel.quant.smoothing = options.no_smooth_k ? Smoothing::none : Smoothing::k;
-  return kernel;
+  return target.empty() ? kernel : kernel.on(parse_target(target));
 }
 
-std::vector<KernelSpec> kernels_of_set(const RunKernelOptions& options, const std::string& target) {
-  const std::vector<KernelSpec> set =
+std::vector<Kernel> kernels_of_set(const RunKernelOptions& options, const std::string& target) {
+  std::vector<Kernel> kernels =
       chosen_kernels({.keys = {}, .set_file = options.set_file, .target = target});
-  std::vector<KernelSpec> kernels;
-  for (KernelSpec kernel : set) {
-    if (kernel.kind != KernelKind::attention) continue;
-    for (const Smoothing smoothing : {Smoothing::k, Smoothing::none}) {
-      kernel.quant.smoothing = smoothing;
-      const KernelSpec quantize_k =
-          kernels_for(kernel.problem, kernel.quant, kernel.schedule, kernel.target).quantize_k;
-      if (std::find(set.begin(), set.end(), quantize_k) != set.end()) kernels.push_back(kernel);
-    }
-  }
+  std::erase_if(kernels,
+                [](const Kernel& kernel) { return &kernel.family() != &attention::family(); });
   return kernels;
 }
 
-KernelSpec kernel_by_words(const RunKernelOptions& options, const AttentionProblem& problem,
-                           Target target) {
-  QuantSpec quant = default_quant(target, *from_string<Granularity>(options.granularity));
-  if (options.mode == "int8-fp8") quant = with_pv(quant, DType::e4m3);
-  if (options.mode == "int8-fp16") quant = with_pv(quant, DType::f16);
-  if (options.no_smooth_k) quant.smoothing = Smoothing::none;
-  if (!options.accumulation.empty())
-    quant.accumulation = *from_string<Accumulation>(options.accumulation);
-  if (!options.groups.empty()) {
-    const std::vector<int> groups = groups_of(options.groups);
-    quant.q_group = groups[0];
-    quant.k_group = groups[1];
+Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Target target) {
+  const auto& family = attention::family();
+  Given given{"granularity"};
+  set_field(family.what, &spec, "granularity", options.granularity);
+  if (options.mode != "int8") {
+    spec.pv = options.mode == "int8-fp8" ? DType::e4m3 : DType::f16;
+    given.push_back("pv");
   }
-  const TileSchedule schedule = options.schedule.empty() ? default_schedule(problem, quant, target)
-                                                         : schedule_of(options.schedule);
-  return {.problem = problem, .quant = quant, .schedule = schedule, .target = target};
+  if (!options.accumulation.empty()) {
+    set_field(family.what, &spec, "accumulation", options.accumulation);
+    given.push_back("accumulation");
+  }
+  if (!options.groups.empty()) set_groups(options.groups, spec, given);
+  if (options.no_smooth_k) spec.smoothing = Smoothing::none;
+  family.complete(&spec, given, target_info(target));
+  const Kernel kernel(family, spec, target);
+  if (options.schedule.empty()) return kernel;
+  try {
+    return kernel.with_schedule(options.schedule);
+  } catch (const SpecError&) {
+    throw UsageError(
+        fmt::format("--schedule {} is refused; it is q<cta_q>k<cta_k>w<warps>s<stages> as in a "
+                    "kernel's key, for example q128k64w4s2",
+                    options.schedule));
+  }
 }
 
-void validate_attention(const KernelSpec& kernel) {
-  validate(kernel);  // first, so that a bad problem is not blamed on a helper
-  for (const KernelSpec& each :
-       kernels_for(kernel.problem, kernel.quant, kernel.schedule, kernel.target).in_order()) {
-    validate(each);
-  }
+void validate_attention(const Kernel& kernel) {
+  kernel.validate();  // first, so that a bad problem is not blamed on a helper
+  for (const Kernel& input : kernel.inputs()) input.validate();
 }
 
-InputOptions inputs_of_kernel(InputOptions options, const KernelSpec& kernel) {
-  const bool causal = kernel.problem.mask == Mask::causal;
+InputOptions inputs_of_kernel(InputOptions options, const Kernel& kernel) {
+  const attention::Spec& spec = kernel.view(attention::family()).spec;
+  const bool causal = spec.causal;
   if (!options.causal) options.causal = causal ? Causal::top_left : Causal::none;
   if (causal != (*options.causal != Causal::none)) {
-    throw UsageError(fmt::format("--causal is refused: {} is {}; {}", key(kernel),
+    throw UsageError(fmt::format("--causal is refused: {} is {}; {}", kernel.key(),
                                  causal ? "causal" : "not causal",
                                  causal ? "use top-left or bottom-right, or leave it out"
                                         : "leave it out, or take a kernel that is"));
   }
-  options.dtype = to_string(kernel.problem.io);
-  if (options.shape.head_dim == 0) options.shape.head_dim = kernel.problem.head_dim;
+  options.dtype = to_string(spec.io);
+  if (options.shape.head_dim == 0) options.shape.head_dim = spec.head_dim;
   return options;
 }
 
-void check_channels(const RunInputs& inputs, const KernelSpec& kernel) {
+void check_channels(const RunInputs& inputs, const Kernel& kernel) {
   const std::int64_t channels = inputs.values.q.channels;
-  if (channels <= kernel.problem.head_dim) return;
+  const int head_dim = kernel.view(attention::family()).spec.head_dim;
+  if (channels <= head_dim) return;
   throw UsageError(
       fmt::format("inputs of {} channels are refused: {} takes at most {}; use a "
                   "kernel of a larger head_dim, or a smaller --head-dim",
-                  channels, key(kernel), kernel.problem.head_dim));
+                  channels, kernel.key(), head_dim));
 }
 
 }  // namespace sagegen::cli

@@ -24,9 +24,9 @@ std::string stage_file(std::size_t number, const Stage& stage) {
 }
 
 Exit print_trace(const TraceCommand& command, Output& output) {
-  const KernelSpec spec = kernel_of_key(command.key);
+  const Kernel kernel = kernel_of_key(command.key);
   const std::vector<Stage> stages =
-      trace_kernel(spec, {.line_info = command.line_info ? LineInfo::on : LineInfo::off});
+      trace_kernel(kernel, {.line_info = command.line_info ? LineInfo::on : LineInfo::off});
   Table table({"stage", "lines", "ms", "file"});
   Json list = Json::array();
   for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -48,7 +48,7 @@ Exit print_trace(const TraceCommand& command, Output& output) {
     }
   }
   if (!command.out.empty()) output.text(table.text());
-  output.json({{"key", key(spec)}, {"stages", list}});
+  output.json({{"key", kernel.key()}, {"stages", list}});
   return Exit::ok;
 }
 
@@ -57,7 +57,7 @@ Exit print_trace(const TraceCommand& command, Output& output) {
 void add_trace(App& app) {
   app.add<TraceCommand>(
       "trace", "show every stage of one kernel, from spec to PTX",
-      "  sagegen trace sage_quantq_d128_f16_s8t_g32_sm89\n"
+      "  sagegen trace sage_quantrows_d128_f16_s8_r8_g32_fold__sm89\n"
       "  sagegen trace --out stages/ KEY          one file per stage",
       [](CLI::App& app_command, TraceCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();

@@ -96,8 +96,10 @@ typedef struct sagegen_attention_options {
   int32_t
       k_smoothing; /* sagegen_k_smoothing; fills what was padding, so that sizes are as before */
   /* Which numbers are computed: "int8-fp8" or "int8-fp16" (Q K^T, P V) with the schedule that is
-   * the default for them, or null for what suits the device and its driver best. Or the key of an attention kernel
-   * ("sage_fwd_..."), which also says head_dim, dtype and mask: they are then ignored. */
+   * the default for them, or null for what suits the device and its driver best. Or all of it, and what is
+   * above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest is what is
+   * usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none schedule=q64k64w4s2"), or the key
+   * of an attention kernel ("sage_fwd_..."). */
   const char* mode;
   /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
    * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */

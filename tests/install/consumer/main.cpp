@@ -1,15 +1,14 @@
 // Uses the installed package as an application would: attention in the emulator, no GPU needed.
 //   consumer attention   runs the embedded kernels
 //   consumer device      only opens a device (a package without embedded PTX)
-#include <sagegen/abi.h>
+#include <sagegen/attention.h>
 #include <sagegen/error.h>
-#include <sagegen/runtime/attention.h>
 #include <sagegen/runtime/device.h>
 #include <sagegen/runtime/driver_api.h>
 #include <sagegen/runtime/emulator.h>
 #include <sagegen/runtime/error.h>
 #include <sagegen/runtime/ptx_entry.h>
-#include <sagegen/spec.h>
+#include <sagegen/set.h>
 #include <sagegen/types.h>
 #ifdef CONSUMER_HAS_GENERATOR
 #include <sagegen/emit.h>
@@ -46,13 +45,12 @@ double value_of(std::uint16_t bits) {
 
 // Channels of V that are constant over the keys come out as they are, whatever the weights are, but
 // for the rounding of the weights to e4m3, which is at most 1/16.
-int run_attention(const Device& device, const PtxSource& source) {
+int run_attention(const Device& device, const ArtifactSource& source) {
   constexpr int kQueries = 33, kKeys = 70, kChannels = 128;
-  const AttentionProblem problem{.head_dim = kChannels};
   const Target target = best_target(device.compute_capability());
-  const QuantSpec quant = default_quant(target);
-  const Attention attention(device, problem, quant, default_schedule(problem, quant, target),
-                            target, source);
+  attention::Spec spec = attention::usual_spec(target);
+  spec.head_dim = kChannels;
+  const attention::Plan plan(device, sagegen::Kernel(attention::family(), spec, target), source);
 
   std::vector<std::uint16_t> q(kQueries * kChannels), k(kKeys * kChannels), v(kKeys * kChannels);
   for (std::size_t i = 0; i < q.size(); ++i) q[i] = half(static_cast<int>(i * 7 % 5) - 2);
@@ -65,16 +63,16 @@ int run_attention(const Device& device, const PtxSource& source) {
   };
   const Buffer q_memory = upload(q), k_memory = upload(k), v_memory = upload(v);
   const Buffer o_memory(device, q.size() * 2);
-  const AttentionShape shape{
+  const attention::Shape shape{
       .batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = kQueries, .kv_len = kKeys};
-  const Buffer workspace(device, attention.workspace_bytes(shape));
+  const Buffer workspace(device, plan.workspace_bytes(shape));
   const Stream stream(device);
-  attention.run(shape,
-                {.q = hnd(q_memory.data(), 1, kQueries, kChannels),
-                 .k = hnd(k_memory.data(), 1, kKeys, kChannels),
-                 .v = hnd(v_memory.data(), 1, kKeys, kChannels),
-                 .o = hnd(o_memory.data(), 1, kQueries, kChannels)},
-                workspace.data(), workspace.bytes(), stream.handle());
+  plan.run(shape,
+           {.q = hnd(q_memory.data(), 1, kQueries, kChannels),
+            .k = hnd(k_memory.data(), 1, kKeys, kChannels),
+            .v = hnd(v_memory.data(), 1, kKeys, kChannels),
+            .o = hnd(o_memory.data(), 1, kQueries, kChannels)},
+           workspace.data(), workspace.bytes(), stream.handle());
   stream.synchronize();
 
   std::vector<std::uint16_t> o(q.size());
@@ -86,7 +84,7 @@ int run_attention(const Device& device, const PtxSource& source) {
       return 1;
     }
   }
-  for (const std::string& name : attention.kernel_names()) std::printf("ran %s\n", name.c_str());
+  for (const std::string& name : plan.kernel_names()) std::printf("ran %s\n", name.c_str());
   return 0;
 }
 
@@ -99,7 +97,7 @@ int main(int argc, char** argv) {
     const Device device(make_emulator(), static_cast<int>(EmulatorProfile::sm_89));
     std::printf("%s, compute capability %d\n", device.name().c_str(), device.compute_capability());
 #ifdef CONSUMER_HAS_GENERATOR
-    const auto emitted = [](const KernelSpec& spec) { return emit(spec).ptx; };
+    const auto emitted = [](const sagegen::Kernel& kernel) { return emit(kernel); };
     if (run_attention(device, emitted) != 0) return 1;
 #endif
     if (argc == 2 && std::string(argv[1]) == "attention")

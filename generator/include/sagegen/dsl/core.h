@@ -5,7 +5,8 @@
 #include <string>
 
 #include "sagegen/dsl/value.h"
-#include "sagegen/spec.h"
+#include "sagegen/target.h"
+#include "sagegen/types.h"
 
 namespace sagegen::dsl {
 

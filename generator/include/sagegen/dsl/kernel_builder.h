@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sagegen/dsl/operators.h"
@@ -20,6 +21,7 @@
 #include "sagegen/dsl/var.h"
 #include "sagegen/dsl/warp.h"
 #include "sagegen/line_info.h"
+#include "sagegen/params.h"
 
 namespace sagegen::dsl {
 
@@ -30,6 +32,9 @@ class KernelBuilder : public WarpVerbs {
   // locations.
   KernelBuilder(const std::string& entry, Target target, int threads, std::size_t param_bytes,
                 LineInfo line_info = LineInfo::off, SourceLoc loc = SourceLoc::here());
+  // The same with a parameter of several blocks (sagegen/params.h).
+  KernelBuilder(const std::string& entry, Target target, int threads, const ParamLayout& params,
+                LineInfo line_info = LineInfo::off, SourceLoc loc = SourceLoc::here());
   // The same for a kernel that takes an ordinary list of parameters, as CUDA C++ writes them; param() reads
   // them. {}: none.
   KernelBuilder(const std::string& entry, Target target, int threads,
@@ -38,10 +43,15 @@ class KernelBuilder : public WarpVerbs {
   ~KernelBuilder();
 
   // ---- parameters, special registers ----
+  // A block of the layout, which has a kName, or the struct that is all of the parameter.
   template <typename Params>
   ParamReader<Params> params(SourceLoc loc = SourceLoc::here()) {
-    check_param_struct(sizeof(Params), loc);
-    return ParamReader<Params>(this, 0);
+    if constexpr (requires { Params::kName; }) {
+      return ParamReader<Params>(this, block_offset(Params::kName, loc));
+    } else {
+      check_param_struct(sizeof(Params), loc);
+      return ParamReader<Params>(this, 0);
+    }
   }
   // One of several structs that lie one after the other, `offset` bytes from the start.
   template <typename Block>
@@ -79,6 +89,7 @@ class KernelBuilder : public WarpVerbs {
 
  private:
   void check_param_struct(std::size_t bytes, SourceLoc loc);
+  std::size_t block_offset(std::string_view name, SourceLoc loc);
   void check_param_block(std::size_t offset, std::size_t bytes, SourceLoc loc);
 };
 

@@ -192,7 +192,7 @@ constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }
 
 // Turns f32 accumulators into an A operand without moving data between lanes: rows 16 row_block .. +15,
 // columns operand_keys * k_step .. The k index of an e4m3 operand is permuted inside every 16 columns
-// as abi.h says for V. type: e4m3, f16 or bf16.
+// as quantize_values writes V. type: e4m3, f16 or bf16.
 MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step,
                   SourceLoc loc = SourceLoc::here());
 

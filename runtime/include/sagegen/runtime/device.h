@@ -172,7 +172,7 @@ class Kernel {
   // run it with so much shared memory or so many threads.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry,
          const KernelOptions& options = {});
-  // The same for an entry that takes one block of `param_bytes` bytes, such as a struct of sagegen/abi.h.
+  // The same for an entry that takes one block of `param_bytes` bytes, such as a ParamLayout.
   // SpecError if it takes anything else.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
          int dynamic_smem, std::size_t param_bytes);
@@ -185,6 +185,8 @@ class Kernel {
   void launch(Dim3 grid, const Params& params, StreamHandle stream) const {
     launch_block(grid, &params, sizeof(Params), stream);
   }
+  // The same, put together at run time (ParamPack).
+  void launch_block(Dim3 grid, const void* params, std::size_t bytes, StreamHandle stream) const;
   // A list of arguments: numbers, device addresses, structs, in the order of the entry's parameters. Throws
   // ArgumentError, and launches nothing, if their number, a size, or an integer in place of a
   // floating-point number (or the reverse) does not fit the entry.
@@ -211,7 +213,6 @@ class Kernel {
 
  private:
   struct Impl;
-  void launch_block(Dim3 grid, const void* params, std::size_t bytes, StreamHandle stream) const;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -10,8 +10,8 @@ import re
 from attention import capi
 from attention.contestant import Call, Contestant, Unsupported
 
-KEY = re.compile(r"sage_fwd_d(?P<d>\d+)_(?P<io>f16|bf16)_(?P<mask>none|causal)_(?P<quant>qk_.+)"
-                 r"_(?P<schedule>q\d+k\d+w\d+s\d+\w*?)_sm(?P<sm>\d+)(?P<suffix>[af]?)$")
+KEY = re.compile(r"sage_fwd_d(?P<d>\d+)_(?P<io>f16|bf16)_(?P<quant>qk_(?:(?!__).)+?)(?P<causal>_causal)?"
+                 r"__(?P<schedule>q\d+k\d+w\d+s\d+\w*?)__sm(?P<sm>\d+)(?P<suffix>[af]?)$")
 
 
 def families(keys):
@@ -22,7 +22,7 @@ def families(keys):
         if not match or match["io"] != "bf16":
             continue
         family = f"{match['quant']}_{match['schedule']}_sm{match['sm']}{match['suffix']}"
-        kernels.setdefault(family, {})[int(match["d"]), match["mask"] == "causal"] = key
+        kernels.setdefault(family, {})[int(match["d"]), match["causal"] is not None] = key
         about[family] = (match["quant"], (int(match["sm"]), match["suffix"]))
     return kernels, about
 

@@ -1,0 +1,123 @@
+// The targets whose kernels sagegen generates. Limits of shared memory: CUDA C++ Programming Guide,
+// "Technical Specifications per Compute Capability" (1 KB of each block is the system's). PTX
+// versions: the higher of the target's own and what its instructions ask for (e4m3 mma: 8.4).
+#include <algorithm>
+#include <cctype>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "sagegen/error.h"
+#include "sagegen/target.h"
+
+namespace sagegen {
+namespace {
+
+constexpr int kKiB = 1024;
+constexpr int kNoDevice = 1000;  // more than any compute capability, times ten
+
+std::string supported_names() {
+  std::vector<std::string> names;
+  for (const TargetInfo& info : supported_targets()) names.push_back(info.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// The number in "sm89", "SM-89", "compute_89", "8.9" or "89"; 0 for other words.
+int number_meant(std::string_view text) {
+  int number = 0, digits = 0;
+  std::string letters;
+  for (const char c : text) {
+    if (c >= '0' && c <= '9') {
+      number = std::min(number * 10 + (c - '0'), kNoDevice);
+      ++digits;
+    } else if (digits == 0 && c != '_' && c != '-' && c != ' ') {
+      letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    } else if (digits > 0 && c != '.' && c != 'a' && c != 'f') {
+      return 0;
+    }
+  }
+  return letters.empty() || letters == "sm" || letters == "compute" ? number : 0;
+}
+
+// What to write in the place of an unknown target.
+std::string advice_for(std::string_view text) {
+  const int number = number_meant(text);
+  const TargetInfo* below = nullptr;  // the newest target whose PTX loads on such a device
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target.sm <= number && (below == nullptr || info.target.sm > below->target.sm))
+      below = &info;
+  }
+  if (below == nullptr || number >= kNoDevice)
+    return fmt::format("use one of {}", supported_names());
+  if (below->target.sm == number)
+    return fmt::format("write {} (targets: {})", below->name, supported_names());
+  return fmt::format(
+      "no kernels are made for compute capability {}.{} alone, but PTX of lower targets loads "
+      "there; "
+      "use {} (targets: {})",
+      number / 10, number % 10, below->name, supported_names());
+}
+
+}  // namespace
+
+const std::vector<TargetInfo>& supported_targets() {
+  static const std::vector<TargetInfo> targets{
+      {.target = {.sm = 80},
+       .name = "sm_80",
+       .ptx_version = 70,
+       .smem_per_block = 163 * kKiB,
+       .smem_per_sm = 164 * kKiB,
+       .features = features(Feature::s4_mma),
+       .devices = "A100, A30"},
+      {.target = {.sm = 86},
+       .name = "sm_86",
+       .ptx_version = 71,
+       .smem_per_block = 99 * kKiB,
+       .smem_per_sm = 100 * kKiB,
+       .features = features(Feature::s4_mma),
+       .devices = "A10, A40, RTX 3050 to 3090, RTX A2000 to A6000"},
+      {.target = {.sm = 89},
+       .name = "sm_89",
+       .ptx_version = 84,
+       .smem_per_block = 99 * kKiB,
+       .smem_per_sm = 100 * kKiB,
+       .features = features(Feature::fp8_mma, Feature::s4_mma),
+       .devices = "L4, L40, L40S, RTX 4050 to 4090, RTX 6000 Ada"},
+      {.target = {.sm = 120},
+       .name = "sm_120",
+       .ptx_version = 87,
+       .smem_per_block = 99 * kKiB,
+       .smem_per_sm = 100 * kKiB,
+       .features = features(Feature::fp8_mma),
+       .devices = "RTX 5050 to 5090, RTX PRO 6000 Blackwell"},
+  };
+  return targets;
+}
+
+const TargetInfo* find_target(Target target) {
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target == target) return &info;
+  }
+  return nullptr;
+}
+
+const TargetInfo& target_info(Target target) {
+  if (const TargetInfo* info = find_target(target)) return *info;
+  throw SpecError(fmt::format("target {} is not supported; use one of {}", to_string(target),
+                              supported_names()));
+}
+
+Target parse_target(std::string_view text) {
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.name == text) return info.target;
+  }
+  throw SpecError(fmt::format("unknown target \"{}\"; {}", text, advice_for(text)));
+}
+
+std::string to_string(Target target) {
+  std::string text = fmt::format("sm_{}", target.sm);
+  if (target.suffix != '\0') text += target.suffix;
+  return text;
+}
+
+}  // namespace sagegen

@@ -1,0 +1,137 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <exception>
+#include <new>
+#include <utility>
+
+#include "runtime/artifacts/target_choice.h"
+#include "runtime/plan/shared_kernels.h"
+#include "sagegen/runtime/plan.h"
+
+namespace sagegen::runtime {
+namespace {
+
+bool is_too_new(const DriverError& error) {
+  return error.result() == static_cast<int>(Result::unsupported_ptx_version);
+}
+
+// What was asked for is judged first: it is what the caller can change.
+void validate(const std::vector<std::optional<sagegen::Kernel>>& kernels,
+              const sagegen::Kernel& asked) {
+  asked.validate();
+  for (const std::optional<sagegen::Kernel>& kernel : kernels) {
+    if (!kernel) continue;
+    const Sentences sentences = kernel->violations();
+    if (sentences.empty()) continue;
+    throw SpecError(
+        fmt::format("{} cannot be used: its inputs need {}, which cannot be generated:\n  {}",
+                    asked.key(), kernel->key(), fmt::join(sentences, "\n  ")));
+  }
+}
+
+std::shared_ptr<const Kernel> load_as_asked(const Device& device, const sagegen::Kernel& kernel,
+                                            const ArtifactSource& source) {
+  const ArtifactSource::Shared artifact = source(kernel);
+  const ParamLayout layout = kernel.params();
+  if (artifact->params != layout.digest()) {
+    throw SpecError(fmt::format(
+        "kernel {}: its PTX was made for other parameters (layout {:016x}) than this library "
+        "passes ({:016x}: {}); it comes from another version of sagegen, generate it again",
+        kernel.key(), artifact->params, layout.digest(), layout.text()));
+  }
+  return shared_kernel(device, artifact, layout.bytes());
+}
+
+// Loads kernels for one plan; what goes wrong is told of what was asked for.
+class Loader {
+ public:
+  Loader(const Device& device, const sagegen::Kernel& asked, const ArtifactSource& source)
+      : device_(device), asked_(asked), source_(source) {}
+
+  std::shared_ptr<const Kernel> load(const sagegen::Kernel& kernel) {
+    const std::string about =
+        kernel == asked_ ? ""
+                         : fmt::format("{} needs {} for its inputs: ", asked_.key(), kernel.key());
+    try {
+      return load_or_older(kernel);
+    } catch (const SpecError& error) {
+      throw SpecError(about + error.what());
+    } catch (const DriverError& error) {
+      throw DriverError(error.result(), error.call(), about + error.what());
+    }
+  }
+
+  std::string note() const {
+    if (older_.empty()) return {};
+    return fmt::format("the driver is too old for the PTX of {}; loaded instead: {}",
+                       to_string(asked_.target()), fmt::join(older_, ", "));
+  }
+
+ private:
+  std::shared_ptr<const Kernel> load_or_older(const sagegen::Kernel& kernel) {
+    try {
+      return load_as_asked(device_, kernel, source_);
+    } catch (const DriverError& error) {
+      if (!is_too_new(error)) throw;
+      for (const Target target : older_targets(kernel.target())) {
+        if (const auto loaded = load_older(kernel.on(target))) {
+          older_.push_back(loaded->name());
+          return loaded;
+        }
+      }
+      throw;
+    }
+  }
+
+  // Nothing if there is no such kernel, or if its PTX is too new as well.
+  std::shared_ptr<const Kernel> load_older(const sagegen::Kernel& kernel) {
+    if (!kernel.violations().empty()) return nullptr;
+    try {
+      return load_as_asked(device_, kernel, source_);
+    } catch (const DriverError& error) {
+      if (!is_too_new(error)) throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception&) {  // the source has none; it says so in its own words
+    }
+    return nullptr;
+  }
+
+  const Device& device_;
+  const sagegen::Kernel& asked_;
+  const ArtifactSource& source_;
+  std::vector<std::string> older_;
+};
+
+}  // namespace
+
+LoadedSteps::LoadedSteps(const Device& device, std::vector<std::optional<sagegen::Kernel>> kernels,
+                         const sagegen::Kernel& asked, const ArtifactSource& source)
+    : device_(device) {
+  validate(kernels, asked);
+  Loader loader(device, asked, source);
+  for (const std::optional<sagegen::Kernel>& kernel : kernels) {
+    if (kernel) {
+      steps_.emplace_back(Step{.kernel = loader.load(*kernel), .layout = kernel->params()});
+    } else {
+      steps_.emplace_back();
+    }
+  }
+  note_ = loader.note();
+}
+
+void LoadedSteps::launch(std::size_t step, Dim3 grid, const ParamPack& params,
+                         StreamHandle stream) const {
+  steps_[step]->kernel->launch_block(grid, params.data(), params.bytes(), stream);
+}
+
+std::vector<std::string> LoadedSteps::entries() const {
+  std::vector<std::string> names;
+  for (const std::optional<Step>& step : steps_) {
+    if (step) names.push_back(step->kernel->name());
+  }
+  return names;
+}
+
+}  // namespace sagegen::runtime

@@ -1,0 +1,108 @@
+#include "templates/attention/describe.h"
+
+#include <fmt/format.h>
+
+namespace sagegen::attention {
+namespace {
+
+bool per_thread(const Spec& spec) { return spec.granularity == Granularity::per_thread; }
+
+std::string q_scales(const Spec& spec) {
+  if (per_thread(spec)) {
+    return fmt::format(
+        "Q: groups of {} rows with 8 scales each; row r of a group uses scale r mod 8. "
+        "f32 [batch, q_heads, rows / {}, 8]",
+        spec.q_group, spec.q_group);
+  }
+  return fmt::format("Q: one scale per {} rows. f32 [batch, q_heads, rows / {}, 1]", spec.q_group,
+                     spec.q_group);
+}
+
+std::string k_scales(const Spec& spec) {
+  if (per_thread(spec)) {
+    return fmt::format(
+        "K: groups of {} rows with 4 scales each; row r of a group uses scale (r mod 8) / 2. "
+        "f32 [batch, kv_heads, rows / {}, 4]",
+        spec.k_group, spec.k_group);
+  }
+  return fmt::format("K: one scale per {} rows. f32 [batch, kv_heads, rows / {}, 1]", spec.k_group,
+                     spec.k_group);
+}
+
+std::string v_codes(const Spec& spec) {
+  if (!v_is_quantized(spec)) return "V: read as the caller gives it (f16), no scale";
+  if (spec.pv == DType::e4m3) {
+    return "V: e4m3 codes, one f32 scale per channel = amax / 448; stored channel-major [batch, "
+           "kv_heads, "
+           "channels, keys], every 16 keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15";
+  }
+  return "V: f16 codes, one f32 scale per channel = amax / 1024; keys in order";
+}
+
+}  // namespace
+
+std::vector<Section> describe(const View& view) {
+  const Spec& spec = view.spec;
+  const Schedule& s = view.schedule;
+  const int rows = s.cta_q / s.warps;
+  const bool fp8 = spec.pv == DType::e4m3;
+  const int pv_depth = fp8 ? 32 : 16;
+  const int qk_mma = rows / 16 * (s.cta_k / 8) * (spec.head_dim / 32);
+  const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);
+
+  const Section what{
+      "what it computes",
+      {fmt::format("O = softmax(Q K^T * scale{}) V; head_dim {}, Q, V and O in {}",
+                   spec.causal ? " + causal mask" : "", spec.head_dim, to_string(spec.io)),
+       spec.causal
+           ? "key j is visible to query i if j <= i + offset; the offset is a launch argument"
+           : "every query sees every key",
+       "lengths, strides, the GQA ratio and the LSE output are launch arguments"}};
+  const Section quantization{
+      "quantization",
+      {fmt::format("Q and K: {} codes, scales {}", to_string(spec.qk), to_string(spec.granularity)),
+       spec.smoothing == Smoothing::k
+           ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
+           : "K: quantized as it is",
+       q_scales(spec), k_scales(spec), v_codes(spec),
+       fp8 ? "P: e4m3 with the static scale 448, against the running maximum"
+           : "P: f16, between 0 and 1, against the running maximum",
+       spec.accumulation == Accumulation::two_level_f32
+           ? fmt::format("P V: each tile of {} keys is summed from zero in the tensor core, then "
+                         "added to O in "
+                         "f32 registers",
+                         s.cta_k)
+           : "P V: the tensor core sums into O over all keys",
+       "the row sum is that of the rounded P: one more channel of P V, whose V is constant"}};
+  const Section tiling{
+      "tiling",
+      {fmt::format("a block owns {} queries of one head; each of {} warps owns {} of them", s.cta_q,
+                   s.warps, rows),
+       fmt::format("keys come in tiles of {}, {} tiles of K and V in flight or in use", s.cta_k,
+                   s.stages),
+       fmt::format("grid (padded q_len / {}, q_heads, batch)", s.cta_q),
+       fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k32 s8), {} mma of P V and {} of "
+                   "the row sum ({})",
+                   qk_mma, pv_mma, pv_mma / (spec.head_dim / 8),
+                   fp8 ? "m16n8k32 e4m3" : "m16n8k16 f16")}};
+  const Section fragments{
+      "fragments",
+      {"lane l of a warp: g = l / 4, t = l mod 4",
+       "Q (A of m16n8k32): registers hold rows g, g + 8, g, g + 8 at channels 4t..4t+3 (first two) "
+       "and 16 + "
+       "4t..16 + 4t+3 (last two)",
+       "K (B of m16n8k32): registers hold key g at channels 4t..4t+3 and 16 + 4t..16 + 4t+3",
+       fmt::format("scores (C): keys 2t, 2t + 1 of every 8, of queries g and g + 8{}{}",
+                   rows == 32 ? ", g + 16 and g + 24" : "",
+                   per_thread(spec)
+                       ? ": one Q scale (row mod 8 = g) and one K scale ((key mod 8) / 2 = t)"
+                       : ""),
+       fp8 ? "P (A of m16n8k32): the lane's own scores of 32 keys; the stored order of V's keys "
+             "makes them fit"
+           : "P (A of m16n8k16): the lane's own scores of 16 keys, packed in pairs",
+       fmt::format("O (C): channels 2t, 2t + 1 of every 8: {} f32 registers",
+                   rows / 16 * (spec.head_dim / 8) * 4)}};
+  return {what, quantization, tiling, fragments};
+}
+
+}  // namespace sagegen::attention

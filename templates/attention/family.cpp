@@ -1,0 +1,263 @@
+// The family of attention kernels: fields, rules, resources, inputs.
+#include <algorithm>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "templates/attention/describe.h"
+#include "templates/attention/params.h"
+#include "templates/attention/spec.h"
+#include "templates/kv_statistics/spec.h"
+#include "templates/quantize_rows/spec.h"
+#include "templates/quantize_values/spec.h"
+
+namespace sagegen::attention {
+namespace {
+
+constexpr int kMaxWarps = 8, kMaxStages = 4;
+constexpr int kRegisters = 255;  // of a thread
+
+// FP8 V lies in panels of 64 keys; an FP16 tensor-core instruction sums P V over 16.
+constexpr int smallest_cta_k(DType pv) { return pv == DType::e4m3 ? 64 : 16; }
+int warp_rows(const View& v) { return v.schedule.cta_q / v.schedule.warps; }
+
+// A tile that a thread block copies to shared memory, 16 bytes per thread and pass, in panels of 64 bytes
+// (sagegen/dsl/tile.h). Every pass is whole, and lies in one panel or consists of whole panels.
+struct CopiedTile {
+  const char* name;
+  int rows, row_bytes;
+  bool copied_by(int threads) const {
+    constexpr int kChunkBytes = 16, kPanelChunks = 4;
+    const int panel = kPanelChunks * rows, chunks = rows * row_bytes / kChunkBytes;
+    return chunks % threads == 0 && (panel % threads == 0 || threads % panel == 0);
+  }
+};
+
+// The first tile of the kernel that its threads cannot copy.
+std::optional<CopiedTile> uncopied(const View& v) {
+  const bool fp8 = v.spec.pv == DType::e4m3;
+  const int channels = v.spec.head_dim, cta_k = v.schedule.cta_k;
+  const CopiedTile tiles[] = {{"Q", v.schedule.cta_q, channels},
+                              {"K", cta_k, channels},
+                              {"V", fp8 ? channels : cta_k, fp8 ? cta_k : 2 * channels}};
+  for (const CopiedTile& tile : tiles) {
+    if (!tile.copied_by(32 * v.schedule.warps)) return tile;
+  }
+  return std::nullopt;
+}
+
+// Registers that a thread fills with sums of P V and with scores: a warp's part of each is spread over its
+// 32 threads.
+int accumulators(const View& v) { return warp_rows(v) * (v.spec.head_dim + v.schedule.cta_k) / 32; }
+
+std::string tile_advice(int smallest, int largest) {
+  return fmt::format("a tile has a power of two of rows, from {} to {}", smallest, largest);
+}
+
+RuleLayers<View> rules() {
+  return {
+      // Each is about the target, or about two fields of which the others say nothing.
+      {{[](const View& v) { return v.spec.pv == DType::e4m3 && !v.target.has(Feature::fp8_mma); },
+        [](const View& v) {
+          return fmt::format("pv e4m3 is refused on {}: its tensor cores have no FP8; use pv f16",
+                             v.target.name);
+        }},
+       {[](const View& v) { return warp_rows(v) != 16 && warp_rows(v) != 32; },
+        [](const View& v) {
+          return fmt::format(
+              "cta_q {} with {} warps is refused: a warp owns 16 or 32 rows of Q; use {} warps",
+              v.schedule.cta_q, v.schedule.warps, std::clamp(v.schedule.cta_q / 32, 1, kMaxWarps));
+        }},
+       {[](const View& v) { return v.schedule.cta_k < smallest_cta_k(v.spec.pv); },
+        [](const View& v) {
+          return fmt::format("cta_k {} with pv {} is refused: {}", v.schedule.cta_k,
+                             to_string(v.spec.pv),
+                             tile_advice(smallest_cta_k(v.spec.pv), kMaxGroup));
+        }},
+       {[](const View& v) { return v.spec.k_group % v.schedule.cta_k != 0; },
+        [](const View& v) {
+          return fmt::format(
+              "k_group {} with cta_k {} is refused: all keys of a tile lie in one group of scales; "
+              "use k_group {} or cta_k {}",
+              v.spec.k_group, v.schedule.cta_k, v.schedule.cta_k, v.spec.k_group);
+        }},
+       {[](const View& v) { return std::max(v.spec.k_group, v.schedule.cta_k) < 64; },
+        [](const View& v) {
+          return fmt::format(
+              "k_group {} with cta_k {} is refused: keys are padded to the larger of the two, and "
+              "the codes of V come in blocks of 64; use k_group 64",
+              v.spec.k_group, v.schedule.cta_k);
+        }}},
+      // From here on a warp owns 16 or 32 rows, and the tiles are whole.
+      {{[](const View& v) { return uncopied(v).has_value(); },
+        [](const View& v) {
+          const CopiedTile tile = *uncopied(v);
+          return fmt::format(
+              "warps {} with a tile of {} of {} rows of {} bytes is refused: {} threads copy it in "
+              "passes of 16 bytes each, and a pass has to be whole; use fewer warps or a larger "
+              "tile",
+              v.schedule.warps, tile.name, tile.rows, tile.row_bytes, 32 * v.schedule.warps);
+        }},
+       {[](const View& v) { return v.spec.q_group % warp_rows(v) != 0; },
+        [](const View& v) {
+          return fmt::format(
+              "q_group {} with {} rows of Q per warp (cta_q {}, {} warps) is refused: all rows of "
+              "a warp lie in one group of scales; use q_group {} or more warps",
+              v.spec.q_group, warp_rows(v), v.schedule.cta_q, v.schedule.warps, warp_rows(v));
+        }},
+       {[](const View& v) { return shared_bytes(v.spec, v.schedule) > v.target.smem_per_block; },
+        [](const View& v) {
+          return fmt::format(
+              "cta_q {}, cta_k {}, {} stages at head_dim {} and pv {} are refused: they need {} "
+              "bytes of shared memory and a block of {} may have {}; use fewer stages or smaller "
+              "tiles",
+              v.schedule.cta_q, v.schedule.cta_k, v.schedule.stages, v.spec.head_dim,
+              to_string(v.spec.pv), shared_bytes(v.spec, v.schedule), v.target.name,
+              v.target.smem_per_block);
+        }},
+       {[](const View& v) { return accumulators(v) > kRegisters; },
+        [](const View& v) {
+          return fmt::format(
+              "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at head_dim {} is refused: "
+              "scores and output alone take {} registers of a thread, and it has {}; use cta_k {}",
+              v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, v.spec.head_dim,
+              accumulators(v), kRegisters, v.schedule.cta_k / 2);
+        }}},
+  };
+}
+
+ParamLayout params(const View& v) {
+  ParamLayout layout;
+  layout.add<Params>();
+  if (v.spec.smoothing == Smoothing::k) layout.add<SmoothingParams>();
+  if (v.spec.causal) layout.add<CausalParams>();
+  return layout;
+}
+
+void complete(Spec& spec, const Given& given, const TargetInfo& target) {
+  if (!is_given(given, "q_group") && spec.granularity == Granularity::per_block) spec.q_group = 128;
+  if (!is_given(given, "pv")) spec.pv = target.has(Feature::fp8_mma) ? DType::e4m3 : DType::f16;
+  if (!is_given(given, "accumulation")) {
+    spec.accumulation = spec.pv == DType::e4m3 ? Accumulation::two_level_f32 : Accumulation::f32;
+  }
+}
+
+Schedule usual(const Spec& spec, const TargetInfo& target) {
+  Schedule schedule;
+  // Two blocks per SM hide the softmax of one behind the tensor cores of the other. Where FP16
+  // tiles are too large for that, one buffer that keys and values use in turns is worth the second
+  // block.
+  constexpr int kSystemSmemPerBlock = 1024;
+  if (2 * (shared_bytes(spec, schedule) + kSystemSmemPerBlock) > target.smem_per_sm)
+    schedule.stages = 1;
+  return schedule;
+}
+
+std::vector<Kernel> inputs(const View& v) {
+  const Spec& s = v.spec;
+  const Target target = v.target.target;
+  const bool smooth = s.smoothing == Smoothing::k, quantized_v = v_is_quantized(s);
+  std::vector<Kernel> kernels;
+  if (smooth || quantized_v) {
+    kernels.push_back({kv_statistics::family(),
+                       {.head_dim = s.head_dim, .io = s.io, .k_sum = smooth, .v_amax = quantized_v},
+                       target});
+  }
+  quantize_rows::Spec rows{.head_dim = s.head_dim, .io = s.io, .codes = s.qk};
+  rows.scales = k_scales_per_group(s.granularity);
+  rows.group = s.k_group;
+  rows.smooth = smooth;
+  kernels.push_back({quantize_rows::family(), rows, target});
+  if (quantized_v) {
+    kernels.push_back(
+        {quantize_values::family(), {.head_dim = s.head_dim, .io = s.io, .codes = s.pv}, target});
+  }
+  rows.scales = q_scales_per_group(s.granularity);
+  rows.group = s.q_group;
+  rows.smooth = false;
+  rows.fold = true;
+  kernels.push_back({quantize_rows::family(), rows, target});
+  return kernels;
+}
+
+}  // namespace
+
+const FamilyOf<Spec, Schedule>& family() {
+  static const FamilyOf<Spec, Schedule> family(FamilyDef<Spec, Schedule>{
+      .word = "fwd",
+      .title = "attention",
+      .room = "templates/attention",
+      .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+               field<&Spec::io>("io", "", io_types(), io_advice),
+               field<&Spec::qk>("qk", "qk_", words<DType>({{DType::s8, "s8"}}), codes_advice),
+               joined(field<&Spec::granularity>(
+                   "granularity", "",
+                   words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
+                                       {Granularity::per_block, "per_block", "b"}}))),
+               field<&Spec::q_group>("q_group", "g", groups(), group_advice),
+               joined(field<&Spec::k_group>("k_group", "x", groups(), group_advice)),
+               field<&Spec::smoothing>(
+                   "smoothing", "sm",
+                   words<Smoothing>({{Smoothing::none, "none", "0"}, {Smoothing::k, "k", "k"}})),
+               field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
+               field<&Spec::accumulation>(
+                   "accumulation", "",
+                   words<Accumulation>({{Accumulation::f32, "f32"},
+                                        {Accumulation::two_level_f32, "two_level_f32", "f32x2"}})),
+               flag<&Spec::causal>("causal", "causal")},
+      .how = {field<&Schedule::cta_q>("cta_q", "q", numbers({16, 32, 64, 128, 256}),
+                                      [](int) { return tile_advice(16, 256); }),
+              joined(field<&Schedule::cta_k>("cta_k", "k", numbers({16, 32, 64, 128}),
+                                             [](int) { return tile_advice(16, kMaxGroup); })),
+              joined(
+                  field<&Schedule::warps>("warps", "w", numbers({1, 2, 4, 8}),
+                                          [](int) {
+                                            return fmt::format(
+                                                "a block has a power of two of warps, from 1 to {}",
+                                                kMaxWarps);
+                                          })),
+              joined(field<&Schedule::stages>(
+                  "stages", "s", range(1, kMaxStages),
+                  [](int) { return fmt::format("a pipeline has 1 to {} stages", kMaxStages); }))},
+      .rules = rules(),
+      .resources =
+          [](const View& v) {
+            return Resources{.threads = 32 * v.schedule.warps,
+                             .dynamic_smem = static_cast<int>(shared_bytes(v.spec, v.schedule))};
+          },
+      .params = params,
+      .complete = complete,
+      .usual = usual,
+      .inputs = inputs,
+      .describe = describe,
+  });
+  return family;
+}
+
+const Family& any_family() { return family(); }
+
+Spec usual_spec(Target target, Granularity granularity) {
+  Spec spec;
+  spec.granularity = granularity;
+  complete(spec, {}, target_info(target));
+  return spec;
+}
+
+Spec with_pv(Spec spec, DType pv) {
+  spec.pv = pv;
+  spec.accumulation = pv == DType::e4m3 ? Accumulation::two_level_f32 : Accumulation::f32;
+  return spec;
+}
+
+bool v_is_quantized(const Spec& spec) { return spec.pv == DType::e4m3 || spec.io != DType::f16; }
+
+std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {
+  const std::int64_t channels = spec.head_dim;
+  const std::int64_t q_tile = schedule.cta_q * channels;
+  const std::int64_t k_tile = schedule.cta_k * channels;
+  const std::int64_t v_tile = schedule.cta_k * channels * bits(spec.pv) / 8;
+  const std::int64_t o_tile = schedule.cta_q * channels * bits(spec.io) / 8;
+  return std::max(q_tile + schedule.stages * (k_tile + v_tile), o_tile);
+}
+
+}  // namespace sagegen::attention

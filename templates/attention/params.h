@@ -1,0 +1,60 @@
+// Launch parameters of attention. grid (LqP / cta_q, Hq, B).
+#pragma once
+
+#include "sagegen/params.h"
+
+namespace sagegen::attention {
+
+struct Params {
+  Address q_codes;  // s8  [B, Hq, LqP, D]
+  Address q_scale;  // f32 [B, Hq, LqP / q_group, 8 or 1]
+  Address k_codes;  // s8  [B, Hkv, LkP, D]
+  Address k_scale;  // f32 [B, Hkv, LkP / k_group, 4 or 1]
+  TensorParam v;    // codes of quantize_values, contiguous (strides unused), or the caller's f16 V
+  Address v_scale;  // f32 [B, Hkv, D]; unused with the caller's V
+  TensorParam o;    // out: io dtype, caller's strides
+  Address lse;      // out f32 [B, Hq, Lq], natural logarithm; 0 for none
+  std::int32_t q_len;
+  std::int32_t q_len_padded;
+  std::int32_t kv_len;
+  std::int32_t kv_len_padded;
+  std::int32_t heads_per_kv_head;
+
+  static constexpr std::string_view kName = "attention";
+  static std::vector<ParamField> fields() {
+    using P = Params;
+    return {param_field("q_codes", &P::q_codes),
+            param_field("q_scale", &P::q_scale),
+            param_field("k_codes", &P::k_codes),
+            param_field("k_scale", &P::k_scale),
+            param_field("v", &P::v),
+            param_field("v_scale", &P::v_scale),
+            param_field("o", &P::o),
+            param_field("lse", &P::lse),
+            param_field("q_len", &P::q_len),
+            param_field("q_len_padded", &P::q_len_padded),
+            param_field("kv_len", &P::kv_len),
+            param_field("kv_len_padded", &P::kv_len_padded),
+            param_field("heads_per_kv_head", &P::heads_per_kv_head)};
+  }
+};
+
+// With K smoothing.
+struct SmoothingParams {
+  Address lse_correction;  // f32 [B, Hq, LqP]: what smoothing took from the scores; 0 for no LSE
+
+  static constexpr std::string_view kName = "smoothing";
+  static std::vector<ParamField> fields() {
+    return {param_field("lse_correction", &SmoothingParams::lse_correction)};
+  }
+};
+
+// Under a causal mask.
+struct CausalParams {
+  std::int32_t offset;  // key j is visible to query i if j <= i + offset
+
+  static constexpr std::string_view kName = "causal";
+  static std::vector<ParamField> fields() { return {param_field("offset", &CausalParams::offset)}; }
+};
+
+}  // namespace sagegen::attention

@@ -1,0 +1,401 @@
+#include "templates/attention/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "sagegen/error.h"
+#include "sagegen/runtime/argument_check.h"
+#include "templates/attention/params.h"
+#include "templates/kv_statistics/params.h"
+#include "templates/kv_statistics/spec.h"
+#include "templates/quantize_rows/params.h"
+#include "templates/quantize_rows/spec.h"
+#include "templates/quantize_values/params.h"
+#include "templates/quantize_values/spec.h"
+
+namespace sagegen::attention {
+
+using runtime::ArgumentCheck;
+using runtime::ArgumentError;
+using runtime::ArtifactSource;
+using runtime::ceil_div;
+using runtime::check_sizes;
+using runtime::Device;
+using runtime::DevicePtr;
+using runtime::Dim3;
+using runtime::DriverError;
+using runtime::kMaxGridYZ;
+using runtime::kMaxLength;
+using runtime::LoadedSteps;
+using runtime::padded_length;
+using runtime::Result;
+using runtime::Scratch;
+using runtime::scratch_bytes;
+using runtime::ScratchMap;
+using runtime::StreamHandle;
+
+namespace {
+
+constexpr const char* kPlan = "attention";
+
+// Enough chunks that the reduction over keys fills a GPU, few enough that reading the partial
+// results back costs nothing.
+constexpr std::int64_t kKeysPerChunk = 512;
+constexpr std::int64_t kMaxChunks = 16;
+constexpr std::int64_t kChunkStep = 64;
+
+enum Step { kStatistics, kKeys, kValues, kQueries, kAttend, kSteps };
+
+enum Tensor {
+  kQCodes,
+  kQScale,
+  kKCodes,
+  kKScale,
+  kVCodes,
+  kVScale,
+  kKSums,
+  kVMaxima,
+  kKMean,
+  kLseCorrection,
+  kTensors
+};
+constexpr Scratch kScratch[kTensors] = {
+    {"q_codes", kQueries, kAttend},        {"q_scale", kQueries, kAttend},
+    {"k_codes", kKeys, kAttend},           {"k_scale", kKeys, kAttend},
+    {"v_codes", kValues, kAttend},         {"v_scale", kValues, kAttend},
+    {"k_sum_partial", kStatistics, kKeys}, {"v_amax_partial", kStatistics, kValues},
+    {"k_mean", kKeys, kQueries},           {"lse_correction", kQueries, kAttend},
+};
+
+Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {
+  return Dim3{
+      .x = static_cast<unsigned>(x), .y = static_cast<unsigned>(y), .z = static_cast<unsigned>(z)};
+}
+
+// The kernel and its inputs, each at its step.
+std::vector<std::optional<Kernel>> steps_of(const Kernel& kernel) {
+  kernel.validate();
+  std::vector<std::optional<Kernel>> steps(kSteps);
+  for (const Kernel& input : kernel.inputs()) {
+    if (&input.family() == &kv_statistics::family()) {
+      steps[kStatistics] = input;
+    } else if (&input.family() == &quantize_values::family()) {
+      steps[kValues] = input;
+    } else {
+      steps[input.view(quantize_rows::family()).spec.fold ? kQueries : kKeys] = input;
+    }
+  }
+  steps[kAttend] = kernel;
+  return steps;
+}
+
+void check_shape(const Shape& shape) {
+  check_sizes(
+      kPlan,
+      {{"batch", shape.batch, kMaxGridYZ, "a grid has no more blocks in z; split the batch"},
+       {"q_heads", shape.q_heads, kMaxGridYZ, "a grid has no more blocks in y; split the heads"},
+       {"kv_heads", shape.kv_heads, kMaxGridYZ, "a grid has no more blocks in y; split the heads"},
+       {"q_len", shape.q_len, kMaxLength, "lengths are 32-bit numbers"},
+       {"kv_len", shape.kv_len, kMaxLength, "lengths are 32-bit numbers"}});
+  if (shape.q_heads % shape.kv_heads != 0) {
+    throw ArgumentError(
+        fmt::format("attention shape: {} query heads cannot share {} key/value heads evenly; "
+                    "kv_heads must divide q_heads",
+                    shape.q_heads, shape.kv_heads));
+  }
+}
+
+// How a call is cut into tiles and chunks, and where its scratch tensors lie.
+struct Layout {
+  std::int64_t q_len_padded, kv_len_padded;
+  std::int64_t chunk_len;  // keys that one block of kv_statistics reduces
+  std::int64_t chunks;
+  std::array<std::int64_t, kTensors> bytes;  // 0: absent
+  ScratchMap::Placed placed;
+};
+
+Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& map,
+                 const Shape& shape, Lse lse) {
+  check_shape(shape);
+  Layout layout;
+  layout.q_len_padded = padded_length(kPlan, "q_len", shape.q_len, spec.q_group, schedule.cta_q);
+  layout.kv_len_padded = padded_length(kPlan, "kv_len", shape.kv_len, spec.k_group, schedule.cta_k);
+  const std::int64_t wanted =
+      std::clamp<std::int64_t>(ceil_div(shape.kv_len, kKeysPerChunk), 1, kMaxChunks);
+  layout.chunk_len = ceil_div(ceil_div(shape.kv_len, wanted), kChunkStep) * kChunkStep;
+  layout.chunks = ceil_div(shape.kv_len, layout.chunk_len);
+
+  const std::int64_t q_scales =
+      layout.q_len_padded / spec.q_group * q_scales_per_group(spec.granularity);
+  const std::int64_t k_scales =
+      layout.kv_len_padded / spec.k_group * k_scales_per_group(spec.granularity);
+  const std::int64_t channels = spec.head_dim;
+  constexpr std::int64_t kF32 = sizeof(float);
+  const auto of_queries = [&](std::int64_t rows, std::int64_t bytes) {
+    return scratch_bytes(kPlan, {shape.batch, shape.q_heads, rows, bytes});
+  };
+  const auto of_keys = [&](std::int64_t rows, std::int64_t bytes) {
+    return scratch_bytes(kPlan, {shape.batch, shape.kv_heads, rows, bytes});
+  };
+  layout.bytes = {};
+  layout.bytes[kQCodes] = of_queries(layout.q_len_padded, channels * bits(spec.qk) / 8);
+  layout.bytes[kQScale] = of_queries(q_scales, kF32);
+  layout.bytes[kKCodes] = of_keys(layout.kv_len_padded, channels * bits(spec.qk) / 8);
+  layout.bytes[kKScale] = of_keys(k_scales, kF32);
+  if (v_is_quantized(spec)) {
+    layout.bytes[kVCodes] = of_keys(layout.kv_len_padded, channels * bits(spec.pv) / 8);
+    layout.bytes[kVScale] = of_keys(channels, kF32);
+    layout.bytes[kVMaxima] = of_keys(layout.chunks * channels, kF32);
+  }
+  if (spec.smoothing == Smoothing::k) {
+    layout.bytes[kKSums] = of_keys(layout.chunks * channels, kF32);
+    layout.bytes[kKMean] = of_keys(channels, kF32);
+    if (lse == Lse::wanted) layout.bytes[kLseCorrection] = of_queries(layout.q_len_padded, kF32);
+  }
+  layout.placed = map.place(layout.bytes, kPlan);
+  return layout;
+}
+
+}  // namespace
+
+struct Plan::Impl {
+  Impl(const Device& device, const Kernel& asked, const ArtifactSource& source)
+      : kernel(asked),
+        spec(asked.view(family()).spec),
+        schedule(asked.view(family()).schedule),
+        scratch(kScratch),
+        steps(device, steps_of(asked), asked, source) {}
+
+  void check(const Shape& shape, const Arguments& arguments, const Layout& layout,
+             DevicePtr workspace, std::size_t workspace_bytes) const;
+
+  Kernel kernel;
+  Spec spec;
+  Schedule schedule;
+  ScratchMap scratch;
+  LoadedSteps steps;
+};
+
+namespace {
+
+// One call: its launch arguments.
+struct Call {
+  const Spec& spec;
+  const Schedule& schedule;
+  const LoadedSteps& steps;
+  const Shape& shape;
+  const Arguments& arguments;
+  const Layout& layout;
+  DevicePtr workspace;
+
+  bool smooths_k() const { return spec.smoothing == Smoothing::k; }
+  // Address of a scratch tensor, 0 if it is absent.
+  Address at(Tensor tensor) const {
+    if (layout.bytes[tensor] == 0) return 0;
+    return workspace + static_cast<DevicePtr>(layout.placed.offset[tensor]);
+  }
+  static std::int32_t narrow(std::int64_t length) { return static_cast<std::int32_t>(length); }
+  std::int32_t heads_per_kv_head() const { return narrow(shape.q_heads / shape.kv_heads); }
+  float softmax_scale() const {
+    if (arguments.softmax_scale != 0.0f) return arguments.softmax_scale;
+    return static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
+  }
+  std::int32_t causal_offset() const {
+    return arguments.causal == CausalAlignment::top_left ? 0 : narrow(shape.kv_len - shape.q_len);
+  }
+
+  void statistics(StreamHandle stream) const {
+    if (!steps.has(kStatistics)) return;
+    namespace room = kv_statistics;
+    ParamPack params = steps.params(kStatistics);
+    if (smooths_k())
+      params.set(room::KSumParams{.tokens = arguments.k.param(), .partial = at(kKSums)});
+    if (v_is_quantized(spec))
+      params.set(room::VAmaxParams{.tokens = arguments.v.param(), .partial = at(kVMaxima)});
+    params.set(room::Params{.kv_len = narrow(shape.kv_len), .chunk_len = narrow(layout.chunk_len)});
+    steps.launch(kStatistics, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
+  }
+
+  void keys(StreamHandle stream) const {
+    namespace room = quantize_rows;
+    ParamPack params = steps.params(kKeys);
+    params.set(room::Params{.rows = arguments.k.param(),
+                            .codes = at(kKCodes),
+                            .scale = at(kKScale),
+                            .len = narrow(shape.kv_len),
+                            .len_padded = narrow(layout.kv_len_padded)});
+    if (smooths_k()) {
+      params.set(room::SmoothParams{
+          .sum_partial = at(kKSums), .mean = at(kKMean), .chunks = narrow(layout.chunks)});
+    }
+    steps.launch(kKeys, grid(layout.kv_len_padded / spec.k_group, shape.kv_heads, shape.batch),
+                 params, stream);
+  }
+
+  void values(StreamHandle stream) const {
+    if (!steps.has(kValues)) return;
+    namespace room = quantize_values;
+    ParamPack params = steps.params(kValues);
+    params.set(room::Params{.v = arguments.v.param(),
+                            .amax_partial = at(kVMaxima),
+                            .codes = at(kVCodes),
+                            .scale = at(kVScale),
+                            .kv_len = narrow(shape.kv_len),
+                            .kv_len_padded = narrow(layout.kv_len_padded),
+                            .chunks = narrow(layout.chunks)});
+    steps.launch(kValues, grid(layout.kv_len_padded / room::kKeys, shape.kv_heads, shape.batch),
+                 params, stream);
+  }
+
+  void queries(StreamHandle stream) const {
+    namespace room = quantize_rows;
+    ParamPack params = steps.params(kQueries);
+    params.set(room::Params{.rows = arguments.q.param(),
+                            .codes = at(kQCodes),
+                            .scale = at(kQScale),
+                            .len = narrow(shape.q_len),
+                            .len_padded = narrow(layout.q_len_padded)});
+    params.set(room::FoldParams{.k_mean = at(kKMean),
+                                .lse_correction = at(kLseCorrection),
+                                .softmax_scale = softmax_scale(),
+                                .heads_per_kv_head = heads_per_kv_head()});
+    steps.launch(kQueries, grid(layout.q_len_padded / spec.q_group, shape.q_heads, shape.batch),
+                 params, stream);
+  }
+
+  void attend(StreamHandle stream) const {
+    ParamPack params = steps.params(kAttend);
+    const TensorParam v_codes{
+        .data = at(kVCodes), .stride_batch = 0, .stride_head = 0, .stride_token = 0};
+    params.set(Params{.q_codes = at(kQCodes),
+                      .q_scale = at(kQScale),
+                      .k_codes = at(kKCodes),
+                      .k_scale = at(kKScale),
+                      .v = v_is_quantized(spec) ? v_codes : arguments.v.param(),
+                      .v_scale = at(kVScale),
+                      .o = arguments.o.param(),
+                      .lse = arguments.lse,
+                      .q_len = narrow(shape.q_len),
+                      .q_len_padded = narrow(layout.q_len_padded),
+                      .kv_len = narrow(shape.kv_len),
+                      .kv_len_padded = narrow(layout.kv_len_padded),
+                      .heads_per_kv_head = heads_per_kv_head()});
+    if (smooths_k()) params.set(SmoothingParams{.lse_correction = at(kLseCorrection)});
+    if (spec.causal) params.set(CausalParams{.offset = causal_offset()});
+    steps.launch(kAttend, grid(layout.q_len_padded / schedule.cta_q, shape.q_heads, shape.batch),
+                 params, stream);
+  }
+};
+
+}  // namespace
+
+void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Layout& layout,
+                       DevicePtr workspace, std::size_t workspace_bytes) const {
+  using Access = ArgumentCheck::Access;
+  ArgumentCheck check(kPlan);
+  check.tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
+               Access::read);
+  check.tensor("k", arguments.k, shape.batch, shape.kv_heads, shape.kv_len, spec.head_dim,
+               Access::read);
+  check.tensor("v", arguments.v, shape.batch, shape.kv_heads, shape.kv_len, spec.head_dim,
+               Access::read);
+  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
+               Access::write);
+  const float scale = arguments.softmax_scale;
+  if (scale != 0.0f && !(scale > 0.0f && scale <= kLargestSoftmaxScale)) {
+    throw ArgumentError(
+        fmt::format("attention: softmax_scale is {}; it must be positive and at most {}, or 0 for "
+                    "1 / sqrt(head_dim)",
+                    scale, kLargestSoftmaxScale));
+  }
+  if (arguments.causal != CausalAlignment::top_left &&
+      arguments.causal != CausalAlignment::bottom_right) {
+    throw ArgumentError(fmt::format("attention: causal is {}; it must be top_left or bottom_right",
+                                    static_cast<int>(arguments.causal)));
+  }
+  check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
+  if (arguments.lse != 0) {
+    const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
+    check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
+  }
+  check.overlaps();
+}
+
+Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& source) {
+  try {
+    impl_ = std::make_unique<Impl>(device, kernel, source);
+  } catch (const DriverError& error) {
+    const bool has_no_older = error.result() == static_cast<int>(Result::unsupported_ptx_version) &&
+                              kernel.view(family()).spec.pv == DType::e4m3;
+    if (!has_no_older) throw;
+    throw DriverError(error.result(), error.call(),
+                      fmt::format("{}\nOr take FP16 P V (pv f16, mode int8-fp16): of FP8 P V there "
+                                  "is no PTX for older drivers.",
+                                  error.what()));
+  }
+}
+
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+
+std::size_t Plan::workspace_bytes(const Shape& shape, Lse lse) const {
+  const Layout layout = layout_of(impl_->spec, impl_->schedule, impl_->scratch, shape, lse);
+  return static_cast<std::size_t>(layout.placed.bytes);
+}
+
+std::vector<Plan::ScratchTensor> Plan::scratch(const Shape& shape, Lse lse) const {
+  const Layout layout = layout_of(impl_->spec, impl_->schedule, impl_->scratch, shape, lse);
+  std::vector<ScratchTensor> tensors;
+  for (int i = 0; i < kTensors; ++i)
+    tensors.push_back({kScratch[i].name, layout.placed.offset[i], layout.bytes[i]});
+  return tensors;
+}
+
+void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, DevicePtr workspace,
+                   std::size_t workspace_bytes, StreamHandle stream) const {
+  const Impl& plan = *impl_;
+  const Layout layout = layout_of(plan.spec, plan.schedule, plan.scratch, shape,
+                                  arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
+  plan.check(shape, arguments, layout, workspace, workspace_bytes);
+  const Call call{.spec = plan.spec,
+                  .schedule = plan.schedule,
+                  .steps = plan.steps,
+                  .shape = shape,
+                  .arguments = arguments,
+                  .layout = layout,
+                  .workspace = workspace};
+  Device::Scope scope(plan.steps.device());  // once for all launches
+  if (part != Part::attend) {
+    call.statistics(stream);
+    call.keys(stream);
+    call.values(stream);
+    call.queries(stream);
+  }
+  if (part != Part::quantize) call.attend(stream);
+  scope.restore();
+}
+
+void Plan::run(const Shape& shape, const Arguments& arguments, DevicePtr workspace,
+               std::size_t workspace_bytes, StreamHandle stream) const {
+  enqueue(Part::all, shape, arguments, workspace, workspace_bytes, stream);
+}
+
+void Plan::quantize(const Shape& shape, const Arguments& arguments, DevicePtr workspace,
+                    std::size_t workspace_bytes, StreamHandle stream) const {
+  enqueue(Part::quantize, shape, arguments, workspace, workspace_bytes, stream);
+}
+
+void Plan::attend(const Shape& shape, const Arguments& arguments, DevicePtr workspace,
+                  std::size_t workspace_bytes, StreamHandle stream) const {
+  enqueue(Part::attend, shape, arguments, workspace, workspace_bytes, stream);
+}
+
+const Kernel& Plan::kernel() const { return impl_->kernel; }
+std::vector<std::string> Plan::kernel_names() const { return impl_->steps.entries(); }
+const std::string& Plan::note() const { return impl_->steps.note(); }
+
+}  // namespace sagegen::attention

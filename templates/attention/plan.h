@@ -1,0 +1,95 @@
+// Quantized attention as a plan of kernels: O = softmax(Q K^T * scale + mask) V, optionally with LSE.
+//
+// A Plan owns loaded kernels for one device and nothing else: the caller owns tensors, workspace and stream
+// (sagegen/runtime/plan.h). One Plan may be used from many threads if each call has its own workspace.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sagegen/runtime/plan.h"
+#include "sagegen/runtime/tensor.h"
+#include "templates/attention/spec.h"
+
+namespace sagegen::attention {
+
+struct Shape {
+  std::int64_t batch = 1;
+  std::int64_t q_heads = 1;
+  std::int64_t kv_heads = 1;  // divides q_heads
+  std::int64_t q_len = 1;
+  std::int64_t kv_len = 1;
+};
+
+enum class CausalAlignment { top_left, bottom_right };
+
+// Q, K and V hold finite numbers, and scaled scores are within f32: nothing checks that on the device, and
+// a NaN or infinity in them leaves O undefined.
+inline constexpr float kLargestSoftmaxScale = 1e25f;
+
+struct Arguments {
+  runtime::TensorView q, k, v, o;
+  // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. It is that of the weights in use, P as
+  // rounded, so that partial results merge as if computed at once. Beside what the codes of Q and K
+  // change in the scores, the rounding of P costs at most, and usually far less:
+  //   FP8   1/16, plus 2.2e-6 for each key whose weight is less than 3.5e-5 of the largest
+  //   FP16  2^-11, plus 3e-8 for each key whose weight is less than 6.1e-5 of the largest; with
+  //         Accumulation::f32 the tensor core truncates another 8.2e-8 per key
+  runtime::DevicePtr lse = 0;
+  float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0, at most kLargestSoftmaxScale
+  CausalAlignment causal = CausalAlignment::top_left;  // ignored without a causal mask
+};
+
+enum class Lse { unwanted, wanted };
+
+class Plan {
+ public:
+  // Loads the kernel and those that prepare its inputs; see LoadedSteps. Throws SpecError, DriverError,
+  // InternalError for a kernel of another family.
+  Plan(const runtime::Device& device, const Kernel& kernel, const runtime::ArtifactSource& source);
+  ~Plan();
+  Plan(Plan&&) noexcept;
+
+  // Bytes of workspace that run() needs for this shape, 256-byte aligned; fewer where no LSE is wanted. Throws
+  // ArgumentError if the shape is not possible (zero or negative sizes, kv_heads does not divide q_heads, too
+  // large).
+  std::size_t workspace_bytes(const Shape& shape, Lse lse = Lse::wanted) const;
+
+  // Where the tensors of the workspace lie, for tests and people: those whose lives do not meet share memory.
+  struct ScratchTensor {
+    std::string_view name;
+    std::int64_t offset, bytes;  // from the start of the workspace; 0 bytes: absent
+  };
+  std::vector<ScratchTensor> scratch(const Shape& shape, Lse lse = Lse::wanted) const;
+
+  // Enqueues all kernels. Throws ArgumentError naming tensor and rule before anything is launched:
+  // null or misaligned data, bad strides, a scale that is not positive, a workspace that is too
+  // small, or memory that is written (o, lse, workspace) and overlaps anything else. Overlap is
+  // judged by the ranges of addresses that tensors span.
+  void run(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
+           std::size_t workspace_bytes, runtime::StreamHandle stream) const;
+
+  // The two halves of run(), for callers that quantize once or that time them apart. attend() reads
+  // what quantize() left in the workspace for the same shape and arguments. Same checks as run().
+  void quantize(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
+                std::size_t workspace_bytes, runtime::StreamHandle stream) const;
+  void attend(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
+              std::size_t workspace_bytes, runtime::StreamHandle stream) const;
+
+  const Kernel& kernel() const;                   // as asked for
+  std::vector<std::string> kernel_names() const;  // entry points as loaded, in launch order
+  // Which kernels are those of an older target because of the driver, as a sentence; empty if none is.
+  const std::string& note() const;
+
+ private:
+  struct Impl;
+  enum class Part { all, quantize, attend };
+  void enqueue(Part part, const Shape& shape, const Arguments& arguments,
+               runtime::DevicePtr workspace, std::size_t workspace_bytes,
+               runtime::StreamHandle stream) const;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sagegen::attention

@@ -1,0 +1,52 @@
+// Quantized attention, SageAttention2 algorithm 1: what a kernel of this family computes and how it walks.
+// Layout (HND, NHD or any strides), lengths, the GQA ratio, the alignment of the causal mask and the LSE
+// output are launch arguments: they cost nothing at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "sagegen/kernel.h"
+#include "templates/shared/quantization.h"
+
+namespace sagegen::attention {
+
+struct Spec {
+  int head_dim = 128;                                 // channels of one head
+  DType io = DType::f16;                              // of Q, K, V and O: f16 or bf16
+  DType qk = DType::s8;                               // codes of Q and K
+  Granularity granularity = Granularity::per_thread;  // which elements share a scale
+  int q_group = 32;  // rows of Q that are scaled together: 8 scales (per thread) or 1 (per block)
+  int k_group = 64;  // rows of K that are scaled together: 4 scales (per thread) or 1 (per block)
+  Smoothing smoothing = Smoothing::k;  // what is subtracted before quantization
+  DType pv = DType::e4m3;              // of P and V in the second product: f16 or e4m3
+  Accumulation accumulation = Accumulation::two_level_f32;  // how P V is summed over key tiles
+  bool causal = false;  // key j is visible to query i if j <= i + offset, a launch argument
+  friend bool operator==(const Spec&, const Spec&) = default;
+};
+
+// How the kernel walks the scores. Does not change which values are quantized together.
+struct Schedule {
+  int cta_q = 128;  // query rows of a thread block
+  int cta_k = 64;   // keys of one step of the inner loop
+  int warps = 4;    // each warp owns cta_q / warps rows
+  int stages = 2;   // K and V tiles in flight or in use
+  friend bool operator==(const Schedule&, const Schedule&) = default;
+};
+
+using View = ViewOf<Spec, Schedule>;
+const FamilyOf<Spec, Schedule>& family();
+
+// What SageAttention2 does on this target: FP8 PV with two-level accumulation where e4m3 is a
+// tensor-core type, FP16 PV elsewhere. per_block scales 128 rows of Q together instead of 32.
+Spec usual_spec(Target target, Granularity granularity = Granularity::per_thread);
+// The same with P V in another dtype and the accumulation that goes with it.
+Spec with_pv(Spec spec, DType pv);
+
+// True if V reaches the kernel as codes of quantize_values with one f32 scale per channel; false if the
+// kernel reads the caller's V (f16 in, f16 PV).
+bool v_is_quantized(const Spec& spec);
+
+// Shared memory: the Q tile, then per stage one K and one V tile; in the end O.
+std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule);
+
+}  // namespace sagegen::attention

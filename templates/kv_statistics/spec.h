@@ -1,0 +1,20 @@
+// Partial reductions over the keys of a chunk: what smoothing and the quantization of V need to know of all
+// keys before they begin.
+#pragma once
+
+#include "sagegen/kernel.h"
+#include "templates/shared/quantization.h"
+
+namespace sagegen::kv_statistics {
+
+struct Spec {
+  int head_dim = 128;
+  DType io = DType::f16;
+  bool k_sum = false;   // sum of K per channel
+  bool v_amax = false;  // largest |V| per channel
+};
+
+using View = ViewOf<Spec, NoSchedule>;
+const FamilyOf<Spec>& family();
+
+}  // namespace sagegen::kv_statistics

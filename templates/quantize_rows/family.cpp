@@ -1,0 +1,76 @@
+#include <fmt/format.h>
+
+#include "templates/quantize_rows/params.h"
+#include "templates/quantize_rows/spec.h"
+
+namespace sagegen::quantize_rows {
+namespace {
+
+std::vector<Section> describe(const View& v) {
+  const Spec& s = v.spec;
+  Sentences lines{fmt::format("head_dim {}, input {}", s.head_dim, to_string(s.io))};
+  if (s.smooth) lines.push_back("subtracts the mean over all rows, per channel");
+  if (s.scales == 1) {
+    lines.push_back(
+        fmt::format("one scale per {} rows. f32 [batch, heads, rows / {}, 1]", s.group, s.group));
+  } else {
+    lines.push_back(fmt::format(
+        "groups of {} rows with {} scales each; row r of a group uses scale {}. f32 [batch, heads, "
+        "rows / {}, {}]",
+        s.group, s.scales, s.scales == 8 ? "r mod 8" : "(r mod 8) / 2", s.group, s.scales));
+  }
+  lines.push_back(fmt::format(
+      "codes {}; scale = amax / 127 over the rows that share it; codes are rounded to nearest even",
+      to_string(s.codes)));
+  if (s.fold) {
+    lines.push_back(
+        "the softmax scale and log2(e) are folded into the scale, so scores come out in base 2");
+    lines.push_back(
+        "on request computes q . mean(K), which corrects the LSE for the smoothing of K");
+  }
+  lines.push_back(fmt::format("grid (padded length / {}, heads, batch)", s.group));
+  return {{"what it computes", lines}};
+}
+
+}  // namespace
+
+const FamilyOf<Spec>& family() {
+  static const FamilyOf<Spec> family(FamilyDef<Spec>{
+      .word = "quantrows",
+      .title = "quantize_rows",
+      .room = "templates/quantize_rows",
+      .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+               field<&Spec::io>("io", "", io_types(), io_advice),
+               field<&Spec::codes>("codes", "", words<DType>({{DType::s8, "s8"}}), codes_advice),
+               field<&Spec::scales>("scales", "r", numbers({8, 4, 1})),
+               field<&Spec::group>("group", "g", groups(), group_advice),
+               flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold")},
+      .rules = {{{[](const View& v) { return v.spec.smooth && v.spec.fold; },
+                  [](const View&) {
+                    return std::string(
+                        "smooth with fold is refused: the mean of K is subtracted, and the "
+                        "softmax scale is folded into Q; choose one");
+                  }}}},
+      .resources =
+          [](const View& v) {
+            const int channels = v.spec.head_dim;
+            const int mean = v.spec.smooth ? 4 * channels : 0;
+            const int warp_maxima = v.spec.scales == 1 ? 4 * channels / 32 : 0;
+            return Resources{.threads = channels, .dynamic_smem = mean + warp_maxima};
+          },
+      .params =
+          [](const View& v) {
+            ParamLayout layout;
+            layout.add<Params>();
+            if (v.spec.smooth) layout.add<SmoothParams>();
+            if (v.spec.fold) layout.add<FoldParams>();
+            return layout;
+          },
+      .describe = describe,
+  });
+  return family;
+}
+
+const Family& any_family() { return family(); }
+
+}  // namespace sagegen::quantize_rows

@@ -1,0 +1,52 @@
+// Launch parameters of quantize_rows. grid (padded length / group, heads, B).
+#pragma once
+
+#include "sagegen/params.h"
+
+namespace sagegen::quantize_rows {
+
+struct Params {
+  TensorParam rows;
+  Address codes;  // out s8  [B, H, LP, D]
+  Address scale;  // out f32 [B, H, LP / group, scales]
+  std::int32_t len;
+  std::int32_t len_padded;
+
+  static constexpr std::string_view kName = "quantize_rows";
+  static std::vector<ParamField> fields() {
+    return {param_field("rows", &Params::rows), param_field("codes", &Params::codes),
+            param_field("scale", &Params::scale), param_field("len", &Params::len),
+            param_field("len_padded", &Params::len_padded)};
+  }
+};
+
+// With smooth. Block x == 0 writes the mean.
+struct SmoothParams {
+  Address sum_partial;  // in  f32 [B, H, chunks, D]
+  Address mean;         // out f32 [B, H, D]
+  std::int32_t chunks;
+
+  static constexpr std::string_view kName = "smooth";
+  static std::vector<ParamField> fields() {
+    return {param_field("sum_partial", &SmoothParams::sum_partial),
+            param_field("mean", &SmoothParams::mean), param_field("chunks", &SmoothParams::chunks)};
+  }
+};
+
+// With fold.
+struct FoldParams {
+  Address k_mean;          // in  f32 [B, Hkv, D]; only read if lse_correction is set
+  Address lse_correction;  // out f32 [B, H, LP]: (q . k_mean) * softmax_scale, or 0 for none
+  float softmax_scale;     // > 0
+  std::int32_t heads_per_kv_head;  // H / Hkv
+
+  static constexpr std::string_view kName = "fold";
+  static std::vector<ParamField> fields() {
+    return {param_field("k_mean", &FoldParams::k_mean),
+            param_field("lse_correction", &FoldParams::lse_correction),
+            param_field("softmax_scale", &FoldParams::softmax_scale),
+            param_field("heads_per_kv_head", &FoldParams::heads_per_kv_head)};
+  }
+};
+
+}  // namespace sagegen::quantize_rows

@@ -1,0 +1,28 @@
+// Rows of Q or K to integer codes with scales per group of rows (SageAttention2 sections 3.1 and 3.2).
+//
+// In a group of rows, row r uses scale (r mod 8) / (8 / scales): with 8 scales row r mod 8, with 4 scales
+// (r mod 8) / 2, with 1 the one there is. Queries have 8 or 1, keys 4 or 1: then all scores that a thread of
+// the attention kernel holds share one of each.
+#pragma once
+
+#include "sagegen/kernel.h"
+#include "templates/shared/quantization.h"
+
+namespace sagegen::quantize_rows {
+
+struct Spec {
+  int head_dim = 128;
+  DType io = DType::f16;
+  DType codes = DType::s8;
+  int scales = 8;       // per group of rows: 8, 4 or 1
+  int group = 32;       // rows
+  bool smooth = false;  // subtract the mean of all rows, per channel, first
+  // Rows are queries: fold the softmax scale and log2(e) into the scales, so that code * code * q_scale *
+  // k_scale is a score in base 2, and on request compute q . mean(K), what smoothing takes from the scores.
+  bool fold = false;
+};
+
+using View = ViewOf<Spec, NoSchedule>;
+const FamilyOf<Spec>& family();
+
+}  // namespace sagegen::quantize_rows

@@ -1,0 +1,153 @@
+// Rows to integer codes: the mean over all rows is subtracted per channel (smooth, for K), or the softmax
+// scale and log2(e) go into the scale of the codes (fold, for Q), so that attention works in base 2 with one
+// factor. Where the LSE is wanted, the term that smoothing K removes from it is computed with the queries,
+// while they are at hand in full precision.
+#include "templates/quantize_rows/params.h"
+#include "templates/quantize_rows/spec.h"
+#include "templates/shared/rows.h"
+
+namespace sagegen::quantize_rows {
+
+using namespace dsl;
+
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+
+class QuantizeRows {
+ public:
+  QuantizeRows(KernelBuilder& k, const Spec& spec);
+  void build();
+
+ private:
+  RowPart mean_of_rows();
+  void load_rows();
+  F32 amax_of_scale(F32 amax);
+  void write_scales(F32 scale);
+  void write_lse_correction();
+
+  // Row of the group that this thread has a part of in a pass.
+  I32 row(std::size_t pass) const { return threads_.row() + static_cast<int>(pass) * kRowsPerPass; }
+
+  KernelBuilder& k_;
+  const Spec& spec_;
+  const ParamReader<Params> p_;
+  const RowThreads threads_;
+  const I32 group_, head_, batch_, head_index_, first_row_;
+  I64 first_padded_row_;
+  std::vector<RowPart> rows_;  // by pass
+};
+
+QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
+    : k_(k),
+      spec_(spec),
+      p_(k.params<Params>()),
+      threads_(k, spec.head_dim),
+      group_(k.block_idx(0)),
+      head_(k.block_idx(1)),
+      batch_(k.block_idx(2)),
+      head_index_(batch_ * k.grid_dim(1) + head_),
+      first_row_(group_ * spec.group) {}
+
+void QuantizeRows::build() {
+  load_rows();
+  F32 amax = k_.f32(0.0f);
+  for (const RowPart& part : rows_) amax = max_abs(k_, part, amax);
+  const CodeScale code = code_scale(k_, amax_of_scale(amax), kLargestCode);
+
+  first_padded_row_ =
+      k_.to_i64(head_index_) * k_.to_i64(p_(&Params::len_padded)) + k_.to_i64(first_row_);
+  const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{spec_.head_dim};
+  for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
+    store_codes(k_, rows_[pass], code.inverse,
+                codes + (row(pass) * spec_.head_dim + threads_.channel()));
+  }
+  write_scales(code.scale);
+  if (spec_.fold) write_lse_correction();
+}
+
+// The block's part of the mean of all rows, from the sums of chunks; block 0 writes it, too.
+RowPart QuantizeRows::mean_of_rows() {
+  const auto p = k_.params<SmoothParams>();
+  const std::int64_t row_bytes = 4 * spec_.head_dim;
+  const SharedPtr means = k_.shared(4 * spec_.head_dim, 16);
+  const I32 channel_bytes = k_.thread_idx() * 4;
+  const I64 first = k_.to_i64(head_index_) * k_.to_i64(p(&SmoothParams::chunks)) * row_bytes;
+  const GlobalPtr sums = p(&SmoothParams::sum_partial) + first + channel_bytes;
+  const Var<F32> sum = k_.var(k_.f32(0.0f));
+  k_.for_range(k_.i32(0), p(&SmoothParams::chunks), 1, [&](I32 chunk) {
+    sum = sum.get() + k_.load<F32>(sums + k_.to_i64(chunk) * row_bytes);
+  });
+  const F32 mean = sum.get() / k_.to_f32(p_(&Params::len));
+  k_.store(means + channel_bytes, mean);
+  k_.if_(k_.block_idx(0) == 0, [&] {
+    k_.store(p(&SmoothParams::mean) + k_.to_i64(head_index_) * row_bytes + channel_bytes, mean);
+  });
+  k_.barrier();
+  return load_f32x8(k_, means + threads_.channel() * 4);
+}
+
+void QuantizeRows::load_rows() {
+  RowPart mean;
+  if (spec_.smooth) mean = mean_of_rows();
+  const I64 row_bytes = p_(&Params::rows, &TensorParam::stride_token) * kElementBytes;
+  const GlobalPtr rows = head_of(k_, p_, &Params::rows, batch_, head_);
+  for (int pass = 0; pass < spec_.group / kRowsPerPass; ++pass) {
+    const I32 index = first_row_ + (pass * kRowsPerPass + threads_.row());
+    const Pred is_there = index < p_(&Params::len);
+    RowPart part = threads_.load(spec_.io, rows + k_.to_i64(index) * row_bytes, is_there);
+    for (std::size_t i = 0; spec_.smooth && i < part.size(); ++i) {
+      part[i] = k_.select(is_there, part[i] - mean[i], k_.f32(0.0f));
+    }
+    rows_.push_back(part);
+  }
+}
+
+// Largest value of the rows that share a scale with this thread's. A thread has one row of every eight.
+F32 QuantizeRows::amax_of_scale(F32 amax) {
+  switch (spec_.scales) {
+    case 8:
+      return threads_.max_of_row(amax);
+    case 4:
+      return threads_.max_of_row_pair(amax);
+    default:
+      return threads_.max_of_block(amax, k_.shared(4 * (spec_.head_dim / 32), 16));
+  }
+}
+
+void QuantizeRows::write_scales(F32 scale) {
+  const int rows_per_scale = kRowsPerPass / spec_.scales;
+  if (spec_.fold) scale = scale * (k_.params<FoldParams>()(&FoldParams::softmax_scale) * kLog2E);
+  const GlobalPtr scales =
+      p_(&Params::scale) + (k_.to_i64(head_index_ * k_.grid_dim(0)) + k_.to_i64(group_)) *
+                               std::int64_t{4 * spec_.scales};
+  const Pred first = threads_.channel() == 0 && threads_.row() % rows_per_scale == 0;
+  k_.if_(first, [&] { k_.store(scales + threads_.row() / rows_per_scale * 4, scale); });
+}
+
+void QuantizeRows::write_lse_correction() {
+  const auto p = k_.params<FoldParams>();
+  const GlobalPtr lse_correction = p(&FoldParams::lse_correction);
+  k_.if_(!k_.is_null(lse_correction), [&] {
+    const I32 kv_index = head_index_ / p(&FoldParams::heads_per_kv_head);
+    const GlobalPtr mean =
+        p(&FoldParams::k_mean) +
+        (k_.to_i64(kv_index) * std::int64_t{spec_.head_dim} + k_.to_i64(threads_.channel())) *
+            std::int64_t{4};
+    const RowPart k_mean = load_f32x8(k_, mean);
+    for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
+      const F32 correction = threads_.dot(rows_[pass], k_mean) * p(&FoldParams::softmax_scale);
+      const GlobalPtr to =
+          lse_correction + (first_padded_row_ + k_.to_i64(row(pass))) * std::int64_t{4};
+      k_.if_(threads_.channel() == 0, [&] { k_.store(to, correction); });
+    }
+  });
+}
+
+}  // namespace
+
+void build(KernelBuilder& k, const Kernel& kernel) {
+  QuantizeRows(k, kernel.view(family()).spec).build();
+}
+
+}  // namespace sagegen::quantize_rows

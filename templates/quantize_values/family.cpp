@@ -1,0 +1,63 @@
+#include <fmt/format.h>
+
+#include "templates/quantize_values/params.h"
+#include "templates/quantize_values/spec.h"
+
+namespace sagegen::quantize_values {
+namespace {
+
+std::vector<Section> describe(const View& v) {
+  return {{"what it computes",
+           {fmt::format("head_dim {}, input {}", v.spec.head_dim, to_string(v.spec.io)),
+            v.spec.codes == DType::e4m3
+                ? "V: e4m3 codes, one f32 scale per channel = amax / 448; stored channel-major "
+                  "[batch, kv_heads, channels, keys], every 16 keys in the order 0 1 8 9 2 3 10 11 "
+                  "4 5 12 13 6 7 14 15"
+                : "V: f16 codes, one f32 scale per channel = amax / 1024; keys in order",
+            fmt::format("grid (padded kv_len / {}, kv_heads, batch)", kKeys)}}};
+}
+
+}  // namespace
+
+const FamilyOf<Spec>& family() {
+  static const FamilyOf<Spec> family(FamilyDef<Spec>{
+      .word = "quantv",
+      .title = "quantize_values",
+      .room = "templates/quantize_values",
+      .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+               field<&Spec::io>("io", "", io_types(), io_advice),
+               field<&Spec::codes>("codes", "", pv_types(), pv_advice)},
+      .rules = {{{[](const View& v) {
+                    return v.spec.codes == DType::e4m3 && !v.target.has(Feature::fp8_mma);
+                  },
+                  [](const View& v) {
+                    return fmt::format(
+                        "codes e4m3 is refused on {}: its tensor cores have no FP8; use codes f16",
+                        v.target.name);
+                  }},
+                 {[](const View& v) {
+                    return v.spec.codes == DType::f16 && v.spec.io == DType::f16;
+                  },
+                  [](const View&) {
+                    return std::string(
+                        "quantize_values with io f16 and codes f16 is refused: attention reads "
+                        "such a V as it is; leave this kernel out");
+                  }}}},
+      .resources =
+          [](const View& v) {
+            // The tile as it comes and as it leaves; codes of f16 keep their place.
+            const int channels = v.spec.head_dim;
+            const int tiles = kKeys * channels * (bits(v.spec.io) + bits(v.spec.codes)) / 8;
+            return Resources{
+                .threads = channels,
+                .dynamic_smem = 4 * channels + (v.spec.codes == DType::e4m3 ? tiles : 0)};
+          },
+      .params = [](const View&) { return ParamLayout().add<Params>(); },
+      .describe = describe,
+  });
+  return family;
+}
+
+const Family& any_family() { return family(); }
+
+}  // namespace sagegen::quantize_values

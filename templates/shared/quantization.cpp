@@ -1,0 +1,69 @@
+#include "templates/shared/quantization.h"
+
+#include <fmt/format.h>
+
+namespace sagegen {
+
+std::string_view to_string(Granularity value) {
+  switch (value) {
+    case Granularity::per_thread:
+      return "per_thread";
+    case Granularity::per_block:
+      return "per_block";
+  }
+  return "?";
+}
+
+std::string_view to_string(Smoothing value) {
+  switch (value) {
+    case Smoothing::none:
+      return "none";
+    case Smoothing::k:
+      return "k";
+  }
+  return "?";
+}
+
+std::string_view to_string(Accumulation value) {
+  switch (value) {
+    case Accumulation::f32:
+      return "f32";
+    case Accumulation::two_level_f32:
+      return "two_level_f32";
+  }
+  return "?";
+}
+
+Values head_dims() { return numbers({64, 128}); }
+Values io_types() { return words<DType>({{DType::f16, "f16"}, {DType::bf16, "bf16"}}); }
+Values pv_types() { return words<DType>({{DType::f16, "f16"}, {DType::e4m3, "e4m3"}}); }
+Values groups() { return numbers({16, 32, 64, 128}); }
+
+std::string head_dim_advice(int head_dim) {
+  std::string advice = head_dim < 1 ? "a head has channels" : "larger heads are not generated yet";
+  if (head_dim >= 1 && head_dim < 128) {
+    advice = fmt::format(
+        "pad the channels of Q, K and V with zeros up to {} and keep the softmax scale of the "
+        "original head_dim",
+        head_dim < 64 ? 64 : 128);
+  }
+  return fmt::format("kernels exist for 64 and 128; {}", advice);
+}
+
+std::string io_advice(int) { return "Q, K, V and O are f16 or bf16; convert them first"; }
+
+std::string codes_advice(int type) {
+  if (type == static_cast<int>(DType::s4)) return "INT4 is not generated yet; use s8";
+  return "Q and K are quantized to integers; use s8";
+}
+
+std::string pv_advice(int) { return "the second product takes P and V as f16 or e4m3"; }
+
+std::string group_advice(int) {
+  return fmt::format(
+      "a group of rows that share scales is a power of two from {} to {}, as each row takes a "
+      "register of its quantization",
+      kMinGroup, kMaxGroup);
+}
+
+}  // namespace sagegen

@@ -1,0 +1,54 @@
+// How SageAttention2 quantizes: the choices that several families share, and the layout of their scales.
+//
+// Shapes of the tensors between the kernels: B batch, Hq and Hkv heads, D head_dim, Lq and Lk lengths. LqP is
+// Lq rounded up to a multiple of the larger of q_group and cta_q, LkP is Lk rounded up to a multiple of the
+// larger of k_group and cta_k. They are contiguous. Rows of codes between the length and the padded length
+// are written as zero, so attention loads whole tiles without bounds.
+#pragma once
+
+#include <string>
+
+#include "sagegen/fields.h"
+#include "sagegen/types.h"
+
+namespace sagegen {
+
+// Which elements of Q and K share a scale (SageAttention2 section 3.2).
+//   per_thread: all scores that one thread of the attention kernel holds share one Q and one K scale.
+//               In a group of rows of Q, row r uses scale r mod 8; of K, row r uses (r mod 8) / 2.
+//   per_block:  one scale per group of rows.
+enum class Granularity { per_thread, per_block };
+
+// What is subtracted before quantization (SageAttention2 section 3.1). k: the mean over all keys, per
+// channel. Softmax does not see it; the LSE output is corrected.
+enum class Smoothing { none, k };
+
+// How P V is summed over key tiles. f32: the tensor core accumulates into O. two_level_f32: each key
+// tile is summed from zero in the tensor core and then added to O in f32 registers, which keeps the
+// 13-bit FP8 accumulators from drifting (SageAttention2 section 3.3).
+enum class Accumulation { f32, two_level_f32 };
+
+std::string_view to_string(Granularity value);
+std::string_view to_string(Smoothing value);
+std::string_view to_string(Accumulation value);
+
+// Scales of one group of rows.
+constexpr int q_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 8 : 1; }
+constexpr int k_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 4 : 1; }
+
+// A thread of a quantization kernel keeps its part of a group, one value per row, in registers between
+// finding the scale and applying it. Of 255 registers 256 values do not fit: they would spill.
+inline constexpr int kMinGroup = 16, kMaxGroup = 128;
+
+// Values and advice of fields that several families have.
+Values head_dims();
+Values io_types();
+Values pv_types();
+Values groups();
+std::string head_dim_advice(int head_dim);
+std::string io_advice(int type);
+std::string codes_advice(int type);
+std::string pv_advice(int type);
+std::string group_advice(int rows);
+
+}  // namespace sagegen

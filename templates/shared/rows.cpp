@@ -1,0 +1,95 @@
+#include "templates/shared/rows.h"
+
+namespace sagegen {
+
+using namespace dsl;
+
+namespace {
+
+// amax below this counts as 0: its inverse times 127 would overflow, and nothing is lost.
+constexpr float kSmallestAmax = 0x1p-100f;
+
+}  // namespace
+
+RowThreads::RowThreads(KernelBuilder& k, int head_dim)
+    : k_(k),
+      head_dim_(head_dim),
+      lanes_(head_dim / 8),
+      row_(k.thread_idx() / lanes_),
+      channel_(k.thread_idx() % lanes_ * 8) {}
+
+RowPart RowThreads::load(DType io, GlobalPtr row_start, Pred is_there) const {
+  std::array<Var<I32>, 4> bits;
+  for (Var<I32>& word : bits) word = k_.var(k_.i32(0));
+  k_.if_(is_there, [&] {
+    const auto words = k_.load_v4(row_start + channel_ * static_cast<std::int32_t>(kElementBytes));
+    for (std::size_t i = 0; i < 4; ++i) bits[i].set(words[i]);
+  });
+  RowPart part;
+  for (std::size_t i = 0; i < 4; ++i) {
+    const auto pair = k_.unpack2(io, bits[i].get());
+    part[2 * i] = pair[0];
+    part[2 * i + 1] = pair[1];
+  }
+  return part;
+}
+
+F32 RowThreads::dot(const RowPart& part, const RowPart& other) const {
+  F32 sum = part[0] * other[0];
+  for (std::size_t i = 1; i < part.size(); ++i) sum = k_.fma(part[i], other[i], sum);
+  for (int mask = 1; mask < lanes_; mask *= 2) sum = sum + k_.shuffle_xor(sum, mask);
+  return sum;
+}
+
+F32 RowThreads::max_of_lanes(F32 value, int count) const {
+  for (int mask = 1; mask < count; mask *= 2) value = k_.max(value, k_.shuffle_xor(value, mask));
+  return value;
+}
+
+F32 RowThreads::max_of_row(F32 value) const { return max_of_lanes(value, lanes_); }
+
+F32 RowThreads::max_of_row_pair(F32 value) const { return max_of_lanes(value, 2 * lanes_); }
+
+F32 RowThreads::max_of_block(F32 value, SharedPtr scratch) const {
+  value = max_of_lanes(value, 32);
+  k_.if_(k_.lane_idx() == 0, [&] { k_.store(scratch + k_.warp_idx() * 4, value); });
+  k_.barrier();
+  for (int warp = 0; warp < head_dim_ / 32; ++warp) {
+    value = k_.max(value, k_.load<F32>(scratch + std::int64_t{4 * warp}));
+  }
+  return value;
+}
+
+F32 max_abs(KernelBuilder& k, const RowPart& part, F32 at_least) {
+  F32 largest = at_least;
+  for (const F32 value : part) largest = k.max(largest, k.abs(value));
+  return largest;
+}
+
+template <Space S>
+RowPart load_f32x8(KernelBuilder& k, Ptr<S> from) {
+  RowPart part;
+  for (std::size_t half = 0; half < 2; ++half) {
+    const auto words = k.load_v4(from + static_cast<std::int64_t>(16 * half));
+    for (std::size_t i = 0; i < 4; ++i) part[4 * half + i] = k.as_f32(words[i]);
+  }
+  return part;
+}
+template RowPart load_f32x8(KernelBuilder&, GlobalPtr);
+template RowPart load_f32x8(KernelBuilder&, SharedPtr);
+
+CodeScale code_scale(KernelBuilder& k, F32 amax, float largest_code) {
+  const F32 largest = k.f32(largest_code);
+  return {.inverse = k.select(amax > kSmallestAmax, largest / amax, k.f32(0.0f)),
+          .scale = amax / largest};
+}
+
+void store_codes(KernelBuilder& k, const RowPart& part, F32 inverse, GlobalPtr to) {
+  RowPart scaled;
+  for (std::size_t i = 0; i < part.size(); ++i) scaled[i] = part[i] * inverse;
+  const I32 low = k.pack4(DType::s8, scaled[0], scaled[1], scaled[2], scaled[3]);
+  const I32 high = k.pack4(DType::s8, scaled[4], scaled[5], scaled[6], scaled[7]);
+  k.store_v2(to, {low, high});
+}
+
+}  // namespace sagegen

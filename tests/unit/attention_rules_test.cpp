@@ -1,0 +1,331 @@
+// The rules of attention and of the kernels that prepare its inputs, and what they hold on to.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <functional>
+
+#include "sagegen/error.h"
+#include "sagegen/set.h"
+#include "templates/attention/spec.h"
+#include "templates/kv_statistics/spec.h"
+#include "templates/quantize_rows/spec.h"
+#include "templates/quantize_values/spec.h"
+#include "tests/families/random_kernels.h"
+
+using namespace sagegen;
+using attention::Schedule;
+using attention::Spec;
+using Catch::Matchers::Contains;
+
+namespace {
+
+struct Parts {
+  Spec spec = {};
+  Schedule schedule = {};
+  Target target = {};
+  Kernel kernel() const { return {attention::family(), spec, schedule, target}; }
+};
+
+struct Case {
+  std::string what;
+  std::function<void(Parts&)> breaks;  // starts from the defaults, which are valid
+  std::vector<std::string> parts;      // of the one sentence that must come
+};
+
+void check(const Kernel& kernel, const std::vector<std::string>& parts) {
+  const Sentences sentences = kernel.violations();
+  INFO(kernel.key());
+  for (const std::string& sentence : sentences) UNSCOPED_INFO(sentence);
+  REQUIRE(sentences.size() == 1);
+  for (const std::string& part : parts) CHECK_THAT(sentences[0], Contains(part));
+}
+
+void check(const std::vector<Case>& cases) {
+  REQUIRE(Parts().kernel().violations().empty());
+  for (const Case& c : cases) {
+    Parts parts;
+    c.breaks(parts);
+    INFO(c.what);
+    check(parts.kernel(), c.parts);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("each rule on problem and quantization fires alone, with its numbers and the way out") {
+  check({
+      {"target",
+       [](Parts& s) { s.target = {.sm = 90, .suffix = 'a'}; },
+       {"target sm_90a is not supported", "sm_80, sm_86, sm_89, sm_120"}},
+      {"head_dim 0", [](Parts& s) { s.spec.head_dim = 0; }, {"head_dim 0", "64 and 128"}},
+      {"head_dim 96", [](Parts& s) { s.spec.head_dim = 96; }, {"head_dim 96", "pad"}},
+      {"head_dim < 0", [](Parts& s) { s.spec.head_dim = -64; }, {"head_dim -64"}},
+      {"io", [](Parts& s) { s.spec.io = DType::f32; }, {"io f32", "f16 or bf16"}},
+      {"s4", [](Parts& s) { s.spec.qk = DType::s4; }, {"INT4 is not generated yet", "use s8"}},
+      {"qk", [](Parts& s) { s.spec.qk = DType::e4m3; }, {"qk e4m3", "use s8"}},
+      {"q_group 48",
+       [](Parts& s) { s.spec.q_group = 48; },
+       {"q_group 48", "power of two", "16 to 128"}},
+      {"q_group 256, which spills",
+       [](Parts& s) { s.spec.q_group = 256; },
+       {"q_group 256", "16 to 128", "register"}},
+      {"k_group 256", [](Parts& s) { s.spec.k_group = 256; }, {"k_group 256", "16 to 128"}},
+      {"k_group 0", [](Parts& s) { s.spec.k_group = 0; }, {"k_group 0"}},
+      {"pv", [](Parts& s) { s.spec.pv = DType::s8; }, {"pv s8", "f16 or e4m3"}},
+      {"pv e4m3 without FP8",
+       [](Parts& s) { s.target = {.sm = 86}; },
+       {"pv e4m3", "sm_86", "use pv f16"}},
+  });
+}
+
+TEST_CASE("each rule on the schedule fires alone, with its numbers and the way out") {
+  check({
+      {"no warps", [](Parts& s) { s.schedule.warps = 0; }, {"warps 0", "1 to 8"}},
+      {"many warps", [](Parts& s) { s.schedule.warps = 16; }, {"warps 16", "1 to 8"}},
+      {"no stages", [](Parts& s) { s.schedule.stages = 0; }, {"stages 0", "1 to 4"}},
+      {"many stages", [](Parts& s) { s.schedule.stages = 5; }, {"stages 5"}},
+      {"cta_q 0", [](Parts& s) { s.schedule.cta_q = 0; }, {"cta_q 0", "power of two"}},
+      {"cta_q 96", [](Parts& s) { s.schedule.cta_q = 96; }, {"cta_q 96", "16 to 256"}},
+      {"cta_q 512", [](Parts& s) { s.schedule.cta_q = 512; }, {"cta_q 512"}},
+      {"rows per warp",
+       [](Parts& s) { s.schedule.warps = 2; },
+       {"cta_q 128 with 2 warps", "16 or 32 rows", "use 4 warps"}},
+      {"rows per warp, warps no power of two",
+       [](Parts& s) { s.schedule.warps = 3; },
+       {"warps 3", "power of two of warps"}},
+      {"cta_k 48",
+       [](Parts& s) { s.schedule.cta_k = 48; },
+       {"cta_k 48", "power of two", "from 16 to 128"}},
+      {"cta_k 256", [](Parts& s) { s.schedule.cta_k = 256; }, {"cta_k 256", "to 128"}},
+      {"cta_k 16 with e4m3",
+       [](Parts& s) { s.schedule.cta_k = 32; },
+       {"cta_k 32", "from 64 to 128", "e4m3"}},
+      {"cta_k 8 with f16",
+       [](Parts& s) {
+         s.spec.pv = DType::f16;
+         s.schedule.cta_k = 8;
+       },
+       {"cta_k 8", "from 16"}},
+      {"a warp across groups",
+       [](Parts& s) { s.spec.q_group = 16; },
+       {"q_group 16 with 32 rows of Q per warp", "use q_group 32 or more warps"}},
+      {"a key tile across groups",
+       [](Parts& s) {
+         s.schedule.warps = 8;
+         s.schedule.cta_k = 128;
+       },
+       {"k_group 64 with cta_k 128", "use k_group 128 or cta_k 64"}},
+      {"a tile that the threads cannot share",
+       [](Parts& s) {
+         s.spec.head_dim = 64;
+         s.spec.pv = DType::f16;
+         s.schedule.cta_k = 16;
+       },
+       {"warps 4 with a tile of K of 16 rows of 64 bytes", "128 threads", "fewer warps"}},
+      {"padding of keys",
+       [](Parts& s) {
+         s.spec.pv = DType::f16;
+         s.spec.k_group = 32;
+         s.schedule.cta_k = 32;
+       },
+       {"k_group 32 with cta_k 32", "blocks of 64", "use k_group 64"}},
+      {"shared memory",
+       [](Parts& s) {
+         s.spec.k_group = 128;
+         s.schedule = {.cta_q = 128, .cta_k = 128, .warps = 8, .stages = 3};
+       },
+       {"114688 bytes", "sm_89 may have 101376", "fewer stages"}},
+      {"registers",
+       [](Parts& s) {
+         s.spec.k_group = 128;
+         s.schedule.cta_k = 128;
+       },
+       {"cta_k 128 with 32 rows of Q per warp", "256 registers", "has 255", "use cta_k 64"}},
+  });
+}
+
+TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
+  const Target sm80{80}, sm89{89};
+  check(Kernel(quantize_values::family(), {.codes = DType::f16}, sm89),
+        {"quantize_values with io f16 and codes f16", "reads such a V as it is"});
+  check(Kernel(quantize_values::family(), {}, sm80),
+        {"codes e4m3 is refused on sm_80", "no FP8", "use codes f16"});
+  check(Kernel(kv_statistics::family(), {}, sm89),
+        {"kv_statistics without k_sum and v_amax", "compute nothing"});
+  check(Kernel(quantize_rows::family(), {.smooth = true, .fold = true}, sm89),
+        {"smooth with fold is refused", "choose one"});
+  check(Kernel(quantize_rows::family(), {.scales = 2}, sm89),
+        {"scales 2 is refused: it must be 8, 4 or 1"});
+  check(Kernel(quantize_rows::family(), {.group = 256}, sm89), {"group 256", "register"});
+  check(Kernel(quantize_rows::family(), {.codes = DType::s4}, sm89), {"INT4 is not generated yet"});
+  for (const Target target : {sm80, sm89}) {
+    CHECK(Kernel(kv_statistics::family(), {.k_sum = true}, target).violations().empty());
+    CHECK(Kernel(quantize_rows::family(), {}, target).violations().empty());
+    CHECK(Kernel(quantize_values::family(), {.io = DType::bf16, .codes = DType::f16}, target)
+              .violations()
+              .empty());
+  }
+}
+
+TEST_CASE("several mistakes are reported together, and validate() shows them all") {
+  Parts parts;
+  parts.spec.head_dim = 96;
+  parts.schedule.stages = 9;
+  parts.spec.qk = DType::s4;
+  const Kernel kernel = parts.kernel();
+  CHECK(kernel.violations().size() == 3);
+  CHECK_THROWS_AS(kernel.validate(), SpecError);
+  CHECK_THROWS_WITH(kernel.validate(), Contains(kernel.key()) && Contains("head_dim 96") &&
+                                           Contains("stages 9") && Contains("INT4"));
+  CHECK_NOTHROW(Parts().kernel().validate());
+
+  // The same of rules: two of one layer.
+  Parts rules;
+  rules.target = {.sm = 80};
+  rules.schedule.warps = 2;
+  CHECK(rules.kernel().violations().size() == 2);
+}
+
+TEST_CASE("absurd numbers are refused without overflow") {
+  constexpr int kHuge = 2147483647;
+  for (const int n : {kHuge, -kHuge, -kHuge - 1}) {
+    Parts parts;
+    parts.spec.head_dim = parts.spec.q_group = parts.spec.k_group = n;
+    parts.schedule = {.cta_q = n, .cta_k = n, .warps = n, .stages = n};
+    CHECK(parts.kernel().violations().size() == 7);
+  }
+}
+
+TEST_CASE("the advice on a head_dim fits it, in every family") {
+  const auto sentence = [](int head_dim) {
+    const std::string of_attention =
+        Kernel(attention::family(), {.head_dim = head_dim}, Target{89}).violations().at(0);
+    const std::string of_rows =
+        Kernel(quantize_rows::family(), {.head_dim = head_dim}, Target{89}).violations().at(0);
+    CHECK(of_attention == of_rows);
+    return of_attention;
+  };
+  CHECK_THAT(sentence(48), Contains("up to 64 and"));
+  CHECK_THAT(sentence(96), Contains("up to 128 and"));
+  for (const int head_dim : {160, 256}) {
+    CHECK_THAT(sentence(head_dim), Contains("larger heads are not generated yet"));
+    CHECK_THAT(sentence(head_dim), !Contains("pad"));
+  }
+  for (const int head_dim : {0, -64}) CHECK_THAT(sentence(head_dim), !Contains("pad"));
+}
+
+TEST_CASE("what the rules let through has the properties that the template relies on") {
+  test::RandomKernels random(attention::family(), 3);
+  for (int i = 0; i < 3000; ++i) {
+    const Kernel kernel = random.valid();
+    INFO(kernel.key());
+    const auto [spec, schedule, target] = kernel.view(attention::family());
+    const int rows = schedule.cta_q / schedule.warps;
+    REQUIRE((rows == 16 || rows == 32));
+    // First and last row of every warp, first and last key of every tile, share a group.
+    REQUIRE(spec.q_group % rows == 0);
+    REQUIRE(spec.k_group % schedule.cta_k == 0);
+    REQUIRE(std::max(spec.k_group, schedule.cta_k) % 64 == 0);
+    REQUIRE((spec.pv == DType::f16 || target.has(Feature::fp8_mma)));
+  }
+}
+
+// ---- defaults and inputs ------------------------------------------------------------------------
+
+namespace {
+
+std::vector<std::string> words_of_inputs(const Kernel& kernel) {
+  std::vector<std::string> words;
+  for (const Kernel& input : kernel.inputs()) words.emplace_back(input.family().word);
+  return words;
+}
+
+}  // namespace
+
+TEST_CASE("resources of the default attention kernels, by hand") {
+  // Q 128 x 128, two stages of K 64 x 128 and V 64 x 128 (one byte) or twice that (f16).
+  Parts parts;
+  CHECK(parts.kernel().resources().threads == 128);
+  CHECK(parts.kernel().resources().dynamic_smem == 16384 + 2 * (8192 + 8192));
+  parts.spec.pv = DType::f16;
+  CHECK(parts.kernel().resources().dynamic_smem == 16384 + 2 * (8192 + 16384));
+  parts.spec.head_dim = 64;
+  parts.schedule = {.cta_q = 64, .cta_k = 32, .warps = 2, .stages = 3};
+  CHECK(parts.kernel().resources().threads == 64);
+  CHECK(parts.kernel().resources().dynamic_smem == 4096 + 3 * (2048 + 4096));
+}
+
+TEST_CASE("defaults are valid on every target, and eight warps share an SM") {
+  for (const TargetInfo& info : supported_targets()) {
+    for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
+      const Spec usual = attention::usual_spec(info.target, granularity);
+      CHECK(usual.granularity == granularity);
+      CHECK(usual.q_group == (granularity == Granularity::per_thread ? 32 : 128));
+      CHECK((usual.pv == DType::e4m3) == info.has(Feature::fp8_mma));
+      CHECK((usual.accumulation == Accumulation::two_level_f32) == info.has(Feature::fp8_mma));
+      for (const int head_dim : {64, 128}) {
+        Spec spec = usual;
+        spec.head_dim = head_dim;
+        const Kernel kernel(attention::family(), spec, info.target);
+        INFO(kernel.key());
+        CHECK(kernel.violations().empty());
+        for (const Kernel& input : kernel.inputs()) CHECK(input.violations().empty());
+        const Resources needs = kernel.resources();
+        CHECK(needs.threads / 32 * (info.smem_per_sm / (needs.dynamic_smem + 1024)) >= 8);
+      }
+    }
+  }
+  CHECK_THROWS_AS(attention::usual_spec({.sm = 75}), SpecError);
+  CHECK_THROWS_AS(Kernel(attention::family(), {}, Target{75}), SpecError);
+}
+
+TEST_CASE("which kernels make one attention") {
+  using Words = std::vector<std::string>;
+  Spec spec;
+  const auto inputs = [&](int sm) {
+    return words_of_inputs(Kernel(attention::family(), spec, {}, Target{sm}));
+  };
+  CHECK(inputs(89) == Words{"kvstats", "quantrows", "quantv", "quantrows"});
+
+  spec.smoothing = Smoothing::none;  // V still needs its maxima
+  CHECK(inputs(89) == Words{"kvstats", "quantrows", "quantv", "quantrows"});
+
+  spec.pv = DType::f16;  // V is read as it is: nobody needs statistics
+  CHECK(inputs(80) == Words{"quantrows", "quantrows"});
+
+  spec.smoothing = Smoothing::k;
+  CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows"});
+
+  spec.io = DType::bf16;  // V must become f16
+  CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantv", "quantrows"});
+}
+
+TEST_CASE("every field that inputs depend on reaches them, and no other does") {
+  const Spec spec{.head_dim = 64,
+                  .io = DType::bf16,
+                  .granularity = Granularity::per_block,
+                  .q_group = 128,
+                  .k_group = 64,
+                  .pv = DType::f16,
+                  .accumulation = Accumulation::f32};
+  const Kernel kernel(attention::family(), spec, {.stages = 3}, Target{120});
+  std::vector<std::string> keys;
+  for (const Kernel& input : kernel.inputs()) keys.push_back(input.key());
+  CHECK(keys == std::vector<std::string>{"sage_kvstats_d64_bf16_ksum_vmax__sm120",
+                                         "sage_quantrows_d64_bf16_s8_r1_g64_smooth__sm120",
+                                         "sage_quantv_d64_bf16_f16__sm120",
+                                         "sage_quantrows_d64_bf16_s8_r1_g128_fold__sm120"});
+
+  const std::vector<Kernel> a = Parts().kernel().inputs();
+  Parts other;
+  other.spec.causal = true;
+  other.spec.accumulation = Accumulation::f32;
+  other.schedule.stages = 3;
+  CHECK(other.kernel().inputs() == a);
+  other.spec.smoothing = Smoothing::none;
+  const std::vector<Kernel> b = other.kernel().inputs();
+  CHECK_FALSE(b[0] == a[0]);  // statistics
+  CHECK_FALSE(b[1] == a[1]);  // keys
+  CHECK(b[2] == a[2]);        // values
+  CHECK(b[3] == a[3]);        // queries
+}

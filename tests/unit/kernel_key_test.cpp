@@ -1,0 +1,242 @@
+// Keys and targets as text: the documented ones, and what is said of others.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+
+#include "sagegen/error.h"
+#include "templates/attention/spec.h"
+#include "templates/kv_statistics/spec.h"
+#include "templates/quantize_rows/spec.h"
+#include "templates/quantize_values/spec.h"
+
+using namespace sagegen;
+using Catch::Matchers::Contains;
+
+namespace {
+
+std::string parse_error(const std::string& text) {
+  try {
+    parse_key(text);
+  } catch (const SpecError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+const std::string kGood =
+    "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_causal__q128k64w4s2__sm89";
+
+// kGood with the first `from` replaced by `to`.
+std::string with(const std::string& from, const std::string& to) {
+  std::string text = kGood;
+  text.replace(text.find(from), from.size(), to);
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("the keys of default kernels are the documented ones") {
+  const Target sm89{89};
+  const Kernel attention(attention::family(), {.causal = true}, sm89);
+  CHECK(attention.key() == kGood);
+  CHECK(attention.what() == kGood.substr(0, kGood.find("__")));
+  CHECK(attention.how() == "q128k64w4s2");
+  CHECK(Kernel(attention::family(), {}, {}, sm89).key() ==
+        "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89");
+  const Kernel statistics(kv_statistics::family(), {.k_sum = true, .v_amax = true}, sm89);
+  CHECK(statistics.key() == "sage_kvstats_d128_f16_ksum_vmax__sm89");
+  CHECK(statistics.what() == "sage_kvstats_d128_f16_ksum_vmax");
+  CHECK(statistics.how().empty());
+  CHECK(Kernel(quantize_rows::family(), {.scales = 4, .group = 64, .smooth = true}, sm89).key() ==
+        "sage_quantrows_d128_f16_s8_r4_g64_smooth__sm89");
+  CHECK(Kernel(quantize_rows::family(), {.fold = true}, sm89).key() ==
+        "sage_quantrows_d128_f16_s8_r8_g32_fold__sm89");
+  CHECK(Kernel(quantize_values::family(), {}, sm89).key() == "sage_quantv_d128_f16_e4m3__sm89");
+  CHECK(attention.on(Target{120}).key() == kGood.substr(0, kGood.size() - 2) + "120");
+}
+
+TEST_CASE("a bad key is refused with the token, its position and what belongs there") {
+  struct Case {
+    std::string text;
+    std::vector<std::string> parts;
+  };
+  const Case cases[] = {
+      {"", {"it ends where the word sage belongs"}},
+      {"huge_fwd_d128", {"\"huge\" at position 1 is not the word sage"}},
+      {"sage", {"it ends where a family of kernels: fwd, kvstats, quantrows, quantv belongs"}},
+      {"sage_", {"it ends where a family of kernels: fwd"}},
+      {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, kvstats"}},
+      {"sage_fwd", {"it ends where d<head_dim>"}},
+      {"sage_fwd__sm89", {"\"sm89\" at position 11 is not d<head_dim>"}},
+      {with("d128", "128"), {"\"128\" at position 10 is not d<head_dim>, for example d128"}},
+      {with("d128", "d0128"), {"\"d0128\" at position 10"}},
+      {with("d128", "d-128"), {"\"d-128\""}},
+      {with("d128", "d1000000"), {"\"d1000000\""}},
+      {with("d128", "d128x"), {"\"d128x\""}},
+      {with("_f16", "_half"), {"\"half\" at position 15 is not f16 or bf16 (io)"}},
+      {with("qk_", "kq_"), {"\"kq_s8t\" at position 19 is not qk_s8 (qk)"}},
+      {with("s8t", "s8"), {"in \"s8\" at position 22, t or b (granularity) belongs at 24"}},
+      {with("s8t", "s8bt"), {"\"s8bt\""}},
+      {with("g32x64", "g32y64"),
+       {"in \"g32y64\" at position 26, x<k_group>, for example x64 belongs at 29"}},
+      {with("g32x64", "g32x64x1"), {"\"g32x64x1\" at position 26"}},
+      {with("smk", "smv"), {"\"smv\" at position 33 is not sm0 or smk (smoothing)"}},
+      {with("pv_", "vp_"), {"\"vp_e4m3\" at position 37 is not pv_f16 or pv_e4m3 (pv)"}},
+      {with("e4m3", "e5m2"), {"\"pv_e5m2\" at position 37"}},
+      {with("f32x2", "f32x3"), {"\"f32x3\" at position 45 is not f32 or f32x2 (accumulation)"}},
+      {with("causal", "diagonal"), {"\"diagonal\" at position 51 is not \"__\", causal (causal)"}},
+      {with("__q", "_q"), {"\"q128k64w4s2\" at position 58 is not \"__\""}},
+      {with("q128k64w4s2", "q128k64w4"),
+       {"in \"q128k64w4\" at position 59, s<stages>, for example s2 belongs at 68"}},
+      {with("q128k64w4s2", "q128k64w4s2s2"), {"\"q128k64w4s2s2\""}},
+      {with("q128k64w4s2__", ""), {"\"sm89\" at position 59 is not q<cta_q>"}},
+      {with("sm89", "sm77"),
+       {"\"sm77\" at position 72 is not a target at the end: sm80, sm86, sm89, sm120"}},
+      {with("sm89", "sm_89"), {"\"sm\" at position 72 is not a target"}},
+      {with("__sm89", ""), {"it ends where a target at the end: sm80"}},
+      {with("__sm89", "__"), {"it ends where a target at the end: sm80"}},
+      {kGood + "_x", {"\"_x\" at position 76 follows the target"}},
+      {kGood + "__sm89", {"\"__sm89\" at position 76 follows the target"}},
+      {"sage_kvstats_d128_bf16_vmax_ksum__sm89", {"\"ksum\" at position 29", "vmax (v_amax)"}},
+      {"sage_kvstats_d128_f16_nothing__sm89",
+       {"\"nothing\" at position 23 is not \"__\", ksum (k_sum), vmax (v_amax)"}},
+      {"sage_quantrows_d128_f16_s8_r8_g64_rough__sm89", {"\"rough\"", "smooth (smooth), fold"}},
+      {"sage_quantrows_d128_f16_s8_r8_64__sm89", {"\"64\"", "g<group>"}},
+  };
+  for (const Case& c : cases) {
+    const std::string message = parse_error(c.text);
+    INFO(c.text);
+    CHECK_THAT(message, Contains("bad kernel key"));
+    for (const std::string& part : c.parts) CHECK_THAT(message, Contains(part));
+  }
+}
+
+TEST_CASE("an error message shows hostile text short and printable") {
+  for (const std::string& text :
+       {std::string(5000, '\x01'), kGood.substr(0, 10) + std::string(5000, '\x01'),
+        "sage_fwd_d128_f16_qk_s8" + std::string(5000, '\x01'), kGood + std::string(5000, '\x01'),
+        kGood + "_" + std::string(5000, '\x01')}) {
+    const std::string message = parse_error(text);
+    CHECK(message.size() < 500);
+    CHECK(std::ranges::all_of(message, [](char c) { return c >= ' ' && c <= '~'; }));
+  }
+}
+
+TEST_CASE("a key names the family's numbers too where rules refuse them") {
+  const Kernel kernel = parse_key(with("d128", "d96"));
+  CHECK(kernel.view(attention::family()).spec.head_dim == 96);
+  CHECK_FALSE(kernel.violations().empty());
+}
+
+TEST_CASE("targets read back, and an unknown one lists what exists") {
+  for (const TargetInfo& info : supported_targets()) {
+    CHECK(to_string(info.target) == info.name);
+    CHECK(parse_target(info.name) == info.target);
+    CHECK(target_info(info.target).name == info.name);
+    CHECK(find_target(info.target) == &target_info(info.target));
+  }
+  CHECK(to_string(Target{.sm = 90, .suffix = 'a'}) == "sm_90a");
+  CHECK(find_target({.sm = 90, .suffix = 'a'}) == nullptr);
+  CHECK_THROWS_WITH(parse_target("sm_77"),
+                    "unknown target \"sm_77\"; use one of sm_80, sm_86, sm_89, sm_120");
+  for (const char* word : {"sm89", "SM_89", "sm-89", "89", "8.9", "compute_89", "sm_89a"}) {
+    CHECK_THROWS_WITH(parse_target(word), Contains("write sm_89 (targets: sm_80,"));
+  }
+  CHECK_THROWS_WITH(parse_target("sm_90"),
+                    Contains("compute capability 9.0") && Contains("loads there; use sm_89"));
+  CHECK_THROWS_WITH(parse_target("sm_90a"), Contains("use sm_89"));
+  CHECK_THROWS_WITH(parse_target("sm_87"), Contains("use sm_86"));
+  CHECK_THROWS_WITH(parse_target("sm_121"), Contains("12.1") && Contains("use sm_120"));
+  for (const char* word : {"", "ampere", "sm_", "hopper90", "sm_99999999999", "sm_89x"}) {
+    CHECK_THROWS_WITH(parse_target(word), Contains("; use one of sm_80"));
+  }
+  CHECK_THROWS_WITH(target_info({.sm = 90, .suffix = 'a'}), Contains("sm_90a is not supported"));
+}
+
+TEST_CASE("limits of the targets") {
+  // CUDA C++ Programming Guide, technical specifications per compute capability.
+  CHECK(target_info({.sm = 80}).smem_per_block == 166912);
+  CHECK(target_info({.sm = 86}).smem_per_block == 101376);
+  CHECK(target_info({.sm = 89}).smem_per_block == 101376);
+  CHECK(target_info({.sm = 120}).smem_per_block == 101376);
+  for (const TargetInfo& info : supported_targets()) {
+    CHECK(info.smem_per_sm == info.smem_per_block + 1024);
+    CHECK(info.has(Feature::fp8_mma) == (info.target.sm >= 89));
+    CHECK(info.has(Feature::s4_mma) == (info.target.sm < 90));
+  }
+}
+
+TEST_CASE("a schedule is chosen by its part of the key") {
+  const Kernel kernel = parse_key(kGood);
+  CHECK(kernel.with_schedule("q64k64w2s3").key() == with("q128k64w4s2", "q64k64w2s3"));
+  CHECK(kernel.with_schedule("q64k64w2s3").with_usual_schedule() == kernel);
+  for (const char* bad :
+       {"", "q64", "q64k64w2s3x", "q64k64w2s3_", "q64_k64w2s3", "s2", "q-1k64w2s3"}) {
+    INFO(bad);
+    CHECK_THROWS_WITH(
+        kernel.with_schedule(bad),
+        Contains("is refused") && Contains("the usual schedule of this kernel is q128k64w4s2"));
+  }
+  CHECK_THROWS_WITH(kernel.with_schedule("q64k64w2"),
+                    Contains("s<stages>, for example s2 belongs at position 9"));
+  const Kernel values(quantize_values::family(), {}, Target{89});
+  CHECK(values.with_schedule("") == values);
+  CHECK_THROWS_WITH(values.with_schedule("q64"),
+                    Contains("kernels of quantize_values have one schedule"));
+}
+
+TEST_CASE("a kernel from a text of options") {
+  const auto key = [](const char* options, Target target = {89}) {
+    return kernel_of_options(attention::family(), options, target).key();
+  };
+  CHECK(key("causal") == kGood);
+  CHECK(key(" causal=true\t\n") == kGood);
+  CHECK(key("causal=false head_dim=64 io=bf16") ==
+        "sage_fwd_d64_bf16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89");
+  CHECK(key("", {80}) == "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_f16_f32__q128k64w4s2__sm80");
+  // What is not named goes with what is: one scale per 128 rows, sums that FP16 P V needs.
+  CHECK(key("granularity=per_block") ==
+        "sage_fwd_d128_f16_qk_s8b_g128x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89");
+  CHECK(key("pv=f16") == "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_f16_f32__q128k64w4s1__sm89");
+  CHECK(key("schedule=q64k64w2s3") ==
+        "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q64k64w2s3__sm89");
+  struct Case {
+    const char *options, *part;
+  };
+  const Case cases[] = {
+      {"headdim=64", "unknown option \"headdim\"; valid are head_dim, io, qk,"},
+      {"io", "option \"io\" is refused: write name=value, f16 or bf16"},
+      {"half", "option \"half\" is refused: write name=value"},
+      {"io=half", "io = \"half\" is refused: it must be f16 or bf16"},
+      {"io=", "io = \"\" is refused"},
+      {"head_dim=+64", "head_dim = \"+64\" is refused: it must be 64 or 128"},
+      {"head_dim=64.0", "head_dim = \"64.0\" is refused"},
+      {"causal=1", "causal = \"1\" is refused: it must be false or true"},
+      {"io=f16 io=f16", "option io stands twice in \"io=f16 io=f16\""},
+      {"causal causal", "option causal stands twice"},
+      {"schedule=q64k64w2s3 schedule=q64k64w2s3", "option schedule stands twice"},
+      {"schedule=fast", "schedule \"fast\" is refused: q<cta_q>, for example q128 belongs at"},
+      {"schedule=", "schedule \"\" is refused"},
+  };
+  for (const Case& c : cases) {
+    INFO(c.options);
+    CHECK_THROWS_AS(key(c.options), SpecError);
+    CHECK_THROWS_WITH(key(c.options), Contains(c.part));
+  }
+  CHECK_THROWS_WITH(key("", {75}), Contains("sm_75 is not supported"));
+  // The form only, as with keys.
+  CHECK_FALSE(kernel_of_options(attention::family(), "head_dim=96", {89}).violations().empty());
+}
+
+TEST_CASE("families are found by title, and a kernel tells whose it is") {
+  CHECK(&builtin_families().of_title("attention") == &attention::family());
+  CHECK(builtin_families().find_title("fwd") == nullptr);
+  CHECK(builtin_families().find_word("sage", "fwd") == &attention::family());
+  CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
+  CHECK_THROWS_WITH(builtin_families().of_title("attentoin"),
+                    "unknown family \"attentoin\"; there are attention, kv_statistics, "
+                    "quantize_rows, quantize_values");
+  const Kernel kernel = parse_key(kGood);
+  CHECK(&kernel.family() == &attention::family());
+  CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);
+}

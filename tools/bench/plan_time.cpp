@@ -1,0 +1,175 @@
+// What the runtime itself costs, with a driver that does nothing: making a plan of attention from the embedded
+// PTX (the first of the process, and again while another is alive), and one run() beyond the driver's calls.
+// Times are CPU times of this thread, so that other load on the machine does not count.
+//   plan_time
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sagegen/attention.h"
+
+namespace {
+
+using namespace sagegen;
+using namespace sagegen::runtime;
+
+// Answers every call with success, as little as a driver can do.
+class IdleDriver final : public DriverApi {
+ public:
+  std::string name() const override { return "idle"; }
+  Result init() override { return Result::success; }
+  Result driver_version(int* version) override { return *version = 13000, Result::success; }
+  Result device_count(int* count) override { return *count = 1, Result::success; }
+  Result device_name(char* name, int length, DeviceOrdinal) override {
+    if (length > 0) *name = '\0';
+    return Result::success;
+  }
+  Result device_attribute(int* value, DeviceAttribute attribute, DeviceOrdinal) override {
+    *value = attribute == DeviceAttribute::compute_capability_major   ? 8
+             : attribute == DeviceAttribute::compute_capability_minor ? 9
+                                                                      : 1 << 20;
+    return Result::success;
+  }
+  Result device_total_memory(std::size_t* bytes, DeviceOrdinal) override {
+    return *bytes = 0, Result::success;
+  }
+  Result primary_context_retain(ContextHandle* context, DeviceOrdinal) override {
+    return *context = handle<ContextHandle>(), Result::success;
+  }
+  Result primary_context_release(DeviceOrdinal) override { return Result::success; }
+  Result set_current(ContextHandle context) override { return current_ = context, Result::success; }
+  Result get_current(ContextHandle* context) override {
+    return *context = current_, Result::success;
+  }
+  Result context_synchronize() override { return Result::success; }
+  Result module_load(ModuleHandle* module, const char*, std::string*) override {
+    return *module = handle<ModuleHandle>(), Result::success;
+  }
+  Result module_unload(ModuleHandle) override { return Result::success; }
+  Result module_function(FunctionHandle* function, ModuleHandle, const char*) override {
+    return *function = handle<FunctionHandle>(), Result::success;
+  }
+  Result function_attribute(int* value, FunctionAttribute, FunctionHandle) override {
+    return *value = 1024, Result::success;
+  }
+  Result function_set_attribute(FunctionHandle, FunctionAttribute, int) override {
+    return Result::success;
+  }
+  Result launch(FunctionHandle, Dim3, Dim3, unsigned, StreamHandle, void**) override {
+    return Result::success;
+  }
+  Result mem_alloc(DevicePtr* ptr, std::size_t) override { return *ptr = 256, Result::success; }
+  Result mem_free(DevicePtr) override { return Result::success; }
+  Result copy_to_device(DevicePtr, const void*, std::size_t, StreamHandle) override {
+    return Result::success;
+  }
+  Result copy_to_host(void*, DevicePtr, std::size_t, StreamHandle) override {
+    return Result::success;
+  }
+  Result fill_bytes(DevicePtr, unsigned char, std::size_t, StreamHandle) override {
+    return Result::success;
+  }
+  Result tensor_map_encode_tiled(TensorMap*, const TensorMapLayout&) override {
+    return Result::not_supported;
+  }
+  Result stream_create(StreamHandle* stream) override {
+    return *stream = handle<StreamHandle>(), Result::success;
+  }
+  Result stream_destroy(StreamHandle) override { return Result::success; }
+  Result stream_synchronize(StreamHandle) override { return Result::success; }
+  Result event_create(EventHandle* event) override {
+    return *event = handle<EventHandle>(), Result::success;
+  }
+  Result event_destroy(EventHandle) override { return Result::success; }
+  Result event_record(EventHandle, StreamHandle) override { return Result::success; }
+  Result event_synchronize(EventHandle) override { return Result::success; }
+  Result event_elapsed_ms(float* ms, EventHandle, EventHandle) override {
+    return *ms = 0, Result::success;
+  }
+  Result stream_begin_capture(StreamHandle) override { return Result::not_supported; }
+  Result stream_end_capture(StreamHandle, GraphHandle*) override { return Result::not_supported; }
+  Result graph_destroy(GraphHandle) override { return Result::not_supported; }
+  Result graph_instantiate(GraphExecutableHandle*, GraphHandle) override {
+    return Result::not_supported;
+  }
+  Result graph_executable_destroy(GraphExecutableHandle) override { return Result::not_supported; }
+  Result graph_launch(GraphExecutableHandle, StreamHandle) override {
+    return Result::not_supported;
+  }
+  std::string result_name(Result) const override { return "result"; }
+
+ private:
+  // Any address but null.
+  template <typename Handle>
+  Handle handle() {
+    return reinterpret_cast<Handle>(this);
+  }
+  ContextHandle current_ = nullptr;
+};
+
+double cpu_microseconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return 1e6 * static_cast<double>(now.tv_sec) + 1e-3 * static_cast<double>(now.tv_nsec);
+}
+
+// Median of one call's time.
+double microseconds(const std::function<void()>& work, int repetitions) {
+  std::vector<double> times;
+  for (int i = 0; i < 15; ++i) {
+    const double begin = cpu_microseconds();
+    for (int n = 0; n < repetitions; ++n) work();
+    times.push_back((cpu_microseconds() - begin) / repetitions);
+  }
+  std::ranges::sort(times);
+  return times[times.size() / 2];
+}
+
+void report() {
+  const auto driver = std::make_shared<IdleDriver>();
+  const Device device(driver, 0);
+  const sagegen::Kernel kernel(attention::family(), {}, Target{.sm = 89});
+  const ArtifactSource source = embedded_ptx();
+
+  const double begin = cpu_microseconds();
+  const attention::Plan plan(device, kernel, source);
+  fmt::print("first plan of the process:          {:8.1f} us\n", cpu_microseconds() - begin);
+  fmt::print("the same plan again:                {:8.1f} us\n",
+             microseconds([&] { attention::Plan(device, kernel, source); }, 20));
+  fmt::print(
+      "the same plan on another device:    {:8.1f} us\n",
+      microseconds(
+          [&] { attention::Plan(Device(std::make_shared<IdleDriver>(), 0), kernel, source); }, 20));
+
+  const attention::Shape shape{
+      .batch = 2, .q_heads = 32, .kv_heads = 8, .q_len = 4096, .kv_len = 4096};
+  const std::size_t bytes = plan.workspace_bytes(shape);
+  const std::size_t without_lse = plan.workspace_bytes(shape, attention::Lse::unwanted);
+  constexpr DevicePtr kFar = DevicePtr{1} << 40;
+  const attention::Arguments arguments{.q = hnd(1 * kFar, 32, 4096, 128),
+                                       .k = hnd(2 * kFar, 8, 4096, 128),
+                                       .v = hnd(3 * kFar, 8, 4096, 128),
+                                       .o = hnd(4 * kFar, 32, 4096, 128)};
+  const double run =
+      microseconds([&] { plan.run(shape, arguments, 5 * kFar, bytes, nullptr); }, 100'000);
+  fmt::print("run(), five launches:               {:8.3f} us\n", run);
+  fmt::print("workspace of B2 H32/8 L4096 D128:   {:8.2f} MB, {:.2f} MB without LSE\n",
+             static_cast<double>(bytes) / 1e6, static_cast<double>(without_lse) / 1e6);
+}
+
+}  // namespace
+
+int main() {
+  try {
+    report();
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return 1;
+  }
+}
