@@ -297,6 +297,18 @@ void KernelBuilder::if_else(Pred condition, const std::function<void()>& then,
 // A loop whose test is at its end, behind a guard, with a block of its own to hoist invariants into.
 void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<void(I32)>& body,
                               SourceLoc loc) {
+  std::function<Pred(I32)> never_stops;
+  if (body) {
+    never_stops = [&](I32 index) {
+      body(index);
+      return pred(false);
+    };
+  }
+  for_range_until(begin, end, step, never_stops, loc);
+}
+
+I32 KernelBuilder::for_range_until(I32 begin, I32 end, int step,
+                                   const std::function<Pred(I32)>& body, SourceLoc loc) {
   impl_->at(loc);
   if (step < 1)
     impl_->fail(fmt::format("for_range counts upwards; a step of {} would not end", step));
@@ -306,25 +318,26 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
   llvm::Value* limit = impl_->use(end);
   llvm::Value* enters = b.CreateICmpSLT(first, limit);
   auto* known = llvm::dyn_cast<llvm::ConstantInt>(enters);
-  if (known != nullptr && known->isZero()) return;
+  if (known != nullptr && known->isZero()) return begin;
 
   llvm::BasicBlock* guard = b.GetInsertBlock();
   llvm::BasicBlock* preheader = impl_->new_block();
   llvm::BasicBlock* loop = impl_->new_block();
   // A slot, not a phi: the folder would take a phi whose back edge is still missing for its first value.
   llvm::AllocaInst* counter = impl_->slot(b.getInt32Ty());
-  b.SetInsertPoint(preheader);
   b.CreateStore(first, counter);
+  b.SetInsertPoint(preheader);
   b.CreateBr(loop);
   b.SetInsertPoint(loop);
   llvm::Value* index = b.CreateLoad(b.getInt32Ty(), counter);
   llvm::Value* again = nullptr;
   impl_->in_scope([&] {
-    body(impl_->wrap<I32>(index));
+    const Pred stop = body(impl_->wrap<I32>(index));
     impl_->at(loc);
     llvm::Value* next = b.CreateNSWAdd(index, b.getInt32(step));
     b.CreateStore(next, counter);
     again = b.CreateICmpSLT(next, limit);
+    again = b.CreateAnd(again, b.CreateNot(impl_->use(stop)));
   });
   llvm::BasicBlock* after = impl_->new_block();
   b.CreateCondBr(again, loop, after);
@@ -335,6 +348,7 @@ void KernelBuilder::for_range(I32 begin, I32 end, int step, const std::function<
     b.CreateCondBr(enters, preheader, after);
   }
   b.SetInsertPoint(after);
+  return impl_->wrap<I32>(b.CreateLoad(b.getInt32Ty(), counter));
 }
 
 void KernelBuilder::while_(const std::function<Pred()>& condition,

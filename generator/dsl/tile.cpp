@@ -285,7 +285,8 @@ I32& Accumulator::at(int lane_row, int lane_column, SourceLoc loc) {
                loc)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
 }
 
-void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& update) {
+void Accumulator::update_if(KernelBuilder& k, Pred condition,
+                            const std::function<Update()>& prepare) {
   std::vector<Var<F32>> values;
   for (const MmaC& block : blocks_) {
     for (const I32 value : block) values.push_back(k.var(k.as_f32(value)));
@@ -299,11 +300,21 @@ void Accumulator::update_if(KernelBuilder& k, Pred condition, const Update& upda
     }
   };
   k.if_(condition, [&] {
+    const Update update = prepare();
     each([&](const Var<F32>& value, int row, int column) { value = update(row, column, value); });
   });
   each([&](const Var<F32>& value, int row, int column) {
     at(row, column) = k.as_bits(value.get());
   });
+}
+
+void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
+                  Accumulator& sum, int column_block, SourceLoc loc) {
+  const Caller caller(k, loc);
+  for (int row = 0; row < sum.row_blocks(); ++row) {
+    MmaC& c = sum.block(row, column_block);
+    c = k.mma(kind, a[static_cast<std::size_t>(row)], b, c);
+  }
 }
 
 MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step,
@@ -372,72 +383,13 @@ void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F
   });
 }
 
-// ---- pipeline -------------------------------------------------------------------------------------
-
-namespace {
-
-void run_prologue(KernelBuilder& k, int pending_groups, const PipelineSteps& steps) {
-  if (!steps.prologue) return;
-  k.cp_async_wait(pending_groups);
-  k.barrier();
-  steps.prologue();
-}
-
-void pipelined_in_turns(KernelBuilder& k, I32 tiles, SharedPtr buffer, const PipelineSteps& steps) {
-  k.if_(k.i32(0) < tiles, [&] { steps.load_keys(k.i32(0), buffer); });
-  k.cp_async_commit();
-  run_prologue(k, 1, steps);
-  k.for_range(k.i32(0), tiles, 1, [&](I32 tile) {
-    k.cp_async_wait(0);
-    k.barrier();  // these keys are visible, and nobody reads the previous values any more
-    steps.load_values(tile, buffer);
-    k.cp_async_commit();
-    steps.scores(tile, buffer);
-    k.barrier();  // nobody reads these keys any more
-    k.if_(tile + 1 < tiles, [&] { steps.load_keys(tile + 1, buffer); });
-    k.cp_async_commit();
-    steps.softmax(tile);
-    k.cp_async_wait(1);
-    k.barrier();  // these values are visible
-    steps.values(tile, buffer);
-  });
-}
-
-}  // namespace
-
-void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int stage_bytes,
-               const PipelineSteps& steps) {
-  if (stages == 1) return pipelined_in_turns(k, tiles, buffers, steps);
-
-  const auto load = [&](I32 tile, SharedPtr stage) {
-    k.if_(tile < tiles, [&] {
-      steps.load_keys(tile, stage);
-      steps.load_values(tile, stage);
-    });
-    k.cp_async_commit();
-  };
-  const auto next_stage = [&](I32 offset) {
-    if (stages == 2) return offset ^ stage_bytes;
-    return k.select(offset == (stages - 1) * stage_bytes, k.i32(0), offset + stage_bytes);
-  };
-  for (int tile = 0; tile < stages - 1; ++tile) {
-    load(k.i32(tile), buffers + static_cast<std::int64_t>(tile * stage_bytes));
+F32 lane_max(KernelBuilder& k, Accumulator& values, int lane_row, SourceLoc loc) {
+  const Caller caller(k, loc);
+  F32 largest = k.as_f32(values.at(lane_row, 0));
+  for (int column = 1; column < values.lane_columns(); ++column) {
+    largest = k.max(largest, k.as_f32(values.at(lane_row, column)));
   }
-  run_prologue(k, stages - 1, steps);
-  const Var<I32> stage_offset = k.var(k.i32(0));
-  k.for_range(k.i32(0), tiles, 1, [&](I32 tile) {
-    const SharedPtr stage = buffers + stage_offset.get();
-    const I32 ahead = tile + (stages - 1);
-    I32 ahead_offset = stage_offset;
-    for (int i = 1; i < stages; ++i) ahead_offset = next_stage(ahead_offset);
-    k.cp_async_wait(stages - 2);
-    k.barrier();  // this tile is visible, and nobody reads the previous one any more
-    load(ahead, buffers + ahead_offset);
-    steps.scores(tile, stage);
-    steps.softmax(tile);
-    steps.values(tile, stage);
-    stage_offset = next_stage(stage_offset);
-  });
+  return largest;
 }
 
 }  // namespace sagegen::dsl

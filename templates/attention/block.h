@@ -2,22 +2,29 @@
 // stands in the problem, and the loads of its tiles.
 #pragma once
 
+#include <vector>
+
 #include "sagegen/dsl/tile.h"
+#include "templates/attention/mods/mods.h"
 #include "templates/attention/params.h"
 #include "templates/attention/spec.h"
 
 namespace sagegen::attention {
 
-// What the spec fixes.
+using RowOperands = std::vector<dsl::MmaA>;  // by row block
+
+// What spec and mods fix.
 struct AttentionPlan {
-  explicit AttentionPlan(const View& view);
+  AttentionPlan(const View& view, const Mods& mods);
 
   int head_dim, cta_q, cta_k, stages, threads;
   int warp_rows;  // queries of one warp
   int q_group, k_group;
   DType io, pv;
-  bool causal, per_thread, two_level, v_quantized, smooth;
+  bool per_thread, two_level, v_quantized, smooth;
+  bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
+  bool inner_loop;            // a loop without masks beside the one with; needs a few registers
   float p_offset;             // P <= 2^p_offset
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
@@ -25,6 +32,7 @@ struct AttentionPlan {
   int k_scales() const { return per_thread ? 4 : 1; }
   int stage_bytes() const { return k_tile.bytes() + v_tile.bytes(); }
   int shared_bytes() const;  // queries and stages, in the end O
+  dsl::Mma pv_mma() const { return pv == DType::e4m3 ? dsl::Mma::e4m3 : dsl::Mma::f16; }
 };
 
 // Position of block, warp and lane. Indices count heads over all batches.
@@ -49,7 +57,8 @@ class AttentionInputs {
   // Asynchronous copies to shared memory; the caller commits and waits.
   void load_queries(dsl::I32 thread, const dsl::SharedTile& to) const;
   void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to) const;
-  void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to) const;
+  // whole: the tile is known to have cta_k keys.
+  void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole) const;
 
   // Scales of the scores that a lane holds: softmax_scale * log2(e) is part of the first.
   dsl::F32 q_scale(const AttentionPosition& at) const;
@@ -61,6 +70,25 @@ class AttentionInputs {
   dsl::I32 kv_len_;
   dsl::GlobalPtr q_codes_, k_codes_, values_, q_scale_, k_scale_;
   dsl::I64 value_row_bytes_, value_tile_bytes_;
+};
+
+// What all parts of the template see.
+struct AttentionBlock {
+  AttentionBlock(dsl::KernelBuilder& builder, const View& view, Mods block_mods);
+
+  // The position from a thread index that is read here: nothing of it stays in registers on the way.
+  AttentionPosition here() const { return {k, plan, p, k.reread_thread_idx()}; }
+  dsl::I32 last_query() const;  // of the block that exists
+  // Makes the assembler compute the values here (dsl::finish): no launch has a negative kv_len.
+  void compute_here(const std::vector<dsl::Var<dsl::F32>>& values) const;
+
+  dsl::KernelBuilder& k;
+  const dsl::ParamReader<Params> p;
+  const Mods mods;
+  const AttentionPlan plan;
+  const AttentionPosition at;
+  const AttentionInputs inputs;
+  const dsl::SharedPtr shared;  // queries, then the stages; in the end O
 };
 
 }  // namespace sagegen::attention

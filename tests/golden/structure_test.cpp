@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "generator/codegen/codegen.h"
+#include "sagegen/dsl/ring.h"
 #include "sagegen/error.h"
 #include "tests/golden/golden.h"
 
@@ -178,6 +179,114 @@ TEST_CASE("what a branch inside a loop computes stays inside the branch") {
   const auto test = std::find(lines.begin(), lines.end(), "setp.ne.b32 %, %, %;");
   REQUIRE(product != lines.end());
   CHECK(test < product);
+}
+
+// What a ring of some sources emits, in one letter each: c a copy, g the end of a group, w and a number a
+// wait, b a barrier, r the body's reading of a source; ( ) around the loop.
+std::string ring_of(int stages, int sources) {
+  std::string text;
+  const Lines lines = lines_of([=](Kernel& t) {
+    RingOptions options{.stages = stages,
+                        .first = t.k.i32(0),
+                        .end = t.a,
+                        .buffers = t.k.shared(stages * sources * 1024, 128),
+                        .sources = {},
+                        .skipped = {}};
+    for (int i = 0; i < sources; ++i) {
+      options.sources.push_back(
+          {1024, [&](RingPart, I32, SharedPtr to) { t.k.cp_async_16(to, t.in); }});
+    }
+    Ring ring(t.k, options);
+    ring.walk([&](Ring::Tile& tile) {
+      for (int i = 0; i < sources; ++i) {
+        t.k.store(t.out, t.k.load<F32>(tile.wait(i)));
+        tile.release(i);
+      }
+    });
+  });
+  for (const std::string& line : lines) {
+    if (line.starts_with("cp.async.cg")) text += 'c';
+    if (line.starts_with("cp.async.commit")) text += 'g';
+    if (line.starts_with("cp.async.wait_group")) text += 'w' + line.substr(20, 1);
+    if (line.starts_with("bar.sync")) text += 'b';
+    if (line.starts_with("ld.shared")) text += 'r';
+  }
+  return text;
+}
+
+TEST_CASE("a ring waits for what the body reads, and copies to where nobody reads any more") {
+  CHECK(ring_of(2, 1) ==
+        "cg"
+        "w0bcg"
+        "r");
+  CHECK(ring_of(2, 3) ==
+        "cccg"
+        "w0bcccg"
+        "rrr");
+  CHECK(ring_of(3, 2) ==
+        "ccg"
+        "ccg"
+        "w1bccg"
+        "rr");
+  CHECK(ring_of(4, 1) ==
+        "cg"
+        "cg"
+        "cg"
+        "w2bcg"
+        "r");
+  // In turns: the first source of the next tile is copied as soon as this one has been read.
+  CHECK(ring_of(1, 1) ==
+        "cg"
+        "w0b"
+        "rbcg");
+  CHECK(ring_of(1, 2) ==
+        "cg"
+        "w0bcg"
+        "rbcg"
+        "w1br");
+  CHECK(ring_of(1, 3) ==
+        "cg"
+        "w0bcg"
+        "rbcg"
+        "w1bcgr"
+        "w0br");
+}
+
+TEST_CASE("a ring refuses a body that reads its sources in another order") {
+  using Body = std::function<void(Ring::Tile&)>;
+  const auto walk = [](int stages, const Body& body) {
+    lines_of([&](Kernel& t) {
+      const RingSource source{1024,
+                              [&](RingPart, I32, SharedPtr to) { t.k.cp_async_16(to, t.in); }};
+      Ring ring(t.k, {.stages = stages,
+                      .first = t.k.i32(0),
+                      .end = t.a,
+                      .buffers = t.k.shared(4096, 128),
+                      .sources = {source, source},
+                      .skipped = {}});
+      ring.walk(body);
+    });
+  };
+  const auto refuses = [&](const Body& body, const std::string& what) {
+    for (const int stages : {1, 2}) {
+      CHECK_THROWS_WITH(walk(stages, body), Contains("structure_test.cpp:") && Contains(what));
+    }
+  };
+  refuses([](Ring::Tile& tile) { tile.wait(1); }, "wait(1) after 0 of 2 sources were waited for");
+  refuses([](Ring::Tile& tile) { tile.release(0); }, "release(0) after 0 sources");
+  refuses(
+      [](Ring::Tile& tile) {
+        tile.wait(0);
+        tile.wait(1);
+      },
+      "wait(1) after 1 of 2 sources were waited for and 0 released");
+  refuses(
+      [](Ring::Tile& tile) {
+        tile.wait(0);
+        tile.release(0);
+      },
+      "the body waits for 1 and releases 1 of 2 sources");
+  CHECK_THROWS_WITH(walk(0, [](Ring::Tile&) {}), Contains("0 stages and 2 sources"));
 }
 
 TEST_CASE("parameters") {

@@ -80,6 +80,10 @@ class KernelBuilder : public WarpVerbs {
   // for (i = begin; i < end; i += step). The body is emitted once.
   void for_range(I32 begin, I32 end, int step, const std::function<void(I32)>& body,
                  SourceLoc loc = SourceLoc::here());
+  // The same, but the loop ends behind the first iteration whose body returns true. Returns the i that would
+  // have come next.
+  I32 for_range_until(I32 begin, I32 end, int step, const std::function<Pred(I32)>& body,
+                      SourceLoc loc = SourceLoc::here());
   // while (condition()) body(). Both are emitted once; what they share lives in a Var.
   void while_(const std::function<Pred()>& condition, const std::function<void()>& body,
               SourceLoc loc = SourceLoc::here());

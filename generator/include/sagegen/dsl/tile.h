@@ -170,9 +170,10 @@ class Accumulator {
   int lane_rows() const { return 2 * row_blocks_; }
   int lane_columns() const { return 2 * column_blocks_; }
   I32& at(int lane_row, int lane_column, SourceLoc loc = SourceLoc::here());
-  // Under a branch that is the same for the whole warp: replaces every element, read as f32.
+  // Under a branch that is the same for the whole warp: replaces every element, read as f32. prepare is
+  // called once, inside the branch: what the elements share is computed there.
   using Update = std::function<F32(int lane_row, int lane_column, F32 value)>;
-  void update_if(KernelBuilder& k, Pred condition, const Update& update);
+  void update_if(KernelBuilder& k, Pred condition, const std::function<Update()>& prepare);
 
   static constexpr int tile_row(int lane_row) { return 8 * lane_row; }
   static constexpr int tile_column(int lane_column) {
@@ -186,6 +187,11 @@ class Accumulator {
   int column_blocks_;
   std::vector<MmaC> blocks_;
 };
+
+// Adds A B to a column block: A by row blocks.
+void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
+                  Accumulator& sum, int column_block,
+                  SourceLoc loc = SourceLoc::here());
 
 // Keys that one A operand of this type spans: 32 (e4m3), 16 (f16).
 constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }
@@ -231,25 +237,8 @@ class QuadRows {
 // it spills. So a branch that is never taken stores the values to `scratch`. never: a condition that
 // is false, but that no compiler can know to be. Costs one branch.
 void finish(KernelBuilder& k, Pred never, SharedPtr scratch, const std::vector<F32>& values);
-
-// ---- pipeline -------------------------------------------------------------------------------------
-
-// One loop over tiles of keys and values that streams them through `stages` buffers. The steps see the
-// address of the buffer that holds their tile; barriers and waits are placed here.
-//   stages >= 2: keys and values of tile i + stages - 1 are in flight while tile i is computed; one
-//                barrier per tile.
-//   stages == 1: one buffer each, in turns: values load under the scores, the next keys load under
-//                softmax and values; three barriers per tile.
-struct PipelineSteps {
-  // Once, while the first tiles are in flight; what was copied before is there. May be empty.
-  std::function<void()> prologue;
-  std::function<void(I32 tile, SharedPtr stage)> load_keys;
-  std::function<void(I32 tile, SharedPtr stage)> load_values;
-  std::function<void(I32 tile, SharedPtr stage)> scores;  // reads the keys
-  std::function<void(I32 tile)> softmax;                  // reads neither
-  std::function<void(I32 tile, SharedPtr stage)> values;  // reads the values
-};
-void pipelined(KernelBuilder& k, I32 tiles, int stages, SharedPtr buffers, int stage_bytes,
-               const PipelineSteps& steps);
+// The largest element of a row that this lane holds, read as f32.
+F32 lane_max(KernelBuilder& k, Accumulator& values, int lane_row,
+             SourceLoc loc = SourceLoc::here());
 
 }  // namespace sagegen::dsl

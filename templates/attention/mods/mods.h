@@ -1,0 +1,51 @@
+// All mods of a kernel, as one: what the template asks them.
+#pragma once
+
+#include <vector>
+
+#include "templates/attention/mods/mod.h"
+
+namespace sagegen::attention {
+
+// Tiles of keys: first to end - 1, at least one.
+struct TileRange {
+  dsl::I32 first, end;
+};
+
+class Mods {
+ public:
+  // One of them bounds the keys from above (key_length): there is a last tile.
+  Mods(dsl::KernelBuilder& k, std::vector<Mod> mods);
+
+  // Whether any mod has the hook.
+  bool change_scores() const;
+  bool hide_elements() const;
+  bool have_sink() const;
+  bool skip_tiles() const;
+  bool later_queries_see_more() const;
+
+  // Tiles that a block of queries first .. last walks. One tile at least, all of which is hidden if none of
+  // its queries sees a key: a loop that is known to run needs no second way around it.
+  TileRange tiles(dsl::I32 first_query, dsl::I32 last_query, int tile_keys) const;
+  // Where the tiles end that all of these queries see whole, if these tiles begin with the first one; else 0.
+  dsl::I32 whole_tiles_end(dsl::I32 first_query, int tile_keys) const;
+  // False if all these queries see all keys of the tile.
+  dsl::Pred may_hide(dsl::I32 first_query, dsl::I32 last_query, dsl::I32 tile, int tile_keys) const;
+
+  // What a query sees of the keys from `origin` on, as far as it is a range: its end is not empty.
+  KeyRange keys_of(dsl::I32 query, dsl::I32 origin) const;
+  // The rest of it; hide_elements() says whether there is one.
+  dsl::Pred hides(const ScoreElement& at) const;
+  dsl::F32 changed(const ScoreElement& at, dsl::F32 score) const;
+  // In base 2, of all sinks together; have_sink() says whether there is one.
+  dsl::F32 sink(const ScoreRow& row) const;
+  dsl::Pred skipped(const ScoreRow& first_query, dsl::I32 tile) const;
+
+ private:
+  dsl::I32 seen_end(dsl::I32 query) const;
+
+  dsl::KernelBuilder* k_;
+  std::vector<Mod> mods_;
+};
+
+}  // namespace sagegen::attention

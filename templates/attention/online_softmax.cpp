@@ -1,0 +1,127 @@
+#include "templates/attention/online_softmax.h"
+
+#include <limits>
+
+namespace sagegen::attention {
+
+using namespace dsl;
+
+namespace {
+
+// Finite, so that differences of maxima are never NaN.
+constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
+constexpr float kLn2 = 0.693147182f;
+
+// An operand register of P V that holds nothing but v_code.
+std::int32_t repeated(const AttentionPlan& plan) {
+  if (plan.pv == DType::e4m3) return 0x7E7E7E7E;      // 448
+  return plan.v_quantized ? 0x64006400 : 0x3C003C00;  // 1024, 1
+}
+
+}  // namespace
+
+OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
+  KernelBuilder& k = block.k;
+  for (int row = 0; row < block.plan.warp_rows / 8; ++row) {
+    F32 maximum = k.f32(kFirstMaximum), sum = k.f32(0.0f);
+    if (block.mods.have_sink()) {
+      const I32 query = block.at.lane_query + Accumulator::tile_row(row);
+      const F32 sink = block.mods.sink({block.at.batch, block.at.q_head, query});
+      maximum = k.max(sink - block.plan.p_offset, maximum);
+      sum = k.exp2(sink - maximum) * block.plan.v_code;
+    }
+    maximum_.push_back(k.var(maximum));
+    sum_.push_back(k.var(sum));
+  }
+}
+
+// One fma per element. Roundings of the maximum go up and those of what is taken off go down, so that no P
+// exceeds 2^p_offset, where FP8 ends, however large the scores; a maximum that is a little high scales P
+// and its sum alike.
+void OnlineSoftmax::update(Scores& scores) {
+  KernelBuilder& k = block_.k;
+  const F32 scale = scores.scale, minus_bias = -scores.bias;
+  const F32 maximum_shift = k.fma_up(scale, minus_bias, k.f32(-block_.plan.p_offset));
+  rescale_.clear();
+  for (int row = 0; row < scores.elements.lane_rows(); ++row) {
+    const F32 largest = lane_max(k, scores.elements, row), before = maximum_[row];
+    const F32 maximum = k.max(before, quad_max(k, k.fma_up(largest, scale, maximum_shift)));
+    rescale_.push_back(k.exp2(before - maximum));
+    const F32 shift = k.fma_down(scale, minus_bias, -maximum);
+    for (int column = 0; column < scores.elements.lane_columns(); ++column) {
+      I32& element = scores.elements.at(row, column);
+      element = k.as_bits(k.exp2(k.fma(k.as_f32(element), scale, shift)));
+    }
+    maximum_[row] = maximum;
+  }
+}
+
+// The sum of P is one more channel of P V, in which every V has the code v_code. So it has the roundings
+// of P, and the truncations of the tensor core, that P V has: O stays within the range of V, and a constant
+// channel comes out as it is, whatever the formats lose. All columns of the product are the same; every
+// lane of a quad gets the whole sum.
+void OnlineSoftmax::sum(Scores& scores) {
+  KernelBuilder& k = block_.k;
+  const AttentionPlan& plan = block_.plan;
+  p_.assign(plan.cta_k / operand_keys(plan.pv), {});
+  for (std::size_t step = 0; step < p_.size(); ++step) {
+    for (int row = 0; row < scores.elements.row_blocks(); ++row) {
+      p_[step].push_back(to_operand_a(k, plan.pv, scores.elements, row, static_cast<int>(step)));
+    }
+  }
+  const I32 code = k.i32(repeated(plan)), zero = k.i32(0);
+  for (std::size_t block = 0; block < p_[0].size(); ++block) {
+    std::array<F32, 2> before;
+    for (std::size_t half = 0; half < 2; ++half) {
+      before[half] = sum_[2 * block + half].get() * rescale_[2 * block + half];
+    }
+    MmaC sum{zero, zero, zero, zero};
+    if (!plan.two_level) sum = {k.as_bits(before[0]), zero, k.as_bits(before[1]), zero};
+    const MmaB codes(plan.pv, {code, code});
+    for (const RowOperands& p : p_) sum = k.mma(plan.pv_mma(), p[block], codes, sum);
+    for (std::size_t half = 0; half < 2; ++half) {
+      const F32 tile = k.as_f32(sum[2 * half]);
+      sum_[2 * block + half] = plan.two_level ? before[half] + tile : tile;
+    }
+  }
+  if (!plan.queries_in_registers) block_.compute_here(sum_);
+}
+
+std::vector<F32> OnlineSoftmax::sums() const {
+  std::vector<F32> sums;
+  for (const Var<F32>& sum : sum_) sums.push_back(sum.get() * (1.0f / block_.plan.v_code));
+  return sums;
+}
+
+// All lanes of a quad hold the same rows: each writes one.
+void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32>& sums) const {
+  KernelBuilder& k = block_.k;
+  const auto& p = block_.p;
+  const GlobalPtr lse = p(&Params::lse);
+  const AttentionPlan& plan = block_.plan;
+  const I32 q_len = p(&Params::q_len), q_rows = p(&Params::q_len_padded);
+  const int rows = static_cast<int>(sums.size());
+  k.if_(!k.is_null(lse), [&] {
+    F32 maximum = maximum_[0], sum = sums[0];
+    for (int row = 1; row < rows; ++row) {
+      const Pred mine = at.lane.quad == row;
+      maximum = k.select(mine, maximum_[row].get(), maximum);
+      sum = k.select(mine, sums[row], sum);
+    }
+    const I32 query = at.lane_query + at.lane.quad * Accumulator::tile_row(1);
+    const auto of_query = [&](GlobalPtr base, I32 length) {
+      return base + (k.to_i64(at.q_index) * k.to_i64(length) + k.to_i64(query)) * std::int64_t{4};
+    };
+    k.if_(query < q_len && at.lane.quad < rows, [&] {
+      const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
+      if (plan.smooth) {
+        const GlobalPtr correction = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
+        k.if_(!k.is_null(correction),
+              [&] { value = value.get() + k.load<F32>(of_query(correction, q_rows)); });
+      }
+      k.store(of_query(lse, q_len), value.get());
+    });
+  });
+}
+
+}  // namespace sagegen::attention

@@ -1,0 +1,36 @@
+// The softmax over the keys that the walk has seen, SageAttention2 algorithm 1: maximum, sum, and P of a tile.
+#pragma once
+
+#include <vector>
+
+#include "templates/attention/scores.h"
+
+namespace sagegen::attention {
+
+// P = 2^(score - maximum + p_offset) <= 2^p_offset, where its format ends.
+class OnlineSoftmax {
+ public:
+  explicit OnlineSoftmax(const AttentionBlock& block);
+
+  // m = max(m, scores), P in place of the scores; what was summed before must be rescaled.
+  void update(Scores& scores);
+  // P becomes operands of P V; l = l * rescale + sum of P.
+  void sum(Scores& scores);
+
+  const std::vector<RowOperands>& p() const { return p_; }           // by k step
+  const std::vector<dsl::F32>& rescale() const { return rescale_; }  // by row of the lane
+  std::vector<dsl::F32> sums() const;                                // of P, after the walk
+
+  // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores, if the address
+  // of LSE is not null. Where no key is visible the sum is 0 and the result -inf.
+  void write_lse(const AttentionPosition& at, const std::vector<dsl::F32>& sums) const;
+
+ private:
+  const AttentionBlock& block_;
+  std::vector<RowOperands> p_;
+  std::vector<dsl::F32> rescale_;
+  // By row of the lane: the maximum score less p_offset; the sum of P times v_code.
+  std::vector<dsl::Var<dsl::F32>> maximum_, sum_;
+};
+
+}  // namespace sagegen::attention

@@ -1,0 +1,94 @@
+#include "templates/attention/output.h"
+
+#include <utility>
+
+#include "templates/shared/tensor.h"
+
+namespace sagegen::attention {
+
+using namespace dsl;
+
+namespace {
+
+constexpr std::size_t kUnfinished = 32;  // registers for sums of P V that O has not taken up yet
+
+}  // namespace
+
+Output::Output(const AttentionBlock& block)
+    : block_(block),
+      v_(block.k, block.plan.pv, block.plan.v_tile),
+      o_(block.k, block.plan.warp_rows, block.plan.head_dim) {}
+
+// A slice of channels at a time. With two levels the tensor core sums the tile from zero and O is updated in
+// f32; otherwise it sums into O.
+void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
+  KernelBuilder& k = block_.k;
+  const AttentionPlan& plan = block_.plan;
+  std::vector<Var<F32>> updated;
+  for (int slice = 0; slice < plan.head_dim / OperandV::kChannels; ++slice) {
+    if (plan.two_level && updated.size() >= kUnfinished) {
+      block_.compute_here(std::exchange(updated, {}));
+    }
+    const auto v = v_.load({plan.v_tile, values}, slice);
+    Accumulator pv(plan.warp_rows, OperandV::kChannels, k.i32(0));
+    const auto each = [&](const auto& visit) {
+      for (int row = 0; row < pv.lane_rows(); ++row) {
+        for (int column = 0; column < pv.lane_columns(); ++column) {
+          visit(o_.at(row, slice * pv.lane_columns() + column), softmax.rescale()[row],
+                pv.at(row, column));
+        }
+      }
+    };
+    if (!plan.two_level) {
+      each([&](const Var<F32>& o, F32 rescale, I32& sum) { sum = k.as_bits(o.get() * rescale); });
+    }
+    for (std::size_t step = 0; step < v.size(); ++step) {
+      for (int column = 0; column < pv.column_blocks(); ++column) {
+        multiply_add(k, plan.pv_mma(), softmax.p()[step], v[step][column], pv, column);
+      }
+    }
+    each([&](const Var<F32>& o, F32 rescale, I32& sum) {
+      o = plan.two_level ? k.fma(o, rescale, k.as_f32(sum)) : k.as_f32(sum);
+      updated.push_back(o);
+    });
+  }
+}
+
+// Through shared memory, so that rows leave in one piece.
+void Output::write(const AttentionPosition& at, const std::vector<F32>& sums) const {
+  KernelBuilder& k = block_.k;
+  const AttentionPlan& plan = block_.plan;
+  const auto& p = block_.p;
+  k.barrier();  // nobody reads queries, keys or values any more
+  const SharedTile out{plan.o_tile, block_.shared};
+  const QuadRows lane_out(out.rows_from(at.warp_row), at.lane);
+  const GlobalPtr v_scale =
+      p(&Params::v_scale) +
+      (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
+          std::int64_t{4};
+  std::vector<F32> inverse;
+  for (const F32 sum : sums) {
+    inverse.push_back(k.select(sum > 0.0f, k.reciprocal(sum), k.f32(0.0f)));
+  }
+  for (int block = 0; block < plan.head_dim / 8; ++block) {
+    std::array<F32, 2> scale;
+    for (std::size_t i = 0; plan.v_quantized && i < 2; ++i) {
+      scale[i] = k.load<F32>(v_scale + (8 * block + static_cast<std::int64_t>(i)) * 4);
+    }
+    for (int row = 0; row < o_.lane_rows(); ++row) {
+      const auto value = [&](int i) {
+        const F32 normalized = o_.at(row, 2 * block + i).get() * inverse[row];
+        return plan.v_quantized ? normalized * scale[i] : normalized;
+      };
+      lane_out.store(k, row, block, k.pack2(plan.io, value(0), value(1)));
+    }
+  }
+  k.barrier();
+  const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
+  const GlobalPtr first_row = head_of(k, p, &Params::o, at.batch, at.q_head) +
+                              k.to_i64(at.first_query) * row_stride;
+  store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
+             p(&Params::q_len) - at.first_query);
+}
+
+}  // namespace sagegen::attention

@@ -1,0 +1,46 @@
+// The scores of a tile, S = Q K^T: INT8 products and what they are worth.
+#pragma once
+
+#include <vector>
+
+#include "sagegen/dsl/ring.h"
+#include "templates/attention/block.h"
+
+namespace sagegen::attention {
+
+// The score of an element in base 2 is (element - bias) * scale. What the products leave has a bias: an s32
+// accumulator that starts at the bits of 1.5 * 2^23 reads as the f32 1.5 * 2^23 + sum, exactly, while |sum| <
+// 2^22 (127 * 127 * 256 is less), so scores need no conversion; the softmax takes the bias off. Where it
+// must not, and where mods change or hide scores, they are brought to scale 1 and bias 0 here.
+class Scores {
+ public:
+  explicit Scores(const AttentionBlock& block);
+
+  // Starts to load the scales of a tile; they are used from next_tile() on. The loads may take as long as
+  // the tile before.
+  void load_scales(dsl::I32 tile, dsl::I32 thread);
+  void next_tile();
+  // Whether the softmax must not scale the next tile, in any lane of the warp: it is no inner one then.
+  dsl::Pred next_is_large() const;
+  // Keeps the queries in registers; they lie in shared memory now.
+  void hold_queries();
+
+  void multiply(dsl::SharedPtr keys);
+  // What mods change and hide in the tile, and what the softmax must not scale.
+  void modify(const dsl::Ring::Tile& tile);
+
+  dsl::Accumulator elements;  // f32
+  dsl::F32 scale, bias;       // of the lane's elements
+
+ private:
+  RowOperands queries(int k_step) const;
+
+  const AttentionBlock& block_;
+  const dsl::OperandA q_;
+  const dsl::OperandB k_;
+  std::vector<RowOperands> held_queries_;  // by k step
+  dsl::Var<dsl::F32> next_scale_;
+  dsl::F32 loaded_q_scale_, loaded_k_scale_;  // their product is taken late
+};
+
+}  // namespace sagegen::attention
