@@ -183,6 +183,12 @@ class Pages(unittest.TestCase):
         self.each(refused)
         self.assertGreater(len(seen), 8)
 
+    def test_keys_of_former_versions_do_not_parse(self):
+        former = re.findall(r"`(sage_[a-z0-9]+(?:_[a-z0-9]+)*_sm[0-9]+)`", read("CHANGELOG.md"))
+        self.assertGreater(len(former), 3)
+        for key in former:
+            self.assertEqual(sagegen("inspect", key)[0], 3, key)
+
     def test_toml_is_read(self):
         launches = sagegen("emu", "--help")[1]
         sets = 0

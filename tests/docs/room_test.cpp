@@ -2,7 +2,9 @@
 #include <catch2/catch.hpp>
 
 #include <cstdint>
+#include <fstream>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "sagegen/emit.h"
@@ -44,6 +46,16 @@ TEST_CASE("the documented family has keys, option texts and sets") {
   CHECK(read_set("[[row_sum]]\ntargets = [\"sm_80\", \"sm_89\"]\nio = [\"f16\", \"bf16\"]\n",
                  "set.toml", families())
             .size() == 4);
+}
+
+TEST_CASE("the documented family's released keys mean what the page says") {
+  std::ifstream file(SAGEGEN_SHOWN_KEYS);
+  int keys = 0;
+  for (std::string key, options; file >> key && std::getline(file, options); ++keys) {
+    const Kernel kernel = parse_key(key, families());
+    CHECK(kernel_of_options(row_sum::family(), options, kernel.target()) == kernel);
+  }
+  CHECK(keys == 2);
 }
 
 TEST_CASE("every schedule of the documented family sums rows in the emulator") {
