@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "tools/reference/heads.h"
+#include "tools/reference/mod_list.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/reference.h"
 #include "tools/reference/rounding.h"
@@ -45,6 +46,8 @@ void check(const Inputs& in) {
   require(in.q.heads % in.k.heads == 0,
           fmt::format("q has {} heads, which is not a multiple of the {} heads of k", in.q.heads,
                       in.k.heads));
+  for (const ScoreMod& mod : in.mods)
+    if (mod.check) mod.check({in.q.batch, in.q.heads, in.q.tokens, in.k.tokens});
 }
 
 KeyValues pack(const std::vector<double>& keys, const std::vector<double>& values,
@@ -64,14 +67,16 @@ KeyValues pack(const std::vector<double>& keys, const std::vector<double>& value
 
 // The queries of one head that are asked for, by token.
 Queries chosen_queries(const std::vector<double>& rows, std::int64_t channels, double scale,
-                       std::vector<std::int64_t> tokens) {
+                       std::vector<std::int64_t> tokens, std::int64_t batch, std::int64_t head) {
   const std::size_t count = tokens.size();
   Queries queries{.count = static_cast<std::int64_t>(count),
                   .channels = channels,
                   .rows = {},
                   .scale = std::vector<double>(count, scale),
                   .lse_shift = std::vector<double>(count, 0.0),
-                  .position = std::move(tokens)};
+                  .position = std::move(tokens),
+                  .batch = batch,
+                  .head = head};
   queries.rows.reserve(count * static_cast<std::size_t>(channels));
   for (const std::int64_t token : queries.position) {
     const auto row = rows.begin() + token * channels;
@@ -169,14 +174,19 @@ Output attention(const Inputs& in, int threads) { return attention(in, all_rows(
 Output attention(const Inputs& in, const RowNumbers& rows, int threads, const Progress& progress) {
   check_rows(in, rows);
   const double scale = base2_scale(in);
+  const ModList mods(in);
   return run_heads(
-      in, rows, {.causal = in.causal, .causal_offset = in.causal_offset, .round_p = {}}, threads,
-      progress,
+      in, rows,
+      {.causal = in.causal,
+       .causal_offset = in.causal_offset,
+       .round_p = {},
+       .mods = mods.empty() ? nullptr : &mods},
+      threads, progress,
       [&](std::int64_t b, std::int64_t h) {
         return pack(head_rows(in.k, b, h), head_rows(in.v, b, h), in.k.tokens, in.k.channels);
       },
       [&](std::int64_t b, std::int64_t h, const std::vector<std::int64_t>& tokens) {
-        return chosen_queries(head_rows(in.q, b, h), in.q.channels, scale, tokens);
+        return chosen_queries(head_rows(in.q, b, h), in.q.channels, scale, tokens, b, h);
       });
 }
 
@@ -214,11 +224,11 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
     const RowCodes q =
         quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
                       {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
-    Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens);
+    Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens, b, h);
     for (std::size_t i = 0; i < tokens.size(); ++i)
       queries.scale[i] = q.row_scale[static_cast<std::size_t>(tokens[i])] * scale;
     if (m.smooth_k && in.k.tokens > 0) {
-      // Smoothing lowers every score of a row by the same amount; only the LSE sees it.
+      // Smoothing lowers every score of a row by the same amount; only the LSE sees it, and some mods.
       const std::vector<double> mean = channel_mean(in.k, b, h / group);
       for (std::size_t i = 0; i < queries.lse_shift.size(); ++i) {
         const float* row = in.q.row(b, h, tokens[i]);
@@ -230,12 +240,14 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
     return queries;
   };
 
+  const ModList mods(in);
   return run_heads(in, rows,
                    {.causal = in.causal,
                     .causal_offset = in.causal_offset,
                     .tile_keys = m.tile_keys,
                     .p_max = m.p_max,
-                    .round_p = rounding_of(m.pv)},
+                    .round_p = rounding_of(m.pv),
+                    .mods = mods.empty() ? nullptr : &mods},
                    threads, progress, make_kv, make_queries);
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/reference/mods.h"
+
 namespace sagegen::reference {
 
 // [batch, head, token, channel], contiguous, values already rounded to the io dtype.
@@ -32,11 +34,12 @@ struct Inputs {
   double softmax_scale = 0.0;  // 0: 1 / sqrt(channels)
   bool causal = false;
   std::int64_t causal_offset = 0;  // key j is visible to query i if j <= i + offset
+  std::vector<ScoreMod> mods;      // besides
 };
 
 struct Output {
   std::vector<double> o;  // shape of q
-  // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row
+  // [batch, q heads, q tokens], natural logarithm; -inf for a fully masked row without a sink
   std::vector<double> lse;
 };
 

@@ -12,6 +12,8 @@
 #include <system_error>
 #include <thread>
 
+#include "tools/reference/mod_list.h"
+
 namespace sagegen::reference {
 
 namespace {
@@ -47,9 +49,28 @@ void product(const double* a, std::int64_t a_stride, std::int64_t rows, const do
     panel_product<1>(a + r * a_stride, a_stride, b, inner, c + r * c_stride, c_stride);
 }
 
-std::int64_t visible_keys(std::int64_t query, std::int64_t key_count,
-                          const SoftmaxOptions& options) {
-  return options.causal ? causal_keys(query, options.causal_offset, key_count) : key_count;
+// As far as they are one range.
+KeySpan visible_keys(std::int64_t query, std::int64_t key_count, const SoftmaxOptions& options) {
+  if (options.mods) return options.mods->keys_of(query);
+  return {0, options.causal ? causal_keys(query, options.causal_offset, key_count) : key_count};
+}
+
+// Scores of keys from place.key on, in base 2, become what mods make of them; -infinity if hidden. Whether any is
+// not.
+bool modify(const ModList& mods, Place place, double shift, double* scores, std::int64_t count) {
+  bool any = false;
+  for (std::int64_t j = 0; j < count; ++j, ++place.key) {
+    if (mods.hides(place)) {
+      scores[j] = -kInfinity;
+      continue;
+    }
+    if (mods.change_scores()) {
+      const double score = scores[j] * std::numbers::ln2 + shift;
+      scores[j] = mods.changed(place, score) * std::numbers::log2e;
+    }
+    any |= scores[j] > -kInfinity;
+  }
+  return any;
 }
 
 // One tile of one row: updates maximum and sum, turns scores into probabilities, zero where masked.
@@ -98,12 +119,28 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
   std::vector<double> row_sum(static_cast<std::size_t>(rows), 0.0);
 
   const double* q = queries.rows.data() + first * channels;
-  const auto visible_to = [&](std::int64_t query) {
-    return visible_keys(queries.position[static_cast<std::size_t>(query)], key_count, options);
+  const ModList* const mods = options.mods;
+  std::vector<KeySpan> spans;
+  std::int64_t start = key_count, end = 0;
+  for (std::int64_t r = first; r < last; ++r) {
+    const std::int64_t position = queries.position[static_cast<std::size_t>(r)];
+    const KeySpan seen = spans.emplace_back(visible_keys(position, key_count, options));
+    if (seen.begin >= seen.end) continue;
+    start = std::min(start, seen.begin);
+    end = std::max(end, seen.end);
+  }
+  const bool with_shift = mods && !mods->keep_differences();
+  const auto shift_of = [&](std::int64_t r) {
+    return queries.lse_shift[static_cast<std::size_t>(first + r)];
   };
-  const std::int64_t end = visible_to(last - 1);
-  for (std::int64_t begin = 0; begin < end; begin += options.tile_keys) {
-    const std::int64_t keys = std::min(options.tile_keys, key_count - begin);
+  const double sink = mods ? mods->sink(queries.batch, queries.head) : -kInfinity;
+  for (std::int64_t r = 0; r < rows && sink > -kInfinity; ++r) {
+    const double score = with_shift ? sink : sink - shift_of(r);
+    maximum[static_cast<std::size_t>(r)] = score * std::numbers::log2e;
+    row_sum[static_cast<std::size_t>(r)] = options.p_max;
+  }
+  for (std::int64_t begin = start / tile * tile; begin < end; begin += tile) {
+    const std::int64_t keys = std::min(tile, key_count - begin);
     std::fill(scores.begin(), scores.end(), 0.0);
     for (std::int64_t j = 0; j < keys; j += kWidth) {
       product(q, channels, rows, kv.keys.data.data() + (begin + j) * channels, channels,
@@ -111,12 +148,21 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       double* row = scores.data() + r * tile;
-      const std::int64_t visible = std::clamp<std::int64_t>(visible_to(first + r) - begin, 0, keys);
+      const KeySpan seen = spans[static_cast<std::size_t>(r)];
+      const std::int64_t visible = std::clamp<std::int64_t>(seen.end - begin, 0, keys);
+      const std::int64_t unseen = std::clamp<std::int64_t>(seen.begin - begin, 0, visible);
       const double scale = queries.scale[static_cast<std::size_t>(first + r)];
-      for (std::int64_t j = 0; j < visible; ++j) {
+      for (std::int64_t j = unseen; j < visible; ++j) {
         row[j] *= scale * kv.key_scale[static_cast<std::size_t>(begin + j)];
       }
-      if (visible == 0) {
+      bool any = unseen < visible;
+      if (any && mods) {
+        std::fill(row, row + unseen, -kInfinity);
+        const std::int64_t token = queries.position[static_cast<std::size_t>(first + r)];
+        any = modify(*mods, {queries.batch, queries.head, token, begin + unseen},
+                     with_shift ? shift_of(r) : 0.0, row + unseen, visible - unseen);
+      }
+      if (!any) {
         std::fill(row, row + tile, 0.0);
         continue;
       }
@@ -133,18 +179,17 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
   }
 
   for (std::int64_t r = 0; r < rows; ++r) {
-    const bool sees_nothing = visible_to(first + r) == 0;
+    const double top = maximum[static_cast<std::size_t>(r)];
     const double total = row_sum[static_cast<std::size_t>(r)];
+    const bool is_empty = mods ? top == -kInfinity : spans[static_cast<std::size_t>(r)].end == 0;
     for (std::int64_t c = 0; c < channels; ++c) {
-      o[r * channels + c] = sees_nothing
-                                ? 0.0
-                                : sums[static_cast<std::size_t>(r * o_stride + c)] *
-                                      (kv.value_scale[static_cast<std::size_t>(c)] / total);
+      o[r * channels + c] = is_empty ? 0.0
+                                     : sums[static_cast<std::size_t>(r * o_stride + c)] *
+                                           (kv.value_scale[static_cast<std::size_t>(c)] / total);
     }
-    lse[r] = sees_nothing ? -kInfinity
-                          : maximum[static_cast<std::size_t>(r)] * std::numbers::ln2 +
-                                std::log(total / options.p_max) +
-                                queries.lse_shift[static_cast<std::size_t>(first + r)];
+    const double shift = with_shift ? 0.0 : shift_of(r);
+    lse[r] = is_empty ? -kInfinity
+                      : top * std::numbers::ln2 + std::log(total / options.p_max) + shift;
   }
 }
 

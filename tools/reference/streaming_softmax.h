@@ -10,6 +10,8 @@
 
 namespace sagegen::reference {
 
+class ModList;
+
 // A matrix with its columns in groups of kPanelColumns, each group contiguous:
 // [group][row][column]. The last group is padded with zeros.
 struct Panels {
@@ -43,6 +45,7 @@ struct Queries {
   std::vector<double> scale;           // [query]
   std::vector<double> lse_shift;       // [query], added to the natural logarithm of the sum
   std::vector<std::int64_t> position;  // [query], its token, for the mask; ascending
+  std::int64_t batch = 0, head = 0;    // theirs, for mods
 };
 
 // Rounds `count` values in place; empty: no rounding.
@@ -54,6 +57,10 @@ struct SoftmaxOptions {
   std::int64_t tile_keys = 64;     // the running maximum moves once per tile; a multiple of 8
   double p_max = 1.0;              // probabilities are multiplied by this before they are rounded
   Rounding round_p;
+  // If any but the causal mask, which is above: changed scores take the place of scores, hidden keys weigh
+  // nothing, a sink is in the first maximum and sum. Where changes do not keep the differences of a row's
+  // scores, they get scores with lse_shift.
+  const ModList* mods = nullptr;
 };
 
 // How many keys a query sees under a causal mask: all j <= query + causal_offset.
