@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "tools/reference/heads.h"
+#include "tools/reference/mod_list.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/rounding.h"
 #include "tools/reference/streaming_softmax.h"
@@ -31,11 +32,13 @@ constexpr double kFlushed = 0x1p-126;   // f32 below this is 0
 constexpr double kDeviations = 6;       // of a sum of keys that are wrong by themselves
 constexpr double kWalk = 3;             // what keys reach that do not pull the same way
 constexpr double kWideLse = 0x1p-6;     // above, the LSE's bound is worth a closer look
+constexpr double kGone = 400;           // octaves; P is 2^-400 then
 constexpr int kShifts = 8;              // steps of it
 constexpr std::int64_t kFusedKeys = 16;
 constexpr double kCutTerms = 18;
 constexpr std::int64_t kBlockRows = 4;
 constexpr std::int64_t kWidth = Panels::kPanelColumns;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -170,24 +173,35 @@ struct Pull {
 // One row: everything is weighted against the row's final maximum, P in code units.
 class RowBound {
  public:
-  RowBound(const Inputs& in, const QuantModel& m, const DeviceArithmetic& arithmetic,
-           const Head& head, const Codes& queries)
+  RowBound(const Inputs& in, const ModList& mods, const QuantModel& m,
+           const DeviceArithmetic& arithmetic, const Head& head, const Codes& queries,
+           const Place& of_head)
       : in_(in),
+        mods_(mods),
         m_(m),
         head_(head),
         queries_(queries),
+        place_(of_head),
+        has_mods_(!mods.empty()),
+        changes_(mods.change_scores()),
         cut_(kCutTerms * std::ldexp(1.0, -arithmetic.sum_bits)),
         two_level_(arithmetic.two_level),
         scale_(base2_scale(in)) {}
 
   void compute(const float* q, std::int64_t token, double* o, double* lse, double* distance,
                double* of_codes) {
-    const std::int64_t n = in_.k.tokens;
-    visible_ = in_.causal ? causal_keys(token, in_.causal_offset, n) : n;
+    const KeySpan seen = mods_.keys_of(token);
+    first_ = seen.begin;
+    visible_ = seen.end;
     std::fill_n(o, in_.q.channels, 0.0);
     *lse = *distance = *of_codes = 0;
-    if (visible_ == 0) return;
-    scores(token);
+    if (has_mods_) take_sink(q);
+    top_ = -1;
+    if (visible_ > 0) scores(token);
+    if (top_ < 0) {
+      if (sink_ > -kInfinity) *lse = lse_of_sink();
+      return;
+    }
     maxima();
     sums();
     outputs(o, of_codes);
@@ -196,57 +210,153 @@ class RowBound {
   }
 
  private:
+  // 10. of the header. What the mean of K is worth to the row, and its sink.
+  void take_sink(const float* q) {
+    mean_score_ = mean_score_error_ = 0;
+    const double additions = static_cast<double>(in_.q.channels) / 8 + 8;
+    for (std::int64_t c = 0; c < in_.q.channels; ++c) {
+      const double one = q[c] * head_.mean[index(c)] * scale_;
+      mean_score_ += one;
+      mean_score_error_ += std::fabs(q[c]) * head_.mean_error[index(c)] * scale_ +
+                           0x1p-24 * additions * std::fabs(one);
+    }
+    sink_ = mods_.sink(place_.batch, place_.head) * std::numbers::log2e;
+    sink_own_ = 0;
+    if (sink_ == -kInfinity) return;
+    sink_own_ = kScoreRounding * std::fabs(sink_);
+    if (!mods_.keep_differences()) return;
+    sink_own_ += mean_score_error_ + kScoreRounding * std::fabs(mean_score_);
+    sink_ -= mean_score_;
+  }
+
+  // Of a row that sees nothing else: what is taken off for the mean comes back.
+  double lse_of_sink() const {
+    const double size = std::fabs(sink_) + std::fabs(mean_score_) + std::log2(m_.p_max);
+    return kScoreRounding * size * std::numbers::ln2 + kExponentials + kLogarithm;
+  }
+
+  // What mods make of the score of key j, in base 2, and of its uncertainty.
+  void change(std::int64_t j, double score, double own, double common) {
+    if (!mods_.keep_differences()) {
+      const double more =
+          mean_score_error_ + kScoreRounding * (std::fabs(mean_score_) + std::fabs(score));
+      score += mean_score_;
+      own += more;
+      common += more;
+    }
+    ModList::Uncertain s = mods_.changed(place_, {.score = score * std::numbers::ln2,
+                                                  .error = own * std::numbers::ln2,
+                                                  .common = common * std::numbers::ln2});
+    if (s.score == -kInfinity) return;
+    score_[index(j)] = s.score * std::numbers::log2e;
+    const double rounding = kScoreRounding * std::fabs(score_[index(j)]);
+    own_[index(j)] = s.error * std::numbers::log2e + rounding;
+    common_[index(j)] = s.common * std::numbers::log2e + rounding;
+    slope_[index(j)] = s.slope;
+  }
+
   // Scores and, per key, the uncertainty of its score by itself.
   void scores(std::int64_t token) {
     score_.resize(index(visible_));
     own_.resize(score_.size());
+    if (changes_) {
+      common_.assign(score_.size(), 0.0);
+      slope_.assign(score_.size(), 1.0);
+    }
     folded_ = 0;
+    place_.query = token;
     const std::int16_t* q = queries_.row(token);
     const std::vector<int>& undecided = queries_.undecided[index(token)];
     const double q_scale = queries_.step[index(token)] * scale_;
     for (std::int64_t j = 0; j < visible_; ++j) {
+      if (has_mods_) {
+        place_.key = j;
+        score_[index(j)] = -kInfinity;
+        own_[index(j)] = 0;
+        if (j < first_ || mods_.hides(place_)) continue;
+      }
       const std::int16_t* k = head_.keys.row(j);
       std::int32_t dot = 0;
       for (std::int64_t c = 0; c < in_.k.channels; ++c) dot += q[c] * k[c];
       const double unit = q_scale * head_.keys.step[index(j)];
-      score_[index(j)] = unit * dot;
-      double own = (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(unit * dot);
+      const double rounding =
+          (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(unit * dot);
+      double own = rounding;
       for (const int c : undecided) own += unit * (std::abs(k[c]) + 1);
       for (const int c : head_.keys.undecided[index(j)])
         own += q_scale * head_.key_slack[index(j)] * std::abs(q[c]);
-      if (unit <= kLargestFoldedUnit) {
-        own += unit;
-        folded_ = std::max(folded_, unit);
+      if (changes_) {
+        change(j, unit * dot, own, rounding);
+      } else {
+        if (unit <= kLargestFoldedUnit) {
+          own += unit;
+          folded_ = std::max(folded_, unit);
+        }
+        score_[index(j)] = unit * dot;
+        own_[index(j)] = own;
       }
-      own_[index(j)] = own;
+      if (top_ < 0 && score_[index(j)] > -kInfinity) top_ = j;
     }
   }
 
-  // The running maximum of each tile, and what the kernel's may differ by.
+  // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that is seen.
   void maxima() {
     tile_maximum_.clear();
-    top_ = 0;
-    of_tops_ = 0;
-    double largest = 0;
+    tile_own_.clear();
+    maximum_ = score_[index(top_)];
+    double top_own = own_[index(top_)];
+    if (sink_ > maximum_) {
+      top_ = -1;
+      maximum_ = sink_;
+      top_own = sink_own_;
+    }
     for (std::int64_t begin = 0; begin < visible_; begin += m_.tile_keys) {
       const std::int64_t end = std::min<std::int64_t>(begin + m_.tile_keys, visible_);
       for (std::int64_t j = begin; j < end; ++j) {
-        if (score_[index(j)] > score_[index(top_)]) top_ = j;
+        if (score_[index(j)] <= maximum_) continue;
+        top_ = j;
+        maximum_ = score_[index(j)];
+        top_own = own_[index(j)];
       }
-      tile_maximum_.push_back(score_[index(top_)]);
-      of_tops_ = std::max(of_tops_, own_[index(top_)]);
-      largest = std::max(largest, std::fabs(score_[index(top_)]));
+      tile_maximum_.push_back(maximum_);
+      tile_own_.push_back(top_own);
+    }
+    of_tops_ = 0;
+    double largest = 0;
+    for (std::int64_t t = 0; t < static_cast<std::int64_t>(tile_maximum_.size()); ++t) {
+      if (is_gone(t)) continue;
+      of_tops_ = std::max(of_tops_, tile_own_[index(t)]);
+      largest = std::max(largest, std::fabs(tile_maximum_[index(t)]));
     }
     // What rounds the maximum is bounded by what P can lose; another key in its place is not.
     shift_ = std::min(kF32Sum * 2 * (largest + 16), std::log2(m_.p_max) + kSmallShift);
     shift_ += folded_ + of_tops_;
     for (std::int64_t j = 0; j < visible_; ++j) {
+      if (is_gone(j / m_.tile_keys)) continue;
       const double above = score_[index(j)] - tile_maximum_[index(j / m_.tile_keys)];
       shift_ = std::max(shift_, folded_ + of_tops_ + above + uncertainty(j));
     }
-    top_error_ = own_[index(top_)];
+    top_error_ = top_own;
     for (std::int64_t j = 0; j < visible_; ++j)
-      top_error_ = std::max(top_error_, score_[index(j)] + own_[index(j)] - score_[index(top_)]);
+      top_error_ = std::max(top_error_, score_[index(j)] + own_[index(j)] - maximum_);
+    if (sink_ == -kInfinity) return;
+    shift_ = std::max(shift_, folded_ + of_tops_ + sink_ - tile_maximum_[0] + sink_own_);
+    top_error_ = std::max(top_error_, sink_ + sink_own_ - maximum_);
+  }
+
+  // A tile of keys that mods take so far below the rest that nothing of it is left in the end, nor of what f32
+  // does to scores of that size.
+  bool is_gone(std::int64_t t) const {
+    return has_mods_ && tile_maximum_[index(t)] + 2 * tile_own_[index(t)] < maximum_ - kGone;
+  }
+
+  // What the sink adds to S, and how far the kernel's may be off: as a tile before the first one.
+  double sink_weight() const { return m_.p_max * std::exp2(sink_ - maximum_); }
+  double sink_error() const {
+    const double below = sink_ - maximum_, weight = std::exp2(below);
+    const double off = sink_own_ + of_tops_ + 2 * kExponentials + std::min(shift_, kSmallShift);
+    return m_.p_max * std::max(std::exp2(std::min(below + off, shift_)) - weight,
+                               weight * (1 - std::exp2(-off)));
   }
 
   double uncertainty(std::int64_t j) const {
@@ -284,6 +394,10 @@ class RowBound {
     key_error_.clear();
     tile_error_.clear();
     s_ = s_error_ = s_cut_ = 0;
+    if (sink_ > -kInfinity) {
+      s_ = sink_weight();
+      s_error_ = sink_error();
+    }
     next_undecided_ = 0;
     code_.resize(index(m_.tile_keys));
     error_.resize(code_.size());
@@ -293,7 +407,11 @@ class RowBound {
   void sum_tile(std::int64_t t) {
     const std::int64_t begin = t * m_.tile_keys;
     const std::int64_t keys = std::min<std::int64_t>(m_.tile_keys, visible_ - begin);
-    const double below = tile_maximum_[index(t)] - score_[index(top_)];
+    if (has_mods_ && sees_nothing_of(begin, begin + keys)) {
+      skip_tile(begin + keys);
+      return;
+    }
+    const double below = tile_maximum_[index(t)] - maximum_;
     const double weight = std::exp2(below);
     // P of a small shift rounds to the code it has without; what rescales the tile is shifted.
     double weight_error = shift_ <= kSmallShift ? weight * (std::exp2(shift_) - 1) : 0;
@@ -339,6 +457,22 @@ class RowBound {
     for (std::int64_t c = 0; c < head_.values.padded_columns(); c += kWidth) {
       sum_channels(begin, keys, c);
     }
+  }
+
+  bool sees_nothing_of(std::int64_t begin, std::int64_t end) const {
+    const auto from = score_.begin();
+    return std::all_of(from + begin, from + end, [](double s) { return s == -kInfinity; });
+  }
+
+  // Whether a kernel walks the tile or not, its sums are what they were.
+  void skip_tile(std::int64_t end) {
+    tile_error_.push_back(0);
+    key_code_.resize(index(end));
+    key_error_.resize(index(end));
+    if (m_.pv == QuantModel::Pv::e4m3) key_edge_.resize(index(end));
+    while (next_undecided_ < head_.undecided_values.size() &&
+           head_.undecided_values[next_undecided_].key < end)
+      ++next_undecided_;
   }
 
   // P V of a tile, eight channels.
@@ -403,6 +537,7 @@ class RowBound {
 
   // What is the same for all keys, or small: of log2 P.
   double common_error(std::int64_t j) const {
+    if (changes_) return common_[index(j)] + kExponentials;
     return (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
            folded_ + kExponentials;
   }
@@ -460,6 +595,7 @@ class RowBound {
       const std::int64_t t = j / m_.tile_keys;
       if (maxima.empty() || tile_maximum_[index(t)] != maximum) maxima.emplace_back();
       maximum = tile_maximum_[index(t)];
+      if (has_mods_ && key_code_[index(j)] == 0 && key_error_[index(j)] == 0) continue;
       std::array<double, kWidth> squared{};
       for (std::size_t first = 0; first < padded; first += kWidth) {
         const double* v =
@@ -482,7 +618,8 @@ class RowBound {
       linear += straight * std::sqrt(length);
       if (m_.pv == QuantModel::Pv::e4m3) edges[key_edge_[index(j)]].add(error, off, length);
       maxima.back().add(code * tile_error_[index(t)], off, length);
-      const double octave = code * scale_ * queries_.step[index(token)] * std::numbers::ln2;
+      double octave = code * scale_ * queries_.step[index(token)] * std::numbers::ln2;
+      if (changes_) octave *= slope_[index(j)];
       for (const int c : head_.keys.undecided[index(j)])
         of_k[index(c)].add(octave * head_.key_slack[index(j)] * q[c], off, length);
       const std::int16_t* k = head_.keys.row(j);
@@ -490,6 +627,11 @@ class RowBound {
         of_q[i].add(octave * head_.keys.step[index(j)] * k[undecided[i]], off, length);
     }
     double total = kDeviations * std::sqrt(squares) + linear;
+    if (sink_ > -kInfinity) {
+      double length = 0;  // of o: the sink's V is 0
+      for (std::size_t c = 0; c < channels; ++c) length += mean[c] * scale[c] * mean[c] * scale[c];
+      total += sink_error() * std::sqrt(length);
+    }
     for (const Pull& pull : of_q) total += pull.length();
     for (const auto* group : {&of_k, &edges, &maxima})
       for (const Pull& pull : *group) total += pull.beyond_walk();
@@ -500,11 +642,16 @@ class RowBound {
   double shifted_sums() const {
     const double lowest = -of_tops_, step = (shift_ - lowest) / kShifts;
     double low = 0, high = 0;
+    if (sink_ > -kInfinity) {
+      low = sink_weight() * std::exp2(-sink_own_ - kExponentials);
+      high = sink_weight() * std::exp2(sink_own_ + kExponentials);
+    }
     for (std::int64_t begin = 0; begin < visible_; begin += m_.tile_keys) {
       const std::int64_t end = std::min<std::int64_t>(begin + m_.tile_keys, visible_);
       const double maximum = tile_maximum_[index(begin / m_.tile_keys)];
-      const double weight = std::exp2(maximum - score_[index(top_)]);
-      double least = std::numeric_limits<double>::infinity(), most = 0, sum_before = 0;
+      if (has_mods_ && sees_nothing_of(begin, end)) continue;
+      const double weight = std::exp2(maximum - maximum_);
+      double least = kInfinity, most = 0, sum_before = 0;
       for (int i = 0; i <= kShifts; ++i) {
         const double shift = lowest + i * step;
         double sum_high = 0, sum_low = 0;
@@ -525,7 +672,7 @@ class RowBound {
     }
     low -= s_cut_;
     high += s_cut_;
-    if (low <= 0) return std::numeric_limits<double>::infinity();
+    if (low <= 0) return kInfinity;
     return std::max(std::log(high / s_), std::log(s_ / low)) + kExponentials;
   }
 
@@ -536,28 +683,37 @@ class RowBound {
       correction += std::fabs(q[c] * head_.mean[index(c)]) * natural;
       of_mean += std::fabs(q[c]) * head_.mean_error[index(c)] * natural;
     }
-    const double count = std::log(static_cast<double>(visible_));
+    if (!mods_.keep_differences()) correction = of_mean = 0;  // a part of the scores
+    const double count = std::log(static_cast<double>(visible_ + (sink_ > -kInfinity)));
     double of_sum = count + 1;
     const double s_error = s_error_ + s_cut_;
     if (s_error < s_) of_sum = std::min(of_sum, -std::log1p(-s_error / s_));
     of_sum += top_error_ * std::numbers::ln2;
     if (of_sum > kWideLse && shift_ <= 1) of_sum = std::min(of_sum, shifted_sums());
-    const double top = std::fabs(score_[index(top_)]) * std::numbers::ln2;
+    const double top = std::fabs(maximum_) * std::numbers::ln2;
     const double additions = static_cast<double>(in_.q.channels) / 8 + 8;
     return of_sum + of_mean + 0x1p-24 * (additions * correction + 8 * (top + count + correction)) +
            kLogarithm;
   }
 
   const Inputs& in_;
+  const ModList& mods_;
   const QuantModel& m_;
   const Head& head_;
   const Codes& queries_;
+  Place place_;
+  const bool has_mods_, changes_;
   const double cut_;
   const bool two_level_;
   const double scale_;
 
-  std::int64_t visible_ = 0, top_ = 0;
-  std::vector<double> score_, own_, tile_maximum_;
+  std::int64_t first_ = 0, visible_ = 0;
+  std::int64_t top_ = 0;  // the key with the largest score; -1 if the sink is larger
+  double maximum_ = 0;
+  double sink_ = -kInfinity, sink_own_ = 0;       // among the scores, and its uncertainty
+  double mean_score_ = 0, mean_score_error_ = 0;  // q . mean of K
+  std::vector<double> common_, slope_;            // [key], of changed scores
+  std::vector<double> score_, own_, tile_maximum_, tile_own_;
   double folded_ = 0, of_tops_ = 0, shift_ = 0;
   double top_error_ = 0;                        // of the largest score, whichever key it belongs to
   std::vector<double> code_, error_, largest_;  // of a tile, weighted
@@ -582,6 +738,7 @@ Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::in
 Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmetic& arithmetic,
                     const RowNumbers& rows, int threads, const Progress& progress) {
   check_rows(in, rows);
+  const ModList mods(in);
   if (m.tile_keys % kFusedKeys != 0 ||
       (m.pv != QuantModel::Pv::e4m3 && m.pv != QuantModel::Pv::f16)) {
     throw std::invalid_argument("bounds are for tiles of whole 16 keys, and P in e4m3 or f16");
@@ -600,7 +757,8 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
       const Codes queries = query_codes(in, m, group.batch, q_head);
       const auto count = static_cast<std::int64_t>(tokens.size());
       parallel_for((count + kBlockRows - 1) / kBlockRows, threads, [&](std::int64_t block) {
-        RowBound bound(in, m, arithmetic, head, queries);
+        RowBound bound(in, mods, m, arithmetic, head, queries,
+                       {.batch = group.batch, .head = q_head});
         const std::int64_t first = block * kBlockRows, last = std::min(first + kBlockRows, count);
         for (std::int64_t i = first; i < last; ++i) {
           const std::int64_t token = tokens[static_cast<std::size_t>(i)];

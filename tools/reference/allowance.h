@@ -45,6 +45,13 @@
 //      that a random walk reaches;
 //    - cuts of sums, codes of V, and the output's format, of 5 to 7.
 //    Where the sum of P may be wrong by half, keys are few or huge: the elements' bounds are the row's.
+// 10. Mods (mods.h). A change f of the score passes on an error e of it as |f'| e + |f''| e^2 / 2, never more than
+//    max |f'| times; its own roundings (ScoreMod::rounding) and ten of the changed score are added. Of that, what
+//    codes of Q and K do has the signs of 9 times f'; the rest may be the same for all keys. No bias of integer
+//    scores is left for the softmax then. Where f is not a sum, K's mean is a part of the score, with d and the f32
+//    roundings of q . mean(K). Hidden keys weigh nothing: tiles without any others add nothing to any bound. A
+//    sink counts as a tile before the first one, that has one P, which does not round, and no V; it is known to
+//    ten f32 roundings, and against smoothed scores to d.
 #pragma once
 
 #include <vector>

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "tools/reference/heads.h"
+#include "tools/reference/mod_list.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/rounding.h"
 #include "tools/reference/streaming_softmax.h"
@@ -94,31 +95,72 @@ class Ranges {
 
   const std::vector<Range>& of(std::int64_t visible) {
     if (visible <= seen_) return ranges_;
-    for (; seen_ < visible; ++seen_) {
-      const float* row = in_.v.row(batch_, head_, seen_);
-      for (std::size_t c = 0; c < ranges_.size(); ++c) {
-        ranges_[c].least = std::min(ranges_[c].least, static_cast<double>(row[c]));
-        ranges_[c].largest = std::max(ranges_[c].largest, static_cast<double>(row[c]));
+    for (; seen_ < visible; ++seen_) include(ranges_, seen_);
+    for (std::size_t c = 0; c < ranges_.size(); ++c) widen(ranges_[c], c, visible);
+    return ranges_;
+  }
+
+  // Of keys begin to end - 1 and, if `zero`, a weight without V.
+  const std::vector<Range>& of(KeySpan keys, bool zero) {
+    if (keys.begin == keys_.begin && keys.end == keys_.end) return ranges_;
+    keys_ = keys;
+    ranges_.assign(ranges_.size(), {});
+    for (std::int64_t n = keys.begin; n < keys.end;) {
+      const bool whole = n % kTile == 0 && n + kTile <= keys.end;
+      if (whole) {
+        const std::vector<Range>& tile = tile_ranges(n / kTile);
+        for (std::size_t c = 0; c < ranges_.size(); ++c) {
+          ranges_[c].least = std::min(ranges_[c].least, tile[c].least);
+          ranges_[c].largest = std::max(ranges_[c].largest, tile[c].largest);
+        }
+      } else {
+        include(ranges_, n);
       }
+      n += whole ? kTile : 1;
     }
-    // Section 6 of allowance.h with all terms as large as the largest, for P V and for the sum of P.
-    const std::int64_t summed =
-        arithmetic_.two_level ? std::min<std::int64_t>(visible, m_.tile_keys) : visible;
-    const double fused = static_cast<double>((summed + 15) / 16);
-    const double tiles = static_cast<double>((visible + m_.tile_keys - 1) / m_.tile_keys);
-    const double cut = 2 * (18 * std::ldexp(fused, -arithmetic_.sum_bits) + tiles * 0x1p-23);
     for (std::size_t c = 0; c < ranges_.size(); ++c) {
-      Range& range = ranges_[c];
-      const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
-      const double slack = (cut + 0x1p-20) * std::max(std::fabs(low), std::fabs(high)) + 0x1p-126;
-      const Format format = format_of(m_.output);
-      range.low = round_satfinite(low - slack, format);
-      range.high = round_satfinite(high + slack, format);
+      widen(ranges_[c], c, keys.end - keys.begin + m_.tile_keys);
+      if (!zero) continue;
+      ranges_[c].low = std::min(ranges_[c].low, 0.0);
+      ranges_[c].high = std::max(ranges_[c].high, 0.0);
     }
     return ranges_;
   }
 
  private:
+  static constexpr std::int64_t kTile = 64;
+
+  void include(std::vector<Range>& ranges, std::int64_t key) const {
+    const float* row = in_.v.row(batch_, head_, key);
+    for (std::size_t c = 0; c < ranges.size(); ++c) {
+      ranges[c].least = std::min(ranges[c].least, static_cast<double>(row[c]));
+      ranges[c].largest = std::max(ranges[c].largest, static_cast<double>(row[c]));
+    }
+  }
+
+  const std::vector<Range>& tile_ranges(std::int64_t tile) {
+    for (auto t = static_cast<std::int64_t>(tiles_.size()); t <= tile; ++t) {
+      std::vector<Range>& ranges = tiles_.emplace_back(ranges_.size());
+      const std::int64_t end = std::min((t + 1) * kTile, in_.v.tokens);
+      for (std::int64_t n = t * kTile; n < end; ++n) include(ranges, n);
+    }
+    return tiles_[static_cast<std::size_t>(tile)];
+  }
+
+  // Section 6 of allowance.h with all terms as large as the largest, for P V and for the sum of P.
+  void widen(Range& range, std::size_t c, std::int64_t visible) const {
+    const std::int64_t summed =
+        arithmetic_.two_level ? std::min<std::int64_t>(visible, m_.tile_keys) : visible;
+    const double fused = static_cast<double>((summed + 15) / 16);
+    const double tiles = static_cast<double>((visible + m_.tile_keys - 1) / m_.tile_keys);
+    const double cut = 2 * (18 * std::ldexp(fused, -arithmetic_.sum_bits) + tiles * 0x1p-23);
+    const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
+    const double slack = (cut + 0x1p-20) * std::max(std::fabs(low), std::fabs(high)) + 0x1p-126;
+    const Format format = format_of(m_.output);
+    range.low = round_satfinite(low - slack, format);
+    range.high = round_satfinite(high + slack, format);
+  }
+
   // The code that V gets, or the one beside it if f32 arithmetic may decide so.
   double dequantized(double v, std::size_t c, int direction) const {
     if (!m_.v_scaled) return v;
@@ -133,9 +175,24 @@ class Ranges {
   const DeviceArithmetic& arithmetic_;
   const std::int64_t batch_, head_;
   std::int64_t seen_ = 0;
+  KeySpan keys_;
+  std::vector<std::vector<Range>> tiles_;
   std::vector<Range> ranges_;
   std::vector<double> amax_;
 };
+
+// From the first key that a query sees to the last one; empty if there is none.
+KeySpan seen_keys(const ModList& mods, Place place) {
+  KeySpan keys = mods.keys_of(place.query);
+  if (mods.empty()) return keys;
+  const auto sees = [&](std::int64_t key) {
+    place.key = key;
+    return mods.sees(place);
+  };
+  while (keys.begin < keys.end && !sees(keys.begin)) ++keys.begin;
+  while (keys.begin < keys.end && !sees(keys.end - 1)) --keys.end;
+  return keys;
+}
 
 }  // namespace
 
@@ -203,6 +260,7 @@ RowVerdict judge_rows(const RowNumbers& rows, const Output& model, const Allowan
 Impossible check_every_row(const Inputs& in, const QuantModel& m,
                            const DeviceArithmetic& arithmetic, const Output& got) {
   Impossible out;
+  const ModList mods(in);
   const auto note = [&](std::int64_t& counter, const Judged& one) {
     ++counter;
     if (!out.first) out.first = one;
@@ -211,13 +269,15 @@ Impossible check_every_row(const Inputs& in, const QuantModel& m,
     std::int64_t row = head.first_row;
     for (const auto& [q_head, tokens] : head.queries) {
       Ranges ranges(in, m, arithmetic, head.batch, head.kv_head);
+      const bool has_sink = mods.sink(head.batch, q_head) > -kInfinity;
       for (const std::int64_t token : tokens) {
-        const std::int64_t visible =
-            in.causal ? causal_keys(token, in.causal_offset, in.k.tokens) : in.k.tokens;
-        const std::vector<Range>& range = ranges.of(visible);
+        const KeySpan keys = seen_keys(mods, {.batch = head.batch, .head = q_head, .query = token});
+        const bool sees_none = keys.begin == keys.end;
+        const std::vector<Range>& range =
+            mods.empty() ? ranges.of(keys.end) : ranges.of(keys, has_sink);
         for (std::int64_t c = 0; c < in.q.channels; ++c) {
           const double o = got.o[static_cast<std::size_t>(row * in.q.channels + c)];
-          if (visible == 0) {
+          if (sees_none) {
             if (o != 0) note(out.masked, judged(row, c, o, 0, 0));
             continue;
           }
@@ -230,9 +290,10 @@ Impossible check_every_row(const Inputs& in, const QuantModel& m,
           }
         }
         const double lse = got.lse[static_cast<std::size_t>(row)];
-        if (visible == 0 && lse != -kInfinity) {
+        const bool is_empty = sees_none && !has_sink;
+        if (is_empty && lse != -kInfinity) {
           note(out.masked, judged(row, 0, lse, -kInfinity, 0));
-        } else if (visible > 0 && !std::isfinite(lse)) {
+        } else if (!is_empty && !std::isfinite(lse)) {
           note(out.non_finite, judged(row, 0, lse, 0, kInfinity));
         }
         ++row;

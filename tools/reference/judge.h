@@ -7,7 +7,8 @@
 //   computed for these rows only, so that inputs of any length are judged in seconds.
 // - check_every_row: is every row of the output possible at all? O is a weighted mean of the visible
 //   dequantized V, so every element lies between the least and the largest of its channel; it is finite; a
-//   row that sees no key is 0 and its LSE -infinity. Cheap: linear in the sizes of O and V.
+//   row that sees no key is 0 and its LSE -infinity. Cheap: linear in the sizes of O and V. With mods, V
+//   counts from the first key that a query sees to the last one, 0 if there is a sink; a sink alone has an LSE.
 // - compare (reference.h): the error of all chosen rows together, against exact attention.
 #pragma once
 

@@ -65,7 +65,10 @@ ModList::Uncertain ModList::changed(const Place& place, Uncertain s) const {
     if (!mod.changes) continue;
     Uncertain next = s;
     next.score = mod.changes(place, s.score);
-    if (next.score == -kInfinity) return {.score = -kInfinity};
+    if (next.score == -kInfinity) {  // for certain; a cap may make a number of it again
+      s = {.score = -kInfinity, .slope = 0};
+      continue;
+    }
     if (mod.derivative) {
       const double derivative = mod.derivative(place, s.score), slope = std::fabs(derivative);
       const double bent =
