@@ -1,5 +1,5 @@
-// Mods: against the definition written down a second time, with what a right kernel may do at the edge of
-// what is allowed, and with the errors that kernels with mods have.
+// Mods: against the definition written down a second time, with what a right kernel may do at the
+// edge of what is allowed, and with the errors that kernels with mods have.
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
@@ -297,7 +297,7 @@ TEST_CASE("mods that do not fit are refused with what they asked for") {
   CHECK_THROWS_AS(block_sparse({}, 0, 64, {}), std::invalid_argument);
 }
 
-// ---- the judge ------------------------------------------------------------------------------------
+// ---- the judge ----------------------------------------------------------------------------------
 
 namespace {
 
@@ -435,6 +435,21 @@ TEST_CASE("judge: a bias in f32 passes, one without log2(e) or of another head d
     CHECK(judge.refused({bias(values, {0, 0, 0, 1})}) > 100);
     CHECK(judge.refused({}) > 200);
   });
+}
+
+TEST_CASE("judge: a bias in f32 of any size passes") {
+  for (const float size : {100.0f, 3000.0f, 65504.0f, 1e7f}) {
+    const std::vector<float> values = random_floats(200, 11, size);
+    ScoreMod right = in_f32([&](const Place& p, float s) {
+      return std::fma(values[static_cast<std::size_t>(p.key)], kLog2E, s);
+    });
+    right.derivative = nullptr;
+    for_each_judge({bias(values, {0, 0, 0, 1})}, [&](const Judge& judge) {
+      INFO(size);
+      CHECK(judge.passes(judge.with({right})));
+      CHECK(judge.refused({}) > 250);
+    });
+  }
 }
 
 TEST_CASE("judge: a soft cap with the device's tanh passes, one that is applied twice does not") {

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "tools/reference/allowance_codes.h"
 #include "tools/reference/heads.h"
 #include "tools/reference/mod_list.h"
 #include "tools/reference/quantize.h"
@@ -17,10 +18,11 @@
 
 namespace sagegen::reference {
 
+using namespace bounds;
+
 namespace {
 
 // Numbers as in the header.
-constexpr double kCodeRounding = 0x1p-21;
 constexpr double kScoreRounding = 10 * 0x1p-24;
 constexpr double kExponentials = 2 * 0x1p-22;  // P and a rescaling
 constexpr double kLargestFoldedUnit = 0x1p-7;
@@ -32,122 +34,12 @@ constexpr double kFlushed = 0x1p-126;   // f32 below this is 0
 constexpr double kDeviations = 6;       // of a sum of keys that are wrong by themselves
 constexpr double kWalk = 3;             // what keys reach that do not pull the same way
 constexpr double kWideLse = 0x1p-6;     // above, the LSE's bound is worth a closer look
-constexpr double kGone = 400;           // octaves; P is 2^-400 then
 constexpr int kShifts = 8;              // steps of it
-constexpr std::int64_t kFusedKeys = 16;
+constexpr double kGone = 400;           // octaves; P is 2^-400 then
 constexpr double kCutTerms = 18;
 constexpr std::int64_t kBlockRows = 4;
 constexpr std::int64_t kWidth = Panels::kPanelColumns;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-// Codes of one head of Q or K, [row, channel], and where they are undecided.
-struct Codes {
-  std::int64_t channels = 0;
-  std::vector<std::int16_t> codes;
-  std::vector<double> step;                 // [row]
-  std::vector<std::vector<int>> undecided;  // [row], channels
-
-  const std::int16_t* row(std::int64_t r) const { return codes.data() + r * channels; }
-};
-
-// width(row, channel): how far from the middle between two codes the kernel may decide otherwise.
-template <typename Width>
-Codes take_codes(RowCodes rows, const Width& width) {
-  Codes out{.channels = rows.channels,
-            .codes = {rows.codes.begin(), rows.codes.end()},
-            .step = std::move(rows.row_scale),
-            .undecided = std::vector<std::vector<int>>(index(rows.rows))};
-  for (std::int64_t r = 0; r < rows.rows; ++r) {
-    for (std::int64_t c = 0; c < rows.channels; ++c) {
-      const double x = std::fabs(rows.scaled[index(r * rows.channels + c)]);
-      const double to_middle = std::fabs(x - std::floor(x) - 0.5);
-      if (to_middle <= width(r, c, x)) out.undecided[index(r)].push_back(static_cast<int>(c));
-    }
-  }
-  return out;
-}
-
-struct UndecidedValue {
-  std::int64_t key, channel;
-  double step;
-};
-
-// One key/value head as the bound needs it.
-struct Head {
-  Codes keys;
-  std::vector<double> key_slack;         // [key]: what an undecided code of the key is worth, in K
-  std::vector<double> key_scale_error;   // [key]: relative, of the scale
-  std::vector<double> mean, mean_error;  // [channel], of K; 0 without smoothing
-  Panels values;                         // codes
-  Panels largest_value;                  // |code|, [kFusedKeys keys, channel]
-  std::vector<double> value_scale;       // [channel]
-  std::vector<UndecidedValue> undecided_values;  // by key
-  bool all_undecided = false;                    // keys that are nothing but rounding errors
-};
-
-void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
-  const std::int64_t n = in.k.tokens, channels = in.k.channels;
-  std::vector<double> keys = head_rows(in.k, b, h);
-  head.mean.assign(index(channels), 0.0);
-  head.mean_error = head.mean;
-  if (m.smooth_k) {
-    head.mean = channel_mean(in.k, b, h);
-    std::vector<double> size(index(channels), 0.0);
-    for (std::size_t i = 0; i < keys.size(); ++i) size[i % size.size()] += std::fabs(keys[i]);
-    const double additions = static_cast<double>(n) / 256 + 64;
-    for (std::size_t c = 0; c < size.size(); ++c)
-      head.mean_error[c] = additions * 0x1p-24 * size[c] / static_cast<double>(n);
-    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= head.mean[i % size.size()];
-  }
-  const double worst = *std::max_element(head.mean_error.begin(), head.mean_error.end());
-  RowCodes rows = quantize_rows(keys, channels, m.qk_bits,
-                                {.group = m.k_group, .per_thread = m.per_thread, .divisor = 2});
-  const double limit = m.qk_bits == 4 ? 7 : 127;
-  const std::vector<double> step = rows.row_scale;
-  head.keys = take_codes(std::move(rows), [&](std::int64_t r, std::int64_t c, double x) {
-    const double of_mean = head.mean_error[index(c)] + worst * x / limit;
-    return of_mean > 0 ? x * kCodeRounding + of_mean / step[index(r)] : x * kCodeRounding;
-  });
-  head.key_slack.resize(index(n));
-  head.key_scale_error.resize(index(n));
-  for (std::size_t j = 0; j < step.size(); ++j) {
-    head.key_slack[j] = step[j] + 4 * worst;
-    const double amax = limit * step[j];
-    head.key_scale_error[j] = worst > 0 && amax > worst ? worst / amax : 0;
-    if (worst == 0 || amax > 4 * worst) continue;
-    // The group is all rounding error: no code of it is decided.
-    head.all_undecided = true;
-    head.keys.undecided[j].resize(index(channels));
-    for (std::int64_t c = 0; c < channels; ++c)
-      head.keys.undecided[j][index(c)] = static_cast<int>(c);
-  }
-}
-
-void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b,
-                 std::int64_t h) {
-  const std::int64_t n = in.v.tokens, channels = in.v.channels;
-  ChannelCodes v = quantize_values(in.v, b, h, m);
-  head.values = Panels(n, channels);
-  head.largest_value = Panels((n + kFusedKeys - 1) / kFusedKeys, channels);
-  // The tensor core gives a subnormal code the exponent of the smallest normal one.
-  const double least = m.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
-  for (std::int64_t j = 0; j < n; ++j) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      const double code = v.codes[index(j * channels + c)];
-      head.values.at(j, c) = code;
-      double& largest = head.largest_value.at(j / kFusedKeys, c);
-      largest = std::max({largest, std::fabs(code), least});
-      if (!m.v_scaled) continue;
-      const double x = v.scaled[index(j * channels + c)];
-      const double step =
-          round_pv(m.pv, x * (1 + kCodeRounding)) - round_pv(m.pv, x * (1 - kCodeRounding));
-      if (step != 0) head.undecided_values.push_back({j, c, std::fabs(step)});
-    }
-  }
-  head.value_scale = std::move(v.scale);
-}
 
 // Keys that a right kernel may get wrong the same way: the sum of what that does to O.
 struct Pull {
@@ -299,7 +191,8 @@ class RowBound {
     }
   }
 
-  // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that is seen.
+  // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that
+  // is seen.
   void maxima() {
     tile_maximum_.clear();
     tile_own_.clear();
@@ -344,8 +237,8 @@ class RowBound {
     top_error_ = std::max(top_error_, sink_ + sink_own_ - maximum_);
   }
 
-  // A tile of keys that mods take so far below the rest that nothing of it is left in the end, nor of what f32
-  // does to scores of that size.
+  // A tile of keys that mods take so far below the rest that nothing of it is left in the end, nor
+  // of what f32 does to scores of that size.
   bool is_gone(std::int64_t t) const {
     return has_mods_ && tile_maximum_[index(t)] + 2 * tile_own_[index(t)] < maximum_ - kGone;
   }
@@ -726,13 +619,6 @@ class RowBound {
   std::size_t next_undecided_ = 0;
 };
 
-Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
-  RowCodes rows = quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
-                                {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
-  return take_codes(std::move(rows),
-                    [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; });
-}
-
 }  // namespace
 
 Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmetic& arithmetic,
@@ -749,9 +635,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
   out.distance.resize(rows.size());
   out.codes.resize(rows.size());
   for_each_kv_head(in, rows, [&](const HeadRows& group) {
-    Head head;
-    take_keys(head, in, m, group.batch, group.kv_head);
-    take_values(head, in, m, group.batch, group.kv_head);
+    const Head head = head_codes(in, m, group.batch, group.kv_head);
     std::int64_t row = group.first_row;
     for (const auto& [q_head, tokens] : group.queries) {
       const Codes queries = query_codes(in, m, group.batch, q_head);

@@ -96,7 +96,8 @@ class Ranges {
   const std::vector<Range>& of(std::int64_t visible) {
     if (visible <= seen_) return ranges_;
     for (; seen_ < visible; ++seen_) include(ranges_, seen_);
-    for (std::size_t c = 0; c < ranges_.size(); ++c) widen(ranges_[c], c, visible);
+    const double cut = cut_of(visible);
+    for (std::size_t c = 0; c < ranges_.size(); ++c) widen(ranges_[c], c, cut);
     return ranges_;
   }
 
@@ -118,8 +119,9 @@ class Ranges {
       }
       n += whole ? kTile : 1;
     }
+    const double cut = cut_of(keys.end - keys.begin + m_.tile_keys);
     for (std::size_t c = 0; c < ranges_.size(); ++c) {
-      widen(ranges_[c], c, keys.end - keys.begin + m_.tile_keys);
+      widen(ranges_[c], c, cut);
       if (!zero) continue;
       ranges_[c].low = std::min(ranges_[c].low, 0.0);
       ranges_[c].high = std::max(ranges_[c].high, 0.0);
@@ -148,12 +150,15 @@ class Ranges {
   }
 
   // Section 6 of allowance.h with all terms as large as the largest, for P V and for the sum of P.
-  void widen(Range& range, std::size_t c, std::int64_t visible) const {
+  double cut_of(std::int64_t visible) const {
     const std::int64_t summed =
         arithmetic_.two_level ? std::min<std::int64_t>(visible, m_.tile_keys) : visible;
     const double fused = static_cast<double>((summed + 15) / 16);
     const double tiles = static_cast<double>((visible + m_.tile_keys - 1) / m_.tile_keys);
-    const double cut = 2 * (18 * std::ldexp(fused, -arithmetic_.sum_bits) + tiles * 0x1p-23);
+    return 2 * (18 * std::ldexp(fused, -arithmetic_.sum_bits) + tiles * 0x1p-23);
+  }
+
+  void widen(Range& range, std::size_t c, double cut) const {
     const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
     const double slack = (cut + 0x1p-20) * std::max(std::fabs(low), std::fabs(high)) + 0x1p-126;
     const Format format = format_of(m_.output);

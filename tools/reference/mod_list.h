@@ -30,8 +30,8 @@ class ModList {
   // Of all sinks together; -infinity: none.
   double sink(std::int64_t batch, std::int64_t head) const;
 
-  // A score, how far off a kernel's may be, and the part of that which may be the same for all keys of a
-  // row; `slope`: what a small change of the first score is worth now.
+  // A score, how far off a kernel's may be, and the part of that which may be the same for all keys
+  // of a row; `slope`: what a small change of the first score is worth now.
   struct Uncertain {
     double score = 0, error = 0, common = 0, slope = 1;
   };

@@ -70,7 +70,7 @@ double or_none(double logit) {
   return ends ? -kInfinity : logit;
 }
 
-// score + term: the term is a product with log2(e), which is rounded itself, and the sum is rounded.
+// score + term: the term is a product with log2(e), rounded itself, and the sum is rounded.
 double sum_rounding(double term, double sum) {
   return kRounding * (3 * std::fabs(term) + std::fabs(sum));
 }
@@ -106,11 +106,9 @@ ScoreMod soft_cap(double cap, double tanh_error) {
 
 ScoreMod sinks(std::vector<float> logits) {
   for (const float logit : logits) {
-    require(
-        fits(logit),
-        fmt::format("attention sinks: a logit is {}; times log2(e) it must be at most the largest "
-                    "f32",
-                    logit));
+    require(fits(logit),
+            fmt::format("attention sinks: a logit is {}; times log2(e) it must be finite in f32",
+                        logit));
   }
   ScoreMod mod;
   mod.name = "attention sinks";
@@ -127,9 +125,7 @@ ScoreMod bias(std::vector<float> values, const Strides& strides) {
   for (const float value : values) {
     require(
         fits(value),
-        fmt::format("additive bias: a value is {}; times log2(e) it must be at most the largest "
-                    "f32",
-                    value));
+        fmt::format("additive bias: a value is {}; times log2(e) it must be finite in f32", value));
   }
   const Array<float> array(std::move(values), strides);
   const auto term = [array](const Place& p) { return or_none(array.at(p)); };

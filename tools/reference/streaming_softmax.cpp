@@ -55,8 +55,8 @@ KeySpan visible_keys(std::int64_t query, std::int64_t key_count, const SoftmaxOp
   return {0, options.causal ? causal_keys(query, options.causal_offset, key_count) : key_count};
 }
 
-// Scores of keys from place.key on, in base 2, become what mods make of them; -infinity if hidden. Whether any is
-// not.
+// Scores of keys from place.key on, in base 2, become what mods make of them; -infinity if hidden.
+// Whether any is not.
 bool modify(const ModList& mods, Place place, double shift, double* scores, std::int64_t count) {
   bool any = false;
   for (std::int64_t j = 0; j < count; ++j, ++place.key) {

@@ -57,9 +57,9 @@ struct SoftmaxOptions {
   std::int64_t tile_keys = 64;     // the running maximum moves once per tile; a multiple of 8
   double p_max = 1.0;              // probabilities are multiplied by this before they are rounded
   Rounding round_p;
-  // If any but the causal mask, which is above: changed scores take the place of scores, hidden keys weigh
-  // nothing, a sink is in the first maximum and sum. Where changes do not keep the differences of a row's
-  // scores, they get scores with lse_shift.
+  // If any but the causal mask, which is above: changed scores take the place of scores, hidden
+  // keys weigh nothing, a sink is in the first maximum and sum. Where changes do not keep the
+  // differences of a row's scores, they get scores with lse_shift.
   const ModList* mods = nullptr;
 };
 

@@ -1,0 +1,111 @@
+#include "tools/reference/allowance_codes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "tools/reference/heads.h"
+#include "tools/reference/quantize.h"
+
+namespace sagegen::reference::bounds {
+
+namespace {
+
+constexpr double kCodeRounding = 0x1p-21;  // as in the header of allowance.h
+
+// width(row, channel): how far from the middle between two codes the kernel may decide otherwise.
+template <typename Width>
+Codes take_codes(RowCodes rows, const Width& width) {
+  Codes out{.channels = rows.channels,
+            .codes = {rows.codes.begin(), rows.codes.end()},
+            .step = std::move(rows.row_scale),
+            .undecided = std::vector<std::vector<int>>(index(rows.rows))};
+  for (std::int64_t r = 0; r < rows.rows; ++r) {
+    for (std::int64_t c = 0; c < rows.channels; ++c) {
+      const double x = std::fabs(rows.scaled[index(r * rows.channels + c)]);
+      const double to_middle = std::fabs(x - std::floor(x) - 0.5);
+      if (to_middle <= width(r, c, x)) out.undecided[index(r)].push_back(static_cast<int>(c));
+    }
+  }
+  return out;
+}
+
+void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
+  const std::int64_t n = in.k.tokens, channels = in.k.channels;
+  std::vector<double> keys = head_rows(in.k, b, h);
+  head.mean.assign(index(channels), 0.0);
+  head.mean_error = head.mean;
+  if (m.smooth_k) {
+    head.mean = channel_mean(in.k, b, h);
+    std::vector<double> size(index(channels), 0.0);
+    for (std::size_t i = 0; i < keys.size(); ++i) size[i % size.size()] += std::fabs(keys[i]);
+    const double additions = static_cast<double>(n) / 256 + 64;
+    for (std::size_t c = 0; c < size.size(); ++c)
+      head.mean_error[c] = additions * 0x1p-24 * size[c] / static_cast<double>(n);
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= head.mean[i % size.size()];
+  }
+  const double worst = *std::max_element(head.mean_error.begin(), head.mean_error.end());
+  RowCodes rows = quantize_rows(keys, channels, m.qk_bits,
+                                {.group = m.k_group, .per_thread = m.per_thread, .divisor = 2});
+  const double limit = m.qk_bits == 4 ? 7 : 127;
+  const std::vector<double> step = rows.row_scale;
+  head.keys = take_codes(std::move(rows), [&](std::int64_t r, std::int64_t c, double x) {
+    const double of_mean = head.mean_error[index(c)] + worst * x / limit;
+    return of_mean > 0 ? x * kCodeRounding + of_mean / step[index(r)] : x * kCodeRounding;
+  });
+  head.key_slack.resize(index(n));
+  head.key_scale_error.resize(index(n));
+  for (std::size_t j = 0; j < step.size(); ++j) {
+    head.key_slack[j] = step[j] + 4 * worst;
+    const double amax = limit * step[j];
+    head.key_scale_error[j] = worst > 0 && amax > worst ? worst / amax : 0;
+    if (worst == 0 || amax > 4 * worst) continue;
+    // The group is all rounding error: no code of it is decided.
+    head.all_undecided = true;
+    head.keys.undecided[j].resize(index(channels));
+    for (std::int64_t c = 0; c < channels; ++c)
+      head.keys.undecided[j][index(c)] = static_cast<int>(c);
+  }
+}
+
+void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b,
+                 std::int64_t h) {
+  const std::int64_t n = in.v.tokens, channels = in.v.channels;
+  ChannelCodes v = quantize_values(in.v, b, h, m);
+  head.values = Panels(n, channels);
+  head.largest_value = Panels((n + kFusedKeys - 1) / kFusedKeys, channels);
+  // The tensor core gives a subnormal code the exponent of the smallest normal one.
+  const double least = m.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
+  for (std::int64_t j = 0; j < n; ++j) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      const double code = v.codes[index(j * channels + c)];
+      head.values.at(j, c) = code;
+      double& largest = head.largest_value.at(j / kFusedKeys, c);
+      largest = std::max({largest, std::fabs(code), least});
+      if (!m.v_scaled) continue;
+      const double x = v.scaled[index(j * channels + c)];
+      const double step =
+          round_pv(m.pv, x * (1 + kCodeRounding)) - round_pv(m.pv, x * (1 - kCodeRounding));
+      if (step != 0) head.undecided_values.push_back({j, c, std::fabs(step)});
+    }
+  }
+  head.value_scale = std::move(v.scale);
+}
+
+}  // namespace
+
+Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head) {
+  Head head;
+  take_keys(head, in, m, batch, kv_head);
+  take_values(head, in, m, batch, kv_head);
+  return head;
+}
+
+Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
+  RowCodes rows = quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
+                                {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
+  return take_codes(std::move(rows),
+                    [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; });
+}
+
+}  // namespace sagegen::reference::bounds

@@ -1,0 +1,48 @@
+// The codes of one head, and where a right kernel may decide otherwise: 1 and 5 of allowance.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "tools/reference/reference.h"
+#include "tools/reference/streaming_softmax.h"
+
+namespace sagegen::reference::bounds {
+
+inline constexpr std::int64_t kFusedKeys = 16;  // of a fused sum
+
+inline std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// Codes of one head of Q or K, [row, channel], and where they are undecided.
+struct Codes {
+  std::int64_t channels = 0;
+  std::vector<std::int16_t> codes;
+  std::vector<double> step;                 // [row]
+  std::vector<std::vector<int>> undecided;  // [row], channels
+
+  const std::int16_t* row(std::int64_t r) const { return codes.data() + r * channels; }
+};
+
+struct UndecidedValue {
+  std::int64_t key, channel;
+  double step;
+};
+
+// One key/value head as the bound needs it.
+struct Head {
+  Codes keys;
+  std::vector<double> key_slack;         // [key]: what an undecided code of the key is worth, in K
+  std::vector<double> key_scale_error;   // [key]: relative, of the scale
+  std::vector<double> mean, mean_error;  // [channel], of K; 0 without smoothing
+  Panels values;                         // codes
+  Panels largest_value;                  // |code|, [kFusedKeys keys, channel]
+  std::vector<double> value_scale;       // [channel]
+  std::vector<UndecidedValue> undecided_values;  // by key
+  bool all_undecided = false;                    // keys that are nothing but rounding errors
+};
+
+Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head);
+Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t head);
+
+}  // namespace sagegen::reference::bounds
