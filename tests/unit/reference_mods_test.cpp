@@ -437,6 +437,26 @@ TEST_CASE("judge: a bias in f32 passes, one without log2(e) or of another head d
   });
 }
 
+// Both have the roundings of f32, each its own.
+TEST_CASE("judge: a sink in f32 beside scores of its size passes") {
+  for (const float size : {1e3f, 1e5f}) {
+    const std::vector<ScoreMod> mods = {bias({size}, {0, 0, 0, 0}), sinks({size + 3, size + 5})};
+    for_each_judge(mods, [&](const Judge& judge) {
+      for (const double direction : {-2.0, 0.0, 2.0}) {
+        INFO(size << ", " << direction);
+        ScoreMod term = in_f32([=](const Place&, float s) { return std::fma(size, kLog2E, s); });
+        term.derivative = nullptr;
+        ScoreMod sink = mods[1];
+        sink.sink = [=](std::int64_t b, std::int64_t h) {
+          return mods[1].sink(b, h) * (1 + direction * 0x1p-24);
+        };
+        CHECK(judge.passes(judge.with({term, sink})));
+      }
+      if (size < 1e4f) CHECK(judge.refused({mods[0]}) > 100);
+    });
+  }
+}
+
 TEST_CASE("judge: a bias in f32 of any size passes") {
   for (const float size : {100.0f, 3000.0f, 65504.0f, 1e7f}) {
     const std::vector<float> values = random_floats(200, 11, size);
@@ -583,6 +603,12 @@ TEST_CASE("bounds with mods by hand") {
   CHECK(half.model.lse[0] == Approx(std::numbers::ln2));
   // Half a step of f16 in the octave of 1/2, and of f32 a few.
   CHECK((half.bounds.o[0] > 0x1p-12 && half.bounds.o[0] < 0x1p-12 * 1.2));
+  // In f32 both may be off by ten roundings of their size, and O by a quarter of ln 2 of that each.
+  in.mods = {bias({1e5f}, {0, 0, 0, 0}), sinks({1e5f})};
+  const double ten = 10 * 0x1p-24 * 1e5 * std::numbers::log2e;
+  const double both = Judge(in, false).bounds.o[0];
+  CHECK(both > std::numbers::ln2 / 4 * 2 * ten);
+  CHECK(both < std::numbers::ln2 / 4 * 8 * ten);
   // Far keys of ALiBi have large scores, and roundings as large; scores of the others keep theirs.
   in.k = in.v = Tensor(1, 1, 200, 64);
   std::fill(in.v.data.begin(), in.v.data.end(), 1.0f);
@@ -605,4 +631,27 @@ TEST_CASE("bounds with mods by hand") {
   CHECK(capped.model.lse[0] == Approx(std::log(136 + 64 * std::exp(-3))));
   CHECK(capped.bounds.lse[0] > 1e-5);
   CHECK(capped.bounds.lse[0] < 0.02);
+}
+
+// Smoothing takes the mean off K and off the sink: bounds are what they are without both.
+TEST_CASE("bounds do not feel the mean of K, nor does a sink among them") {
+  Inputs plain = generate("normal", {.q_len = 1, .kv_len = 200, .head_dim = 64}, 3, IoType::f16);
+  plain.q.data[0] = 6;
+  std::array<double, 64> mean{};
+  for (std::size_t i = 0; i < plain.k.data.size(); ++i) mean[i % 64] += plain.k.data[i] / 200.0;
+  for (std::size_t i = 0; i < plain.k.data.size(); ++i)
+    plain.k.data[i] -= static_cast<float>(mean[i % 64]);
+  Inputs moved = plain;
+  for (std::size_t i = 0; i < moved.k.data.size(); i += 64) moved.k.data[i] += 8;
+  plain.mods = {sinks({5})};
+  moved.mods = {sinks({5 + 6})};  // 6 * 8 / sqrt(64)
+  const Judge a(plain, false), b(moved, false);
+  CHECK(b.model.lse[0] - a.model.lse[0] == Approx(6));
+  CHECK(b.bounds.distance[0] == Approx(a.bounds.distance[0]).epsilon(0.3));
+  CHECK(b.bounds.lse[0] == Approx(a.bounds.lse[0]).epsilon(0.3));
+  Inputs without = plain;
+  without.mods = {sinks({-30})};
+  const Judge c(without,
+                false);  // the sink is half of the sum: O is half as large, and so are errors
+  CHECK(a.bounds.distance[0] < 0.8 * c.bounds.distance[0]);
 }
