@@ -655,3 +655,49 @@ TEST_CASE("bounds do not feel the mean of K, nor does a sink among them") {
                 false);  // the sink is half of the sum: O is half as large, and so are errors
   CHECK(a.bounds.distance[0] < 0.8 * c.bounds.distance[0]);
 }
+
+// Values of Q half way between two codes, which a kernel may decide as it likes: all keys of a row
+// move, each by as much as the cap leaves.
+TEST_CASE("judge: undecided codes under a cap pass") {
+  std::mt19937_64 random(1);
+  const auto uniform = [&] { return static_cast<float>(random() >> 40) * 0x1p-23f - 1; };
+  for (int i = 0; i < 12; ++i) {
+    const std::int64_t kinds = 2 + i % 6;
+    const float amplitude = 0.1f * std::exp2(static_cast<float>(i % 6));
+    Inputs in;
+    in.q = Tensor(1, 1, 16, 64);
+    in.k = in.v = Tensor(1, 1, 1000, 64);
+    for (std::int64_t n = 0; n < 16; ++n) {
+      float* q = in.q.row(0, 0, n);
+      for (int c = 1; c < 64; ++c)
+        q[c] = (std::floor(uniform() * 100) + (uniform() < 0.0f ? 0.5f : 0.0f)) / 64;
+      q[0] = 127.0f / 64;  // a code is 1 / 64
+    }
+    Tensor k(1, 1, kinds, 64), v(1, 1, kinds, 64);
+    for (float& x : k.data) x = amplitude * uniform();
+    for (float& x : v.data) x = uniform();
+    for (std::int64_t n = 0; n < 1000; ++n) {
+      const auto kind = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(kinds));
+      std::copy_n(k.row(0, 0, kind), 64, in.k.row(0, 0, n));
+      std::copy_n(v.row(0, 0, kind), 64, in.v.row(0, 0, n));
+    }
+    for (Tensor* t : {&in.q, &in.k, &in.v}) round_to(IoType::f16, *t);
+    in.mods = {soft_cap(3, 0)};
+    for (const bool e4m3 : {true, false}) {
+      const Judge judge(in, e4m3);
+      for (const int direction : {-1, 0, 1}) {
+        INFO(i << (e4m3 ? ", e4m3, " : ", f16, ") << direction);
+        Inputs other = in;
+        for (std::int64_t n = 0; n < 16; ++n) {
+          for (int c = 1; c < 64; ++c) {
+            float& q = other.q.row(0, 0, n)[c];
+            const bool up = direction == 0 ? uniform() < 0 : direction > 0;
+            q = std::nextafter(q, up ? 10.0f : -10.0f);
+          }
+        }
+        const Output near = unrounded_model(other, judge.quant, judge.rows);
+        CHECK(judge.verdict(Judge::rounded(near)).met());
+      }
+    }
+  }
+}
