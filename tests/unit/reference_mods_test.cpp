@@ -573,7 +573,8 @@ TEST_CASE("every row with mods: V between the first and the last key seen, rows 
       out.lse[row] = lse;
       return check_every_row(judge.in, judge.quant, judge.arithmetic, out);
     };
-    // Query 27 sees key 99, query 26 keys 98 and 99; 28 to 31 nothing; 128 and 129 (keys 200 on) neither.
+    // Query 27 sees key 99, query 26 keys 98 and 99; 28 to 31 nothing; 128 and 129, from key 200
+    // on, neither.
     const double a = judge.in.v.row(0, 0, 98)[5], b = judge.in.v.row(0, 0, 99)[5];
     const double low = std::min({a, b, sink ? 0.0 : a}), high = std::max({a, b, sink ? 0.0 : a});
     CHECK(impossible(26, low, 1).none());

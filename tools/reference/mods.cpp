@@ -97,7 +97,7 @@ ScoreMod soft_cap(double cap, double tanh_error) {
     return 1 - t * t;
   };
   mod.bend = 4 / (3 * std::numbers::sqrt3 * cap);
-  // Two roundings of the argument and two of the result; score f'(score) is never more than f(score).
+  // Two roundings of the argument and two of the result; |s f'(s)| is never more than |f(s)|.
   mod.rounding = [=](const Place&, double, double after) {
     return std::fabs(after) * (tanh_error + 4 * kRounding);
   };

@@ -73,8 +73,8 @@ ScoreMod soft_cap(double cap, double tanh_error = 0x1p-11);
 // One logit per head of Q.
 ScoreMod sinks(std::vector<float> logits);
 
-// score + values[b, h, i, j], values as a kernel reads them, rounded to their dtype. -infinity hides,
-// and so does what is -infinity in f32 after the change to base 2. Refuses NaN and +infinity.
+// score + values[b, h, i, j], values as a kernel reads them, rounded to their dtype. -infinity
+// hides, and so does what is -infinity in f32 after the change to base 2. Refuses NaN and +infinity.
 ScoreMod bias(std::vector<float> values, const Strides& strides);
 
 // Query i sees key j if visible[b, h, i, j] is not 0.

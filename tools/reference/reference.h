@@ -33,8 +33,8 @@ struct Inputs {
   Tensor q, k, v;              // q.heads is a multiple of k.heads
   double softmax_scale = 0.0;  // 0: 1 / sqrt(channels)
   bool causal = false;
-  std::int64_t causal_offset = 0;  // key j is visible to query i if j <= i + offset
-  std::vector<ScoreMod> mods;      // besides
+  std::int64_t causal_offset = 0;   // key j is visible to query i if j <= i + offset
+  std::vector<ScoreMod> mods = {};  // besides
 };
 
 struct Output {
