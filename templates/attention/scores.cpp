@@ -13,7 +13,7 @@ namespace {
 constexpr std::int32_t kBiasBits = 0x4B400000;
 constexpr float kBias = 12582912.0f;
 // The softmax's fma scales the scores and takes off the bias by its constant, whose last bit is then
-// worth up to one unit of s. Where a unit is more than this part of an octave, that is done before.
+// worth up to 1.5 units of s. Where a unit is more than this part of an octave, that is done before.
 // (Bits of positive f32 are ordered as their values.)
 constexpr std::int32_t kLargestFoldedScaleBits = 0x3C000000;  // 2^-7
 constexpr float kHidden = -std::numeric_limits<float>::infinity();

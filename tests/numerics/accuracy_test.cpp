@@ -260,6 +260,18 @@ TEST_CASE("both alignments of every causal kernel, more and fewer queries than k
   }
 }
 
+// Where the scores of a row are a hundred octaves apart, the last bit of the softmax's constant is worth
+// more than a unit of the integer scores.
+TEST_CASE("rows whose scores lie far apart are within their bounds", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 2, .q_len = 300, .kv_len = 300};
+  const Kernel kernel = attention_on(86, {.head_dim = 64});
+  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+    ref::Inputs inputs = inputs_for(kernel, "fa3_outlier", kShape, seed);
+    inputs.softmax_scale = 1;
+    check({.kernel = kernel, .inputs = inputs});
+  }
+}
+
 TEST_CASE("every distribution on every target", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 128, .kv_len = 200};
   const std::vector<ref::Distribution>& distributions = ref::distributions();

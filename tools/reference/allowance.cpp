@@ -26,6 +26,7 @@ namespace {
 constexpr double kScoreRounding = 10 * 0x1p-24;
 constexpr double kExponentials = 2 * 0x1p-22;  // P and a rescaling
 constexpr double kLargestFoldedUnit = 0x1p-7;
+constexpr double kBiasUnits = 0x1.8p23;
 constexpr double kSmallShift = 0x1p-6;  // of the maximum, octaves: above, P rounds by itself
 constexpr double kF32Sum = 0x1p-23;
 constexpr double kQuotient = 0x1p-20;
@@ -147,6 +148,20 @@ class RowBound {
     slope_[index(j)] = s.slope;
   }
 
+  // 2. of the header: the last bit of bias and maximum.
+  void fold_bias(double q_scale) {
+    double largest = 0;
+    for (const double score : score_)
+      if (score > -kInfinity) largest = std::max(largest, std::fabs(score));
+    for (std::int64_t j = 0; j < visible_; ++j) {
+      const double unit = q_scale * head_.keys.step[index(j)];
+      if (unit == 0 || unit > kLargestFoldedUnit || score_[index(j)] == -kInfinity) continue;
+      const double last_bit = std::ldexp(1.0, std::ilogb(kBiasUnits * unit + largest) - 23);
+      own_[index(j)] += last_bit;
+      folded_ = std::max(folded_, last_bit);
+    }
+  }
+
   // Scores and, per key, the uncertainty of its score by itself.
   void scores(std::int64_t token) {
     score_.resize(index(visible_));
@@ -180,15 +195,12 @@ class RowBound {
       if (changes_) {
         change(j, unit * dot, own, rounding);
       } else {
-        if (unit <= kLargestFoldedUnit) {
-          own += unit;
-          folded_ = std::max(folded_, unit);
-        }
         score_[index(j)] = unit * dot;
         own_[index(j)] = own;
       }
       if (top_ < 0 && score_[index(j)] > -kInfinity) top_ = j;
     }
+    if (!changes_) fold_bias(q_scale);
   }
 
   // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that

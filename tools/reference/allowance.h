@@ -13,10 +13,10 @@
 //    key j by |k code| units, one of K by |q code| units (and by what 4 d is worth).
 // 2. Scores in f32: ten roundings of scale, product and maximum, 10 * 2^-24 * |s|, and d / amax of K's
 //    scale. Where a unit is at most 2^-7 octave, the bias of the integer scores (1.5 * 2^23) is taken off
-//    in the fma of the softmax, whose constant is off by up to one unit.
+//    in the fma of the softmax, whose constant is off by up to its last bit, at most 1.5 units.
 // 3. Exponentials: ex2.approx.f32 is within 2 ulp, 2^-22, for P and for the rescaling.
 //    1 to 3 make an uncertainty r of log2 P, against the key with the largest score. The row's maximum
-//    itself may be up to one unit or one rounding higher than in the model, c, in each tile anew: that
+//    itself may be up to 1.5 units or one rounding higher than in the model, c, in each tile anew: that
 //    scales all P of the tile down, before they round, and the tile as a whole up. Where the codes of a key
 //    are undecided, it may be the maximum itself: c is as much higher as its score may be, without a limit.
 // 4. Codes of P: monotone in P, so the kernel's lies between the codes of P 2^-(r+c) and P 2^r (at most
@@ -66,8 +66,8 @@ struct DeviceArithmetic {
 };
 
 struct Allowance {
-  std::vector<double> o;    // [row, channel]; absolute, against unrounded_model()
-  std::vector<double> lse;  // [row]; 0 where no key is visible
+  std::vector<double> o;         // [row, channel]; absolute, against unrounded_model()
+  std::vector<double> lse;       // [row]; 0 where no key is visible
   std::vector<double> distance;  // [row]; of all channels together, the root of the sum of squares
   // [row]: the sum over channels of what 1 to 5 alone may cost, which is by chance: most rows lose little,
   // one where codes are undecided much.

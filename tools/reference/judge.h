@@ -39,7 +39,7 @@ struct Judged {
 
 struct RowVerdict {
   Judged worst_o, worst_lse;  // nearest to their bounds, or farthest beyond
-  Judged farthest;              // got: the distance of the row to its model, root of the sum of squares
+  Judged farthest;  // got: the distance of the row to its model, root of the sum of squares
   std::int64_t rows_beyond = 0, lse_beyond = 0;
   std::int64_t rows_apart = 0;  // farther from their models than a row may be
   bool met() const { return rows_beyond == 0 && lse_beyond == 0 && rows_apart == 0; }

@@ -188,8 +188,8 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
                                            (kv.value_scale[static_cast<std::size_t>(c)] / total);
     }
     const double shift = with_shift ? 0.0 : shift_of(r);
-    lse[r] = is_empty ? -kInfinity
-                      : top * std::numbers::ln2 + std::log(total / options.p_max) + shift;
+    lse[r] =
+        is_empty ? -kInfinity : top * std::numbers::ln2 + std::log(total / options.p_max) + shift;
   }
 }
 
