@@ -30,16 +30,34 @@ void validate(const std::vector<std::optional<sagegen::Kernel>>& kernels,
   }
 }
 
+// What a key says but for the target, of which a lower one may stand in.
+std::string_view without_target(std::string_view key) { return key.substr(0, key.rfind("__")); }
+
+// Throws SpecError if the artifact is not of this kernel.
+void check_artifact(const ArtifactSource::Shared& artifact, const sagegen::Kernel& kernel,
+                    const ParamLayout& layout) {
+  if (!artifact) throw SpecError(fmt::format("kernel {}: its source gave nothing", kernel.key()));
+  if (without_target(artifact->entry) != without_target(kernel.key())) {
+    throw SpecError(
+        fmt::format("kernel {}: its PTX is that of another kernel, {}; generate it again",
+                    kernel.key(), artifact->entry));
+  }
+  if (artifact->params == layout.digest()) return;
+  throw SpecError(fmt::format(
+      "kernel {}: its PTX {} than this library passes ({:016x}: {}); it comes from another version "
+      "of sagegen, generate it again",
+      kernel.key(),
+      artifact->params == 0
+          ? "does not say its parameters, which may be others"
+          : fmt::format("was made for other parameters (layout {:016x})", artifact->params),
+      layout.digest(), layout.text()));
+}
+
 std::shared_ptr<const Kernel> load_as_asked(const Device& device, const sagegen::Kernel& kernel,
                                             const ArtifactSource& source) {
   const ArtifactSource::Shared artifact = source(kernel);
   const ParamLayout layout = kernel.params();
-  if (artifact->params != layout.digest()) {
-    throw SpecError(fmt::format(
-        "kernel {}: its PTX was made for other parameters (layout {:016x}) than this library "
-        "passes ({:016x}: {}); it comes from another version of sagegen, generate it again",
-        kernel.key(), artifact->params, layout.digest(), layout.text()));
-  }
+  check_artifact(artifact, kernel, layout);
   return shared_kernel(device, artifact, layout.bytes());
 }
 
@@ -110,6 +128,8 @@ LoadedSteps::LoadedSteps(const Device& device, std::vector<std::optional<sagegen
                          const sagegen::Kernel& asked, const ArtifactSource& source)
     : device_(device) {
   validate(kernels, asked);
+  if (!source)
+    throw SpecError(fmt::format("{} cannot be loaded: there is no source of PTX", asked.key()));
   Loader loader(device, asked, source);
   for (const std::optional<sagegen::Kernel>& kernel : kernels) {
     if (kernel) {

@@ -269,10 +269,30 @@ TEST_CASE("a source that gives the wrong text is refused") {
   };
   CHECK_THROWS_WITH(make(fake_ptx("a", 8) + fake_ptx("b", 8)), Contains("2 entry points"));
   // Another layout, and a text that says nothing of its layout.
-  for (const std::string& line : {params_line(1), std::string()}) {
-    CHECK_THROWS_WITH(make(line + fake_ptx("a", 8)), Contains("another version of sagegen") &&
-                                                         Contains("made for other parameters"));
-  }
+  const auto own_entry = [&](const std::string& line) {
+    return attention::Plan(device, asked, [&](const sagegen::Kernel& kernel) {
+      return artifact_of_ptx(kernel, line + fake_ptx(kernel.key(), 8));
+    });
+  };
+  CHECK_THROWS_WITH(own_entry(params_line(1)), Contains("another version of sagegen") &&
+                                                   Contains("made for other parameters"));
+  CHECK_THROWS_WITH(own_entry(""), Contains("another version of sagegen") &&
+                                       Contains("does not say its parameters"));
+  // Another kernel, whose parameters are the same: bf16 instead of f16.
+  const auto other_entry = [](const sagegen::Kernel& kernel) {
+    std::string other = kernel.key();
+    other.replace(other.find("f16"), 3, "bf16");
+    return artifact_of_ptx(
+        kernel, params_line(kernel.params().digest()) + fake_ptx(other, kernel.params().bytes()));
+  };
+  CHECK_THROWS_WITH(attention::Plan(device, asked, other_entry),
+                    Contains(asked.key()) && Contains("that of another kernel, sage_kvstats_"));
   CHECK_THROWS_AS(make("gibberish"), SpecError);
+  CHECK_THROWS_WITH(
+      attention::Plan(device, asked,
+                      [](const sagegen::Kernel&) { return ArtifactSource::Shared(); }),
+      Contains("its source gave nothing"));
+  CHECK_THROWS_WITH(attention::Plan(device, asked, ArtifactSource()),
+                    Contains("there is no source of PTX"));
   CHECK(driver->live() == std::vector<std::string>{"primary context"});
 }

@@ -50,10 +50,13 @@ TEST_CASE("PTX with the digest of another parameter layout is refused, and says 
       for (const std::string& line : {params_line(digest ^ 1), params_line(0), std::string(),
                                       params_line(digest).substr(0, 30) + "\n"}) {
         INFO(line);
-        CHECK_THAT(load_error(kernel, line),
-                   Contains(kernel.key()) && Contains("made for other parameters") &&
-                       Contains(fmt::format("{:016x}: {}", digest, kernel.params().text())) &&
-                       Contains("generate it again"));
+        const bool says = line == params_line(digest ^ 1);
+        CHECK_THAT(
+            load_error(kernel, line),
+            Contains(kernel.key()) &&
+                Contains(says ? "made for other parameters" : "does not say its parameters") &&
+                Contains(fmt::format("{:016x}: {}", digest, kernel.params().text())) &&
+                Contains("generate it again"));
       }
     }
   }

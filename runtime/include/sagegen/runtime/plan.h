@@ -71,8 +71,8 @@ class LoadedSteps {
 
   const Device& device() const { return device_; }
   bool has(std::size_t step) const { return steps_[step].has_value(); }
-  // A parameter for the step; blocks that nobody sets are zero.
-  ParamPack params(std::size_t step) const { return ParamPack(steps_[step]->layout); }
+  // A parameter for the step, which is not absent; blocks that nobody sets are zero.
+  ParamPack params(std::size_t step) const { return ParamPack(steps_[step].value().layout); }
   void launch(std::size_t step, Dim3 grid, const ParamPack& params, StreamHandle stream) const;
 
   std::vector<std::string> entries() const;  // as loaded, in launch order
