@@ -12,7 +12,8 @@ foreach(header artifact error family fields kernel line_info params set target t
 endforeach()
 # What rooms show: "templates/<room>/spec.h" and its neighbours, below a folder of their own.
 install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT spec
-  FILES_MATCHING PATTERN "spec.h" PATTERN "params.h" PATTERN "quantization.h" PATTERN "include" EXCLUDE)
+  FILES_MATCHING PATTERN "spec.h" PATTERN "params.h" PATTERN "quantization.h"
+  REGEX "/mods/[a-z_]+[.](h|def)$" PATTERN "include" EXCLUDE)
 install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT runtime
   FILES_MATCHING PATTERN "plan.h" PATTERN "include" EXCLUDE)
 install(DIRECTORY templates/include/sagegen DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT runtime)

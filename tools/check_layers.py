@@ -48,13 +48,15 @@ LAYERS = (
     # The rooms: the name of a file says what it may see.
     Layer("families", ("templates/*/spec.h", "templates/*/params.h", "templates/*/family.cpp",
                        "templates/*/describe.h", "templates/*/describe.cpp",
+                       "templates/*/mods/*.h", "templates/*/mods/*.def",
                        "templates/shared/quantization.h", "templates/shared/quantization.cpp",
                        "templates/builtin_families.cpp", "templates/rooms.def"),
           layers=("error", "vocabulary"), libraries=("fmt",), never_reaches=("llvm", "dsl")),
     Layer("templates", ("templates/",),
           layers=("error", "vocabulary", "dsl", "emit interface", "line info", "families"),
           libraries=("fmt",), never_reaches=("llvm",)),
-    Layer("plans", ("templates/*/plan.h", "templates/*/plan.cpp", "templates/include/"),
+    Layer("plans", ("templates/*/plan.h", "templates/*/plan.cpp", "templates/*/plan_*.h",
+                    "templates/*/plan_*.cpp", "templates/include/"),
           layers=("error", "vocabulary", "families", "driver seam", "runtime headers"),
           libraries=("fmt",), never_reaches=("llvm", "dsl")),
     Layer("emit", ("generator/emit/",),
@@ -120,10 +122,9 @@ def layer_of(path):
     best, length = None, -1
     for layer in LAYERS:
         for pattern in layer.paths:
-            if "*" in pattern:   # one folder, whatever its name
-                head, tail = pattern.split("*")
-                middle = path[len(head):len(path) - len(tail)]
-                hit, size = path.startswith(head) and path.endswith(tail) and "/" not in middle, len(pattern)
+            if "*" in pattern:   # any one name
+                size = len(pattern)
+                hit = re.fullmatch(re.escape(pattern).replace(r"\*", "[^/]+"), path) is not None
             elif pattern.endswith("/"):
                 hit, size = path.startswith(pattern), len(pattern)
             else:

@@ -285,8 +285,12 @@ I32& Accumulator::at(int lane_row, int lane_column, SourceLoc loc) {
                loc)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
 }
 
-void Accumulator::update_if(KernelBuilder& k, Pred condition,
-                            const std::function<Update()>& prepare) {
+void Accumulator::update_if(KernelBuilder& k, Pred condition, const Prepare& prepare) {
+  update_if(k, condition, prepare, {}, {});
+}
+
+void Accumulator::update_if(KernelBuilder& k, Pred condition, const Prepare& prepare, Pred second,
+                            const Prepare& prepare_second) {
   std::vector<Var<F32>> values;
   for (const MmaC& block : blocks_) {
     for (const I32 value : block) values.push_back(k.var(k.as_f32(value)));
@@ -300,8 +304,11 @@ void Accumulator::update_if(KernelBuilder& k, Pred condition,
     }
   };
   k.if_(condition, [&] {
-    const Update update = prepare();
-    each([&](const Var<F32>& value, int row, int column) { value = update(row, column, value); });
+    const auto apply = [&](const Update& update) {
+      each([&](const Var<F32>& value, int row, int column) { value = update(row, column, value); });
+    };
+    apply(prepare());
+    if (prepare_second) k.if_(second, [&] { apply(prepare_second()); });
   });
   each([&](const Var<F32>& value, int row, int column) {
     at(row, column) = k.as_bits(value.get());

@@ -12,9 +12,8 @@ void ParamLayout::add(std::string_view name, std::size_t bytes, std::size_t alig
                       std::size_t members, const std::vector<ParamField>& fields) {
   if (has(name)) throw InternalError(fmt::format("parameter block {} stands twice", name));
   if (fields.size() != members) {
-    throw InternalError(
-        fmt::format("parameter block {} has {} members, and its fields() names {}", name, members,
-                    fields.size()));
+    throw InternalError(fmt::format("parameter block {} has {} members, and its fields() names {}",
+                                    name, members, fields.size()));
   }
   bytes_ = (bytes_ + align - 1) / align * align;
   text_ += fmt::format("{}{}@{}{{", text_.empty() ? "" : " ", name, bytes_);
@@ -40,6 +39,9 @@ bool ParamLayout::has(std::string_view block) const {
 }
 
 const ParamLayout::Block& ParamLayout::find(std::string_view name) const {
+  for (const Block& block : blocks_) {  // the same literal, as a rule
+    if (block.name.data() == name.data() && block.name.size() == name.size()) return block;
+  }
   for (const Block& block : blocks_) {
     if (block.name == name) return block;
   }

@@ -47,8 +47,8 @@ ArtifactSource embedded_ptx() {
         bundle.names().empty()
             ? "this library was built from an empty generated/ directory: run `sagegen generate` "
               "and build again, or pass the generator's emit() as the source"
-            : "choose a mode that is embedded (K smoothing is, for every problem), or give the PTX "
-              "of this one, as `sagegen emit` writes it"));
+            : "choose one that is, or give the PTX of this one: `sagegen emit KEY --out DIR` "
+              "writes it"));
     return made;
   }();
   return [](const sagegen::Kernel& kernel) -> ArtifactSource::Shared {

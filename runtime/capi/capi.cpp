@@ -186,7 +186,9 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
     }
     return {kernel, {}};
   }
-  if (mode.find('=') != std::string::npos) {
+  const std::string first_word = mode.substr(0, mode.find_first_of(" ="));
+  if (find_field(attention::family().what, first_word) != nullptr ||
+      mode.find('=') != std::string::npos) {
     const sagegen::Kernel kernel =
         kernel_of_options(attention::family(), mode, best_target(device.compute_capability()));
     return {kernel, {}};
@@ -212,8 +214,8 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
     spec = attention::with_pv(spec, DType::f16);
   } else if (!mode.empty()) {
     throw ArgumentError(fmt::format(
-        "attention: mode \"{}\" is unknown; there are int8-fp8, int8-fp16 and the keys of "
-        "attention kernels (sage_fwd_...)",
+        "attention: mode \"{}\" is unknown; there are int8-fp8, int8-fp16, option texts "
+        "(\"head_dim=64 causal\") and the keys of attention kernels (sage_fwd_...)",
         mode));
   }
   return {sagegen::Kernel(attention::family(), spec, target),
@@ -242,6 +244,17 @@ attention::Arguments arguments_of(const sagegen_arguments& arguments) {
         "attention: causal_alignment is {}; there are SAGEGEN_TOP_LEFT and SAGEGEN_BOTTOM_RIGHT",
         arguments.causal_alignment));
   }
+  if (arguments.mod_count > 0) need(arguments.mods, "sagegen_attention", "arguments.mods");
+  attention::ModArguments mods;
+  for (std::size_t i = 0; i < arguments.mod_count; ++i) {
+    const sagegen_mod_argument& mod = arguments.mods[i];
+    need(mod.name, "sagegen_attention", "the name of a mod's argument");
+    for (std::size_t before = 0; before < i; ++before) {
+      if (std::strcmp(arguments.mods[before].name, mod.name) != 0) continue;
+      throw ArgumentError(fmt::format("attention: {} is given twice", mod.name));
+    }
+    attention::set_mod_argument(mods, mod.name, mod.integer, mod.number);
+  }
   return {.q = view_of(arguments.q),
           .k = view_of(arguments.k),
           .v = view_of(arguments.v),
@@ -250,7 +263,8 @@ attention::Arguments arguments_of(const sagegen_arguments& arguments) {
           .softmax_scale = arguments.softmax_scale,
           .causal = arguments.causal_alignment == SAGEGEN_BOTTOM_RIGHT
                         ? attention::CausalAlignment::bottom_right
-                        : attention::CausalAlignment::top_left};
+                        : attention::CausalAlignment::top_left,
+          .mods = mods};
 }
 
 using Enqueue = void (attention::Plan::*)(const attention::Shape&, const attention::Arguments&,

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "sagegen/dsl/ring.h"
-#include "templates/attention/mods/list.h"
+#include "templates/attention/mod_list.h"
 #include "templates/attention/output.h"
 
 namespace sagegen::attention {
@@ -70,7 +70,12 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   const auto step = [&](Ring::Tile& tile) {
     const bool inner = tile.part() == RingPart::inner;
     const I32 next = tile.index() + 1;
-    scores.load_scales(inner ? next : k.min(next, tiles.end - 1), k.reread_thread_idx());
+    if (skipped) {  // the tile before this one may not have been here
+      scores.load_scales(tile.index(), k.reread_thread_idx());
+      scores.next_tile();
+    } else {
+      scores.load_scales(inner ? next : k.min(next, tiles.end - 1), k.reread_thread_idx());
+    }
     scores.multiply(tile.wait(kKeys));  // S = Q K^T
     scores.modify(tile);                // what mods hide and change
     tile.release(kKeys);
@@ -79,7 +84,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
     softmax.sum(scores);     // l = l * rescale + sum of P
     output.add(softmax, v);  // O = O * rescale + P V
     tile.release(kValues);
-    scores.next_tile();
+    if (!skipped) scores.next_tile();
     return inner ? scores.next_is_large() : k.pred(false);
   };
   I32 next = tiles.first;
@@ -96,7 +101,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
 
 void build(KernelBuilder& k, const Kernel& kernel) {
   const View view = kernel.view(family());
-  build(k, view, mods_of(k, view.spec));
+  build(k, view, mods_of(k, view));
 }
 
 }  // namespace sagegen::attention

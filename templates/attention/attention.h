@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "templates/attention/mods/mod.h"
+#include "templates/attention/mod.h"
 #include "templates/attention/spec.h"
 
 namespace sagegen::attention {

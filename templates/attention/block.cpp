@@ -32,11 +32,12 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       two_level(view.spec.accumulation == Accumulation::two_level_f32),
       v_quantized(v_is_quantized(view.spec)),
       smooth(view.spec.smoothing == Smoothing::k),
+      whole_scores(!smooth || mods.change_whole_scores()),
       last_queries_first(mods.later_queries_see_more()),
       queries_in_registers(head_dim <= 64),
       // At head_dim 128 it saves 2 to 4 % of the instructions with FP8 P V and spills with FP16, and the second
       // loop takes a kernel's emission beyond 20 ms.
-      inner_loop(queries_in_registers),
+      inner_loop(queries_in_registers && mods.first_tiles_may_be_whole()),
       p_offset(pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0.0f),
       v_code(v_quantized ? largest_v_code(pv) : 1.0f),
       q_tile{cta_q, head_dim, OperandA::kPanelBytes, DType::s8},
@@ -89,10 +90,8 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
     return base + k.to_i64(index) * k.to_i64(rows / group) * std::int64_t{kScaleBytes * per_group};
   };
-  q_scale_ =
-      scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
-  k_scale_ =
-      scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
+  q_scale_ = scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
+  k_scale_ = scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
 }
 
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
@@ -138,6 +137,12 @@ AttentionBlock::AttentionBlock(KernelBuilder& builder, const View& view, Mods bl
 
 I32 AttentionBlock::last_query() const {
   return k.min(at.first_query + plan.cta_q, p(&Params::q_len)) - 1;
+}
+
+F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 query) const {
+  const I64 row = k.to_i64(from.q_index) * k.to_i64(p(&Params::q_len_padded)) + k.to_i64(query);
+  const GlobalPtr rows = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
+  return k.load<F32>(rows + row * std::int64_t{4});
 }
 
 void AttentionBlock::compute_here(const std::vector<Var<F32>>& values) const {

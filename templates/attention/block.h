@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "sagegen/dsl/tile.h"
-#include "templates/attention/mods/mods.h"
+#include "templates/attention/mods.h"
 #include "templates/attention/params.h"
 #include "templates/attention/spec.h"
 
@@ -22,6 +22,7 @@ struct AttentionPlan {
   int q_group, k_group;
   DType io, pv;
   bool per_thread, two_level, v_quantized, smooth;
+  bool whole_scores;  // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
   bool inner_loop;            // a loop without masks beside the one with; needs a few registers
@@ -79,6 +80,8 @@ struct AttentionBlock {
   // The position from a thread index that is read here: nothing of it stays in registers on the way.
   AttentionPosition here() const { return {k, plan, p, k.reread_thread_idx()}; }
   dsl::I32 last_query() const;  // of the block that exists
+  // What K smoothing took from the scores of a row, in natural logarithms.
+  dsl::F32 taken_by_smoothing(const AttentionPosition& from, dsl::I32 query) const;
   // Makes the assembler compute the values here (dsl::finish): no launch has a negative kv_len.
   void compute_here(const std::vector<dsl::Var<dsl::F32>>& values) const;
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "templates/attention/mods/all.h"
+
 namespace sagegen::attention {
 namespace {
 
@@ -50,14 +52,14 @@ std::vector<Section> describe(const View& view) {
   const int qk_mma = rows / 16 * (s.cta_k / 8) * (spec.head_dim / 32);
   const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);
 
-  const Section what{
-      "what it computes",
-      {fmt::format("O = softmax(Q K^T * scale{}) V; head_dim {}, Q, V and O in {}",
-                   spec.causal ? " + causal mask" : "", spec.head_dim, to_string(spec.io)),
-       spec.causal
-           ? "key j is visible to query i if j <= i + offset; the offset is a launch argument"
-           : "every query sees every key",
-       "lengths, strides, the GQA ratio and the LSE output are launch arguments"}};
+  Section what{"what it computes",
+               {fmt::format("O = softmax(Q K^T * scale) V; head_dim {}, Q, V and O in {}",
+                            spec.head_dim, to_string(spec.io))}};
+#define SAGEGEN_MOD(mod) \
+  if (spec.mod) what.lines.push_back(fmt::format("{}: {}", #mod, mod::kWhat));
+#include "templates/attention/mods/mods.def"
+  if (what.lines.size() == 1) what.lines.push_back("every query sees every key");
+  what.lines.push_back("lengths, strides, the GQA ratio and the LSE output are launch arguments");
   const Section quantization{
       "quantization",
       {fmt::format("Q and K: {} codes, scales {}", to_string(spec.qk), to_string(spec.granularity)),

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "templates/attention/describe.h"
+#include "templates/attention/mods/all.h"
 #include "templates/attention/params.h"
 #include "templates/attention/spec.h"
 #include "templates/kv_statistics/spec.h"
@@ -16,6 +17,8 @@ namespace {
 
 constexpr int kMaxWarps = 8, kMaxStages = 4;
 constexpr int kRegisters = 255;  // of a thread
+// The most that scores and sums of P V may take of them if each score waits for a load, too.
+constexpr int kRegistersBesideLoads = 160;
 
 // FP8 V lies in panels of 64 keys; an FP16 tensor-core instruction sums P V over 16.
 constexpr int smallest_cta_k(DType pv) { return pv == DType::e4m3 ? 64 : 16; }
@@ -49,6 +52,15 @@ std::optional<CopiedTile> uncopied(const View& v) {
 // Registers that a thread fills with sums of P V and with scores: a warp's part of each is spread over its
 // 32 threads.
 int accumulators(const View& v) { return warp_rows(v) * (v.spec.head_dim + v.schedule.cta_k) / 32; }
+
+// "bias, mask": what loads something for each score.
+std::string loads_of_scores(const Spec& spec) {
+  std::string names;
+#define SAGEGEN_MOD(mod) \
+  if (spec.mod && mod::kLoadsScores) names += (names.empty() ? "" : ", ") + std::string(#mod);
+#include "templates/attention/mods/mods.def"
+  return names;
+}
 
 std::string tile_advice(int smallest, int largest) {
   return fmt::format("a tile has a power of two of rows, from {} to {}", smallest, largest);
@@ -122,6 +134,18 @@ RuleLayers<View> rules() {
               "scores and output alone take {} registers of a thread, and it has {}; use cta_k {}",
               v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, v.spec.head_dim,
               accumulators(v), kRegisters, v.schedule.cta_k / 2);
+        }},
+       {[](const View& v) {
+          return !loads_of_scores(v.spec).empty() && accumulators(v) > kRegistersBesideLoads &&
+                 v.schedule.cta_k > 64;
+        },
+        [](const View& v) {
+          return fmt::format(
+              "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at head_dim {} is refused "
+              "with {}: scores and output take {} registers of a thread, and the loads "
+              "for each score need some too; use cta_k 64",
+              v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, v.spec.head_dim,
+              loads_of_scores(v.spec), accumulators(v));
         }}},
   };
 }
@@ -130,7 +154,9 @@ ParamLayout params(const View& v) {
   ParamLayout layout;
   layout.add<Params>();
   if (v.spec.smoothing == Smoothing::k) layout.add<SmoothingParams>();
-  if (v.spec.causal) layout.add<CausalParams>();
+#define SAGEGEN_MOD(name) \
+  if (v.spec.name) layout.add<name::Params>();
+#include "templates/attention/mods/mods.def"
   return layout;
 }
 
@@ -187,24 +213,28 @@ const FamilyOf<Spec, Schedule>& family() {
       .word = "fwd",
       .title = "attention",
       .room = "templates/attention",
-      .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
-               field<&Spec::io>("io", "", io_types(), io_advice),
-               field<&Spec::qk>("qk", "qk_", words<DType>({{DType::s8, "s8"}}), codes_advice),
-               joined(field<&Spec::granularity>(
-                   "granularity", "",
-                   words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
-                                       {Granularity::per_block, "per_block", "b"}}))),
-               field<&Spec::q_group>("q_group", "g", groups(), group_advice),
-               joined(field<&Spec::k_group>("k_group", "x", groups(), group_advice)),
-               field<&Spec::smoothing>(
-                   "smoothing", "sm",
-                   words<Smoothing>({{Smoothing::none, "none", "0"}, {Smoothing::k, "k", "k"}})),
-               field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
-               field<&Spec::accumulation>(
-                   "accumulation", "",
-                   words<Accumulation>({{Accumulation::f32, "f32"},
-                                        {Accumulation::two_level_f32, "two_level_f32", "f32x2"}})),
-               flag<&Spec::causal>("causal", "causal")},
+      .what =
+          {
+              field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+              field<&Spec::io>("io", "", io_types(), io_advice),
+              field<&Spec::qk>("qk", "qk_", words<DType>({{DType::s8, "s8"}}), codes_advice),
+              joined(field<&Spec::granularity>(
+                  "granularity", "",
+                  words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
+                                      {Granularity::per_block, "per_block", "b"}}))),
+              field<&Spec::q_group>("q_group", "g", groups(), group_advice),
+              joined(field<&Spec::k_group>("k_group", "x", groups(), group_advice)),
+              field<&Spec::smoothing>(
+                  "smoothing", "sm",
+                  words<Smoothing>({{Smoothing::none, "none", "0"}, {Smoothing::k, "k", "k"}})),
+              field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
+              field<&Spec::accumulation>(
+                  "accumulation", "",
+                  words<Accumulation>({{Accumulation::f32, "f32"},
+                                       {Accumulation::two_level_f32, "two_level_f32", "f32x2"}})),
+#define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
+#include "templates/attention/mods/mods.def"
+          },
       .how = {field<&Schedule::cta_q>("cta_q", "q", numbers({16, 32, 64, 128, 256}),
                                       [](int) { return tile_advice(16, 256); }),
               joined(field<&Schedule::cta_k>("cta_k", "k", numbers({16, 32, 64, 128}),

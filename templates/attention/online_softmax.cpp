@@ -10,7 +10,7 @@ namespace {
 
 // Finite, so that differences of maxima are never NaN.
 constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
-constexpr float kLn2 = 0.693147182f;
+constexpr float kLn2 = 0.693147182f, kLog2E = 1.44269504f;
 
 // An operand register of P V that holds nothing but v_code.
 std::int32_t repeated(const AttentionPlan& plan) {
@@ -26,7 +26,10 @@ OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
     F32 maximum = k.f32(kFirstMaximum), sum = k.f32(0.0f);
     if (block.mods.have_sink()) {
       const I32 query = block.at.lane_query + Accumulator::tile_row(row);
-      const F32 sink = block.mods.sink({block.at.batch, block.at.q_head, query});
+      F32 sink = block.mods.sink({block.at.batch, block.at.q_head, query});
+      if (!block.plan.whole_scores) {
+        sink = sink - block.taken_by_smoothing(block.at, query) * kLog2E;
+      }
       maximum = k.max(sink - block.plan.p_offset, maximum);
       sum = k.exp2(sink - maximum) * block.plan.v_code;
     }
@@ -99,7 +102,7 @@ void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32
   const auto& p = block_.p;
   const GlobalPtr lse = p(&Params::lse);
   const AttentionPlan& plan = block_.plan;
-  const I32 q_len = p(&Params::q_len), q_rows = p(&Params::q_len_padded);
+  const I32 q_len = p(&Params::q_len);
   const int rows = static_cast<int>(sums.size());
   k.if_(!k.is_null(lse), [&] {
     F32 maximum = maximum_[0], sum = sums[0];
@@ -109,17 +112,11 @@ void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32
       sum = k.select(mine, sums[row], sum);
     }
     const I32 query = at.lane_query + at.lane.quad * Accumulator::tile_row(1);
-    const auto of_query = [&](GlobalPtr base, I32 length) {
-      return base + (k.to_i64(at.q_index) * k.to_i64(length) + k.to_i64(query)) * std::int64_t{4};
-    };
     k.if_(query < q_len && at.lane.quad < rows, [&] {
       const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
-      if (plan.smooth) {
-        const GlobalPtr correction = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
-        k.if_(!k.is_null(correction),
-              [&] { value = value.get() + k.load<F32>(of_query(correction, q_rows)); });
-      }
-      k.store(of_query(lse, q_len), value.get());
+      if (!plan.whole_scores) value = value.get() + block_.taken_by_smoothing(at, query);
+      const I64 row = k.to_i64(at.q_index) * k.to_i64(q_len) + k.to_i64(query);
+      k.store(lse + row * std::int64_t{4}, value.get());
     });
   });
 }

@@ -85,8 +85,8 @@ void Output::write(const AttentionPosition& at, const std::vector<F32>& sums) co
   }
   k.barrier();
   const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
-  const GlobalPtr first_row = head_of(k, p, &Params::o, at.batch, at.q_head) +
-                              k.to_i64(at.first_query) * row_stride;
+  const GlobalPtr first_row =
+      head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride;
   store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
              p(&Params::q_len) - at.first_query);
 }

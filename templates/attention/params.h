@@ -41,20 +41,13 @@ struct Params {
 
 // With K smoothing.
 struct SmoothingParams {
-  Address lse_correction;  // f32 [B, Hq, LqP]: what smoothing took from the scores; 0 for no LSE
+  // f32 [B, Hq, LqP], natural logarithms: what smoothing took from the scores of a row. 0 if nothing needs it.
+  Address lse_correction;
 
   static constexpr std::string_view kName = "smoothing";
   static std::vector<ParamField> fields() {
     return {param_field("lse_correction", &SmoothingParams::lse_correction)};
   }
-};
-
-// Under a causal mask.
-struct CausalParams {
-  std::int32_t offset;  // key j is visible to query i if j <= i + offset
-
-  static constexpr std::string_view kName = "causal";
-  static std::vector<ParamField> fields() { return {param_field("offset", &CausalParams::offset)}; }
 };
 
 }  // namespace sagegen::attention

@@ -10,6 +10,7 @@
 #include "sagegen/error.h"
 #include "sagegen/runtime/argument_check.h"
 #include "templates/attention/params.h"
+#include "templates/attention/plan_mods.h"
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
 #include "templates/quantize_rows/params.h"
@@ -154,7 +155,8 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   if (spec.smoothing == Smoothing::k) {
     layout.bytes[kKSums] = of_keys(layout.chunks * channels, kF32);
     layout.bytes[kKMean] = of_keys(channels, kF32);
-    if (lse == Lse::wanted) layout.bytes[kLseCorrection] = of_queries(layout.q_len_padded, kF32);
+    if (lse == Lse::wanted || mods_need_lse_correction(spec))
+      layout.bytes[kLseCorrection] = of_queries(layout.q_len_padded, kF32);
   }
   layout.placed = map.place(layout.bytes, kPlan);
   return layout;
@@ -182,6 +184,17 @@ struct Plan::Impl {
 
 namespace {
 
+ModCall mod_call(const Shape& shape, const Arguments& arguments, const Schedule& schedule) {
+  const bool top_left = arguments.causal == CausalAlignment::top_left;
+  return {.batch = shape.batch,
+          .q_heads = shape.q_heads,
+          .q_len = shape.q_len,
+          .kv_len = shape.kv_len,
+          .offset = top_left ? 0 : static_cast<std::int32_t>(shape.kv_len - shape.q_len),
+          .cta_q = schedule.cta_q,
+          .cta_k = schedule.cta_k};
+}
+
 // One call: its launch arguments.
 struct Call {
   const Spec& spec;
@@ -203,9 +216,6 @@ struct Call {
   float softmax_scale() const {
     if (arguments.softmax_scale != 0.0f) return arguments.softmax_scale;
     return static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
-  }
-  std::int32_t causal_offset() const {
-    return arguments.causal == CausalAlignment::top_left ? 0 : narrow(shape.kv_len - shape.q_len);
   }
 
   void statistics(StreamHandle stream) const {
@@ -285,7 +295,7 @@ struct Call {
                       .kv_len_padded = narrow(layout.kv_len_padded),
                       .heads_per_kv_head = heads_per_kv_head()});
     if (smooths_k()) params.set(SmoothingParams{.lse_correction = at(kLseCorrection)});
-    if (spec.causal) params.set(CausalParams{.offset = causal_offset()});
+    set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
     steps.launch(kAttend, grid(layout.q_len_padded / schedule.cta_q, shape.q_heads, shape.batch),
                  params, stream);
   }
@@ -322,6 +332,7 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
     const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
     check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
   }
+  check_mods(check, kernel, spec, arguments.mods, mod_call(shape, arguments, schedule));
   check.overlaps();
 }
 

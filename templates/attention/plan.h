@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sagegen/runtime/plan.h"
 #include "sagegen/runtime/tensor.h"
+#include "templates/attention/mods/all.h"
 #include "templates/attention/spec.h"
 
 namespace sagegen::attention {
@@ -29,6 +31,17 @@ enum class CausalAlignment { top_left, bottom_right };
 // a NaN or infinity in them leaves O undefined.
 inline constexpr float kLargestSoftmaxScale = 1e25f;
 
+// What mods ask for: mods/NAME.h. Of a mod that the kernel does not have, only the default is taken.
+struct ModArguments {
+#define SAGEGEN_MOD(name) attention::name::Arguments name = {};
+#include "templates/attention/mods/mods.def"
+};
+
+// Sets one of them by its name, "window.left" or "softcap.cap": f32 fields from `number`, others, addresses
+// among them, from `integer`. Throws ArgumentError that lists the names, or if the other one is not 0.
+void set_mod_argument(ModArguments& arguments, std::string_view name, std::int64_t integer,
+                      double number);
+
 struct Arguments {
   runtime::TensorView q, k, v, o;
   // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. It is that of the weights in use, P as
@@ -39,7 +52,10 @@ struct Arguments {
   //         Accumulation::f32 the tensor core truncates another 8.2e-8 per key
   runtime::DevicePtr lse = 0;
   float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0, at most kLargestSoftmaxScale
-  CausalAlignment causal = CausalAlignment::top_left;  // ignored without a causal mask
+  // Where query i stands among the keys, for mods that count keys from there (causal, window): at key i, or
+  // so that the last query stands at the last key.
+  CausalAlignment causal = CausalAlignment::top_left;
+  ModArguments mods = {};
 };
 
 enum class Lse { unwanted, wanted };

@@ -34,6 +34,7 @@ class Scores {
 
  private:
   RowOperands queries(int k_step) const;
+  std::vector<dsl::F32> taken_by_smoothing() const;
 
   const AttentionBlock& block_;
   const dsl::OperandA q_;

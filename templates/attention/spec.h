@@ -1,6 +1,6 @@
 // Quantized attention, SageAttention2 algorithm 1: what a kernel of this family computes and how it walks.
 // Layout (HND, NHD or any strides), lengths, the GQA ratio, the alignment of the causal mask and the LSE
-// output are launch arguments: they cost nothing at run time.
+// output are launch arguments: they cost nothing at run time. Masks and biases are mods (mods/mods.def).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ struct Spec {
   Smoothing smoothing = Smoothing::k;  // what is subtracted before quantization
   DType pv = DType::e4m3;              // of P and V in the second product: f16 or e4m3
   Accumulation accumulation = Accumulation::two_level_f32;  // how P V is summed over key tiles
-  bool causal = false;  // key j is visible to query i if j <= i + offset, a launch argument
+#define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
+#include "templates/attention/mods/mods.def"
   friend bool operator==(const Spec&, const Spec&) = default;
 };
 

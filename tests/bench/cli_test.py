@@ -1,7 +1,9 @@
 """The script as a user runs it, dry: with fakes, and with sagegen's own kernels on the emulator."""
+import ctypes
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unittest
@@ -191,9 +193,36 @@ class Sagegen(BenchTest):
         every, best = sagegen.families(device.kernels())[0], sagegen.best_families(device.kernels())
         self.assertGreater(len(every), len(best))
         self.assertTrue(all((64, True) in kernels and (128, False) in kernels for kernels in best.values()))
+        self.assertEqual({sagegen.short_name(family) for family in best},
+                         {"int8-fp8 sm_89", "int8-fp16 sm_86"})
         machine = platform.DryPlatform()
         options = {"sagegen_library": LIBRARY, "all_families": True}
         self.assertEqual(len(sagegen.Sagegen.variants(machine, options)), len(every))
+
+    def test_kernels_with_masks_that_no_shape_has_are_left_out(self):
+        from attention.contestants import sagegen
+        key = "sage_fwd_d64_bf16_qk_s8t_g32x64_smk_pv_e4m3_f32x2{}__q128k64w4s2__sm89"
+        kernels, _ = sagegen.families([key.format(mods) for mods in
+                                       ("", "_causal", "_window", "_causal_window", "_causal_window_sinks", "_sinks")])
+        self.assertEqual(list(kernels.values()), [{(64, False): key.format(""), (64, True): key.format("_causal")}])
+
+    @unittest.skipUnless(shutil.which("cc"), "no C compiler")
+    def test_structs_are_those_of_the_header(self):
+        from attention import capi
+        structs = {"attention_options": capi.AttentionOptions, "shape": capi.CShape, "tensor": capi.Tensor,
+                   "arguments": capi.Arguments}
+        members = [(f"sagegen_{name}", member) for name, struct in structs.items() for member, _ in struct._fields_]
+        with open(self.path("sizes.c"), "w", encoding="utf-8") as file:
+            file.write('#include <stdio.h>\n#include "sagegen/sagegen.h"\nint main(void) {\n')
+            file.writelines(f'  printf("%zu\\n", sizeof(sagegen_{name}));\n' for name in structs)
+            file.writelines(f'  printf("%zu\\n", offsetof({struct}, {member}));\n' for struct, member in members)
+            file.write("  return 0;\n}\n")
+        subprocess.run(["cc", "-I", os.path.join(SOURCE, "runtime", "include"), self.path("sizes.c"), "-o",
+                        self.path("sizes")], check=True)
+        printed = subprocess.run([self.path("sizes")], check=True, capture_output=True, text=True).stdout.split()
+        ours = [ctypes.sizeof(struct) for struct in structs.values()]
+        ours += [getattr(struct, member).offset for struct in structs.values() for member, _ in struct._fields_]
+        self.assertEqual([int(word) for word in printed], ours)
 
     @unittest.skipUnless(TOOL, "no tool with the generator in this build")
     def test_kernels_of_a_directory(self):

@@ -103,6 +103,16 @@ def missing_paths(page):
             yield text
 
 
+def foreign_excerpts(page):
+    """Parts of blocks of code, "```cpp of=PATH", that are not in that file as they stand, but for white space.
+    A line "// ..." is between two parts."""
+    for language, text in page.fences:
+        shown = re.fullmatch(r"\w+ of=(\S+)", language)
+        for part in text.split("// ...\n") if shown else ():
+            if not part.strip() or "".join(part.split()) not in "".join(read(shown[1]).split()):
+                yield f"{shown[1]}: {part.strip().split(chr(10))[0]}"
+
+
 def asked_options(page):
     """(command, its options) wherever the page shows one."""
     for text in page.commands:
@@ -121,6 +131,12 @@ def keys(page):
 def words(page):
     """Names in spans of code."""
     return {word for span in page.spans for word in re.findall(r"\w+", span)}
+
+
+def fields_of(text, struct):
+    """Names that fields() of a struct in C++ gives its members."""
+    body = re.search(rf"^struct {struct} \{{$(.*?)^\}};$", text, re.MULTILINE | re.DOTALL)[1]
+    return set(re.findall(r'param_field\("(\w+)"', body))
 
 
 def names_in(value):
@@ -153,6 +169,10 @@ class Pages(unittest.TestCase):
 
     def test_paths_exist(self):
         self.each(missing_paths)
+
+    def test_excerpts_are_of_their_files(self):
+        self.each(foreign_excerpts)
+        self.assertGreater(sum(" of=" in language for page in self.pages for language, _ in page.fences), 2)
 
     def test_commands_and_their_options_exist(self):
         helps = {"": sagegen("--help")[1]}
@@ -243,6 +263,38 @@ class Reference(unittest.TestCase):
         listed = json.loads(sagegen("list", "--json")[1])["kernels"]
         self.assertEqual({kernel["family"] for kernel in listed} - families, set())
 
+    def test_masks_and_biases_are_in_the_tables(self):
+        """Each mod with its arguments and its option, and the figures of tests/golden."""
+        mods = re.findall(r"^SAGEGEN_MOD\((\w+)\)", read("templates/attention/mods/mods.def"), re.MULTILINE)
+        self.assertGreater(len(mods), 5)
+        shared = fields_of(read("templates/attention/mods/call.h"), "ScoreTensor")
+        section = self.page.section("## Masks and biases")
+        rows = {name: rest for name, rest in re.findall(r"^\| `(\w+)` \| (.* \| `--.*)$", section.text, re.MULTILINE)}
+        self.assertEqual(list(rows), mods, "in the order of mods.def")
+        options = sagegen("run", "--help")[1]
+        for mod in mods:
+            header = read(f"templates/attention/mods/{mod}.h")
+            fields = shared if "using Arguments = ScoreTensor;" in header else fields_of(header, "Arguments")
+            self.assertEqual(set(re.findall(rf"`{mod}\.(\w+)`", rows[mod])), fields, mod)
+            self.assertIn(f"`--{mod} ", rows[mod])
+            self.assertRegex(options, rf"--{mod}\b")
+
+    def test_figures_of_masks_and_biases_are_those_of_the_test(self):
+        measured = read("tests/golden/assembly_test.cpp")
+        without = [float(x) for x in re.search(r"\{89, 64, DType::f16, ([\d.]+),", measured).groups() +
+                   re.search(r"\{89, 128, DType::f16, ([\d.]+),", measured).groups()]
+        section = self.page.section("### What they add").text
+        for x in without:
+            self.assertIn(f"{x:.2f} at head_dim", section)
+        expected = []
+        for mod, *slots in re.findall(r'\{"(\w+)", ([\d.]+), ([\d.]+)\}', measured.split("kMeasuredMods[]")[1]):
+            cells = [f"`{mod}`"]
+            for x, base in zip(slots, without):
+                cells += [x, f"{float(x) - base:+.2f}".replace("-", "\N{MINUS SIGN}")]
+            expected.append(f"| {' | '.join(cells)} |")
+        self.assertGreater(len(expected), 4)
+        self.assertEqual(re.findall(r"^\| `.*$", section, re.MULTILINE), expected)
+
     def test_json_fields_are_named(self):
         """All that a command prints is in its section. What is under a name of the user's is no field."""
         general = {"schema", "schema_version"}
@@ -312,11 +364,14 @@ class Checks(unittest.TestCase):
             "# Planted", "", "[a](missing.md) [b](architecture.md#no-such-heading) [c](#planted) [d](https://x.y/z)",
             "`tools/no_such.py` `tools/check_layers.py` `templates/*/spec.h` `Missing.md` `a/b`", "",
             "    build/bin/sagegen emitt --target all   # text", "    tools/nothing.sh", "",
-            "`sagegen emit --no-such` sage_fwd_d64__sm89", ""]))
+            "`sagegen emit --no-such` sage_fwd_d64__sm89", "```cpp of=templates/rooms.def", "no_such_line", "```",
+            "```cpp of=templates/rooms.def", "SAGEGEN_ROOM( attention )", "// ...",
+            "SAGEGEN_ROOM(quantize_rows)", "```", ""]))
         self.assertEqual([target for target, _ in links(page)], ["missing.md", "architecture.md#no-such-heading"])
         self.assertEqual(list(missing_paths(page)), ["tools/no_such.py", "Missing.md", "tools/nothing.sh"])
         self.assertEqual(list(asked_options(page)), [("emit", ["--no-such"]), ("emitt", ["--target"])])
         self.assertEqual(list(keys(page)), ["sage_fwd_d64__sm89"])
+        self.assertEqual(list(foreign_excerpts(page)), ["templates/rooms.def: no_such_line"])
 
 
 if __name__ == "__main__":

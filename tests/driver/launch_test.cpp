@@ -225,7 +225,7 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     CHECK(parse_key(launch.kernel).params().has("causal") == spec.causal);
     if (spec.causal) {
       const bool top_left = arguments.causal == attention::CausalAlignment::top_left;
-      CHECK(decode<attention::CausalParams>(launch).offset ==
+      CHECK(decode<attention::causal::Params>(launch).offset ==
             (top_left ? 0 : shape.kv_len - shape.q_len));
     }
   }

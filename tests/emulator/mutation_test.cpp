@@ -330,13 +330,13 @@ const std::vector<Mutation>& mutations() {
       {"causal mask one key too far",
        kAttention89,
        {kBound},
-       [at = in_attention(&attention::CausalParams::offset)](PtxEdit& t) {
+       [at = in_attention(&attention::causal::Params::offset)](PtxEdit& t) {
          t.shift_parameter(at, 1);
        }},
       {"causal mask dropped",
        kAttention89,
        {kBound},
-       [at = in_attention(&attention::CausalParams::offset)](PtxEdit& t) {
+       [at = in_attention(&attention::causal::Params::offset)](PtxEdit& t) {
          t.shift_parameter(at, 100000);
        }},
       {"key bound one key too far",

@@ -1,10 +1,12 @@
 #include "tests/numerics/scene.h"
 
 #include <map>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "sagegen/emit.h"
+#include "tools/sagegen/run_mods.h"
 
 namespace sagegen::test {
 
@@ -50,6 +52,12 @@ cli::AttentionJob job_of(const Scene& scene) {
   in.causal = spec_of(kernel).causal;
   if (scene.alignment == attention::CausalAlignment::bottom_right) {
     in.causal_offset = in.k.tokens - in.q.tokens;
+  }
+  if (in.mods.empty()) {  // what is usual for the mods of the kernel
+    constexpr std::uint64_t kSeed = 3;
+    cli::RunMods mods = cli::make_mods({}, kernel, in, kSeed);
+    in.mods = std::move(mods.twins);
+    job.mods = std::move(mods.give);
   }
   return job;
 }

@@ -1,8 +1,10 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <regex>
 #include <vector>
@@ -26,6 +28,7 @@
 #include "tools/sagegen/run_inputs.h"
 #include "tools/sagegen/run_judge.h"
 #include "tools/sagegen/run_kernel.h"
+#include "tools/sagegen/run_mods.h"
 
 namespace sagegen::cli {
 namespace {
@@ -33,6 +36,7 @@ namespace {
 struct RunCommand {
   InputOptions input;
   RunKernelOptions kernel;
+  ModOptions mods;
   std::string device = "auto", target, ptx, out;
   bool lse = false;
   JudgeOptions judge;
@@ -85,15 +89,18 @@ AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const 
   job.causal = inputs.causal == Causal::bottom_right ? attention::CausalAlignment::bottom_right
                                                      : attention::CausalAlignment::top_left;
   job.source = ptx_source(command, on);
+  RunMods mods = make_mods(command.mods, kernel, inputs.values, command.input.seed);
+  job.inputs.mods = std::move(mods.twins);
+  job.mods = std::move(mods.give);
   return job;
 }
 
 Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
-  const Kernel kernel = kernel_by_words(command.kernel,
-                                        {.head_dim = kernel_head_dim(inputs.values.q.channels),
-                                         .io = inputs.io,
-                                         .causal = inputs.values.causal},
-                                        on.target);
+  attention::Spec asked{.head_dim = kernel_head_dim(inputs.values.q.channels),
+                        .io = inputs.io,
+                        .causal = inputs.values.causal};
+  ask_for_mods(command.mods, asked);
+  const Kernel kernel = kernel_by_words(command.kernel, asked, on.target);
   validate_attention(kernel);
   return kernel;
 }
@@ -102,6 +109,12 @@ Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunD
 
 std::string_view causal_word(Causal causal) {
   return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
+}
+
+std::vector<std::string> mod_names(const AttentionJob& job) {
+  std::vector<std::string> names;
+  for (const reference::ScoreMod& mod : job.inputs.mods) names.push_back(mod.name);
+  return names;
 }
 
 Json setup_json(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
@@ -125,6 +138,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
                 {"head_dim", in.q.channels}}},
               {"kernel_head_dim", job.spec.head_dim},
               {"causal", causal_word(inputs.causal)},
+              {"mods", mod_names(job)},
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
               {"warnings", Json::array()},
               {"ptx", ptx_origin(command)},
@@ -145,6 +159,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
       "{}\n",
       inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens, in.q.channels,
       to_string(job.spec.io), causal_word(inputs.causal));
+  if (!in.mods.empty()) text += fmt::format("mods     {}\n", fmt::join(mod_names(job), ", "));
   if (in.q.channels != job.spec.head_dim) {
     text += fmt::format("         channels padded with zeros from {} to {}; softmax scale of {}\n",
                         in.q.channels, job.spec.head_dim, in.q.channels);
@@ -230,15 +245,24 @@ AttentionResult run_with_progress(
   return run_attention(job, on);
 }
 
+// A mask can hide everything; what is left to judge is that O is 0.
+constexpr const char* kAllHidden = "no query sees a key";
+bool all_hidden(const AttentionResult& result) {
+  return !result.lse.empty() && std::ranges::all_of(result.lse, [](double lse) {
+    return lse == -std::numeric_limits<double>::infinity();
+  });
+}
+
 Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator, Output& output) {
   const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
   if (named) validate_attention(*named);
   const RunInputs inputs =
       load_run_inputs(named ? inputs_of_kernel(command.input, *named) : command.input);
   if (named) check_channels(inputs, *named);
+  if (named) check_mods(command.mods, {*named});
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
-  const RunDevice on =
-      open_run_device(command.device, named ? to_string(named->target()) : command.target, emulator);
+  const RunDevice on = open_run_device(
+      command.device, named ? to_string(named->target()) : command.target, emulator);
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job =
@@ -247,8 +271,10 @@ Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator
   const AttentionResult result =
       run_with_progress(job, on, running, *emulator.progress, [&] { output.progress(running); });
   if (!result.note.empty()) output.progress(fmt::format("{}: {}", on.name, result.note));
+  if (all_hidden(result)) output.progress(fmt::format("warning: {}", kAllHidden));
 
   Json fields = setup_json(command, inputs, job, on, result);
+  if (all_hidden(result)) fields["warnings"].push_back(kAllHidden);
   std::string text = setup_text(command, inputs, job, on, result);
   if (!result.o.empty()) output.progress("computing exact attention and the model");
   const Judgement judgement = judge(job, result, on, command.judge);
@@ -293,6 +319,7 @@ SetLine line_of(const Kernel& kernel, const AttentionJob& job, const RunDevice& 
     if (rows > 0) say(fmt::format("bounds of rows MISSED {} times", rows));
     if (!judgement.impossible.none()) say("values that no weights give");
   }
+  if (all_hidden(result)) say(kAllHidden);
   if (!result.findings.empty()) {
     const runtime::Finding& first = result.findings.front();
     say(fmt::format("{} findings, the first: {} in {} line {}", result.findings.size(), first.check,
@@ -337,6 +364,7 @@ Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator
         "top-left or bottom-right, or leave it out");
   }
   const std::vector<Kernel> kernels = kernels_of_set(command.kernel, command.target);
+  check_mods(command.mods, kernels);
   Json lines = Json::array();
   std::size_t passed = 0;
   for (const Kernel& kernel : kernels) {
@@ -430,6 +458,7 @@ void define_inputs(CLI::App& app, InputOptions& input, const RunKernelOptions& k
 void define_run(CLI::App& app, RunCommand& command) {
   define_run_kernel(app, command.kernel);
   define_inputs(app, command.input, command.kernel);
+  define_mods(app, command.mods);
   app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")
       ->capture_default_str();
   app.add_option("--target", command.target,
@@ -464,6 +493,7 @@ void add_run(App& app) {
       "  sagegen run --input q.npy k.npy v.npy --causal bottom-right --dtype bf16\n"
       "  sagegen run --device emulator --target sm_80 --mode int8-fp16 --granularity per_block "
       "--json\n"
+      "  sagegen run --causal bottom-right --window 128,0 --sinks 0\n"
       "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
       "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"
       "  sagegen run --set mine.toml --q-len 200           every attention kernel of a set, each "

@@ -136,6 +136,9 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
   const runtime::Buffer workspace(on.device, workspace_bytes);
   const runtime::Stream stream(on.device);
 
+  std::vector<runtime::Buffer> mod_tensors;
+  const attention::ModArguments mods =
+      job.mods ? job.mods(on.device, mod_tensors) : attention::ModArguments{};
   const double scale =
       in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
   const attention::Arguments arguments{.q = q.view(),
@@ -144,7 +147,8 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
                                        .o = o.view(),
                                        .lse = lse.data(),
                                        .softmax_scale = static_cast<float>(scale),
-                                       .causal = job.causal};
+                                       .causal = job.causal,
+                                       .mods = mods};
   const auto run_begin = Clock::now();
   try {
     plan.run(shape, arguments, workspace.data(), workspace_bytes, stream.handle());

@@ -1,9 +1,11 @@
 // One attention on a device, from host tensors to host tensors, and its judges.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "sagegen/runtime/device.h"
 #include "sagegen/runtime/emulator.h"
 #include "templates/attention/plan.h"
 #include "tools/reference/allowance.h"
@@ -21,6 +23,9 @@ struct AttentionJob {
   Layout layout = Layout::hnd;  // of Q, K, V and O in device memory
   attention::CausalAlignment causal = attention::CausalAlignment::top_left;
   runtime::ArtifactSource source;
+  // Gives what the mods of `spec` ask for, and puts their tensors on the device.
+  std::function<attention::ModArguments(const runtime::Device&, std::vector<runtime::Buffer>& keep)>
+      mods = {};
 };
 
 struct AttentionResult {

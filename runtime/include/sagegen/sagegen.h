@@ -123,6 +123,17 @@ typedef enum sagegen_causal_alignment {
   SAGEGEN_BOTTOM_RIGHT = 1, /* query i sees keys 0..i + kv_len - q_len */
 } sagegen_causal_alignment;
 
+/* What a mod of the kernel, a mask or bias, is given, by name: "window.left" and "window.right" (keys beside
+ * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" (address of f32 [q_heads]), "bias.data",
+ * "mask.data" and their "stride_batch", "stride_head", "stride_query", "stride_key" (in elements of the kernel's
+ * dtype or bytes; 0: one value for the axis), "blocksparse.bits", "blocksparse.tile_queries",
+ * "blocksparse.tile_keys". A kernel has a mod if its options say so: mode "head_dim=128 causal=true window=true". */
+typedef struct sagegen_mod_argument {
+  const char* name;
+  int64_t integer; /* or an address */
+  double number;
+} sagegen_mod_argument;
+
 /* Q, K and V hold finite numbers, and scaled scores are within f32: nothing checks that on the
  * device, and a NaN or infinity in them leaves O undefined. */
 typedef struct sagegen_arguments {
@@ -132,8 +143,10 @@ typedef struct sagegen_arguments {
    * key whose weight is less than 3.5e-5 of the largest, with FP8 P; with FP16 P 2^-11 and 1.2e-7 per
    * key. Usually it is far less. */
   uint64_t lse;
-  float softmax_scale;      /* 0: 1 / sqrt(head_dim); otherwise > 0, at most 1e25 */
-  int32_t causal_alignment; /* sagegen_causal_alignment */
+  float softmax_scale;              /* 0: 1 / sqrt(head_dim); otherwise > 0, at most 1e25 */
+  int32_t causal_alignment;         /* sagegen_causal_alignment; also of windows */
+  const sagegen_mod_argument* mods; /* mod_count of them */
+  size_t mod_count;
 } sagegen_arguments;
 
 /* Loads the kernels; on a GPU the driver compiles them. */

@@ -1,10 +1,13 @@
 #include "templates/attention/mods/causal.h"
 
-namespace sagegen::attention {
+#include "templates/attention/mod.h"
+
+namespace sagegen::attention::causal {
 
 using namespace dsl;
 
-Mod causal(I32 offset) {
+Mod mod(KernelBuilder& k, const View&) {
+  const I32 offset = k.params<Params>()(&Params::offset);
   Mod mod;
   mod.keys_of = [=](I32 query, I32 origin) {
     return KeyRange{.begin = {}, .end = query - origin + (offset + 1)};
@@ -13,4 +16,4 @@ Mod causal(I32 offset) {
   return mod;
 }
 
-}  // namespace sagegen::attention
+}  // namespace sagegen::attention::causal

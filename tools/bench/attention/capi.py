@@ -13,8 +13,8 @@ class Error(Exception):
 
 
 class AttentionOptions(Structure):
-    _fields_ = [("head_dim", c_int32), ("dtype", c_int), ("mask", c_int), ("mode", c_char_p),
-                ("ptx_directory", c_char_p)]
+    _fields_ = [("head_dim", c_int32), ("dtype", c_int32), ("mask", c_int32), ("k_smoothing", c_int32),
+                ("mode", c_char_p), ("ptx_directory", c_char_p)]
 
 
 class CShape(Structure):
@@ -27,7 +27,8 @@ class Tensor(Structure):
 
 class Arguments(Structure):
     _fields_ = [("q", Tensor), ("k", Tensor), ("v", Tensor), ("o", Tensor), ("lse", c_uint64),
-                ("softmax_scale", c_float), ("causal_alignment", c_int)]
+                ("softmax_scale", c_float), ("causal_alignment", c_int32), ("mods", c_void_p),
+                ("mod_count", c_size_t)]
 
 
 def hnd(address, heads, tokens, channels):
@@ -118,8 +119,9 @@ class Plan:
 
     def __init__(self, device, *, mode=None, head_dim=0, dtype=BF16, causal=False, ptx_directory=None):
         self.library, self.handle = device.library, c_void_p()
-        options = AttentionOptions(head_dim, dtype, int(causal), mode.encode() if mode else None,
-                                   ptx_directory.encode() if ptx_directory else None)
+        options = AttentionOptions(head_dim=head_dim, dtype=dtype, mask=int(causal),
+                                   mode=mode.encode() if mode else None,
+                                   ptx_directory=ptx_directory.encode() if ptx_directory else None)
         self.library.check(self.library.attention_create(device.handle, byref(options), byref(self.handle)))
 
     def kernel(self):

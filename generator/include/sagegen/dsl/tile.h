@@ -173,7 +173,11 @@ class Accumulator {
   // Under a branch that is the same for the whole warp: replaces every element, read as f32. prepare is
   // called once, inside the branch: what the elements share is computed there.
   using Update = std::function<F32(int lane_row, int lane_column, F32 value)>;
-  void update_if(KernelBuilder& k, Pred condition, const std::function<Update()>& prepare);
+  // A second update follows inside the branch, under a condition of its own.
+  using Prepare = std::function<Update()>;
+  void update_if(KernelBuilder& k, Pred condition, const Prepare& prepare);
+  void update_if(KernelBuilder& k, Pred condition, const Prepare& prepare, Pred second,
+                 const Prepare& prepare_second);
 
   static constexpr int tile_row(int lane_row) { return 8 * lane_row; }
   static constexpr int tile_column(int lane_column) {
@@ -190,8 +194,7 @@ class Accumulator {
 
 // Adds A B to a column block: A by row blocks.
 void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
-                  Accumulator& sum, int column_block,
-                  SourceLoc loc = SourceLoc::here());
+                  Accumulator& sum, int column_block, SourceLoc loc = SourceLoc::here());
 
 // Keys that one A operand of this type spans: 32 (e4m3), 16 (f16).
 constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }

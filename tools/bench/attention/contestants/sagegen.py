@@ -10,7 +10,8 @@ import re
 from attention import capi
 from attention.contestant import Call, Contestant, Unsupported
 
-KEY = re.compile(r"sage_fwd_d(?P<d>\d+)_(?P<io>f16|bf16)_(?P<quant>qk_(?:(?!__).)+?)(?P<causal>_causal)?"
+# Kernels with masks or biases beside the causal one are not measured: no shape of the benchmark has any.
+KEY = re.compile(r"sage_fwd_d(?P<d>\d+)_(?P<io>f16|bf16)_(?P<quant>qk_\w+?_f32(?:x2)?)(?P<causal>_causal)?"
                  r"__(?P<schedule>q\d+k\d+w\d+s\d+\w*?)__sm(?P<sm>\d+)(?P<suffix>[af]?)$")
 
 
@@ -43,10 +44,10 @@ def best_families(keys):
 
 def short_name(family):
     """"int8-fp8 sm_89" for the quantization of SageAttention2, the family itself for others."""
-    match = re.fullmatch(r"qk_s8t_g32x64_pv_(e4m3_f32x2|f16_f32)(_.+)?_sm(\w+)", family)
-    if not match or match[2]:
+    match = re.fullmatch(r"qk_s8t_g32x64_smk_pv_(e4m3_f32x2|f16_f32)_sm(\w+)", family)
+    if not match:
         return family
-    return f"int8-{'fp8' if match[1].startswith('e4m3') else 'fp16'} sm_{match[3]}"
+    return f"int8-{'fp8' if match[1].startswith('e4m3') else 'fp16'} sm_{match[2]}"
 
 
 class SagegenCall(Call):

@@ -1,17 +1,15 @@
 // A mod: which keys a query sees and how scores change (the mask_mod and score_mod of FlexAttention), as an
-// object that exists while a kernel is generated. A hook that is empty emits nothing. A mod is one file
-// pair in this folder: a function of DSL values (launch arguments or constants) that returns a Mod. mods_of()
-// lists those of a spec. Hooks may emit code where they are called and nowhere else; they are called more
-// than once.
+// object that exists while a kernel is generated. A hook that is empty emits nothing. A mod is one file pair in
+// mods/ (mods/call.h) whose function mod() returns a Mod; mods_of() lists those of a spec. Hooks may emit code
+// where they are called and nowhere else; they are called more than once.
 //
 //   mod                     hooks
 //   key length              keys_of: keys 0 to kv_len - 1
 //   causal mask             keys_of: up to query + offset; later_queries_see_more
 //   sliding window          keys_of: from query + offset - left to query + offset + right
 //   attention sinks         sink: a logit of the head
-//   soft cap                changes: cap * tanh(score / cap), cap times log2(e)
+//   soft cap                changes: cap * tanh(score / cap), cap times log2(e); changes_whole_scores
 //   additive bias           changes: score + bias[batch, head, query, key] * log2(e)
-//   ALiBi                   changes: score - slope[head] * log2(e) * distance
 //   boolean mask            hides: an element of [batch, head, query, key]
 //   block-sparse mask       skipped: a bit of [batch, head, query tile, key tile]
 #pragma once
@@ -35,6 +33,10 @@ struct ScoreRow {
 // loads must stay inside its tensor there.
 struct ScoreElement : ScoreRow {
   dsl::I32 key;
+  // key = first_key + behind_first, and first_key is the same for all elements of a lane: what depends on it
+  // and on the row is computed once.
+  dsl::I32 first_key;
+  int behind_first = 0;
 };
 
 struct Mod {
@@ -50,6 +52,9 @@ struct Mod {
   // The score that takes the place of `score`, in base 2: q k softmax_scale log2(e). Before the maximum is
   // taken, in every tile and before keys are hidden, in the order of the list.
   std::function<dsl::F32(const ScoreElement&, dsl::F32 score)> changes;
+  // K smoothing takes a number from all scores of a row. A sum does not mind; where this is true, `changes` is
+  // something else and gets the scores as they were.
+  bool changes_whole_scores = false;
 
   // A score in base 2 that counts in the maximum and the sum of a row but has no V; -inf is none.
   std::function<dsl::F32(const ScoreRow&)> sink;

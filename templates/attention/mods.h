@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "templates/attention/mods/mod.h"
+#include "templates/attention/mod.h"
 
 namespace sagegen::attention {
 
@@ -19,6 +19,7 @@ class Mods {
 
   // Whether any mod has the hook.
   bool change_scores() const;
+  bool change_whole_scores() const;
   bool hide_elements() const;
   bool have_sink() const;
   bool skip_tiles() const;
@@ -27,8 +28,14 @@ class Mods {
   // Tiles that a block of queries first .. last walks. One tile at least, all of which is hidden if none of
   // its queries sees a key: a loop that is known to run needs no second way around it.
   TileRange tiles(dsl::I32 first_query, dsl::I32 last_query, int tile_keys) const;
-  // Where the tiles end that all of these queries see whole, if these tiles begin with the first one; else 0.
+  // Whether there may be such tiles as whole_tiles_end() counts, and none is skipped.
+  bool first_tiles_may_be_whole() const;
+  // Where the tiles end that all of these queries see whole, from the first tile on.
   dsl::I32 whole_tiles_end(dsl::I32 first_query, int tile_keys) const;
+  // Whether any query sees no keys before some.
+  bool bound_from_below() const;
+  // Whether the tile has keys that this query does not see because they are before its own.
+  dsl::Pred hides_before(dsl::I32 last_query, dsl::I32 tile, int tile_keys) const;
   // False if all these queries see all keys of the tile.
   dsl::Pred may_hide(dsl::I32 first_query, dsl::I32 last_query, dsl::I32 tile, int tile_keys) const;
 

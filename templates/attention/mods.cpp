@@ -1,4 +1,4 @@
-#include "templates/attention/mods/mods.h"
+#include "templates/attention/mods.h"
 
 #include <algorithm>
 #include <utility>
@@ -12,7 +12,7 @@ using namespace dsl;
 namespace {
 
 template <typename Hook>
-bool any(const std::vector<Mod>& mods, Hook Mod::*hook) {
+bool any(const std::vector<Mod>& mods, Hook Mod::*hook) {  // a function or a flag
   return std::any_of(mods.begin(), mods.end(),
                      [&](const Mod& mod) { return static_cast<bool>(mod.*hook); });
 }
@@ -32,6 +32,7 @@ bool Mods::hide_elements() const { return any(mods_, &Mod::hides); }
 bool Mods::have_sink() const { return any(mods_, &Mod::sink); }
 bool Mods::skip_tiles() const { return any(mods_, &Mod::skipped); }
 bool Mods::later_queries_see_more() const { return any(mods_, &Mod::later_queries_see_more); }
+bool Mods::change_whole_scores() const { return any(mods_, &Mod::changes_whole_scores); }
 
 TileRange Mods::tiles(I32 first_query, I32 last_query, int tile_keys) const {
   const I32 end = k_->max((seen_end(last_query) + (tile_keys - 1)) / tile_keys, k_->i32(1));
@@ -40,16 +41,24 @@ TileRange Mods::tiles(I32 first_query, I32 last_query, int tile_keys) const {
   return {.first = k_->min(k_->max(begin, k_->i32(0)) / tile_keys, end - 1), .end = end};
 }
 
+bool Mods::bound_from_below() const { return is_bound(keys_of(k_->i32(0), k_->i32(0)).begin); }
+
+bool Mods::first_tiles_may_be_whole() const {
+  return !bound_from_below() && !hide_elements() && !skip_tiles();
+}
+
 I32 Mods::whole_tiles_end(I32 first_query, int tile_keys) const {
-  const bool from_first = !is_bound(keys_of(first_query, k_->i32(0)).begin);
-  return from_first && !hide_elements() ? seen_end(first_query) / tile_keys : k_->i32(0);
+  return seen_end(first_query) / tile_keys;
+}
+
+Pred Mods::hides_before(I32 last_query, I32 tile, int tile_keys) const {
+  return tile * tile_keys < keys_of(last_query, k_->i32(0)).begin;
 }
 
 Pred Mods::may_hide(I32 first_query, I32 last_query, I32 tile, int tile_keys) const {
   if (hide_elements()) return k_->pred(true);
   const Pred behind = tile >= seen_end(first_query) / tile_keys;
-  const I32 begin = keys_of(last_query, k_->i32(0)).begin;
-  return is_bound(begin) ? behind || tile * tile_keys < begin : behind;
+  return bound_from_below() ? behind || hides_before(last_query, tile, tile_keys) : behind;
 }
 
 KeyRange Mods::keys_of(I32 query, I32 origin) const {

@@ -1,0 +1,25 @@
+#include "templates/attention/mod_list.h"
+
+#include "templates/attention/mods/all.h"
+#include "templates/attention/params.h"
+
+namespace sagegen::attention {
+
+using namespace dsl;
+
+Mod key_length(KernelBuilder& k) {
+  const I32 kv_len = k.params<Params>()(&Params::kv_len);
+  Mod mod;
+  mod.keys_of = [=](I32, I32 origin) { return KeyRange{.begin = {}, .end = kv_len - origin}; };
+  return mod;
+}
+
+std::vector<Mod> mods_of(KernelBuilder& k, const View& view) {
+  std::vector<Mod> mods{key_length(k)};
+#define SAGEGEN_MOD(name) \
+  if (view.spec.name) mods.push_back(name::mod(k, view));
+#include "templates/attention/mods/mods.def"
+  return mods;
+}
+
+}  // namespace sagegen::attention

@@ -1,0 +1,24 @@
+#include "templates/attention/mods/sinks.h"
+
+#include "templates/attention/mod.h"
+
+namespace sagegen::attention::sinks {
+
+using namespace dsl;
+
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+
+}  // namespace
+
+Mod mod(KernelBuilder& k, const View&) {
+  Mod mod;
+  mod.sink = [&k](const ScoreRow& row) {
+    const GlobalPtr logits = k.params<Params>()(&Params::logits);
+    return k.load<F32>(logits + k.to_i64(row.head) * std::int64_t{4}) * kLog2E;
+  };
+  return mod;
+}
+
+}  // namespace sagegen::attention::sinks
