@@ -10,6 +10,7 @@
 //   attention sinks         sink: a logit of the head
 //   soft cap                changes: cap * tanh(score / cap), cap times log2(e); changes_whole_scores
 //   additive bias           changes: score + bias[batch, head, query, key] * log2(e)
+//   ALiBi                   changes: score - slope[head] * log2(e) * distance
 //   boolean mask            hides: an element of [batch, head, query, key]
 //   block-sparse mask       skipped: a bit of [batch, head, query tile, key tile]
 #pragma once

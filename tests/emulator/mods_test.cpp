@@ -476,6 +476,17 @@ Case bias(const Shape& shape, const std::string& axes) {
   return c;
 }
 
+Case alibi(const Shape& shape) {
+  Case c{.name = "alibi", .asks = &attention::Spec::alibi};
+  const std::vector<float> slopes{0.25f, 0.03125f};
+  c.gives = [=](const Given& to) { to.mods.alibi = {.slopes = to.put(slopes)}; };
+  c.changed = [=](const At& at, double score) {
+    const int distance = at.query + shape.kv_len - shape.q_len - at.key;
+    return score - slopes[static_cast<std::size_t>(at.head)] * std::abs(distance);
+  };
+  return c;
+}
+
 Case mask(const Shape& shape, const std::string& axes) {
   Case c{.name = "mask " + axes, .asks = &attention::Spec::mask};
   const Scattered<std::uint8_t> values(shape, axes, [](std::mt19937& random) {
@@ -517,6 +528,7 @@ TEST_CASE("each mod of mods.def does what its twin does") {
     judge(shape, {softcap(2)});
     judge(shape, {softcap(0.25)});
     judge(shape, {sinks()});
+    judge(shape, {alibi(shape)});
     for (const char* axes : {"", "k", "bh", "qk", "bhqk"}) judge(shape, {bias(shape, axes)});
     for (const char* axes : {"k", "bk", "hq", "bhqk"}) judge(shape, {mask(shape, axes)});
     judge(shape, {blocksparse(shape)});
@@ -526,7 +538,7 @@ TEST_CASE("each mod of mods.def does what its twin does") {
 TEST_CASE("the mods of mods.def compose") {
   for (const Shape& shape : shapes()) {
     judge(shape, {causal(shape), window(shape, 90, -1), sinks()});
-    judge(shape, {causal(shape), softcap(1), bias(shape, "hqk")});
+    judge(shape, {causal(shape), softcap(1), bias(shape, "hqk"), alibi(shape)});
     judge(shape, {causal(shape), window(shape, 120, 0), softcap(1), bias(shape, "bhqk"),
                   mask(shape, "bqk"), sinks(), blocksparse(shape)});
   }

@@ -136,6 +136,17 @@ void make_bias(Making& m) {
   m.give = [=](auto& to, const auto& put) { to.bias = placed(axes, bits, put); };
 }
 
+void make_alibi(Making& m) {
+  const double largest = m.numbers(1)[0];
+  std::vector<float> slopes;  // a geometric sequence, as in the paper
+  for (std::int64_t i = 0; i < m.extent.heads; ++i)
+    slopes.push_back(static_cast<float>(largest * std::exp2(-8.0 * i / m.extent.heads)));
+  m.twin = reference::alibi(slopes, m.offset);
+  m.give = [=](auto& to, const auto& put) {
+    to.alibi = {.slopes = put(std::as_bytes(std::span(slopes)))};
+  };
+}
+
 void make_mask(Making& m) {
   const Axes axes = axes_of(m);
   constexpr double kVisible = 0.7;
@@ -192,6 +203,8 @@ const std::vector<RunMod>& run_mods() {
       {"softcap", &Spec::softcap, "30", make_softcap, "CAP: scores are CAP * tanh(score / CAP)"},
       {"bias", &Spec::bias, "hqk", make_bias,
        "AXES: made-up values are added to scores, of their own along these of b, h, q, k"},
+      {"alibi", &Spec::alibi, "0.5", make_alibi,
+       "SLOPE: of the first head; distance times the head's slope is taken off a score"},
       {"mask", &Spec::mask, "bqk", make_mask,
        "AXES: made-up bytes say which keys queries see, of their own along these of b, h, q, k"},
       {"sinks", &Spec::sinks, "0", make_sinks,

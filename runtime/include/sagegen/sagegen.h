@@ -124,7 +124,7 @@ typedef enum sagegen_causal_alignment {
 } sagegen_causal_alignment;
 
 /* What a mod of the kernel, a mask or bias, is given, by name: "window.left" and "window.right" (keys beside
- * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" (address of f32 [q_heads]), "bias.data",
+ * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" and "alibi.slopes" (addresses of f32 [q_heads]), "bias.data",
  * "mask.data" and their "stride_batch", "stride_head", "stride_query", "stride_key" (in elements of the kernel's
  * dtype or bytes; 0: one value for the axis), "blocksparse.bits", "blocksparse.tile_queries",
  * "blocksparse.tile_keys". A kernel has a mod if its options say so: mode "head_dim=128 causal=true window=true". */

@@ -1,6 +1,7 @@
 // Every mod of mods.def.
 #pragma once
 
+#include "templates/attention/mods/alibi.h"
 #include "templates/attention/mods/bias.h"
 #include "templates/attention/mods/blocksparse.h"
 #include "templates/attention/mods/causal.h"
