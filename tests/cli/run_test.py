@@ -368,6 +368,141 @@ class Sets(RunTest):
         self.assertIn("0 of 2 kernels passed", out.decode())
 
 
+class Mods(RunTest):
+    """Masks and biases of scores: --window and its like."""
+
+    KEY = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_{}__q128k64w4s2__sm89"
+    LENGTHS = ("--device", "emulator", "--heads", 2, "--q-len", 70, "--kv-len", 65)
+    USUAL = {"window": "128,0", "softcap": "30", "bias": "hqk", "alibi": "0.5", "mask": "bqk", "sinks": "0",
+             "blocksparse": "0.5"}
+
+    def mods_line(self, *arguments):
+        lines = self.expect(OK, "run", *arguments).out.splitlines()
+        return [line for line in lines if line.startswith("mods ")]
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_each_alone_and_all_together(self):
+        given = {"window": "40,3", "softcap": "5", "bias": "bk", "alibi": "0.25", "mask": "hk", "sinks": "2.5",
+                 "blocksparse": "0.7"}
+        for mod, text in given.items():
+            with self.subTest(mod=mod):
+                report = self.run_json(*SMALL, f"--{mod}", text)
+                self.assertEqual(report["mods"], [f"{mod} {text}"])
+                self.assertEqual(report["kernels"][-1], self.KEY.format(mod))
+                self.assertTrue(report["passed"])
+                self.assertEqual(self.mods_line(*SMALL, f"--{mod}", text), [f"mods     {mod} {text}"])
+        options = [part for mod, text in reversed(given.items()) for part in (f"--{mod}", text)]
+        for causal, word in (((), ""), (("--causal", "bottom-right"), "causal_")):
+            report = self.run_json(*SMALL, "--batch", 2, "--kv-heads", 1, *causal, *options)
+            self.assertEqual(report["mods"], [f"{mod} {text}" for mod, text in given.items()])
+            self.assertEqual(report["kernels"][-1], self.KEY.format(word + "window_softcap_bias_alibi_mask_sinks_blocksparse"))
+            self.assertTrue(report["passed"])
+        self.assertEqual(self.mods_line(*SMALL, "--sinks", 1, "--window", "5,-1"), ["mods     window 5,-1, sinks 1"])
+
+    def test_none(self):
+        self.assertEqual(self.run_json(*SMALL)["mods"], [])
+        self.assertEqual(self.mods_line(*SMALL), [])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_the_option_reaches_the_kernel(self):
+        def errors(*arguments):
+            report = self.run_json(*SMALL, "--causal", "top-left", *arguments)
+            self.assertTrue(report["passed"])
+            return [report[name] for name in METRICS]
+
+        # No bound on any side, all tiles, sinks that weigh nothing: as without it. Anything less: another result.
+        plain = errors()
+        for same in (("--window", "-1,-1"), ("--window", "1000,1000"), ("--blocksparse", 1), ("--sinks", -1e4)):
+            self.assertEqual(errors(*same), plain, same)
+        seen = {tuple(plain)}
+        for other in (("--window", "30,-1"), ("--window", "29,-1"), ("--softcap", 1), ("--softcap", 2),
+                      ("--bias", "hqk"), ("--alibi", 0.1), ("--mask", "k"), ("--mask", "qk"), ("--sinks", 0), ("--sinks", 1),
+                      ("--blocksparse", 0)):
+            metrics = tuple(errors(*other))
+            self.assertNotIn(metrics, seen, other)
+            seen.add(metrics)
+
+    def test_keys_without(self):
+        for mod, text in self.USUAL.items():
+            self.expect_error(USAGE, "usage error", [f"--{mod} is refused", FWD, f"has no {mod}", "leave it out"],
+                              "run", FWD, *self.LENGTHS, f"--{mod}", text)
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_keys_with(self):
+        for mod, text in self.USUAL.items():
+            with self.subTest(mod=mod):
+                report = self.run_json(self.KEY.format(mod), *self.LENGTHS)
+                self.assertEqual((report["mods"], report["passed"]), ([f"{mod} {text}"], True))
+        both = self.KEY.format("causal_window_sinks")
+        report = self.run_json(both, *self.LENGTHS, "--window", "10,-1", "--causal", "bottom-right")
+        self.assertEqual((report["mods"], report["passed"]), (["window 10,-1", "sinks 0"], True))
+        self.expect_error(USAGE, "usage error", ["--softcap is refused", both, "has no softcap"], "run", both,
+                          *self.LENGTHS, "--softcap", 30)
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_tiles_of_the_schedule(self):
+        for schedule in ("q64k64w4s3", "q128k64w8s1"):
+            report = self.run_json(*SMALL, "--blocksparse", 0.5, "--window", "20,20", "--schedule", schedule)
+            self.assertTrue(report["passed"])
+            self.assertIn(f"_window_blocksparse__{schedule}__", report["kernels"][-1])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_sets_with_and_without(self):
+        path = self.write("set.toml", b"""
+[[attention]]
+head_dim = 64
+targets = ["sm_80"]
+window = [false, true]
+sinks = [false, true]
+schedules = "q64k64w4s3"
+""")
+        report = self.run_json("--set", path, *self.LENGTHS)
+        words = sorted(kernel["key"].split("_f16_f32")[1].split("__q64")[0] for kernel in report["kernels"])
+        self.assertEqual(words, ["", "_sinks", "_window", "_window_sinks"])
+        self.assertTrue(report["passed"])
+        narrow = self.run_json("--set", path, *self.LENGTHS, "--window", "3,3", "--sinks", "1")
+        self.assertTrue(narrow["passed"])
+        for before, after in zip(report["kernels"], narrow["kernels"]):
+            self.assertEqual(before["key"], after["key"])
+            plain = "_window" not in before["key"] and "_sinks" not in before["key"]
+            self.assertEqual(before["relative_l1"] == after["relative_l1"], plain, before["key"])
+        self.expect_error(USAGE, "usage error", ["--window 3", "2 numbers"], "run", "--set", path, *self.LENGTHS,
+                          "--window", "3")
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_texts_that_mean_nothing(self):
+        axes = ["it names the axes", "b, h, q and k", "as in hqk"]
+        for option, text, words in (
+                ("--window", "1", ["it is 2 numbers, as in 128,0"]), ("--window", "a,b", ["it is 2 numbers"]),
+                ("--window", "1,2,3", ["it is 2 numbers"]), ("--window", "1,", ["it is 2 numbers"]),
+                ("--window", "1 ,2", ["it is 2 numbers"]), ("--window", "1.5,0", ["whole numbers"]),
+                ("--window", "1e30,0", ["less than 1e18"]), ("--window", "nan,0", ["it is 2 numbers"]),
+                ("--softcap", "-1", ["a positive number"]), ("--softcap", "0", ["a positive number"]),
+                ("--softcap", "1e-60", ["a positive number"]), ("--softcap", "x", ["it is a number"]),
+                ("--softcap", "nan", ["it is a number"]), ("--softcap", "30,30", ["it is a number"]),
+                ("--bias", "xyz", axes), ("--bias", "kq", axes), ("--bias", "hh", axes), ("--bias", "h,q", axes),
+                ("--mask", "bqkx", axes), ("--mask", "BQK", axes),
+                ("--alibi", "steep", ["it is a number"]), ("--alibi", "inf", ["it is a number"]),
+                ("--sinks", "many", ["it is a number"]), ("--sinks", "inf", ["it is a number"]),
+                ("--blocksparse", "2", ["a share of tiles, from 0 to 1"]), ("--blocksparse", "-0.1", ["from 0 to 1"]),
+                ("--blocksparse", "half", ["it is a number"]), ("--blocksparse", "nan", ["it is a number"])):
+            self.expect_error(USAGE, "usage error", [f"{option} {text} is refused", *words], "run", *SMALL, option, text)
+        for option in self.USUAL:
+            self.expect_error(USAGE, "usage error", [f"--{option}", "is refused"], "run", *SMALL, f"--{option}", "")
+            self.expect_error(USAGE, "usage error", [f"--{option}", "missing"], "run", *SMALL, f"--{option}")
+        self.expect_error(USAGE, "argument error", ["softcap", "between 1e-20 and 1e20"], "run", *SMALL, "--softcap",
+                          "1e-30")
+        self.expect_error(USAGE, "usage error", ["--bias bhqk", "more than 2^30 elements", "fewer axes"], "run",
+                          "--device", "emulator", "--head-dim", 64, "--heads", 1, "--q-len", 40000, "--kv-len", 40000,
+                          "--bias", "bhqk")
+
+    def test_help(self):
+        text = self.expect(OK, "run", "--help").out
+        for part in ("--window LEFT,RIGHT", "--softcap CAP", "--bias AXES", "--alibi SLOPE", "--mask AXES", "--sinks MEAN",
+                     "--blocksparse SHARE"):
+            self.assertIn(part, text)
+
+
 class Files(RunTest):
     def test_safetensors(self):
         report = self.expect(OK, *self.run_file(qkv()), "--json").json()

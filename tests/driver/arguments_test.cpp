@@ -38,13 +38,15 @@ struct Refusal {
   std::vector<std::string> words;
 };
 
-void check_refusals(const std::vector<Refusal>& refusals) {
-  FakePlan plan;
-  REQUIRE_NOTHROW(run(plan, Call{}));
+// right: what the kernel takes before it is spoiled.
+void check_refusals(const std::vector<Refusal>& refusals,
+                    const sagegen::Kernel& kernel = usual_kernel(), const Call& right = {}) {
+  FakePlan plan(kernel);
+  REQUIRE_NOTHROW(run(plan, right));
   plan.driver->clear_launches();
   for (const Refusal& refusal : refusals) {
     INFO(refusal.rule);
-    Call call;
+    Call call = right;
     refusal.spoil(call);
     std::string text;
     try {
@@ -61,6 +63,45 @@ void check_refusals(const std::vector<Refusal>& refusals) {
 constexpr std::int64_t kHuge = std::int64_t{1} << 40;
 const float kNan = std::nanf("");
 const float kInfinity = std::numeric_limits<float>::infinity();
+
+// ---- masks and biases ----------------------------------------------------------------------------
+
+sagegen::Kernel kernel_with_all_mods() {
+  attention::Spec spec;
+#define SAGEGEN_MOD(name) spec.name = true;
+#include "templates/attention/mods/mods.def"
+  return usual_kernel(spec);
+}
+
+// Whole, in rows that are padded by one element.
+attention::ScoreTensor scores_at(DevicePtr data) {
+  return {.data = data,
+          .stride_batch = 6 * 40 * 51,
+          .stride_head = 40 * 51,
+          .stride_query = 51,
+          .stride_key = 1};
+}
+// From the first element to one past the last.
+constexpr DevicePtr kScoreElements = 2 * 6 * 40 * 51 - 1;
+
+Call call_with_all_mods() {
+  Call call;
+  attention::ModArguments& mods = call.arguments.mods;
+  mods.window = {.left = 10, .right = 3};
+  mods.softcap = {.cap = 30};
+  mods.bias = scores_at(kBias);
+  mods.alibi = {.slopes = kSlopes};
+  mods.mask = scores_at(kMask);
+  mods.sinks = {.logits = kSinks};
+  mods.blocksparse = {.bits = kBits, .tile_queries = 128, .tile_keys = 64};
+  return call;
+}
+
+void check_mod_refusals(const std::vector<Refusal>& refusals) {
+  check_refusals(refusals, kernel_with_all_mods(), call_with_all_mods());
+}
+
+constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
 
 }  // namespace
 
@@ -227,6 +268,293 @@ TEST_CASE("softmax scale") {
        {"softmax_scale is inf"}},
       {"minus infinity", [](Call& c) { c.arguments.softmax_scale = -kInfinity; }, {"positive"}},
   });
+}
+
+TEST_CASE("arguments of a mask or bias that the kernel does not have") {
+  const auto absent = [](const std::string& mod) {
+    return std::vector<std::string>{"arguments of " + mod + " are given", "sage_fwd_d128_",
+                                    "has no " + mod, "take one with " + mod + "=true"};
+  };
+  using C = Call;
+  const std::vector<Refusal> refusals{
+      {"left", [](C& c) { c.arguments.mods.window.left = 5; }, absent("window")},
+      {"right", [](C& c) { c.arguments.mods.window.right = 0; }, absent("window")},
+      {"cap", [](C& c) { c.arguments.mods.softcap.cap = 30; }, absent("softcap")},
+      {"NaN", [](C& c) { c.arguments.mods.softcap.cap = kNan; }, absent("softcap")},
+      {"bias", [](C& c) { c.arguments.mods.bias.data = kBias; }, absent("bias")},
+      {"stride", [](C& c) { c.arguments.mods.bias.stride_head = 1; }, absent("bias")},
+      {"slopes", [](C& c) { c.arguments.mods.alibi.slopes = kSlopes; }, absent("alibi")},
+      {"mask", [](C& c) { c.arguments.mods.mask.data = kMask; }, absent("mask")},
+      {"key", [](C& c) { c.arguments.mods.mask.stride_key = -1; }, absent("mask")},
+      {"sinks", [](C& c) { c.arguments.mods.sinks.logits = kSinks; }, absent("sinks")},
+      {"bits", [](C& c) { c.arguments.mods.blocksparse.bits = kBits; }, absent("blocksparse")},
+      {"tiles", [](C& c) { c.arguments.mods.blocksparse.tile_keys = 64; }, absent("blocksparse")},
+  };
+  check_refusals(refusals);
+  // One that has all but the mod.
+  for (const Refusal& refusal : refusals) {
+    attention::Spec spec = kernel_with_all_mods().view(attention::family()).spec;
+    Call call = call_with_all_mods();
+    const attention::ModArguments none;
+#define SAGEGEN_MOD(name)                                       \
+  if (refusal.words[0] == "arguments of " #name " are given") { \
+    spec.name = false;                                          \
+    call.arguments.mods.name = none.name;                       \
+  }
+#include "templates/attention/mods/mods.def"
+    check_refusals({refusal}, usual_kernel(spec), call);
+  }
+}
+
+TEST_CASE("addresses of masks and biases") {
+  using C = Call;
+  check_mod_refusals({
+      {"null bias", [](C& c) { c.arguments.mods.bias.data = 0; }, {"bias.data is a null pointer"}},
+      {"null mask", [](C& c) { c.arguments.mods.mask.data = 0; }, {"mask.data is a null pointer"}},
+      {"null slopes",
+       [](C& c) { c.arguments.mods.alibi.slopes = 0; },
+       {"alibi.slopes is a null pointer"}},
+      {"null sinks",
+       [](C& c) { c.arguments.mods.sinks.logits = 0; },
+       {"sinks.logits is a null pointer"}},
+      {"null bits",
+       [](C& c) { c.arguments.mods.blocksparse.bits = 0; },
+       {"blocksparse.bits is a null pointer"}},
+      {"no bias at all", [](C& c) { c.arguments.mods.bias = {}; }, {"bias.data is a null pointer"}},
+      {"odd bias", [](C& c) { c.arguments.mods.bias.data += 1; }, {"bias.data is at", "2 bytes"}},
+      {"slopes at 1",
+       [](C& c) { c.arguments.mods.alibi.slopes += 1; },
+       {"alibi.slopes is at", "4 bytes"}},
+      {"sinks at 2",
+       [](C& c) { c.arguments.mods.sinks.logits += 2; },
+       {"sinks.logits is at", "4 bytes"}},
+      {"bits at 1",
+       [](C& c) { c.arguments.mods.blocksparse.bits += 1; },
+       {"blocksparse.bits is at", "4 bytes"}},
+      {"bias at the end of memory",
+       [](C& c) { c.arguments.mods.bias.data = ~DevicePtr{0} - 2 * kScoreElements + 1; },
+       {"bias.data at", "address space"}},
+      {"mask at the end of memory",
+       [](C& c) { c.arguments.mods.mask.data = ~DevicePtr{0} - kScoreElements + 1; },
+       {"mask.data at", "address space"}},
+      {"sinks at the end of memory",
+       [](C& c) { c.arguments.mods.sinks.logits = ~DevicePtr{0} - 23; },
+       {"sinks.logits at", "address space"}},
+  });
+  // Elements are loaded one by one.
+  FakePlan plan(kernel_with_all_mods());
+  Call call = call_with_all_mods();
+  call.arguments.mods.bias.data += 2;
+  call.arguments.mods.mask.data += 1;
+  call.arguments.mods.sinks.logits += 4;
+  call.arguments.mods.blocksparse.bits += 4;
+  REQUIRE_NOTHROW(run(plan, call));
+}
+
+TEST_CASE("strides of masks and biases") {
+  using Tensor = attention::ScoreTensor;
+  for (Tensor attention::ModArguments::*const tensor :
+       {&attention::ModArguments::bias, &attention::ModArguments::mask}) {
+    const std::string name = tensor == &attention::ModArguments::bias ? "bias: " : "mask: ";
+    struct Stride {
+      std::string name;
+      std::int64_t Tensor::*member;
+    };
+    for (const auto& [which, stride] : {Stride{"stride_batch", &Tensor::stride_batch},
+                                        Stride{"stride_head", &Tensor::stride_head},
+                                        Stride{"stride_query", &Tensor::stride_query},
+                                        Stride{"stride_key", &Tensor::stride_key}}) {
+      const auto set = [=](std::int64_t value) {
+        return [=](Call& c) { c.arguments.mods.*tensor.*stride = value; };
+      };
+      const std::vector<std::string> large{
+          name, which == "stride_key" ? which + " is " : "its elements span more than 2^60"};
+      check_mod_refusals({{"-1", set(-1), {name, which + " is -1"}},
+                          {"least", set(-kLargest - 1), {name, which + " is -9223372036854775808"}},
+                          {"largest", set(kLargest), large},
+                          {"2^60", set(std::int64_t{1} << 60), large}});
+    }
+    const auto key = [=](std::int64_t value) {
+      return [=](Call& c) { (c.arguments.mods.*tensor).stride_key = value; };
+    };
+    check_mod_refusals({{"2^30",
+                         key(std::int64_t{1} << 30),
+                         {name, "stride_key is 1073741824", "to 1073741823"}}});
+    FakePlan plan(kernel_with_all_mods());
+    Call call = call_with_all_mods();
+    key((std::int64_t{1} << 30) - 1)(call);
+    REQUIRE_NOTHROW(run(plan, call));
+    call.arguments.mods.*tensor = {.data = kBias};  // one value for all
+    REQUIRE_NOTHROW(run(plan, call));
+  }
+  // Those of axes of size 1 are never used.
+  FakePlan plan(kernel_with_all_mods());
+  const attention::Shape one{.batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = 1, .kv_len = 1};
+  attention::Arguments arguments = plain_arguments(one, kHeadDim);
+  arguments.mods = call_with_all_mods().arguments.mods;
+  arguments.mods.bias = {kBias, kLargest, -1, kLargest, -kLargest};
+  REQUIRE_NOTHROW(plan.run(one, arguments));
+}
+
+TEST_CASE("caps") {
+  const auto cap = [](float value) {
+    return [=](Call& c) { c.arguments.mods.softcap.cap = value; };
+  };
+  const std::string rule = "it must be between 1e-20 and 1e20";
+  check_mod_refusals({
+      {"not given", cap(0), {"softcap: cap is 0", rule}},
+      {"minus zero", cap(-0.0f), {"softcap: cap is -0", rule}},
+      {"negative", cap(-30), {"softcap: cap is -30", rule}},
+      {"NaN", cap(kNan), {"softcap: cap is nan", rule}},
+      {"infinite", cap(kInfinity), {"softcap: cap is inf", rule}},
+      {"minus infinity", cap(-kInfinity), {"softcap: cap is -inf", rule}},
+      {"subnormal", cap(1e-40f), {"softcap: cap is ", rule}},
+      {"too small", cap(0.9e-20f), {"softcap: cap is ", rule}},
+      {"too large", cap(1.1e20f), {"softcap: cap is ", rule}},
+  });
+  FakePlan plan(kernel_with_all_mods());
+  for (const float good : {1e-20f, 0.5f, 1e20f}) {
+    Call call = call_with_all_mods();
+    cap(good)(call);
+    REQUIRE_NOTHROW(run(plan, call));
+  }
+}
+
+TEST_CASE("tiles of another kernel") {
+  const auto tiles = [](std::int64_t queries, std::int64_t keys) {
+    return [=](Call& c) {
+      c.arguments.mods.blocksparse.tile_queries = queries;
+      c.arguments.mods.blocksparse.tile_keys = keys;
+    };
+  };
+  const std::string kernel_has = "the kernel has tiles of 128 queries and 64 keys";
+  check_mod_refusals({
+      {"queries", tiles(64, 64), {"blocksparse: ", "of tiles of 64 queries and 64", kernel_has}},
+      {"keys", tiles(128, 128), {"blocksparse: ", "of tiles of 128 queries and 128", kernel_has}},
+      {"swapped", tiles(64, 128), {"blocksparse: ", "64 queries and 128 keys", kernel_has}},
+      {"not given", tiles(0, 0), {"blocksparse: ", "0 queries and 0 keys", kernel_has}},
+      {"33 bits",
+       tiles(128 + (std::int64_t{1} << 32), 64),
+       {"blocksparse: ", "4294967424 queries", kernel_has}},
+  });
+}
+
+TEST_CASE("windows of lengths whose places leave 32 bits") {
+  attention::Spec spec;
+  spec.window = true;
+  FakePlan plan(usual_kernel(spec));
+  const std::int64_t most = 536870912;
+  const auto run_with = [&](std::int64_t q_len, std::int64_t kv_len) {
+    const attention::Shape shape{.q_len = q_len, .kv_len = kv_len};
+    plan.run(shape, plain_arguments(shape, kHeadDim));
+  };
+  REQUIRE_NOTHROW(run_with(most, most));
+  plan.driver->clear_launches();
+  CHECK_THROWS_WITH(run_with(most + 1, 1), Contains("window") && Contains("at most 536870912"));
+  CHECK_THROWS_WITH(run_with(1, most + 1), Contains("window") && Contains("at most 536870912"));
+  CHECK(plan.driver->launches().empty());
+}
+
+TEST_CASE("what is written overlaps no mask and no bias") {
+  using C = Call;
+  constexpr DevicePtr q_bytes = 2 * 2 * 6 * 40 * kHeadDim;
+  check_mod_refusals({
+      {"o is the bias", [](C& c) { c.arguments.o.data = kBias; }, {"o spans", "bias.data spans"}},
+      {"o begins in the bias",
+       [](C& c) { c.arguments.o.data = (kBias + 2 * kScoreElements - 1) / 16 * 16; },
+       {"o spans", "bias.data spans"}},
+      {"o ends in the bias",
+       [](C& c) { c.arguments.mods.bias.data = kO + q_bytes - 2; },
+       {"o spans", "bias.data spans"}},
+      {"o ends in the mask",
+       [](C& c) { c.arguments.mods.mask.data = kO + q_bytes - 1; },
+       {"o spans", "mask.data spans"}},
+      {"mask ends in o",
+       [](C& c) { c.arguments.mods.mask.data = kO - kScoreElements + 1; },
+       {"o spans", "mask.data spans"}},
+      {"sinks in o",
+       [](C& c) { c.arguments.mods.sinks.logits = kO + q_bytes - 4; },
+       {"o spans", "sinks.logits spans"}},
+      {"bits in o",
+       [](C& c) { c.arguments.mods.blocksparse.bits = kO + 400; },
+       {"o spans", "blocksparse.bits spans"}},
+      {"lse in the bias",
+       [](C& c) { c.arguments.lse = kBias + 400; },
+       {"lse spans", "bias.data spans"}},
+      {"lse in the mask",
+       [](C& c) { c.arguments.lse = kMask + 400; },
+       {"lse spans", "mask.data spans"}},
+      {"lse is the sinks",
+       [](C& c) { c.arguments.lse = kSinks; },
+       {"lse spans", "sinks.logits spans"}},
+      {"o ends in the slopes",
+       [](C& c) { c.arguments.mods.alibi.slopes = kO + q_bytes - 4; },
+       {"o spans", "alibi.slopes spans"}},
+      {"lse ends in the bits",
+       [](C& c) { c.arguments.lse = kBits - 4; },
+       {"lse spans", "blocksparse.bits spans"}},
+      {"workspace in the bias",
+       [](C& c) { c.workspace = kBias; },
+       {"workspace", "bias.data spans"}},
+      {"workspace in the mask",
+       [](C& c) { c.workspace = kMask; },
+       {"workspace", "mask.data spans"}},
+      {"workspace in the sinks",
+       [](C& c) { c.workspace = kSinks; },
+       {"workspace", "sinks.logits spans"}},
+      {"workspace in the bits",
+       [](C& c) { c.workspace = kBits; },
+       {"workspace", "blocksparse.bits spans"}},
+  });
+  // Touching is no overlap, and what is read may be one.
+  FakePlan plan(kernel_with_all_mods());
+  Call call = call_with_all_mods();
+  call.arguments.mods.bias.data = kO + q_bytes;
+  call.arguments.mods.mask.data = kO - kScoreElements;
+  call.arguments.mods.sinks.logits = kWorkspace - 24;
+  call.arguments.mods.blocksparse.bits = kK;
+  REQUIRE_NOTHROW(run(plan, call));
+  call.arguments.mods.bias.data = call.arguments.mods.mask.data = kQ;
+  REQUIRE_NOTHROW(run(plan, call));
+}
+
+TEST_CASE("arguments of masks and biases by name") {
+  attention::ModArguments mods;
+  set_mod_argument(mods, "window.left", 5, 0);
+  set_mod_argument(mods, "window.right", -1, 0);
+  set_mod_argument(mods, "softcap.cap", 0, 30.5);
+  set_mod_argument(mods, "bias.data", static_cast<std::int64_t>(0xf000'0000'0000'0002u), 0);
+  set_mod_argument(mods, "bias.stride_query", 7, 0);
+  set_mod_argument(mods, "mask.stride_key", 1, 0);
+  set_mod_argument(mods, "alibi.slopes", 32, 0);
+  set_mod_argument(mods, "sinks.logits", 64, 0);
+  set_mod_argument(mods, "blocksparse.tile_keys", 128, 0);
+  set_mod_argument(mods, "window.left", 6, 0);  // the last one counts
+  attention::ModArguments same;
+  same.window = {.left = 6, .right = -1};
+  same.softcap = {.cap = 30.5f};
+  same.bias.data = 0xf000'0000'0000'0002u;
+  same.bias.stride_query = 7;
+  same.mask.stride_key = 1;
+  same.alibi.slopes = 32;
+  same.sinks.logits = 64;
+  same.blocksparse.tile_keys = 128;
+#define SAGEGEN_MOD(name) CHECK((mods.name == same.name));
+#include "templates/attention/mods/mods.def"
+  for (const char* name : {"", "window", "window.", ".left", "left", "window.left.", "Window.left",
+                           "causal.offset", "window.offset", "sinks.data"}) {
+    INFO(name);
+    CHECK_THROWS_WITH(set_mod_argument(mods, name, 0, 0),
+                      Contains(std::string("argument ") + name + " is unknown") &&
+                          Contains("window.left, window.right, ") &&
+                          Contains("blocksparse.tile_keys"));
+  }
+  CHECK_THROWS_WITH(set_mod_argument(mods, "window.left", 0, 5),
+                    Contains("window.left is given as a number") && Contains("an integer"));
+  CHECK_THROWS_WITH(set_mod_argument(mods, "sinks.logits", 0, kNan),
+                    Contains("sinks.logits is given as a number") && Contains("an address"));
+  CHECK_THROWS_WITH(set_mod_argument(mods, "softcap.cap", 30, 0),
+                    Contains("softcap.cap is given as an integer") && Contains("it is a number"));
 }
 
 TEST_CASE("workspace") {

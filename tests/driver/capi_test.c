@@ -132,8 +132,7 @@ static void test_attention(sagegen_device* device, const char* mode, sagegen_mas
   EXPECT(sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
 
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
-               sagegen_attention_run(plan, &kShape, &arguments, workspace, 256, NULL),
-               "workspace");
+               sagegen_attention_run(plan, &kShape, &arguments, workspace, 256, NULL), "workspace");
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
                sagegen_attention_run(plan, NULL, &arguments, workspace, bytes, NULL), "shape");
   const sagegen_shape uneven = {1, 3, 2, kTokens, kTokens};
@@ -151,6 +150,155 @@ static void test_attention(sagegen_device* device, const char* mode, sagegen_mas
   for (int i = 1; i < 4; ++i) EXPECT(sagegen_memory_free(device, memory[i]) == SAGEGEN_OK);
   EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
   sagegen_attention_destroy(plan);
+}
+
+enum { kQueries = 40 }; /* of the tests of masks and biases; kTokens keys */
+
+/* Query i of kQueries sees the keys i + offset - left to i + offset, and a sink takes its part of the sum. */
+static void windowed_reference(const uint16_t* q, const uint16_t* k, const uint16_t* v, int offset,
+                               int left, const float* sinks, double* o, double* lse) {
+  for (int row = 0; row < kHeads * kQueries; ++row) {
+    const int head = row / kQueries, query = row % kQueries;
+    double sum = exp(sinks[head]), values[kChannels] = {0};
+    for (int key = 0; key < kTokens; ++key) {
+      if (key < query + offset - left || key > query + offset) continue;
+      double score = 0;
+      for (int c = 0; c < kChannels; ++c) {
+        score += (double)from_bf16(q[(head * kTokens + query) * kChannels + c]) *
+                 from_bf16(k[(head * kTokens + key) * kChannels + c]);
+      }
+      const double weight = exp(score / sqrt(kChannels));
+      sum += weight;
+      for (int c = 0; c < kChannels; ++c)
+        values[c] += weight * from_bf16(v[(head * kTokens + key) * kChannels + c]);
+    }
+    for (int c = 0; c < kChannels; ++c) o[row * kChannels + c] = values[c] / sum;
+    lse[row] = log(sum);
+  }
+}
+
+/* A window and sinks, asked for in a text of options and given by name. */
+static void test_mods(sagegen_device* device) {
+  enum { kOut = kHeads * kQueries * kChannels, kRows = kHeads * kQueries };
+  static uint16_t inputs[3][kElements], outputs[2][kOut];
+  static double exact[kOut], exact_lse[kRows];
+  static float lse[kRows];
+  const sagegen_shape shape = {1, kHeads, kHeads, kQueries, kTokens};
+  const float sinks[kHeads] = {2.5f, -1.0f};
+  uint64_t memory[6], workspace = 0;
+  const size_t sizes[6] = {sizeof inputs[0],  sizeof inputs[1], sizeof inputs[2],
+                           sizeof outputs[0], sizeof lse,       sizeof sinks};
+  size_t bytes = 0;
+  for (int i = 0; i < 6; ++i)
+    EXPECT(sagegen_memory_alloc(device, sizes[i], &memory[i]) == SAGEGEN_OK);
+  for (uint32_t i = 0; i < 3; ++i) {
+    fill(inputs[i], i + 11);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], sizes[i]) == SAGEGEN_OK);
+  }
+  EXPECT(sagegen_memory_upload(device, memory[5], sinks, sizeof sinks) == SAGEGEN_OK);
+
+  sagegen_attention* plan = NULL;
+  const sagegen_attention_options options = {
+      .mode = "head_dim=64 io=bf16 causal=true window=true sinks=true"};
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  if (plan == NULL) return;
+  EXPECT(strstr(sagegen_attention_kernel(plan), "_causal_window_sinks_") != NULL);
+  EXPECT(sagegen_attention_workspace_bytes(plan, &shape, &bytes) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+  sagegen_arguments arguments = {
+      .q = hnd(memory[0]), .k = hnd(memory[1]), .v = hnd(memory[2]), .lse = memory[4]};
+  arguments.o = (sagegen_tensor){memory[3], kOut, (int64_t)kQueries * kChannels, kChannels};
+
+  for (int bottom_right = 0; bottom_right < 2; ++bottom_right) {
+    const int left = 9, offset = bottom_right ? kTokens - kQueries : 0;
+    const sagegen_mod_argument mods[] = {{.name = "window.left", .integer = left},
+                                         {.name = "window.right", .integer = bottom_right - 1},
+                                         {.name = "sinks.logits", .integer = (int64_t)memory[5]}};
+    arguments.causal_alignment = bottom_right ? SAGEGEN_BOTTOM_RIGHT : SAGEGEN_TOP_LEFT;
+    arguments.mods = mods;
+    arguments.mod_count = 3;
+    windowed_reference(inputs[0], inputs[1], inputs[2], offset, left, sinks, exact, exact_lse);
+    EXPECT(sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[0], memory[3], sizeof outputs[0]) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, lse, memory[4], sizeof lse) == SAGEGEN_OK);
+    double error = 0, norm = 0, lse_error = 0;
+    for (int i = 0; i < kOut; ++i) {
+      error += fabs(exact[i] - from_bf16(outputs[0][i]));
+      norm += fabs(exact[i]);
+    }
+    for (int i = 0; i < kRows; ++i) lse_error += fabs(exact_lse[i] - lse[i]) / kRows;
+    printf("window and sinks: error %g, of the LSE %g\n", error / norm, lse_error);
+    EXPECT(error > 0 && error / norm < 0.06);
+    EXPECT(lse_error > 0 && lse_error < 1.0 / 16); /* what rounding P may cost */
+
+    EXPECT(sagegen_attention_quantize(plan, &shape, &arguments, workspace, bytes, NULL) ==
+           SAGEGEN_OK);
+    EXPECT(sagegen_attention_attend(plan, &shape, &arguments, workspace, bytes, NULL) ==
+           SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[1], memory[3], sizeof outputs[1]) == SAGEGEN_OK);
+    EXPECT(memcmp(outputs[0], outputs[1], sizeof outputs[0]) == 0);
+
+    arguments.lse = 0; /* what smoothing takes from scores is for the sinks, too */
+    EXPECT(sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[1], memory[3], sizeof outputs[1]) == SAGEGEN_OK);
+    EXPECT(memcmp(outputs[0], outputs[1], sizeof outputs[0]) == 0);
+    arguments.lse = memory[4];
+  }
+
+  const int64_t logits = (int64_t)memory[5];
+  const struct {
+    sagegen_mod_argument mod; /* beside the sinks, or in their place */
+    const char* words;
+  } cases[] = {
+      {{.name = "window.middle", .integer = 3}, "argument window.middle is unknown; there are"},
+      {{.name = "", .integer = 3}, "is unknown; there are window.left, window.right, "},
+      {{.name = NULL, .integer = 3}, "the name of a mod's argument is null"},
+      {{.name = "window.left", .number = 3}, "window.left is given as a number; it is an integer"},
+      {{.name = "softcap.cap", .integer = 30},
+       "softcap.cap is given as an integer; it is a number"},
+      {{.name = "softcap.cap", .number = 30}, "has no softcap; take one with softcap=true"},
+      {{.name = "bias.data", .integer = logits}, "has no bias; take one with bias=true"},
+      {{.name = "mask.stride_key", .integer = 1}, "has no mask"},
+      {{.name = "blocksparse.tile_keys", .integer = 64}, "has no blocksparse"},
+      {{.name = "sinks.logits", .integer = 0}, "sinks.logits is given twice"},
+      {{.name = "sinks.logits", .integer = 0}, "sinks.logits is a null pointer"},
+      {{.name = "sinks.logits", .integer = logits + 2}, "not aligned to 4 bytes"},
+      {{.name = "sinks.logits", .integer = (int64_t)memory[3]}, "o spans"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+    const sagegen_mod_argument mods[] = {{.name = "sinks.logits", .integer = logits}, cases[i].mod};
+    const int twice = strstr(cases[i].words, "given twice") != NULL;
+    const int sinks = cases[i].mod.name != NULL && strcmp(cases[i].mod.name, "sinks.logits") == 0;
+    arguments.mods = sinks && !twice ? mods + 1 : mods;
+    arguments.mod_count = sinks && !twice ? 1 : 2;
+    EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+                 sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL),
+                 cases[i].words);
+  }
+  arguments.mods = NULL;
+  arguments.mod_count = 1;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_attend(plan, &shape, &arguments, workspace, bytes, NULL),
+               "arguments.mods is null");
+  arguments.mod_count = 0; /* what a program made before there were mods gives */
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL),
+               "sinks.logits is a null pointer");
+  sagegen_attention_destroy(plan);
+
+  /* A kernel without any takes none, and an empty list wherever it lies. */
+  const sagegen_attention_options plain = {.head_dim = kChannels, .dtype = SAGEGEN_BF16};
+  EXPECT(sagegen_attention_create(device, &plain, &plan) == SAGEGEN_OK);
+  const sagegen_mod_argument left = {.name = "window.left", .integer = 9};
+  arguments.mods = &left;
+  EXPECT(sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+  arguments.mod_count = 1;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL),
+               "has no window; take one with window=true");
+  sagegen_attention_destroy(plan);
+  for (int i = 0; i < 6; ++i) EXPECT(sagegen_memory_free(device, memory[i]) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
 }
 
 static void test_kernels(sagegen_device* device) {
@@ -337,6 +485,7 @@ int main(void) {
   EXPECT(strcmp(sagegen_status_name(SAGEGEN_DRIVER_ERROR), "driver error") == 0);
   test_attention(device, NULL, SAGEGEN_MASK_NONE);
   test_attention(device, "int8-fp16", SAGEGEN_MASK_CAUSAL);
+  test_mods(device);
   test_kernels(device);
   test_smoothing(device);
   test_errors_name_what_was_asked();

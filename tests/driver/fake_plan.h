@@ -22,6 +22,11 @@ inline constexpr DevicePtr kV = 0x3'0000'0000'0000;
 inline constexpr DevicePtr kO = 0x4'0000'0000'0000;
 inline constexpr DevicePtr kLse = 0x5'0000'0000'0000;
 inline constexpr DevicePtr kWorkspace = 0x6'0000'0000'0000;
+inline constexpr DevicePtr kBias = 0x7'0000'0000'0000;
+inline constexpr DevicePtr kMask = 0x8'0000'0000'0000;
+inline constexpr DevicePtr kSinks = 0x9'0000'0000'0000;
+inline constexpr DevicePtr kBits = 0xa'0000'0000'0000;
+inline constexpr DevicePtr kSlopes = 0xb'0000'0000'0000;
 
 // HND tensors at these addresses.
 attention::Arguments plain_arguments(const attention::Shape& shape, int head_dim);

@@ -34,6 +34,16 @@ bool same(const TensorParam& tensor, const TensorView& view) {
          tensor.stride_head == view.stride_head && tensor.stride_token == view.stride_token;
 }
 
+bool same(const attention::ScoreTensor& asked, const attention::Shape& shape, const auto& params) {
+  const auto used = [](std::int64_t stride, std::int64_t size) { return size == 1 ? 0 : stride; };
+  return params.data == asked.data &&
+         params.stride_batch == used(asked.stride_batch, shape.batch) &&
+         params.stride_head == used(asked.stride_head, shape.q_heads) &&
+         params.stride_query == used(asked.stride_query, shape.q_len) &&
+         params.stride_key == used(asked.stride_key, shape.kv_len) &&
+         params.last_query == shape.q_len - 1 && params.last_key == shape.kv_len - 1;
+}
+
 bool is_grid(const FakeLaunch& launch, std::int64_t x, std::int64_t y, std::int64_t z) {
   return launch.grid.x == x && launch.grid.y == y && launch.grid.z == z;
 }
@@ -89,6 +99,55 @@ class Workspace {
 };
 
 std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
+
+// A window's bound on one side. farthest: a key that some query has there, from its own place.
+void check_bound(std::int32_t bound, std::int64_t asked, std::int64_t farthest) {
+  if (asked >= 0 && asked <= farthest) CHECK(bound == asked);
+  if (asked < 0 || asked > farthest) CHECK(bound >= farthest);
+}
+
+// The blocks that mods read, and no others.
+void check_mods(const FakeLaunch& launch, const attention::Spec& spec,
+                const attention::Schedule& schedule, const attention::Shape& shape,
+                const attention::Arguments& arguments) {
+  const ParamLayout layout = parse_key(launch.kernel).params();
+#define SAGEGEN_MOD(name) CHECK(layout.has(#name) == spec.name);
+#include "templates/attention/mods/mods.def"
+  const attention::ModArguments& mods = arguments.mods;
+  const bool top_left = arguments.causal == attention::CausalAlignment::top_left;
+  const std::int64_t offset = top_left ? 0 : shape.kv_len - shape.q_len;
+  if (spec.causal) CHECK(decode<attention::causal::Params>(launch).offset == offset);
+  if (spec.window) {
+    const auto p = decode<attention::window::Params>(launch);
+    CHECK(p.offset == offset);
+    check_bound(p.left, mods.window.left, shape.q_len - 1 + offset);
+    check_bound(p.right, mods.window.right, shape.kv_len - 1 - offset);
+    // Queries are padded, and a kernel adds the two.
+    const std::int64_t most = std::int64_t{1} << 31;
+    const std::int64_t place = shape.q_len + 256 + std::abs(offset);
+    CHECK(place + p.left < most);
+    CHECK(place + p.right < most);
+  }
+  if (spec.softcap) {
+    const auto p = decode<attention::softcap::Params>(launch);
+    CHECK(p.from_score == Approx(std::log(2.0) / mods.softcap.cap).epsilon(1e-7));
+    CHECK(p.to_score == Approx(mods.softcap.cap / std::log(2.0)).epsilon(1e-7));
+  }
+  if (spec.bias) CHECK(same(mods.bias, shape, decode<attention::bias::Params>(launch)));
+  if (spec.alibi) {
+    const auto p = decode<attention::alibi::Params>(launch);
+    CHECK(p.slopes == mods.alibi.slopes);
+    CHECK(p.offset == offset);
+  }
+  if (spec.mask) CHECK(same(mods.mask, shape, decode<attention::mask::Params>(launch)));
+  if (spec.sinks) CHECK(decode<attention::sinks::Params>(launch).logits == mods.sinks.logits);
+  if (spec.blocksparse) {
+    const auto p = decode<attention::blocksparse::Params>(launch);
+    const std::int64_t tiles = round_up(shape.kv_len, schedule.cta_k) / schedule.cta_k;
+    CHECK(p.bits == mods.blocksparse.bits);
+    CHECK(p.row_words == round_up(tiles, 32) / 32);
+  }
+}
 
 // Runs the plan and checks everything that one launch sequence has to satisfy.
 void check_call(FakePlan& plan, const attention::Shape& shape,
@@ -178,7 +237,8 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     scratch("v_codes", p.codes, v_bytes);
     scratch("v_scale", p.scale, 4 * b * hkv * d);
   }
-  const bool correct_lse = smooth && arguments.lse != 0;
+  // A cap and a sink are of scores as they were.
+  const bool correct_lse = smooth && (arguments.lse != 0 || spec.softcap || spec.sinks);
   {
     const FakeLaunch& launch = take("quantize_rows");
     const auto p = decode<quantize_rows::Params>(launch);
@@ -222,12 +282,7 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     CHECK(p.kv_len == shape.kv_len);
     CHECK(p.kv_len_padded == lkp);
     CHECK(p.heads_per_kv_head == hq / hkv);
-    CHECK(parse_key(launch.kernel).params().has("causal") == spec.causal);
-    if (spec.causal) {
-      const bool top_left = arguments.causal == attention::CausalAlignment::top_left;
-      CHECK(decode<attention::causal::Params>(launch).offset ==
-            (top_left ? 0 : shape.kv_len - shape.q_len));
-    }
+    check_mods(launch, spec, plan.schedule, shape, arguments);
   }
   CHECK(next == launches.size());
   workspace.check();
@@ -264,7 +319,49 @@ std::vector<sagegen::Kernel> every_plan() {
       }
     }
   }
+  // Each mod alone, the first with all that follow, and all but it, with K smoothing and without.
+  const std::vector<bool attention::Spec::*> mods{
+#define SAGEGEN_MOD(name) &attention::Spec::name,
+#include "templates/attention/mods/mods.def"
+  };
+  for (std::size_t i = 0; i < mods.size(); ++i) {
+    for (const int form : {0, 1, 2}) {
+      attention::Spec spec{.head_dim = 64};
+      spec.smoothing =
+          (static_cast<std::size_t>(form) + i) % 2 == 0 ? Smoothing::k : Smoothing::none;
+      for (std::size_t j = 0; j < mods.size(); ++j)
+        spec.*mods[j] = form == 0 ? j == i : form == 1 ? j >= i : j != i;
+      plans.push_back(usual_kernel(spec, {.sm = 89}));
+      spec.smoothing = spec.smoothing == Smoothing::k ? Smoothing::none : Smoothing::k;
+      plans.push_back(usual_kernel(spec, {.sm = 80}));
+    }
+  }
   return plans;
+}
+
+// Of the mods that the kernel has.
+attention::ModArguments random_mods(std::mt19937& random, const attention::Spec& spec,
+                                    const attention::Schedule& schedule) {
+  const auto below = [&](std::int64_t end) { return static_cast<std::int64_t>(random()) % end; };
+  const auto tensor = [&](DevicePtr data) {
+    return attention::ScoreTensor{.data = data,
+                                  .stride_batch = below(3) << 33,
+                                  .stride_head = below(1 << 28),
+                                  .stride_query = below(1 << 20),
+                                  .stride_key = below(3)};
+  };
+  attention::ModArguments mods;
+  if (spec.window) mods.window = {.left = below(400) - 100, .right = below(60000) - 20000};
+  if (spec.softcap) mods.softcap = {.cap = static_cast<float>(1 + below(1000)) / 8};
+  if (spec.bias) mods.bias = tensor(kBias + 2);
+  if (spec.alibi) mods.alibi = {.slopes = kSlopes + 4};
+  if (spec.mask) mods.mask = tensor(kMask + 1);
+  if (spec.sinks) mods.sinks = {.logits = kSinks + 4};
+  if (spec.blocksparse) {
+    mods.blocksparse = {
+        .bits = kBits + 4, .tile_queries = schedule.cta_q, .tile_keys = schedule.cta_k};
+  }
+  return mods;
 }
 
 }  // namespace
@@ -296,7 +393,8 @@ TEST_CASE("launches of every plan at random shapes and strides") {
           .lse = random() % 2 == 0 ? 0 : kLse,
           .softmax_scale = random() % 2 == 0 ? 0.0f : 0.25f,
           .causal = random() % 2 == 0 ? attention::CausalAlignment::top_left
-                                      : attention::CausalAlignment::bottom_right};
+                                      : attention::CausalAlignment::bottom_right,
+          .mods = random_mods(random, plan.spec, plan.schedule)};
       check_call(plan, shape, arguments);
     }
   }
@@ -364,6 +462,97 @@ TEST_CASE("strides beyond 2^32 elements and lengths near 2^31 arrive whole") {
   const attention::Shape longest{
       .batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = 2147483520, .kv_len = 2147483584};
   check_call(plan, longest, plain_arguments(longest, 128));
+}
+
+TEST_CASE("parameter blocks of masks and biases hold what one computes by hand") {
+  attention::Spec spec{.head_dim = 64, .smoothing = Smoothing::k};
+#define SAGEGEN_MOD(name) spec.name = true;
+#include "templates/attention/mods/mods.def"
+  FakePlan plan(usual_kernel(spec));
+  REQUIRE(plan.schedule.cta_q == 128);
+  REQUIRE(plan.schedule.cta_k == 64);
+  const attention::Shape shape{
+      .batch = 2, .q_heads = 6, .kv_heads = 3, .q_len = 300, .kv_len = 2049};
+  attention::Arguments arguments = plain_arguments(shape, 64);
+  arguments.causal = attention::CausalAlignment::bottom_right;
+  attention::ModArguments& mods = arguments.mods;
+  mods.window = {.left = 40, .right = -1};
+  mods.softcap = {.cap = 30};
+  mods.bias = {kBias, 1, 2, 3, 4};
+  mods.alibi = {kSlopes};
+  mods.mask = {kMask, 5, 0, 1LL << 40, 7};
+  mods.sinks = {kSinks};
+  mods.blocksparse = {kBits, 128, 64};
+  REQUIRE(arguments.lse == 0);
+  plan.run(shape, arguments);
+  const FakeLaunch& launch = plan.driver->launches().back();
+  CHECK(decode<attention::causal::Params>(launch).offset == 1749);
+  const auto window = decode<attention::window::Params>(launch);
+  CHECK(window.left == 40);
+  CHECK(window.right == 2349);  // all queries and keys
+  CHECK(window.offset == 1749);
+  const auto softcap = decode<attention::softcap::Params>(launch);
+  CHECK(softcap.from_score == 0.0231049060f);  // ln(2) / 30
+  CHECK(softcap.to_score == 43.2808512f);      // 30 / ln(2)
+  const auto bias = decode<attention::bias::Params>(launch);
+  CHECK((bias.data == kBias && bias.stride_batch == 1 && bias.stride_head == 2));
+  CHECK((bias.stride_query == 3 && bias.stride_key == 4));
+  CHECK((bias.last_query == 299 && bias.last_key == 2048));
+  const auto alibi = decode<attention::alibi::Params>(launch);
+  CHECK((alibi.slopes == kSlopes && alibi.offset == 1749));
+  const auto mask = decode<attention::mask::Params>(launch);
+  CHECK((mask.data == kMask && mask.stride_batch == 5 && mask.stride_head == 0));
+  CHECK((mask.stride_query == 1LL << 40 && mask.stride_key == 7));
+  CHECK((mask.last_query == 299 && mask.last_key == 2048));
+  CHECK(decode<attention::sinks::Params>(launch).logits == kSinks);
+  const auto sparse = decode<attention::blocksparse::Params>(launch);
+  CHECK((sparse.bits == kBits && sparse.row_words == 2));  // 33 tiles
+  CHECK(decode<attention::SmoothingParams>(launch).lse_correction != 0);
+
+  arguments.causal = attention::CausalAlignment::top_left;
+  plan.run(shape, arguments);
+  CHECK(decode<attention::causal::Params>(plan.driver->launches().back()).offset == 0);
+  CHECK(decode<attention::window::Params>(plan.driver->launches().back()).offset == 0);
+  CHECK(decode<attention::alibi::Params>(plan.driver->launches().back()).offset == 0);
+}
+
+TEST_CASE("what smoothing takes from scores is kept for those who see whole scores") {
+  const attention::Shape shape{.q_heads = 2, .q_len = 100, .kv_len = 100};
+  const auto kept = [&](const std::vector<bool attention::Spec::*>& mods, Smoothing smoothing,
+                        DevicePtr lse) {
+    attention::Spec spec{.head_dim = 64};
+    spec.smoothing = smoothing;
+    for (const auto mod : mods) spec.*mod = true;
+    FakePlan plan(usual_kernel(spec));
+    attention::Arguments arguments = plain_arguments(shape, 64);
+    arguments.lse = lse;
+    std::mt19937 random(1);
+    arguments.mods = random_mods(random, spec, plan.schedule);
+    const std::size_t bytes = plan.plan.workspace_bytes(
+        shape, lse == 0 ? attention::Lse::unwanted : attention::Lse::wanted);
+    plan.plan.run(shape, arguments, kWorkspace, bytes, nullptr);
+    const auto& launches = plan.driver->launches();
+    const Address address =
+        decode<quantize_rows::FoldParams>(launches[launches.size() - 2]).lse_correction;
+    if (smoothing == Smoothing::k)
+      CHECK(decode<attention::SmoothingParams>(launches.back()).lse_correction == address);
+    if (address != 0) {
+      CHECK(address >= kWorkspace);
+      CHECK(address + 4 * 2 * 128 <= kWorkspace + bytes);
+    }
+    return address != 0;
+  };
+  using attention::Spec;
+  for (const auto seeing : {&Spec::softcap, &Spec::sinks}) {
+    CHECK(kept({seeing}, Smoothing::k, 0));
+    CHECK(kept({seeing}, Smoothing::k, kLse));
+    CHECK_FALSE(kept({seeing}, Smoothing::none, 0));
+    CHECK_FALSE(kept({seeing}, Smoothing::none, kLse));
+  }
+  const std::vector<bool Spec::*> blind{&Spec::causal, &Spec::window, &Spec::bias,
+                                        &Spec::alibi,  &Spec::mask,   &Spec::blocksparse};
+  CHECK_FALSE(kept(blind, Smoothing::k, 0));
+  CHECK(kept(blind, Smoothing::k, kLse));
 }
 
 TEST_CASE("everything goes to the caller's stream, and nothing but launches") {
