@@ -7,6 +7,7 @@
 
 #include "sagegen/dsl/ring.h"
 #include "templates/attention/mod_list.h"
+#include "templates/attention/modify.h"
 #include "templates/attention/output.h"
 
 namespace sagegen::attention {
@@ -77,7 +78,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
       scores.load_scales(inner ? next : k.min(next, tiles.end - 1), k.reread_thread_idx());
     }
     scores.multiply(tile.wait(kKeys));  // S = Q K^T
-    scores.modify(tile);                // what mods hide and change
+    modify(block, tile, scores);        // what mods hide and change
     tile.release(kKeys);
     softmax.update(scores);  // m = max(m, S), P = exp(S - m)
     const SharedPtr v = tile.wait(kValues);

@@ -1,9 +1,5 @@
 #include "templates/attention/scores.h"
 
-#include <limits>
-
-#include "templates/attention/lane_scores.h"
-
 namespace sagegen::attention {
 
 using namespace dsl;
@@ -11,13 +7,7 @@ using namespace dsl;
 namespace {
 
 constexpr std::int32_t kBiasBits = 0x4B400000;
-constexpr float kBias = 12582912.0f;
-// The softmax's fma scales the scores and takes off the bias by its constant, whose last bit is then
-// worth up to 1.5 units of s. Where a unit is more than this part of an octave, that is done before.
-// (Bits of positive f32 are ordered as their values.)
-constexpr std::int32_t kLargestFoldedScaleBits = 0x3C000000;  // 2^-7
-constexpr float kLog2E = 1.44269504f;
-constexpr float kHidden = -std::numeric_limits<float>::infinity();
+constexpr std::int32_t kLargestFoldedUnitBits = 0x3C000000;  // 2^-7
 
 }  // namespace
 
@@ -35,9 +25,14 @@ void Scores::load_scales(I32 tile, I32 thread) {
 
 void Scores::next_tile() { next_scale_ = loaded_q_scale_ * loaded_k_scale_; }
 
+// Bits of positive f32 are ordered as their values.
+Pred Scores::is_large(KernelBuilder& k, F32 unit) {
+  return k.as_bits(unit) > kLargestFoldedUnitBits;
+}
+
 Pred Scores::next_is_large() const {
   if (block_.mods.change_scores()) return block_.k.pred(false);
-  return block_.k.any(block_.k.as_bits(next_scale_) > kLargestFoldedScaleBits);
+  return block_.k.any(is_large(block_.k, next_scale_));
 }
 
 void Scores::hold_queries() {
@@ -56,6 +51,8 @@ RowOperands Scores::queries(int k_step) const {
 void Scores::multiply(SharedPtr keys) {
   const AttentionPlan& plan = block_.plan;
   elements = Accumulator(plan.warp_rows, plan.cta_k, block_.k.i32(kBiasBits));
+  scale = next_scale_;
+  bias = block_.k.f32(kBias);
   for (int step = 0; step < plan.head_dim / 32; ++step) {
     const RowOperands q = queries(step);
     for (int pair = 0; pair < elements.column_blocks() / 2; ++pair) {
@@ -65,80 +62,6 @@ void Scores::multiply(SharedPtr keys) {
       }
     }
   }
-}
-
-// In base 2, by row of the lane; empty where the scores may do without.
-std::vector<F32> Scores::taken_by_smoothing() const {
-  std::vector<F32> taken;
-  if (!block_.plan.smooth || !block_.plan.whole_scores) return taken;
-  const AttentionPosition at = block_.here();
-  for (int row = 0; row < elements.lane_rows(); ++row) {
-    const I32 query = at.lane_query + Accumulator::tile_row(row);
-    taken.push_back(block_.taken_by_smoothing(at, query) * kLog2E);
-  }
-  return taken;
-}
-
-void Scores::modify(const Ring::Tile& tile) {
-  KernelBuilder& k = block_.k;
-  const Mods& mods = block_.mods;
-  const bool inner = tile.part() == RingPart::inner;
-  const Pred hides = inner ? k.pred(false)
-                           : mods.may_hide(block_.at.first_query, block_.last_query(), tile.index(),
-                                           block_.plan.cta_k);
-  const F32 unit = next_scale_;
-  // Asked for in the branches that need it: nothing of it stays in registers elsewhere.
-  const auto view = [&] {
-    const AttentionPosition at = block_.here();
-    const I32 first_key = tile.index() * block_.plan.cta_k + 2 * at.lane.quad;
-    return LaneScores(mods, {{at.batch, at.q_head, at.lane_query}, first_key, first_key},
-                      elements.lane_rows());
-  };
-  // Hides what is before the first key of a row: not with what is behind its last one, which would take
-  // registers for both ends of all rows.
-  Pred before;
-  Accumulator::Prepare hide_before;
-  if (!inner && mods.bound_from_below()) {
-    before = mods.hides_before(block_.last_query(), tile.index(), block_.plan.cta_k);
-    hide_before = [&]() -> Accumulator::Update {
-      return [&, lane = view()](int row, int column, F32 score) mutable {
-        return k.select(lane.before(row, column), k.f32(kHidden), score);
-      };
-    };
-  }
-  if (mods.change_scores()) {
-    elements.update_if(k, k.pred(true), [&]() -> Accumulator::Update {
-      return [&, lane = view(), taken = taken_by_smoothing()](int row, int column, F32 e) {
-        const F32 product = e - kBias;
-        const F32 score = taken.empty() ? product * unit : k.fma(product, unit, taken[row]);
-        return mods.changed(lane.element(row, column), score);
-      };
-    });
-    const auto hide = [&]() -> Accumulator::Update {
-      return [&, lane = view()](int row, int column, F32 score) mutable {
-        return k.select(lane.hidden(row, column), k.f32(kHidden), score);
-      };
-    };
-    elements.update_if(k, hides, hide, before, hide_before);
-    scale = k.f32(1.0f);
-    bias = k.f32(0.0f);
-    return;
-  }
-  scale = unit;
-  bias = k.f32(kBias);
-  if (inner) return;
-  const Var<F32> scale_left = k.var(scale), bias_left = k.var(bias);
-  const Pred large = k.as_bits(unit) > kLargestFoldedScaleBits;
-  const auto scale_and_hide = [&]() -> Accumulator::Update {
-    scale_left = k.f32(1.0f);
-    bias_left = k.f32(0.0f);
-    return [&, lane = view()](int row, int column, F32 e) mutable {
-      return k.select(lane.hidden(row, column), k.f32(kHidden), (e - kBias) * unit);
-    };
-  };
-  elements.update_if(k, hides || large, scale_and_hide, before, hide_before);
-  scale = scale_left;
-  bias = bias_left;
 }
 
 }  // namespace sagegen::attention

@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "sagegen/dsl/ring.h"
 #include "templates/attention/block.h"
 
 namespace sagegen::attention {
@@ -11,7 +10,7 @@ namespace sagegen::attention {
 // The score of an element in base 2 is (element - bias) * scale. What the products leave has a bias: an s32
 // accumulator that starts at the bits of 1.5 * 2^23 reads as the f32 1.5 * 2^23 + sum, exactly, while |sum| <
 // 2^22 (127 * 127 * 256 is less), so scores need no conversion; the softmax takes the bias off. Where it
-// must not, and where mods change or hide scores, they are brought to scale 1 and bias 0 here.
+// must not, and where mods change or hide scores, they are brought to scale 1 and bias 0 (modify()).
 class Scores {
  public:
   explicit Scores(const AttentionBlock& block);
@@ -26,15 +25,17 @@ class Scores {
   void hold_queries();
 
   void multiply(dsl::SharedPtr keys);
-  // What mods change and hide in the tile, and what the softmax must not scale.
-  void modify(const dsl::Ring::Tile& tile);
+
+  static constexpr float kBias = 12582912.0f;
+  // The softmax's fma scales the scores and takes off the bias by its constant, whose last bit is then worth up
+  // to 1.5 units of s. Where a unit is more than this part of an octave, that is done before.
+  static dsl::Pred is_large(dsl::KernelBuilder& k, dsl::F32 unit);
 
   dsl::Accumulator elements;  // f32
   dsl::F32 scale, bias;       // of the lane's elements
 
  private:
   RowOperands queries(int k_step) const;
-  std::vector<dsl::F32> taken_by_smoothing() const;
 
   const AttentionBlock& block_;
   const dsl::OperandA q_;
