@@ -17,10 +17,10 @@ namespace {
 
 using namespace bundle_format;
 
-// Bases are chosen by sizes at a fast level, which order the candidates as the final one does.
+// Bases are chosen by sizes at a fast level, which order the candidates as the final one does, among
+// neighbours in name: they are neighbours in text.
 constexpr int kFastLevel = 3, kFinalLevel = 19;
-constexpr std::size_t kCandidates =
-    16;  // the latest bases; neighbours in name are neighbours in text
+constexpr std::size_t kNeighbours = 24;  // on each side
 
 struct FreeContext {
   void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
@@ -52,23 +52,65 @@ class Compressor {
   std::unique_ptr<ZSTD_CCtx, FreeContext> context_;
 };
 
-// For each text its base: the one that makes it smallest, if it at least halves it.
-std::vector<std::uint32_t> choose_bases(const std::vector<NamedText>& texts) {
-  Compressor compressor(kFastLevel);
-  std::vector<std::uint32_t> result(texts.size(), kNoBase), bases;
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    std::size_t smallest = compressor.frame(texts[i].text, {}).size() / 2;
-    const std::size_t candidates = std::min(bases.size(), kCandidates);
-    for (std::size_t back = 1; back <= candidates; ++back) {
-      const std::uint32_t base = bases[bases.size() - back];
-      const std::size_t size = compressor.frame(texts[i].text, texts[base].text).size();
-      if (size >= smallest) continue;
-      smallest = size;
-      result[i] = base;
+// Bytes of frames without a base and with that of a neighbour.
+class FrameSizes {
+ public:
+  explicit FrameSizes(const std::vector<NamedText>& texts) {
+    Compressor compressor(kFastLevel);
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      alone.push_back(compressor.frame(texts[i].text, {}).size());
+      const std::size_t end = std::min(i + kNeighbours + 1, texts.size());
+      std::vector<std::size_t>& row = of_.emplace_back();
+      for (std::size_t base = first(i); base < end; ++base) {
+        row.push_back(base == i ? alone[i]
+                                : compressor.frame(texts[i].text, texts[base].text).size());
+      }
     }
-    if (result[i] == kNoBase) bases.push_back(static_cast<std::uint32_t>(i));
   }
-  return result;
+  static std::size_t first(std::size_t i) { return i - std::min(i, kNeighbours); }
+  std::size_t end(std::size_t i) const { return std::min(i + kNeighbours + 1, alone.size()); }
+  std::size_t with(std::size_t i, std::size_t base) const { return of_[i][base - first(i)]; }
+
+  std::vector<std::size_t> alone;
+
+ private:
+  std::vector<std::vector<std::size_t>> of_;  // by text, from first() on
+};
+
+// For each text its base. As long as one more base makes the whole smaller, the one that saves most is taken.
+std::vector<std::uint32_t> choose_bases(const std::vector<NamedText>& texts) {
+  const FrameSizes sizes(texts);
+  std::vector<std::uint32_t> result(texts.size(), kNoBase);
+  std::vector<std::size_t> now = sizes.alone;
+  std::vector<bool> is_base(texts.size());
+  const auto each_gain = [&](std::size_t base, const auto& visit) {
+    for (std::size_t i = FrameSizes::first(base); i < sizes.end(base); ++i) {
+      if (i != base && !is_base[i] && sizes.with(i, base) < now[i]) visit(i);
+    }
+  };
+  for (;;) {
+    std::size_t best = texts.size();
+    std::ptrdiff_t most = 0;
+    for (std::size_t base = 0; base < texts.size(); ++base) {
+      if (is_base[base]) continue;
+      auto saved =
+          static_cast<std::ptrdiff_t>(now[base]) - static_cast<std::ptrdiff_t>(sizes.alone[base]);
+      each_gain(base, [&](std::size_t i) {
+        saved += static_cast<std::ptrdiff_t>(now[i] - sizes.with(i, base));
+      });
+      if (saved <= most) continue;
+      most = saved;
+      best = base;
+    }
+    if (best == texts.size()) return result;
+    is_base[best] = true;
+    now[best] = sizes.alone[best];
+    result[best] = kNoBase;
+    each_gain(best, [&](std::size_t i) {
+      now[i] = sizes.with(i, best);
+      result[i] = static_cast<std::uint32_t>(best);
+    });
+  }
 }
 
 void put(std::string& bytes, std::uint64_t number, int width) {
