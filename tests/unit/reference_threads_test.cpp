@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "tests/few_threads.h"
-#include "tools/reference/streaming_softmax.h"
+#include "tools/reference/parallel_for.h"
 
 using namespace sagegen::reference;
 using sagegen::test::FewThreads;

@@ -14,6 +14,7 @@
 #include "tools/reference/mod_list.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/rounding.h"
+#include "tools/reference/parallel_for.h"
 #include "tools/reference/streaming_softmax.h"
 
 namespace sagegen::reference {

@@ -12,6 +12,7 @@
 #include "tools/reference/quantize.h"
 #include "tools/reference/reference.h"
 #include "tools/reference/rounding.h"
+#include "tools/reference/parallel_for.h"
 #include "tools/reference/streaming_softmax.h"
 
 namespace sagegen::reference {

@@ -72,9 +72,4 @@ std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::in
 void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
             const SoftmaxOptions& options, double* o, double* lse);
 
-// Calls work(i) for i in [0, count) from `threads` threads (0: as many as the machine has), or from as many as
-// the system lets it make, the calling one among them. The
-// first exception is rethrown.
-void parallel_for(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work);
-
 }  // namespace sagegen::reference

@@ -10,6 +10,7 @@
 #include "sagegen/runtime/bundle.h"
 #include "sagegen/runtime/error.h"
 #include "sagegen/set.h"
+#include "tools/reference/parallel_for.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
@@ -89,9 +90,15 @@ Wanted wanted_artifacts(const std::vector<Kernel>& all, const Output& output) {
   Json kernels = Json::array();
   std::size_t bytes = 0;
   std::optional<Progress> progress(std::in_place, "emitting", all.size());
-  for (const Kernel& kernel : all) {
-    const Artifact artifact = emit_kernel(kernel, {});
+  std::vector<Artifact> artifacts(all.size());
+  reference::parallel_for(static_cast<std::int64_t>(all.size()), 0, [&](std::int64_t i) {
+    const auto index = static_cast<std::size_t>(i);
+    artifacts[index] = emit_kernel(all[index], {});
     progress->advance();
+  });
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const Kernel& kernel = all[i];
+    const Artifact& artifact = artifacts[i];
     const std::string& text = wanted.texts[artifact.key] = with_header(kernel, artifact);
     bytes += text.size();
     kernels.push_back({{"key", artifact.key},
