@@ -74,9 +74,10 @@ LAYERS = (
           layers=("error", "vocabulary", "families", "plans", "driver seam", "runtime", "runtime headers"),
           libraries=("fmt",), never_reaches=("llvm", "dsl", "codegen")),
     Layer("reference", ("tools/reference/",), libraries=("fmt", "nlohmann")),
+    Layer("model", ("tools/model/",), never_reaches=("llvm", "vocabulary")),
     Layer("tools", ("tools/",),
           layers=("error", "vocabulary", "emit interface", "line info", "families", "plans", "driver seam",
-                  "runtime headers", "reference"),
+                  "runtime headers", "reference", "model"),
           libraries=("fmt", "nlohmann", "CLI"), never_reaches=("llvm",)),
     Layer("runtime headers", ("runtime/include/",), layers=("error", "vocabulary", "driver seam"),
           never_reaches=("llvm",)),
@@ -248,6 +249,7 @@ CLEAN = {
     "runtime/driver/device.cpp": '#include "sagegen/runtime/device.h"\n#include "sagegen/kernel.h"\n',
     "runtime/emulator/ptx/module.h": '#include "sagegen/runtime/driver_api.h"\n',
     "tools/reference/reference.h": "#include <vector>\n",
+    "tools/model/prediction.h": "#include <vector>\n",
     "tools/sagegen/main.cpp": '#include <CLI/CLI.hpp>\n#include "sagegen/emit.h"\n'
                               '#include "tools/reference/reference.h"\n#include "sagegen/runtime/device.h"\n',
 }
@@ -286,6 +288,8 @@ BREACHES = (
      "emulator may not include runtime headers"),
     ("generator in the reference", "tools/reference/reference.h", '#include "sagegen/kernel.h"',
      "reference may not include vocabulary"),
+    ("vocabulary in the model", "tools/model/prediction.h", '#include "sagegen/kernel.h"',
+     "model may not include vocabulary"),
     ("internals in a tool", "tools/sagegen/main.cpp", '#include "sagegen/dsl/value.h"', "tools may not include dsl"),
     ("relative include", "runtime/driver/device.cpp", '#include "in_context.h"', "names no file of the project"),
     ("cycle of files", "generator/include/sagegen/error.h", '#include "sagegen/kernel.h"', "error may not include vocabulary"),

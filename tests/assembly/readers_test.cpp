@@ -1,13 +1,15 @@
 // What is read of ptxas: its report, and the loops of machine code. Neither needs ptxas.
 #include <catch2/catch.hpp>
 
-#include "tests/assembly/ptxas.h"
-#include "tests/assembly/sass.h"
+#include "tests/assembly/machine_code.h"
+#include "tools/model/loops.h"
+#include "tools/model/ptxas.h"
 
-namespace sagegen::assembly {
+namespace sagegen::model {
 namespace {
 
 using Indices = std::vector<std::size_t>;
+using namespace sagegen::test;
 
 TEST_CASE("a report of ptxas is clean only without spills and remarks") {
   const std::string clean =
@@ -37,26 +39,7 @@ TEST_CASE("a report of ptxas is clean only without spills and remarks") {
   CHECK(has_remark(clean + "ptxas info    : (C7517) Potential Performance Loss"));
 }
 
-// ---- machine code by hand ---------------------------------------------------------------
-
-constexpr std::uint64_t kAlways = 7ull << 12, kIf = 0ull << 12, kNever = 15ull << 12;
-constexpr std::uint64_t kSecondAlways = 7ull << 23;
-
-Instruction plain(int operation) {
-  return {.low = kAlways | static_cast<std::uint64_t>(operation), .high = kSecondAlways};
-}
-
-// A branch over `distance` instructions, counted from the next one, as sm_90 and later write it.
-Instruction branch(int distance, std::uint64_t guard) {
-  const std::int64_t words = std::int64_t{4} * distance;
-  const auto upper = static_cast<std::uint64_t>(words >> 8);
-  return {.low = 0x947u | guard | (static_cast<std::uint64_t>(words) & 0xff) << 16 | upper << 34,
-          .high = kSecondAlways | (upper >> 30 & 0x3ffff)};
-}
-
-Code code_of(std::vector<Instruction> instructions) {
-  return {.architecture = 90, .instructions = std::move(instructions)};
-}
+// ---- loops --------------------------------------------------------------------------------
 
 TEST_CASE("a loop is what leads back to its head, and nothing else") {
   const Instruction add = plain(0x021), exit = plain(operation::kExit);
@@ -130,4 +113,4 @@ TEST_CASE("bytes that are no cubin are refused") {
 }
 
 }  // namespace
-}  // namespace sagegen::assembly
+}  // namespace sagegen::model

@@ -5,34 +5,36 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstdint>
 
-#include "tests/assembly/ptxas.h"
-#include "tests/assembly/sass.h"
+#include "tests/assembly/needs_ptxas.h"
 #include "tools/bench/micro/micro.h"
+#include "tools/model/loops.h"
+#include "tools/reference/parallel_for.h"
 
 namespace sagegen::micro {
 namespace {
 
 std::string problem_of(const Program& program) {
-  const assembly::Assembled assembled = assembly::assemble(program.ptx, "sm_90a", "-v");
-  std::string problem = assembly::complaint(assembled.report);
+  const model::Assembled assembled = model::assemble(program.ptx, "sm_90a", "-v");
+  std::string problem = model::complaint(assembled.report);
   if (!problem.empty()) return problem;
-  const assembly::Code code = assembly::read_cubin(assembled.cubin);
-  const std::vector<assembly::Loop> loops = assembly::find_loops(code);
+  const model::Code code = model::read_cubin(assembled.cubin);
+  const std::vector<model::Loop> loops = model::find_loops(code);
   for (const SassCount& expected : program.sass) {
     int count = 0;  // the largest in any loop
-    for (const assembly::Loop& loop : loops) {
-      count = std::max(count, assembly::count(code, loop.body, expected.opcode));
+    for (const model::Loop& loop : loops) {
+      count = std::max(count, model::count(code, loop.body, expected.opcode));
     }
     if (count != expected.count) {
       return fmt::format("{} {} in the loop, {} wanted", count, expected.operation, expected.count);
     }
     if (!program.name.starts_with("rate_")) continue;
     // A rate must not be that of something else: counter, comparison, branch and very few more.
-    for (const assembly::Loop& loop : loops) {
-      if (assembly::count(code, loop.body, expected.opcode) != count) continue;
+    for (const model::Loop& loop : loops) {
+      if (model::count(code, loop.body, expected.opcode) != count) continue;
       const int all = static_cast<int>(loop.body.size()) -
-                      assembly::count(code, loop.body, assembly::operation::kNop);
+                      model::count(code, loop.body, model::operation::kNop);
       if (all > count + count / 50 + 5)
         return fmt::format("{} instructions in the loop, for {}", all, count);
     }
@@ -42,13 +44,14 @@ std::string problem_of(const Program& program) {
 
 TEST_CASE(
     "every kernel assembles without a spill or a remark, and its loop holds what is counted") {
-  assembly::skip_without_ptxas();
+  test::skip_without_ptxas();
   std::vector<Program> programs;
   for (const Benchmark& benchmark : all_benchmarks()) {
     programs.insert(programs.end(), benchmark.programs.begin(), benchmark.programs.end());
   }
   std::vector<std::string> problems(programs.size());
-  assembly::in_parallel(programs.size(), [&](std::size_t i) {
+  reference::parallel_for(static_cast<std::int64_t>(programs.size()), 0, [&](std::int64_t n) {
+    const auto i = static_cast<std::size_t>(n);
     try {
       problems[i] = problem_of(programs[i]);
     } catch (const std::exception& e) {
@@ -61,7 +64,7 @@ TEST_CASE(
 }
 
 TEST_CASE("a step that is missing shows in the count") {
-  if (assembly::ptxas_path().empty()) return;
+  if (model::ptxas_path().empty()) return;
   const std::vector<Benchmark> list = all_benchmarks();
   const auto program = [&](const std::string& name) {
     for (const Benchmark& benchmark : list) {

@@ -4,6 +4,7 @@
 // Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
+#include <cstdint>
 #include <exception>
 #include <set>
 #include <stdexcept>
@@ -11,14 +12,16 @@
 #include "sagegen/emit.h"
 #include "sagegen/set.h"
 #include "templates/attention/spec.h"
-#include "tests/assembly/ptxas.h"
-#include "tests/assembly/sass.h"
+#include "tests/assembly/needs_ptxas.h"
 #include "tests/random_kernels.h"
+#include "tools/model/loops.h"
+#include "tools/model/operation_class.h"
+#include "tools/reference/parallel_for.h"
 
 namespace sagegen {
 namespace {
 
-using assembly::Assembled;
+using model::Assembled;
 
 struct Job {
   Kernel kernel;
@@ -27,12 +30,12 @@ struct Job {
 };
 
 void assemble_all(std::vector<Job>& jobs) {
-  assembly::in_parallel(jobs.size(), [&](std::size_t i) {
+  reference::parallel_for(static_cast<std::int64_t>(jobs.size()), 0, [&](std::int64_t i) {
+    Job& job = jobs[static_cast<std::size_t>(i)];
     try {
-      jobs[i].assembled =
-          assembly::assemble(emit(jobs[i].kernel).code, to_string(jobs[i].target), "-v");
+      job.assembled = model::assemble(emit(job.kernel).code, to_string(job.target), "-v");
     } catch (const std::exception& error) {
-      jobs[i].assembled.report = std::string("error: ") + error.what();
+      job.assembled.report = std::string("error: ") + error.what();
     }
   });
 }
@@ -54,31 +57,20 @@ struct LoopCost {
   double slots_per_score = 0;
 };
 
-// INT8 multiplications of a warp's instruction: 16 rows, 8 columns, depth 32 or 16 (bit 75).
-int multiplications(const assembly::Instruction& imma) {
-  return 16 * 8 * ((imma.high >> 11 & 1) != 0 ? 32 : 16);
-}
-
 enum class Count { every_iteration, all };
 
 LoopCost main_loop(const std::string& cubin, int head_dim, Count count = Count::every_iteration) {
-  const assembly::Code code = assembly::read_cubin(cubin);
+  const model::Code code = model::read_cubin(cubin);
   LoopCost cost;
   std::size_t shortest = 0;
-  for (const assembly::Loop& loop : assembly::find_loops(code)) {
+  for (const model::Loop& loop : model::find_loops(code)) {
     int products = 0, others = 0;
     for (const std::size_t i : count == Count::all ? loop.body : loop.every) {
-      const assembly::Instruction& instruction = code.instructions[i];
-      switch (instruction.operation()) {
-        case assembly::operation::kImma:
-          products += multiplications(instruction);
-          break;
-        case assembly::operation::kHmma:
-        case assembly::operation::kQmma:
-          break;
-        default:
-          ++others;
-      }
+      const model::MmaWork work = model::mma_work(code.instructions[i]);
+      if (work.multiplications == 0)
+        ++others;
+      else if (model::is_integer(work.kind))
+        products += work.multiplications;
     }
     const int scores = products / head_dim;  // Q K is the only integer product
     const bool shorter = scores == cost.scores && loop.body.size() < shortest;
@@ -142,7 +134,7 @@ void check_length(const Job& job) {
 }
 
 TEST_CASE("every default kernel assembles without a spill or a remark, its loop as short as ever") {
-  assembly::skip_without_ptxas();
+  test::skip_without_ptxas();
   const std::vector<Kernel> kernels = default_kernels();
   REQUIRE(kernels.size() > 50);
   constexpr Target kHopper{.sm = 90};
@@ -154,14 +146,14 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
   assemble_all(jobs);
   for (const Job& job : jobs) {
     const std::string& report = job.assembled.report;
-    if (!assembly::complaint(report).empty()) {
+    if (!model::complaint(report).empty()) {
       FAIL_CHECK(job.kernel.key() << " on " << to_string(job.target) << ":\n" << report);
     }
   }
 
-  if (assembly::ptxas_major_version() != kMeasuredWith) {
+  if (model::ptxas_major_version() != kMeasuredWith) {
     WARN("loops are not measured: the figures are of ptxas " << kMeasuredWith << ", this is ptxas "
-                                                             << assembly::ptxas_major_version());
+                                                             << model::ptxas_major_version());
     return;
   }
   for (const Job& job : jobs) {
@@ -171,10 +163,10 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
 }
 
 TEST_CASE("a few instructions more in the loop are too many") {
-  assembly::skip_without_ptxas();
+  test::skip_without_ptxas();
   const Kernel kernel(attention::family(), {}, Target{.sm = 89});
   const auto cost_of = [&](const std::string& ptx) {
-    return main_loop(assembly::assemble(ptx, to_string(kernel.target())).cubin, 128);
+    return main_loop(model::assemble(ptx, to_string(kernel.target())).cubin, 128);
   };
   const std::string ptx = emit(kernel).code;
   std::string longer = ptx;
@@ -203,7 +195,7 @@ constexpr MeasuredMod kMeasuredMods[] = {
 };
 
 TEST_CASE("what a mod adds to the loop") {
-  assembly::skip_without_ptxas();
+  test::skip_without_ptxas();
   std::vector<Job> jobs;
   for (const MeasuredMod& mod : kMeasuredMods) {
     for (const int head_dim : {64, 128}) {
@@ -218,8 +210,8 @@ TEST_CASE("what a mod adds to the loop") {
     const std::string& report = jobs[i].assembled.report;
     const int head_dim = jobs[i].kernel.view(attention::family()).spec.head_dim;
     INFO(jobs[i].kernel.key() << ":\n" << report);
-    CHECK(assembly::complaint(report).empty());
-    if (assembly::ptxas_major_version() != kMeasuredWith) continue;
+    CHECK(model::complaint(report).empty());
+    if (model::ptxas_major_version() != kMeasuredWith) continue;
     const MeasuredMod& mod = kMeasuredMods[i / 2];
     // Where tiles are skipped nothing is done in every iteration: slow paths count, too.
     const bool skips = mod.mod == std::string("blocksparse");
@@ -244,7 +236,7 @@ int spills_allowed(const Kernel& kernel) {
 }
 
 TEST_CASE("kernels outside the default set assemble without a remark and spill little or nothing") {
-  assembly::skip_without_ptxas();
+  test::skip_without_ptxas();
   constexpr int kOfEach = 24;  // attention kernels, and kernels that prepare their inputs
   std::set<std::string> known;
   for (const Kernel& kernel : default_kernels()) known.insert(kernel.key());
@@ -261,11 +253,11 @@ TEST_CASE("kernels outside the default set assemble without a remark and spill l
   for (const Job& job : jobs) {
     const std::string& report = job.assembled.report;
     INFO(job.kernel.key() << ":\n" << report);
-    CHECK(assembly::registers(report) > 0);
-    CHECK_FALSE(assembly::has_remark(report));
+    CHECK(model::registers(report) > 0);
+    CHECK_FALSE(model::has_remark(report));
     const bool attention_kernel = is_attention(job.kernel);
-    if (attention_kernel && assembly::ptxas_major_version() != kMeasuredWith) continue;
-    CHECK(assembly::spilled_bytes(report) <= spills_allowed(job.kernel));
+    if (attention_kernel && model::ptxas_major_version() != kMeasuredWith) continue;
+    CHECK(model::spilled_bytes(report) <= spills_allowed(job.kernel));
   }
 }
 

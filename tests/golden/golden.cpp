@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "generator/codegen/codegen.h"
-#include "tests/assembly/ptxas.h"
+#include "tools/model/ptxas.h"
 
 namespace sagegen::golden {
 
@@ -76,8 +76,8 @@ std::vector<std::string> verb_instructions(const std::string& ptx) {
 }
 
 std::string ptxas_complaint(const std::string& ptx, Target target) {
-  if (assembly::ptxas_path().empty()) return "";
-  return assembly::assemble(ptx, to_string(target)).report;
+  if (model::ptxas_path().empty()) return "";
+  return model::assemble(ptx, to_string(target)).report;
 }
 
 }  // namespace sagegen::golden

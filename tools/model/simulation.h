@@ -1,0 +1,57 @@
+// One sub-core of an SM, cycle by cycle: its warps run a loop's hot path again and again, in order.
+//
+// An instruction issues when the stall count of the one before has run out, the scoreboards that it waits for are
+// clear, its pipe takes it, or the queue of the MIO does (MUFU, shared memory, loads, stores, copies), and the
+// scheduler picks its warp. Shared memory is that of four sub-cores: an access takes longer the busier the three
+// others are, which are as busy as this one.
+//
+// Not in it: caches and their misses, bank conflicts, tail effects of a grid, power, register banks and caches.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tools/model/assumptions.h"
+#include "tools/model/gpus.h"
+#include "tools/model/hot_path.h"
+
+namespace sagegen::model {
+
+// How the scheduler chooses among warps that can issue. Which one GPUs have is not known, so that predictions take
+// the mean of both.
+enum class Scheduling {
+  same_then_youngest,  // the warp that issued last unless it yields, else the one that started last
+  same_then_oldest,    // the warp that issued last, yield or not, else the one that started first
+};
+
+struct SubcoreLoad {
+  int warps = 2;              // of the sub-core
+  int warps_per_block = 1;    // of them, those that meet at a barrier; at least 1
+  double shared_stretch = 1;  // factor on accesses to shared memory, by the other sub-cores
+};
+
+// One run. The same input gives the same figure everywhere.
+struct Run {
+  Scheduling scheduling = Scheduling::same_then_youngest;
+  double start_distance =
+      0.3;  // between the starts of two warps, in passes at one instruction per cycle
+  std::uint32_t seed = 0;  // of the jitter
+  int iterations = 26;     // of each warp, about; the first third is not measured
+};
+
+// Cycles of the sub-core for one pass of one warp: time divided by passes of all its warps. The path is code for the
+// architecture of the GPU. Throws std::runtime_error if the GPU has no rate for an mma of the path, if the path is
+// empty, or if there is no warp.
+double simulate_run(const std::vector<Step>& path, const Gpu& gpu, const SubcoreLoad& load,
+                    const Assumptions& assumptions, const Run& run);
+
+// The mean over schedulings and seeds, with the stretch of shared memory that goes with it.
+struct SimulatedLoop {
+  double cycles = 0;               // harmonic mean: of the speed
+  double lowest = 0, highest = 0;  // of the runs
+  double shared_stretch = 1;
+};
+SimulatedLoop simulate(const std::vector<Step>& path, const Gpu& gpu, int warps,
+                       int warps_per_block, const Assumptions& assumptions);
+
+}  // namespace sagegen::model
