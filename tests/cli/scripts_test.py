@@ -7,11 +7,12 @@ import tempfile
 import unittest
 
 TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools")
-SHELL_SCRIPTS = ("quickstart.sh", "test.sh", "gpu_pack.sh", "gpu_check.sh", "install_packages.sh")
+SHELL_SCRIPTS = ("quickstart.sh", "test.sh", "gpu_pack.sh", "gpu_check.sh", "install_packages.sh",
+                 "install_ptxas.sh")
 PYTHON_SCRIPTS = ("accuracy_table.py", "check_layers.py", "record_inputs.py", "bench/attention_bench.py",
                   "bench/micro_table.py")
 REAL = ("bash", "cat", "dirname", "env", "grep", "sed")
-WORK = ("apt-cache", "apt-get", "cmake", "ctest", "dpkg-query", "mkdir", "mktemp", "rm", "sudo", "tar")
+WORK = ("apt-cache", "apt-get", "cmake", "ctest", "dpkg-query", "mkdir", "mktemp", "mv", "python3", "rm", "sudo", "tar")
 
 
 class Scripts(unittest.TestCase):
