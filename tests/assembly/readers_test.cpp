@@ -1,5 +1,9 @@
 // What is read of ptxas: its report, and the loops of machine code. Neither needs ptxas.
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
 
 #include "tests/assembly/machine_code.h"
 #include "tools/model/loops.h"
@@ -37,6 +41,28 @@ TEST_CASE("a report of ptxas is clean only without spills and remarks") {
   CHECK(spilled_bytes(spill) == 10);
   CHECK_FALSE(has_remark(spill));
   CHECK(has_remark(clean + "ptxas info    : (C7517) Potential Performance Loss"));
+}
+
+TEST_CASE("ptxas is looked for on PATH, in the toolkit, and where the script puts it") {
+  CHECK(ptxas_folders("/a::/b c", "/x/build/bin/sagegen") ==
+        std::vector<std::string>{"/a", "/b c", "/usr/local/cuda/bin", "/x/build/tools/ptxas"});
+  CHECK(ptxas_folders("", "") == std::vector<std::string>{"/usr/local/cuda/bin"});
+
+  namespace fs = std::filesystem;
+  const fs::path root = fs::temp_directory_path() / ("ptxas_test_" + std::to_string(getpid()));
+  const auto file_in = [&](const std::string& folder, fs::perms permissions) {
+    fs::create_directories(root / folder);
+    std::ofstream(root / folder / "ptxas") << "#!/bin/sh\n";
+    fs::permissions(root / folder / "ptxas", permissions);
+  };
+  file_in("a text", fs::perms::owner_read);
+  file_in("program", fs::perms::owner_all);
+  fs::create_directories(root / "folder" / "ptxas");
+  const auto in = [&](const std::string& folder) { return (root / folder).string(); };
+  CHECK(first_ptxas({in("absent"), in("folder"), in("a text"), in("program")}) ==
+        in("program") + "/ptxas");
+  CHECK(first_ptxas({in("absent"), in("folder")}).empty());
+  fs::remove_all(root);
 }
 
 // ---- loops --------------------------------------------------------------------------------

@@ -61,6 +61,14 @@ class InstallPtxas(unittest.TestCase):
         with open(self.calls, encoding="utf-8") as file:
             self.assertRegex(file.readline(), r"pip download .*--no-deps .*nvidia-cuda-nvcc==13\.0\.\d+\n")
 
+    def test_into_the_folder_that_tests_look_into(self):
+        root = os.path.dirname(self.bin)
+        os.mkdir(os.path.join(root, "tools"))
+        script = shutil.copy(SCRIPT, os.path.join(root, "tools"))
+        subprocess.run([os.path.join(self.bin, "bash"), script, "--force"], capture_output=True, check=True,
+                       env={"PATH": self.bin, "TMPDIR": self.temporary}, timeout=60)
+        self.assertTrue(os.access(os.path.join(root, "build", "tools", "ptxas", "ptxas"), os.X_OK))
+
     def test_does_nothing_where_there_is_one(self):
         self.fake("ptxas", ":")
         self.assertEqual(self.run_script(0), "")

@@ -20,12 +20,15 @@ namespace {
 
 constexpr const char* kToolkit = "/usr/local/cuda/bin";
 
-// build/tools/ptxas of a program in build/bin; empty if the system does not say where the program is.
-std::string folder_beside_program() {
+// Empty if the system does not say.
+std::string this_program() {
   std::error_code error;
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (error) return {};
-  return (program.parent_path().parent_path() / "tools" / "ptxas").string();
+  return error ? std::string() : program.string();
+}
+
+std::string folder_beside(const std::string& program) {
+  return (fs::path(program).parent_path().parent_path() / "tools" / "ptxas").string();
 }
 
 bool is_program(const std::string& path) {
@@ -38,18 +41,15 @@ std::string named_ptxas() {
   return name == nullptr ? std::string() : name;
 }
 
+std::string path_variable() {
+  const char* path = std::getenv("PATH");
+  return path == nullptr ? std::string() : path;
+}
+
 std::string find_ptxas() {
   const std::string named = named_ptxas();
   if (!named.empty()) return is_program(named) ? named : std::string();
-  const char* path = std::getenv("PATH");
-  std::istringstream directories((path != nullptr ? std::string(path) + ":" : std::string()) +
-                                 kToolkit + ":" + folder_beside_program());
-  for (std::string directory; std::getline(directories, directory, ':');) {
-    if (directory.empty()) continue;
-    const std::string candidate = directory + "/ptxas";
-    if (is_program(candidate)) return candidate;
-  }
-  return {};
+  return first_ptxas(ptxas_folders(path_variable(), this_program()));
 }
 
 struct Outcome {
@@ -103,6 +103,25 @@ int number_in(const std::string& text, const std::regex& pattern) {
 
 }  // namespace
 
+std::vector<std::string> ptxas_folders(const std::string& path, const std::string& program) {
+  std::vector<std::string> folders;
+  std::istringstream words(path);
+  for (std::string folder; std::getline(words, folder, ':');) {
+    if (!folder.empty()) folders.push_back(folder);
+  }
+  folders.emplace_back(kToolkit);
+  if (!program.empty()) folders.push_back(folder_beside(program));
+  return folders;
+}
+
+std::string first_ptxas(const std::vector<std::string>& folders) {
+  for (const std::string& folder : folders) {
+    const std::string candidate = folder + "/ptxas";
+    if (is_program(candidate)) return candidate;
+  }
+  return {};
+}
+
 const std::string& ptxas_path() {
   static const std::string path = find_ptxas();
   return path;
@@ -110,9 +129,9 @@ const std::string& ptxas_path() {
 
 std::string ptxas_places() {
   if (!named_ptxas().empty()) return "at " + named_ptxas() + ", which SAGEGEN_PTXAS names";
-  const std::string own = folder_beside_program();
-  return std::string("on PATH") + (own.empty() ? " or in " : ", in ") + kToolkit +
-         (own.empty() ? "" : " or in " + own);
+  const std::string program = this_program();
+  if (program.empty()) return std::string("on PATH or in ") + kToolkit;
+  return std::string("on PATH, in ") + kToolkit + " or in " + folder_beside(program);
 }
 
 const std::string& ptxas_version() {

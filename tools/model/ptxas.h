@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace sagegen::model {
 
@@ -9,6 +10,9 @@ namespace sagegen::model {
 // /usr/local/cuda/bin, else what tools/install_ptxas.sh has put beside the folder of this program (build/tools/ptxas
 // of build/bin). Empty if there is none.
 const std::string& ptxas_path();
+// The folders of that search, in order; path: a value of PATH, program: the path of this one.
+std::vector<std::string> ptxas_folders(const std::string& path, const std::string& program);
+std::string first_ptxas(const std::vector<std::string>& folders);  // that can be run; else empty
 // Where it was looked for, for messages: "on PATH, in ... or in ...".
 std::string ptxas_places();
 
