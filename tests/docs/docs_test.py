@@ -317,6 +317,8 @@ class Reference(unittest.TestCase):
                 cases += [("emit", [key, "--out", folder], ()), ("trace", [key], ()),
                           ("trace", [key, "--out", folder], ())]
             cases += [("inspect", [key], ("what", "how", "description"))]
+            if sagegen("inspect", "--model", key)[0] == 0:   # with the generator and ptxas
+                cases += [("inspect", ["--model", key], ("what", "how"))]
             self.assertIn(finding, self.page.text)
             for command, arguments, of_users in cases:
                 out = sagegen(command, "--json", *arguments)[1]

@@ -22,6 +22,7 @@ constexpr Variable kVariables[] = {
     {"CUDA_CACHE_DISABLE", "1: the CUDA driver compiles PTX anew at every start"},
     {"LD_LIBRARY_PATH", "where libcuda.so.1 is looked for first"},
     {"SAGEGEN_EMULATOR_LANES", "baseline, avx2 or avx512: the vectors that the emulator runs on"},
+    {"SAGEGEN_PTXAS", "the ptxas that `inspect --model` assembles with"},
 };
 
 std::string driver_version() {

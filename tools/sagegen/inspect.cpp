@@ -2,13 +2,16 @@
 
 #include "sagegen/set.h"
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/inspect_model.h"
 #include "tools/sagegen/kernel_choice.h"
+#include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
 
 struct InspectCommand {
-  std::string key;
+  std::string key, gpu;
+  bool model = false;
 };
 
 // Target and launch, the same for every family.
@@ -35,9 +38,19 @@ Section resources_section(const Kernel& kernel) {
   return section;
 }
 
+Exit print_prediction(const Kernel& kernel, const std::string& gpu, Output& output) {
+  const ModelReport report = model_report(kernel, gpu);
+  output.text(report.text);
+  Json json = Json::parse(to_json(kernel));
+  json["model"] = report.json;
+  output.json(json);
+  return Exit::ok;
+}
+
 Exit print_description(const InspectCommand& command, Output& output) {
   const Kernel kernel = kernel_of_key(command.key);
   kernel.validate();
+  if (command.model) return print_prediction(kernel, command.gpu, output);
   std::vector<Section> sections = kernel.describe();
   sections.push_back(resources_section(kernel));
   std::string text = kernel.key() + "\n";
@@ -62,10 +75,22 @@ Exit print_description(const InspectCommand& command, Output& output) {
 
 void add_inspect(App& app) {
   app.add<InspectCommand>(
-      "inspect", "say in words what a key means: spec, resources, scales, fragments",
-      "  sagegen inspect sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89",
+      "inspect",
+      "say in words what a key means: spec, resources, scales, fragments; or how fast it may be",
+      "  sagegen inspect sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89\n"
+      "  sagegen inspect --model --gpu L40S KEY        what its machine code lets expect; needs "
+      "ptxas",
       [](CLI::App& app_command, InspectCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();
+        const CLI::Option* model =
+            app_command.add_flag("--model", command.model,
+                                 "predict the speed of an attention kernel from its machine code "
+                                 "instead; no measurement");
+        CLI::Option* gpu = app_command.add_option(
+            "--gpu", command.gpu,
+            "for this GPU, such as RTX4090 (default: the usual one of the target)");
+        refuse_without(gpu, model);
+        refuse_empty(gpu);
       },
       print_description);
 }

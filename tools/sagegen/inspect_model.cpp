@@ -1,0 +1,186 @@
+#include "tools/sagegen/inspect_model.h"
+
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "templates/attention/spec.h"
+#include "tools/model/prediction.h"
+#include "tools/model/ptxas.h"
+#include "tools/sagegen/errors.h"
+#include "tools/sagegen/generator.h"
+
+namespace sagegen::cli {
+namespace {
+
+using model::OperationClass;
+
+std::string gpus_of(int architecture) {
+  std::vector<std::string> names;
+  for (const model::Gpu& gpu : model::gpus()) {
+    if (gpu.architecture == architecture) names.emplace_back(gpu.name);
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string all_gpus() {
+  std::vector<std::string> names;
+  for (const model::Gpu& gpu : model::gpus())
+    names.push_back(fmt::format("{} (sm_{})", gpu.name, gpu.architecture));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+const model::Gpu& chosen_gpu(const Kernel& kernel, const std::string& name) {
+  const int sm = kernel.target().sm;
+  const model::Gpu* gpu = name.empty() ? model::usual_gpu(sm) : model::find_gpu(name);
+  if (gpu == nullptr && name.empty()) {
+    throw SpecError(
+        fmt::format("the model knows no GPU of {}, but {}; take a key of another target",
+                    to_string(kernel.target()), all_gpus()));
+  }
+  if (gpu == nullptr) throw UsageError(fmt::format("--gpu {}: use one of {}", name, all_gpus()));
+  if (gpu->architecture != sm) {
+    throw UsageError(fmt::format(
+        "--gpu {} is sm_{}, and the key's target is {}: machine code is for one architecture; use "
+        "{}"
+        ", or the key of a kernel for sm_{}",
+        gpu->name, gpu->architecture, to_string(kernel.target()), gpus_of(sm), gpu->architecture));
+  }
+  return *gpu;
+}
+
+void require_ptxas() {
+  if (!model::ptxas_path().empty()) return;
+  throw FileError(
+      fmt::format("ptxas: --model assembles the kernel with it, and there is none {}; "
+                  "tools/install_ptxas.sh of the sources fetches it, and any CUDA toolkit has it",
+                  model::ptxas_places()));
+}
+
+int head_dim_of(const Kernel& kernel) {
+  if (&kernel.family() == &attention::family())
+    return kernel.view(attention::family()).spec.head_dim;
+  throw SpecError(
+      fmt::format("--model is about loops that multiply on tensor cores, and {} is no attention "
+                  "kernel; use the key of one",
+                  kernel.key()));
+}
+
+struct Assembly {
+  model::Code code;
+  int spilled_bytes;
+};
+
+Assembly assembled(const Kernel& kernel) {
+  const std::string ptx = emit_kernel(kernel, {}).code;
+  require_ptxas();
+  const model::Assembled result = model::assemble(ptx, to_string(kernel.target()), "-v");
+  if (result.cubin.empty()) {
+    throw CodegenError(
+        fmt::format("ptxas {} refuses the PTX of {}; another release may take it: {}",
+                    model::ptxas_version(), kernel.key(), result.report));
+  }
+  return {.code = model::read_cubin(result.cubin),
+          .spilled_bytes = model::spilled_bytes(result.report)};
+}
+
+std::string text_of(const Kernel& kernel, const model::Gpu& gpu, const Assembly& assembly,
+                    const model::Prediction& p) {
+  const model::LoopCounts& counts = p.counts;
+  std::string text =
+      fmt::format("{}\n\nprediction for {}, no measurement\n", kernel.key(), gpu.name);
+  text += fmt::format("  {} SMs at {} GHz ({})\n", gpu.sms, gpu.clock_ghz, gpu.source);
+  text += fmt::format(
+      "  ptxas {}: {} registers; {} bytes spilled, {} instructions of the loop spill\n",
+      model::ptxas_version(), assembly.code.registers, assembly.spilled_bytes, counts.spills);
+  text += fmt::format("  {} blocks on an SM, {} warps on each of its four sub-cores\n", p.blocks,
+                      p.warps);
+  text += fmt::format(
+      "\nmain loop: what a warp issues for a tile of {} scores, no score hidden, with the copy of "
+      "the next tile\n\n",
+      counts.scores);
+  Table table({"class", "instructions", "per score"});
+  const auto add = [&](const std::string& name, int count) {
+    table.add({name, std::to_string(count), fmt::format("{:.2f}", counts.slots_per_score(count))});
+  };
+  for (int c = 0; c < model::kOperationClasses; ++c) {
+    const int count = counts.of(static_cast<OperationClass>(c));
+    if (count > 0) add(std::string(to_string(static_cast<OperationClass>(c))), count);
+  }
+  add("all", counts.instructions);
+  text += table.text();
+  const model::Bounds& b = p.bounds;
+  text += fmt::format(
+      "\n  stall sum {} cycles\n"
+      "  cycles that each resource is busy: tensor {:.0f}, issue {:.0f}, MUFU {:.0f}, FMA {:.0f}, "
+      "ALU {:.0f}, "
+      "shared memory {:.0f}; stall sum / warps {:.0f}\n"
+      "  predicted: {:.0f} cycles of a sub-core per tile ({:.0f} to {:.0f}), {:.0f} TOPS; tensor "
+      "cores that never "
+      "wait: {:.0f} TOPS\n"
+      "  differences below 10 % rank nothing\n",
+      counts.stall_sum, b.tensor, b.issue, b.mufu, b.fma, b.alu, b.shared, b.stalls, p.cycles,
+      p.lowest, p.highest, p.tops, p.roof);
+  return text;
+}
+
+Json json_of(const model::Gpu& gpu, const Assembly& assembly, const model::Prediction& p) {
+  const model::LoopCounts& counts = p.counts;
+  Json classes = Json::array();
+  for (int c = 0; c < model::kOperationClasses; ++c) {
+    const int count = counts.of(static_cast<OperationClass>(c));
+    if (count == 0) continue;
+    classes.push_back({{"class", to_string(static_cast<OperationClass>(c))},
+                       {"instructions", count},
+                       {"slots_per_score", counts.slots_per_score(count)}});
+  }
+  const model::Bounds& b = p.bounds;
+  return {{"kind", "prediction"},
+          {"gpu", gpu.name},
+          {"ptxas", model::ptxas_version()},
+          {"registers", assembly.code.registers},
+          {"spilled_bytes", assembly.spilled_bytes},
+          {"blocks_per_sm", p.blocks},
+          {"warps_per_subcore", p.warps},
+          {"scores", counts.scores},
+          {"instructions", counts.instructions},
+          {"slots_per_score", counts.slots_per_score(counts.instructions)},
+          {"spill_instructions", counts.spills},
+          {"stall_sum", counts.stall_sum},
+          {"classes", classes},
+          {"bounds",
+           {{"tensor", b.tensor},
+            {"issue", b.issue},
+            {"mufu", b.mufu},
+            {"fma", b.fma},
+            {"alu", b.alu},
+            {"shared", b.shared},
+            {"stalls", b.stalls}}},
+          {"cycles", p.cycles},
+          {"lowest_cycles", p.lowest},
+          {"highest_cycles", p.highest},
+          {"tops", p.tops},
+          {"roof_tops", p.roof}};
+}
+
+}  // namespace
+
+ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
+  const int head_dim = head_dim_of(kernel);
+  const model::Gpu& gpu = chosen_gpu(kernel, gpu_name);
+  const Assembly assembly = assembled(kernel);
+  const Resources need = kernel.resources();
+  try {
+    const model::Prediction prediction = model::predict(
+        assembly.code, {.threads = need.threads, .dynamic_shared = need.dynamic_smem}, head_dim,
+        gpu);
+    return {.text = text_of(kernel, gpu, assembly, prediction),
+            .json = json_of(gpu, assembly, prediction)};
+  } catch (const model::NotModelled& error) {
+    throw SpecError(fmt::format("{} on {} is not modelled: {}; use another key or --gpu",
+                                kernel.key(), gpu.name, error.what()));
+  }
+}
+
+}  // namespace sagegen::cli
