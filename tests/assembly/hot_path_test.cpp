@@ -56,6 +56,19 @@ TEST_CASE("a block that hides scores is passed by") {
   CHECK(path->steps[1].jumps);
 }
 
+TEST_CASE("a way that hides no score is taken, though it is longer") {
+  // 4 FSEL and a jump, or 8 additions.
+  const auto path = hot_path(code_of(joined({{imma_s8(), branch(5, kIf)},
+                                             times(4, kHide),
+                                             {branch(8, kAlways)},
+                                             times(8, kAdd),
+                                             {hmma_f32(), branch(-17, kIf), kExit}})));
+  REQUIRE(path);
+  CHECK(path->header == 0);
+  CHECK(count_of(*path, operation::kFloatSelect) == 0);
+  CHECK(path->steps.size() == 12);
+}
+
 TEST_CASE("a block that copies the next tile is taken, with a selection in it") {
   const auto path =
       hot_path(loop_with(joined({times(4, copy_16_bytes()), {kHide}, times(20, kAdd)})));
@@ -107,6 +120,11 @@ TEST_CASE(
   REQUIRE(inner);
   CHECK(inner->header == 1);
   CHECK(inner->steps.size() == 3);
+  // The same where the outer loop has a tile of its own.
+  const auto peeled = hot_path(code_of(
+      {imma_s8(), hmma_f32(), imma_s8(), hmma_f32(), branch(-3, kIf), branch(-6, kIf), kExit}));
+  REQUIRE(peeled);
+  CHECK(peeled->header == 2);
   // A wait in the loop: 1 and 2.
   const auto outer =
       hot_path(code_of({imma_s8(), kAdd, branch(-2, kIf), hmma_f32(), branch(-5, kIf), kExit}));

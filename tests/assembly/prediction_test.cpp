@@ -107,6 +107,19 @@ TEST_CASE("a block of one warp leaves sub-cores idle where no other one fits") {
   CHECK(one.tops < 0.26 * one.roof);
 }
 
+TEST_CASE("warps of one block meet at its barrier, those of two blocks do not") {
+  // Two warps per sub-core either way. While one of them adds, the other one may multiply, unless it has to wait.
+  std::vector<Instruction> more{plain(operation::kBarrier)};
+  more.insert(more.end(), 400, plain(0x021, {.stall = 4}));
+  const Code code = attention_like(imma_s8(), kProducts, qmma_f32(), kProducts, more);
+  const Prediction apart = predict(code, {.threads = 128}, kHeadDim, gpu("RTX4090"));
+  const Prediction together = predict(code, {.threads = 256}, kHeadDim, gpu("RTX4090"));
+  CHECK(apart.warps == 2);
+  CHECK(together.warps == 2);
+  CHECK(together.blocks == 1);
+  CHECK(together.cycles > 1.1 * apart.cycles);
+}
+
 TEST_CASE("blocks of an SM are limited by registers, shared memory, warps") {
   const auto blocks = [](int registers, Launch launch, const char* name = "RTX4090",
                          int static_shared = 0) {

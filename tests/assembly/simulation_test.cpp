@@ -51,6 +51,16 @@ TEST_CASE("independent mma take what the tensor core takes") {
   check_near(cycles_of(repeated(100, hmma_f32()), 2, a100()), 100 * 8);
 }
 
+TEST_CASE("one mma waits in front of the tensor core, the next one holds its warp") {
+  // The third mma issues when the first one is done; then the additions, beside the tensor core.
+  std::vector<Instruction> path(3, imma_s8());
+  path.insert(path.end(), 40, plain(kAdd));
+  CHECK(cycles_of(loop_of(path), 1) == Approx(16 + 1 + 40).epsilon(0.03));
+  Assumptions none = certain();
+  none.waiting_mma = 0;
+  CHECK(cycles_of(loop_of(path), 1, rtx4090(), 1, none) == Approx(2 * 16 + 1 + 40).epsilon(0.03));
+}
+
 TEST_CASE("a chain takes its stalls, which other warps fill") {
   const std::vector<Step> chain = repeated(100, plain(kAdd, {.stall = 4}));
   check_near(cycles_of(chain, 1), 400);
@@ -105,6 +115,13 @@ TEST_CASE("units behind the queue take what they take, whoever waits") {
     check_near(cycles_of(repeated(100, plain(kMufu)), warps), 100 * 8);
   // LDSM.x4: 4 cycles of shared memory that four sub-cores share.
   check_near(cycles_of(repeated(100, ldsm_x4()), 2), 100 * 16);
+  // Two of them do not enter the queue at once.
+  const std::vector<Step> two =
+      loop_of({plain(kMufu), plain(0x189, {.stall = 1, .write_scoreboard = 0}),
+               plain(kAdd, {.stall = 4, .wait_mask = 1})});
+  Assumptions slower = certain();
+  slower.queue_interval += 4;
+  check_near(cycles_of(two, 1, rtx4090(), 1, slower), cycles_of(two, 1) + 4);
   // Of two units each one goes on while the other one is busy.
   std::vector<Instruction> both;
   for (int i = 0; i < 100; ++i) both.insert(both.end(), {plain(kMufu), plain(0x189)});
@@ -241,6 +258,29 @@ TEST_CASE("one instruction more, or a longer stall, makes no loop faster beyond 
     CHECK(cycles_of(more, warps, rtx4090(), 1, Assumptions()) >= cycles * (1 - kNoise));
     CHECK(cycles_of(longer, warps, rtx4090(), 1, Assumptions()) >= cycles * (1 - kNoise));
   }
+}
+
+TEST_CASE("a yield lets another warp go first, where the scheduler heeds it") {
+  RandomLoops random(17);
+  int differences = 0;
+  for (int i = 0; i < 10; ++i) {
+    const std::vector<Step> path = random.loop();
+    std::vector<Step> silent = path;
+    for (Step& step : silent) {
+      Control control = step.instruction.control();
+      control.yields = false;
+      step.instruction.set(control);
+    }
+    const auto cycles = [&](const std::vector<Step>& steps, Scheduling scheduling) {
+      return simulate_run(steps, rtx4090(), {}, certain(), {.scheduling = scheduling});
+    };
+    CHECK(cycles(path, Scheduling::same_then_oldest) ==
+          cycles(silent, Scheduling::same_then_oldest));
+    if (cycles(path, Scheduling::same_then_youngest) !=
+        cycles(silent, Scheduling::same_then_youngest))
+      ++differences;
+  }
+  CHECK(differences > 0);
 }
 
 TEST_CASE("the same loop has the same figure, and seeds differ little") {

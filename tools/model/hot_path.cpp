@@ -54,14 +54,10 @@ using Choices = std::array<Choice, kSeen>;  // by what is seen
 
 class Paths {
  public:
-  Paths(const Code& code, const Flow& flow, const std::vector<Loop>& loops, const Loop& loop)
-      : code_(code), flow_(flow), loop_(loop), choices_(flow.size()), done_(flow.size()) {
-    in_loop_ = membership(loop);
-    for (const Loop& inner : loops) {
-      if (inner.header != loop.header && in_loop_[inner.header]) {
-        inner_headers_.push_back({inner.header, membership(inner)});
-      }
-    }
+  Paths(const Code& code, const Flow& flow, const Loop& loop)
+      : code_(code), flow_(flow), loop_(loop), choices_(flow.size()) {
+    in_loop_.resize(flow.size());
+    for (const std::size_t i : loop.body) in_loop_[i] = true;
     for (const std::size_t i : from_last_to_first()) choose(i);
   }
 
@@ -85,18 +81,8 @@ class Paths {
   }
 
  private:
-  std::vector<bool> membership(const Loop& loop) const {
-    std::vector<bool> in(flow_.size());
-    for (const std::size_t i : loop.body) in[i] = true;
-    return in;
-  }
-
-  // Inner loops are passed through once.
-  bool goes_back(std::size_t from, std::size_t to) const {
-    return std::any_of(inner_headers_.begin(), inner_headers_.end(),
-                       [&](const auto& inner) { return inner.first == to && inner.second[from]; });
-  }
-
+  // What follows an instruction comes before it in this order, but for the way back in an inner loop. That has no
+  // choices yet when it is asked for, so that inner loops are passed through once.
   std::vector<std::size_t> from_last_to_first() const {
     std::vector<std::size_t> order;
     std::vector<bool> seen(flow_.size());
@@ -131,23 +117,20 @@ class Paths {
     for (const std::size_t to : flow_[i]) {
       if (to == loop_.header) {
         offer({}, kNone, 0);
-      } else if (in_loop_[to] && done_[to] && !goes_back(i, to)) {
+      } else if (in_loop_[to] && to != i) {
         for (int seen = 0; seen < kSeen; ++seen) {
           const Choice& rest = choices_[to][static_cast<std::size_t>(seen)];
           if (rest.exists) offer(rest.cost, to, seen);
         }
       }
     }
-    done_[i] = true;
   }
 
   const Code& code_;
   const Flow& flow_;
   const Loop& loop_;
   std::vector<bool> in_loop_;
-  std::vector<std::pair<std::size_t, std::vector<bool>>> inner_headers_;
   std::vector<Choices> choices_;
-  std::vector<bool> done_;
 };
 
 struct Candidate {
@@ -168,7 +151,7 @@ std::optional<HotPath> hot_path(const Code& code) {
   const std::vector<Loop> loops = find_loops(code);
   std::vector<Candidate> candidates;
   for (const Loop& loop : loops) {
-    const Paths paths(code, flow, loops, loop);
+    const Paths paths(code, flow, loop);
     if (paths.best().exists) candidates.push_back({&loop, paths.best().cost, paths.steps()});
   }
   const auto is_outer = [&](const Candidate& one) {
