@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -120,6 +121,95 @@ TEST_CASE("an instruction under a guard that is never true does not execute") {
   CHECK(Instruction{.low = kNever | 0x021u, .high = 0}.is_never_executed());
   CHECK_FALSE(plain(0x021).is_never_executed());
   CHECK_FALSE(Instruction{.low = kIf | 0x021u, .high = 0}.is_always_executed());
+}
+
+// ---- cubins -------------------------------------------------------------------------------
+
+template <typename Value>
+void put(std::string& bytes, std::size_t offset, Value value) {
+  if (bytes.size() < offset + sizeof value) bytes.resize(offset + sizeof value);
+  std::memcpy(bytes.data() + offset, &value, sizeof value);
+}
+
+// An ELF file for sm_`architecture` with sections of these names and contents.
+std::string elf(int architecture,
+                const std::vector<std::pair<std::string, std::string>>& sections) {
+  constexpr std::size_t kHeader = 64;
+  std::string bytes =
+                  "\x7f"
+                  "ELF",
+              names, headers;
+  put<std::uint8_t>(bytes, 8, 8);
+  put<std::uint16_t>(bytes, 0x12, 190);
+  put<std::uint32_t>(bytes, 0x30, static_cast<std::uint32_t>(architecture) << 8);
+  bytes.resize(kHeader);
+  const auto add = [&](const std::string& name, const std::string& content) {
+    const std::size_t header = headers.size();
+    put(headers, header, static_cast<std::uint32_t>(names.size()));
+    put(headers, header + 24, std::uint64_t{bytes.size()});
+    put(headers, header + 32, std::uint64_t{content.size()});
+    headers.resize(header + kHeader);
+    names += name + '\0';
+    bytes += content;
+  };
+  for (const auto& [name, content] : sections) add(name, content);
+  add(".shstrtab", "");
+  put(headers, headers.size() - kHeader + 24, std::uint64_t{bytes.size()});
+  bytes += names;
+  put(bytes, 0x28, std::uint64_t{bytes.size()});
+  put(bytes, 0x3a, static_cast<std::uint16_t>(kHeader));
+  put(bytes, 0x3c, static_cast<std::uint16_t>(sections.size() + 1));
+  put(bytes, 0x3e, static_cast<std::uint16_t>(sections.size()));
+  return bytes + headers;
+}
+
+std::string bytes_of(const Instruction& instruction) {
+  std::string bytes;
+  put(bytes, 0, instruction.low);
+  put(bytes, 8, instruction.high);
+  return bytes;
+}
+
+// An attribute of .nv.info with a symbol and a number: 0x2f is the count of registers.
+std::string attribute(std::uint8_t name, std::uint32_t number) {
+  std::string bytes;
+  put<std::uint8_t>(bytes, 0, 4);
+  put(bytes, 1, name);
+  put<std::uint16_t>(bytes, 2, 8);
+  put<std::uint32_t>(bytes, 4, 1);
+  put(bytes, 8, number);
+  return bytes;
+}
+
+TEST_CASE("a cubin gives its code, registers and shared memory") {
+  const std::string code = bytes_of(plain(0x021)) + bytes_of(plain(operation::kExit));
+  // A short attribute first, which has no bytes of its own; then that of stack frames.
+  const std::string info =
+      std::string("\x03\x2f\x07\x00", 4) + attribute(0x11, 999) + attribute(0x2f, 168);
+  const auto read = [&](int architecture, std::size_t shared) {
+    return read_cubin(
+        elf(architecture,
+            {{".nv.info", info}, {".text.k", code}, {".nv.shared.k", std::string(shared, '\0')}}));
+  };
+  const Code ada = read(89, 2048);
+  CHECK(ada.architecture == 89);
+  CHECK(ada.registers == 168);
+  CHECK(ada.static_shared == 2048);
+  REQUIRE(ada.instructions.size() == 2);
+  CHECK(ada.instructions[1].operation() == operation::kExit);
+  CHECK(read(120, 2048).static_shared == 1024);  // 1 KiB of it is the system's
+  CHECK(read(120, 0).static_shared == 0);
+
+  const Code bare = read_cubin(elf(89, {{".text.k", code}}));
+  CHECK(bare.registers == 0);
+  CHECK(bare.static_shared == 0);
+  CHECK_THROWS_WITH(read_cubin(elf(89, {{".text.k", code}, {".text.l", code}})),
+                    "the cubin has 2 kernels; one is read");
+  CHECK_THROWS_WITH(read_cubin(elf(89, {})), "the cubin has 0 kernels; one is read");
+  const std::string whole = elf(89, {{".nv.info", info}, {".text.k", code}});
+  constexpr std::size_t kUnread = 24;  // of the last header
+  for (std::size_t size = 0; size < whole.size() - kUnread; ++size)
+    CHECK_THROWS_AS(read_cubin(whole.substr(0, size)), std::runtime_error);
 }
 
 TEST_CASE("bytes that are no cubin are refused") {
