@@ -40,8 +40,7 @@ struct Instruction {
   bool is_always_executed() const { return guard() == kAlwaysTrue; }
   bool is_never_executed() const { return guard() == kNegated + kAlwaysTrue; }  // a mere delay
 
-  // Fields of registers; 255 is the register that reads as 0. What the third one holds depends on the form.
-  int destination() const { return static_cast<int>(bits(16, 8)); }
+  // Fields of source registers; 255 reads as 0. What the third one holds depends on the form.
   int source_a() const { return static_cast<int>(bits(24, 8)); }
   int source_b() const { return static_cast<int>(bits(32, 8)); }
   int source_c() const { return static_cast<int>(bits(64, 8)); }
