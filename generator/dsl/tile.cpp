@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 
 #include "sagegen/error.h"
@@ -174,10 +175,14 @@ MmaA OperandA::load(int row_block, int k_step, SourceLoc loc) const {
   return {*tile_.layout.type, k_->ldmatrix_x4(tile_.base + std::int64_t{block}, Transpose::no)};
 }
 
+TileLayout OperandB::layout(DType type, int rows, int row_bytes) {
+  return {rows, row_bytes, std::min(row_bytes, kPanelBytes), type};
+}
+
 OperandB::OperandB(KernelBuilder& k, const TileLayout& layout, SourceLoc loc)
     : k_(&k), layout_(layout) {
   const Caller caller(k, loc);
-  operand_type(layout, kPanelBytes, loc);
+  operand_type(layout, std::min(layout.row_bytes, kPanelBytes), loc);
   lane_offset_ = lane_offsets(layout, walk_columns(k));
 }
 
@@ -186,10 +191,12 @@ std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_pair, int 
   const Caller caller(*k_, loc);
   require_same(layout_, tile.layout, loc);
   require_inside(layout_, column_pair, 16, k_step, kStepBytes, loc);
-  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % 2)];
+  const int steps = layout_.panel_bytes / kStepBytes;  // of a panel
+  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % steps)];
+  const int chunk = k_step / steps * layout_.chunks_per_row();
   return two_columns(
       *layout_.type,
-      k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, k_step / 2 * 4), Transpose::no));
+      k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, chunk), Transpose::no));
 }
 
 TileLayout OperandV::layout(DType type, int keys, int channels) {

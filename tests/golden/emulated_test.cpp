@@ -364,10 +364,11 @@ TEST_CASE("the lanes of a warp see each other's shared memory behind a warp barr
 
 // A (32 x 64) times B (64 x 32) through shared memory, tiles -> fragments -> mma, by two warps of 16 rows.
 // Elements are small integers, so that every format and order of sums is exact.
-constexpr int kM = 32, kN = 32, kK = 64;
+constexpr int kM = 32, kN = 32;
 
 std::uint16_t bits_of(DType type, int value) {
   if (type == DType::s8) return static_cast<std::uint8_t>(value);
+  if (type == DType::s4) return static_cast<std::uint16_t>(value & 0xF);
   const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(value));
   const std::uint32_t sign = word >> 31;
   const int exponent = static_cast<int>(word >> 23 & 0xff) - 127;  // of a value that is not 0
@@ -384,29 +385,34 @@ std::uint16_t bits_of(DType type, int value) {
 
 int element(int row, int column, int seed) { return (row * 7 + column * 3 + seed) % 9 - 4; }
 
-// by_key: B lies with its rows (along k) in the tile's rows; otherwise its columns do.
-void check_product(DType type, bool by_key) {
-  INFO(to_string(type) << (by_key ? ", B by k" : ", B by column"));
-  const int bytes = bits(type) / 8;
-  const int b_rows = by_key ? kK : kN, b_columns = by_key ? kN : kK;
+// by_key: B lies with its rows (along k) in the tile's rows; otherwise its columns do. Of s4, two elements are a byte,
+// the first of them its lower half.
+void check_product(DType type, bool by_key, int depth = 64) {
+  INFO(to_string(type) << (by_key ? ", B by k" : ", B by column") << ", depth " << depth);
+  const auto row_bytes = [&](int elements) { return elements * bits(type) / 8; };
+  const int b_rows = by_key ? depth : kN, b_columns = by_key ? kN : depth;
   std::vector<std::uint8_t> in;
   const auto append = [&](int rows, int columns, const auto& value) {
     for (int row = 0; row < rows; ++row) {
       for (int column = 0; column < columns; ++column) {
         const std::uint16_t code = bits_of(type, value(row, column));
+        if (type == DType::s4 && column % 2 == 1) {
+          in.back() = static_cast<std::uint8_t>(in.back() | code << 4);
+          continue;
+        }
         in.push_back(static_cast<std::uint8_t>(code));
-        if (bytes == 2) in.push_back(static_cast<std::uint8_t>(code >> 8));
+        if (bits(type) == 16) in.push_back(static_cast<std::uint8_t>(code >> 8));
       }
     }
   };
-  append(kM, kK, [](int row, int column) { return element(row, column, 1); });
+  append(kM, depth, [](int row, int column) { return element(row, column, 1); });
   append(b_rows, b_columns, [&](int row, int column) {
     return by_key ? element(row, column, 5) : element(column, row, 5);
   });
 
   const auto out = run<std::int32_t>(in, kM * kN, 64, [&](KernelBuilder& k, const Buffers& at) {
-    const TileLayout a_layout{kM, kK * bytes, OperandA::kPanelBytes, type};
-    const TileLayout b_layout{b_rows, b_columns * bytes, OperandB::kPanelBytes, type};
+    const TileLayout a_layout{kM, row_bytes(depth), OperandA::kPanelBytes, type};
+    const TileLayout b_layout = OperandB::layout(type, b_rows, row_bytes(b_columns));
     const SharedTile a{a_layout, k.shared(a_layout.bytes(), kBankBytes)};
     const SharedTile b{b_layout, k.shared(b_layout.bytes(), kBankBytes)};
     copy_tile_async(k, a, {at.in, k.i64(a_layout.row_bytes)}, k.thread_idx(), 64);
@@ -418,7 +424,7 @@ void check_product(DType type, bool by_key) {
 
     const OperandA rows(k, a.rows_from(k.warp_idx() * 16));
     Accumulator sum(16, kN, k.i32(0));
-    const int steps = kK * bytes / 32;
+    const int steps = row_bytes(depth) / 32;
     for (int pair = 0; pair < kN / 16; ++pair) {
       for (int step = 0; step < steps; ++step) {
         const auto columns =
@@ -442,10 +448,10 @@ void check_product(DType type, bool by_key) {
   for (int row = 0; row < kM; ++row) {
     for (int column = 0; column < kN; ++column) {
       int expected = 0;
-      for (int i = 0; i < kK; ++i) expected += element(row, i, 1) * element(i, column, 5);
+      for (int i = 0; i < depth; ++i) expected += element(row, i, 1) * element(i, column, 5);
       const std::int32_t got = out[static_cast<std::size_t>(row * kN + column)];
       INFO(row << ", " << column);
-      if (type == DType::s8) {
+      if (type == DType::s8 || type == DType::s4) {
         CHECK(got == expected);
       } else {
         CHECK(std::bit_cast<float>(got) == static_cast<float>(expected));
@@ -454,11 +460,15 @@ void check_product(DType type, bool by_key) {
   }
 }
 
-TEST_CASE("products of matrices from tiles, of every type that mma takes in whole bytes") {
+TEST_CASE("products of matrices from tiles, of every type that mma takes") {
   for (const DType type : {DType::s8, DType::e4m3, DType::f16, DType::bf16}) {
     check_product(type, /*by_key=*/false);
   }
   for (const DType type : {DType::f16, DType::bf16}) check_product(type, /*by_key=*/true);
+  // Rows of 32 bytes, which are one panel of B, and of 64.
+  check_product(DType::s8, /*by_key=*/false, 32);
+  check_product(DType::s4, /*by_key=*/false, 64);
+  check_product(DType::s4, /*by_key=*/false, 128);
 }
 
 }  // namespace

@@ -29,9 +29,11 @@ std::vector<Case> cases() {
     for (const int rows : {16, 32, 64, 128, 256}) {
       const std::string n = std::to_string(rows) + " rows" + d;
       all.push_back({"queries, " + n, {rows, head_dim, dsl::OperandA::kPanelBytes}});
+      all.push_back({"INT4 queries, " + n, {rows, head_dim / 2, dsl::OperandA::kPanelBytes}});
       all.push_back({"output, " + n, {rows, 2 * head_dim, kBankBytes}});
       if (rows < 32) continue;
-      all.push_back({"keys, " + n, {rows, head_dim, dsl::OperandB::kPanelBytes}});
+      all.push_back({"keys, " + n, dsl::OperandB::layout(DType::s8, rows, head_dim)});
+      all.push_back({"INT4 keys, " + n, dsl::OperandB::layout(DType::s4, rows, head_dim / 2)});
       all.push_back({"f16 values, " + n, dsl::OperandV::layout(DType::f16, rows, head_dim)});
       if (rows < 64) continue;
       all.push_back({"e4m3 values, " + n, dsl::OperandV::layout(DType::e4m3, rows, head_dim)});

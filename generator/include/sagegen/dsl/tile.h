@@ -108,10 +108,12 @@ class OperandA {
   SharedTile tile_;  // as this lane addresses it
 };
 
-// B operand: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes.
+// B operand: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes, or of 32 where rows have
+// no more.
 class OperandB {
  public:
   static constexpr int kPanelBytes = 64;
+  static TileLayout layout(DType type, int rows, int row_bytes);
   OperandB(KernelBuilder& k, const TileLayout& layout, SourceLoc loc = SourceLoc::here());
   // Two column blocks, columns 16 column_pair .. +15, of one k step.
   std::array<MmaB, 2> load(const SharedTile& tile, int column_pair, int k_step,
