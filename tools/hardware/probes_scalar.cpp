@@ -223,9 +223,12 @@ void add_scalar_probes(std::vector<Probe>& probes) {
             f32_operands),
         100, 86));
   }
-  probes.push_back(simple("setp_gt_f32", "setp.gt.f32", 2, 1, 128,
-                          "\tsetp.gt.f32 %p1, %in0, %in1;\n\tselp.b32 %out0, 1, 0, %p1;\n",
-                          f32_operands));
+  for (const char* comparison : {"gt", "lt"}) {
+    probes.push_back(simple(
+        fmt::format("setp_{}_f32", comparison), fmt::format("setp.{}.f32", comparison), 2, 1, 128,
+        fmt::format("\tsetp.{}.f32 %p1, %in0, %in1;\n\tselp.b32 %out0, 1, 0, %p1;\n", comparison),
+        f32_operands));
+  }
   probes.push_back(on_device(simple("min_relu_s32", "min.relu.s32", 2, 1, 16,
                                     "\tmin.relu.s32 %out0, %in0, %in1;\n", random_words),
                              90, 80));
