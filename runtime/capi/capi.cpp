@@ -134,6 +134,7 @@ std::vector<const char*> attention_kernels(const Device& device) {
     const sagegen::Kernel kernel = parse_key(name);
     if (&kernel.family() == &attention::family() &&
         loads_on(kernel.target(), device.compute_capability()) &&
+        attention::runs_on(kernel.view(attention::family()).spec, device.compute_capability()) &&
         first_cuda_with(target_info(kernel.target()).ptx_version) <= cuda) {
       keys.push_back(name.data());
     }
@@ -155,14 +156,14 @@ Smoothing smoothing_of(const sagegen_attention_options& options) {
 }
 
 // FP8 where the device has it, whatever its driver: the load then says what the driver lacks.
-Target fp8_target(const Device& device) {
+Target fp8_target(const Device& device, std::string_view mode) {
   const Target target = best_target(device.compute_capability());
   if (!target_info(target).has(Feature::fp8_mma)) {
     throw SpecError(fmt::format(
-        "attention: mode \"int8-fp8\" needs FP8 tensor cores, and {} (compute capability {}.{}) "
+        "attention: mode \"{}\" needs FP8 tensor cores, and {} (compute capability {}.{}) "
         "has "
-        "none; use mode int8-fp16, or null for what suits the device",
-        device.name(), device.compute_capability() / 10, device.compute_capability() % 10));
+        "none; use FP16 P V (int8-fp16, int4-fp16), or null for what suits the device",
+        mode, device.name(), device.compute_capability() / 10, device.compute_capability() % 10));
   }
   return target;
 }
@@ -202,24 +203,30 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
         fmt::format("attention: mask is {}; there are SAGEGEN_MASK_NONE and SAGEGEN_MASK_CAUSAL",
                     options.mask));
   }
-  const Target target = mode == "int8-fp8" ? fp8_target(device) : best_target(device);
+  const attention::Mode* named = nullptr;
+  std::string names;
+  for (const attention::Mode& each : attention::modes()) {
+    if (each.name == mode) named = &each;
+    names.append(each.name).append(", ");
+  }
+  if (named == nullptr && !mode.empty()) {
+    throw ArgumentError(
+        fmt::format("attention: mode \"{}\" is unknown; there are {}option texts (\"head_dim=64 "
+                    "causal\") and the keys of attention kernels (sage_fwd_...)",
+                    mode, names));
+  }
+  const bool fp8 = named != nullptr && named->pv == DType::e4m3;
+  const Target target = fp8 ? fp8_target(device, mode) : best_target(device);
   attention::Spec spec = attention::usual_spec(target);
   spec.head_dim = options.head_dim;
   spec.io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16;
   spec.causal = options.mask == SAGEGEN_MASK_CAUSAL;
   spec.smoothing = smoothing;
-  if (mode == "int8-fp8") {
-    spec = attention::with_pv(spec, DType::e4m3);
-  } else if (mode == "int8-fp16") {
-    spec = attention::with_pv(spec, DType::f16);
-  } else if (!mode.empty()) {
-    throw ArgumentError(fmt::format(
-        "attention: mode \"{}\" is unknown; there are int8-fp8, int8-fp16, option texts "
-        "(\"head_dim=64 causal\") and the keys of attention kernels (sage_fwd_...)",
-        mode));
+  if (named != nullptr) {
+    spec = attention::with_pv(spec, named->pv);
+    spec.qk = named->qk;
   }
-  return {sagegen::Kernel(attention::family(), spec, target),
-          mode == "int8-fp8" ? "" : best_target_note(device)};
+  return {sagegen::Kernel(attention::family(), spec, target), fp8 ? "" : best_target_note(device)};
 }
 
 attention::Shape shape_of(const sagegen_shape& shape) {

@@ -12,7 +12,6 @@ using namespace dsl;
 
 namespace {
 
-constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
 constexpr int kScaleBytes = 4;
 
 }  // namespace
@@ -27,6 +26,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       q_group(view.spec.q_group),
       k_group(view.spec.k_group),
       io(view.spec.io),
+      qk(view.spec.qk),
       pv(view.spec.pv),
       per_thread(view.spec.granularity == Granularity::per_thread),
       two_level(view.spec.accumulation == Accumulation::two_level_f32),
@@ -38,10 +38,11 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       // At head_dim 128 it saves 2 to 4 % of the instructions with FP8 P V and spills with FP16, and the second
       // loop takes a kernel's emission beyond 20 ms.
       inner_loop(queries_in_registers && mods.first_tiles_may_be_whole()),
-      p_offset(pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0.0f),
+      p_offset(sagegen::attention::p_offset(view.spec)),
+      maximum_step(mods.change_scores() ? 0 : sagegen::attention::maximum_step(view.spec)),
       v_code(v_quantized ? largest_v_code(pv) : 1.0f),
-      q_tile{cta_q, head_dim, OperandA::kPanelBytes, DType::s8},
-      k_tile{cta_k, head_dim, OperandB::kPanelBytes, DType::s8},
+      q_tile{cta_q, code_row_bytes(), OperandA::kPanelBytes, qk},
+      k_tile(OperandB::layout(qk, cta_k, code_row_bytes())),
       v_tile(OperandV::layout(pv, cta_k, head_dim)),
       o_tile{cta_q, static_cast<int>(head_dim * kElementBytes), kBankBytes} {}
 
@@ -66,7 +67,7 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
                                  const AttentionPosition& at, const ParamReader<Params>& p)
     : k_(k), plan_(plan), kv_len_(p(&Params::kv_len)) {
-  const std::int64_t row_bytes = plan.head_dim;  // of codes
+  const std::int64_t row_bytes = plan.code_row_bytes();
   const I32 q_rows = p(&Params::q_len_padded), k_rows = p(&Params::kv_len_padded);
   const I64 first_q_row = k.to_i64(at.q_index) * k.to_i64(q_rows) + k.to_i64(at.first_query);
   const I64 first_k_row = k.to_i64(at.kv_index) * k.to_i64(k_rows);
@@ -95,13 +96,13 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
 }
 
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
-  copy_tile_async(k_, to, {q_codes_, k_.i64(plan_.head_dim)}, thread, plan_.threads);
+  copy_tile_async(k_, to, {q_codes_, k_.i64(plan_.code_row_bytes())}, thread, plan_.threads);
 }
 
 void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to) const {
   const std::int64_t tile_bytes = plan_.k_tile.bytes();
   const GlobalPtr from = k_codes_ + k_.to_i64(tile) * tile_bytes;
-  copy_tile_async(k_, to, {from, k_.i64(plan_.head_dim)}, thread, plan_.threads);
+  copy_tile_async(k_, to, {from, k_.i64(plan_.code_row_bytes())}, thread, plan_.threads);
 }
 
 // The caller's V ends at kv_len; codes are padded with zeros.

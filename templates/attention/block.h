@@ -20,17 +20,21 @@ struct AttentionPlan {
   int head_dim, cta_q, cta_k, stages, threads;
   int warp_rows;  // queries of one warp
   int q_group, k_group;
-  DType io, pv;
+  DType io, qk, pv;
   bool per_thread, two_level, v_quantized, smooth;
   bool whole_scores;  // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
   bool inner_loop;            // a loop without masks beside the one with; needs a few registers
   float p_offset;             // P <= 2^p_offset
+  float maximum_step;         // octaves; maxima of rows are multiples of it; 0: of none
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
   int q_scales() const { return per_thread ? 8 : 1; }  // of a group
   int k_scales() const { return per_thread ? 4 : 1; }
+  int code_row_bytes() const { return head_dim * bits(qk) / 8; }
+  dsl::Mma qk_mma() const { return qk == DType::s4 ? dsl::Mma::s4 : dsl::Mma::s8; }
+  int qk_steps() const { return q_tile.row_bytes / 32; }  // of the product Q K^T
   int stage_bytes() const { return k_tile.bytes() + v_tile.bytes(); }
   int shared_bytes() const;  // queries and stages, in the end O
   dsl::Mma pv_mma() const { return pv == DType::e4m3 ? dsl::Mma::e4m3 : dsl::Mma::f16; }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "templates/attention/mods/all.h"
 
 namespace sagegen::attention {
@@ -41,6 +43,15 @@ std::string v_codes(const Spec& spec) {
   return "V: f16 codes, one f32 scale per channel = amax / 1024; keys in order";
 }
 
+std::string p_format(const Spec& spec) {
+  const std::string against = maximum_step(spec) == 0
+                                  ? ""
+                                  : ", in octaves rounded up to the next whole number (but where "
+                                    "masks change scores)";
+  return fmt::format("P: {}, at most {:.0f}, against the running maximum{}", to_string(spec.pv),
+                     std::exp2(p_offset(spec)), against);
+}
+
 }  // namespace
 
 std::vector<Section> describe(const View& view) {
@@ -49,7 +60,9 @@ std::vector<Section> describe(const View& view) {
   const int rows = s.cta_q / s.warps;
   const bool fp8 = spec.pv == DType::e4m3;
   const int pv_depth = fp8 ? 32 : 16;
-  const int qk_mma = rows / 16 * (s.cta_k / 8) * (spec.head_dim / 32);
+  const bool int4 = spec.qk == DType::s4;
+  const int qk_depth = int4 ? 64 : 32, qk_run = qk_depth / 8;  // channels of an mma, of a register
+  const int qk_mma = rows / 16 * (s.cta_k / 8) * (spec.head_dim / qk_depth);
   const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);
 
   Section what{"what it computes",
@@ -66,9 +79,7 @@ std::vector<Section> describe(const View& view) {
        spec.smoothing == Smoothing::k
            ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
            : "K: quantized as it is",
-       q_scales(spec), k_scales(spec), v_codes(spec),
-       fp8 ? "P: e4m3 with the static scale 448, against the running maximum"
-           : "P: f16, between 0 and 1, against the running maximum",
+       q_scales(spec), k_scales(spec), v_codes(spec), p_format(spec),
        spec.accumulation == Accumulation::two_level_f32
            ? fmt::format("P V: each tile of {} keys is summed from zero in the tensor core, then "
                          "added to O in "
@@ -83,17 +94,19 @@ std::vector<Section> describe(const View& view) {
        fmt::format("keys come in tiles of {}, {} tiles of K and V in flight or in use", s.cta_k,
                    s.stages),
        fmt::format("grid (padded q_len / {}, q_heads, batch)", s.cta_q),
-       fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k32 s8), {} mma of P V and {} of "
+       fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k{} {}), {} mma of P V and {} of "
                    "the row sum ({})",
-                   qk_mma, pv_mma, pv_mma / (spec.head_dim / 8),
+                   qk_mma, qk_depth, to_string(spec.qk), pv_mma, pv_mma / (spec.head_dim / 8),
                    fp8 ? "m16n8k32 e4m3" : "m16n8k16 f16")}};
   const Section fragments{
       "fragments",
       {"lane l of a warp: g = l / 4, t = l mod 4",
-       "Q (A of m16n8k32): registers hold rows g, g + 8, g, g + 8 at channels 4t..4t+3 (first two) "
-       "and 16 + "
-       "4t..16 + 4t+3 (last two)",
-       "K (B of m16n8k32): registers hold key g at channels 4t..4t+3 and 16 + 4t..16 + 4t+3",
+       fmt::format("Q (A of m16n8k{0}): registers hold rows g, g + 8, g, g + 8 at channels "
+                   "{1}t..{1}t+{2} (first two) and {3} + {1}t..{3} + {1}t+{2} (last two)",
+                   qk_depth, qk_run, qk_run - 1, qk_depth / 2),
+       fmt::format("K (B of m16n8k{0}): registers hold key g at channels {1}t..{1}t+{2} and "
+                   "{3} + {1}t..{3} + {1}t+{2}",
+                   qk_depth, qk_run, qk_run - 1, qk_depth / 2),
        fmt::format("scores (C): keys 2t, 2t + 1 of every 8, of queries g and g + 8{}{}",
                    rows == 32 ? ", g + 16 and g + 24" : "",
                    per_thread(spec)

@@ -1,9 +1,11 @@
 // The family of attention kernels: fields, rules, resources, inputs.
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include <fmt/format.h>
 
+#include "sagegen/error.h"
 #include "templates/attention/describe.h"
 #include "templates/attention/mods/all.h"
 #include "templates/attention/params.h"
@@ -31,7 +33,8 @@ struct CopiedTile {
   int rows, row_bytes;
   bool copied_by(int threads) const {
     constexpr int kChunkBytes = 16, kPanelChunks = 4;
-    const int panel = kPanelChunks * rows, chunks = rows * row_bytes / kChunkBytes;
+    const int panel = std::min(kPanelChunks, row_bytes / kChunkBytes) * rows,
+              chunks = rows * row_bytes / kChunkBytes;
     return chunks % threads == 0 && (panel % threads == 0 || threads % panel == 0);
   }
 };
@@ -40,8 +43,9 @@ struct CopiedTile {
 std::optional<CopiedTile> uncopied(const View& v) {
   const bool fp8 = v.spec.pv == DType::e4m3;
   const int channels = v.spec.head_dim, cta_k = v.schedule.cta_k;
-  const CopiedTile tiles[] = {{"Q", v.schedule.cta_q, channels},
-                              {"K", cta_k, channels},
+  const int code_row = channels * bits(v.spec.qk) / 8;
+  const CopiedTile tiles[] = {{"Q", v.schedule.cta_q, code_row},
+                              {"K", cta_k, code_row},
                               {"V", fp8 ? channels : cta_k, fp8 ? cta_k : 2 * channels}};
   for (const CopiedTile& tile : tiles) {
     if (!tile.copied_by(32 * v.schedule.warps)) return tile;
@@ -73,6 +77,13 @@ RuleLayers<View> rules() {
         [](const View& v) {
           return fmt::format("pv e4m3 is refused on {}: its tensor cores have no FP8; use pv f16",
                              v.target.name);
+        }},
+       {[](const View& v) { return v.spec.qk == DType::s4 && !v.target.has(Feature::s4_mma); },
+        [](const View& v) {
+          return fmt::format(
+              "qk s4 is refused on {}: its tensor cores have no INT4, and the assembler would call "
+              "a routine of about 190 instructions for each product; use qk s8",
+              v.target.name);
         }},
        {[](const View& v) { return warp_rows(v) != 16 && warp_rows(v) != 32; },
         [](const View& v) {
@@ -217,7 +228,7 @@ const FamilyOf<Spec, Schedule>& family() {
           {
               field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
               field<&Spec::io>("io", "", io_types(), io_advice),
-              field<&Spec::qk>("qk", "qk_", words<DType>({{DType::s8, "s8"}}), codes_advice),
+              field<&Spec::qk>("qk", "qk_", code_types(), codes_advice),
               joined(field<&Spec::granularity>(
                   "granularity", "",
                   words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
@@ -279,12 +290,40 @@ Spec with_pv(Spec spec, DType pv) {
   return spec;
 }
 
+std::span<const Mode> modes() {
+  static constexpr Mode kModes[] = {{"int8-fp8", DType::s8, DType::e4m3},
+                                    {"int8-fp16", DType::s8, DType::f16},
+                                    {"int4-fp8", DType::s4, DType::e4m3},
+                                    {"int4-fp16", DType::s4, DType::f16}};
+  return kModes;
+}
+
+std::string_view mode_name(const Spec& spec) {
+  for (const Mode& mode : modes()) {
+    if (mode.qk == spec.qk && mode.pv == spec.pv) return mode.name;
+  }
+  throw InternalError("no mode has these codes of Q and K and this P V");
+}
+
+bool runs_on(const Spec& spec, int compute_capability) {
+  constexpr int kLastWithInt4 = 89;
+  return spec.qk != DType::s4 || compute_capability <= kLastWithInt4;
+}
+
+float maximum_step(const Spec& spec) { return spec.qk == DType::s4 ? 1.0f : 0.0f; }
+
+float p_offset(const Spec& spec) {
+  constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
+  if (spec.pv == DType::f16) return 0;
+  return spec.qk == DType::s4 ? std::floor(kLog2OfLargestE4m3) : kLog2OfLargestE4m3;
+}
+
 bool v_is_quantized(const Spec& spec) { return spec.pv == DType::e4m3 || spec.io != DType::f16; }
 
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {
   const std::int64_t channels = spec.head_dim;
-  const std::int64_t q_tile = schedule.cta_q * channels;
-  const std::int64_t k_tile = schedule.cta_k * channels;
+  const std::int64_t q_tile = schedule.cta_q * channels * bits(spec.qk) / 8;
+  const std::int64_t k_tile = schedule.cta_k * channels * bits(spec.qk) / 8;
   const std::int64_t v_tile = schedule.cta_k * channels * bits(spec.pv) / 8;
   const std::int64_t o_tile = schedule.cta_q * channels * bits(spec.io) / 8;
   return std::max(q_tile + schedule.stages * (k_tile + v_tile), o_tile);

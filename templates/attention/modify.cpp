@@ -114,10 +114,10 @@ void modify(const AttentionBlock& block, const Ring::Tile& tile, Scores& scores)
       return k.select(lane.hidden(row, column), k.f32(kHidden), (e - Scores::kBias) * unit);
     };
   };
-  scores.elements.update_if(k, hides || Scores::is_large(k, unit), scale_and_hide, before,
-                            hide_before);
+  scores.elements.update_if(k, hides || scores.is_large(unit), scale_and_hide, before, hide_before);
   scores.scale = scale_left;
   scores.bias = bias_left;
+  scores.scaled = true;
 }
 
 }  // namespace sagegen::attention

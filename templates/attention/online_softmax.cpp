@@ -30,12 +30,26 @@ OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
       if (!block.plan.whole_scores) {
         sink = sink - block.taken_by_smoothing(block.at, query) * kLog2E;
       }
-      maximum = k.max(sink - block.plan.p_offset, maximum);
+      const bool steps = block.plan.maximum_step != 0;
+      const F32 less_offset = steps ? on_grid(sink, true) : sink - block.plan.p_offset;
+      maximum = k.max(less_offset, maximum);
       sum = k.exp2(sink - maximum) * block.plan.v_code;
     }
     maximum_.push_back(k.var(maximum));
     sum_.push_back(k.var(sum));
   }
+}
+
+// A score, up to the next multiple of the step, less p_offset, which is a multiple, too. Adding 1.5 * 2^23 steps
+// leaves no smaller part of it. Scores as large as 2^22 steps stay as they are: they are multiples of more, and P
+// loses nothing.
+F32 OnlineSoftmax::on_grid(F32 score, bool may_be_large) const {
+  KernelBuilder& k = block_.k;
+  const float step = block_.plan.maximum_step;
+  const F32 one = k.f32(1.0f), p_offset = k.f32(block_.plan.p_offset);
+  F32 rounder = k.f32(Scores::kBias * step);
+  if (may_be_large) rounder = k.select(k.abs(score) < 0x1p22f * step, rounder, k.f32(0.0f));
+  return k.fma_up(k.fma_up(score, one, rounder), one, -(rounder + p_offset));
 }
 
 // One fma per element. Roundings of the maximum go up and those of what is taken off go down, so that no P
@@ -44,11 +58,14 @@ OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
 void OnlineSoftmax::update(Scores& scores) {
   KernelBuilder& k = block_.k;
   const F32 scale = scores.scale, minus_bias = -scores.bias;
-  const F32 maximum_shift = k.fma_up(scale, minus_bias, k.f32(-block_.plan.p_offset));
+  const bool steps = block_.plan.maximum_step != 0;
+  const F32 taken = steps ? scale * minus_bias  // exact
+                          : k.fma_up(scale, minus_bias, k.f32(-block_.plan.p_offset));
   rescale_.clear();
   for (int row = 0; row < scores.elements.lane_rows(); ++row) {
     const F32 largest = lane_max(k, scores.elements, row), before = maximum_[row];
-    const F32 maximum = k.max(before, quad_max(k, k.fma_up(largest, scale, maximum_shift)));
+    const F32 of_tile = quad_max(k, k.fma_up(largest, scale, taken));
+    const F32 maximum = k.max(before, steps ? on_grid(of_tile, scores.scaled) : of_tile);
     rescale_.push_back(k.exp2(before - maximum));
     const F32 shift = k.fma_down(scale, minus_bias, -maximum);
     for (int column = 0; column < scores.elements.lane_columns(); ++column) {

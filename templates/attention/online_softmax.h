@@ -26,6 +26,8 @@ class OnlineSoftmax {
   void write_lse(const AttentionPosition& at, const std::vector<dsl::F32>& sums) const;
 
  private:
+  dsl::F32 on_grid(dsl::F32 score, bool may_be_large) const;
+
   const AttentionBlock& block_;
   std::vector<RowOperands> p_;
   std::vector<dsl::F32> rescale_;

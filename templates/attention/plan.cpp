@@ -165,12 +165,21 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
 }  // namespace
 
 struct Plan::Impl {
+  // What a driver would load, but nobody wants.
+  static const Device& checked(const Device& device, const Spec& spec, const Kernel& asked) {
+    if (runs_on(spec, device.compute_capability())) return device;
+    throw SpecError(fmt::format(
+        "{} is refused on a device of compute capability {}.{}: its tensor cores have no INT4, and "
+        "the driver would emulate each product by about 190 instructions; use qk s8",
+        asked.key(), device.compute_capability() / 10, device.compute_capability() % 10));
+  }
+
   Impl(const Device& device, const Kernel& asked, const ArtifactSource& source)
       : kernel(asked),
         spec(asked.view(family()).spec),
         schedule(asked.view(family()).schedule),
         scratch(kScratch),
-        steps(device, steps_of(asked), asked, source) {}
+        steps(checked(device, spec, asked), steps_of(asked), asked, source) {}
 
   void check(const Shape& shape, const Arguments& arguments, const Layout& layout,
              DevicePtr workspace, std::size_t workspace_bytes) const;
@@ -343,10 +352,11 @@ Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& sou
     const bool has_no_older = error.result() == static_cast<int>(Result::unsupported_ptx_version) &&
                               kernel.view(family()).spec.pv == DType::e4m3;
     if (!has_no_older) throw;
-    throw DriverError(error.result(), error.call(),
-                      fmt::format("{}\nOr take FP16 P V (pv f16, mode int8-fp16): of FP8 P V there "
-                                  "is no PTX for older drivers.",
-                                  error.what()));
+    throw DriverError(
+        error.result(), error.call(),
+        fmt::format("{}\nOr take FP16 P V (pv f16, mode int8-fp16 or int4-fp16): of FP8 P V there "
+                    "is no PTX for older drivers.",
+                    error.what()));
   }
 }
 

@@ -8,6 +8,9 @@ namespace {
 
 constexpr std::int32_t kBiasBits = 0x4B400000;
 constexpr std::int32_t kLargestFoldedUnitBits = 0x3C000000;  // 2^-7
+constexpr std::int32_t kLargestExactUnitBits = 0x3F7FFFFF;   // less than 1, which is the step
+// So that bias * scale is exact.
+constexpr std::int32_t kShortScaleBits = ~3;
 
 }  // namespace
 
@@ -23,21 +26,27 @@ void Scores::load_scales(I32 tile, I32 thread) {
   loaded_k_scale_ = block_.inputs.k_scale(thread, tile);
 }
 
-void Scores::next_tile() { next_scale_ = loaded_q_scale_ * loaded_k_scale_; }
+void Scores::next_tile() {
+  KernelBuilder& k = block_.k;
+  const F32 product = loaded_q_scale_ * loaded_k_scale_;
+  next_scale_ =
+      block_.plan.maximum_step == 0 ? product : k.as_f32(k.as_bits(product) & kShortScaleBits);
+}
 
 // Bits of positive f32 are ordered as their values.
-Pred Scores::is_large(KernelBuilder& k, F32 unit) {
-  return k.as_bits(unit) > kLargestFoldedUnitBits;
+Pred Scores::is_large(F32 unit) const {
+  return block_.k.as_bits(unit) >
+         (block_.plan.maximum_step == 0 ? kLargestFoldedUnitBits : kLargestExactUnitBits);
 }
 
 Pred Scores::next_is_large() const {
   if (block_.mods.change_scores()) return block_.k.pred(false);
-  return block_.k.any(is_large(block_.k, next_scale_));
+  return block_.k.any(is_large(next_scale_));
 }
 
 void Scores::hold_queries() {
   std::vector<RowOperands> held;
-  for (int step = 0; step < block_.plan.head_dim / 32; ++step) held.push_back(queries(step));
+  for (int step = 0; step < block_.plan.qk_steps(); ++step) held.push_back(queries(step));
   held_queries_ = held;
 }
 
@@ -53,12 +62,13 @@ void Scores::multiply(SharedPtr keys) {
   elements = Accumulator(plan.warp_rows, plan.cta_k, block_.k.i32(kBiasBits));
   scale = next_scale_;
   bias = block_.k.f32(kBias);
-  for (int step = 0; step < plan.head_dim / 32; ++step) {
+  scaled = false;
+  for (int step = 0; step < plan.qk_steps(); ++step) {
     const RowOperands q = queries(step);
     for (int pair = 0; pair < elements.column_blocks() / 2; ++pair) {
       const std::array<MmaB, 2> key = k_.load({plan.k_tile, keys}, pair, step);
       for (int half = 0; half < 2; ++half) {
-        multiply_add(block_.k, Mma::s8, q, key[half], elements, 2 * pair + half);
+        multiply_add(block_.k, plan.qk_mma(), q, key[half], elements, 2 * pair + half);
       }
     }
   }

@@ -1,4 +1,4 @@
-// The scores of a tile, S = Q K^T: INT8 products and what they are worth.
+// The scores of a tile, S = Q K^T: integer products and what they are worth.
 #pragma once
 
 #include <vector>
@@ -27,12 +27,14 @@ class Scores {
   void multiply(dsl::SharedPtr keys);
 
   static constexpr float kBias = 12582912.0f;
-  // The softmax's fma scales the scores and takes off the bias by its constant, whose last bit is then worth up
-  // to 1.5 units of s. Where a unit is more than this part of an octave, that is done before.
-  static dsl::Pred is_large(dsl::KernelBuilder& k, dsl::F32 unit);
+  // The softmax's fma scales the scores and takes bias and maximum off by one constant. Maxima that are multiples
+  // of a step make it exact while a unit of s is less than the step; else its last bit is worth up to 1.5 units. Where
+  // a unit is too many octaves for that, scores are scaled before.
+  dsl::Pred is_large(dsl::F32 unit) const;
 
   dsl::Accumulator elements;  // f32
   dsl::F32 scale, bias;       // of the lane's elements
+  bool scaled = false;        // some may be: larger than 2^22 steps of the maximum
 
  private:
   RowOperands queries(int k_step) const;

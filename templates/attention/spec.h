@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <string_view>
 
 #include "sagegen/kernel.h"
 #include "templates/shared/quantization.h"
@@ -13,7 +15,7 @@ namespace sagegen::attention {
 struct Spec {
   int head_dim = 128;                                 // channels of one head
   DType io = DType::f16;                              // of Q, K, V and O: f16 or bf16
-  DType qk = DType::s8;                               // codes of Q and K
+  DType qk = DType::s8;                               // codes of Q and K: s8 or s4
   Granularity granularity = Granularity::per_thread;  // which elements share a scale
   int q_group = 32;  // rows of Q that are scaled together: 8 scales (per thread) or 1 (per block)
   int k_group = 64;  // rows of K that are scaled together: 4 scales (per thread) or 1 (per block)
@@ -43,9 +45,28 @@ Spec usual_spec(Target target, Granularity granularity = Granularity::per_thread
 // The same with P V in another dtype and the accumulation that goes with it.
 Spec with_pv(Spec spec, DType pv);
 
+// Formats of the two products by the name that people give them: "int4-fp8" is INT4 Q K^T and FP8 P V.
+struct Mode {
+  std::string_view name;
+  DType qk, pv;
+};
+std::span<const Mode> modes();
+std::string_view mode_name(const Spec& spec);
+
 // True if V reaches the kernel as codes of quantize_values with one f32 scale per channel; false if the
 // kernel reads the caller's V (f16 in, f16 PV).
 bool v_is_quantized(const Spec& spec);
+
+// False if a device loads kernels of the spec, but emulates what they ask of its tensor cores: INT4 on sm_90 and
+// later.
+bool runs_on(const Spec& spec, int compute_capability);
+
+// P is at most 2^p_offset: the largest number of its format, but a multiple of maximum_step.
+float p_offset(const Spec& spec);
+// The maximum of a row of INT4 scores is rounded up to a multiple of this, in octaves: so what the softmax takes
+// off the scores is exact while a unit of them is less, and of P an octave of range costs little beside INT4. 0:
+// maxima are what they are. A unit of INT8 scores is so small a part of an octave that it may round.
+float maximum_step(const Spec& spec);
 
 // Shared memory: the Q tile, then per stage one K and one V tile; in the end O.
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule);

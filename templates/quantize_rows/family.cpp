@@ -20,8 +20,10 @@ std::vector<Section> describe(const View& v) {
         s.group, s.scales, s.scales == 8 ? "r mod 8" : "(r mod 8) / 2", s.group, s.scales));
   }
   lines.push_back(fmt::format(
-      "codes {}; scale = amax / 127 over the rows that share it; codes are rounded to nearest even",
-      to_string(s.codes)));
+      "codes {}; scale = amax / {} over the rows that share it; codes are rounded to "
+      "nearest even",
+      s.codes == DType::s4 ? "s4, two in a byte, the first in the low half" : to_string(s.codes),
+      largest_code(s.codes)));
   if (s.fold) {
     lines.push_back(
         "the softmax scale and log2(e) are folded into the scale, so scores come out in base 2");
@@ -41,7 +43,7 @@ const FamilyOf<Spec>& family() {
       .room = "templates/quantize_rows",
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
-               field<&Spec::codes>("codes", "", words<DType>({{DType::s8, "s8"}}), codes_advice),
+               field<&Spec::codes>("codes", "", code_types(), codes_advice),
                field<&Spec::scales>("scales", "r", numbers({8, 4, 1})),
                field<&Spec::group>("group", "g", groups(), group_advice),
                flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold")},

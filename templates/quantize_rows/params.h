@@ -7,7 +7,7 @@ namespace sagegen::quantize_rows {
 
 struct Params {
   TensorParam rows;
-  Address codes;  // out s8  [B, H, LP, D]
+  Address codes;  // out s8 or s4 [B, H, LP, D]
   Address scale;  // out f32 [B, H, LP / group, scales]
   std::int32_t len;
   std::int32_t len_padded;

@@ -53,14 +53,16 @@ void QuantizeRows::build() {
   load_rows();
   F32 amax = k_.f32(0.0f);
   for (const RowPart& part : rows_) amax = max_abs(k_, part, amax);
-  const CodeScale code = code_scale(k_, amax_of_scale(amax), kLargestCode);
+  const CodeScale code = code_scale(k_, amax_of_scale(amax), largest_code(spec_.codes));
 
   first_padded_row_ =
       k_.to_i64(head_index_) * k_.to_i64(p_(&Params::len_padded)) + k_.to_i64(first_row_);
-  const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{spec_.head_dim};
+  const int row_bytes = spec_.head_dim * bits(spec_.codes) / 8;
+  const I32 channel_bytes = threads_.channel() * bits(spec_.codes) / 8;
+  const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{row_bytes};
   for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
-    store_codes(k_, rows_[pass], code.inverse,
-                codes + (row(pass) * spec_.head_dim + threads_.channel()));
+    store_codes(k_, spec_.codes, rows_[pass], code.inverse,
+                codes + (row(pass) * row_bytes + channel_bytes));
   }
   write_scales(code.scale);
   if (spec_.fold) write_lse_correction();

@@ -37,6 +37,7 @@ std::string_view to_string(Accumulation value) {
 Values head_dims() { return numbers({64, 128}); }
 Values io_types() { return words<DType>({{DType::f16, "f16"}, {DType::bf16, "bf16"}}); }
 Values pv_types() { return words<DType>({{DType::f16, "f16"}, {DType::e4m3, "e4m3"}}); }
+Values code_types() { return words<DType>({{DType::s8, "s8"}, {DType::s4, "s4"}}); }
 Values groups() { return numbers({16, 32, 64, 128}); }
 
 std::string head_dim_advice(int head_dim) {
@@ -52,10 +53,7 @@ std::string head_dim_advice(int head_dim) {
 
 std::string io_advice(int) { return "Q, K, V and O are f16 or bf16; convert them first"; }
 
-std::string codes_advice(int type) {
-  if (type == static_cast<int>(DType::s4)) return "INT4 is not generated yet; use s8";
-  return "Q and K are quantized to integers; use s8";
-}
+std::string codes_advice(int) { return "Q and K are quantized to integers; use s8 or s4"; }
 
 std::string pv_advice(int) { return "the second product takes P and V as f16 or e4m3"; }
 

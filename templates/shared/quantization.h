@@ -36,6 +36,9 @@ std::string_view to_string(Accumulation value);
 constexpr int q_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 8 : 1; }
 constexpr int k_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 4 : 1; }
 
+// Codes of Q and K are symmetric: -largest to largest.
+constexpr float largest_code(DType codes) { return codes == DType::s4 ? 7.0f : 127.0f; }
+
 // A thread of a quantization kernel keeps its part of a group, one value per row, in registers between
 // finding the scale and applying it. Of 255 registers 256 values do not fit: they would spill.
 inline constexpr int kMinGroup = 16, kMaxGroup = 128;
@@ -44,6 +47,7 @@ inline constexpr int kMinGroup = 16, kMaxGroup = 128;
 Values head_dims();
 Values io_types();
 Values pv_types();
+Values code_types();  // of Q and K
 Values groups();
 std::string head_dim_advice(int head_dim);
 std::string io_advice(int type);

@@ -84,9 +84,16 @@ CodeScale code_scale(KernelBuilder& k, F32 amax, float largest_code) {
           .scale = amax / largest};
 }
 
-void store_codes(KernelBuilder& k, const RowPart& part, F32 inverse, GlobalPtr to) {
+void store_codes(KernelBuilder& k, DType codes, const RowPart& part, F32 inverse, GlobalPtr to) {
   RowPart scaled;
   for (std::size_t i = 0; i < part.size(); ++i) scaled[i] = part[i] * inverse;
+  if (codes == DType::s4) {  // bytes of even and of odd codes, whose low halves are the codes
+    constexpr std::int32_t kLowHalves = 0x0F0F0F0F;
+    const I32 even = k.pack4(DType::s8, scaled[0], scaled[2], scaled[4], scaled[6]);
+    const I32 odd = k.pack4(DType::s8, scaled[1], scaled[3], scaled[5], scaled[7]);
+    k.store(to, (even & kLowHalves) | (odd & kLowHalves) << 4);
+    return;
+  }
   const I32 low = k.pack4(DType::s8, scaled[0], scaled[1], scaled[2], scaled[3]);
   const I32 high = k.pack4(DType::s8, scaled[4], scaled[5], scaled[6], scaled[7]);
   k.store_v2(to, {low, high});

@@ -51,7 +51,6 @@ template <dsl::Space S>
 RowPart load_f32x8(dsl::KernelBuilder& k, dsl::Ptr<S> from);
 
 // Codes are round(value * inverse), scale restores them. Values this small have codes 0.
-inline constexpr float kLargestCode = 127.0f;
 // Of a channel of V, in the type that P V multiplies.
 constexpr float largest_v_code(DType pv) { return pv == DType::e4m3 ? 448.0f : 1024.0f; }
 struct CodeScale {
@@ -60,7 +59,8 @@ struct CodeScale {
 };
 CodeScale code_scale(dsl::KernelBuilder& k, dsl::F32 amax, float largest_code);
 
-// Writes 8 INT8 codes.
-void store_codes(dsl::KernelBuilder& k, const RowPart& part, dsl::F32 inverse, dsl::GlobalPtr to);
+// Writes 8 codes: s8, or s4 in 4 bytes, the first in the lowest bits.
+void store_codes(dsl::KernelBuilder& k, DType codes, const RowPart& part, dsl::F32 inverse,
+                 dsl::GlobalPtr to);
 
 }  // namespace sagegen

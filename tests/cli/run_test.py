@@ -153,13 +153,26 @@ class JudgedRows(RunTest):
 class Modes(RunTest):
     def test_targets_and_modes(self):
         for target, mode, expected in (("sm_80", "int8", "int8-fp16"), ("sm_86", "int8-fp16", "int8-fp16"),
-                                       ("sm_89", "int8-fp16", "int8-fp16"), ("sm_120", "int8", "int8-fp8")):
+                                       ("sm_89", "int8-fp16", "int8-fp16"), ("sm_120", "int8", "int8-fp8"),
+                                       ("sm_80", "int4", "int4-fp16"), ("sm_86", "int4-fp16", "int4-fp16"),
+                                       ("sm_89", "int4", "int4-fp8")):
             if not GENERATOR and (target, mode) == ("sm_89", "int8-fp16"):
                 continue   # not in the embedded set
             with self.subTest(target=target, mode=mode):
                 report = self.run_json(*SMALL, "--target", target, "--mode", mode)
                 self.assertEqual((report["target"], report["mode"]), (target, expected))
                 self.assertTrue(report["passed"])
+
+    def test_int4_where_tensor_cores_have_it(self):
+        int8, int4 = (self.run_json(*SMALL, "--target", "sm_89", "--mode", mode) for mode in ("int8-fp8", "int4-fp8"))
+        self.assertIn("_qk_s4t_", int4["kernels"][-1])
+        self.assertGreater(int4["model"]["relative_l1"], 3 * int8["model"]["relative_l1"])
+        self.expect_error(SPEC, "spec error", ["qk s4 is refused on sm_120", "use qk s8"], "run", *SMALL, "--target", "sm_120",
+                          "--mode", "int4-fp8")
+        # A device loads the PTX of lower targets; Hopper would emulate this one's products.
+        self.expect_error(SPEC, "spec error", ["compute capability 9.0", "no INT4", "use qk s8"], "run", "--device", "emulator:sm_90",
+                          "--target", "sm_89", "--q-len", 64, "--mode", "int4-fp8")
+        self.expect_error(USAGE, "usage error", ["int4-fp16"], "run", *SMALL, "--mode", "int3")
 
     def test_f16_values_cost_less_accuracy_than_fp8(self):
         fp8 = self.run_json(*SMALL, "--target", "sm_89")

@@ -389,6 +389,9 @@ static void test_smoothing(sagegen_device* device) {
     printf("%s: error %g with K smoothing, %g without\n", modes[i][0], smoothed, plain);
     EXPECT(plain > 3 * smoothed); /* the option reaches the kernels */
   }
+  const double int4 = error_with(device, SAGEGEN_SMOOTH_K, "int4-fp8");
+  printf("int4-fp8: error %g\n", int4);
+  EXPECT(int4 > 0 && int4 < 0.02); /* less its mean, a K of two values is exact in INT4, too */
   sagegen_attention* plan = NULL;
   const sagegen_attention_options odd = {.head_dim = 128, .k_smoothing = 7};
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(device, &odd, &plan),

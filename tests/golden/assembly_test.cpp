@@ -82,6 +82,7 @@ LoopFigures main_loop(const std::string& cubin, int head_dim) {
 constexpr int kMeasuredWith = 13;
 constexpr double kSlack = 1.02;
 struct Measured {
+  DType qk;
   int sm, head_dim;
   DType io;
   double unmasked_slots;
@@ -90,14 +91,34 @@ struct Measured {
   int causal_stalls;
 };
 constexpr Measured kMeasured[] = {
-    {80, 64, DType::f16, 6.41, 1464, 6.41, 1419},   {80, 64, DType::bf16, 6.34, 1285, 6.34, 1385},
-    {80, 128, DType::f16, 8.75, 2564, 9.16, 2614},  {80, 128, DType::bf16, 8.59, 2540, 8.72, 2557},
-    {86, 64, DType::f16, 6.41, 1401, 6.41, 1349},   {86, 64, DType::bf16, 6.34, 1230, 6.34, 1329},
-    {86, 128, DType::f16, 8.83, 2545, 8.95, 2551},  {86, 128, DType::bf16, 8.64, 2605, 8.75, 2617},
-    {89, 64, DType::f16, 6.78, 1426, 6.81, 1444},   {89, 64, DType::bf16, 6.78, 1426, 6.81, 1444},
-    {89, 128, DType::f16, 8.95, 2548, 9.17, 2569},  {89, 128, DType::bf16, 8.95, 2548, 9.17, 2569},
-    {120, 64, DType::f16, 7.14, 1573, 7.17, 1579},  {120, 64, DType::bf16, 7.14, 1573, 7.17, 1579},
-    {120, 128, DType::f16, 9.78, 2834, 9.84, 2817}, {120, 128, DType::bf16, 9.78, 2834, 9.84, 2817},
+    {DType::s8, 80, 64, DType::f16, 6.41, 1464, 6.41, 1419},
+    {DType::s8, 80, 64, DType::bf16, 6.34, 1285, 6.34, 1385},
+    {DType::s8, 80, 128, DType::f16, 8.75, 2564, 9.16, 2614},
+    {DType::s8, 80, 128, DType::bf16, 8.59, 2540, 8.72, 2557},
+    {DType::s8, 86, 64, DType::f16, 6.41, 1401, 6.41, 1349},
+    {DType::s8, 86, 64, DType::bf16, 6.34, 1230, 6.34, 1329},
+    {DType::s8, 86, 128, DType::f16, 8.83, 2545, 8.95, 2551},
+    {DType::s8, 86, 128, DType::bf16, 8.64, 2605, 8.75, 2617},
+    {DType::s8, 89, 64, DType::f16, 6.78, 1426, 6.81, 1444},
+    {DType::s8, 89, 64, DType::bf16, 6.78, 1426, 6.81, 1444},
+    {DType::s8, 89, 128, DType::f16, 8.95, 2548, 9.17, 2569},
+    {DType::s8, 89, 128, DType::bf16, 8.95, 2548, 9.17, 2569},
+    {DType::s8, 120, 64, DType::f16, 7.14, 1573, 7.17, 1579},
+    {DType::s8, 120, 64, DType::bf16, 7.14, 1573, 7.17, 1579},
+    {DType::s8, 120, 128, DType::f16, 9.78, 2834, 9.84, 2817},
+    {DType::s8, 120, 128, DType::bf16, 9.78, 2834, 9.84, 2817},
+    {DType::s4, 80, 64, DType::f16, 6.45, 1297, 6.45, 1288},
+    {DType::s4, 80, 64, DType::bf16, 6.53, 1349, 6.53, 1349},
+    {DType::s4, 80, 128, DType::f16, 8.80, 2335, 9.20, 2365},
+    {DType::s4, 80, 128, DType::bf16, 8.64, 2308, 8.77, 2321},
+    {DType::s4, 86, 64, DType::f16, 6.45, 1236, 6.45, 1236},
+    {DType::s4, 86, 64, DType::bf16, 6.53, 1329, 6.53, 1329},
+    {DType::s4, 86, 128, DType::f16, 8.80, 2373, 9.20, 2402},
+    {DType::s4, 86, 128, DType::bf16, 8.64, 2344, 8.77, 2354},
+    {DType::s4, 89, 64, DType::f16, 7.11, 1413, 7.14, 1409},
+    {DType::s4, 89, 64, DType::bf16, 7.11, 1413, 7.14, 1409},
+    {DType::s4, 89, 128, DType::f16, 9.08, 2308, 9.28, 2324},
+    {DType::s4, 89, 128, DType::bf16, 9.08, 2308, 9.28, 2324},
 };
 
 // What is worse than measured; empty if nothing is.
@@ -127,7 +148,9 @@ bool has_mods(const Kernel& kernel) {
 LoopFigures measured_of(const Kernel& kernel) {
   const attention::Spec& spec = kernel.view(attention::family()).spec;
   for (const Measured& m : kMeasured) {
-    if (m.sm != kernel.target().sm || m.head_dim != spec.head_dim || m.io != spec.io) continue;
+    if (m.qk != spec.qk || m.sm != kernel.target().sm || m.head_dim != spec.head_dim ||
+        m.io != spec.io)
+      continue;
     if (spec.causal) return {.slots = m.causal_slots, .stall_sum = m.causal_stalls};
     return {.slots = m.unmasked_slots, .stall_sum = m.unmasked_stalls};
   }
@@ -155,7 +178,10 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
   std::vector<Job> jobs;
   for (const Kernel& kernel : kernels) {
     jobs.push_back({kernel, kernel.target(), {}});
-    if (kernel.target().sm < kHopper.sm) jobs.push_back({kernel, kHopper, {}});
+    const bool loads = is_attention(kernel)
+                           ? attention::runs_on(kernel.view(attention::family()).spec, kHopper.sm)
+                           : true;
+    if (kernel.target().sm < kHopper.sm && loads) jobs.push_back({kernel, kHopper, {}});
   }
   assemble_all(jobs);
   for (const Job& job : jobs) {
@@ -173,6 +199,41 @@ TEST_CASE("every default kernel assembles without a spill or a remark, its loop 
   for (const Job& job : jobs) {
     if (is_attention(job.kernel) && job.target == job.kernel.target() && !has_mods(job.kernel))
       check_loop(job);
+  }
+}
+
+// Where tensor cores have no INT4, assemblers put a call of a long routine in its place.
+TEST_CASE("INT4 products are instructions of the tensor cores, as many as half of those of INT8") {
+  test::skip_without_ptxas();
+  std::vector<Job> jobs;
+  for (const int sm : {80, 86, 89}) {
+    for (const int head_dim : {64, 128}) {
+      for (const DType qk : {DType::s8, DType::s4}) {
+        attention::Spec spec = attention::usual_spec({.sm = sm});
+        spec.head_dim = head_dim;
+        spec.qk = qk;
+        jobs.push_back({Kernel(attention::family(), spec, Target{.sm = sm}), {.sm = sm}, {}});
+      }
+    }
+  }
+  assemble_all(jobs);
+  const auto products = [](const Job& job, model::MmaKind kind) {
+    const std::optional<model::HotPath> path =
+        model::hot_path(model::read_cubin(job.assembled.cubin));
+    REQUIRE(path);
+    int count = 0;
+    for (const model::Step& step : path->steps) {
+      const model::MmaWork work = model::mma_work(step.instruction);
+      if (work.multiplications > 0 && work.kind == kind) ++count;
+    }
+    return count;
+  };
+  for (std::size_t i = 0; i < jobs.size(); i += 2) {
+    INFO(jobs[i + 1].kernel.key());
+    const int int8 = products(jobs[i], model::MmaKind::s8);
+    CHECK(int8 > 0);
+    CHECK(2 * products(jobs[i + 1], model::MmaKind::s4) == int8);
+    CHECK(products(jobs[i + 1], model::MmaKind::s8) == 0);
   }
 }
 

@@ -265,11 +265,46 @@ TEST_CASE("both alignments of every causal kernel, more and fewer queries than k
 // more than a unit of the integer scores.
 TEST_CASE("rows whose scores lie far apart are within their bounds", "[full]") {
   constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 2, .q_len = 300, .kv_len = 300};
-  const Kernel kernel = attention_on(86, {.head_dim = 64});
-  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
-    ref::Inputs inputs = inputs_for(kernel, "fa3_outlier", kShape, seed);
-    inputs.softmax_scale = 1;
-    check({.kernel = kernel, .inputs = inputs});
+  for (const DType qk : {DType::s8, DType::s4}) {
+    const Kernel kernel = attention_on(86, {.head_dim = 64, .qk = qk});
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      ref::Inputs inputs = inputs_for(kernel, "fa3_outlier", kShape, seed);
+      inputs.softmax_scale = 1;
+      check({.kernel = kernel, .inputs = inputs});
+    }
+  }
+}
+
+// A unit of INT4 scores is a part of an octave or several, of one row and tile this, of the next that: maxima that
+// are whole octaves, scores that the softmax scales and such as are scaled before, in one warp and row.
+TEST_CASE("INT4 scores with units around an octave", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 150, .kv_len = 330};
+  constexpr std::array kOfRows = {1.0f, 0x1p-5f, 4.0f};  // exact in f16
+  constexpr std::array kOfTiles = {1.0f, 4.0f, 0x1p-6f, 0.5f};
+  const auto scale_rows = [](ref::Tensor& tensor, std::int64_t run, const auto& by) {
+    for (std::int64_t head = 0; head < tensor.heads; ++head) {
+      for (std::int64_t t = 0; t < tensor.tokens; ++t) {
+        float* row = tensor.row(0, head, t);
+        const float factor = by[static_cast<std::size_t>(t / run) % by.size()];
+        for (std::int64_t c = 0; c < tensor.channels; ++c) row[c] *= factor;
+      }
+    }
+  };
+  for (const int sm : {80, 89}) {
+    for (const int head_dim : {64, 128}) {
+      for (const bool causal : {false, true}) {
+        const Kernel kernel =
+            attention_on(sm, {.head_dim = head_dim, .qk = DType::s4, .causal = causal});
+        for (const float unit : {0.4f, 0.95f, 1.0f, 1.5f, 2.5f}) {  // octaves, where factors are 1
+          ref::Inputs inputs = inputs_for(kernel, "normal", kShape, 17);
+          scale_rows(inputs.q, 1, kOfRows);
+          scale_rows(inputs.k, 64, kOfTiles);
+          inputs.softmax_scale = unit * 3.5f;
+          INFO("unit " << unit);
+          check({.kernel = kernel, .inputs = inputs, .alignment = CausalAlignment::bottom_right});
+        }
+      }
+    }
   }
 }
 
@@ -287,6 +322,11 @@ TEST_CASE("every distribution on every target", "[full]") {
           attention_on(kTargets[t], {.head_dim = turn % 2 == 0 ? 128 : 64,
                                      .io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16});
       check({.kernel = kernel, .inputs = inputs_for(kernel, name, kShape, 7)});
+      if (kTargets[t] == 120) continue;
+      attention::Spec int4 = spec_of(kernel);
+      int4.qk = DType::s4;
+      const Kernel of_int4 = attention_on(kTargets[t], int4);
+      check({.kernel = of_int4, .inputs = inputs_for(of_int4, name, kShape, 7)});
     }
   }
 }

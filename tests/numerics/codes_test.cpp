@@ -36,6 +36,7 @@ struct Setup {
   DType io = DType::f16;
   int head_dim = 128;
   Granularity granularity = Granularity::per_thread;
+  DType codes = DType::s8;  // of Q and K
   std::string distribution = "normal";
   ref::Shape shape;
 };
@@ -55,6 +56,12 @@ struct Workspace {
   std::vector<std::byte> bytes;
 
   Region region(const char* name) const { return regions.at(name); }
+  // Of Q or K, s8 or s4: two s4 in a byte, the first in the low half.
+  int code(const Region& region, std::int64_t index) const {
+    if (spec.qk == DType::s8) return at<std::int8_t>(region, index);
+    const int half = at<std::uint8_t>(region, index / 2) >> (index % 2 * 4) & 0xF;
+    return half < 8 ? half : half - 16;
+  }
   template <typename T>
   T at(const Region& region, std::int64_t index) const {
     T value;
@@ -83,6 +90,7 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   out.spec = attention::usual_spec(target, setup.granularity);
   out.spec.head_dim = setup.head_dim;
   out.spec.io = setup.io;
+  out.spec.qk = setup.codes;
   const Kernel kernel(attention::family(), out.spec, target);
   const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
   const attention::Shape shape{.batch = in.q.batch,
@@ -174,7 +182,7 @@ void check_rows(const Workspace& w, const RowsOfHead& where, const ref::RowCodes
     }
     for (std::int64_t c = 0; c < want.channels; ++c) {
       const double code =
-          w.at<std::int8_t>(where.codes, (where.head_index * where.padded + r) * want.channels + c);
+          w.code(where.codes, (where.head_index * where.padded + r) * want.channels + c);
       if (there) {
         check.integer(want.scaled[static_cast<std::size_t>(r * want.channels + c)], code);
       } else {
@@ -206,7 +214,7 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
          .group = w.spec.q_group,
          .scales_per_group = per_thread ? 8 : 1,
          .scale_factor = softmax_scale * std::numbers::log2e},
-        ref::quantize_rows(rows, in.q.channels, 8,
+        ref::quantize_rows(rows, in.q.channels, bits(w.spec.qk),
                            {.group = w.spec.q_group, .per_thread = per_thread, .divisor = 1}),
         check);
 
@@ -249,7 +257,7 @@ void check_k(const Workspace& w, const ref::Inputs& in) {
          .scales_per_group = per_thread ? 4 : 1,
          .divisor = 2,
          .scale_factor = 1.0},
-        ref::quantize_rows(rows, in.k.channels, 8,
+        ref::quantize_rows(rows, in.k.channels, bits(w.spec.qk),
                            {.group = w.spec.k_group, .per_thread = per_thread, .divisor = 2}),
         check);
   }
@@ -295,8 +303,9 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
 
 void check_codes(const Setup& setup) {
   INFO("sm_" << setup.sm << ", " << to_string(setup.io) << ", head_dim " << setup.head_dim << ", "
-             << to_string(setup.granularity) << ", " << setup.distribution << ", lengths "
-             << setup.shape.q_len << " and " << setup.shape.kv_len);
+             << to_string(setup.granularity) << ", " << to_string(setup.codes) << ", "
+             << setup.distribution << ", lengths " << setup.shape.q_len << " and "
+             << setup.shape.kv_len);
   ref::Shape shape = setup.shape;
   shape.head_dim = setup.head_dim;
   const ref::Inputs in = ref::generate(setup.distribution, shape, 5, io_type(setup.io));
@@ -316,13 +325,16 @@ TEST_CASE("codes and scales are those of double arithmetic, for every dtype and 
     for (const int head_dim : {64, 128}) {
       for (const DType io : {DType::f16, DType::bf16}) {
         for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
-          check_codes({.sm = sm,
-                       .profile = profile,
-                       .io = io,
-                       .head_dim = head_dim,
-                       .granularity = granularity,
-                       .distribution = "normal",
-                       .shape = kRagged});
+          for (const DType codes : {DType::s8, DType::s4}) {
+            check_codes({.sm = sm,
+                         .profile = profile,
+                         .io = io,
+                         .head_dim = head_dim,
+                         .granularity = granularity,
+                         .codes = codes,
+                         .distribution = "normal",
+                         .shape = kRagged});
+          }
         }
       }
     }
@@ -332,7 +344,10 @@ TEST_CASE("codes and scales are those of double arithmetic, for every dtype and 
 TEST_CASE("codes of biased K, outliers, zero channels and zero rows") {
   for (const ref::Distribution& d : ref::distributions()) {
     for (const DType io : {DType::f16, DType::bf16}) {
-      check_codes({.io = io, .head_dim = 64, .distribution = d.name, .shape = kRagged});
+      for (const DType codes : {DType::s8, DType::s4}) {
+        check_codes(
+            {.io = io, .head_dim = 64, .codes = codes, .distribution = d.name, .shape = kRagged});
+      }
     }
   }
 }

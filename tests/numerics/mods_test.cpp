@@ -258,6 +258,7 @@ struct Setting {
   DType io;
   Smoothing smoothing = Smoothing::k;
   attention::Schedule schedule = {};  // cta_q 0: what is usual
+  DType qk = DType::s8;
 };
 
 Kernel kernel_of(const Setting& setting, const Mods& mods, bool usual_schedule = true) {
@@ -266,6 +267,7 @@ Kernel kernel_of(const Setting& setting, const Mods& mods, bool usual_schedule =
   spec.head_dim = setting.head_dim;
   spec.io = setting.io;
   spec.smoothing = setting.smoothing;
+  spec.qk = setting.qk;
   for (const std::string& mod : mods) spec.*flag_of(words_of(mod)[0]) = true;
   if (usual_schedule) return {attention::family(), spec, target};
   spec.k_group = std::max(spec.k_group, setting.schedule.cta_k);
@@ -398,10 +400,12 @@ struct Turn {
 Turn turn_of(const Mods& mods, std::size_t composition, std::size_t turn) {
   const std::size_t n = composition + turn;
   const auto pick = [](const auto& of, std::size_t i) { return of[i % of.size()]; };
+  const bool int4 = pick(kTargets, n) < 90 && (composition + turn / 2) % 3 == 0;
   const Setting setting{.sm = pick(kTargets, n),
                         .head_dim = pick(kHeadDims, composition / 2 + turn / 3),
                         .io = pick(kIo, n / 2 + composition),
-                        .smoothing = pick(kSmoothings, turn / 5 + composition)};
+                        .smoothing = pick(kSmoothings, turn / 5 + composition),
+                        .qk = int4 ? DType::s4 : DType::s8};
   const Kernel kernel = kernel_of(setting, mods);
   const std::string distribution = pick(kDistributions, composition * 2 + turn);
   Scene scene{
@@ -439,7 +443,8 @@ TEST_CASE("every mask and bias, alone and together, in every setting", "[full]")
         const std::string smoothing(to_string(t.setting.smoothing));
         settings.insert(
             {fmt::format("sm_{}, smoothing {}", t.setting.sm, smoothing),
-             fmt::format("head_dim {}", t.setting.head_dim), std::string(to_string(t.setting.io)),
+             std::string(to_string(t.setting.qk)), fmt::format("head_dim {}", t.setting.head_dim),
+             std::string(to_string(t.setting.io)),
              fmt::format("{}, smoothing {}", t.distribution, smoothing),
              fmt::format("alignment {}, more queries: {}", static_cast<int>(t.scene.alignment),
                          t.scene.inputs.q.tokens > t.scene.inputs.k.tokens)});
@@ -449,7 +454,7 @@ TEST_CASE("every mask and bias, alone and together, in every setting", "[full]")
   CHECK(dark_rows > 1000);
 #define SAGEGEN_MOD(name) CHECK(met.contains(#name));
 #include "templates/attention/mods/mods.def"
-  const std::size_t all = kTargets.size() * kSmoothings.size() + kHeadDims.size() + kIo.size() +
+  const std::size_t all = kTargets.size() * kSmoothings.size() + kHeadDims.size() + kIo.size() + 2 +
                           kDistributions.size() * kSmoothings.size() + 2 * kAlignments.size();
   for (const auto& [mod, settings] : met) {
     INFO(mod << " has met " << fmt::format("{}", fmt::join(settings, "; ")));

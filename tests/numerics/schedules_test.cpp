@@ -79,8 +79,9 @@ std::vector<Kernel> legal_schedules(const Kernel& numbers) {
   return legal;
 }
 
-Kernel numbers_of(int head_dim, bool causal, DType io, DType pv, Target target) {
-  attention::Spec spec = attention::with_pv({.head_dim = head_dim, .io = io}, pv);
+Kernel numbers_of(int head_dim, bool causal, DType io, DType pv, Target target,
+                  DType qk = DType::s8) {
+  attention::Spec spec = attention::with_pv({.head_dim = head_dim, .io = io, .qk = qk}, pv);
   spec.causal = causal;
   return with(spec, {}, target);
 }
@@ -90,7 +91,8 @@ Target roomiest(DType pv) { return {.sm = pv == DType::e4m3 ? 89 : 80}; }
 
 // V reaches the kernel in three forms: FP8 codes and the caller's f16, each with both masks, and FP16 codes
 // (of bf16), which no mask cares about: each with a mask of its own, and on sm_120, whose PTX has other
-// instructions than the older targets', as far as that has room.
+// instructions than the older targets', as far as that has room. INT4 tiles of Q and K are half as large: with
+// FP8 and FP16 P V, a mask each.
 std::vector<std::vector<Kernel>> every_schedule() {
   std::vector<std::vector<Kernel>> forms;
   for (const int head_dim : {64, 128}) {
@@ -105,6 +107,11 @@ std::vector<std::vector<Kernel>> every_schedule() {
     for (Kernel& kernel : forms.back()) {
       const Kernel newer = kernel.on({.sm = 120});
       if (is_legal(newer)) kernel = newer;
+    }
+    for (const DType pv : {DType::e4m3, DType::f16}) {
+      const bool causal = (head_dim == 64) == (pv == DType::f16);
+      forms.push_back(
+          legal_schedules(numbers_of(head_dim, causal, DType::f16, pv, roomiest(pv), DType::s4)));
     }
   }
   return forms;
@@ -146,8 +153,10 @@ std::vector<Kernel> every_quantization(Chance& chance) {
     spec.head_dim = chance.one_of(std::array{64, 128});
     spec.io = chance.one_of(std::array{DType::f16, DType::bf16});
     spec.causal = chance.one_of(std::array{false, true});
-    const int sm = spec.pv == DType::e4m3 ? chance.one_of(std::array{89, 120})
-                                          : chance.one_of(std::array{80, 86, 89, 120});
+    spec.qk = chance.one_of(std::array{DType::s8, DType::s4});
+    int sm = spec.pv == DType::e4m3 ? chance.one_of(std::array{89, 120})
+                                    : chance.one_of(std::array{80, 86, 89, 120});
+    if (spec.qk == DType::s4 && sm == 120) sm = 89;
     all.push_back(chance.one_of(kernels_of(spec, {.sm = sm})));
   };
   const auto add_groups = [&](attention::Spec spec) {
@@ -168,7 +177,10 @@ std::vector<Kernel> every_quantization(Chance& chance) {
   for (const int q_group : kGroups) {
     for (const int k_group : kGroups) {
       const attention::Spec groups{.q_group = q_group, .k_group = k_group};
-      if (!kernels_of(groups, {.sm = 89}).empty()) add_groups(groups);
+      attention::Spec int4 = groups;
+      int4.qk = DType::s4;
+      if (!kernels_of(groups, {.sm = 89}).empty() && !kernels_of(int4, {.sm = 89}).empty())
+        add_groups(groups);
     }
   }
   return all;

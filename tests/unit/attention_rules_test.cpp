@@ -61,8 +61,13 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
       {"head_dim 96", [](Parts& s) { s.spec.head_dim = 96; }, {"head_dim 96", "pad"}},
       {"head_dim < 0", [](Parts& s) { s.spec.head_dim = -64; }, {"head_dim -64"}},
       {"io", [](Parts& s) { s.spec.io = DType::f32; }, {"io f32", "f16 or bf16"}},
-      {"s4", [](Parts& s) { s.spec.qk = DType::s4; }, {"INT4 is not generated yet", "use s8"}},
-      {"qk", [](Parts& s) { s.spec.qk = DType::e4m3; }, {"qk e4m3", "use s8"}},
+      {"s4",
+       [](Parts& s) {
+         s.spec.qk = DType::s4;
+         s.target = {.sm = 120};
+       },
+       {"qk s4 is refused on sm_120", "no INT4", "190 instructions", "use qk s8"}},
+      {"qk", [](Parts& s) { s.spec.qk = DType::e4m3; }, {"qk e4m3", "use s8 or s4"}},
       {"q_group 48",
        [](Parts& s) { s.spec.q_group = 48; },
        {"q_group 48", "power of two", "16 to 128"}},
@@ -157,7 +162,8 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
   check(Kernel(quantize_rows::family(), {.scales = 2}, sm89),
         {"scales 2 is refused: it must be 8, 4 or 1"});
   check(Kernel(quantize_rows::family(), {.group = 256}, sm89), {"group 256", "register"});
-  check(Kernel(quantize_rows::family(), {.codes = DType::s4}, sm89), {"INT4 is not generated yet"});
+  check(Kernel(quantize_rows::family(), {.codes = DType::f16}, sm89),
+        {"codes f16", "use s8 or s4"});
   for (const Target target : {sm80, sm89}) {
     CHECK(Kernel(kv_statistics::family(), {.k_sum = true}, target).violations().empty());
     CHECK(Kernel(quantize_rows::family(), {}, target).violations().empty());
@@ -171,12 +177,12 @@ TEST_CASE("several mistakes are reported together, and validate() shows them all
   Parts parts;
   parts.spec.head_dim = 96;
   parts.schedule.stages = 9;
-  parts.spec.qk = DType::s4;
+  parts.spec.qk = DType::f16;
   const Kernel kernel = parts.kernel();
   CHECK(kernel.violations().size() == 3);
   CHECK_THROWS_AS(kernel.validate(), SpecError);
   CHECK_THROWS_WITH(kernel.validate(), Contains(kernel.key()) && Contains("head_dim 96") &&
-                                           Contains("stages 9") && Contains("INT4"));
+                                           Contains("stages 9") && Contains("qk f16"));
   CHECK_NOTHROW(Parts().kernel().validate());
 
   // The same of rules: two of one layer.

@@ -1,5 +1,6 @@
 // Parts of the command-line tool that need no process: digests, tables, kernel choice, descriptions.
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include <algorithm>
 #include <atomic>
@@ -73,8 +74,7 @@ TEST_CASE("chosen kernels: each once, filtered or made for a target") {
   CHECK(keys({}) == keys({.keys = {}, .set_file = {}, .target = "all"}));
   std::size_t sum = 0;
   for (const TargetInfo& info : supported_targets()) {
-    for (const Kernel& kernel :
-         chosen_kernels({.keys = {}, .set_file = {}, .target = info.name})) {
+    for (const Kernel& kernel : chosen_kernels({.keys = {}, .set_file = {}, .target = info.name})) {
       CHECK(kernel.target() == info.target);
       ++sum;
     }
@@ -102,7 +102,11 @@ TEST_CASE("the model of a job follows its quantization") {
   CHECK(model.per_thread);
   CHECK(model.smooth_k);
   CHECK(model.pv == reference::QuantModel::Pv::e4m3);
-  CHECK((model.v_scaled && model.v_max == 448.0 && model.p_max == 448.0));
+  CHECK((model.v_scaled && model.v_max == 448.0));
+  CHECK((model.maximum_step == 0 && model.p_max == Approx(448.0)));
+  job.spec.qk = DType::s4;  // maxima are whole octaves, and so is p_offset
+  model = quant_model(job);
+  CHECK((model.qk_bits == 4 && model.maximum_step == 1 && model.p_max == 256.0));
   job.spec = attention::usual_spec({.sm = 80}, Granularity::per_block);
   job.spec.smoothing = Smoothing::none;
   model = quant_model(job);

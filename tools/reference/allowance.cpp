@@ -12,9 +12,9 @@
 #include "tools/reference/allowance_codes.h"
 #include "tools/reference/heads.h"
 #include "tools/reference/mod_list.h"
+#include "tools/reference/parallel_for.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/rounding.h"
-#include "tools/reference/parallel_for.h"
 #include "tools/reference/streaming_softmax.h"
 
 namespace sagegen::reference {
@@ -24,10 +24,11 @@ using namespace bounds;
 namespace {
 
 // Numbers as in the header.
-constexpr double kScoreRounding = 10 * 0x1p-24;
+constexpr double kScoreRounding = 10 * 0x1p-24, kShortScale = 6 * 0x1p-24;
 constexpr double kExponentials = 2 * 0x1p-22;  // P and a rescaling
+// Octaves; larger units are taken off before.
 constexpr double kLargestFoldedUnit = 0x1p-7;
-constexpr double kBiasUnits = 0x1.8p23;
+constexpr double kBiasUnits = 0x1.8p23, kExactUnits = 0x1p22;
 constexpr double kSmallShift = 0x1p-6;  // of the maximum, octaves: above, P rounds by itself
 constexpr double kF32Sum = 0x1p-23;
 constexpr double kQuotient = 0x1p-20;
@@ -78,6 +79,8 @@ class RowBound {
         place_(of_head),
         has_mods_(!mods.empty()),
         changes_(mods.change_scores()),
+        step_(changes_ ? 0 : m.maximum_step),
+        score_rounding_(kScoreRounding + (m.maximum_step > 0 ? kShortScale : 0)),
         cut_(kCutTerms * std::ldexp(1.0, -arithmetic.sum_bits)),
         two_level_(arithmetic.two_level),
         scale_(base2_scale(in)) {}
@@ -149,14 +152,17 @@ class RowBound {
     slope_[index(j)] = s.slope;
   }
 
-  // 2. of the header: the last bit of bias and maximum.
+  // 2. of the header: the last bit of bias and maximum, where their difference is not exact.
   void fold_bias(double q_scale) {
     double largest = 0;
     for (const double score : score_)
       if (score > -kInfinity) largest = std::max(largest, std::fabs(score));
+    largest += std::log2(m_.p_max) + step_;
     for (std::int64_t j = 0; j < visible_; ++j) {
       const double unit = q_scale * head_.keys.step[index(j)];
-      if (unit == 0 || unit > kLargestFoldedUnit || score_[index(j)] == -kInfinity) continue;
+      const bool exact =
+          step_ > 0 ? unit >= step_ || largest <= kExactUnits * unit : unit > kLargestFoldedUnit;
+      if (unit == 0 || exact || score_[index(j)] == -kInfinity) continue;
       const double last_bit = std::ldexp(1.0, std::ilogb(kBiasUnits * unit + largest) - 23);
       own_[index(j)] += last_bit;
       folded_ = std::max(folded_, last_bit);
@@ -188,7 +194,7 @@ class RowBound {
       for (std::int64_t c = 0; c < in_.k.channels; ++c) dot += q[c] * k[c];
       const double unit = q_scale * head_.keys.step[index(j)];
       const double rounding =
-          (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(unit * dot);
+          (score_rounding_ + head_.key_scale_error[index(j)]) * std::fabs(unit * dot);
       double own = rounding;
       for (const int c : undecided) own += unit * (std::abs(k[c]) + 1);
       for (const int c : head_.keys.undecided[index(j)])
@@ -227,6 +233,7 @@ class RowBound {
       tile_maximum_.push_back(maximum_);
       tile_own_.push_back(top_own);
     }
+    if (step_ > 0) return grid_maxima();
     of_tops_ = 0;
     double largest = 0;
     for (std::int64_t t = 0; t < static_cast<std::int64_t>(tile_maximum_.size()); ++t) {
@@ -250,6 +257,34 @@ class RowBound {
     top_error_ = std::max(top_error_, sink_ + sink_own_ - maximum_);
   }
 
+  // The same where maxima are multiples of a step: they differ where the largest score is as near to one
+  // as it is uncertain, whichever key it belongs to, then by that many steps.
+  void grid_maxima() {
+    double largest = 0;
+    for (const double maximum : tile_maximum_) largest = std::max(largest, std::fabs(maximum));
+    top_error_ = 0;
+    for (std::int64_t j = 0; j < visible_; ++j)
+      top_error_ = std::max(top_error_, score_[index(j)] + own_[index(j)] - maximum_);
+    if (sink_ > -kInfinity) top_error_ = std::max(top_error_, sink_ + sink_own_ - maximum_);
+
+    of_tops_ = shift_ = 0;
+    double low = sink_ - sink_own_, high = sink_ + sink_own_;
+    const auto grid = [&](double x) { return on_grid(x, m_.p_max, step_); };
+    maximum_ = grid(maximum_);
+    for (double& maximum : tile_maximum_) maximum = grid(maximum);
+    for (std::int64_t j = 0; j < visible_; ++j) {
+      low = std::max(low, score_[index(j)] - own_[index(j)]);
+      high = std::max(high, score_[index(j)] + own_[index(j)]);
+      const std::int64_t t = j / m_.tile_keys;
+      if ((j + 1) % m_.tile_keys != 0 && j + 1 != visible_) continue;
+      if (high == -kInfinity || is_gone(t)) continue;
+      shift_ = std::max(
+          {shift_, grid(high) - tile_maximum_[index(t)], tile_maximum_[index(t)] - grid(low)});
+    }
+    if (largest > kExactUnits * step_)
+      shift_ += std::min(kF32Sum * 2 * largest, std::log2(m_.p_max) + kSmallShift);
+  }
+
   // A tile of keys that mods take so far below the rest that nothing of it is left in the end, nor
   // of what f32 does to scores of that size.
   bool is_gone(std::int64_t t) const {
@@ -266,14 +301,18 @@ class RowBound {
   }
 
   double uncertainty(std::int64_t j) const {
-    return j == top_ ? kExponentials : own_[index(j)] + of_tops_ + kExponentials;
+    if (j == top_ && step_ == 0) return kExponentials;
+    return own_[index(j)] + of_tops_ + kExponentials;
   }
+  // How much lower the kernel's maximum may be.
+  double lower_shift() const { return step_ > 0 ? shift_ : 0; }
 
   // How far the kernel's code of P may be from the model's.
   double code_error(double x, double p, double code, double uncertainty) const {
     const double top = m_.p_max;
     if (shift_ <= kSmallShift && uncertainty <= 1) {
-      const double up = uncertainty * std::numbers::ln2 * (1 + uncertainty);
+      const double octaves = uncertainty + lower_shift();
+      const double up = octaves * std::numbers::ln2 * (1 + octaves);
       const double down = (uncertainty + shift_) * std::numbers::ln2;
       const double high = round_pv(m_.pv, std::min(p * (1 + up), top));
       const double low = round_pv(m_.pv, p * std::max(1 - down, 0.0));
@@ -444,7 +483,7 @@ class RowBound {
   // What is the same for all keys, or small: of log2 P.
   double common_error(std::int64_t j) const {
     if (changes_) return common_[index(j)] + kExponentials;
-    return (kScoreRounding + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
+    return (score_rounding_ + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
            folded_ + kExponentials;
   }
 
@@ -546,7 +585,7 @@ class RowBound {
 
   // How far log S, with the maximum it belongs to, may be off: 8. of the header.
   double shifted_sums() const {
-    const double lowest = -of_tops_, step = (shift_ - lowest) / kShifts;
+    const double lowest = -of_tops_ - lower_shift(), step = (shift_ - lowest) / kShifts;
     double low = 0, high = 0;
     if (sink_ > -kInfinity) {
       low = sink_weight() * std::exp2(-sink_own_ - kExponentials);
@@ -609,6 +648,8 @@ class RowBound {
   const Codes& queries_;
   Place place_;
   const bool has_mods_, changes_;
+  const double step_;  // of maxima
+  const double score_rounding_;
   const double cut_;
   const bool two_level_;
   const double scale_;

@@ -8,17 +8,21 @@
 // 1. Codes of Q and K. A kernel divides by the scale in f32 (an inverse and a product: 2^-21 of the scaled
 //    value), after it took a mean in f32 off K. The mean is off by at most
 //      d = D * 2^-24 * mean |k|,   D = keys / 256 + 64 additions one after another,
-//    so k / step by (d_channel + d_largest * |code| / 127) / step. A value that lies nearer than that to
+//    so k / step by (d_channel + d_largest * |code| / largest code) / step. A value that lies nearer than that to
 //    the middle of two codes may get the other one. Only those count: such a code of Q moves the score of
 //    key j by |k code| units, one of K by |q code| units (and by what 4 d is worth).
 // 2. Scores in f32: ten roundings of scale, product and maximum, 10 * 2^-24 * |s|, and d / amax of K's
 //    scale. Where a unit is at most 2^-7 octave, the bias of the integer scores (1.5 * 2^23) is taken off
 //    in the fma of the softmax, whose constant is off by up to its last bit, at most 1.5 units.
+//    Where maxima are multiples of a step, scales have 22 significant bits, which is worth 6 roundings more, and that
+//    constant is exact while a unit is less than the step; with larger units the bias is taken off before.
 // 3. Exponentials: ex2.approx.f32 is within 2 ulp, 2^-22, for P and for the rescaling.
 //    1 to 3 make an uncertainty r of log2 P, against the key with the largest score. The row's maximum
 //    itself may be up to 1.5 units or one rounding higher than in the model, c, in each tile anew: that
 //    scales all P of the tile down, before they round, and the tile as a whole up. Where the codes of a key
 //    are undecided, it may be the maximum itself: c is as much higher as its score may be, without a limit.
+//    Maxima that are multiples of a step are those of the model, but where a score that is as uncertain as it is
+//    crosses a step: then they are higher, or lower, by c, the steps that it may cross.
 // 4. Codes of P: monotone in P, so the kernel's lies between the codes of P 2^-(r+c) and P 2^r (at most
 //    the largest P). Where c is large (of roundings alone, for |s| of 10^4 and more, at most log2 of the
 //    largest P), both round by themselves: half a step of each, the smallest step is 2^c times as coarse,

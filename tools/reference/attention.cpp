@@ -9,10 +9,10 @@
 
 #include "tools/reference/heads.h"
 #include "tools/reference/mod_list.h"
+#include "tools/reference/parallel_for.h"
 #include "tools/reference/quantize.h"
 #include "tools/reference/reference.h"
 #include "tools/reference/rounding.h"
-#include "tools/reference/parallel_for.h"
 #include "tools/reference/streaming_softmax.h"
 
 namespace sagegen::reference {
@@ -248,6 +248,7 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
                     .tile_keys = m.tile_keys,
                     .p_max = m.p_max,
                     .round_p = rounding_of(m.pv),
+                    .maximum_step = mods.change_scores() ? 0 : m.maximum_step,
                     .mods = mods.empty() ? nullptr : &mods},
                    threads, progress, make_kv, make_queries);
 }

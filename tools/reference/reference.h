@@ -69,7 +69,10 @@ struct QuantModel {
   bool v_scaled = true;  // per-channel scale of V (amax / v_max)
   double v_max = 448.0;
   double p_max = 448.0;  // static scale of P: 448 for e4m3, 1 for f16
-  int tile_keys = 64;    // P is quantized against the running maximum of the tiles so far
+  // Maxima, less log2(p_max), are rounded up to multiples of this many octaves, but those of scores that mods
+  // change; 0: they are not.
+  double maximum_step = 0;
+  int tile_keys = 64;  // P is quantized against the running maximum of the tiles so far
   IoType output = IoType::f16;
 };
 Output model(const Inputs& inputs, const QuantModel& model, int threads = 0);

@@ -72,7 +72,10 @@ bool modify(const ModList& mods, Place place, double shift, double* scores, std:
 double softmax_step(double* scores, std::int64_t visible, std::int64_t tile,
                     const SoftmaxOptions& options, double& maximum, double& sum) {
   double top = maximum;
-  for (std::int64_t j = 0; j < visible; ++j) top = std::max(top, scores[j]);
+  double of_tile = -kInfinity;
+  for (std::int64_t j = 0; j < visible; ++j) of_tile = std::max(of_tile, scores[j]);
+  if (of_tile > -kInfinity)
+    top = std::max(top, on_grid(of_tile, options.p_max, options.maximum_step));
   for (std::int64_t j = 0; j < visible; ++j) {
     scores[j] = std::exp2(scores[j] - top) * options.p_max;
   }
@@ -98,6 +101,12 @@ std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::in
   const std::int64_t limit = std::int64_t{1} << 40;
   const std::int64_t offset = std::clamp(causal_offset, -limit, limit);
   return std::clamp<std::int64_t>(query + offset + 1, 0, key_count);
+}
+
+double on_grid(double maximum, double p_max, double step) {
+  if (step == 0 || std::fabs(maximum) >= 0x1p22 * step) return maximum;
+  const double offset = std::log2(p_max);
+  return std::ceil((maximum - offset) / step) * step + offset;
 }
 
 void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
@@ -130,8 +139,10 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
   const double sink = mods ? mods->sink(queries.batch, queries.head) : -kInfinity;
   for (std::int64_t r = 0; r < rows && sink > -kInfinity; ++r) {
     const double score = with_shift ? sink : sink - shift_of(r);
-    maximum[static_cast<std::size_t>(r)] = score * std::numbers::log2e;
-    row_sum[static_cast<std::size_t>(r)] = options.p_max;
+    const double base2 = score * std::numbers::log2e;
+    const double top = on_grid(base2, options.p_max, options.maximum_step);
+    maximum[static_cast<std::size_t>(r)] = top;
+    row_sum[static_cast<std::size_t>(r)] = options.p_max * std::exp2(base2 - top);
   }
   for (std::int64_t begin = start / tile * tile; begin < end; begin += tile) {
     const std::int64_t keys = std::min(tile, key_count - begin);

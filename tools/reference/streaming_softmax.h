@@ -57,6 +57,7 @@ struct SoftmaxOptions {
   std::int64_t tile_keys = 64;     // the running maximum moves once per tile; a multiple of 8
   double p_max = 1.0;              // probabilities are multiplied by this before they are rounded
   Rounding round_p;
+  double maximum_step = 0;  // see on_grid()
   // If any but the causal mask, which is above: changed scores take the place of scores, hidden
   // keys weigh nothing, a sink is in the first maximum and sum. Where changes do not keep the
   // differences of a row's scores, they get scores with lse_shift.
@@ -65,6 +66,10 @@ struct SoftmaxOptions {
 
 // How many keys a query sees under a causal mask: all j <= query + causal_offset.
 std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::int64_t key_count);
+
+// The maximum of scores in base 2 that P is taken against: what it is above log2(p_max) is rounded up to a
+// multiple of the step; a step of 0 leaves it as it is, and so does a maximum of 2^22 steps or more.
+double on_grid(double maximum, double p_max, double step);
 
 // Rows [first, last) of the output, o: [last - first, channels], lse: [last - first]. The row sum is
 // that of the probabilities as rounded, so a row of o is a convex combination of values.

@@ -47,10 +47,6 @@ struct RunCommand {
 
 // ---- from options to a job ------------------------------------------------------------------------
 
-std::string mode_name(const attention::Spec& quant) {
-  return quant.pv == DType::e4m3 ? "int8-fp8" : "int8-fp16";
-}
-
 std::string ptx_origin(const RunCommand& command) {
   if (!command.ptx.empty()) return command.ptx;
   return generator_state() == GeneratorState::built_in ? "generator" : "embedded";
@@ -123,7 +119,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
   Json fields{{"device", on.name},
               {"device_name", on.device.name()},
               {"target", to_string(on.target)},
-              {"mode", mode_name(job.spec)},
+              {"mode", attention::mode_name(job.spec)},
               {"granularity", to_string(job.spec.granularity)},
               {"smoothing", to_string(job.spec.smoothing)},
               {"accumulation", to_string(job.spec.accumulation)},
@@ -170,7 +166,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
         fmt::format(", checks {}", command.emulator.checks == runtime::Checks::on ? "on" : "off");
   if (!on.why_no_gpu.empty()) text += fmt::format("; no GPU: {}", on.why_no_gpu);
   text += fmt::format("\nmode     {}, {} scales, smoothing {}, accumulation {}\n",
-                      mode_name(job.spec), to_string(job.spec.granularity),
+                      attention::mode_name(job.spec), to_string(job.spec.granularity),
                       to_string(job.spec.smoothing), to_string(job.spec.accumulation));
   text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
                       to_string(on.target), ptx_words(ptx_origin(command)), result.load_ms,
@@ -186,7 +182,7 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
   };
   reference::TensorFile file;
   file.metadata = {{"made_by", "sagegen " + tool_version()},
-                   {"mode", mode_name(job.spec)},
+                   {"mode", std::string(attention::mode_name(job.spec))},
                    {"layout", "batch, head, token, channel"}};
   file.tensors = {
       {.name = "o",

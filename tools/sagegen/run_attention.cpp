@@ -172,6 +172,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   const bool fp8 = q.pv == DType::e4m3;
   reference::QuantModel model;
   model.qk_bits = bits(q.qk);
+  model.maximum_step = attention::maximum_step(q);
   model.per_thread = q.granularity == Granularity::per_thread;
   model.q_group = q.q_group;
   model.k_group = q.k_group;
@@ -179,7 +180,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
   model.v_scaled = v_is_quantized(q);
   model.v_max = fp8 ? 448.0 : 1024.0;  // templates/quantize_values/params.h
-  model.p_max = fp8 ? 448.0 : 1.0;
+  model.p_max = std::round(std::exp2(attention::p_offset(q)));
   model.tile_keys = job.schedule.cta_k;
   model.output = job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
   return model;

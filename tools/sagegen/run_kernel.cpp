@@ -12,6 +12,12 @@
 namespace sagegen::cli {
 namespace {
 
+std::vector<std::string> mode_words() {
+  std::vector<std::string> words{"int8", "int4"};
+  for (const attention::Mode& mode : attention::modes()) words.emplace_back(mode.name);
+  return words;
+}
+
 // Sets the groups of "g32x64", as a key writes them.
 void set_groups(const std::string& text, attention::Spec& spec, Given& given) {
   Fields groups;
@@ -43,8 +49,9 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
     refuse_beside(option, set, "the set says it; change the set, or leave one of the two out");
   };
   decided_by_both(app.add_option("--mode", options.mode,
-                                 "int8 (what the target does best), int8-fp8 or int8-fp16")
-                      ->check(CLI::IsMember({"int8", "int8-fp8", "int8-fp16"}))
+                                 "int8-fp8, int8-fp16, int4-fp8 or int4-fp16; int8 and int4: with "
+                                 "what the target does best")
+                      ->check(CLI::IsMember(mode_words()))
                       ->capture_default_str());
   decided_by_both(app.add_option("--granularity", options.granularity, "per_thread or per_block")
                       ->check(CLI::IsMember({"per_thread", "per_block"}))
@@ -92,8 +99,11 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
   const auto& family = attention::family();
   Given given{"granularity"};
   set_field(family.what, &spec, "granularity", options.granularity);
-  if (options.mode != "int8") {
-    spec.pv = options.mode == "int8-fp8" ? DType::e4m3 : DType::f16;
+  if (options.mode == "int4") spec.qk = DType::s4;
+  for (const attention::Mode& mode : attention::modes()) {
+    if (mode.name != options.mode) continue;
+    spec.qk = mode.qk;
+    spec.pv = mode.pv;
     given.push_back("pv");
   }
   if (!options.accumulation.empty()) {

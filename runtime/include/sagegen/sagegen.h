@@ -95,9 +95,9 @@ typedef struct sagegen_attention_options {
   int32_t mask;     /* sagegen_mask */
   int32_t
       k_smoothing; /* sagegen_k_smoothing; fills what was padding, so that sizes are as before */
-  /* Which numbers are computed: "int8-fp8" or "int8-fp16" (Q K^T, P V) with the schedule that is
-   * the default for them, or null for what suits the device and its driver best. Or all of it, and what is
-   * above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest is what is
+  /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V) with the
+   * schedule that is the default for them, or null for what suits the device and its driver best. Or all of it,
+   * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest is what is
    * usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none schedule=q64k64w4s2"), or the key
    * of an attention kernel ("sage_fwd_..."). */
   const char* mode;

@@ -44,10 +44,10 @@ def best_families(keys):
 
 def short_name(family):
     """"int8-fp8 sm_89" for the quantization of SageAttention2, the family itself for others."""
-    match = re.fullmatch(r"qk_s8t_g32x64_smk_pv_(e4m3_f32x2|f16_f32)_sm(\w+)", family)
+    match = re.fullmatch(r"qk_s(\d)t_g32x64_smk_pv_(e4m3_f32x2|f16_f32)_sm(\w+)", family)
     if not match:
         return family
-    return f"int8-{'fp8' if match[1].startswith('e4m3') else 'fp16'} sm_{match[2]}"
+    return f"int{match[1]}-{'fp8' if match[2].startswith('e4m3') else 'fp16'} sm_{match[3]}"
 
 
 class SagegenCall(Call):
@@ -89,7 +89,7 @@ class Sagegen(Contestant):
         super().__init__(platform, options)
         self.name = f"sagegen {short_name(family)}".strip()
         self.notes = "" if self.name.endswith(family) else f"kernels {family}"
-        self.precision = "INT8 + " + ("FP8" if "pv_e4m3" in family else "FP16")
+        self.precision = ("INT4 + " if "qk_s4" in family else "INT8 + ") + ("FP8" if "pv_e4m3" in family else "FP16")
         self.kernels, self.library, self.ptx_directory = kernels or {}, library, ptx_directory
         self.plans = {}
 
