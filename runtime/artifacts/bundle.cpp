@@ -107,12 +107,14 @@ std::string Bundle::Contents::text(std::size_t index) const {
   const auto size = ZSTD_getFrameContentSize(entry.frame.data(), entry.frame.size());
   const std::size_t frame = ZSTD_findFrameCompressedSize(entry.frame.data(), entry.frame.size());
   if (size != entry.text_bytes || frame != entry.frame.size()) damaged("its size");
-  const std::unique_ptr<ZSTD_DCtx, FreeContext> context(ZSTD_createDCtx());
+  // Made once per thread: that takes as long as a small text.
+  thread_local const std::unique_ptr<ZSTD_DCtx, FreeContext> context(ZSTD_createDCtx());
   if (!context) throw std::bad_alloc();
+  ZSTD_DCtx_reset(context.get(), ZSTD_reset_session_and_parameters);
   std::string prefix;
   if (entry.base != kNoBase) {
     prefix = text(entry.base);  // which has none
-    ZSTD_DCtx_refPrefix(context.get(), prefix.data(), prefix.size());
+    ZSTD_DCtx_refPrefix(context.get(), prefix.data(), prefix.size());  // for one frame
   }
   std::string result(entry.text_bytes, '\0');
   const std::size_t written = ZSTD_decompressDCtx(context.get(), result.data(), result.size(),
