@@ -191,12 +191,10 @@ std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_pair, int 
   const Caller caller(*k_, loc);
   require_same(layout_, tile.layout, loc);
   require_inside(layout_, column_pair, 16, k_step, kStepBytes, loc);
-  const int steps = layout_.panel_bytes / kStepBytes;  // of a panel
-  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % steps)];
-  const int chunk = k_step / steps * layout_.chunks_per_row();
+  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % 2)];
   return two_columns(
       *layout_.type,
-      k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, chunk), Transpose::no));
+      k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, k_step / 2 * 4), Transpose::no));
 }
 
 TileLayout OperandV::layout(DType type, int keys, int channels) {
