@@ -295,7 +295,8 @@ TEST_CASE("INT4 scores with units around an octave", "[full]") {
       for (const bool causal : {false, true}) {
         const Kernel kernel =
             attention_on(sm, {.head_dim = head_dim, .qk = DType::s4, .causal = causal});
-        for (const float unit : {0.4f, 0.95f, 1.0f, 1.5f, 2.5f}) {  // octaves, where factors are 1
+        // Octaves, where factors are 1; in the end the maximum is too large to be rounded.
+        for (const float unit : {0.4f, 0.95f, 1.0f, 1.5f, 2.5f, 1e4f, 1e7f, 1e20f}) {
           ref::Inputs inputs = inputs_for(kernel, "normal", kShape, 17);
           scale_rows(inputs.q, 1, kOfRows);
           scale_rows(inputs.k, 64, kOfTiles);
