@@ -10,7 +10,6 @@ using namespace dsl;
 
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
 constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
 // The scores that a lane holds, among queries and keys. row, column: of the lane, as in Accumulator.

@@ -10,7 +10,7 @@ namespace {
 
 // Finite, so that differences of maxima are never NaN.
 constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
-constexpr float kLn2 = 0.693147182f, kLog2E = 1.44269504f;
+constexpr float kLn2 = 0.693147182f;
 
 // An operand register of P V that holds nothing but v_code.
 std::int32_t repeated(const AttentionPlan& plan) {

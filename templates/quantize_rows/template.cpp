@@ -12,8 +12,6 @@ using namespace dsl;
 
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
-
 class QuantizeRows {
  public:
   QuantizeRows(KernelBuilder& k, const Spec& spec);

@@ -32,6 +32,9 @@ std::string_view to_string(Granularity value);
 std::string_view to_string(Smoothing value);
 std::string_view to_string(Accumulation value);
 
+// Kernels take scores in base 2, natural ones times this.
+inline constexpr float kLog2E = 1.44269504f;
+
 // Scales of one group of rows.
 constexpr int q_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 8 : 1; }
 constexpr int k_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 4 : 1; }

@@ -6,12 +6,6 @@ namespace sagegen::attention::alibi {
 
 using namespace dsl;
 
-namespace {
-
-constexpr float kLog2E = 1.44269504f;
-
-}  // namespace
-
 Mod mod(KernelBuilder& k, const View&) {
   Mod mod;
   mod.changes = [&k](const ScoreElement& at, F32 score) {

@@ -6,12 +6,6 @@ namespace sagegen::attention::bias {
 
 using namespace dsl;
 
-namespace {
-
-constexpr float kLog2E = 1.44269504f;
-
-}  // namespace
-
 Mod mod(KernelBuilder& k, const View& view) {
   Mod mod;
   mod.changes = [&k, io = view.spec.io](const ScoreElement& at, F32 score) {

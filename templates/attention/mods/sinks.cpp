@@ -6,12 +6,6 @@ namespace sagegen::attention::sinks {
 
 using namespace dsl;
 
-namespace {
-
-constexpr float kLog2E = 1.44269504f;
-
-}  // namespace
-
 Mod mod(KernelBuilder& k, const View&) {
   Mod mod;
   mod.sink = [&k](const ScoreRow& row) {
