@@ -97,9 +97,9 @@ typedef struct sagegen_attention_options {
       k_smoothing; /* sagegen_k_smoothing; fills what was padding, so that sizes are as before */
   /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V) with the
    * schedule that is the default for them, or null for what suits the device and its driver best. Or all of it,
-   * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest is what is
-   * usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none schedule=q64k64w4s2"), or the key
-   * of an attention kernel ("sage_fwd_..."). */
+   * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest
+   * is what is usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none
+   * schedule=q64k64w4s2"), or the key of an attention kernel ("sage_fwd_..."). */
   const char* mode;
   /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
    * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */
@@ -124,10 +124,11 @@ typedef enum sagegen_causal_alignment {
 } sagegen_causal_alignment;
 
 /* What a mod of the kernel, a mask or bias, is given, by name: "window.left" and "window.right" (keys beside
- * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" and "alibi.slopes" (addresses of f32 [q_heads]), "bias.data",
- * "mask.data" and their "stride_batch", "stride_head", "stride_query", "stride_key" (in elements of the kernel's
- * dtype or bytes; 0: one value for the axis), "blocksparse.bits", "blocksparse.tile_queries",
- * "blocksparse.tile_keys". A kernel has a mod if its options say so: mode "head_dim=128 causal=true window=true". */
+ * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" and "alibi.slopes" (addresses of f32
+ * [q_heads]), "bias.data", "mask.data" and their "stride_batch", "stride_head", "stride_query", "stride_key" (in
+ * elements of the kernel's dtype or bytes; 0: one value for the axis), "blocksparse.bits",
+ * "blocksparse.tile_queries", "blocksparse.tile_keys". A kernel has a mod if its options say so: mode
+ * "head_dim=128 causal=true window=true". */
 typedef struct sagegen_mod_argument {
   const char* name;
   int64_t integer; /* or an address */
