@@ -5,6 +5,8 @@ import subprocess
 import tempfile
 import unittest
 
+from support import fake_program
+
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "install_packages.sh")
 REAL = ("bash", "cat", "env", "grep", "mktemp", "rm")
 MISSING = ("llvm-22-dev", "catch2")
@@ -27,10 +29,7 @@ class InstallPackages(unittest.TestCase):
         self.fake("sudo", '"$@"')
 
     def fake(self, name, body):
-        path = os.path.join(self.bin, name)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(f'#!{shutil.which("bash")}\necho "{name} $*" >>{self.calls}\n{body}\n')
-        os.chmod(path, 0o755)
+        fake_program(os.path.join(self.bin, name), self.calls, body)
 
     def remove(self, name):
         os.remove(os.path.join(self.bin, name))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
+
+from support import fake_program
 import zipfile
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -30,10 +32,7 @@ class InstallPtxas(unittest.TestCase):
         self.pack({"nvidia/cu13/bin/ptxas": WORKS, "x.dist-info/License.txt": "terms"})
 
     def fake(self, name, body):
-        path = os.path.join(self.bin, name)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(f'#!{shutil.which("bash")}\necho "{name} $*" >>{self.calls}\n{body}\n')
-        os.chmod(path, 0o755)
+        fake_program(os.path.join(self.bin, name), self.calls, body)
 
     def pack(self, files):
         with zipfile.ZipFile(self.wheel, "w") as wheel:

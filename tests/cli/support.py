@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -42,6 +43,13 @@ def has_generator():
 def is_sanitized():
     """Sanitizers need address space that a limit takes away from them."""
     return bool(os.environ.get("SAGEGEN_SANITIZED"))
+
+
+def fake_program(path, calls, body):
+    """A script in bash that notes its name and arguments in the file `calls` first."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'#!{shutil.which("bash")}\necho "{os.path.basename(path)} $*" >>{calls}\n{body}\n')
+    os.chmod(path, 0o755)
 
 
 class CliTest(unittest.TestCase):

@@ -8,9 +8,11 @@
 #include <random>
 #include <stdexcept>
 
+#include "tests/unit/largest_difference.h"
 #include "tools/reference/reference.h"
 
 using namespace sagegen::reference;
+using sagegen::test::largest_difference;
 
 namespace {
 
@@ -75,17 +77,6 @@ Output direct_attention(const Inputs& in) {
     }
   }
   return out;
-}
-
-double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  REQUIRE(a.size() == b.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    if (a[i] == b[i]) continue;  // equal infinities
-    const double difference = std::fabs(a[i] - b[i]);
-    worst = std::isnan(difference) ? kInfinity : std::max(worst, difference);
-  }
-  return worst;
 }
 
 }  // namespace

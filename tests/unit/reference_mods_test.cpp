@@ -14,11 +14,13 @@
 #include <utility>
 #include <vector>
 
+#include "tests/unit/largest_difference.h"
 #include "tools/reference/judge.h"
 #include "tools/reference/mods.h"
 #include "tools/reference/rounding.h"
 
 using namespace sagegen::reference;
+using sagegen::test::largest_difference;
 
 namespace {
 
@@ -53,17 +55,6 @@ Output naive(const Inputs& in, const Score& score, const std::vector<double>& si
     }
   }
   return out;
-}
-
-double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  REQUIRE(a.size() == b.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    if (a[i] == b[i]) continue;  // equal infinities
-    const double off = std::fabs(a[i] - b[i]);
-    worst = std::isnan(off) ? kInfinity : std::max(worst, off);
-  }
-  return worst;
 }
 
 constexpr Shape kShape{
