@@ -1,7 +1,12 @@
 // The simulated sub-core on loops whose time is known.
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
+#include <cstdint>
 #include <random>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include "tests/assembly/machine_code.h"
 #include "tools/model/prediction.h"
@@ -182,6 +187,60 @@ TEST_CASE("what cannot be simulated is refused") {
                     "A100 has no rate for mma of f8, f32 sums");
 }
 
+// ---- what an observer hears -----------------------------------------------------------------
+
+struct Trace : Observer {
+  std::vector<Issue> issues;
+  std::vector<std::array<std::int64_t, kWaits>> waits;  // by warp
+  std::vector<std::pair<std::int64_t, int>> heard;      // of a warp in a cycle
+
+  explicit Trace(int warps) : waits(static_cast<std::size_t>(warps)) {}
+  void issued(const Issue& issue) override {
+    issues.push_back(issue);
+    heard.emplace_back(issue.cycle, issue.warp);
+  }
+  void waited(std::int64_t cycle, int warp, Wait why) override {
+    ++waits[static_cast<std::size_t>(warp)][static_cast<std::size_t>(why)];
+    heard.emplace_back(cycle, warp);
+  }
+  std::int64_t waited(int warp, Wait why) const {
+    return waits[static_cast<std::size_t>(warp)][static_cast<std::size_t>(why)];
+  }
+  double busy(Pipe unit) const {
+    double cycles = 0;
+    for (const Issue& issue : issues) cycles += issue.unit == unit ? issue.end - issue.begin : 0;
+    return cycles;
+  }
+};
+
+Trace traced(const std::vector<Step>& path, int warps, const Assumptions& assumptions = certain()) {
+  Trace trace(warps);
+  simulate_run(path, rtx4090(), {.warps = warps}, assumptions, {}, &trace);
+  return trace;
+}
+
+// Of a warp's cycles the share that it waits so.
+double share(const Trace& trace, int warp, Wait why) {
+  return static_cast<double>(trace.waited(warp, why)) /
+         static_cast<double>(trace.issues.back().cycle + 1);
+}
+
+TEST_CASE("an observer hears the reason of each wait") {
+  CHECK(share(traced(repeated(100, plain(kAdd, {.stall = 4})), 1), 0, Wait::stall_count) ==
+        Approx(3.0 / 4).epsilon(0.01));
+  CHECK(share(traced(repeated(100, imma_s8()), 1), 0, Wait::pipe) ==
+        Approx(15.0 / 16).epsilon(0.01));
+  const std::vector<Step> result = loop_of({plain(kMufu, {.stall = 1, .write_scoreboard = 0}),
+                                            plain(kAdd, {.stall = 1, .wait_mask = 1})});
+  CHECK(share(traced(result, 1), 0, Wait::scoreboard) == Approx(17.0 / 19).epsilon(0.02));
+  const std::vector<Step> meeting = loop_of({plain(operation::kBarrier), plain(kAdd)});
+  CHECK(share(traced(meeting, 1), 0, Wait::barrier) > 0.8);
+  // The scheduler stays with the first warp, which never yields.
+  const Trace two = traced(repeated(100, plain(kAdd)), 2);
+  CHECK(share(two, 0, Wait::other_warp) == 0);
+  CHECK(share(two, 1, Wait::other_warp) > 0.9);
+}
+
 // ---- what holds of every loop ---------------------------------------------------------------
 
 class RandomLoops {
@@ -237,6 +296,64 @@ TEST_CASE("no loop is faster than its bounds, and a lone warp takes its stalls")
     INFO(i);
     for (const double bound : {b.tensor, b.issue, b.mufu, b.fma, b.alu, b.shared, b.stalls})
       CHECK(cycles >= 0.99 * bound);
+  }
+}
+
+TEST_CASE("what an observer hears adds up to what the run reports") {
+  RandomLoops random(19);
+  for (int i = 0; i < 20; ++i) {
+    INFO(i);
+    const HotPath path{.header = 0, .steps = random.loop()};
+    const Run run{
+        .scheduling = i % 2 == 0 ? Scheduling::same_then_youngest : Scheduling::same_then_oldest,
+        .seed = static_cast<std::uint32_t>(i)};
+    const SubcoreLoad load{.warps = 1 + i % 3};
+    Trace trace(load.warps);
+    const double cycles = simulate_run(path.steps, rtx4090(), load, Assumptions(), run, &trace);
+    CHECK(cycles == simulate_run(path.steps, rtx4090(), load, Assumptions(), run));
+
+    // Every warp in every cycle, once; one issue at most in a cycle.
+    const std::int64_t end = trace.issues.back().cycle + 1;
+    CHECK(trace.heard.size() == static_cast<std::size_t>(end * load.warps));
+    CHECK(std::set(trace.heard.begin(), trace.heard.end()).size() == trace.heard.size());
+    for (std::size_t one = 1; one < trace.issues.size(); ++one)
+      CHECK(trace.issues[one - 1].cycle < trace.issues[one].cycle);
+
+    // The figure, from the ends of passes, over the rounds that are measured.
+    std::vector<std::int64_t> passes;
+    for (const Issue& issue : trace.issues) {
+      if (issue.step + 1 == path.steps.size()) passes.push_back(issue.cycle);
+    }
+    const auto warps = static_cast<std::size_t>(load.warps);
+    const std::size_t last = warps * static_cast<std::size_t>(run.iterations) - 1,
+                      first = warps * static_cast<std::size_t>(run.iterations / 3 + 1) - 1;
+    REQUIRE(passes.size() == last + 1);
+    CHECK(cycles ==
+          static_cast<double>(passes[last] - passes[first]) / static_cast<double>(last - first));
+
+    // Busy cycles of the units: what each pass takes of them, and what the passes that had not ended took.
+    const Bounds bounds = bounds_of(path, rtx4090(), load.warps);
+    std::size_t begun = 0;
+    for (const Issue& issue : trace.issues) begun += issue.step == 0 ? 1 : 0;
+    const auto check_busy = [&](double busy, double of_pass) {
+      CHECK(busy >= of_pass * static_cast<double>(passes.size()) * (1 - 1e-9));
+      CHECK(busy <= of_pass * static_cast<double>(begun) * (1 + 1e-9));
+    };
+    check_busy(trace.busy(Pipe::tensor), bounds.tensor);
+    check_busy(trace.busy(Pipe::mufu), bounds.mufu);
+    check_busy(trace.busy(Pipe::alu), bounds.alu);
+    check_busy(static_cast<double>(trace.issues.size()), bounds.issue);
+
+    // A unit does one thing at a time.
+    for (const Pipe unit :
+         {Pipe::tensor, Pipe::fma, Pipe::fma_heavy, Pipe::alu, Pipe::mufu, Pipe::memory}) {
+      double free = 0;
+      for (const Issue& issue : trace.issues) {
+        if (issue.unit != unit) continue;
+        CHECK(issue.begin >= free);
+        free = issue.end;
+      }
+    }
   }
 }
 

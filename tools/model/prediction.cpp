@@ -104,32 +104,41 @@ int blocks_per_sm(const Code& code, const Launch& launch, const Gpu& gpu) {
   return std::min({by_registers, gpu.shared_bytes / shared, gpu.warps / warps});
 }
 
-Prediction predict(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu,
-                   const Assumptions& assumptions) {
-  const HotPath path = modelled_path(code, gpu);
-  Prediction result;
-  result.counts = count_loop(path, code.architecture, head_dim);
-  require_rates(result.counts, gpu);
+ModelledLoop modelled_loop(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu) {
+  ModelledLoop loop;
+  loop.path = modelled_path(code, gpu);
+  loop.counts = count_loop(loop.path, code.architecture, head_dim);
+  require_rates(loop.counts, gpu);
   if (launch.threads < kThreads || launch.threads % kThreads != 0) {
     throw NotModelled("a block has " + std::to_string(launch.threads) +
                       " threads; whole warps are modelled");
   }
-  result.blocks = blocks_per_sm(code, launch, gpu);
-  if (result.blocks == 0) {
+  loop.blocks = blocks_per_sm(code, launch, gpu);
+  if (loop.blocks == 0) {
     throw NotModelled("a block of " + std::to_string(launch.threads) + " threads with " +
                       std::to_string(code.registers) + " registers each and " +
                       std::to_string(launch.dynamic_shared) +
                       " bytes of shared memory does not fit " + of_gpu(gpu));
   }
-  // Fewer than four warps leave sub-cores idle; what does not go evenly into four is left out.
-  const int warps_per_block = launch.threads / kThreads;
-  const int all_warps = result.blocks * warps_per_block;
-  const int busy_subcores = std::min(all_warps, kSubcores);
-  result.warps = all_warps / busy_subcores;
-  const int meeting = std::clamp(warps_per_block / kSubcores, 1, result.warps);
+  // What does not go evenly into four sub-cores is left out.
+  const int warps_of_block = launch.threads / kThreads;
+  const int all_warps = loop.blocks * warps_of_block;
+  loop.busy_subcores = std::min(all_warps, kSubcores);
+  loop.warps = all_warps / loop.busy_subcores;
+  loop.warps_per_block = std::clamp(warps_of_block / kSubcores, 1, loop.warps);
+  return loop;
+}
 
-  result.bounds = bounds_of(path, gpu, result.warps);
-  const SimulatedLoop loop = simulate(path.steps, gpu, result.warps, meeting, assumptions);
+Prediction predict(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu,
+                   const Assumptions& assumptions) {
+  const ModelledLoop modelled = modelled_loop(code, launch, head_dim, gpu);
+  Prediction result;
+  result.counts = modelled.counts;
+  result.blocks = modelled.blocks;
+  result.warps = modelled.warps;
+  result.bounds = bounds_of(modelled.path, gpu, result.warps);
+  const SimulatedLoop loop =
+      simulate(modelled.path.steps, gpu, result.warps, modelled.warps_per_block, assumptions);
   result.cycles = loop.cycles;
   result.lowest = loop.lowest;
   result.highest = loop.highest;
@@ -137,7 +146,7 @@ Prediction predict(const Code& code, const Launch& launch, int head_dim, const G
     const double operations = 4.0 * head_dim * result.counts.scores;
     return operations * subcores * gpu.sms * gpu.clock_ghz / cycles / 1e3;
   };
-  result.tops = tops_at(result.cycles, busy_subcores);
+  result.tops = tops_at(result.cycles, modelled.busy_subcores);
   result.roof = tops_at(result.bounds.tensor, kSubcores);
   return result;
 }

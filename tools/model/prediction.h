@@ -59,6 +59,20 @@ struct Launch {
 };
 int blocks_per_sm(const Code& code, const Launch& launch, const Gpu& gpu);
 
+// The loop of a kernel as it is simulated.
+struct ModelledLoop {
+  HotPath path;
+  LoopCounts counts;
+  int blocks = 0;           // of an SM
+  int busy_subcores = 0;    // of its four: fewer than four warps leave some idle
+  int warps = 0;            // of a sub-core
+  int warps_per_block = 1;  // of a sub-core: those that meet at a barrier
+};
+
+// Throws NotModelled: the code is for another architecture than the GPU, has no loop with Q K and P V on tensor
+// cores, multiplies by wgmma, multiplies what the GPU has no rate for, or needs more than an SM has.
+ModelledLoop modelled_loop(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu);
+
 struct Prediction {
   LoopCounts counts;
   int blocks = 0;  // of an SM
@@ -70,8 +84,7 @@ struct Prediction {
   double roof = 0;                 // the same if the tensor cores never waited
 };
 
-// Throws NotModelled: the code is for another architecture than the GPU, has no loop with Q K and P V on tensor
-// cores, multiplies by wgmma, multiplies what the GPU has no rate for, or needs more than an SM has.
+// Throws NotModelled as modelled_loop() does.
 Prediction predict(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu,
                    const Assumptions& assumptions = {});
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -151,8 +152,9 @@ struct Warp {
 class Subcore {
  public:
   Subcore(std::vector<Operation> path, const Gpu& gpu, const SubcoreLoad& load,
-          const Assumptions& assumptions, const Run& run)
+          const Assumptions& assumptions, const Run& run, Observer* observer)
       : path_(std::move(path)),
+        observer_(observer),
         two_fma_pipes_(gpu.fp32_lanes > 64),
         a_(assumptions),
         scheduling_(run.scheduling),
@@ -178,11 +180,27 @@ class Subcore {
   double random_share() { return static_cast<double>(random_()) / 4294967296.0; }
 
   void step() {
+    if (observer_ != nullptr) note_what_holds();
     for (const std::size_t w : order()) {
-      if (!try_to_issue(warps_[w])) continue;
+      if (!try_to_issue(warps_[w], static_cast<int>(w))) continue;
       last_ = w;
       has_issued_ = true;
-      return;
+      break;
+    }
+    if (observer_ != nullptr) report_waits();
+  }
+
+  // Before anything issues: what does may fill a pipe, which is not what held the others.
+  void note_what_holds() {
+    issuer_ = kNobody;
+    held_.clear();
+    for (Warp& warp : warps_) held_.push_back(what_holds(warp, path_[warp.next]));
+  }
+
+  void report_waits() const {
+    for (int w = 0; w < static_cast<int>(warps_.size()); ++w) {
+      if (w != issuer_)
+        observer_->waited(now_, w, held_[static_cast<std::size_t>(w)].value_or(Wait::other_warp));
     }
   }
 
@@ -204,62 +222,91 @@ class Subcore {
     return static_cast<int>(results.size());
   }
 
-  bool waits(Warp& warp, const Operation& operation) {
-    if (warp.ready > now_ || warp.released > now_) return true;
+  // Nothing if the warp can issue the operation now.
+  std::optional<Wait> what_holds(Warp& warp, const Operation& operation) {
+    if (warp.released > now_) return Wait::barrier;
+    if (warp.ready > now_) return Wait::stall_count;
     for (std::size_t s = 0; s < kScoreboards; ++s) {
       if ((operation.control.wait_mask >> s & 1) != 0 && still_missing(warp.missing[s]) > 0)
-        return true;
+        return Wait::scoreboard;
     }
-    if (operation.effect != Effect::wait_scoreboard) return false;
-    auto& results = warp.missing[static_cast<std::size_t>(operation.scoreboard)];
-    return still_missing(results) > operation.outstanding;
+    if (operation.effect == Effect::wait_scoreboard) {
+      auto& results = warp.missing[static_cast<std::size_t>(operation.scoreboard)];
+      if (still_missing(results) > operation.outstanding) return Wait::scoreboard;
+    }
+    if (is_full(operation)) return Wait::pipe;
+    return std::nullopt;
   }
 
-  // When service begins; negative if the pipe or its queue is full.
-  double take_pipe(const Operation& operation) {
+  // The pipe, or the queue in front of it.
+  bool is_full(const Operation& operation) {
     const auto now = static_cast<double>(now_);
-    constexpr double kFull = -1;
     switch (operation.pipe) {
       case Pipe::none:
       case Pipe::minmax:  // is one of the others by now
-        return now;
+        return false;
       case Pipe::tensor:
-        if (tensor_free_ > now + a_.waiting_mma * operation.occupancy) return kFull;
-        tensor_free_ = std::max(tensor_free_, now) + operation.occupancy;
-        return now;
+        return tensor_free_ > now + a_.waiting_mma * operation.occupancy;
       case Pipe::fma:
-        if (two_fma_pipes_ && fma_light_free_ <= now) return take(fma_light_free_, operation);
-        return take(fma_heavy_free_, operation);
+        return !fma_light_is_free() && fma_heavy_free_ > now;
       case Pipe::fma_heavy:
-        return take(fma_heavy_free_, operation);
+        return fma_heavy_free_ > now;
       case Pipe::alu:
-        return take(alu_free_, operation);
+        return alu_free_ > now;
       case Pipe::uniform:
-        return take(uniform_free_, operation);
+        return uniform_free_ > now;
       case Pipe::mufu:
-        return enter_queue(mufu_free_, operation);
       case Pipe::memory:
-        return enter_queue(memory_free_, operation);
+        std::erase_if(queue_, [&](double begin) { return begin <= now; });
+        return static_cast<int>(queue_.size()) >= a_.queue_length || queue_open_ > now;
     }
-    return kFull;
+    return false;
   }
 
-  double take(double& free, const Operation& operation) const {
-    const auto now = static_cast<double>(now_);
-    if (free > now) return -1;
-    free = now + operation.occupancy;
-    return now;
+  bool fma_light_is_free() const {
+    return two_fma_pipes_ && fma_light_free_ <= static_cast<double>(now_);
   }
 
-  double enter_queue(double& free, const Operation& operation) {
+  struct Service {
+    Pipe unit;
+    double begin, end;
+  };
+
+  // Of a pipe that is not full.
+  Service take_pipe(const Operation& operation) {
     const auto now = static_cast<double>(now_);
-    std::erase_if(queue_, [&](double begin) { return begin <= now; });
-    if (static_cast<int>(queue_.size()) >= a_.queue_length || queue_open_ > now) return -1;
-    queue_open_ = now + a_.queue_interval;
-    const double begin = std::max(now, free);
-    free = begin + operation.occupancy;
-    queue_.push_back(begin);
-    return begin;
+    const auto take = [&](Pipe unit, double& free) {
+      const double begin = std::max(now, free);
+      free = begin + operation.occupancy;
+      return Service{unit, begin, free};
+    };
+    switch (operation.pipe) {
+      case Pipe::none:
+      case Pipe::minmax:
+        break;
+      case Pipe::tensor:
+        return take(Pipe::tensor, tensor_free_);
+      case Pipe::fma:
+        if (fma_light_is_free()) return take(Pipe::fma, fma_light_free_);
+        return take(Pipe::fma_heavy, fma_heavy_free_);
+      case Pipe::fma_heavy:
+        return take(Pipe::fma_heavy, fma_heavy_free_);
+      case Pipe::alu:
+        return take(Pipe::alu, alu_free_);
+      case Pipe::uniform:
+        return take(Pipe::uniform, uniform_free_);
+      case Pipe::mufu:
+        return enter_queue(take(Pipe::mufu, mufu_free_));
+      case Pipe::memory:
+        return enter_queue(take(Pipe::memory, memory_free_));
+    }
+    return {Pipe::none, now, now};
+  }
+
+  Service enter_queue(const Service& service) {
+    queue_open_ = static_cast<double>(now_ + a_.queue_interval);
+    queue_.push_back(service.begin);
+    return service;
   }
 
   double when_done(Warp& warp, const Operation& operation, double begin) {
@@ -281,12 +328,17 @@ class Subcore {
     return done;
   }
 
-  bool try_to_issue(Warp& warp) {
+  bool try_to_issue(Warp& warp, int index) {
     const Operation& operation = path_[warp.next];
-    if (waits(warp, operation)) return false;
-    const double begin = take_pipe(operation);
-    if (begin < 0) return false;
+    if (what_holds(warp, operation)) return false;
+    const Service service = take_pipe(operation);
+    if (observer_ != nullptr) {
+      issuer_ = index;
+      observer_->issued({now_, index, warp.next, service.unit, service.begin, service.end});
+    }
     const Control& control = operation.control;
+    // What waits in front of the tensor core has left the warp.
+    const double begin = operation.pipe == Pipe::tensor ? static_cast<double>(now_) : service.begin;
     const double done = when_done(warp, operation, begin);
     if (control.write_scoreboard != Control::kNoScoreboard)
       warp.missing[static_cast<std::size_t>(control.write_scoreboard)].push_back(done);
@@ -317,7 +369,12 @@ class Subcore {
     }
   }
 
+  static constexpr int kNobody = -1;
+
   std::vector<Operation> path_;
+  Observer* observer_;
+  std::vector<std::optional<Wait>> held_;  // by warp, if somebody watches
+  int issuer_ = kNobody;                   // of this cycle, if somebody watches
   bool two_fma_pipes_;
   const Assumptions& a_;
   Scheduling scheduling_;
@@ -342,8 +399,24 @@ double shared_cycles_of(const std::vector<Step>& path, int architecture) {
 
 }  // namespace
 
+std::string_view to_string(Wait wait) {
+  switch (wait) {
+    case Wait::barrier:
+      return "barrier";
+    case Wait::stall_count:
+      return "stall count";
+    case Wait::scoreboard:
+      return "scoreboard";
+    case Wait::pipe:
+      return "pipe full";
+    case Wait::other_warp:
+      return "other warp issues";
+  }
+  return {};
+}
+
 double simulate_run(const std::vector<Step>& path, const Gpu& gpu, const SubcoreLoad& load,
-                    const Assumptions& assumptions, const Run& run) {
+                    const Assumptions& assumptions, const Run& run, Observer* observer) {
   constexpr int kFewest = 3;
   if (path.empty() || load.warps < 1 || load.warps_per_block < 1 || run.iterations < kFewest) {
     throw std::runtime_error(
@@ -352,7 +425,7 @@ double simulate_run(const std::vector<Step>& path, const Gpu& gpu, const Subcore
   std::vector<Operation> operations;
   for (const Step& step : path)
     operations.push_back(operation_of(step, path, gpu, load.shared_stretch, assumptions));
-  return Subcore(std::move(operations), gpu, load, assumptions, run)
+  return Subcore(std::move(operations), gpu, load, assumptions, run, observer)
       .cycles_per_pass(run.iterations);
 }
 

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "tools/model/assumptions.h"
@@ -39,11 +40,39 @@ struct Run {
   int iterations = 26;     // of each warp, about; the first third is not measured
 };
 
+// Why a warp issues nothing in a cycle; of several reasons the first one.
+enum class Wait {
+  barrier,      // other warps of its block have not arrived, or it has not heard of it yet
+  stall_count,  // of the instruction before
+  scoreboard,   // a result is missing
+  pipe,         // or the queue in front of it, is full
+  other_warp,   // it could, but the scheduler picked another one
+};
+inline constexpr int kWaits = static_cast<int>(Wait::other_warp) + 1;
+std::string_view to_string(Wait wait);  // "stall count"
+
+// An instruction that was issued. The unit works on it from begin to end, in cycles: not at all if they are equal.
+struct Issue {
+  std::int64_t cycle = 0;
+  int warp = 0;            // of the sub-core
+  std::size_t step = 0;    // of the path
+  Pipe unit = Pipe::none;  // fma: the half of the FP32 pipe beside fma_heavy, if there are two
+  double begin = 0, end = 0;
+};
+
+// Watches a run. In every cycle it hears of every warp, once: that it issued, or why it did not.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void issued(const Issue& issue) = 0;
+  virtual void waited(std::int64_t cycle, int warp, Wait why) = 0;
+};
+
 // Cycles of the sub-core for one pass of one warp: time divided by passes of all its warps. The path is code for the
-// architecture of the GPU. Throws std::runtime_error if the GPU has no rate for an mma of the path, if the path is
-// empty, or if there is no warp.
+// architecture of the GPU. observer: null if nobody watches; it changes no figure. Throws std::runtime_error if the GPU
+// has no rate for an mma of the path, if the path is empty, or if there is no warp.
 double simulate_run(const std::vector<Step>& path, const Gpu& gpu, const SubcoreLoad& load,
-                    const Assumptions& assumptions, const Run& run);
+                    const Assumptions& assumptions, const Run& run, Observer* observer = nullptr);
 
 // The mean over schedulings and seeds, with the stretch of shared memory that goes with it.
 struct SimulatedLoop {
