@@ -13,6 +13,7 @@ Artifact emit_kernel(const Kernel& kernel, const EmitOptions& options) {
 std::vector<Stage> trace_kernel(const Kernel& kernel, const EmitOptions& options) {
   return trace(kernel, options);
 }
+pictures::Layouts kernel_layouts(const Kernel& kernel) { return pictures::measure_layouts(kernel); }
 std::string generator_llvm_version() { return llvm_version(); }
 
 #else
@@ -31,6 +32,7 @@ namespace {
 GeneratorState generator_state() { return GeneratorState::absent; }
 Artifact emit_kernel(const Kernel&, const EmitOptions&) { refuse(); }
 std::vector<Stage> trace_kernel(const Kernel&, const EmitOptions&) { refuse(); }
+pictures::Layouts kernel_layouts(const Kernel&) { refuse(); }
 std::string generator_llvm_version() { return {}; }
 
 #endif

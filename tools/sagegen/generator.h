@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sagegen/emit.h"
+#include "tools/pictures/layouts.h"
 
 namespace sagegen::cli {
 
@@ -14,6 +15,7 @@ GeneratorState generator_state();
 
 Artifact emit_kernel(const Kernel& kernel, const EmitOptions& options);
 std::vector<Stage> trace_kernel(const Kernel& kernel, const EmitOptions& options);
+pictures::Layouts kernel_layouts(const Kernel& kernel);  // of attention
 
 // "0.1.0, LLVM 22.1.8" or "0.1.0, no generator".
 std::string version_line();

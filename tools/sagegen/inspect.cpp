@@ -2,7 +2,9 @@
 
 #include "sagegen/set.h"
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/errors.h"
 #include "tools/sagegen/inspect_model.h"
+#include "tools/sagegen/inspect_svg.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/options.h"
 
@@ -10,7 +12,7 @@ namespace sagegen::cli {
 namespace {
 
 struct InspectCommand {
-  std::string key, gpu;
+  std::string key, gpu, svg;
   bool model = false;
 };
 
@@ -38,19 +40,37 @@ Section resources_section(const Kernel& kernel) {
   return section;
 }
 
-Exit print_prediction(const Kernel& kernel, const std::string& gpu, Output& output) {
-  const ModelReport report = model_report(kernel, gpu);
-  output.text(report.text);
+// What replaces the description: a prediction, drawings, or both.
+Exit print_others(const Kernel& kernel, const InspectCommand& command, Output& output) {
+  std::string text;
   Json json = Json::parse(to_json(kernel));
-  json["model"] = report.json;
+  if (command.model) {
+    const ModelReport report = model_report(kernel, command.gpu);
+    text += report.text;
+    json["model"] = report.json;
+  }
+  if (!command.svg.empty()) {
+    const Drawings drawings =
+        write_drawings(kernel, command.svg, command.gpu, command.model || !command.gpu.empty());
+    if (command.model) text += "\n";
+    for (const std::string& file : drawings.files) text += file + "\n";
+    json["drawings"] = drawings.files;
+    if (!drawings.no_pipeline.empty()) {
+      text += fmt::format("pipeline.svg is not drawn: {}\n", drawings.no_pipeline);
+      json["no_pipeline"] = drawings.no_pipeline;
+    }
+  }
+  output.text(text);
   output.json(json);
   return Exit::ok;
 }
 
 Exit print_description(const InspectCommand& command, Output& output) {
+  if (!command.gpu.empty() && !command.model && command.svg.empty())
+    throw UsageError("--gpu says nothing without --model or --svg; give one of these, or none");
   const Kernel kernel = kernel_of_key(command.key);
   kernel.validate();
-  if (command.model) return print_prediction(kernel, command.gpu, output);
+  if (command.model || !command.svg.empty()) return print_others(kernel, command, output);
   std::vector<Section> sections = kernel.describe();
   sections.push_back(resources_section(kernel));
   std::string text = kernel.key() + "\n";
@@ -76,20 +96,26 @@ Exit print_description(const InspectCommand& command, Output& output) {
 void add_inspect(App& app) {
   app.add<InspectCommand>(
       "inspect",
-      "say in words what a key means: spec, resources, scales, fragments; or how fast it may be",
+      "say in words what a key means: spec, resources, scales, fragments; or how fast it may be; "
+      "or "
+      "draw it",
       "  sagegen inspect sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89\n"
       "  sagegen inspect --model --gpu L40S KEY        what its machine code lets expect; needs "
-      "ptxas",
+      "ptxas\n"
+      "  sagegen inspect --svg svg/ KEY                draws fragments, shared memory and pipeline",
       [](CLI::App& app_command, InspectCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();
-        const CLI::Option* model =
-            app_command.add_flag("--model", command.model,
-                                 "predict the speed of an attention kernel from its machine code "
-                                 "instead; no measurement");
+        app_command.add_flag("--model", command.model,
+                             "predict the speed of an attention kernel from its machine code "
+                             "instead; no measurement");
+        refuse_empty(app_command.add_option(
+            "--svg", command.svg,
+            "draw an attention kernel instead, into this folder: fragments.svg, "
+            "shared_memory.svg and, with ptxas, pipeline.svg"));
         CLI::Option* gpu = app_command.add_option(
             "--gpu", command.gpu,
-            "for this GPU, such as RTX4090 (default: the usual one of the target)");
-        refuse_without(gpu, model);
+            "of --model and of the pipeline: for this GPU, such as RTX4090 (default: the usual one "
+            "of the target)");
         refuse_empty(gpu);
       },
       print_description);

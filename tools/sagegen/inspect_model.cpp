@@ -8,6 +8,7 @@
 #include "templates/attention/spec.h"
 #include "tools/model/prediction.h"
 #include "tools/model/ptxas.h"
+#include "tools/pictures/pictures.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/generator.h"
 
@@ -53,7 +54,7 @@ const model::Gpu& chosen_gpu(const Kernel& kernel, const std::string& name) {
 void require_ptxas() {
   if (!model::ptxas_path().empty()) return;
   throw FileError(
-      fmt::format("ptxas: --model assembles the kernel with it, and there is none {}; "
+      fmt::format("ptxas: the model assembles the kernel with it, and there is none {}; "
                   "tools/install_ptxas.sh of the sources fetches it, and any CUDA toolkit has it",
                   model::ptxas_places()));
 }
@@ -62,7 +63,7 @@ int head_dim_of(const Kernel& kernel) {
   if (&kernel.family() == &attention::family())
     return kernel.view(attention::family()).spec.head_dim;
   throw SpecError(
-      fmt::format("--model is about loops that multiply on tensor cores, and {} is no attention "
+      fmt::format("the model is about loops that multiply on tensor cores, and {} is no attention "
                   "kernel; use the key of one",
                   kernel.key()));
 }
@@ -164,23 +165,43 @@ Json json_of(const model::Gpu& gpu, const Assembly& assembly, const model::Predi
           {"roof_tops", p.roof}};
 }
 
-}  // namespace
-
-ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
+// What all of the model begins with, and how its refusals are told. use(gpu, assembly, launch, head_dim)
+template <typename Use>
+auto modelled(const Kernel& kernel, const std::string& gpu_name, const Use& use) {
   const int head_dim = head_dim_of(kernel);
   const model::Gpu& gpu = chosen_gpu(kernel, gpu_name);
   const Assembly assembly = assembled(kernel);
   const Resources need = kernel.resources();
+  const model::Launch launch{.threads = need.threads, .dynamic_shared = need.dynamic_smem};
   try {
-    const model::Prediction prediction = model::predict(
-        assembly.code, {.threads = need.threads, .dynamic_shared = need.dynamic_smem}, head_dim,
-        gpu);
-    return {.text = text_of(kernel, gpu, assembly, prediction),
-            .json = json_of(gpu, assembly, prediction)};
+    return use(gpu, assembly, launch, head_dim);
   } catch (const model::NotModelled& error) {
     throw SpecError(fmt::format("{} on {} is not modelled: {}; use another key or --gpu",
                                 kernel.key(), gpu.name, error.what()));
   }
+}
+
+}  // namespace
+
+ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
+  return modelled(kernel, gpu_name,
+                  [&](const model::Gpu& gpu, const Assembly& assembly, const model::Launch& launch,
+                      int head_dim) {
+                    const model::Prediction prediction =
+                        model::predict(assembly.code, launch, head_dim, gpu);
+                    return ModelReport{.text = text_of(kernel, gpu, assembly, prediction),
+                                       .json = json_of(gpu, assembly, prediction)};
+                  });
+}
+
+std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu_name) {
+  return modelled(kernel, gpu_name,
+                  [&](const model::Gpu& gpu, const Assembly& assembly, const model::Launch& launch,
+                      int head_dim) {
+                    return pictures::draw_pipeline(
+                        model::modelled_loop(assembly.code, launch, head_dim, gpu), gpu,
+                        kernel.key());
+                  });
 }
 
 }  // namespace sagegen::cli

@@ -1,4 +1,4 @@
-// `sagegen inspect --model`: what the machine code of a kernel lets expect of its speed.
+// `sagegen inspect --model`: what the machine code of a kernel lets expect of its speed. And the drawing of its loop.
 #pragma once
 
 #include <string>
@@ -16,5 +16,8 @@ struct ModelReport {
   Json json;
 };
 ModelReport model_report(const Kernel& kernel, const std::string& gpu);
+
+// The main loop on a sub-core, as SVG; the same of arguments and errors.
+std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu);
 
 }  // namespace sagegen::cli
