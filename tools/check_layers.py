@@ -75,9 +75,14 @@ LAYERS = (
           libraries=("fmt",), never_reaches=("llvm", "dsl", "codegen")),
     Layer("reference", ("tools/reference/",), libraries=("fmt", "nlohmann")),
     Layer("model", ("tools/model/",), never_reaches=("llvm", "vocabulary")),
+    # Builds parts of templates into kernels that say what they see.
+    Layer("pictures", ("tools/pictures/",),
+          layers=("error", "vocabulary", "emit interface", "dsl", "families", "templates", "driver seam",
+                  "runtime headers", "model"),
+          libraries=("fmt",), never_reaches=("llvm",)),
     Layer("tools", ("tools/",),
           layers=("error", "vocabulary", "emit interface", "line info", "families", "plans", "driver seam",
-                  "runtime headers", "reference", "model"),
+                  "runtime headers", "reference", "model", "pictures"),
           libraries=("fmt", "nlohmann", "CLI"), never_reaches=("llvm",)),
     Layer("runtime headers", ("runtime/include/",), layers=("error", "vocabulary", "driver seam"),
           never_reaches=("llvm",)),
@@ -250,6 +255,7 @@ CLEAN = {
     "runtime/emulator/ptx/module.h": '#include "sagegen/runtime/driver_api.h"\n',
     "tools/reference/reference.h": "#include <vector>\n",
     "tools/model/prediction.h": "#include <vector>\n",
+    "tools/pictures/pictures.h": "#include <string>\n",
     "tools/sagegen/main.cpp": '#include <CLI/CLI.hpp>\n#include "sagegen/emit.h"\n'
                               '#include "tools/reference/reference.h"\n#include "sagegen/runtime/device.h"\n',
 }
@@ -290,6 +296,7 @@ BREACHES = (
      "reference may not include vocabulary"),
     ("vocabulary in the model", "tools/model/prediction.h", '#include "sagegen/kernel.h"',
      "model may not include vocabulary"),
+    ("LLVM in a picture", "tools/pictures/pictures.h", '#include "llvm/IR/Module.h"', "pictures may not include llvm"),
     ("internals in a tool", "tools/sagegen/main.cpp", '#include "sagegen/dsl/value.h"', "tools may not include dsl"),
     ("relative include", "runtime/driver/device.cpp", '#include "in_context.h"', "names no file of the project"),
     ("cycle of files", "generator/include/sagegen/error.h", '#include "sagegen/kernel.h"', "error may not include vocabulary"),

@@ -11,7 +11,7 @@
 namespace sagegen::pictures {
 namespace {
 
-constexpr double kLeft = 16, kGap = 40, kMostWidth = 1560;
+constexpr double kLeft = 16, kGap = 40, kMostWidth = 1640;
 constexpr double kLabelSize = 9, kRowHeight = 16, kStrip = 22, kHeader = 26;
 constexpr std::string_view kInk = "#222222", kFrame = "#111111", kGrid = "#8a8a8a";
 

@@ -34,7 +34,7 @@ struct Unit {
   std::string_view name;
   Pipe pipe;
 };
-constexpr Unit kUnits[] = {{"tensor core", Pipe::tensor},  {"FMA", Pipe::fma},
+constexpr Unit kUnits[] = {{"tensor core", Pipe::tensor},  {"FMA light", Pipe::fma},
                            {"FMA heavy", Pipe::fma_heavy}, {"ALU", Pipe::alu},
                            {"MUFU", Pipe::mufu},           {"LSU, shared", Pipe::memory},
                            {"uniform", Pipe::uniform}};
@@ -157,8 +157,10 @@ double draw_legend(Svg& svg, double y, int warps) {
     svg.text(x + 19, y + 11.5, text, {.size = 11});
     x += 19 + text_width(text, 11) + 18;
   };
-  for (int warp = 0; warp < warps; ++warp)
-    entry(warp_colour(warp), fmt::format("warp {} issues, or its work", warp));
+  const std::string issues = "issues, or is worked for: warp";
+  svg.text(x, y + 11.5, issues, {.size = 11});
+  x += text_width(issues, 11) + 10;
+  for (int warp = 0; warp < warps; ++warp) entry(warp_colour(warp), std::to_string(warp));
   x = kLeft;
   y += 20;
   for (std::size_t why = 0; why < kWaitColours.size(); ++why) {
@@ -176,19 +178,17 @@ void draw_shares(Svg& svg, double y, const Recorder& run, const Window& window,
                  const std::vector<Unit>& units) {
   svg.text(kLeft, y, "busy, of these cycles", {.size = 11, .bold = true});
   double line = y + 17;
-  const auto issues = std::count_if(
-      run.issues().begin(), run.issues().end(),
-      [&](const Issue& issue) { return issue.cycle >= window.begin && issue.cycle < window.end; });
-  svg.text(kLeft, line,
-           fmt::format("{:<12} {:5.1f} %", "issue", percent(static_cast<double>(issues), window)),
-           {.size = 11});
-  for (const Unit& unit : units) {
+  const auto share = [&](std::string_view name, double cycles) {
+    svg.text(kLeft, line, name, {.size = 11});
+    svg.text(kLeft + 160, line, fmt::format("{:.1f} %", percent(cycles, window)),
+             {.size = 11, .anchor = Anchor::end});
     line += 15;
-    svg.text(kLeft, line,
-             fmt::format("{:<12} {:5.1f} %", unit.name,
-                         percent(busy_cycles(run, window, unit.pipe), window)),
-             {.size = 11});
-  }
+  };
+  share("issue", static_cast<double>(std::count_if(
+                     run.issues().begin(), run.issues().end(), [&](const Issue& issue) {
+                       return issue.cycle >= window.begin && issue.cycle < window.end;
+                     })));
+  for (const Unit& unit : units) share(unit.name, busy_cycles(run, window, unit.pipe));
   const double x = kLeft + 240;
   svg.text(x, y, "warps, of these cycles", {.size = 11, .bold = true});
   line = y + 17;
@@ -232,7 +232,10 @@ std::string draw_pipeline(const model::ModelledLoop& loop, const model::Gpu& gpu
 
   std::vector<Unit> units;
   for (const Unit& unit : kUnits) {
-    if (busy_cycles(run, window, unit.pipe) > 0) units.push_back(unit);
+    if (busy_cycles(run, window, unit.pipe) == 0) continue;
+    units.push_back(unit);
+    // The pipe of a GPU that has one has no halves.
+    if (unit.pipe == Pipe::fma_heavy && gpu.fp32_lanes <= 64) units.back().name = "FMA";
   }
   std::vector<std::string> lanes{"issue"};
   for (const Unit& unit : units) lanes.emplace_back(unit.name);
@@ -272,15 +275,22 @@ std::string draw_pipeline(const model::ModelledLoop& loop, const model::Gpu& gpu
     }
   }
   for (int warp = 0; warp < run.warps(); ++warp) {
+    // What the warp waits to issue.
+    auto next = [&, issue = run.issues().begin()](std::int64_t cycle) mutable {
+      issue = std::find_if(issue, run.issues().end(), [&](const Issue& one) {
+        return one.warp == warp && one.cycle >= cycle;
+      });
+      return issue == run.issues().end() ? std::string() : "; then " + what(*issue);
+    };
     for (std::int64_t cycle = window.begin; cycle < window.end;) {
       const std::optional<Wait> why = run.state(warp, cycle);
       std::int64_t end = cycle + 1;
       while (end < window.end && run.state(warp, end) == why) ++end;
       if (why) {
-        bands.bar(
-            first_warp + warp, static_cast<double>(cycle), static_cast<double>(end),
-            kWaitColours[static_cast<std::size_t>(*why)],
-            fmt::format("warp {}: {} for {} cycles", warp, model::to_string(*why), end - cycle));
+        bands.bar(first_warp + warp, static_cast<double>(cycle), static_cast<double>(end),
+                  kWaitColours[static_cast<std::size_t>(*why)],
+                  fmt::format("warp {}: {} for {} cycles{}", warp, model::to_string(*why),
+                              end - cycle, next(end)));
       }
       cycle = end;
     }
