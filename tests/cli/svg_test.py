@@ -122,6 +122,11 @@ class Drawings(CliTest):
         report = self.expect_json(OK, "inspect", FWD, "--svg", self.directory)
         self.assertEqual(report["drawings"], [self.path(name) for name in ALWAYS])
         self.assertIn("ptxas", report["no_pipeline"])
+        self.assertNotIn("drawn before", report["no_pipeline"])
+        with open(self.path("pipeline.svg"), "w", encoding="utf-8"):
+            pass
+        report = self.expect_json(OK, "inspect", FWD, "--svg", self.directory)
+        self.assertIn("the one that is there was drawn before", report["no_pipeline"])
         # Who asks for a GPU or a prediction asks for the pipeline.
         for option in (("--model",), ("--gpu", "RTX4090")):
             folder = self.path("none")

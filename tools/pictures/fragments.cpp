@@ -315,7 +315,7 @@ void draw_legend(Svg& svg, double y) {
     x += 22;
   }
   x += 10;
-  word("...;  thick frame: one operand of mma");
+  word("... from the first one of the block or tile;  thick frame: one operand of mma");
 }
 
 }  // namespace

@@ -16,9 +16,9 @@ std::string draw_fragments(const Layouts& layouts, const std::string& title);
 // Where the chunks of the tiles of Q, K and V lie in the banks of shared memory, and what the accesses take.
 std::string draw_shared_memory(const Layouts& layouts, const std::string& title);
 
-// What a sub-core does while one of its warps does a tile of the main loop: one run of the simulation, from the cycle
-// in which the warp begins a tile to that in which it begins the next one. Throws std::runtime_error as
-// model::simulate_run() does.
+// What a sub-core does while one of its warps does a tile of the main loop, from the cycle in which it begins the tile to
+// that in which it begins the next one: of a run of the simulation, a tile that takes what tiles take in the mean.
+// Throws std::runtime_error as model::simulate_run() does.
 std::string draw_pipeline(const model::ModelledLoop& loop, const model::Gpu& gpu,
                           const std::string& title);
 

@@ -17,8 +17,10 @@ using model::Issue;
 using model::Pipe;
 using model::Wait;
 
-constexpr double kLeft = 16, kNames = 118, kPixels = 2;  // of a cycle
-constexpr int kBandCycles = 700;                         // of a line of the drawing
+constexpr double kLeft = 16, kNames = 118;
+constexpr int kBandPixels = 1400;      // of a line of the drawing
+constexpr int kShortWindow = 8 * 700;  // cycles; one takes two pixels, in longer windows one
+constexpr int kTickPixels = 100;
 constexpr double kLane = 15, kLaneGap = 3, kAxis = 22, kBandGap = 18;
 constexpr std::string_view kQuiet = "#555555";
 constexpr std::string_view kWarpColours[] = {"#1f5fa8", "#2d7d46", "#a0245e", "#7a3fa0",
@@ -64,20 +66,29 @@ class Recorder : public model::Observer {
 };
 
 struct Window {
+  int warp;  // whose tile it is
   std::int64_t begin, end;
   std::int64_t cycles() const { return end - begin; }
 };
 
-// A tile of the first warp, from the middle of the run.
-Window middle_tile(const Recorder& run) {
-  std::vector<std::int64_t> begins;
+// Of the tiles that a warp did as a whole, after the first third of the run, the first one that took most nearly what a
+// tile takes a warp in the mean: the scheduler prefers one warp, and others may starve for long.
+Window usual_tile(const Recorder& run, double mean) {
+  std::vector<std::int64_t> begins(static_cast<std::size_t>(run.warps()), -1);
+  const std::int64_t settled = run.issues().back().cycle / 3;
+  std::optional<Window> best;
   for (const Issue& issue : run.issues()) {
-    if (issue.warp == 0 && issue.step == 0) begins.push_back(issue.cycle);
+    if (issue.step != 0) continue;
+    std::int64_t& begin = begins[static_cast<std::size_t>(issue.warp)];
+    const Window tile{issue.warp, begin, issue.cycle};
+    const auto distance = [mean](const Window& window) {
+      return std::abs(static_cast<double>(window.cycles()) - mean);
+    };
+    if (begin >= settled && (!best || distance(tile) < distance(*best))) best = tile;
+    begin = issue.cycle;
   }
-  const std::size_t middle = begins.size() / 2;
-  if (middle + 1 >= begins.size())
-    throw std::runtime_error("the first warp of the simulation does no whole tile");
-  return {begins[middle], begins[middle + 1]};
+  if (!best) throw std::runtime_error("no warp of the simulation does a whole tile");
+  return *best;
 }
 
 double busy_cycles(const Recorder& run, const Window& window, Pipe unit) {
@@ -90,7 +101,7 @@ double busy_cycles(const Recorder& run, const Window& window, Pipe unit) {
   return cycles;
 }
 
-// Draws the window in lines of kBandCycles.
+// Draws the window in lines.
 class Bands {
  public:
   Bands(Svg& svg, const Window& window, double y, std::vector<std::string> lanes)
@@ -105,34 +116,37 @@ class Bands {
     begin = std::max(begin - static_cast<double>(window_.begin), 0.0);
     end = std::min(end - static_cast<double>(window_.begin), static_cast<double>(window_.cycles()));
     while (begin < end) {
-      const int band = static_cast<int>(begin / kBandCycles);
-      const double stop = std::min(end, (band + 1.0) * kBandCycles);
-      svg_.rect(x_of(begin, band), lane_y(band, lane), (stop - begin) * kPixels, kLane,
+      const int band = static_cast<int>(begin / band_cycles());
+      const double stop = std::min(end, (band + 1.0) * band_cycles());
+      svg_.rect(x_of(begin, band), lane_y(band, lane), (stop - begin) * pixels(), kLane,
                 {.fill = fill}, tip);
       begin = stop;
     }
   }
 
  private:
-  int count() const { return static_cast<int>((window_.cycles() + kBandCycles - 1) / kBandCycles); }
+  int pixels() const { return window_.cycles() > kShortWindow ? 1 : 2; }  // of a cycle
+  int band_cycles() const { return kBandPixels / pixels(); }
+  int count() const {
+    return static_cast<int>((window_.cycles() + band_cycles() - 1) / band_cycles());
+  }
   double band_height() const {
     return kAxis + static_cast<double>(lanes_.size()) * (kLane + kLaneGap) + kBandGap;
   }
   double x_of(double cycle, int band) const {
-    return kLeft + kNames + (cycle - band * kBandCycles) * kPixels;
+    return kLeft + kNames + (cycle - band * band_cycles()) * pixels();
   }
   double lane_y(int band, int lane) const {
     return y_ + band * band_height() + kAxis + lane * (kLane + kLaneGap);
   }
 
   void draw_axis(int band) {
-    const int first = band * kBandCycles;
+    const int first = band * band_cycles();
     const int last = static_cast<int>(
-        std::min<std::int64_t>(window_.cycles(), first + std::int64_t{kBandCycles}));
+        std::min<std::int64_t>(window_.cycles(), first + std::int64_t{band_cycles()}));
     const double top = lane_y(band, 0), bottom = lane_y(band, static_cast<int>(lanes_.size()));
     svg_.text(kLeft, top - 9, "cycle", {.size = 10, .fill = kQuiet});
-    constexpr int kTick = 50;
-    for (int cycle = first; cycle <= last; cycle += kTick) {
+    for (int cycle = first; cycle <= last; cycle += kTickPixels / pixels()) {
       svg_.line(x_of(cycle, band), top - 5, x_of(cycle, band), bottom, "#dddddd", 0.7);
       svg_.text(x_of(cycle, band), top - 9, std::to_string(cycle),
                 {.size = 9, .anchor = Anchor::middle, .fill = kQuiet});
@@ -140,7 +154,7 @@ class Bands {
     for (std::size_t lane = 0; lane < lanes_.size(); ++lane) {
       const double y = lane_y(band, static_cast<int>(lane));
       svg_.text(kLeft + kNames - 8, y + 11.5, lanes_[lane], {.size = 10, .anchor = Anchor::end});
-      svg_.rect(x_of(first, band), y, (last - first) * kPixels, kLane, {.fill = "#f7f7f7"});
+      svg_.rect(x_of(first, band), y, (last - first) * pixels(), kLane, {.fill = "#f7f7f7"});
     }
   }
 
@@ -228,7 +242,7 @@ std::string draw_pipeline(const model::ModelledLoop& loop, const model::Gpu& gpu
                            .warps_per_block = loop.warps_per_block,
                            .shared_stretch = mean.shared_stretch},
                           assumptions, {.iterations = assumptions.iterations}, &run);
-  const Window window = middle_tile(run);
+  const Window window = usual_tile(run, cycles * loop.warps);
 
   std::vector<Unit> units;
   for (const Unit& unit : kUnits) {
@@ -243,11 +257,12 @@ std::string draw_pipeline(const model::ModelledLoop& loop, const model::Gpu& gpu
 
   Svg svg(title + ": pipeline");
   svg.text(kLeft, 30, title, {.size = 15, .bold = true});
-  svg.text(kLeft, 50,
-           fmt::format("a sub-core of {} while its warp 0 does a tile of the main loop: {} cycles. "
-                       "A simulation of the machine code, no measurement",
-                       gpu.name, window.cycles()),
-           {.size = 11});
+  svg.text(
+      kLeft, 50,
+      fmt::format("a sub-core of {} while its warp {} does a tile of the main loop: {} cycles. "
+                  "A simulation of the machine code, no measurement",
+                  gpu.name, window.warp, window.cycles()),
+      {.size = 11});
   svg.text(kLeft, 66,
            fmt::format("{} warps share it ({} of a block); this run takes {:.0f} cycles per warp "
                        "and tile, the mean of the runs of inspect --model {:.0f}",

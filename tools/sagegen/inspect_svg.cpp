@@ -55,11 +55,16 @@ Drawings write_drawings(const Kernel& kernel, const std::string& folder, const s
     pipeline.first = pipeline_drawing(kernel, gpu);
   else
     pipeline = try_pipeline(kernel, gpu);
-  result.no_pipeline = pipeline.second;
-  if (pipeline.second.empty())
-    files.emplace_back(fs::path(folder) / "pipeline.svg", std::move(pipeline.first));
-
+  const fs::path pipeline_file = fs::path(folder) / "pipeline.svg";
   std::error_code error;
+  result.no_pipeline = pipeline.second;
+  if (pipeline.second.empty()) {
+    files.emplace_back(pipeline_file, std::move(pipeline.first));
+  } else if (fs::exists(pipeline_file, error)) {
+    result.no_pipeline += "; the one that is there was drawn before";
+  }
+
+  error.clear();
   fs::create_directories(folder, error);
   if (error) {
     throw FileError(
