@@ -39,10 +39,17 @@ struct Case {
 };
 
 void each_case(const std::function<void(const Case&)>& check) {
-  for (const std::string& key : keys()) {
-    INFO(key);
-    const Kernel kernel = parse_key(key);
-    check({kernel, kernel.view(attention::family()), measure_layouts(kernel)});
+  static const std::vector<Case> cases = [] {
+    std::vector<Case> all;
+    for (const std::string& key : keys()) {
+      const Kernel kernel = parse_key(key);
+      all.push_back({kernel, kernel.view(attention::family()), measure_layouts(kernel)});
+    }
+    return all;
+  }();
+  for (const Case& one : cases) {
+    INFO(one.kernel.key());
+    check(one);
   }
 }
 
@@ -236,17 +243,15 @@ TEST_CASE("wavefronts are counted by bank") {
 }
 
 TEST_CASE("the whole kernel makes these accesses and no others") {
-  for (const std::string& key : keys()) {
-    const Kernel kernel = parse_key(key);
-    const attention::View view = kernel.view(attention::family());
-    if (view.spec.bias || view.spec.blocksparse || view.spec.sinks) continue;  // want tensors
-    INFO(key);
-    const Layouts layouts = measure_layouts(kernel);
+  each_case([](const Case& c) {
+    const Kernel& kernel = c.kernel;
+    const attention::View& view = c.view;
+    if (view.spec.bias || view.spec.blocksparse || view.spec.sinks) return;  // want tensors
     // Rows of Q are padded to whole groups.
     const int queries = std::max(view.schedule.cta_q, view.spec.q_group);
     const auto blocks = static_cast<std::uint64_t>(queries / view.schedule.cta_q);
     std::map<std::string, std::uint64_t> expected;  // by opcode, of one tile of keys
-    for (const Tile& tile : layouts.tiles) {
+    for (const Tile& tile : c.layouts.tiles) {
       for (const Access& access : tile.accesses)
         expected[access.name] += blocks * access.requests.size();
     }
@@ -285,7 +290,7 @@ TEST_CASE("the whole kernel makes these accesses and no others") {
       CHECK(executed[name] == count);
     }
     CHECK(executed.size() == expected.size());
-  }
+  });
 }
 
 TEST_CASE("layouts are of attention kernels that can be") {

@@ -64,7 +64,7 @@ struct Layouts {
   std::vector<int> stored_key;        // by place in the order in which V's codes are stored
   int queries = 0, keys = 0;          // of a warp; of a tile
   int head_dim = 0;
-  DType io = DType::f16, qk = DType::s8, pv = DType::f16;
+  DType qk = DType::s8, pv = DType::f16;
   bool v_is_scaled = false;   // by channel
   std::array<Tile, 3> tiles;  // Q, K, V
 };
