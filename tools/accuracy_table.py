@@ -26,9 +26,9 @@ def call(command):
 def modes_of(target):
     """(label, options of `sagegen run`) of the modes that a target offers."""
     fp16 = ('int8-fp16', ['--mode', 'int8-fp16'])
-    fp16_plain = ('int8-fp16, K not smoothed', ['--mode', 'int8-fp16', '--no-smooth-k'])
+    fp16_plain = ('int8-fp16, K not smoothed', ['--mode', 'int8-fp16', '--smoothing', 'none'])
     fp8 = ('int8-fp8', ['--mode', 'int8-fp8'])
-    fp8_plain = ('int8-fp8, K not smoothed', ['--mode', 'int8-fp8', '--no-smooth-k'])
+    fp8_plain = ('int8-fp8, K not smoothed', ['--mode', 'int8-fp8', '--smoothing', 'none'])
     int4 = 'int4-fp8' if target['has_fp8_mma'] else 'int4-fp16'
     return (([fp8, fp8_plain, fp16] if target['has_fp8_mma'] else [fp16, fp16_plain]) +
             ([(int4, ['--mode', int4])] if target['has_s4_mma'] else []))

@@ -159,7 +159,7 @@ cases=(
   "one|--dist normal --heads 1 --q-len 1 --kv-len 1"
   "kbias|--dist k_bias --heads 2 --q-len 257"
   "zero|--dist zero_parts --heads 2 --q-len 140"
-  "plain|--dist outlier --heads 2 --q-len 150 --no-smooth-k"
+  "plain|--dist outlier --heads 2 --q-len 150 --smoothing none"
 )
 if [ $quick -eq 1 ]; then cases=("${cases[@]:0:2}"); else cases+=("long|--dist outlier --heads 2 --q-len 1500"); fi
 dims=(64 128) dtypes=(f16 bf16)

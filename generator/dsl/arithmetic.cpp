@@ -143,6 +143,12 @@ F32 ArithmeticVerbs::fma(F32 a, F32 b, F32 c, SourceLoc loc) {
                                            impl_->b.getFloatTy()));
 }
 
+F32 ArithmeticVerbs::fma_ftz(F32 a, F32 b, F32 c, SourceLoc loc) {
+  impl_->at(loc);
+  return impl_->wrap<F32>(
+      impl_->intrinsic(ir::nvvm_fma_rn_ftz_f, {impl_->use(a), impl_->use(b), impl_->use(c)}));
+}
+
 F32 ArithmeticVerbs::fma_up(F32 a, F32 b, F32 c, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<F32>(

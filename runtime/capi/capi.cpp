@@ -144,15 +144,22 @@ std::vector<const char*> attention_kernels(const Device& device) {
 
 // ---- attention ----------------------------------------------------------------------------------
 
-Smoothing smoothing_of(const sagegen_attention_options& options) {
-  if (options.k_smoothing != SAGEGEN_SMOOTH_K && options.k_smoothing != SAGEGEN_K_AS_IT_IS) {
-    throw ArgumentError(
-        fmt::format("attention: k_smoothing is {}; there are SAGEGEN_SMOOTH_K and "
-                    "SAGEGEN_K_AS_IT_IS; start from "
-                    "options that are all zero",
-                    options.k_smoothing));
+Smoothing smoothing_of(const sagegen_attention_options& options, DType qk) {
+  switch (options.smoothing) {
+    case SAGEGEN_SMOOTH_USUAL:
+      return attention::usual_smoothing(qk);
+    case SAGEGEN_SMOOTH_NONE:
+      return Smoothing::none;
+    case SAGEGEN_SMOOTH_K:
+      return Smoothing::k;
+    case SAGEGEN_SMOOTH_QK:
+      return Smoothing::qk;
+    default:
+      throw ArgumentError(
+          fmt::format("attention: smoothing is {}; there are SAGEGEN_SMOOTH_USUAL, _NONE, _K and "
+                      "_QK; start from options that are all zero",
+                      options.smoothing));
   }
-  return options.k_smoothing == SAGEGEN_SMOOTH_K ? Smoothing::k : Smoothing::none;
 }
 
 // FP8 where the device has it, whatever its driver: the load then says what the driver lacks.
@@ -176,7 +183,7 @@ struct Asked {
 // What the options describe.
 Asked asked_for(const sagegen_attention_options& options, const Device& device) {
   const std::string mode = options.mode == nullptr ? "" : options.mode;
-  const Smoothing smoothing = smoothing_of(options);
+  smoothing_of(options, DType::s8);  // a bad one is refused whatever the mode
   if (mode.starts_with("sage_")) {
     const sagegen::Kernel kernel = parse_key(mode);
     if (&kernel.family() != &attention::family()) {
@@ -221,11 +228,11 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
   spec.head_dim = options.head_dim;
   spec.io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16;
   spec.causal = options.mask == SAGEGEN_MASK_CAUSAL;
-  spec.smoothing = smoothing;
   if (named != nullptr) {
     spec = attention::with_pv(spec, named->pv);
     spec.qk = named->qk;
   }
+  spec.smoothing = smoothing_of(options, spec.qk);
   return {sagegen::Kernel(attention::family(), spec, target), fp8 ? "" : best_target_note(device)};
 }
 

@@ -47,6 +47,8 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   enum Source { kKeys, kValues };
   const auto keys = [&](RingPart, I32 tile, SharedPtr to) {
     inputs.load_keys(k.reread_thread_idx(), tile, {plan.k_tile, to});
+    if (plan.mean_scores)
+      inputs.load_mean_scores(k.reread_thread_idx(), tile, to + std::int64_t{plan.k_tile.bytes()});
   };
   const auto values = [&](RingPart part, I32 tile, SharedPtr to) {
     inputs.load_values(k.reread_thread_idx(), tile, {plan.v_tile, to}, part == RingPart::inner);
@@ -61,7 +63,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
                 .first = tiles.first,
                 .end = tiles.end,
                 .buffers = block.shared + std::int64_t{plan.q_tile.bytes()},
-                .sources = {{plan.k_tile.bytes(), keys}, {plan.v_tile.bytes(), values}},
+                .sources = {{plan.k_stage_bytes(), keys}, {plan.v_tile.bytes(), values}},
                 .skipped = skipped});
   if (plan.queries_in_registers) {
     ring.wait_for_earlier_copies();

@@ -31,7 +31,8 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       per_thread(view.spec.granularity == Granularity::per_thread),
       two_level(view.spec.accumulation == Accumulation::two_level_f32),
       v_quantized(v_is_quantized(view.spec)),
-      smooth(view.spec.smoothing == Smoothing::k),
+      smooth(smooths_k(view.spec.smoothing)),
+      mean_scores(view.spec.smoothing == Smoothing::qk),
       whole_scores(!smooth || mods.change_whole_scores()),
       last_queries_first(mods.later_queries_see_more()),
       queries_in_registers(head_dim <= 64),
@@ -46,6 +47,10 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       v_tile(OperandV::layout(pv, cta_k, head_dim)),
       o_tile{cta_q, static_cast<int>(head_dim * kElementBytes), kBankBytes} {}
 
+int AttentionPlan::k_stage_bytes() const {
+  return k_tile.bytes() + (mean_scores ? mean_score_bytes(cta_k) : 0);
+}
+
 int AttentionPlan::shared_bytes() const {
   return std::max(q_tile.bytes() + stages * stage_bytes(), o_tile.bytes());
 }
@@ -54,15 +59,24 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
                                      const ParamReader<Params>& p, I32 thread_index)
     : batch(k.block_idx(2)),
       q_head(k.block_idx(1)),
-      kv_head(q_head / p(&Params::heads_per_kv_head)),
-      q_index(batch * k.grid_dim(1) + q_head),
-      kv_index(q_index / p(&Params::heads_per_kv_head)),
       first_query((plan.last_queries_first ? k.grid_dim(0) - 1 - k.block_idx(0) : k.block_idx(0)) *
                   plan.cta_q),
       thread(thread_index),
       warp_row(thread / 32 * plan.warp_rows),
-      lane(thread),
-      lane_query(first_query + warp_row + lane.row) {}
+      lane(thread) {
+  I32 heads = k.grid_dim(1);
+  if (plan.mean_scores) {  // the grid is a part of the problem
+    const auto part = k.params<MeanScoreParams>();
+    heads = part(&MeanScoreParams::heads);
+    batch = batch + part(&MeanScoreParams::first_batch);
+    q_head = q_head + part(&MeanScoreParams::first_head);
+    first_query = first_query + part(&MeanScoreParams::first_block) * kMeanRows;
+  }
+  kv_head = q_head / p(&Params::heads_per_kv_head);
+  q_index = batch * heads + q_head;
+  kv_index = q_index / p(&Params::heads_per_kv_head);
+  lane_query = first_query + warp_row + lane.row;
+}
 
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
                                  const AttentionPosition& at, const ParamReader<Params>& p)
@@ -93,6 +107,15 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   };
   q_scale_ = scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
   k_scale_ = scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
+
+  if (plan.mean_scores) {
+    const auto part = k.params<MeanScoreParams>();
+    const I32 blocks = k.grid_dim(0) / (kMeanRows / plan.cta_q);
+    const I32 block = at.first_query / kMeanRows - part(&MeanScoreParams::first_block);
+    const I32 head = k.block_idx(2) * k.grid_dim(1) + k.block_idx(1);
+    const I64 row = k.to_i64(head) * k.to_i64(blocks) + k.to_i64(block);
+    mean_scores_ = part(&MeanScoreParams::mean_scores) + row * k.to_i64(k_rows) * std::int64_t{4};
+  }
 }
 
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
@@ -103,6 +126,14 @@ void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to) cons
   const std::int64_t tile_bytes = plan_.k_tile.bytes();
   const GlobalPtr from = k_codes_ + k_.to_i64(tile) * tile_bytes;
   copy_tile_async(k_, to, {from, k_.i64(plan_.code_row_bytes())}, thread, plan_.threads);
+}
+
+void AttentionInputs::load_mean_scores(I32 thread, I32 tile, SharedPtr to) const {
+  const int bytes = 4 * plan_.cta_k;
+  k_.if_(thread < bytes / kChunkBytes, [&] {
+    const GlobalPtr from = mean_scores_ + k_.to_i64(tile) * std::int64_t{bytes};
+    k_.cp_async_16(to + thread * kChunkBytes, from + thread * kChunkBytes);
+  });
 }
 
 // The caller's V ends at kv_len; codes are padded with zeros.

@@ -22,6 +22,7 @@ struct AttentionPlan {
   int q_group, k_group;
   DType io, qk, pv;
   bool per_thread, two_level, v_quantized, smooth;
+  bool mean_scores;   // sums of scores start from those of the mean query
   bool whole_scores;  // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
@@ -35,7 +36,8 @@ struct AttentionPlan {
   int code_row_bytes() const { return head_dim * bits(qk) / 8; }
   dsl::Mma qk_mma() const { return qk == DType::s4 ? dsl::Mma::s4 : dsl::Mma::s8; }
   int qk_steps() const { return q_tile.row_bytes / 32; }  // of the product Q K^T
-  int stage_bytes() const { return k_tile.bytes() + v_tile.bytes(); }
+  int k_stage_bytes() const;                              // keys, and scores of the mean query
+  int stage_bytes() const { return k_stage_bytes() + v_tile.bytes(); }
   int shared_bytes() const;  // queries and stages, in the end O
   dsl::Mma pv_mma() const { return pv == DType::e4m3 ? dsl::Mma::e4m3 : dsl::Mma::f16; }
 };
@@ -62,6 +64,8 @@ class AttentionInputs {
   // Asynchronous copies to shared memory; the caller commits and waits.
   void load_queries(dsl::I32 thread, const dsl::SharedTile& to) const;
   void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to) const;
+  // f32 [cta_k], in the order of mean_scores.
+  void load_mean_scores(dsl::I32 thread, dsl::I32 tile, dsl::SharedPtr to) const;
   // whole: the tile is known to have cta_k keys.
   void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole) const;
 
@@ -73,7 +77,7 @@ class AttentionInputs {
   dsl::KernelBuilder& k_;
   const AttentionPlan& plan_;
   dsl::I32 kv_len_;
-  dsl::GlobalPtr q_codes_, k_codes_, values_, q_scale_, k_scale_;
+  dsl::GlobalPtr q_codes_, k_codes_, values_, q_scale_, k_scale_, mean_scores_;
   dsl::I64 value_row_bytes_, value_tile_bytes_;
 };
 

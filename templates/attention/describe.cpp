@@ -22,6 +22,14 @@ std::string q_scales(const Spec& spec) {
                      spec.q_group);
 }
 
+std::string q_smoothing(const Spec& spec) {
+  if (spec.smoothing != Smoothing::qk) return "Q: quantized as it is";
+  return fmt::format(
+      "Q: the mean of each {} rows is subtracted first, per channel; sums of scores start from the "
+      "mean's",
+      kMeanRows);
+}
+
 std::string k_scales(const Spec& spec) {
   if (per_thread(spec)) {
     return fmt::format(
@@ -76,10 +84,10 @@ std::vector<Section> describe(const View& view) {
   const Section quantization{
       "quantization",
       {fmt::format("Q and K: {} codes, scales {}", to_string(spec.qk), to_string(spec.granularity)),
-       spec.smoothing == Smoothing::k
+       smooths_k(spec.smoothing)
            ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
            : "K: quantized as it is",
-       q_scales(spec), k_scales(spec), v_codes(spec), p_format(spec),
+       q_smoothing(spec), q_scales(spec), k_scales(spec), v_codes(spec), p_format(spec),
        spec.accumulation == Accumulation::two_level_f32
            ? fmt::format("P V: each tile of {} keys is summed from zero in the tensor core, then "
                          "added to O in "

@@ -11,6 +11,7 @@
 #include "templates/attention/params.h"
 #include "templates/attention/spec.h"
 #include "templates/kv_statistics/spec.h"
+#include "templates/mean_scores/spec.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/spec.h"
 
@@ -91,6 +92,15 @@ RuleLayers<View> rules() {
               "cta_q {} with {} warps is refused: a warp owns 16 or 32 rows of Q; use {} warps",
               v.schedule.cta_q, v.schedule.warps, std::clamp(v.schedule.cta_q / 32, 1, kMaxWarps));
         }},
+       {[](const View& v) {
+          return v.spec.smoothing == Smoothing::qk && v.schedule.cta_q > kMeanRows;
+        },
+        [](const View& v) {
+          return fmt::format(
+              "cta_q {} with smoothing qk is refused: a thread block starts its scores from those "
+              "of one mean query, and {} queries have one; use cta_q {}",
+              v.schedule.cta_q, kMeanRows, kMeanRows);
+        }},
        {[](const View& v) { return v.schedule.cta_k < smallest_cta_k(v.spec.pv); },
         [](const View& v) {
           return fmt::format("cta_k {} with pv {} is refused: {}", v.schedule.cta_k,
@@ -164,7 +174,8 @@ RuleLayers<View> rules() {
 ParamLayout params(const View& v) {
   ParamLayout layout;
   layout.add<Params>();
-  if (v.spec.smoothing == Smoothing::k) layout.add<SmoothingParams>();
+  if (smooths_k(v.spec.smoothing)) layout.add<SmoothingParams>();
+  if (v.spec.smoothing == Smoothing::qk) layout.add<MeanScoreParams>();
 #define SAGEGEN_MOD(name) \
   if (v.spec.name) layout.add<name::Params>();
 #include "templates/attention/mods/mods.def"
@@ -173,6 +184,7 @@ ParamLayout params(const View& v) {
 
 void complete(Spec& spec, const Given& given, const TargetInfo& target) {
   if (!is_given(given, "q_group") && spec.granularity == Granularity::per_block) spec.q_group = 128;
+  if (!is_given(given, "smoothing")) spec.smoothing = usual_smoothing(spec.qk);
   if (!is_given(given, "pv")) spec.pv = target.has(Feature::fp8_mma) ? DType::e4m3 : DType::f16;
   if (!is_given(given, "accumulation")) {
     spec.accumulation = spec.pv == DType::e4m3 ? Accumulation::two_level_f32 : Accumulation::f32;
@@ -193,7 +205,7 @@ Schedule usual(const Spec& spec, const TargetInfo& target) {
 std::vector<Kernel> inputs(const View& v) {
   const Spec& s = v.spec;
   const Target target = v.target.target;
-  const bool smooth = s.smoothing == Smoothing::k, quantized_v = v_is_quantized(s);
+  const bool smooth = smooths_k(s.smoothing), quantized_v = v_is_quantized(s);
   std::vector<Kernel> kernels;
   if (smooth || quantized_v) {
     kernels.push_back({kv_statistics::family(),
@@ -213,7 +225,10 @@ std::vector<Kernel> inputs(const View& v) {
   rows.group = s.q_group;
   rows.smooth = false;
   rows.fold = true;
+  rows.smooth_block = s.smoothing == Smoothing::qk;
   kernels.push_back({quantize_rows::family(), rows, target});
+  if (rows.smooth_block)
+    kernels.push_back({mean_scores::family(), {.head_dim = s.head_dim, .io = s.io}, target});
   return kernels;
 }
 
@@ -235,9 +250,10 @@ const FamilyOf<Spec, Schedule>& family() {
                                       {Granularity::per_block, "per_block", "b"}}))),
               field<&Spec::q_group>("q_group", "g", groups(), group_advice),
               joined(field<&Spec::k_group>("k_group", "x", groups(), group_advice)),
-              field<&Spec::smoothing>(
-                  "smoothing", "sm",
-                  words<Smoothing>({{Smoothing::none, "none", "0"}, {Smoothing::k, "k", "k"}})),
+              field<&Spec::smoothing>("smoothing", "sm",
+                                      words<Smoothing>({{Smoothing::none, "none", "0"},
+                                                        {Smoothing::k, "k", "k"},
+                                                        {Smoothing::qk, "qk", "qk"}})),
               field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
               field<&Spec::accumulation>(
                   "accumulation", "",
@@ -290,6 +306,8 @@ Spec with_pv(Spec spec, DType pv) {
   return spec;
 }
 
+Smoothing usual_smoothing(DType qk) { return qk == DType::s4 ? Smoothing::qk : Smoothing::k; }
+
 std::span<const Mode> modes() {
   static constexpr Mode kModes[] = {{"int8-fp8", DType::s8, DType::e4m3},
                                     {"int8-fp16", DType::s8, DType::f16},
@@ -323,7 +341,9 @@ bool v_is_quantized(const Spec& spec) { return spec.pv == DType::e4m3 || spec.io
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {
   const std::int64_t channels = spec.head_dim;
   const std::int64_t q_tile = schedule.cta_q * channels * bits(spec.qk) / 8;
-  const std::int64_t k_tile = schedule.cta_k * channels * bits(spec.qk) / 8;
+  const std::int64_t k_tile =
+      schedule.cta_k * channels * bits(spec.qk) / 8 +
+      (spec.smoothing == Smoothing::qk ? mean_score_bytes(schedule.cta_k) : 0);
   const std::int64_t v_tile = schedule.cta_k * channels * bits(spec.pv) / 8;
   const std::int64_t o_tile = schedule.cta_q * channels * bits(spec.io) / 8;
   return std::max(q_tile + schedule.stages * (k_tile + v_tile), o_tile);

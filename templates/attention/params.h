@@ -50,4 +50,20 @@ struct SmoothingParams {
   }
 };
 
+// With Smoothing::qk. The launch is a part of the problem (mean_scores/params.h): batches and heads from the first
+// ones on, and blocks of kMeanRows queries from the first one on, for which the scores of mean queries exist.
+struct MeanScoreParams {
+  Address mean_scores;  // f32 [batches, heads, blocks of the part, LkP]
+  std::int32_t heads;   // Hq: the grid has those of the part
+  std::int32_t first_batch, first_head, first_block;
+
+  static constexpr std::string_view kName = "mean_scores";
+  static std::vector<ParamField> fields() {
+    using P = MeanScoreParams;
+    return {param_field("mean_scores", &P::mean_scores), param_field("heads", &P::heads),
+            param_field("first_batch", &P::first_batch), param_field("first_head", &P::first_head),
+            param_field("first_block", &P::first_block)};
+  }
+};
+
 }  // namespace sagegen::attention

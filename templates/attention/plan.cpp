@@ -13,6 +13,8 @@
 #include "templates/attention/plan_mods.h"
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
+#include "templates/mean_scores/params.h"
+#include "templates/mean_scores/spec.h"
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/params.h"
@@ -49,7 +51,7 @@ constexpr std::int64_t kKeysPerChunk = 512;
 constexpr std::int64_t kMaxChunks = 16;
 constexpr std::int64_t kChunkStep = 64;
 
-enum Step { kStatistics, kKeys, kValues, kQueries, kAttend, kSteps };
+enum Step { kStatistics, kKeys, kValues, kQueries, kMeanQueries, kAttend, kSteps };
 
 enum Tensor {
   kQCodes,
@@ -62,14 +64,23 @@ enum Tensor {
   kVMaxima,
   kKMean,
   kLseCorrection,
+  kQMean,
+  kMeanScores,
   kTensors
 };
 constexpr Scratch kScratch[kTensors] = {
-    {"q_codes", kQueries, kAttend},        {"q_scale", kQueries, kAttend},
-    {"k_codes", kKeys, kAttend},           {"k_scale", kKeys, kAttend},
-    {"v_codes", kValues, kAttend},         {"v_scale", kValues, kAttend},
-    {"k_sum_partial", kStatistics, kKeys}, {"v_amax_partial", kStatistics, kValues},
-    {"k_mean", kKeys, kQueries},           {"lse_correction", kQueries, kAttend},
+    {"q_codes", kQueries, kAttend},
+    {"q_scale", kQueries, kAttend},
+    {"k_codes", kKeys, kAttend},
+    {"k_scale", kKeys, kAttend},
+    {"v_codes", kValues, kAttend},
+    {"v_scale", kValues, kAttend},
+    {"k_sum_partial", kStatistics, kKeys},
+    {"v_amax_partial", kStatistics, kValues},
+    {"k_mean", kKeys, kAttend},
+    {"lse_correction", kQueries, kAttend},
+    {"q_mean", kQueries, kAttend},
+    {"mean_scores", kMeanQueries, kAttend},
 };
 
 Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {
@@ -86,6 +97,8 @@ std::vector<std::optional<Kernel>> steps_of(const Kernel& kernel) {
       steps[kStatistics] = input;
     } else if (&input.family() == &quantize_values::family()) {
       steps[kValues] = input;
+    } else if (&input.family() == &mean_scores::family()) {
+      steps[kMeanQueries] = input;
     } else {
       steps[input.view(quantize_rows::family()).spec.fold ? kQueries : kKeys] = input;
     }
@@ -110,20 +123,40 @@ void check_shape(const Shape& shape) {
   }
 }
 
+// A part of the problem that is attended at a time.
+struct Part {
+  std::int64_t first_batch = 0, batches = 0;
+  std::int64_t first_head = 0, heads = 0;    // of Q
+  std::int64_t first_block = 0, blocks = 0;  // of kMeanRows queries
+};
+
 // How a call is cut into tiles and chunks, and where its scratch tensors lie.
 struct Layout {
   std::int64_t q_len_padded, kv_len_padded;
   std::int64_t chunk_len;  // keys that one block of kv_statistics reduces
   std::int64_t chunks;
+  Part part;                                 // the largest; the whole problem without mean scores
   std::array<std::int64_t, kTensors> bytes;  // 0: absent
   ScratchMap::Placed placed;
 };
 
+// The largest part with at most so many bytes: whole batches, else heads of one, else blocks of one, at least one.
+Part part_within(std::int64_t bytes, Part part, std::int64_t bytes_of_block) {
+  const std::int64_t blocks = std::max<std::int64_t>(bytes / bytes_of_block, 1);
+  if (blocks < part.blocks) return {.batches = 1, .heads = 1, .blocks = blocks};
+  const std::int64_t heads = blocks / part.blocks;
+  if (heads < part.heads) return {.batches = 1, .heads = heads, .blocks = part.blocks};
+  part.batches = std::min(part.batches, heads / part.heads);
+  return part;
+}
+
 Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& map,
-                 const Shape& shape, Lse lse) {
+                 const PlanOptions& options, const Shape& shape, Lse lse) {
   check_shape(shape);
   Layout layout;
-  layout.q_len_padded = padded_length(kPlan, "q_len", shape.q_len, spec.q_group, schedule.cta_q);
+  const bool mean_scores = spec.smoothing == Smoothing::qk;
+  layout.q_len_padded = padded_length(kPlan, "q_len", shape.q_len,
+                                      mean_scores ? kMeanRows : spec.q_group, schedule.cta_q);
   layout.kv_len_padded = padded_length(kPlan, "kv_len", shape.kv_len, spec.k_group, schedule.cta_k);
   const std::int64_t wanted =
       std::clamp<std::int64_t>(ceil_div(shape.kv_len, kKeysPerChunk), 1, kMaxChunks);
@@ -152,11 +185,21 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
     layout.bytes[kVScale] = of_keys(channels, kF32);
     layout.bytes[kVMaxima] = of_keys(layout.chunks * channels, kF32);
   }
-  if (spec.smoothing == Smoothing::k) {
+  if (smooths_k(spec.smoothing)) {
     layout.bytes[kKSums] = of_keys(layout.chunks * channels, kF32);
     layout.bytes[kKMean] = of_keys(channels, kF32);
     if (lse == Lse::wanted || mods_need_lse_correction(spec))
       layout.bytes[kLseCorrection] = of_queries(layout.q_len_padded, kF32);
+  }
+  layout.part = {.batches = shape.batch,
+                 .heads = shape.q_heads,
+                 .blocks = ceil_div(layout.q_len_padded, kMeanRows)};
+  if (mean_scores) {
+    layout.bytes[kQMean] = of_queries(layout.part.blocks * channels, kF32);
+    layout.part = part_within(options.mean_score_bytes, layout.part, layout.kv_len_padded * kF32);
+    layout.bytes[kMeanScores] = scratch_bytes(
+        kPlan,
+        {layout.part.batches, layout.part.heads, layout.part.blocks, layout.kv_len_padded * kF32});
   }
   layout.placed = map.place(layout.bytes, kPlan);
   return layout;
@@ -174,8 +217,10 @@ struct Plan::Impl {
         asked.key(), device.compute_capability() / 10, device.compute_capability() % 10));
   }
 
-  Impl(const Device& device, const Kernel& asked, const ArtifactSource& source)
+  Impl(const Device& device, const Kernel& asked, const ArtifactSource& source,
+       const PlanOptions& plan_options)
       : kernel(asked),
+        options(plan_options),
         spec(asked.view(family()).spec),
         schedule(asked.view(family()).schedule),
         scratch(kScratch),
@@ -184,7 +229,12 @@ struct Plan::Impl {
   void check(const Shape& shape, const Arguments& arguments, const Layout& layout,
              DevicePtr workspace, std::size_t workspace_bytes) const;
 
+  Layout layout_of(const Shape& shape, Lse lse) const {
+    return attention::layout_of(spec, schedule, scratch, options, shape, lse);
+  }
+
   Kernel kernel;
+  PlanOptions options;
   Spec spec;
   Schedule schedule;
   ScratchMap scratch;
@@ -214,7 +264,8 @@ struct Call {
   const Layout& layout;
   DevicePtr workspace;
 
-  bool smooths_k() const { return spec.smoothing == Smoothing::k; }
+  bool smooths_k() const { return sagegen::smooths_k(spec.smoothing); }
+  bool smooths_q() const { return spec.smoothing == Smoothing::qk; }
   // Address of a scratch tensor, 0 if it is absent.
   Address at(Tensor tensor) const {
     if (layout.bytes[tensor] == 0) return 0;
@@ -282,11 +333,56 @@ struct Call {
                                 .lse_correction = at(kLseCorrection),
                                 .softmax_scale = softmax_scale(),
                                 .heads_per_kv_head = heads_per_kv_head()});
-    steps.launch(kQueries, grid(layout.q_len_padded / spec.q_group, shape.q_heads, shape.batch),
+    if (smooths_q()) params.set(room::BlockMeanParams{.mean = at(kQMean)});
+    const std::int64_t rows = smooths_q() ? kMeanRows : spec.q_group;
+    steps.launch(kQueries, grid(layout.q_len_padded / rows, shape.q_heads, shape.batch), params,
+                 stream);
+  }
+
+  // Part after part, as the scores of mean queries of one part take the place of the last one's.
+  void attend(StreamHandle stream) const {
+    if (!smooths_q()) return attend(layout.part, stream);
+    const std::int64_t blocks = layout.q_len_padded / kMeanRows;
+    const Part& largest = layout.part;
+    Part part;
+    for (std::int64_t b = 0; b < shape.batch; b += largest.batches) {
+      part.first_batch = b;
+      part.batches = std::min(largest.batches, shape.batch - b);
+      for (std::int64_t h = 0; h < shape.q_heads; h += largest.heads) {
+        part.first_head = h;
+        part.heads = std::min(largest.heads, shape.q_heads - h);
+        for (std::int64_t x = 0; x < blocks; x += largest.blocks) {
+          part.first_block = x;
+          part.blocks = std::min(largest.blocks, blocks - x);
+          mean_queries(part, stream);
+          attend(part, stream);
+        }
+      }
+    }
+  }
+
+  void mean_queries(const Part& part, StreamHandle stream) const {
+    namespace room = mean_scores;
+    ParamPack params = steps.params(kMeanQueries);
+    params.set(room::Params{.k = arguments.k.param(),
+                            .k_mean = at(kKMean),
+                            .q_mean = at(kQMean),
+                            .scores = at(kMeanScores),
+                            .softmax_scale = softmax_scale(),
+                            .kv_len = narrow(shape.kv_len),
+                            .kv_len_padded = narrow(layout.kv_len_padded),
+                            .heads = narrow(shape.q_heads),
+                            .heads_per_kv_head = heads_per_kv_head(),
+                            .blocks_of_head = narrow(layout.q_len_padded / kMeanRows),
+                            .first_batch = narrow(part.first_batch),
+                            .first_head = narrow(part.first_head),
+                            .first_block = narrow(part.first_block),
+                            .blocks = narrow(part.blocks)});
+    steps.launch(kMeanQueries, grid(layout.kv_len_padded / room::kKeys, part.heads, part.batches),
                  params, stream);
   }
 
-  void attend(StreamHandle stream) const {
+  void attend(const Part& part, StreamHandle stream) const {
     ParamPack params = steps.params(kAttend);
     const TensorParam v_codes{
         .data = at(kVCodes), .stride_batch = 0, .stride_head = 0, .stride_token = 0};
@@ -304,9 +400,16 @@ struct Call {
                       .kv_len_padded = narrow(layout.kv_len_padded),
                       .heads_per_kv_head = heads_per_kv_head()});
     if (smooths_k()) params.set(SmoothingParams{.lse_correction = at(kLseCorrection)});
+    if (smooths_q()) {
+      params.set(MeanScoreParams{.mean_scores = at(kMeanScores),
+                                 .heads = narrow(shape.q_heads),
+                                 .first_batch = narrow(part.first_batch),
+                                 .first_head = narrow(part.first_head),
+                                 .first_block = narrow(part.first_block)});
+    }
     set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
-    steps.launch(kAttend, grid(layout.q_len_padded / schedule.cta_q, shape.q_heads, shape.batch),
-                 params, stream);
+    const std::int64_t queries = smooths_q() ? part.blocks * kMeanRows : layout.q_len_padded;
+    steps.launch(kAttend, grid(queries / schedule.cta_q, part.heads, part.batches), params, stream);
   }
 };
 
@@ -345,9 +448,10 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
   check.overlaps();
 }
 
-Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& source) {
+Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& source,
+           const PlanOptions& options) {
   try {
-    impl_ = std::make_unique<Impl>(device, kernel, source);
+    impl_ = std::make_unique<Impl>(device, kernel, source, options);
   } catch (const DriverError& error) {
     const bool has_no_older = error.result() == static_cast<int>(Result::unsupported_ptx_version) &&
                               kernel.view(family()).spec.pv == DType::e4m3;
@@ -364,12 +468,12 @@ Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 
 std::size_t Plan::workspace_bytes(const Shape& shape, Lse lse) const {
-  const Layout layout = layout_of(impl_->spec, impl_->schedule, impl_->scratch, shape, lse);
+  const Layout layout = impl_->layout_of(shape, lse);
   return static_cast<std::size_t>(layout.placed.bytes);
 }
 
 std::vector<Plan::ScratchTensor> Plan::scratch(const Shape& shape, Lse lse) const {
-  const Layout layout = layout_of(impl_->spec, impl_->schedule, impl_->scratch, shape, lse);
+  const Layout layout = impl_->layout_of(shape, lse);
   std::vector<ScratchTensor> tensors;
   for (int i = 0; i < kTensors; ++i)
     tensors.push_back({kScratch[i].name, layout.placed.offset[i], layout.bytes[i]});
@@ -379,8 +483,7 @@ std::vector<Plan::ScratchTensor> Plan::scratch(const Shape& shape, Lse lse) cons
 void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, DevicePtr workspace,
                    std::size_t workspace_bytes, StreamHandle stream) const {
   const Impl& plan = *impl_;
-  const Layout layout = layout_of(plan.spec, plan.schedule, plan.scratch, shape,
-                                  arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
+  const Layout layout = plan.layout_of(shape, arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
   plan.check(shape, arguments, layout, workspace, workspace_bytes);
   const Call call{.spec = plan.spec,
                   .schedule = plan.schedule,

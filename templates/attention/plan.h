@@ -60,11 +60,19 @@ struct Arguments {
 
 enum class Lse { unwanted, wanted };
 
+struct PlanOptions {
+  // With Smoothing::qk: of the workspace, what scores of mean queries may take, 4 bytes for each key and 128
+  // queries of a head. Where that is less than all of them, heads, or their queries, are attended one part after
+  // another; one block of 128 queries is the least.
+  std::int64_t mean_score_bytes = std::int64_t{128} << 20;
+};
+
 class Plan {
  public:
   // Loads the kernel and those that prepare its inputs; see LoadedSteps. Throws SpecError, DriverError,
   // InternalError for a kernel of another family.
-  Plan(const runtime::Device& device, const Kernel& kernel, const runtime::ArtifactSource& source);
+  Plan(const runtime::Device& device, const Kernel& kernel, const runtime::ArtifactSource& source,
+       const PlanOptions& options = {});
   ~Plan();
   Plan(Plan&&) noexcept;
 
@@ -88,7 +96,8 @@ class Plan {
            std::size_t workspace_bytes, runtime::StreamHandle stream) const;
 
   // The two halves of run(), for callers that quantize once or that time them apart. attend() reads
-  // what quantize() left in the workspace for the same shape and arguments. Same checks as run().
+  // what quantize() left in the workspace for the same shape and arguments, with Smoothing::qk the caller's K,
+  // too. Same checks as run().
   void quantize(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
                 std::size_t workspace_bytes, runtime::StreamHandle stream) const;
   void attend(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,

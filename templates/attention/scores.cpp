@@ -9,6 +9,8 @@ namespace {
 constexpr std::int32_t kBiasBits = 0x4B400000;
 constexpr std::int32_t kLargestFoldedUnitBits = 0x3C000000;  // 2^-7
 constexpr std::int32_t kLargestExactUnitBits = 0x3F7FFFFF;   // less than 1, which is the step
+// So small that it is nothing, and still has an inverse.
+constexpr float kSmallestUnit = 0x1p-100f;
 // So that bias * scale is exact.
 constexpr std::int32_t kShortScaleBits = ~3;
 
@@ -28,7 +30,8 @@ void Scores::load_scales(I32 tile, I32 thread) {
 
 void Scores::next_tile() {
   KernelBuilder& k = block_.k;
-  const F32 product = loaded_q_scale_ * loaded_k_scale_;
+  F32 product = loaded_q_scale_ * loaded_k_scale_;
+  if (block_.plan.mean_scores) product = k.max(product, k.f32(kSmallestUnit));
   next_scale_ =
       block_.plan.maximum_step == 0 ? product : k.as_f32(k.as_bits(product) & kShortScaleBits);
 }
@@ -57,12 +60,33 @@ RowOperands Scores::queries(int k_step) const {
   return operands;
 }
 
+// All rows of a lane have the same unit and the same mean query. An mma starts from four registers in a row, which
+// are those of two rows: the same numbers twice. The assembler makes the second two by moves, for each mma anew,
+// unless they are results of their own. So the fma of odd rows is another one, which also takes subnormal scores
+// for 0: beside the bias they are nothing.
+void Scores::start_from_mean_scores(SharedPtr from) {
+  KernelBuilder& k = block_.k;
+  const F32 units = k.reciprocal(scale);
+  const SharedPtr of_lane = from + LanePosition(k.reread_thread_idx()).quad * kChunkBytes;
+  for (int four = 0; four < elements.lane_columns(); four += 4) {  // of every 16 keys
+    const auto scores = k.load_v4(of_lane + std::int64_t{four * kChunkBytes});
+    for (int i = 0; i < 4; ++i) {
+      const F32 score = k.as_f32(scores[static_cast<std::size_t>(i)]);
+      const I32 even = k.as_bits(k.fma(score, units, k.f32(kBias)));
+      const I32 odd = k.as_bits(k.fma_ftz(score, units, k.f32(kBias)));
+      for (int row = 0; row < elements.lane_rows(); ++row)
+        elements.at(row, four + i) = row % 2 == 0 ? even : odd;
+    }
+  }
+}
+
 void Scores::multiply(SharedPtr keys) {
   const AttentionPlan& plan = block_.plan;
   elements = Accumulator(plan.warp_rows, plan.cta_k, block_.k.i32(kBiasBits));
   scale = next_scale_;
   bias = block_.k.f32(kBias);
   scaled = false;
+  if (plan.mean_scores) start_from_mean_scores(keys + std::int64_t{plan.k_tile.bytes()});
   for (int step = 0; step < plan.qk_steps(); ++step) {
     const RowOperands q = queries(step);
     for (int pair = 0; pair < elements.column_blocks() / 2; ++pair) {

@@ -11,6 +11,9 @@ namespace sagegen::attention {
 // accumulator that starts at the bits of 1.5 * 2^23 reads as the f32 1.5 * 2^23 + sum, exactly, while |sum| <
 // 2^22 (127 * 127 * 256 is less), so scores need no conversion; the softmax takes the bias off. Where it
 // must not, and where mods change or hide scores, they are brought to scale 1 and bias 0 (modify()).
+//
+// Where the mean of the queries was subtracted, sums start from its scores instead of 0, to the nearest unit
+// (SageAttention2 equation 5): one fma makes the f32 1.5 * 2^23 + score / unit, whose bits are the start.
 class Scores {
  public:
   explicit Scores(const AttentionBlock& block);
@@ -38,6 +41,7 @@ class Scores {
 
  private:
   RowOperands queries(int k_step) const;
+  void start_from_mean_scores(dsl::SharedPtr from);
 
   const AttentionBlock& block_;
   const dsl::OperandA q_;

@@ -45,6 +45,9 @@ Spec usual_spec(Target target, Granularity granularity = Granularity::per_thread
 // The same with P V in another dtype and the accumulation that goes with it.
 Spec with_pv(Spec spec, DType pv);
 
+// What SageAttention2 smooths: K, and with INT4 codes Q, too.
+Smoothing usual_smoothing(DType qk);
+
 // Formats of the two products by the name that people give them: "int4-fp8" is INT4 Q K^T and FP8 P V.
 struct Mode {
   std::string_view name;
@@ -68,7 +71,9 @@ float p_offset(const Spec& spec);
 // maxima are what they are. A unit of INT8 scores is so small a part of an octave that it may round.
 float maximum_step(const Spec& spec);
 
-// Shared memory: the Q tile, then per stage one K and one V tile; in the end O.
+// With Smoothing::qk: of the scores of the mean query with the keys of a tile, in whole lines of shared memory.
+constexpr int mean_score_bytes(int cta_k) { return (4 * cta_k + 127) / 128 * 128; }
+// Shared memory: the Q tile, then per stage one K tile (and scores of the mean query) and one V tile; in the end O.
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule);
 
 }  // namespace sagegen::attention

@@ -6,8 +6,6 @@
 namespace sagegen::kv_statistics {
 namespace {
 
-constexpr int kRowsPerPass = 8;  // rows that the threads of a block hold at a time
-
 std::vector<Section> describe(const View& v) {
   Sentences lines{fmt::format("head_dim {}, input {}", v.spec.head_dim, to_string(v.spec.io))};
   if (v.spec.k_sum)
@@ -37,7 +35,7 @@ const FamilyOf<Spec>& family() {
           [](const View& v) {
             const int tables = int{v.spec.k_sum} + int{v.spec.v_amax};
             return Resources{.threads = v.spec.head_dim,
-                             .dynamic_smem = tables * kRowsPerPass * 4 * v.spec.head_dim};
+                             .dynamic_smem = tables * column_table_bytes(v.spec.head_dim)};
           },
       .params =
           [](const View& v) {

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kPasses = 4;  // rows per thread and iteration, so that loads overlap
 
-F32 add(KernelBuilder&, F32 so_far, F32 value) { return so_far + value; }
 F32 max_of_abs(KernelBuilder& k, F32 so_far, F32 value) { return k.max(so_far, k.abs(value)); }
 
 // Eight numbers per thread, one per channel, that become one number per channel of the block.
@@ -22,11 +21,11 @@ struct Reduction {
   GlobalPtr tokens;  // of the block's head
   I64 row_bytes;
   GlobalPtr partial;
-  F32 (*combine)(KernelBuilder& k, F32 so_far, F32 value);
+  Combine combine;
 };
 
 template <typename P>
-Reduction reduction(KernelBuilder& k, F32 (*combine)(KernelBuilder&, F32, F32)) {
+Reduction reduction(KernelBuilder& k, Combine combine) {
   const auto p = k.params<P>();
   return {head_of(k, p, &P::tokens, k.block_idx(2), k.block_idx(1)),
           p(&P::tokens, &TensorParam::stride_token) * kElementBytes, p(&P::partial), combine};
@@ -68,29 +67,22 @@ void build(KernelBuilder& k, const Kernel& kernel) {
     }
   });
 
-  // [reduction][row of the pass][channel]: each thread parks its eight, then takes one channel.
-  const int table_bytes = kRowsPerPass * head_dim * 4;
+  const int table_bytes = column_table_bytes(head_dim);
   const SharedPtr tables = k.shared(static_cast<int>(reductions.size()) * table_bytes, 16);
-  const I32 part_bytes = (threads.row() * head_dim + threads.channel()) * 4;
+  const auto table_of = [&](std::size_t r) {
+    return tables + static_cast<std::int64_t>(r) * table_bytes;
+  };
   for (std::size_t r = 0; r < reductions.size(); ++r) {
-    const SharedPtr part = tables + part_bytes + static_cast<std::int64_t>(r) * table_bytes;
-    for (std::size_t half = 0; half < 2; ++half) {
-      std::array<I32, 4> words;
-      for (std::size_t i = 0; i < 4; ++i) words[i] = k.as_bits(totals[r][4 * half + i].get());
-      k.store_v4(part + static_cast<std::int64_t>(16 * half), words);
-    }
+    RowPart part;
+    for (std::size_t i = 0; i < part.size(); ++i) part[i] = totals[r][i].get();
+    store_columns(k, threads, part, table_of(r));
   }
   k.barrier();
   const I32 head_index = batch * k.grid_dim(1) + head;
   const I64 chunk_index = k.to_i64(head_index * k.grid_dim(0)) + k.to_i64(chunk);
   const I32 channel_bytes = k.thread_idx() * 4;
   for (std::size_t r = 0; r < reductions.size(); ++r) {
-    const SharedPtr column = tables + channel_bytes + static_cast<std::int64_t>(r) * table_bytes;
-    F32 total = k.load<F32>(column);
-    for (int row = 1; row < kRowsPerPass; ++row) {
-      total =
-          reductions[r].combine(k, total, k.load<F32>(column + std::int64_t{4 * row * head_dim}));
-    }
+    const F32 total = combined_column(k, threads, table_of(r), reductions[r].combine);
     k.store(reductions[r].partial + chunk_index * std::int64_t{4 * head_dim} + channel_bytes,
             total);
   }

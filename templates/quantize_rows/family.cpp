@@ -10,6 +10,12 @@ std::vector<Section> describe(const View& v) {
   const Spec& s = v.spec;
   Sentences lines{fmt::format("head_dim {}, input {}", s.head_dim, to_string(s.io))};
   if (s.smooth) lines.push_back("subtracts the mean over all rows, per channel");
+  if (s.smooth_block) {
+    lines.push_back(fmt::format(
+        "subtracts the mean of each {} rows, per channel, and writes it: f32 [batch, heads, rows / "
+        "{}, head_dim]",
+        kMeanRows, kMeanRows));
+  }
   if (s.scales == 1) {
     lines.push_back(
         fmt::format("one scale per {} rows. f32 [batch, heads, rows / {}, 1]", s.group, s.group));
@@ -30,7 +36,7 @@ std::vector<Section> describe(const View& v) {
     lines.push_back(
         "on request computes q . mean(K), which corrects the LSE for the smoothing of K");
   }
-  lines.push_back(fmt::format("grid (padded length / {}, heads, batch)", s.group));
+  lines.push_back(fmt::format("grid (padded length / {}, heads, batch)", block_rows(s)));
   return {{"what it computes", lines}};
 }
 
@@ -46,18 +52,29 @@ const FamilyOf<Spec>& family() {
                field<&Spec::codes>("codes", "", code_types(), codes_advice),
                field<&Spec::scales>("scales", "r", numbers({8, 4, 1})),
                field<&Spec::group>("group", "g", groups(), group_advice),
-               flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold")},
+               flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold"),
+               flag<&Spec::smooth_block>("smooth_block", "smoothblock")},
       .rules = {{{[](const View& v) { return v.spec.smooth && v.spec.fold; },
                   [](const View&) {
                     return std::string(
                         "smooth with fold is refused: the mean of K is subtracted, and the "
                         "softmax scale is folded into Q; choose one");
+                  }},
+                 {[](const View& v) { return v.spec.smooth_block && !v.spec.fold; },
+                  [](const View&) {
+                    return std::string(
+                        "smooth_block without fold is refused: blocks of rows have means where the "
+                        "rows are queries, whose scales hold the softmax scale; set fold, or take "
+                        "smooth");
                   }}}},
       .resources =
           [](const View& v) {
             const int channels = v.spec.head_dim;
-            const int mean = v.spec.smooth ? 4 * channels : 0;
-            const int warp_maxima = v.spec.scales == 1 ? 4 * channels / 32 : 0;
+            const int mean = v.spec.smooth_block ? column_table_bytes(channels)
+                             : v.spec.smooth     ? 4 * channels
+                                                 : 0;
+            const int groups = block_rows(v.spec) / v.spec.group;
+            const int warp_maxima = v.spec.scales == 1 ? groups * 4 * channels / 32 : 0;
             return Resources{.threads = channels, .dynamic_smem = mean + warp_maxima};
           },
       .params =
@@ -65,6 +82,7 @@ const FamilyOf<Spec>& family() {
             ParamLayout layout;
             layout.add<Params>();
             if (v.spec.smooth) layout.add<SmoothParams>();
+            if (v.spec.smooth_block) layout.add<BlockMeanParams>();
             if (v.spec.fold) layout.add<FoldParams>();
             return layout;
           },

@@ -1,4 +1,4 @@
-// Launch parameters of quantize_rows. grid (padded length / group, heads, B).
+// Launch parameters of quantize_rows. grid (padded length / block_rows(), heads, B).
 #pragma once
 
 #include "sagegen/params.h"
@@ -31,6 +31,14 @@ struct SmoothParams {
     return {param_field("sum_partial", &SmoothParams::sum_partial),
             param_field("mean", &SmoothParams::mean), param_field("chunks", &SmoothParams::chunks)};
   }
+};
+
+// With smooth_block.
+struct BlockMeanParams {
+  Address mean;  // out f32 [B, H, LP / kMeanRows, D]
+
+  static constexpr std::string_view kName = "block_mean";
+  static std::vector<ParamField> fields() { return {param_field("mean", &BlockMeanParams::mean)}; }
 };
 
 // With fold.

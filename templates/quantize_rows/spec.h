@@ -20,7 +20,13 @@ struct Spec {
   // Rows are queries: fold the softmax scale and log2(e) into the scales, so that code * code * q_scale *
   // k_scale is a score in base 2, and on request compute q . mean(K), what smoothing takes from the scores.
   bool fold = false;
+  // Subtract from each row the mean of its block of kMeanRows rows, per channel; of queries. No scale is so
+  // small that the mean's scores would not fit into integer sums (least_amax_of_mean()).
+  bool smooth_block = false;
 };
+
+// Rows of one thread block.
+constexpr int block_rows(const Spec& spec) { return spec.smooth_block ? kMeanRows : spec.group; }
 
 using View = ViewOf<Spec, NoSchedule>;
 const FamilyOf<Spec>& family();

@@ -1,7 +1,7 @@
 // Rows to integer codes: the mean over all rows is subtracted per channel (smooth, for K), or the softmax
 // scale and log2(e) go into the scale of the codes (fold, for Q), so that attention works in base 2 with one
 // factor. Where the LSE is wanted, the term that smoothing K removes from it is computed with the queries,
-// while they are at hand in full precision.
+// while they are at hand in full precision. After that their own mean is subtracted, too (smooth_block).
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/shared/rows.h"
@@ -20,20 +20,24 @@ class QuantizeRows {
  private:
   RowPart mean_of_rows();
   void load_rows();
-  F32 amax_of_scale(F32 amax);
-  void write_scales(F32 scale);
   void write_lse_correction();
+  F32 subtract_block_mean();
+  void write_group(int group, F32 least_amax);
+  F32 amax_of_scale(int group, F32 amax);
+  void write_scales(I32 group, F32 scale);
 
-  // Row of the group that this thread has a part of in a pass.
-  I32 row(std::size_t pass) const { return threads_.row() + static_cast<int>(pass) * kRowsPerPass; }
+  int warp_maxima_bytes() const { return 4 * spec_.head_dim / 32; }
+  // Row of the block that this thread has a part of in a pass.
+  I32 row(int pass) const { return threads_.row() + pass * kRowsPerPass; }
 
   KernelBuilder& k_;
   const Spec& spec_;
   const ParamReader<Params> p_;
   const RowThreads threads_;
-  const I32 group_, head_, batch_, head_index_, first_row_;
-  I64 first_padded_row_;
+  const I32 block_, head_, batch_, head_index_, first_row_;
+  const I64 first_padded_row_;
   std::vector<RowPart> rows_;  // by pass
+  SharedPtr warp_maxima_;      // [group, warp]: a scratch of max_of_block() each
 };
 
 QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
@@ -41,29 +45,38 @@ QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
       spec_(spec),
       p_(k.params<Params>()),
       threads_(k, spec.head_dim),
-      group_(k.block_idx(0)),
+      block_(k.block_idx(0)),
       head_(k.block_idx(1)),
       batch_(k.block_idx(2)),
       head_index_(batch_ * k.grid_dim(1) + head_),
-      first_row_(group_ * spec.group) {}
+      first_row_(block_ * block_rows(spec)),
+      first_padded_row_(k.to_i64(head_index_) * k.to_i64(p_(&Params::len_padded)) +
+                        k.to_i64(first_row_)) {}
 
 void QuantizeRows::build() {
   load_rows();
-  F32 amax = k_.f32(0.0f);
-  for (const RowPart& part : rows_) amax = max_abs(k_, part, amax);
-  const CodeScale code = code_scale(k_, amax_of_scale(amax), largest_code(spec_.codes));
+  if (spec_.fold) write_lse_correction();
+  F32 least_amax = k_.f32(0.0f);
+  if (spec_.smooth_block) least_amax = subtract_block_mean();
+  const int groups = block_rows(spec_) / spec_.group;
+  if (spec_.scales == 1) warp_maxima_ = k_.shared(groups * warp_maxima_bytes(), 16);
+  for (int group = 0; group < groups; ++group) write_group(group, least_amax);
+}
 
-  first_padded_row_ =
-      k_.to_i64(head_index_) * k_.to_i64(p_(&Params::len_padded)) + k_.to_i64(first_row_);
+void QuantizeRows::write_group(int group, F32 least_amax) {
+  const int passes = spec_.group / kRowsPerPass, first = group * passes;
+  F32 amax = least_amax;
+  for (int i = first; i < first + passes; ++i)
+    amax = max_abs(k_, rows_[static_cast<std::size_t>(i)], amax);
+  const CodeScale code = code_scale(k_, amax_of_scale(group, amax), largest_code(spec_.codes));
   const int row_bytes = spec_.head_dim * bits(spec_.codes) / 8;
   const I32 channel_bytes = threads_.channel() * bits(spec_.codes) / 8;
   const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{row_bytes};
-  for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
-    store_codes(k_, spec_.codes, rows_[pass], code.inverse,
-                codes + (row(pass) * row_bytes + channel_bytes));
+  for (int i = first; i < first + passes; ++i) {
+    store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(i)], code.inverse,
+                codes + (row(i) * row_bytes + channel_bytes));
   }
-  write_scales(code.scale);
-  if (spec_.fold) write_lse_correction();
+  write_scales(block_ * (block_rows(spec_) / spec_.group) + group, code.scale);
 }
 
 // The block's part of the mean of all rows, from the sums of chunks; block 0 writes it, too.
@@ -92,8 +105,8 @@ void QuantizeRows::load_rows() {
   if (spec_.smooth) mean = mean_of_rows();
   const I64 row_bytes = p_(&Params::rows, &TensorParam::stride_token) * kElementBytes;
   const GlobalPtr rows = head_of(k_, p_, &Params::rows, batch_, head_);
-  for (int pass = 0; pass < spec_.group / kRowsPerPass; ++pass) {
-    const I32 index = first_row_ + (pass * kRowsPerPass + threads_.row());
+  for (int pass = 0; pass < block_rows(spec_) / kRowsPerPass; ++pass) {
+    const I32 index = first_row_ + row(pass);
     const Pred is_there = index < p_(&Params::len);
     RowPart part = threads_.load(spec_.io, rows + k_.to_i64(index) * row_bytes, is_there);
     for (std::size_t i = 0; spec_.smooth && i < part.size(); ++i) {
@@ -103,24 +116,55 @@ void QuantizeRows::load_rows() {
   }
 }
 
+// Rows behind the last one stay 0. Returns the least amax of a scale.
+F32 QuantizeRows::subtract_block_mean() {
+  RowPart sums = rows_[0];
+  for (std::size_t pass = 1; pass < rows_.size(); ++pass) {
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i] + rows_[pass][i];
+  }
+  const SharedPtr table = k_.shared(column_table_bytes(spec_.head_dim), 16);
+  store_columns(k_, threads_, sums, table);
+  k_.barrier();
+  const I32 left = p_(&Params::len) - first_row_;
+  const F32 total = combined_column(k_, threads_, table, add);
+  const F32 mean = total / k_.to_f32(k_.min(left, k_.i32(kMeanRows)));
+  const I32 channel_bytes = k_.thread_idx() * 4;
+  k_.store(table + channel_bytes, mean);  // where this thread alone has read
+  const I64 index = k_.to_i64(head_index_) * k_.to_i64(k_.grid_dim(0)) + k_.to_i64(block_);
+  k_.store(k_.params<BlockMeanParams>()(&BlockMeanParams::mean) +
+               index * std::int64_t{4 * spec_.head_dim} + channel_bytes,
+           mean);
+  k_.barrier();
+  const RowPart means = load_f32x8(k_, table + threads_.channel() * 4);
+  F32 size = k_.f32(0.0f);
+  for (const F32 one : means) size = size + k_.abs(one);
+  for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
+    const Pred is_there = row(static_cast<int>(pass)) < left;
+    for (std::size_t i = 0; i < means.size(); ++i)
+      rows_[pass][i] = k_.select(is_there, rows_[pass][i] - means[i], k_.f32(0.0f));
+  }
+  return threads_.sum_of_row(size) * least_amax_of_mean(spec_.codes, spec_.head_dim);
+}
+
 // Largest value of the rows that share a scale with this thread's. A thread has one row of every eight.
-F32 QuantizeRows::amax_of_scale(F32 amax) {
+F32 QuantizeRows::amax_of_scale(int group, F32 amax) {
   switch (spec_.scales) {
     case 8:
       return threads_.max_of_row(amax);
     case 4:
       return threads_.max_of_row_pair(amax);
     default:
-      return threads_.max_of_block(amax, k_.shared(4 * (spec_.head_dim / 32), 16));
+      return threads_.max_of_block(amax, warp_maxima_ + std::int64_t{group * warp_maxima_bytes()});
   }
 }
 
-void QuantizeRows::write_scales(F32 scale) {
+void QuantizeRows::write_scales(I32 group, F32 scale) {
   const int rows_per_scale = kRowsPerPass / spec_.scales;
   if (spec_.fold) scale = scale * (k_.params<FoldParams>()(&FoldParams::softmax_scale) * kLog2E);
+  const I32 groups_of_head = k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
   const GlobalPtr scales =
-      p_(&Params::scale) + (k_.to_i64(head_index_ * k_.grid_dim(0)) + k_.to_i64(group_)) *
-                               std::int64_t{4 * spec_.scales};
+      p_(&Params::scale) +
+      (k_.to_i64(head_index_ * groups_of_head) + k_.to_i64(group)) * std::int64_t{4 * spec_.scales};
   const Pred first = threads_.channel() == 0 && threads_.row() % rows_per_scale == 0;
   k_.if_(first, [&] { k_.store(scales + threads_.row() / rows_per_scale * 4, scale); });
 }
@@ -138,7 +182,8 @@ void QuantizeRows::write_lse_correction() {
     for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
       const F32 correction = threads_.dot(rows_[pass], k_mean) * p(&FoldParams::softmax_scale);
       const GlobalPtr to =
-          lse_correction + (first_padded_row_ + k_.to_i64(row(pass))) * std::int64_t{4};
+          lse_correction +
+          (first_padded_row_ + k_.to_i64(row(static_cast<int>(pass)))) * std::int64_t{4};
       k_.if_(threads_.channel() == 0, [&] { k_.store(to, correction); });
     }
   });

@@ -20,6 +20,8 @@ std::string_view to_string(Smoothing value) {
       return "none";
     case Smoothing::k:
       return "k";
+    case Smoothing::qk:
+      return "qk";
   }
   return "?";
 }

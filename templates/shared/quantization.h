@@ -19,9 +19,14 @@ namespace sagegen {
 //   per_block:  one scale per group of rows.
 enum class Granularity { per_thread, per_block };
 
-// What is subtracted before quantization (SageAttention2 section 3.1). k: the mean over all keys, per
-// channel. Softmax does not see it; the LSE output is corrected.
-enum class Smoothing { none, k };
+// What is subtracted before quantization (SageAttention2 section 3.1). k: of K the mean over all keys, per
+// channel. Softmax does not see it; the LSE output is corrected. qk: besides, of Q the mean over each block of
+// kMeanRows rows. Its scores, of all keys, come back as what the integer sums start from.
+enum class Smoothing { none, k, qk };
+constexpr bool smooths_k(Smoothing s) { return s != Smoothing::none; }
+
+// Rows of Q that share a mean: what the paper's thread block works on, whatever ours does.
+inline constexpr int kMeanRows = 128;
 
 // How P V is summed over key tiles. f32: the tensor core accumulates into O. two_level_f32: each key
 // tile is summed from zero in the tensor core and then added to O in f32 registers, which keeps the
@@ -41,6 +46,22 @@ constexpr int k_scales_per_group(Granularity g) { return g == Granularity::per_t
 
 // Codes of Q and K are symmetric: -largest to largest.
 constexpr float largest_code(DType codes) { return codes == DType::s4 ? 7.0f : 127.0f; }
+
+// Integer scores are sums of code * code, read as f32 that count them exactly below this (attention/scores.h).
+inline constexpr float kExactScores = 0x1p22f;
+// With Smoothing::qk a sum starts from m . k / (q scale * k scale) for the mean m of the queries. No |k| is more
+// than largest_code * k scale, so it stays below kExactScores if largest |q - m| counts as at least this times
+// the sum of |m| over the channels.
+constexpr float least_amax_of_mean(DType codes, int head_dim) {
+  const float largest = largest_code(codes), square = largest * largest;
+  constexpr float kRoundings = 0.98f;  // of mean, scales and quotient; far more than they need
+  return square / (kRoundings * kExactScores - square * static_cast<float>(head_dim));
+}
+
+// The kernels that prepare inputs hold this many rows at a time (shared/rows.h). What their threads reduce over
+// their own rows meets in a table in shared memory, f32 [row of the pass, channel].
+inline constexpr int kRowsPerPass = 8;
+constexpr int column_table_bytes(int head_dim) { return kRowsPerPass * head_dim * 4; }
 
 // A thread of a quantization kernel keeps its part of a group, one value per row, in registers between
 // finding the scale and applying it. Of 255 registers 256 values do not fit: they would spill.

@@ -37,8 +37,12 @@ RowPart RowThreads::load(DType io, GlobalPtr row_start, Pred is_there) const {
 F32 RowThreads::dot(const RowPart& part, const RowPart& other) const {
   F32 sum = part[0] * other[0];
   for (std::size_t i = 1; i < part.size(); ++i) sum = k_.fma(part[i], other[i], sum);
-  for (int mask = 1; mask < lanes_; mask *= 2) sum = sum + k_.shuffle_xor(sum, mask);
-  return sum;
+  return sum_of_row(sum);
+}
+
+F32 RowThreads::sum_of_row(F32 value) const {
+  for (int mask = 1; mask < lanes_; mask *= 2) value = value + k_.shuffle_xor(value, mask);
+  return value;
 }
 
 F32 RowThreads::max_of_lanes(F32 value, int count) const {
@@ -59,6 +63,27 @@ F32 RowThreads::max_of_block(F32 value, SharedPtr scratch) const {
   }
   return value;
 }
+
+void store_columns(KernelBuilder& k, const RowThreads& threads, const RowPart& part,
+                   SharedPtr table) {
+  const SharedPtr to = table + (threads.row() * threads.head_dim() + threads.channel()) * 4;
+  for (std::size_t half = 0; half < 2; ++half) {
+    std::array<I32, 4> words;
+    for (std::size_t i = 0; i < 4; ++i) words[i] = k.as_bits(part[4 * half + i]);
+    k.store_v4(to + static_cast<std::int64_t>(16 * half), words);
+  }
+}
+
+F32 combined_column(KernelBuilder& k, const RowThreads& threads, SharedPtr table, Combine combine) {
+  const SharedPtr column = table + k.thread_idx() * 4;
+  F32 total = k.load<F32>(column);
+  for (int row = 1; row < kRowsPerPass; ++row) {
+    total = combine(k, total, k.load<F32>(column + std::int64_t{4 * row * threads.head_dim()}));
+  }
+  return total;
+}
+
+F32 add(KernelBuilder&, F32 so_far, F32 value) { return so_far + value; }
 
 F32 max_abs(KernelBuilder& k, const RowPart& part, F32 at_least) {
   F32 largest = at_least;

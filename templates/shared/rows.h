@@ -9,23 +9,26 @@
 #include <vector>
 
 #include "sagegen/dsl/kernel_builder.h"
+#include "templates/shared/quantization.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen {
 
-inline constexpr int kRowsPerPass = 8;
 using RowPart = std::array<dsl::F32, 8>;  // the channels of a row that one thread holds
 
 class RowThreads {
  public:
   RowThreads(dsl::KernelBuilder& k, int head_dim);
 
+  int head_dim() const { return head_dim_; }
   int lanes() const { return lanes_; }           // that hold one row
   dsl::I32 row() const { return row_; }          // in the pass
   dsl::I32 channel() const { return channel_; }  // first of 8
 
   // 16 bytes of a row of 16-bit elements, zeros if it is not there.
   RowPart load(DType io, dsl::GlobalPtr row_start, dsl::Pred is_there) const;
+  // Sum of a value over the lanes of one row.
+  dsl::F32 sum_of_row(dsl::F32 value) const;
   // Sum over the row of part * other.
   dsl::F32 dot(const RowPart& part, const RowPart& other) const;
   // Largest of a value over the lanes of one row, or of two neighbouring rows.
@@ -43,6 +46,16 @@ class RowThreads {
   dsl::I32 row_;
   dsl::I32 channel_;
 };
+
+// One number per channel of the block from those that each thread has of its own rows: they go to a table in
+// shared memory (column_table_bytes()), and behind a barrier thread i combines those of channel i.
+void store_columns(dsl::KernelBuilder& k, const RowThreads& threads, const RowPart& part,
+                   dsl::SharedPtr table);
+using Combine = dsl::F32 (*)(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
+dsl::F32 combined_column(dsl::KernelBuilder& k, const RowThreads& threads, dsl::SharedPtr table,
+                         Combine combine);
+
+dsl::F32 add(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
 
 dsl::F32 max_abs(dsl::KernelBuilder& k, const RowPart& part, dsl::F32 at_least);
 

@@ -131,7 +131,7 @@ class JudgedRows(RunTest):
     def test_another_key_may_be_the_largest(self):
         # A code of bf16 lies in the middle of two, and with the kernel's choice another key takes the row.
         report = self.run_json("--device", "emulator", "--target", "sm_120", "--checks", "off", "--dist", "k_bias",
-                               "--seed", 21, "--mode", "int8-fp16", "--groups", "g64x128", "--no-smooth-k", "--dtype", "bf16",
+                               "--seed", 21, "--mode", "int8-fp16", "--groups", "g64x128", "--smoothing", "none", "--dtype", "bf16",
                                "--batch", 2, "--kv-heads", 1, "--head-dim", 64, "--q-len", 65, "--kv-len", 129,
                                "--softmax-scale", 30)
         self.assertTrue(report["passed"])
@@ -181,7 +181,7 @@ class Modes(RunTest):
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_options_of_the_quantization(self):
-        report = self.run_json(*SMALL, "--granularity", "per_block", "--no-smooth-k", "--accumulation", "f32",
+        report = self.run_json(*SMALL, "--granularity", "per_block", "--smoothing", "none", "--accumulation", "f32",
                                "--dtype", "bf16", "--causal", "top-left")
         self.assertEqual((report["granularity"], report["smoothing"], report["accumulation"], report["dtype"]),
                          ("per_block", "none", "f32", "bf16"))
@@ -193,7 +193,7 @@ class Modes(RunTest):
         arguments = ("--device", "emulator", "--target", "sm_80", "--dist", "k_bias", "--heads", 1, "--q-len", 64,
                      "--kv-len", 256)
         with_k = self.run_json(*arguments)
-        without = self.run_json(*arguments, "--no-smooth-k")
+        without = self.run_json(*arguments, "--smoothing", "none")
         self.assertLess(2 * with_k["relative_l1"], without["relative_l1"])
 
     def test_grouped_heads_and_fully_masked_rows(self):
@@ -285,7 +285,7 @@ class NamedKernels(RunTest):
                               ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
                               ("--set", "set.toml")):
             self.expect_error(USAGE, "usage error", [option, "refused beside KEY"], "run", FWD, option, value)
-        self.expect_error(USAGE, "usage error", ["--no-smooth-k", "refused beside KEY"], "run", FWD, "--no-smooth-k")
+        self.expect_error(USAGE, "usage error", ["--smoothing", "refused beside KEY"], "run", FWD, "--smoothing", "none")
         self.expect_error(USAGE, "usage error", ["--causal", FWD, "not causal"], "run", FWD, "--causal", "top-left")
         self.expect_error(USAGE, "usage error", ["--causal", "is causal"], "run", self.CAUSAL, "--causal", "none")
         self.expect_error(USAGE, "usage error", ["128 channels", FWD, "at most 64"], "run", FWD, "--head-dim", 128)
@@ -360,7 +360,7 @@ class Sets(RunTest):
     def test_refusals(self):
         path = self.set("targets = [\"sm_80\"]\ncausal = [false, true]\n")
         for option in (("--mode", "int8"), ("--granularity", "per_block"), ("--accumulation", "f32"), ("--lse",),
-                       ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"), ("--no-smooth-k",),
+                       ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"), ("--smoothing", "none"),
                        ("--out", self.path("o.safetensors"))):
             self.expect_error(USAGE, "usage error", [option[0], "refused beside --set"], "run", "--set", path, *option)
         self.expect_error(USAGE, "usage error", ["--causal none", "--set"], "run", "--set", path, "--causal", "none")

@@ -26,9 +26,10 @@ sagegen::Kernel usual_kernel(attention::Spec spec, Target target) {
   return {attention::family(), spec, target};
 }
 
-FakePlan::FakePlan(const sagegen::Kernel& kernel)
-    : spec(kernel.view(attention::family()).spec),
+FakePlan::FakePlan(const sagegen::Kernel& kernel, const attention::PlanOptions& plan_options)
+    : options(plan_options),
+      spec(kernel.view(attention::family()).spec),
       schedule(kernel.view(attention::family()).schedule),
-      plan(device, kernel, fake_source()) {}
+      plan(device, kernel, fake_source(), options) {}
 
 }  // namespace sagegen::test

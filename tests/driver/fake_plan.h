@@ -35,7 +35,8 @@ attention::Arguments plain_arguments(const attention::Shape& shape, int head_dim
 sagegen::Kernel usual_kernel(attention::Spec spec = {}, Target target = {.sm = 89});
 
 struct FakePlan {
-  explicit FakePlan(const sagegen::Kernel& kernel = usual_kernel());
+  explicit FakePlan(const sagegen::Kernel& kernel = usual_kernel(),
+                    const attention::PlanOptions& options = {});
   std::size_t workspace_bytes(const attention::Shape& shape) const {
     return plan.workspace_bytes(shape);
   }
@@ -46,6 +47,7 @@ struct FakePlan {
 
   std::shared_ptr<FakeDriver> driver = std::make_shared<FakeDriver>();
   Device device{driver, 0};
+  attention::PlanOptions options;
   attention::Spec spec;
   attention::Schedule schedule;
   attention::Plan plan;

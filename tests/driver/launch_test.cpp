@@ -2,15 +2,18 @@
 // blocks decoded through the rooms' params.h. Sizes are computed here from the words of these headers, not
 // from the plan's layout.
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "templates/attention/params.h"
 #include "templates/kv_statistics/params.h"
+#include "templates/mean_scores/params.h"
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_values/params.h"
 #include "tests/driver/fake_plan.h"
@@ -155,15 +158,20 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   plan.run(shape, arguments);
   const auto& launches = plan.driver->launches();
   const attention::Spec& spec = plan.spec;
-  const bool smooth = spec.smoothing == Smoothing::k;
+  const bool smooth = spec.smoothing != Smoothing::none;
+  const bool smooth_q = spec.smoothing == Smoothing::qk;
   const bool quantize_v = spec.pv == DType::e4m3 || spec.io == DType::bf16;
   const bool per_thread = spec.granularity == Granularity::per_thread;
 
   const std::int64_t b = shape.batch, hq = shape.q_heads, hkv = shape.kv_heads, d = spec.head_dim;
-  const std::int64_t lqp = round_up(shape.q_len, std::max(spec.q_group, plan.schedule.cta_q));
+  const std::int64_t q_rows = smooth_q ? 128 : spec.q_group;  // of a block that quantizes Q
+  const std::int64_t lqp =
+      round_up(shape.q_len, std::max<std::int64_t>(q_rows, plan.schedule.cta_q));
   const std::int64_t lkp = round_up(shape.kv_len, std::max(spec.k_group, plan.schedule.cta_k));
   const std::int64_t q_scale_bytes = 4 * b * hq * (lqp / spec.q_group) * (per_thread ? 8 : 1);
   const std::int64_t k_scale_bytes = 4 * b * hkv * (lkp / spec.k_group) * (per_thread ? 4 : 1);
+  const std::int64_t q_bytes = b * hq * lqp * d * bits(spec.qk) / 8;
+  const std::int64_t k_bytes = b * hkv * lkp * d * bits(spec.qk) / 8;
   const std::int64_t v_bytes = b * hkv * lkp * d * (spec.pv == DType::e4m3 ? 1 : 2);
   const float scale = arguments.softmax_scale != 0.0f
                           ? arguments.softmax_scale
@@ -221,7 +229,7 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
       scratch("k_sum_partial", mean.sum_partial, 4 * b * hkv * chunks * d);
       scratch("k_mean", mean.mean, 4 * b * hkv * d);
     }
-    scratch("k_codes", p.codes, b * hkv * lkp * d);
+    scratch("k_codes", p.codes, k_bytes);
     scratch("k_scale", p.scale, k_scale_bytes);
   }
   if (quantize_v) {
@@ -243,7 +251,11 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     const FakeLaunch& launch = take("quantize_rows");
     const auto p = decode<quantize_rows::Params>(launch);
     const auto fold = decode<quantize_rows::FoldParams>(launch);
-    CHECK(is_grid(launch, lqp / spec.q_group, hq, b));
+    CHECK(is_grid(launch, lqp / q_rows, hq, b));
+    if (smooth_q) {
+      scratch("q_mean", decode<quantize_rows::BlockMeanParams>(launch).mean,
+              4 * b * hq * (lqp / 128) * d);
+    }
     CHECK(same(p.rows, arguments.q));
     CHECK(p.len == shape.q_len);
     CHECK(p.len_padded == lqp);
@@ -252,16 +264,62 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     CHECK((fold.lse_correction != 0) == correct_lse);
     if (smooth) scratch("k_mean", fold.k_mean, 4 * b * hkv * d);
     if (correct_lse) scratch("lse_correction", fold.lse_correction, 4 * b * hq * lqp);
-    scratch("q_codes", p.codes, b * hq * lqp * d);
+    scratch("q_codes", p.codes, q_bytes);
     scratch("q_scale", p.scale, q_scale_bytes);
   }
-  {
+  std::int64_t largest_part = 0;
+  // One attention of everything, or parts that have everything once: batches, heads, blocks of 128 queries.
+  std::int64_t done = 0;
+  const std::int64_t blocks = lqp / 128, all = smooth_q ? b * hq * blocks : 1;
+  std::set<std::array<std::int64_t, 3>> attended;
+  while (done < all) {
+    mean_scores::Params part{};
+    std::int64_t part_heads = hq, part_batches = b;
+    if (smooth_q) {
+      const FakeLaunch& launch = take("mean_scores");
+      part = decode<mean_scores::Params>(launch);
+      part_heads = launch.grid.y;
+      part_batches = launch.grid.z;
+      CHECK(is_grid(launch, lkp / 64, part_heads, part_batches));
+      CHECK(same(part.k, arguments.k));
+      CHECK(part.softmax_scale == scale);
+      CHECK((part.kv_len == shape.kv_len && part.kv_len_padded == lkp));
+      CHECK((part.heads == hq && part.heads_per_kv_head == hq / hkv));
+      CHECK(part.blocks_of_head == blocks);
+      scratch("k_mean", part.k_mean, 4 * b * hkv * d);
+      scratch("q_mean", part.q_mean, 4 * b * hq * blocks * d);
+      const std::int64_t bytes = 4 * part_batches * part_heads * part.blocks * lkp;
+      CHECK((bytes <= plan.options.mean_score_bytes || part.blocks == 1));
+      largest_part = std::max(largest_part, bytes);
+      if (done == 0) scratch("mean_scores", part.scores, bytes);  // the first is the largest
+      CHECK(bytes <= largest_part);
+      for (std::int64_t i = 0; i < part_batches * part_heads * part.blocks; ++i) {
+        CHECK(attended
+                  .insert({part.first_batch + i / part.blocks / part_heads,
+                           part.first_head + i / part.blocks % part_heads,
+                           part.first_block + i % part.blocks})
+                  .second);
+        ++done;
+      }
+    } else {
+      part.blocks = static_cast<std::int32_t>(blocks);
+      ++done;
+    }
     const FakeLaunch& launch = take("attention");
     const auto p = decode<attention::Params>(launch);
-    CHECK(is_grid(launch, lqp / plan.schedule.cta_q, hq, b));
-    scratch("q_codes", p.q_codes, b * hq * lqp * d);
+    CHECK(is_grid(launch, (smooth_q ? part.blocks * 128 : lqp) / plan.schedule.cta_q, part_heads,
+                  part_batches));
+    if (smooth_q) {
+      const auto p_part = decode<attention::MeanScoreParams>(launch);
+      CHECK(p_part.mean_scores == part.scores);
+      CHECK(p_part.heads == hq);
+      CHECK(p_part.first_batch == part.first_batch);
+      CHECK(p_part.first_head == part.first_head);
+      CHECK(p_part.first_block == part.first_block);
+    }
+    scratch("q_codes", p.q_codes, q_bytes);
     scratch("q_scale", p.q_scale, q_scale_bytes);
-    scratch("k_codes", p.k_codes, b * hkv * lkp * d);
+    scratch("k_codes", p.k_codes, k_bytes);
     scratch("k_scale", p.k_scale, k_scale_bytes);
     if (quantize_v) {
       scratch("v_codes", p.v.data, v_bytes);
@@ -283,6 +341,10 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     CHECK(p.kv_len_padded == lkp);
     CHECK(p.heads_per_kv_head == hq / hkv);
     check_mods(launch, spec, plan.schedule, shape, arguments);
+  }
+  if (smooth_q) {
+    for (const auto& [batch, head, row_block] : attended)
+      CHECK((batch < b && head < hq && row_block < blocks));
   }
   CHECK(next == launches.size());
   workspace.check();
@@ -307,7 +369,7 @@ std::vector<sagegen::Kernel> every_plan() {
       for (const DType io : {DType::f16, DType::bf16}) {
         for (const bool causal : {false, true}) {
           for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
-            for (const Smoothing smoothing : {Smoothing::none, Smoothing::k}) {
+            for (const Smoothing smoothing : {Smoothing::none, Smoothing::k, Smoothing::qk}) {
               attention::Spec spec{.head_dim = head_dim, .io = io};
               spec.causal = causal;
               spec.granularity = granularity;
@@ -426,6 +488,26 @@ TEST_CASE("quantize and attend launch the two halves of run, with the same argum
                   ArgumentError);
   CHECK_THROWS_AS(plan.plan.attend(shape, arguments, kWorkspace, bytes - 1, nullptr),
                   ArgumentError);
+}
+
+TEST_CASE("a problem whose mean scores are too large is attended in parts") {
+  const attention::Shape shape{
+      .batch = 3, .q_heads = 6, .kv_heads = 2, .q_len = 500, .kv_len = 700};
+  constexpr std::int64_t kBlock = 4 * 704;  // of one block of queries; 4 of a head, 24 of a batch
+  struct Parts {
+    std::int64_t bytes;
+    std::size_t parts;
+  };
+  for (const Parts& expected :
+       {Parts{-1, 72}, Parts{0, 72}, Parts{kBlock, 72}, Parts{3 * kBlock, 36},
+        Parts{4 * kBlock, 18}, Parts{5 * kBlock, 18}, Parts{23 * kBlock, 6}, Parts{24 * kBlock, 3},
+        Parts{71 * kBlock, 2}, Parts{72 * kBlock, 1}}) {
+    FakePlan plan(usual_kernel({.head_dim = 64, .qk = DType::s4, .smoothing = Smoothing::qk}),
+                  {.mean_score_bytes = expected.bytes});
+    INFO(expected.bytes << " bytes");
+    check_call(plan, shape, plain_arguments(shape, 64));
+    CHECK(plan.driver->launches().size() == 4 + 2 * expected.parts);
+  }
 }
 
 TEST_CASE("the workspace of a known shape has the size one computes by hand") {

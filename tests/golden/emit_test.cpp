@@ -70,6 +70,7 @@ TEST_CASE("every verb can be emitted for every target, and ptxas takes it") {
                         k.reciprocal(t.x),
                         k.abs(t.x),
                         k.min(t.x, t.y),
+                        k.fma_ftz(t.x, t.y, t.z),
                         k.fma_up(t.x, t.y, t.z),
                         k.fma_down(t.x, t.y, t.z),
                         t.x / t.y,

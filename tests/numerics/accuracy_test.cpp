@@ -7,6 +7,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -37,12 +38,12 @@ std::vector<Kernel> default_set() {
 }
 
 // What SageAttention2 does on `sm`: the kernel and its inputs must be of the default set.
-Kernel attention_on(int sm, attention::Spec spec, Smoothing smoothing = Smoothing::k) {
+Kernel attention_on(int sm, attention::Spec spec, std::optional<Smoothing> smoothing = {}) {
   const Target target{.sm = sm};
   const attention::Spec usual = attention::usual_spec(target);
   spec.pv = usual.pv;
   spec.accumulation = usual.accumulation;
-  spec.smoothing = smoothing;
+  spec.smoothing = smoothing.value_or(attention::usual_smoothing(spec.qk));
   const Kernel kernel(attention::family(), spec, target);
   const std::vector<Kernel> all = default_set();
   std::vector<Kernel> wanted = kernel.inputs();

@@ -26,6 +26,9 @@ namespace ref = sagegen::reference;
 
 namespace {
 
+// Position p of every 16 keys holds this key.
+constexpr std::array<std::int64_t, 16> kKeyOrder = {0, 1, 8,  9,  2, 3, 10, 11,
+                                                    4, 5, 12, 13, 6, 7, 14, 15};
 constexpr double kTieWidth = 1e-3;      // of a code step
 constexpr double kFloatError = 1e-6;    // relative, of a few f32 operations
 constexpr double kMaxUndecided = 0.01;  // share of codes that may lie near a tie
@@ -37,6 +40,7 @@ struct Setup {
   int head_dim = 128;
   Granularity granularity = Granularity::per_thread;
   DType codes = DType::s8;  // of Q and K
+  Smoothing smoothing = Smoothing::k;
   std::string distribution = "normal";
   ref::Shape shape;
 };
@@ -91,6 +95,7 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   out.spec.head_dim = setup.head_dim;
   out.spec.io = setup.io;
   out.spec.qk = setup.codes;
+  out.spec.smoothing = setup.smoothing;
   const Kernel kernel(attention::family(), out.spec, target);
   const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
   const attention::Shape shape{.batch = in.q.batch,
@@ -104,6 +109,7 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   };
   const attention::Schedule& schedule = kernel.view(attention::family()).schedule;
   out.q_len_padded = rounded_up(shape.q_len, out.spec.q_group, schedule.cta_q);
+  REQUIRE(schedule.cta_q == kMeanRows);  // so that smoothing pads no more
   out.kv_len_padded = rounded_up(shape.kv_len, out.spec.k_group, schedule.cta_k);
   for (const auto& [name, offset, bytes] : plan.scratch(shape))
     out.regions[std::string(name)] = {offset, bytes};
@@ -197,6 +203,49 @@ std::vector<double> rows_of(const ref::Tensor& t, std::int64_t b, std::int64_t h
   return {begin, begin + t.tokens * t.channels};
 }
 
+// The means of Q, and their scores with every key: f32, in the order of V's codes.
+void check_means(const Workspace& w, const ref::Inputs& in, std::int64_t b, std::int64_t h,
+                 const std::vector<double>& means) {
+  const std::int64_t head = b * in.q.heads + h, channels = in.q.channels;
+  const std::int64_t kv_head = h / (in.q.heads / in.k.heads), runs = w.q_len_padded / 128;
+  const double unit = std::numbers::log2e / std::sqrt(static_cast<double>(channels));
+  const std::vector<double> keys = ref::smoothed_keys(in.k, b, kv_head, {.smooth_k = true});
+  const std::vector<double> mean_key = ref::channel_mean(in.k, b, kv_head);
+  for (std::int64_t run = 0; run * 128 < in.q.tokens; ++run) {
+    const double* mean = means.data() + run * channels;
+    double largest = 0;
+    for (std::int64_t c = 0; c < channels; ++c) {
+      double size = 0;  // of what is summed
+      for (std::int64_t r = run * 128; r < std::min(run * 128 + 128, in.q.tokens); ++r)
+        size = std::max(size, std::fabs(static_cast<double>(in.q.row(b, h, r)[c])));
+      INFO("mean of run " << run << ", channel " << c);
+      REQUIRE(w.at<float>(w.region("q_mean"), (head * runs + run) * channels + c) ==
+              Approx(mean[c]).margin(size * kFloatError));
+      largest = std::max(largest, size);
+    }
+    const std::vector<double> want = ref::mean_scores(mean, keys, channels);
+    for (std::int64_t p = 0; p < w.kv_len_padded; ++p) {
+      const std::int64_t key = p / 16 * 16 + kKeyOrder[static_cast<std::size_t>(p % 16)];
+      const double got =
+          w.at<float>(w.region("mean_scores"), (head * runs + run) * w.kv_len_padded + p);
+      INFO("score of run " << run << " with key " << key);
+      if (key >= in.k.tokens) {
+        REQUIRE(std::isfinite(got));
+        continue;
+      }
+      // Half a bit of two halves of a mean in bf16, and f32 sums; the mean itself may be off.
+      double size = 0;
+      for (std::int64_t c = 0; c < channels; ++c) {
+        const double k = std::fabs(in.k.row(b, kv_head, key)[c]) +
+                         std::fabs(mean_key[static_cast<std::size_t>(c)]);
+        size += std::fabs(mean[c]) * k * 0x1p-17 + largest * k * kFloatError;
+      }
+      REQUIRE(got ==
+              Approx(want[static_cast<std::size_t>(key)] * unit).epsilon(0).margin(size * unit));
+    }
+  }
+}
+
 void check_q(const Workspace& w, const ref::Inputs& in) {
   const bool per_thread = w.spec.granularity == Granularity::per_thread;
   const double softmax_scale = 1.0 / std::sqrt(static_cast<double>(in.q.channels));
@@ -205,18 +254,23 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
     const std::int64_t b = head / in.q.heads, h = head % in.q.heads;
     const std::vector<double> rows = rows_of(in.q, b, h);
     INFO("Q, batch " << b << ", head " << h);
-    check_rows(
-        w,
-        {.codes = w.region("q_codes"),
-         .scales = w.region("q_scale"),
-         .head_index = head,
-         .padded = w.q_len_padded,
-         .group = w.spec.q_group,
-         .scales_per_group = per_thread ? 8 : 1,
-         .scale_factor = softmax_scale * std::numbers::log2e},
-        ref::quantize_rows(rows, in.q.channels, bits(w.spec.qk),
-                           {.group = w.spec.q_group, .per_thread = per_thread, .divisor = 1}),
-        check);
+    ref::SmoothedQueries smoothed{.rows = rows, .means = {}, .least_amax = {}};
+    if (w.spec.smoothing == Smoothing::qk) {
+      smoothed = ref::smooth_queries(rows, in.q.channels, bits(w.spec.qk));
+      check_means(w, in, b, h, smoothed.means);
+    }
+    check_rows(w,
+               {.codes = w.region("q_codes"),
+                .scales = w.region("q_scale"),
+                .head_index = head,
+                .padded = w.q_len_padded,
+                .group = w.spec.q_group,
+                .scales_per_group = per_thread ? 8 : 1,
+                .scale_factor = softmax_scale * std::numbers::log2e},
+               ref::quantize_rows(smoothed.rows, in.q.channels, bits(w.spec.qk),
+                                  {.group = w.spec.q_group, .per_thread = per_thread, .divisor = 1},
+                                  smoothed.least_amax),
+               check);
 
     const std::vector<double> mean = ref::channel_mean(in.k, b, h / (in.q.heads / in.k.heads));
     for (std::int64_t r = 0; r < in.q.tokens; ++r) {
@@ -272,9 +326,6 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
   const bool fp8 = w.spec.pv == DType::e4m3;
   const ref::QuantModel model{.pv = fp8 ? ref::QuantModel::Pv::e4m3 : ref::QuantModel::Pv::f16,
                               .v_max = fp8 ? 448.0 : 1024.0};
-  // Position p of every 16 keys of a channel holds this key.
-  constexpr std::array<std::int64_t, 16> kOrder = {0, 1, 8,  9,  2, 3, 10, 11,
-                                                   4, 5, 12, 13, 6, 7, 14, 15};
   const std::int64_t padded = w.kv_len_padded, channels = in.v.channels;
   CodeCheck check;
   for (std::int64_t head = 0; head < in.v.batch * in.v.heads; ++head) {
@@ -285,7 +336,8 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
       REQUIRE(w.at<float>(w.region("v_scale"), head * channels + c) ==
               Approx(want.scale[static_cast<std::size_t>(c)]).epsilon(kFloatError).margin(0));
       for (std::int64_t p = 0; p < padded; ++p) {
-        const std::int64_t key = fp8 ? p / 16 * 16 + kOrder[static_cast<std::size_t>(p % 16)] : p;
+        const std::int64_t key =
+            fp8 ? p / 16 * 16 + kKeyOrder[static_cast<std::size_t>(p % 16)] : p;
         const double code = fp8 ? ref::e4m3_value(w.at<std::uint8_t>(
                                       w.region("v_codes"), (head * channels + c) * padded + p))
                                 : ref::f16_value(w.at<std::uint16_t>(
@@ -304,8 +356,8 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
 void check_codes(const Setup& setup) {
   INFO("sm_" << setup.sm << ", " << to_string(setup.io) << ", head_dim " << setup.head_dim << ", "
              << to_string(setup.granularity) << ", " << to_string(setup.codes) << ", "
-             << setup.distribution << ", lengths " << setup.shape.q_len << " and "
-             << setup.shape.kv_len);
+             << "smoothing " << to_string(setup.smoothing) << ", " << setup.distribution
+             << ", lengths " << setup.shape.q_len << " and " << setup.shape.kv_len);
   ref::Shape shape = setup.shape;
   shape.head_dim = setup.head_dim;
   const ref::Inputs in = ref::generate(setup.distribution, shape, 5, io_type(setup.io));
@@ -326,14 +378,17 @@ TEST_CASE("codes and scales are those of double arithmetic, for every dtype and 
       for (const DType io : {DType::f16, DType::bf16}) {
         for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
           for (const DType codes : {DType::s8, DType::s4}) {
-            check_codes({.sm = sm,
-                         .profile = profile,
-                         .io = io,
-                         .head_dim = head_dim,
-                         .granularity = granularity,
-                         .codes = codes,
-                         .distribution = "normal",
-                         .shape = kRagged});
+            for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
+              check_codes({.sm = sm,
+                           .profile = profile,
+                           .io = io,
+                           .head_dim = head_dim,
+                           .granularity = granularity,
+                           .codes = codes,
+                           .smoothing = smoothing,
+                           .distribution = "normal",
+                           .shape = kRagged});
+            }
           }
         }
       }
@@ -345,8 +400,14 @@ TEST_CASE("codes of biased K, outliers, zero channels and zero rows") {
   for (const ref::Distribution& d : ref::distributions()) {
     for (const DType io : {DType::f16, DType::bf16}) {
       for (const DType codes : {DType::s8, DType::s4}) {
-        check_codes(
-            {.io = io, .head_dim = 64, .codes = codes, .distribution = d.name, .shape = kRagged});
+        for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
+          check_codes({.io = io,
+                       .head_dim = 64,
+                       .codes = codes,
+                       .smoothing = smoothing,
+                       .distribution = d.name,
+                       .shape = kRagged});
+        }
       }
     }
   }
@@ -354,7 +415,10 @@ TEST_CASE("codes of biased K, outliers, zero channels and zero rows") {
 
 TEST_CASE("codes at lengths around the groups, chunks and tiles") {
   for (const std::int64_t length : {1, 7, 31, 32, 33, 63, 64, 65, 127, 128, 129, 513, 1100}) {
-    check_codes({.head_dim = 64,
-                 .shape = {.q_len = std::max<std::int64_t>(length / 3, 1), .kv_len = length}});
+    for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
+      check_codes({.head_dim = 64,
+                   .smoothing = smoothing,
+                   .shape = {.q_len = std::max<std::int64_t>(length / 3, 1), .kv_len = length}});
+    }
   }
 }

@@ -344,7 +344,7 @@ Verdict check(const Scene& scene, const Mods& mods) {
 constexpr std::array kTargets = {80, 89, 120};  // FP16 P V, FP8 P V in 13 bits, and in f32
 constexpr std::array kHeadDims = {64, 128};
 constexpr std::array kIo = {DType::f16, DType::bf16};
-constexpr std::array kSmoothings = {Smoothing::k, Smoothing::none};
+constexpr std::array kSmoothings = {Smoothing::k, Smoothing::none, Smoothing::qk};
 constexpr std::array kAlignments = {CausalAlignment::bottom_right, CausalAlignment::top_left};
 // Ragged; more and fewer queries than keys; single ones; heads that share K and V, and not.
 const std::vector<ref::Shape> kShapes = {

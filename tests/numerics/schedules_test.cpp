@@ -81,7 +81,8 @@ std::vector<Kernel> legal_schedules(const Kernel& numbers) {
 
 Kernel numbers_of(int head_dim, bool causal, DType io, DType pv, Target target,
                   DType qk = DType::s8) {
-  attention::Spec spec = attention::with_pv({.head_dim = head_dim, .io = io, .qk = qk}, pv);
+  attention::Spec spec = attention::with_pv(
+      {.head_dim = head_dim, .io = io, .qk = qk, .smoothing = attention::usual_smoothing(qk)}, pv);
   spec.causal = causal;
   return with(spec, {}, target);
 }
@@ -161,7 +162,7 @@ std::vector<Kernel> every_quantization(Chance& chance) {
   };
   const auto add_groups = [&](attention::Spec spec) {
     for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
-      for (const Smoothing smoothing : {Smoothing::k, Smoothing::none}) {
+      for (const Smoothing smoothing : {Smoothing::k, Smoothing::none, Smoothing::qk}) {
         for (const DType pv : {DType::e4m3, DType::f16}) {
           for (const Accumulation sum : {Accumulation::f32, Accumulation::two_level_f32}) {
             spec.granularity = granularity;
@@ -347,7 +348,7 @@ TEST_CASE("every legal quantization", "[full]") {
   Chance chance(2);
   const std::vector<Kernel> all = every_quantization(chance);
   std::printf("%zu quantizations\n", all.size());
-  CHECK(all.size() == 4 * 2 * 16);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
+  CHECK(all.size() == 4 * 2 * 24);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
   run_quantizations(all, chance);
 }
 

@@ -98,6 +98,13 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
       {"rows per warp, warps no power of two",
        [](Parts& s) { s.schedule.warps = 3; },
        {"warps 3", "power of two of warps"}},
+      {"a thread block across means",
+       [](Parts& s) {
+         s.spec.smoothing = Smoothing::qk;
+         s.schedule.cta_q = 256;
+         s.schedule.warps = 8;
+       },
+       {"cta_q 256 with smoothing qk", "128 queries have one", "use cta_q 128"}},
       {"cta_k 48",
        [](Parts& s) { s.schedule.cta_k = 48; },
        {"cta_k 48", "power of two", "from 16 to 128"}},
@@ -159,6 +166,8 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
         {"kv_statistics without k_sum and v_amax", "compute nothing"});
   check(Kernel(quantize_rows::family(), {.smooth = true, .fold = true}, sm89),
         {"smooth with fold is refused", "choose one"});
+  check(Kernel(quantize_rows::family(), {.smooth_block = true}, sm89),
+        {"smooth_block without fold is refused", "set fold, or take smooth"});
   check(Kernel(quantize_rows::family(), {.scales = 2}, sm89),
         {"scales 2 is refused: it must be 8, 4 or 1"});
   check(Kernel(quantize_rows::family(), {.group = 256}, sm89), {"group 256", "register"});
@@ -302,6 +311,10 @@ TEST_CASE("which kernels make one attention") {
   spec.smoothing = Smoothing::k;
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows"});
 
+  spec.smoothing = Smoothing::qk;
+  CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows", "meanscores"});
+  spec.smoothing = Smoothing::k;
+
   spec.io = DType::bf16;  // V must become f16
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantv", "quantrows"});
 }
@@ -334,4 +347,15 @@ TEST_CASE("every field that inputs depend on reaches them, and no other does") {
   CHECK_FALSE(b[1] == a[1]);  // keys
   CHECK(b[2] == a[2]);        // values
   CHECK(b[3] == a[3]);        // queries
+
+  other.spec.smoothing = Smoothing::qk;
+  other.spec.qk = DType::s4;
+  other.spec.head_dim = 64;
+  keys.clear();
+  for (const Kernel& input : other.kernel().inputs()) keys.push_back(input.key());
+  CHECK(keys == std::vector<std::string>{"sage_kvstats_d64_f16_ksum_vmax__sm89",
+                                         "sage_quantrows_d64_f16_s4_r4_g64_smooth__sm89",
+                                         "sage_quantv_d64_f16_e4m3__sm89",
+                                         "sage_quantrows_d64_f16_s4_r8_g32_fold_smoothblock__sm89",
+                                         "sage_meanscores_d64_f16__sm89"});
 }

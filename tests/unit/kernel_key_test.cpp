@@ -63,7 +63,7 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
   const Case cases[] = {
       {"", {"it ends where the word sage belongs"}},
       {"huge_fwd_d128", {"\"huge\" at position 1 is not the word sage"}},
-      {"sage", {"it ends where a family of kernels: fwd, kvstats, quantrows, quantv belongs"}},
+      {"sage", {"it ends where a family of kernels: fwd, kvstats, meanscores, quantrows, quantv belongs"}},
       {"sage_", {"it ends where a family of kernels: fwd"}},
       {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, kvstats"}},
       {"sage_fwd", {"it ends where d<head_dim>"}},
@@ -80,7 +80,7 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {with("g32x64", "g32y64"),
        {"in \"g32y64\" at position 26, x<k_group>, for example x64 belongs at 29"}},
       {with("g32x64", "g32x64x1"), {"\"g32x64x1\" at position 26"}},
-      {with("smk", "smv"), {"\"smv\" at position 33 is not sm0 or smk (smoothing)"}},
+      {with("smk", "smv"), {"\"smv\" at position 33 is not sm0, smk or smqk (smoothing)"}},
       {with("pv_", "vp_"), {"\"vp_e4m3\" at position 37 is not pv_f16 or pv_e4m3 (pv)"}},
       {with("e4m3", "e5m2"), {"\"pv_e5m2\" at position 37"}},
       {with("f32x2", "f32x3"), {"\"f32x3\" at position 45 is not f32 or f32x2 (accumulation)"}},
@@ -235,7 +235,7 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
   CHECK_THROWS_WITH(builtin_families().of_title("attentoin"),
                     "unknown family \"attentoin\"; there are attention, kv_statistics, "
-                    "quantize_rows, quantize_values");
+                    "mean_scores, quantize_rows, quantize_values");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());
   CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);

@@ -254,6 +254,56 @@ TEST_CASE("many keys: each planted error is refused, in whichever row it is") {
   }
 }
 
+// Q less the mean of 128 rows: what a kernel may get wrong with the mean, its scores, or where they enter the sums.
+TEST_CASE("a smoothed Q: nearly the same inputs pass, scores of another mean or of none do not") {
+  for (const int bits : {8, 4}) {
+    for (const char* distribution : {"normal", "k_bias", "outlier", "sink"}) {
+      const Shape shape{.q_heads = 2, .kv_heads = 1, .q_len = 300, .kv_len = 200, .head_dim = 64};
+      Inputs in = inputs_of(distribution, shape);
+      for (std::size_t i = 0; i < in.q.data.size(); ++i)  // so that means are worth something
+        in.q.data[i] += static_cast<float>(i % 5) / 4 - static_cast<float>(i / 64 % 300 / 128);
+      round_to(IoType::f16, in.q);
+      QuantModel quant = fp16();
+      quant.qk_bits = bits;
+      quant.smooth_q = true;
+      const Scene scene(in, quant, kOthers);
+      INFO(bits << " bits, " << distribution);
+      CHECK(scene.verdict(scene.right).met());
+      const auto refused_rows = [&](const Inputs& other, const QuantModel& model) {
+        const Output got = scene.rounded(unrounded_model(other, model, all_rows(other)));
+        const RowVerdict verdict = scene.verdict(got);
+        return std::max(verdict.rows_beyond, verdict.rows_apart);
+      };
+      // Means, and all that follows, a rounding of f32 off.
+      for (const double factor : {1 - 0x1p-23, 1 + 0x1p-23}) {
+        Inputs near = in;
+        near.softmax_scale = factor / 8;
+        CHECK(refused_rows(near, quant) == 0);
+        near = in;
+        for (float& q : near.q.data) q = static_cast<float>(q * factor);
+        CHECK(refused_rows(near, quant) == 0);
+      }
+      // No smoothing, as if the codes were all there is, is another result altogether.
+      QuantModel other = quant;
+      other.smooth_q = false;
+      CHECK(refused_rows(in, other) > (bits == 4 ? 500 : 20));
+      // Rows of the second mean start from the scores of the third.
+      Inputs moved = in;
+      for (std::int64_t head = 0; head < 2; ++head) {
+        std::vector<double> shift(64, 0.0);
+        for (std::int64_t n = 128; n < 300; ++n) {
+          for (std::size_t c = 0; c < 64; ++c)
+            shift[c] += in.q.row(0, head, n)[c] * (n < 256 ? -1.0 / 128 : 1.0 / 44);
+        }
+        for (std::int64_t n = 128; n < 256; ++n)
+          for (std::size_t c = 0; c < 64; ++c)
+            moved.q.row(0, head, n)[c] += static_cast<float>(shift[c]);
+      }
+      CHECK(refused_rows(moved, quant) >= 200);
+    }
+  }
+}
+
 // Where keys are few different ones, codes of P on an edge fall the same way in hundreds of them: no random
 // walk. Queries with values half way between two codes, which a kernel may decide as it likes.
 TEST_CASE("many keys that are alike: what a right kernel may decide otherwise passes") {

@@ -208,6 +208,60 @@ TEST_CASE("smoothing removes an offset of K exactly and corrects the LSE") {
   CHECK(compare(exact.o, model(moved, m).o).relative_l1 > 5 * smooth.relative_l1);
 }
 
+TEST_CASE("a smoothed Q gives the scores of deviations, and of means to whole units") {
+  // Written out for one head: deviations of each run of 128 rows, their lanes' scales, dS = mean . (k - mean of k).
+  for (const int bits : {8, 4}) {
+    Inputs in = random_inputs(150, 70, 24, 21);
+    QuantModel m = f16_pv();
+    m.qk_bits = bits;
+    m.smooth_q = true;
+    m.pv = QuantModel::Pv::exact;
+    m.output = IoType::f32;
+    const double limit = bits == 4 ? 7 : 127;
+    const Output got = model(in, m);
+    std::vector<double> k_mean(24, 0.0);
+    for (std::int64_t j = 0; j < 70; ++j)
+      for (std::size_t c = 0; c < 24; ++c) k_mean[c] += in.k.row(0, 0, j)[c] / 70.0;
+    for (const std::int64_t i : {0, 77, 127, 128, 149}) {
+      const std::int64_t first = i / 128 * 128, last = std::min<std::int64_t>(first + 128, 150);
+      std::vector<double> mean(24, 0.0);
+      double size = 0;
+      for (std::int64_t n = first; n < last; ++n)
+        for (std::size_t c = 0; c < 24; ++c)
+          mean[c] += in.q.row(0, 1, n)[c] / static_cast<double>(last - first);
+      for (const double x : mean) size += std::fabs(x);
+      double q_amax = limit * limit / (0.98 * 4194304 - limit * limit * 24) * size;
+      for (std::int64_t n = i / 32 * 32; n < std::min<std::int64_t>(i / 32 * 32 + 32, 150); ++n) {
+        if (n % 8 != i % 8) continue;
+        for (std::size_t c = 0; c < 24; ++c)
+          q_amax = std::max(q_amax, std::fabs(in.q.row(0, 1, n)[c] - mean[c]));
+      }
+      const double q_scale = q_amax / limit;
+      double sum = 0;
+      std::vector<double> o(24, 0.0);
+      for (std::int64_t j = 0; j < 70; ++j) {
+        const double k_scale = lane_amax(in.k, k_mean, 0, j, 64, Side::k) / limit;
+        double dot = 0, start = 0;
+        for (std::size_t c = 0; c < 24; ++c) {
+          const double k = in.k.row(0, 0, j)[c] - k_mean[c];
+          dot += std::nearbyint((in.q.row(0, 1, i)[c] - mean[c]) / q_scale) *
+                 std::nearbyint(k / k_scale);
+          start += mean[c] * k;
+        }
+        dot += std::nearbyint(start / (q_scale * k_scale));
+        const double p = std::exp(dot * q_scale * k_scale / std::sqrt(24.0));
+        sum += p;
+        for (std::size_t c = 0; c < 24; ++c) o[c] += p * in.v.row(0, 0, j)[c];
+      }
+      for (std::size_t c = 0; c < 24; ++c) {
+        INFO(bits << " bits, row " << i << ", channel " << c);
+        REQUIRE(got.o[static_cast<std::size_t>((150 + i) * 24) + c] ==
+                Approx(o[c] / sum).epsilon(1e-6).margin(1e-6));
+      }
+    }
+  }
+}
+
 TEST_CASE("P is rounded against the running maximum of its own tile") {
   // Two tiles; the second holds the larger score. Rounded against the final maximum, the p of the
   // first tile would be 2^-9.6 * 448, a coarse value of e4m3; against its own maximum it is exact.
@@ -267,6 +321,7 @@ TEST_CASE("bad models are refused") {
   CHECK_THROWS_WITH(model(in, {.q_group = 12}), Catch::Contains("q_group 12"));
   CHECK_THROWS_WITH(model(in, {.tile_keys = 0}), Catch::Contains("tile_keys is 0"));
   CHECK_THROWS_AS(model(in, {.v_max = 0.0}), std::invalid_argument);
+  CHECK_THROWS_WITH(model(in, {.smooth_k = false, .smooth_q = true}), Catch::Contains("smooth_k"));
 }
 
 // ---- what the formats cost ----------------------------------------------------------------------

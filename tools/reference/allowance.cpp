@@ -69,7 +69,7 @@ struct Pull {
 class RowBound {
  public:
   RowBound(const Inputs& in, const ModList& mods, const QuantModel& m,
-           const DeviceArithmetic& arithmetic, const Head& head, const Codes& queries,
+           const DeviceArithmetic& arithmetic, const Head& head, const QueryCodes& queries,
            const Place& of_head)
       : in_(in),
         mods_(mods),
@@ -169,6 +169,24 @@ class RowBound {
     }
   }
 
+  // 11. of the header: adds what the sum of key j starts from. Returns how far that may be off.
+  double start(std::int64_t j, const Starts& starts, double unit, double dot, double& score) {
+    const double start = starts.score[index(j)], error = starts.error[index(j)];
+    const double rounded = rounded_start(start, unit);
+    score += rounded;
+    double own = error;
+    if (unit >= kLeastUnit) {
+      const double units = std::fabs(rounded) / unit;
+      const double to_middle = 0.5 * unit - std::fabs(rounded - start);
+      own = error >= to_middle ? error + unit : 0;
+      // Nothing but rounding errors makes it so many.
+      if (units + dot >= kExactUnits) own += unit * 0x1p-21 * (units + 1) * (dot + 1);
+    }
+    own += score_rounding_ * std::fabs(rounded);
+    start_own_[index(j)] = own;
+    return own;
+  }
+
   // Scores and, per key, the uncertainty of its score by itself.
   void scores(std::int64_t token) {
     score_.resize(index(visible_));
@@ -182,6 +200,10 @@ class RowBound {
     const std::int16_t* q = queries_.row(token);
     const std::vector<int>& undecided = queries_.undecided[index(token)];
     const double q_scale = queries_.step[index(token)] * scale_;
+    const Starts* const starts =
+        queries_.starts.empty() ? nullptr : &queries_.starts[index(token / kMeanRows)];
+    const double q_scale_error = starts ? queries_.scale_error[index(token)] : 0;
+    start_own_.assign(starts ? score_.size() : 0, 0.0);
     for (std::int64_t j = 0; j < visible_; ++j) {
       if (has_mods_) {
         place_.key = j;
@@ -193,16 +215,18 @@ class RowBound {
       std::int32_t dot = 0;
       for (std::int64_t c = 0; c < in_.k.channels; ++c) dot += q[c] * k[c];
       const double unit = q_scale * head_.keys.step[index(j)];
-      const double rounding =
-          (score_rounding_ + head_.key_scale_error[index(j)]) * std::fabs(unit * dot);
+      double score = unit * dot;
+      double rounding =
+          (score_rounding_ + head_.key_scale_error[index(j)] + q_scale_error) * std::fabs(score);
+      if (starts) rounding += start(j, *starts, unit, std::abs(dot), score);
       double own = rounding;
       for (const int c : undecided) own += unit * (std::abs(k[c]) + 1);
       for (const int c : head_.keys.undecided[index(j)])
         own += q_scale * head_.key_slack[index(j)] * std::abs(q[c]);
       if (changes_) {
-        change(j, unit * dot, own, rounding);
+        change(j, score, own, rounding);
       } else {
-        score_[index(j)] = unit * dot;
+        score_[index(j)] = score;
         own_[index(j)] = own;
       }
       if (top_ < 0 && score_[index(j)] > -kInfinity) top_ = j;
@@ -483,8 +507,11 @@ class RowBound {
   // What is the same for all keys, or small: of log2 P.
   double common_error(std::int64_t j) const {
     if (changes_) return common_[index(j)] + kExponentials;
-    return (score_rounding_ + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
-           folded_ + kExponentials;
+    double error =
+        (score_rounding_ + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
+        folded_ + kExponentials;
+    if (!start_own_.empty()) error += start_own_[index(j)];
+    return error;
   }
 
   // Keys that may lose or get a step of P together: of one code, on the same side of it.
@@ -645,7 +672,7 @@ class RowBound {
   const ModList& mods_;
   const QuantModel& m_;
   const Head& head_;
-  const Codes& queries_;
+  const QueryCodes& queries_;
   Place place_;
   const bool has_mods_, changes_;
   const double step_;  // of maxima
@@ -660,6 +687,7 @@ class RowBound {
   double sink_ = -kInfinity, sink_own_ = 0;       // among the scores, and its uncertainty
   double mean_score_ = 0, mean_score_error_ = 0;  // q . mean of K
   std::vector<double> common_, slope_;            // [key], of changed scores
+  std::vector<double> start_own_;                 // [key], with starts
   std::vector<double> score_, own_, tile_maximum_, tile_own_;
   double folded_ = 0, of_tops_ = 0, shift_ = 0;
   double top_error_ = 0;                        // of the largest score, whichever key it belongs to
@@ -692,7 +720,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
     const Head head = head_codes(in, m, group.batch, group.kv_head);
     std::int64_t row = group.first_row;
     for (const auto& [q_head, tokens] : group.queries) {
-      const Codes queries = query_codes(in, m, group.batch, q_head);
+      const QueryCodes queries = query_codes(in, m, group.batch, q_head, tokens, head);
       const auto count = static_cast<std::int64_t>(tokens.size());
       parallel_for((count + kBlockRows - 1) / kBlockRows, threads, [&](std::int64_t block) {
         RowBound bound(in, mods, m, arithmetic, head, queries,

@@ -101,11 +101,95 @@ Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::
   return head;
 }
 
-Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
-  RowCodes rows = quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
-                                {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
-  return take_codes(std::move(rows),
-                    [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; });
+namespace {
+
+// Of the sums of 128 rows: sixteen, then eight, then the quotient.
+constexpr double kMeanAdditions = 26 * 0x1p-24;
+
+// 11. of the header. mean, mean_error: [channel]. keys: smoothed ones.
+Starts take_starts(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t kv_head,
+                   const Head& head, const std::vector<double>& keys, const double* mean,
+                   const double* mean_error) {
+  const double scale = base2_scale(in), channels = static_cast<double>(in.k.channels);
+  const bool bf16 = m.output == IoType::bf16;
+  const double split = bf16 ? 0x1p-17 : 0x1p-22, least = bf16 ? 0x1p-133 : 0x1p-25;
+  const double sum = 2 * channels / 16 * 18 * 0x1p-23, dot = (channels / 4 + 4) * 0x1p-24;
+  Starts starts{.score = mean_scores(mean, keys, in.k.channels), .error = {}};
+  double of_mean_key = 0;
+  for (std::int64_t c = 0; c < in.k.channels; ++c)
+    of_mean_key += std::fabs(mean[c] * head.mean[index(c)]);
+  for (std::int64_t j = 0; j < in.k.tokens; ++j) {
+    const float* k = in.k.row(b, kv_head, j);
+    double of_means = 0, of_split = 0, size = 0;
+    for (std::int64_t c = 0; c < in.k.channels; ++c) {
+      of_means += mean_error[c] * std::fabs(keys[index(j * in.k.channels + c)]) +
+                  std::fabs(mean[c]) * head.mean_error[index(c)];
+      of_split += (split * std::fabs(mean[c]) + least) * std::fabs(k[c]);
+      size += std::fabs(mean[c] * k[c]);
+    }
+    double& score = starts.score[index(j)];
+    score *= scale;
+    starts.error.push_back(scale * (of_means + of_split + sum * size + dot * of_mean_key +
+                                    0x1p-22 * (size + of_mean_key)) +
+                           0x1p-20 * std::fabs(score));
+  }
+  return starts;
+}
+
+}  // namespace
+
+QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h,
+                       const std::vector<std::int64_t>& chosen, const Head& of_keys) {
+  const RowGrouping grouping{.group = m.q_group, .per_thread = m.per_thread, .divisor = 1};
+  const std::int64_t channels = in.q.channels;
+  std::vector<double> rows = head_rows(in.q, b, h);
+  if (!m.smooth_q) {
+    return {take_codes(quantize_rows(rows, channels, m.qk_bits, grouping),
+                       [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; }),
+            {},
+            {}};
+  }
+  // What f32 makes of the means: [run, channel].
+  const std::int64_t runs = (in.q.tokens + kMeanRows - 1) / kMeanRows;
+  std::vector<double> mean_error(index(runs * channels), 0.0);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int64_t row = static_cast<std::int64_t>(i) / channels, run = row / kMeanRows;
+    const auto count = static_cast<double>(std::min(kMeanRows, in.q.tokens - run * kMeanRows));
+    mean_error[index(run * channels + static_cast<std::int64_t>(i) % channels)] +=
+        kMeanAdditions * std::fabs(rows[i]) / count;
+  }
+  const auto worst = [&](std::int64_t run) {
+    const auto first = mean_error.begin() + run * channels;
+    return *std::max_element(first, first + channels);
+  };
+  const SmoothedQueries smoothed = smooth_queries(std::move(rows), channels, m.qk_bits);
+  RowCodes codes = quantize_rows(smoothed.rows, channels, m.qk_bits, grouping, smoothed.least_amax);
+  const double limit = m.qk_bits == 4 ? 7 : 127;
+  const std::vector<double> step = codes.row_scale;
+  QueryCodes out{take_codes(std::move(codes),
+                            [&](std::int64_t r, std::int64_t c, double x) {
+                              const std::int64_t run = r / kMeanRows;
+                              const double of_mean =
+                                  mean_error[index(run * channels + c)] + worst(run) * x / limit;
+                              return of_mean > 0 ? x * kCodeRounding + of_mean / step[index(r)]
+                                                 : x * kCodeRounding;
+                            }),
+                 {},
+                 std::vector<Starts>(index(runs))};
+  for (std::int64_t r = 0; r < in.q.tokens; ++r) {
+    const double amax = limit * step[index(r)], off = worst(r / kMeanRows);
+    out.scale_error.push_back(off > 0 ? std::min(off / amax, 1.0) : 0.0);
+  }
+  const std::int64_t kv_head = h / (in.q.heads / in.k.heads);
+  const std::vector<double> keys = smoothed_keys(in.k, b, kv_head, m);
+  for (const std::int64_t row : chosen) {
+    const std::int64_t run = row / kMeanRows;
+    if (!out.starts[index(run)].score.empty()) continue;
+    out.starts[index(run)] =
+        take_starts(in, m, b, kv_head, of_keys, keys, smoothed.means.data() + run * channels,
+                    mean_error.data() + run * channels);
+  }
+  return out;
 }
 
 }  // namespace sagegen::reference::bounds

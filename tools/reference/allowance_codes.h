@@ -42,7 +42,18 @@ struct Head {
   bool all_undecided = false;                    // keys that are nothing but rounding errors
 };
 
+// Scores of a mean query, [key] in base 2, and how far the kernel's may be off before they become whole units.
+struct Starts {
+  std::vector<double> score, error;
+};
+
+struct QueryCodes : Codes {
+  std::vector<double> scale_error;  // [row]: relative, of the scale; empty: 0
+  std::vector<Starts> starts;       // by row / kMeanRows, of the chosen rows; empty: none
+};
+
 Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head);
-Codes query_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t head);
+QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t head,
+                       const std::vector<std::int64_t>& chosen, const Head& of_keys);
 
 }  // namespace sagegen::reference::bounds

@@ -86,6 +86,20 @@ Queries chosen_queries(const std::vector<double>& rows, std::int64_t channels, d
   return queries;
 }
 
+// Scores of the mean queries of those runs that have chosen queries.
+void add_starts(Queries& queries, const std::vector<double>& means, const std::vector<double>& keys,
+                double scale) {
+  queries.start_rows = kMeanRows;
+  queries.starts.resize(means.size() / static_cast<std::size_t>(queries.channels));
+  for (const std::int64_t token : queries.position) {
+    std::vector<double>& starts = queries.starts[static_cast<std::size_t>(token / kMeanRows)];
+    if (!starts.empty()) continue;
+    starts =
+        mean_scores(means.data() + token / kMeanRows * queries.channels, keys, queries.channels);
+    for (double& start : starts) start *= scale;
+  }
+}
+
 // Runs the heads that have rows. make_kv(batch, kv head), make_queries(batch, q head, tokens).
 template <typename MakeKeyValues, typename MakeQueries>
 Output run_heads(const Inputs& in, const RowNumbers& rows, const SoftmaxOptions& options,
@@ -147,6 +161,7 @@ void check(const QuantModel& m) {
           fmt::format("q_group {} and k_group {} must be multiples of 8", m.q_group, m.k_group));
   require(m.tile_keys >= 8 && m.tile_keys % 8 == 0,
           fmt::format("tile_keys is {}; it must be a multiple of 8", m.tile_keys));
+  require(m.smooth_k || !m.smooth_q, "smooth_q needs smooth_k");
   require(m.p_max > 0 && m.v_max > 0, "p_max and v_max must be positive");
 }
 
@@ -207,11 +222,7 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
   const auto channels = static_cast<std::size_t>(in.k.channels);
 
   const auto make_kv = [&](std::int64_t b, std::int64_t h) {
-    std::vector<double> keys = head_rows(in.k, b, h);
-    if (m.smooth_k) {
-      const std::vector<double> mean = channel_mean(in.k, b, h);
-      for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= mean[i % channels];
-    }
+    const std::vector<double> keys = smoothed_keys(in.k, b, h, m);
     RowCodes k = quantize_rows(keys, in.k.channels, m.qk_bits,
                                {.group = m.k_group, .per_thread = m.per_thread, .divisor = 2});
     ChannelCodes v = quantize_values(in.v, b, h, m);
@@ -222,10 +233,14 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
   };
   const auto make_queries = [&](std::int64_t b, std::int64_t h,
                                 const std::vector<std::int64_t>& tokens) {
-    const RowCodes q =
-        quantize_rows(head_rows(in.q, b, h), in.q.channels, m.qk_bits,
-                      {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1});
+    SmoothedQueries smoothed{.rows = head_rows(in.q, b, h), .means = {}, .least_amax = {}};
+    if (m.smooth_q) smoothed = smooth_queries(std::move(smoothed.rows), in.q.channels, m.qk_bits);
+    const RowCodes q = quantize_rows(smoothed.rows, in.q.channels, m.qk_bits,
+                                     {.group = m.q_group, .per_thread = m.per_thread, .divisor = 1},
+                                     smoothed.least_amax);
     Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens, b, h);
+    if (m.smooth_q)
+      add_starts(queries, smoothed.means, smoothed_keys(in.k, b, h / group, m), scale);
     for (std::size_t i = 0; i < tokens.size(); ++i)
       queries.scale[i] = q.row_scale[static_cast<std::size_t>(tokens[i])] * scale;
     if (m.smooth_k && in.k.tokens > 0) {

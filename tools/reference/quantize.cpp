@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <numeric>
+#include <utility>
 
+#include "tools/reference/heads.h"
 #include "tools/reference/rounding.h"
 
 namespace sagegen::reference {
@@ -20,7 +24,7 @@ std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping) {
 }  // namespace
 
 RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, int bits,
-                       const RowGrouping& grouping) {
+                       const RowGrouping& grouping, const std::vector<double>& least_amax) {
   const double limit = bits == 4 ? 7.0 : 127.0;
   RowCodes out;
   out.channels = channels;
@@ -34,6 +38,7 @@ RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, i
       static_cast<std::size_t>(scale_index(out.rows - 1, grouping) + kRowPeriod));
   for (std::int64_t r = 0; r < out.rows; ++r) {
     double& top = amax[static_cast<std::size_t>(scale_index(r, grouping))];
+    if (!least_amax.empty()) top = std::max(top, least_amax[static_cast<std::size_t>(r)]);
     for (std::int64_t c = 0; c < channels; ++c) {
       top = std::max(top, std::fabs(data[static_cast<std::size_t>(r * channels + c)]));
     }
@@ -59,6 +64,48 @@ std::vector<double> channel_mean(const Tensor& tensor, std::int64_t batch, std::
   }
   for (double& value : mean) value /= static_cast<double>(tensor.tokens);
   return mean;
+}
+
+SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits) {
+  const double limit = bits == 4 ? 7.0 : 127.0;
+  const double least =
+      limit * limit / (0.98 * 0x1p22 - limit * limit * static_cast<double>(channels));
+  const auto width = static_cast<std::size_t>(channels);
+  const std::size_t count = rows.size() / width;
+  SmoothedQueries out;
+  for (std::size_t first = 0; first < count; first += kMeanRows) {
+    const std::size_t last = std::min(first + kMeanRows, count);
+    double size = 0.0;
+    for (std::size_t c = 0; c < width; ++c) {
+      double sum = 0.0;
+      for (std::size_t r = first; r < last; ++r) sum += rows[r * width + c];
+      const double mean = sum / static_cast<double>(last - first);
+      for (std::size_t r = first; r < last; ++r) rows[r * width + c] -= mean;
+      out.means.push_back(mean);
+      size += std::fabs(mean);
+    }
+    out.least_amax.insert(out.least_amax.end(), last - first, least * size);
+  }
+  out.rows = std::move(rows);
+  return out;
+}
+
+std::vector<double> smoothed_keys(const Tensor& k, std::int64_t batch, std::int64_t head,
+                                  const QuantModel& model) {
+  std::vector<double> keys = head_rows(k, batch, head);
+  if (!model.smooth_k) return keys;
+  const std::vector<double> mean = channel_mean(k, batch, head);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= mean[i % mean.size()];
+  return keys;
+}
+
+std::vector<double> mean_scores(const double* mean, const std::vector<double>& keys,
+                                std::int64_t channels) {
+  std::vector<double> scores;
+  for (std::size_t begin = 0; begin < keys.size(); begin += static_cast<std::size_t>(channels))
+    scores.push_back(std::inner_product(mean, mean + channels,
+                                        keys.begin() + static_cast<std::ptrdiff_t>(begin), 0.0));
+  return scores;
 }
 
 double round_pv(QuantModel::Pv format, double x) {

@@ -29,9 +29,27 @@ struct RowGrouping {
   std::int64_t divisor = 1;  // 1 for Q (8 scales), 2 for K (4 scales)
 };
 
-// data: [row, channel]. bits: 8 or 4, scale = amax / 127 or amax / 7, nearest even.
+// data: [row, channel]. bits: 8 or 4, scale = amax / 127 or amax / 7, nearest even. least_amax: [row], the same for
+// all rows that share a scale; empty: 0.
 RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, int bits,
-                       const RowGrouping& grouping);
+                       const RowGrouping& grouping, const std::vector<double>& least_amax = {});
+
+// Queries of one head less the mean m of each run of kMeanRows (the last run may be shorter). No scale of theirs is
+// so small that m . key would leave the integer sums, which end at 2^22 units: in units of q scale * k scale it is
+// at most limit * sum |m| / q scale, and the codes add limit^2 per channel. Two in a hundred are kept free.
+inline constexpr std::int64_t kMeanRows = 128;
+struct SmoothedQueries {
+  std::vector<double> rows;        // [row, channel]
+  std::vector<double> means;       // [run, channel]
+  std::vector<double> least_amax;  // [row]
+};
+SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits);
+// Keys of one head less their mean, if the model smooths K.
+std::vector<double> smoothed_keys(const Tensor& k, std::int64_t batch, std::int64_t head,
+                                  const QuantModel& model);
+// mean . key for every key, [key].
+std::vector<double> mean_scores(const double* mean, const std::vector<double>& keys,
+                                std::int64_t channels);
 
 // Mean over all tokens of one head, per channel.
 std::vector<double> channel_mean(const Tensor& tensor, std::int64_t batch, std::int64_t head);

@@ -65,6 +65,9 @@ struct QuantModel {
   bool per_thread = true;          // else one scale per group of rows
   int q_group = 32, k_group = 64;  // rows
   bool smooth_k = true;
+  // Of Q the mean of each 128 rows, whose scores come back rounded to whole units, q scale * k scale. Only with
+  // smooth_k.
+  bool smooth_q = false;
   enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
   bool v_scaled = true;  // per-channel scale of V (amax / v_max)
   double v_max = 448.0;

@@ -43,6 +43,13 @@ void product(const double* a, std::int64_t a_stride, std::int64_t rows, const do
     panel_product<1>(a + r * a_stride, a_stride, b, inner, c + r * c_stride, c_stride);
 }
 
+// Of query r, by key; null if it has none.
+const double* starts_of(const Queries& queries, std::int64_t r) {
+  if (queries.starts.empty()) return nullptr;
+  const std::int64_t run = queries.position[static_cast<std::size_t>(r)] / queries.start_rows;
+  return queries.starts[static_cast<std::size_t>(run)].data();
+}
+
 // As far as they are one range.
 KeySpan visible_keys(std::int64_t query, std::int64_t key_count, const SoftmaxOptions& options) {
   if (options.mods) return options.mods->keys_of(query);
@@ -103,6 +110,10 @@ std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::in
   return std::clamp<std::int64_t>(query + offset + 1, 0, key_count);
 }
 
+double rounded_start(double start, double unit) {
+  return unit < kLeastUnit ? start : std::nearbyint(start / unit) * unit;
+}
+
 double on_grid(double maximum, double p_max, double step) {
   if (step == 0 || std::fabs(maximum) >= 0x1p22 * step) return maximum;
   const double offset = std::log2(p_max);
@@ -157,8 +168,11 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
       const std::int64_t visible = std::clamp<std::int64_t>(seen.end - begin, 0, keys);
       const std::int64_t unseen = std::clamp<std::int64_t>(seen.begin - begin, 0, visible);
       const double scale = queries.scale[static_cast<std::size_t>(first + r)];
+      const double* const starts = starts_of(queries, first + r);
       for (std::int64_t j = unseen; j < visible; ++j) {
-        row[j] *= scale * kv.key_scale[static_cast<std::size_t>(begin + j)];
+        const double unit = scale * kv.key_scale[static_cast<std::size_t>(begin + j)];
+        row[j] *= unit;
+        if (starts) row[j] += rounded_start(starts[begin + j], unit);
       }
       bool any = unseen < visible;
       if (any && mods) {

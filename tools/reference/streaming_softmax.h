@@ -31,7 +31,8 @@ struct Panels {
 };
 
 // One key/value head. The score of query i and key j in base 2 is
-//   (query row i . column j of keys) * query.scale[i] * key_scale[j].
+//   (query row i . column j of keys) * query.scale[i] * key_scale[j],
+// where the product, if queries have starts, begins with the start of key j to the nearest whole number of that scale.
 struct KeyValues {
   Panels keys;                      // [channel, key]
   std::vector<double> key_scale;    // [key]
@@ -46,6 +47,9 @@ struct Queries {
   std::vector<double> lse_shift;       // [query], added to the natural logarithm of the sum
   std::vector<std::int64_t> position;  // [query], its token, for the mask; ascending
   std::int64_t batch = 0, head = 0;    // theirs, for mods
+  // By position / start_rows: [key], in base 2. Empty: none.
+  std::vector<std::vector<double>> starts = {};
+  std::int64_t start_rows = 1;
 };
 
 // Rounds `count` values in place; empty: no rounding.
@@ -63,6 +67,10 @@ struct SoftmaxOptions {
   // differences of a row's scores, they get scores with lse_shift.
   const ModList* mods = nullptr;
 };
+
+// A start in whole units. Where a unit is next to nothing the start counts as it is.
+inline constexpr double kLeastUnit = 0x1p-100;
+double rounded_start(double start, double unit);
 
 // How many keys a query sees under a causal mask: all j <= query + causal_offset.
 std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::int64_t key_count);

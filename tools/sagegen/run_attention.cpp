@@ -176,7 +176,8 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.per_thread = q.granularity == Granularity::per_thread;
   model.q_group = q.q_group;
   model.k_group = q.k_group;
-  model.smooth_k = q.smoothing == Smoothing::k;
+  model.smooth_k = smooths_k(q.smoothing);
+  model.smooth_q = q.smoothing == Smoothing::qk;
   model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
   model.v_scaled = v_is_quantized(q);
   model.v_max = fp8 ? 448.0 : 1024.0;  // templates/quantize_values/params.h

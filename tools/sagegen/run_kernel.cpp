@@ -26,9 +26,10 @@ void set_groups(const std::string& text, attention::Spec& spec, Given& given) {
   }
   std::string_view rest = text;
   if (read_key_text(groups, rest, &spec) != nullptr || !rest.empty()) {
-    throw UsageError(fmt::format("--groups {} is refused; it is g<q_group>x<k_group> as in a "
-                                 "kernel's key, for example g32x64",
-                                 text));
+    throw UsageError(
+        fmt::format("--groups {} is refused; it is g<q_group>x<k_group> as in a "
+                    "kernel's key, for example g32x64",
+                    text));
   }
   given.insert(given.end(), {"q_group", "k_group"});
 }
@@ -69,8 +70,10 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
       "tiles, warps and stages, for example q64k64w4s3 (default: by target and head_dim)");
   refuse_empty(schedule);
   decided_by_both(schedule);
-  decided_by_both(
-      app.add_flag("--no-smooth-k", options.no_smooth_k, "do not subtract the mean of K"));
+  decided_by_both(app.add_option("--smoothing", options.smoothing,
+                                 "means that are subtracted before quantization: none, k (of K) or "
+                                 "qk (default: k, with INT4 qk)")
+                      ->check(CLI::IsMember({"none", "k", "qk"})));
   options.named = key;
   options.of_set = set;
 }
@@ -111,7 +114,10 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
     given.push_back("accumulation");
   }
   if (!options.groups.empty()) set_groups(options.groups, spec, given);
-  if (options.no_smooth_k) spec.smoothing = Smoothing::none;
+  if (!options.smoothing.empty()) {
+    set_field(family.what, &spec, "smoothing", options.smoothing);
+    given.push_back("smoothing");
+  }
   family.complete(&spec, given, target_info(target));
   const Kernel kernel(family, spec, target);
   if (options.schedule.empty()) return kernel;

@@ -17,7 +17,7 @@ struct RunKernelOptions {
   const CLI::Option* named = nullptr;  // KEY
   const CLI::Option* of_set = nullptr;
   std::string mode = "int8", granularity = "per_thread", accumulation, groups, schedule;
-  bool no_smooth_k = false;
+  std::string smoothing;
 };
 
 void define_run_kernel(CLI::App& app, RunKernelOptions& options);

@@ -79,13 +79,16 @@ sagegen_status sagegen_memory_download(sagegen_device* device, void* to, uint64_
 typedef struct sagegen_attention sagegen_attention;
 
 typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
-/* Whether the mean of K over its tokens is subtracted before it is quantized (SageAttention2). It costs
- * next to nothing and matters where channels of K have a bias. The embedded kernels can leave K as it is
- * for f16 and head_dim 128 on sm_80 and sm_89; for the rest give ptx_directory. */
-typedef enum sagegen_k_smoothing {
-  SAGEGEN_SMOOTH_K = 0,
-  SAGEGEN_K_AS_IT_IS = 1,
-} sagegen_k_smoothing;
+/* Which means are subtracted before quantization (SageAttention2): of K that over its tokens, which costs next to
+ * nothing and matters where channels of K have a bias; of Q those of each 128 tokens, too, which INT4 needs and
+ * costs a few percent. Usual is K, and with INT4 both. The embedded kernels have what is usual, and none for
+ * f16 and head_dim 128 on sm_80 and sm_89; for the rest give ptx_directory. */
+typedef enum sagegen_smoothing {
+  SAGEGEN_SMOOTH_USUAL = 0,
+  SAGEGEN_SMOOTH_NONE = 1,
+  SAGEGEN_SMOOTH_K = 2,
+  SAGEGEN_SMOOTH_QK = 3,
+} sagegen_smoothing;
 typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sagegen_mask;
 
 /* Zero-initialize, then set what differs. */
@@ -93,8 +96,7 @@ typedef struct sagegen_attention_options {
   int32_t head_dim; /* channels of one head, for example 64 or 128 */
   int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
   int32_t mask;     /* sagegen_mask */
-  int32_t
-      k_smoothing; /* sagegen_k_smoothing; fills what was padding, so that sizes are as before */
+  int32_t smoothing; /* sagegen_smoothing */
   /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V) with the
    * schedule that is the default for them, or null for what suits the device and its driver best. Or all of it,
    * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest

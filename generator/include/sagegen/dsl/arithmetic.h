@@ -39,6 +39,7 @@ class ArithmeticVerbs : public BuilderCore {
   F32 max(F32 a, F32 b, SourceLoc loc = SourceLoc::here());  // the non-NaN operand wins
   F32 abs(F32 a, SourceLoc loc = SourceLoc::here());
   F32 fma(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());       // fma.rn.f32
+  F32 fma_ftz(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());   // fma.rn.ftz.f32
   F32 fma_up(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());    // fma.rp.f32
   F32 fma_down(F32 a, F32 b, F32 c, SourceLoc loc = SourceLoc::here());  // fma.rm.f32
   F32 exp2(F32 a, SourceLoc loc = SourceLoc::here());                    // ex2.approx.ftz.f32

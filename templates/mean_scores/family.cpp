@@ -1,0 +1,46 @@
+#include <fmt/format.h>
+
+#include "templates/mean_scores/params.h"
+#include "templates/mean_scores/spec.h"
+
+namespace sagegen::mean_scores {
+namespace {
+
+std::vector<Section> describe(const View& v) {
+  return {{"what it computes",
+           {fmt::format("head_dim {}, K in {}", v.spec.head_dim, to_string(v.spec.io)),
+            fmt::format("the scores of the mean of each {} queries with all keys, less those of "
+                        "the mean key, in base 2",
+                        kMeanRows),
+            fmt::format("means are split into two {} numbers each, K is taken as it is, sums are "
+                        "f32: nothing of the scores is lost",
+                        to_string(v.spec.io)),
+            "f32 [batch, heads, rows / 128, keys], every 16 keys in the order 0 1 8 9 2 3 10 11 4 "
+            "5 12 13 6 7 14 15",
+            fmt::format("grid (padded kv_len / {}, heads, batch), for a part of the heads and "
+                        "queries at a time",
+                        kKeys)}}};
+}
+
+}  // namespace
+
+const FamilyOf<Spec>& family() {
+  static const FamilyOf<Spec> family(FamilyDef<Spec>{
+      .word = "meanscores",
+      .title = "mean_scores",
+      .room = "templates/mean_scores",
+      .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+               field<&Spec::io>("io", "", io_types(), io_advice)},
+      .resources =
+          [](const View& v) {
+            return Resources{.threads = kThreads, .dynamic_smem = kKeys * v.spec.head_dim * 2};
+          },
+      .params = [](const View&) { return ParamLayout().add<Params>(); },
+      .describe = describe,
+  });
+  return family;
+}
+
+const Family& any_family() { return family(); }
+
+}  // namespace sagegen::mean_scores

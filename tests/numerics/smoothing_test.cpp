@@ -1,0 +1,195 @@
+// Smoothing of Q and K (SageAttention2 section 3.1): what it buys on data like the paper's, and that the part of the
+// scores which it takes from Q comes back whole, whatever the sizes of queries, means and keys, and in whatever parts
+// the problem is attended. Codes and scores of means themselves: codes_test.cpp; schedules: schedules_test.cpp.
+#include <algorithm>
+#include <array>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "sagegen/emit.h"
+#include "tests/numerics/scene.h"
+#include "tools/sagegen/run_judge.h"
+
+using namespace sagegen;
+namespace rt = sagegen::runtime;
+namespace ref = sagegen::reference;
+using test::inputs_for;
+using test::Scene;
+
+namespace {
+
+Kernel kernel_of(int sm, Smoothing smoothing, attention::Spec spec = {}) {
+  const attention::Spec usual = attention::usual_spec({.sm = sm});
+  spec.pv = usual.pv;
+  spec.accumulation = usual.accumulation;
+  spec.smoothing = smoothing;
+  return {attention::family(), spec, Target{.sm = sm}};
+}
+
+// Runs, demands what `sagegen run` demands (each row within its bounds, no finding), and compares with fp64.
+ref::Metrics checked(const Scene& scene) {
+  const cli::RunDevice on = test::device_of(scene);
+  const cli::AttentionJob job = test::job_of(scene);
+  INFO(test::text_of(job, on));
+  const cli::AttentionResult result = cli::run_attention(job, on);
+  for (const rt::Finding& finding : result.findings) FAIL_CHECK(test::text_of(finding));
+  const cli::JudgeOptions all_rows{.rows = 0};
+  const int capability = on.device.compute_capability();
+  const cli::Judgement judgement =
+      cli::judge(job, result, capability, cli::expected_of(job, capability, all_rows));
+  if (!judgement.passed) FAIL_CHECK(cli::judgement_text(judgement, job, all_rows, true));
+  const ref::Metrics metrics = ref::compare(ref::attention(job.inputs).o, result.o);
+  CHECK(metrics.non_finite == 0);
+  return metrics;
+}
+
+// Channels of Q and K weighed against each other, as SmoothQuant does with strength 1/2: q c . k / c.
+ref::Inputs smooth_quant(ref::Inputs in) {
+  for (std::int64_t c = 0; c < in.q.channels; ++c) {
+    const auto largest = [&](const ref::Tensor& tensor) {
+      float most = 0;
+      for (std::size_t i = static_cast<std::size_t>(c); i < tensor.data.size();
+           i += static_cast<std::size_t>(tensor.channels))
+        most = std::max(most, std::fabs(tensor.data[i]));
+      return most;
+    };
+    const float factor = std::sqrt(largest(in.k) / largest(in.q));
+    for (std::size_t i = static_cast<std::size_t>(c); i < in.q.data.size();
+         i += static_cast<std::size_t>(in.q.channels))
+      in.q.data[i] *= factor;
+    for (std::size_t i = static_cast<std::size_t>(c); i < in.k.data.size();
+         i += static_cast<std::size_t>(in.k.channels))
+      in.k.data[i] /= factor;
+  }
+  return in;
+}
+
+constexpr std::array kTargets = {80, 86, 89};
+
+void fill_rows(ref::Tensor& tensor, float value) {
+  std::fill(tensor.data.begin(), tensor.data.end(), value);
+}
+
+}  // namespace
+
+TEST_CASE("INT4 with Q and K smoothed is as accurate as the paper says", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 256, .kv_len = 1024};
+  for (const int sm : kTargets) {
+    for (const int head_dim : {64, 128}) {
+      const auto error = [&](Smoothing smoothing) {
+        const Kernel kernel = kernel_of(sm, smoothing, {.head_dim = head_dim, .qk = DType::s4});
+        return checked({.kernel = kernel, .inputs = inputs_for(kernel, "outlier", kShape, 1)});
+      };
+      const ref::Metrics none = error(Smoothing::none), k = error(Smoothing::k),
+                         qk = error(Smoothing::qk);
+      const Kernel plain = kernel_of(sm, Smoothing::none, {.head_dim = head_dim, .qk = DType::s4});
+      const ref::Inputs inputs = inputs_for(plain, "outlier", kShape, 1);
+      const cli::AttentionJob job = test::job_of({.kernel = plain, .inputs = inputs});
+      const ref::Metrics balanced = ref::compare(
+          ref::attention(inputs).o, ref::model(smooth_quant(inputs), cli::quant_model(job)).o);
+      INFO("sm_" << sm << ", head_dim " << head_dim << ": cosine similarity "
+                 << none.cosine_similarity << " none, " << balanced.cosine_similarity
+                 << " SmoothQuant, " << k.cosine_similarity << " K, " << qk.cosine_similarity
+                 << " Q and K");
+      CHECK(none.cosine_similarity < balanced.cosine_similarity);
+      CHECK(balanced.cosine_similarity < k.cosine_similarity);
+      CHECK(k.cosine_similarity < qk.cosine_similarity);
+      CHECK(none.relative_l1 > balanced.relative_l1);
+      CHECK(balanced.relative_l1 > k.relative_l1);
+      CHECK(k.relative_l1 > qk.relative_l1);
+      CHECK(qk.cosine_similarity >= 0.994);
+      CHECK(qk.relative_l1 <= 0.065);
+    }
+  }
+}
+
+TEST_CASE("smoothing Q costs INT8 nothing", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 2, .q_len = 200, .kv_len = 300};
+  for (const int sm : {80, 120}) {
+    for (const char* distribution : {"normal", "outlier", "k_bias"}) {
+      const auto error = [&](Smoothing smoothing) {
+        const Kernel kernel = kernel_of(sm, smoothing, {.head_dim = 128});
+        return checked({.kernel = kernel, .inputs = inputs_for(kernel, distribution, kShape, 2)})
+            .relative_l1;
+      };
+      CHECK(error(Smoothing::qk) <= 1.02 * error(Smoothing::k));
+    }
+  }
+}
+
+// All that a kernel sees of the problem is its part: batches, heads, or blocks of queries.
+TEST_CASE("attention in parts is attention", "[fast]") {
+  const Kernel kernel =
+      kernel_of(89, Smoothing::qk, {.head_dim = 64, .qk = DType::s4, .causal = true});
+  constexpr ref::Shape kShape{.batch = 3, .q_heads = 6, .kv_heads = 2, .q_len = 300, .kv_len = 150};
+  constexpr std::int64_t kBlock = 4 * 192;  // bytes of 128 queries, keys padded to 64
+  const Scene scene{.kernel = kernel,
+                    .inputs = inputs_for(kernel, "outlier", kShape, 3),
+                    .alignment = attention::CausalAlignment::bottom_right};
+  const cli::RunDevice on = test::device_of(scene);
+  const cli::AttentionJob job = test::job_of(scene);
+  const attention::Shape shape{
+      .batch = 3, .q_heads = 6, .kv_heads = 2, .q_len = 300, .kv_len = 150};
+  checked(scene);
+  const cli::AttentionResult whole = cli::run_attention(job, on);
+  std::size_t before = 0;
+  // A block at a time, two of three, a head, five of six, a batch, two of three, everything.
+  for (const std::int64_t blocks : {0, 1, 2, 3, 15, 18, 36, 54}) {
+    const attention::Plan plan(on.device, kernel, test::emitted,
+                               {.mean_score_bytes = blocks * kBlock});
+    INFO(blocks << " blocks of queries at a time");
+    const cli::AttentionResult parts = cli::run_attention(job, on, plan);
+    for (const rt::Finding& finding : parts.findings) FAIL_CHECK(test::text_of(finding));
+    CHECK(parts.o == whole.o);
+    CHECK(parts.lse == whole.lse);
+    const std::size_t bytes = plan.workspace_bytes(shape);
+    CHECK((blocks <= 1 ? bytes >= before : bytes > before));
+    before = bytes;
+  }
+}
+
+// Scores of means from nothing to all there is: a mean that is most of every query, queries that are their mean,
+// keys that are theirs, one key, one query, zeros, the largest numbers. Integer sums hold 2^22 units.
+TEST_CASE("means, deviations and keys of every size", "[full]") {
+  for (const DType qk : {DType::s4, DType::s8}) {
+    for (const DType io : {DType::f16, DType::bf16}) {
+      for (const int head_dim : {64, 128}) {
+        const Kernel kernel =
+            kernel_of(89, Smoothing::qk, {.head_dim = head_dim, .io = io, .qk = qk});
+        const auto with = [&](ref::Shape shape, const auto& edit) {
+          ref::Inputs in = inputs_for(kernel, "normal", shape, 4);
+          edit(in);
+          ref::round_to(test::io_type(io), in.q);
+          ref::round_to(test::io_type(io), in.k);
+          checked({.kernel = kernel, .inputs = in});
+        };
+        constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 150, .kv_len = 100};
+        for (const float mean : {0x1p-14f, 1.0f, 300.0f, 3e4f}) {
+          INFO("mean " << mean);
+          with(kShape, [&](ref::Inputs& in) {  // each channel has a sign, and an eighth none
+            for (std::size_t i = 0; i < in.q.data.size(); ++i)
+              in.q.data[i] += i % 8 == 0 ? 0 : i % 3 == 0 ? -mean : mean;
+            in.softmax_scale = 1 / (mean + 1);
+          });
+          with(kShape, [&](ref::Inputs& in) { fill_rows(in.q, mean); });
+          with(kShape, [&](ref::Inputs& in) { fill_rows(in.k, mean); });
+          with(kShape, [&](ref::Inputs& in) { fill_rows(in.q, mean), fill_rows(in.k, -mean); });
+        }
+        with(kShape, [](ref::Inputs& in) { fill_rows(in.q, 0); });
+        with(kShape, [](ref::Inputs& in) { fill_rows(in.k, 0); });
+        with({.q_len = 1, .kv_len = 1}, [](ref::Inputs&) {});
+        with({.q_len = 1, .kv_len = 300}, [](ref::Inputs&) {});
+        with({.q_len = 129, .kv_len = 1}, [](ref::Inputs&) {});
+        for (const double scale : {1e-6, 1.0, 100.0, 1e5, 1e12, 1e25}) {
+          with(kShape, [&](ref::Inputs& in) {
+            for (float& q : in.q.data) q += 2;
+            in.softmax_scale = scale;
+          });
+        }
+      }
+    }
+  }
+}
