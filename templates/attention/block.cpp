@@ -28,11 +28,12 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       io(view.spec.io),
       qk(view.spec.qk),
       pv(view.spec.pv),
-      per_thread(view.spec.granularity == Granularity::per_thread),
+      granularity(view.spec.granularity),
       two_level(view.spec.accumulation == Accumulation::two_level_f32),
       v_quantized(v_is_quantized(view.spec)),
       smooth(smooths_k(view.spec.smoothing)),
       mean_scores(view.spec.smoothing == Smoothing::qk),
+      scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
       last_queries_first(mods.later_queries_see_more()),
       queries_in_registers(head_dim <= 64),
@@ -40,7 +41,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       // loop takes a kernel's emission beyond 20 ms.
       inner_loop(queries_in_registers && mods.first_tiles_may_be_whole()),
       p_offset(sagegen::attention::p_offset(view.spec)),
-      maximum_step(mods.change_scores() ? 0 : sagegen::attention::maximum_step(view.spec)),
+      maximum_step(scaled_scores ? 0 : sagegen::attention::maximum_step(view.spec)),
       v_code(v_quantized ? largest_v_code(pv) : 1.0f),
       q_tile{cta_q, code_row_bytes(), OperandA::kPanelBytes, qk},
       k_tile(OperandB::layout(qk, cta_k, code_row_bytes())),
@@ -103,10 +104,13 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   }
 
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
+    if (per_group == 0) return base + k.to_i64(index) * std::int64_t{kScaleBytes};
     return base + k.to_i64(index) * k.to_i64(rows / group) * std::int64_t{kScaleBytes * per_group};
   };
-  q_scale_ = scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group, plan.q_scales());
-  k_scale_ = scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group, plan.k_scales());
+  q_scale_ = scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group,
+                    q_scales_per_group(plan.granularity, plan.q_group));
+  k_scale_ = scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group,
+                    k_scales_per_group(plan.granularity, plan.k_group));
 
   if (plan.mean_scores) {
     const auto part = k.params<MeanScoreParams>();
@@ -147,15 +151,39 @@ void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to, bo
 }
 
 F32 AttentionInputs::q_scale(const AttentionPosition& at) const {
+  if (plan_.granularity == Granularity::per_tensor) return k_.load<F32>(q_scale_);
   const I32 group = (at.first_query + at.warp_row) / plan_.q_group;
-  const I32 index = plan_.per_thread ? group * plan_.q_scales() + at.lane.row : group;
+  const int scales = q_scales_per_group(plan_.granularity, plan_.q_group);
+  const I32 index = scales == 1 ? group : group * scales + at.lane.row;
   return k_.load<F32>(q_scale_ + index * kScaleBytes);
 }
 
 F32 AttentionInputs::k_scale(I32 thread, I32 tile) const {
+  if (plan_.granularity == Granularity::per_tensor) return k_.load<F32>(k_scale_);
   const I32 group = tile / (plan_.k_group / plan_.cta_k);
-  const I32 index = plan_.per_thread ? group * plan_.k_scales() + LanePosition(thread).quad : group;
+  const int scales = k_scales_per_group(plan_.granularity, plan_.k_group);
+  const I32 index = scales == 1 ? group : group * scales + LanePosition(thread).quad;
   return k_.load<F32>(k_scale_ + index * kScaleBytes);
+}
+
+std::vector<F32> AttentionInputs::q_scales(const AttentionPosition& at) const {
+  std::vector<F32> scales;
+  const GlobalPtr of_lane = q_scale_ + at.lane_query * kScaleBytes;
+  for (int row = 0; row < plan_.warp_rows / 8; ++row)
+    scales.push_back(
+        k_.load<F32>(of_lane + std::int64_t{Accumulator::tile_row(row) * kScaleBytes}));
+  return scales;
+}
+
+std::vector<F32> AttentionInputs::k_scales(I32 thread, I32 tile) const {
+  std::vector<F32> scales;
+  const I32 first = tile * plan_.cta_k + 2 * LanePosition(thread).quad;
+  const GlobalPtr of_lane = k_scale_ + first * kScaleBytes;
+  for (int keys = 0; keys < plan_.cta_k; keys += 8) {
+    for (const I32 bits : k_.load_v2(of_lane + std::int64_t{keys * kScaleBytes}))
+      scales.push_back(k_.as_f32(bits));
+  }
+  return scales;
 }
 
 AttentionBlock::AttentionBlock(KernelBuilder& builder, const View& view, Mods block_mods)

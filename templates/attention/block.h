@@ -21,9 +21,11 @@ struct AttentionPlan {
   int warp_rows;  // queries of one warp
   int q_group, k_group;
   DType io, qk, pv;
-  bool per_thread, two_level, v_quantized, smooth;
-  bool mean_scores;   // sums of scores start from those of the mean query
-  bool whole_scores;  // the softmax sees scores from which K smoothing took nothing
+  Granularity granularity;
+  bool two_level, v_quantized, smooth;
+  bool mean_scores;    // sums of scores start from those of the mean query
+  bool scaled_scores;  // before the softmax: mods change them, or each has a scale of its own
+  bool whole_scores;   // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
   bool inner_loop;            // a loop without masks beside the one with; needs a few registers
@@ -31,8 +33,7 @@ struct AttentionPlan {
   float maximum_step;         // octaves; maxima of rows are multiples of it; 0: of none
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
-  int q_scales() const { return per_thread ? 8 : 1; }  // of a group
-  int k_scales() const { return per_thread ? 4 : 1; }
+  bool per_token() const { return granularity == Granularity::per_token; }
   int code_row_bytes() const { return head_dim * bits(qk) / 8; }
   dsl::Mma qk_mma() const { return qk == DType::s4 ? dsl::Mma::s4 : dsl::Mma::s8; }
   int qk_steps() const { return q_tile.row_bytes / 32; }  // of the product Q K^T
@@ -72,6 +73,9 @@ class AttentionInputs {
   // Scales of the scores that a lane holds: softmax_scale * log2(e) is part of the first.
   dsl::F32 q_scale(const AttentionPosition& at) const;
   dsl::F32 k_scale(dsl::I32 thread, dsl::I32 tile) const;
+  // Per token: of the lane's rows; of its keys of a tile.
+  std::vector<dsl::F32> q_scales(const AttentionPosition& at) const;
+  std::vector<dsl::F32> k_scales(dsl::I32 thread, dsl::I32 tile) const;
 
  private:
   dsl::KernelBuilder& k_;

@@ -11,7 +11,17 @@ namespace {
 
 bool per_thread(const Spec& spec) { return spec.granularity == Granularity::per_thread; }
 
+// Empty where groups of rows share scales.
+std::string own_scales(const Spec& spec, std::string_view name, std::string_view heads) {
+  if (spec.granularity == Granularity::per_token)
+    return fmt::format("{}: one scale per row. f32 [batch, {}, rows]", name, heads);
+  if (spec.granularity == Granularity::per_tensor)
+    return fmt::format("{}: one scale per head. f32 [batch, {}]", name, heads);
+  return "";
+}
+
 std::string q_scales(const Spec& spec) {
+  if (std::string own = own_scales(spec, "Q", "q_heads"); !own.empty()) return own;
   if (per_thread(spec)) {
     return fmt::format(
         "Q: groups of {} rows with 8 scales each; row r of a group uses scale r mod 8. "
@@ -31,6 +41,7 @@ std::string q_smoothing(const Spec& spec) {
 }
 
 std::string k_scales(const Spec& spec) {
+  if (std::string own = own_scales(spec, "K", "kv_heads"); !own.empty()) return own;
   if (per_thread(spec)) {
     return fmt::format(
         "K: groups of {} rows with 4 scales each; row r of a group uses scale (r mod 8) / 2. "

@@ -213,20 +213,26 @@ std::vector<Kernel> inputs(const View& v) {
                        target});
   }
   quantize_rows::Spec rows{.head_dim = s.head_dim, .io = s.io, .codes = s.qk};
-  rows.scales = k_scales_per_group(s.granularity);
+  rows.scales = k_scales_per_group(s.granularity, s.k_group);
   rows.group = s.k_group;
   rows.smooth = smooth;
-  kernels.push_back({quantize_rows::family(), rows, target});
+  const auto quantize = [&] {
+    rows.amax = rows.scales == 0;
+    if (rows.amax) kernels.push_back({quantize_rows::family(), rows, target});
+    rows.amax = false;
+    kernels.push_back({quantize_rows::family(), rows, target});
+  };
+  quantize();
   if (quantized_v) {
     kernels.push_back(
         {quantize_values::family(), {.head_dim = s.head_dim, .io = s.io, .codes = s.pv}, target});
   }
-  rows.scales = q_scales_per_group(s.granularity);
+  rows.scales = q_scales_per_group(s.granularity, s.q_group);
   rows.group = s.q_group;
   rows.smooth = false;
   rows.fold = true;
   rows.smooth_block = s.smoothing == Smoothing::qk;
-  kernels.push_back({quantize_rows::family(), rows, target});
+  quantize();
   if (rows.smooth_block)
     kernels.push_back({mean_scores::family(), {.head_dim = s.head_dim, .io = s.io}, target});
   return kernels;
@@ -235,59 +241,67 @@ std::vector<Kernel> inputs(const View& v) {
 }  // namespace
 
 const FamilyOf<Spec, Schedule>& family() {
-  static const FamilyOf<Spec, Schedule> family(FamilyDef<Spec, Schedule>{
-      .word = "fwd",
-      .title = "attention",
-      .room = "templates/attention",
-      .what =
-          {
-              field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
-              field<&Spec::io>("io", "", io_types(), io_advice),
-              field<&Spec::qk>("qk", "qk_", code_types(), codes_advice),
-              joined(field<&Spec::granularity>(
-                  "granularity", "",
-                  words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
-                                      {Granularity::per_block, "per_block", "b"}}))),
-              field<&Spec::q_group>("q_group", "g", groups(), group_advice),
-              joined(field<&Spec::k_group>("k_group", "x", groups(), group_advice)),
-              field<&Spec::smoothing>("smoothing", "sm",
-                                      words<Smoothing>({{Smoothing::none, "none", "0"},
-                                                        {Smoothing::k, "k", "k"},
-                                                        {Smoothing::qk, "qk", "qk"}})),
-              field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
-              field<&Spec::accumulation>(
-                  "accumulation", "",
-                  words<Accumulation>({{Accumulation::f32, "f32"},
-                                       {Accumulation::two_level_f32, "two_level_f32", "f32x2"}})),
+  static const FamilyOf<Spec, Schedule> family(
+      FamilyDef<Spec, Schedule>{
+          .word = "fwd",
+          .title = "attention",
+          .room = "templates/attention",
+          .what =
+              {
+                  field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+                  field<&Spec::io>("io", "", io_types(), io_advice),
+                  field<&Spec::qk>("qk", "qk_", code_types(), codes_advice),
+                  joined(field<&Spec::granularity>(
+                      "granularity", "",
+                      words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
+                                          {Granularity::per_block, "per_block", "b"},
+                                          {Granularity::per_token, "per_token", "r"},
+                                          {Granularity::per_tensor, "per_tensor", "a"}}))),
+                  field<&Spec::q_group>("q_group", "g", groups(), group_advice),
+                  joined(field<&Spec::k_group>("k_group", "x", groups(), group_advice)),
+                  field<&Spec::smoothing>("smoothing", "sm",
+                                          words<Smoothing>({{Smoothing::none, "none", "0"},
+                                                            {Smoothing::k, "k", "k"},
+                                                            {Smoothing::qk, "qk", "qk"}})),
+                  field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
+                  field<&Spec::accumulation>(
+                      "accumulation", "",
+                      words<Accumulation>(
+                          {{Accumulation::f32, "f32"},
+                           {Accumulation::two_level_f32, "two_level_f32", "f32x2"}})),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
-          },
-      .how = {field<&Schedule::cta_q>("cta_q", "q", numbers({16, 32, 64, 128, 256}),
-                                      [](int) { return tile_advice(16, 256); }),
-              joined(field<&Schedule::cta_k>("cta_k", "k", numbers({16, 32, 64, 128}),
-                                             [](int) { return tile_advice(16, kMaxGroup); })),
-              joined(
-                  field<&Schedule::warps>("warps", "w", numbers({1, 2, 4, 8}),
-                                          [](int) {
-                                            return fmt::format(
-                                                "a block has a power of two of warps, from 1 to {}",
-                                                kMaxWarps);
-                                          })),
-              joined(field<&Schedule::stages>(
-                  "stages", "s", range(1, kMaxStages),
-                  [](int) { return fmt::format("a pipeline has 1 to {} stages", kMaxStages); }))},
-      .rules = rules(),
-      .resources =
-          [](const View& v) {
-            return Resources{.threads = 32 * v.schedule.warps,
-                             .dynamic_smem = static_cast<int>(shared_bytes(v.spec, v.schedule))};
-          },
-      .params = params,
-      .complete = complete,
-      .usual = usual,
-      .inputs = inputs,
-      .describe = describe,
-  });
+              },
+          .how = {field<&Schedule::cta_q>("cta_q", "q", numbers({16, 32, 64, 128, 256}),
+                                          [](int) { return tile_advice(16, 256); }),
+                  joined(field<&Schedule::cta_k>("cta_k", "k", numbers({16, 32, 64, 128}),
+                                                 [](int) { return tile_advice(16, kMaxGroup); })),
+                  joined(field<&Schedule::warps>("warps", "w", numbers({1, 2, 4, 8}),
+                                                 [](int) {
+                                                   return fmt::format(
+                                                       "a block has a power of two of warps, from "
+                                                       "1 to {}",
+                                                       kMaxWarps);
+                                                 })),
+                  joined(field<&Schedule::stages>("stages", "s", range(1, kMaxStages),
+                                                  [](int) {
+                                                    return fmt::format(
+                                                        "a pipeline has 1 to {} stages",
+                                                        kMaxStages);
+                                                  }))},
+          .rules = rules(),
+          .resources =
+              [](const View& v) {
+                return Resources{
+                    .threads = 32 * v.schedule.warps,
+                    .dynamic_smem = static_cast<int>(shared_bytes(v.spec, v.schedule))};
+              },
+          .params = params,
+          .complete = complete,
+          .usual = usual,
+          .inputs = inputs,
+          .describe = describe,
+      });
   return family;
 }
 
@@ -328,12 +342,14 @@ bool runs_on(const Spec& spec, int compute_capability) {
   return spec.qk != DType::s4 || compute_capability <= kLastWithInt4;
 }
 
-float maximum_step(const Spec& spec) { return spec.qk == DType::s4 ? 1.0f : 0.0f; }
+float maximum_step(const Spec& spec) {
+  return spec.qk == DType::s4 && spec.granularity != Granularity::per_token ? 1.0f : 0.0f;
+}
 
 float p_offset(const Spec& spec) {
   constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
   if (spec.pv == DType::f16) return 0;
-  return spec.qk == DType::s4 ? std::floor(kLog2OfLargestE4m3) : kLog2OfLargestE4m3;
+  return maximum_step(spec) != 0 ? std::floor(kLog2OfLargestE4m3) : kLog2OfLargestE4m3;
 }
 
 bool v_is_quantized(const Spec& spec) { return spec.pv == DType::e4m3 || spec.io != DType::f16; }

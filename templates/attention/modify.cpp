@@ -62,6 +62,32 @@ std::vector<F32> taken_by_smoothing(const AttentionBlock& block, const Scores& s
   return taken;
 }
 
+// What integer products of a lane are worth, in base 2: whole scores where mods want them.
+class Worth {
+ public:
+  Worth(const AttentionBlock& block, I32 tile, const Scores& scores)
+      : k_(&block.k), scores_(&scores), taken_(taken_by_smoothing(block, scores)) {
+    if (!block.plan.per_token()) return;
+    q_scales_ = block.inputs.q_scales(block.here());
+    k_scales_ = block.inputs.k_scales(block.k.reread_thread_idx(), tile);
+  }
+  F32 score(int row, int column, F32 product) const {
+    const auto r = static_cast<std::size_t>(row), c = static_cast<std::size_t>(column);
+    const F32 unit = q_scales_.empty() ? scores_->scale : q_scales_[r] * k_scales_[c];
+    std::vector<F32> plus;
+    if (!scores_->mean_scores.empty()) plus.push_back(scores_->mean_scores[c]);
+    if (!taken_.empty()) plus.push_back(taken_[r]);
+    if (plus.empty()) return product * unit;
+    const F32 score = k_->fma(product, unit, plus[0]);
+    return plus.size() == 1 ? score : score + plus[1];
+  }
+
+ private:
+  KernelBuilder* k_;
+  const Scores* scores_;
+  std::vector<F32> taken_, q_scales_, k_scales_;  // scales: per token
+};
+
 }  // namespace
 
 void modify(const AttentionBlock& block, const Ring::Tile& tile, Scores& scores) {
@@ -85,13 +111,11 @@ void modify(const AttentionBlock& block, const Ring::Tile& tile, Scores& scores)
       };
     };
   }
-  if (mods.change_scores()) {
+  if (block.plan.scaled_scores) {
     scores.elements.update_if(k, k.pred(true), [&]() -> Accumulator::Update {
-      return [&, lane = lane_scores(), taken = taken_by_smoothing(block, scores)](
+      return [&, lane = lane_scores(), worth = Worth(block, tile.index(), scores)](
                  int row, int column, F32 e) {
-        const F32 product = e - Scores::kBias;
-        const F32 score = taken.empty() ? product * unit : k.fma(product, unit, taken[row]);
-        return mods.changed(lane.element(row, column), score);
+        return mods.changed(lane.element(row, column), worth.score(row, column, e - Scores::kBias));
       };
     });
     const auto hide = [&]() -> Accumulator::Update {

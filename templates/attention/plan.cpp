@@ -51,7 +51,17 @@ constexpr std::int64_t kKeysPerChunk = 512;
 constexpr std::int64_t kMaxChunks = 16;
 constexpr std::int64_t kChunkStep = 64;
 
-enum Step { kStatistics, kKeys, kValues, kQueries, kMeanQueries, kAttend, kSteps };
+enum Step {
+  kStatistics,
+  kLargestKeys,
+  kKeys,
+  kValues,
+  kLargestQueries,
+  kQueries,
+  kMeanQueries,
+  kAttend,
+  kSteps
+};
 
 enum Tensor {
   kQCodes,
@@ -66,21 +76,18 @@ enum Tensor {
   kLseCorrection,
   kQMean,
   kMeanScores,
+  kKMaxima,
+  kQMaxima,
   kTensors
 };
 constexpr Scratch kScratch[kTensors] = {
-    {"q_codes", kQueries, kAttend},
-    {"q_scale", kQueries, kAttend},
-    {"k_codes", kKeys, kAttend},
-    {"k_scale", kKeys, kAttend},
-    {"v_codes", kValues, kAttend},
-    {"v_scale", kValues, kAttend},
-    {"k_sum_partial", kStatistics, kKeys},
-    {"v_amax_partial", kStatistics, kValues},
-    {"k_mean", kKeys, kAttend},
-    {"lse_correction", kQueries, kAttend},
-    {"q_mean", kQueries, kAttend},
-    {"mean_scores", kMeanQueries, kAttend},
+    {"q_codes", kQueries, kAttend},        {"q_scale", kQueries, kAttend},
+    {"k_codes", kKeys, kAttend},           {"k_scale", kKeys, kAttend},
+    {"v_codes", kValues, kAttend},         {"v_scale", kValues, kAttend},
+    {"k_sum_partial", kStatistics, kKeys}, {"v_amax_partial", kStatistics, kValues},
+    {"k_mean", kLargestKeys, kAttend},     {"lse_correction", kQueries, kAttend},
+    {"q_mean", kLargestQueries, kAttend},  {"mean_scores", kMeanQueries, kAttend},
+    {"k_maxima", kLargestKeys, kKeys},     {"q_maxima", kLargestQueries, kQueries},
 };
 
 Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {
@@ -100,7 +107,9 @@ std::vector<std::optional<Kernel>> steps_of(const Kernel& kernel) {
     } else if (&input.family() == &mean_scores::family()) {
       steps[kMeanQueries] = input;
     } else {
-      steps[input.view(quantize_rows::family()).spec.fold ? kQueries : kKeys] = input;
+      const quantize_rows::Spec& rows = input.view(quantize_rows::family()).spec;
+      steps[rows.fold ? (rows.amax ? kLargestQueries : kQueries)
+                      : (rows.amax ? kLargestKeys : kKeys)] = input;
     }
   }
   steps[kAttend] = kernel;
@@ -163,10 +172,13 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   layout.chunk_len = ceil_div(ceil_div(shape.kv_len, wanted), kChunkStep) * kChunkStep;
   layout.chunks = ceil_div(shape.kv_len, layout.chunk_len);
 
+  const auto scales = [](std::int64_t rows, int group, int per_group) {
+    return per_group == 0 ? 1 : rows / group * per_group;
+  };
   const std::int64_t q_scales =
-      layout.q_len_padded / spec.q_group * q_scales_per_group(spec.granularity);
-  const std::int64_t k_scales =
-      layout.kv_len_padded / spec.k_group * k_scales_per_group(spec.granularity);
+      scales(layout.q_len_padded, spec.q_group, q_scales_per_group(spec.granularity, spec.q_group));
+  const std::int64_t k_scales = scales(layout.kv_len_padded, spec.k_group,
+                                       k_scales_per_group(spec.granularity, spec.k_group));
   const std::int64_t channels = spec.head_dim;
   constexpr std::int64_t kF32 = sizeof(float);
   const auto of_queries = [&](std::int64_t rows, std::int64_t bytes) {
@@ -190,6 +202,11 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
     layout.bytes[kKMean] = of_keys(channels, kF32);
     if (lse == Lse::wanted || mods_need_lse_correction(spec))
       layout.bytes[kLseCorrection] = of_queries(layout.q_len_padded, kF32);
+  }
+  if (spec.granularity == Granularity::per_tensor) {
+    layout.bytes[kKMaxima] = of_keys(layout.kv_len_padded / spec.k_group, kF32);
+    layout.bytes[kQMaxima] =
+        of_queries(layout.q_len_padded / (mean_scores ? kMeanRows : spec.q_group), kF32);
   }
   layout.part = {.batches = shape.batch,
                  .heads = shape.q_heads,
@@ -266,6 +283,7 @@ struct Call {
 
   bool smooths_k() const { return sagegen::smooths_k(spec.smoothing); }
   bool smooths_q() const { return spec.smoothing == Smoothing::qk; }
+  bool per_tensor() const { return spec.granularity == Granularity::per_tensor; }
   // Address of a scratch tensor, 0 if it is absent.
   Address at(Tensor tensor) const {
     if (layout.bytes[tensor] == 0) return 0;
@@ -290,9 +308,10 @@ struct Call {
     steps.launch(kStatistics, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
   }
 
-  void keys(StreamHandle stream) const {
+  void keys(Step step, StreamHandle stream) const {
+    if (!steps.has(step)) return;
     namespace room = quantize_rows;
-    ParamPack params = steps.params(kKeys);
+    ParamPack params = steps.params(step);
     params.set(room::Params{.rows = arguments.k.param(),
                             .codes = at(kKCodes),
                             .scale = at(kKScale),
@@ -302,7 +321,8 @@ struct Call {
       params.set(room::SmoothParams{
           .sum_partial = at(kKSums), .mean = at(kKMean), .chunks = narrow(layout.chunks)});
     }
-    steps.launch(kKeys, grid(layout.kv_len_padded / spec.k_group, shape.kv_heads, shape.batch),
+    if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kKMaxima)});
+    steps.launch(step, grid(layout.kv_len_padded / spec.k_group, shape.kv_heads, shape.batch),
                  params, stream);
   }
 
@@ -321,9 +341,10 @@ struct Call {
                  params, stream);
   }
 
-  void queries(StreamHandle stream) const {
+  void queries(Step step, StreamHandle stream) const {
+    if (!steps.has(step)) return;
     namespace room = quantize_rows;
-    ParamPack params = steps.params(kQueries);
+    ParamPack params = steps.params(step);
     params.set(room::Params{.rows = arguments.q.param(),
                             .codes = at(kQCodes),
                             .scale = at(kQScale),
@@ -334,8 +355,9 @@ struct Call {
                                 .softmax_scale = softmax_scale(),
                                 .heads_per_kv_head = heads_per_kv_head()});
     if (smooths_q()) params.set(room::BlockMeanParams{.mean = at(kQMean)});
+    if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kQMaxima)});
     const std::int64_t rows = smooths_q() ? kMeanRows : spec.q_group;
-    steps.launch(kQueries, grid(layout.q_len_padded / rows, shape.q_heads, shape.batch), params,
+    steps.launch(step, grid(layout.q_len_padded / rows, shape.q_heads, shape.batch), params,
                  stream);
   }
 
@@ -495,9 +517,11 @@ void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, De
   Device::Scope scope(plan.steps.device());  // once for all launches
   if (part != Part::attend) {
     call.statistics(stream);
-    call.keys(stream);
+    call.keys(kLargestKeys, stream);
+    call.keys(kKeys, stream);
     call.values(stream);
-    call.queries(stream);
+    call.queries(kLargestQueries, stream);
+    call.queries(kQueries, stream);
   }
   if (part != Part::quantize) call.attend(stream);
   scope.restore();

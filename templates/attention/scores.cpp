@@ -24,11 +24,13 @@ Scores::Scores(const AttentionBlock& block)
       next_scale_(block.k.var(block.k.f32(0.0f))) {}
 
 void Scores::load_scales(I32 tile, I32 thread) {
+  if (block_.plan.per_token()) return;
   loaded_q_scale_ = block_.inputs.q_scale({block_.k, block_.plan, block_.p, thread});
   loaded_k_scale_ = block_.inputs.k_scale(thread, tile);
 }
 
 void Scores::next_tile() {
+  if (block_.plan.per_token()) return;
   KernelBuilder& k = block_.k;
   F32 product = loaded_q_scale_ * loaded_k_scale_;
   if (block_.plan.mean_scores) product = k.max(product, k.f32(kSmallestUnit));
@@ -43,7 +45,7 @@ Pred Scores::is_large(F32 unit) const {
 }
 
 Pred Scores::next_is_large() const {
-  if (block_.mods.change_scores()) return block_.k.pred(false);
+  if (block_.plan.scaled_scores) return block_.k.pred(false);
   return block_.k.any(is_large(next_scale_));
 }
 
@@ -66,12 +68,19 @@ RowOperands Scores::queries(int k_step) const {
 // for 0: beside the bias they are nothing.
 void Scores::start_from_mean_scores(SharedPtr from) {
   KernelBuilder& k = block_.k;
-  const F32 units = k.reciprocal(scale);
+  const bool per_token = block_.plan.per_token();
+  mean_scores.clear();
+  F32 units;
+  if (!per_token) units = k.reciprocal(scale);
   const SharedPtr of_lane = from + LanePosition(k.reread_thread_idx()).quad * kChunkBytes;
   for (int four = 0; four < elements.lane_columns(); four += 4) {  // of every 16 keys
     const auto scores = k.load_v4(of_lane + std::int64_t{four * kChunkBytes});
     for (int i = 0; i < 4; ++i) {
       const F32 score = k.as_f32(scores[static_cast<std::size_t>(i)]);
+      if (per_token) {
+        mean_scores.push_back(score);
+        continue;
+      }
       const I32 even = k.as_bits(k.fma(score, units, k.f32(kBias)));
       const I32 odd = k.as_bits(k.fma_ftz(score, units, k.f32(kBias)));
       for (int row = 0; row < elements.lane_rows(); ++row)
@@ -83,7 +92,7 @@ void Scores::start_from_mean_scores(SharedPtr from) {
 void Scores::multiply(SharedPtr keys) {
   const AttentionPlan& plan = block_.plan;
   elements = Accumulator(plan.warp_rows, plan.cta_k, block_.k.i32(kBiasBits));
-  scale = next_scale_;
+  scale = plan.per_token() ? block_.k.f32(1.0f) : next_scale_.get();
   bias = block_.k.f32(kBias);
   scaled = false;
   if (plan.mean_scores) start_from_mean_scores(keys + std::int64_t{plan.k_tile.bytes()});

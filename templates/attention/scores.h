@@ -36,8 +36,9 @@ class Scores {
   dsl::Pred is_large(dsl::F32 unit) const;
 
   dsl::Accumulator elements;  // f32
-  dsl::F32 scale, bias;       // of the lane's elements
-  bool scaled = false;        // some may be: larger than 2^22 steps of the maximum
+  dsl::F32 scale, bias;  // of the lane's elements; no scale where they have one each (modify())
+  std::vector<dsl::F32> mean_scores;  // per token: by column of the lane; sums start from 0
+  bool scaled = false;                // some may be: larger than 2^22 steps of the maximum
 
  private:
   RowOperands queries(int k_step) const;

@@ -16,7 +16,13 @@ std::vector<Section> describe(const View& v) {
         "{}, head_dim]",
         kMeanRows, kMeanRows));
   }
-  if (s.scales == 1) {
+  if (s.scales == 0) {
+    lines.push_back(
+        fmt::format("one scale per head, f32 [batch, heads]; of {} rows at a time", s.group));
+  } else if (s.scales == s.group) {
+    lines.push_back(
+        fmt::format("one scale per row, f32 [batch, heads, rows]; of {} rows at a time", s.group));
+  } else if (s.scales == 1) {
     lines.push_back(
         fmt::format("one scale per {} rows. f32 [batch, heads, rows / {}, 1]", s.group, s.group));
   } else {
@@ -25,12 +31,18 @@ std::vector<Section> describe(const View& v) {
         "rows / {}, {}]",
         s.group, s.scales, s.scales == 8 ? "r mod 8" : "(r mod 8) / 2", s.group, s.scales));
   }
-  lines.push_back(fmt::format(
-      "codes {}; scale = amax / {} over the rows that share it; codes are rounded to "
-      "nearest even",
-      s.codes == DType::s4 ? "s4, two in a byte, the first in the low half" : to_string(s.codes),
-      largest_code(s.codes)));
-  if (s.fold) {
+  if (s.amax) {
+    lines.push_back(fmt::format(
+        "finds the largest of each thread block's rows, of which one scale of {} codes is made",
+        to_string(s.codes)));
+  } else {
+    lines.push_back(fmt::format(
+        "codes {}; scale = amax / {} over the rows that share it; codes are rounded to "
+        "nearest even",
+        s.codes == DType::s4 ? "s4, two in a byte, the first in the low half" : to_string(s.codes),
+        largest_code(s.codes)));
+  }
+  if (s.fold && !s.amax) {
     lines.push_back(
         "the softmax scale and log2(e) are folded into the scale, so scores come out in base 2");
     lines.push_back(
@@ -50,15 +62,30 @@ const FamilyOf<Spec>& family() {
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
                field<&Spec::codes>("codes", "", code_types(), codes_advice),
-               field<&Spec::scales>("scales", "r", numbers({8, 4, 1})),
+               field<&Spec::scales>("scales", "r", numbers({8, 4, 1, 0, 16, 32, 64, 128})),
                field<&Spec::group>("group", "g", groups(), group_advice),
                flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold"),
-               flag<&Spec::smooth_block>("smooth_block", "smoothblock")},
+               flag<&Spec::smooth_block>("smooth_block", "smoothblock"),
+               flag<&Spec::amax>("amax", "amax")},
       .rules = {{{[](const View& v) { return v.spec.smooth && v.spec.fold; },
                   [](const View&) {
                     return std::string(
                         "smooth with fold is refused: the mean of K is subtracted, and the "
                         "softmax scale is folded into Q; choose one");
+                  }},
+                 {[](const View& v) { return v.spec.scales > 8 && v.spec.scales != v.spec.group; },
+                  [](const View& v) {
+                    return fmt::format(
+                        "scales {} with group {} is refused: a group has 8, 4 or 1, or one for "
+                        "each of its rows; use scales {}",
+                        v.spec.scales, v.spec.group, v.spec.group);
+                  }},
+                 {[](const View& v) { return v.spec.amax && v.spec.scales != 0; },
+                  [](const View& v) {
+                    return fmt::format(
+                        "amax with scales {} is refused: groups find the largest of their rows "
+                        "themselves; use scales 0, or leave amax out",
+                        v.spec.scales);
                   }},
                  {[](const View& v) { return v.spec.smooth_block && !v.spec.fold; },
                   [](const View&) {
@@ -74,7 +101,8 @@ const FamilyOf<Spec>& family() {
                              : v.spec.smooth     ? 4 * channels
                                                  : 0;
             const int groups = block_rows(v.spec) / v.spec.group;
-            const int warp_maxima = v.spec.scales == 1 ? groups * 4 * channels / 32 : 0;
+            const int of_block = v.spec.scales == 1 ? groups : v.spec.scales == 0 ? 1 : 0;
+            const int warp_maxima = of_block * 4 * channels / 32;
             return Resources{.threads = channels, .dynamic_smem = mean + warp_maxima};
           },
       .params =
@@ -83,6 +111,7 @@ const FamilyOf<Spec>& family() {
             layout.add<Params>();
             if (v.spec.smooth) layout.add<SmoothParams>();
             if (v.spec.smooth_block) layout.add<BlockMeanParams>();
+            if (v.spec.scales == 0) layout.add<MaximaParams>();
             if (v.spec.fold) layout.add<FoldParams>();
             return layout;
           },

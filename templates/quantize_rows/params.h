@@ -7,8 +7,8 @@ namespace sagegen::quantize_rows {
 
 struct Params {
   TensorParam rows;
-  Address codes;  // out s8 or s4 [B, H, LP, D]
-  Address scale;  // out f32 [B, H, LP / group, scales]
+  Address codes;  // out s8 or s4 [B, H, LP, D]; not with amax
+  Address scale;  // out f32 [B, H, LP / group, scales], with 0 scales [B, H]; not with amax
   std::int32_t len;
   std::int32_t len_padded;
 
@@ -41,11 +41,20 @@ struct BlockMeanParams {
   static std::vector<ParamField> fields() { return {param_field("mean", &BlockMeanParams::mean)}; }
 };
 
+// With 0 scales: out with amax, else in.
+struct MaximaParams {
+  Address maxima;  // f32 [B, H, LP / block_rows()]
+
+  static constexpr std::string_view kName = "maxima";
+  static std::vector<ParamField> fields() { return {param_field("maxima", &MaximaParams::maxima)}; }
+};
+
 // With fold.
 struct FoldParams {
-  Address k_mean;          // in  f32 [B, Hkv, D]; only read if lse_correction is set
-  Address lse_correction;  // out f32 [B, H, LP]: (q . k_mean) * softmax_scale, or 0 for none
-  float softmax_scale;     // > 0
+  Address k_mean;  // in  f32 [B, Hkv, D]; only read if lse_correction is set
+  // out f32 [B, H, LP]: (q . k_mean) * softmax_scale, or 0 for none; not with amax
+  Address lse_correction;
+  float softmax_scale;             // > 0
   std::int32_t heads_per_kv_head;  // H / Hkv
 
   static constexpr std::string_view kName = "fold";

@@ -2,7 +2,8 @@
 //
 // In a group of rows, row r uses scale (r mod 8) / (8 / scales): with 8 scales row r mod 8, with 4 scales
 // (r mod 8) / 2, with 1 the one there is. Queries have 8 or 1, keys 4 or 1: then all scores that a thread of
-// the attention kernel holds share one of each.
+// the attention kernel holds share one of each. With as many scales as rows each row has its own; with 0
+// all rows of a head share one, for which a kernel with `amax` looks first.
 #pragma once
 
 #include "sagegen/kernel.h"
@@ -14,7 +15,7 @@ struct Spec {
   int head_dim = 128;
   DType io = DType::f16;
   DType codes = DType::s8;
-  int scales = 8;       // per group of rows: 8, 4 or 1
+  int scales = 8;       // per group of rows: 8, 4, 1, one for each, or 0: per head
   int group = 32;       // rows
   bool smooth = false;  // subtract the mean of all rows, per channel, first
   // Rows are queries: fold the softmax scale and log2(e) into the scales, so that code * code * q_scale *
@@ -23,6 +24,8 @@ struct Spec {
   // Subtract from each row the mean of its block of kMeanRows rows, per channel; of queries. No scale is so
   // small that the mean's scores would not fit into integer sums (least_amax_of_mean()).
   bool smooth_block = false;
+  bool amax =
+      false;  // with 0 scales: no codes, but the largest |x| of the rows that a thread block has
 };
 
 // Rows of one thread block.

@@ -2,6 +2,8 @@
 // scale and log2(e) go into the scale of the codes (fold, for Q), so that attention works in base 2 with one
 // factor. Where the LSE is wanted, the term that smoothing K removes from it is computed with the queries,
 // while they are at hand in full precision. After that their own mean is subtracted, too (smooth_block).
+#include <algorithm>
+
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/shared/rows.h"
@@ -23,8 +25,14 @@ class QuantizeRows {
   void write_lse_correction();
   F32 subtract_block_mean();
   void write_group(int group, F32 least_amax);
+  void write_codes(int pass, const CodeScale& code);
+  void write_scale(I64 index, F32 scale);
+  void write_amax(F32 least_amax);
+  F32 amax_of_head();
   F32 amax_of_scale(int group, F32 amax);
-  void write_scales(I32 group, F32 scale);
+  GlobalPtr maxima_of_head();
+
+  int passes() const { return spec_.group / kRowsPerPass; }  // of a group
 
   int warp_maxima_bytes() const { return 4 * spec_.head_dim / 32; }
   // Row of the block that this thread has a part of in a pass.
@@ -55,28 +63,80 @@ QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
 
 void QuantizeRows::build() {
   load_rows();
-  if (spec_.fold) write_lse_correction();
+  if (spec_.fold && !spec_.amax) write_lse_correction();
   F32 least_amax = k_.f32(0.0f);
   if (spec_.smooth_block) least_amax = subtract_block_mean();
   const int groups = block_rows(spec_) / spec_.group;
-  if (spec_.scales == 1) warp_maxima_ = k_.shared(groups * warp_maxima_bytes(), 16);
+  if (spec_.scales <= 1)
+    warp_maxima_ = k_.shared(std::max(groups * spec_.scales, 1) * warp_maxima_bytes(), 16);
+  if (spec_.amax) return write_amax(least_amax);
+  if (spec_.scales == 0) {
+    const CodeScale code = code_scale(k_, amax_of_head(), largest_code(spec_.codes));
+    for (int pass = 0; pass < groups * passes(); ++pass) write_codes(pass, code);
+    k_.if_(block_ == 0 && k_.thread_idx() == 0,
+           [&] { write_scale(k_.to_i64(head_index_), code.scale); });
+    return;
+  }
   for (int group = 0; group < groups; ++group) write_group(group, least_amax);
 }
 
 void QuantizeRows::write_group(int group, F32 least_amax) {
-  const int passes = spec_.group / kRowsPerPass, first = group * passes;
-  F32 amax = least_amax;
-  for (int i = first; i < first + passes; ++i)
-    amax = max_abs(k_, rows_[static_cast<std::size_t>(i)], amax);
-  const CodeScale code = code_scale(k_, amax_of_scale(group, amax), largest_code(spec_.codes));
+  const int first = group * passes();
+  const auto scale_of = [&](int first_pass, int count) {
+    F32 amax = least_amax;
+    for (int pass = first_pass; pass < first_pass + count; ++pass)
+      amax = max_abs(k_, rows_[static_cast<std::size_t>(pass)], amax);
+    return code_scale(k_, amax_of_scale(group, amax), largest_code(spec_.codes));
+  };
+  const I32 groups_of_head = k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
+  const I64 group_index = k_.to_i64(head_index_ * groups_of_head) +
+                          k_.to_i64(block_ * (block_rows(spec_) / spec_.group) + group);
+  const I64 first_scale = group_index * std::int64_t{spec_.scales};
+  const bool of_rows = spec_.scales == spec_.group;
+  CodeScale code;
+  for (int pass = 0; pass < passes(); ++pass) {
+    if (pass == 0 || of_rows) {
+      code = scale_of(first + pass, of_rows ? 1 : passes());
+      const int rows_per_scale = of_rows ? 1 : kRowsPerPass / spec_.scales;
+      const Pred writes = threads_.channel() == 0 && threads_.row() % rows_per_scale == 0;
+      const I32 index = threads_.row() / rows_per_scale + (of_rows ? pass * kRowsPerPass : 0);
+      k_.if_(writes, [&] { write_scale(first_scale + k_.to_i64(index), code.scale); });
+    }
+    write_codes(first + pass, code);
+  }
+}
+
+void QuantizeRows::write_codes(int pass, const CodeScale& code) {
   const int row_bytes = spec_.head_dim * bits(spec_.codes) / 8;
   const I32 channel_bytes = threads_.channel() * bits(spec_.codes) / 8;
   const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{row_bytes};
-  for (int i = first; i < first + passes; ++i) {
-    store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(i)], code.inverse,
-                codes + (row(i) * row_bytes + channel_bytes));
-  }
-  write_scales(block_ * (block_rows(spec_) / spec_.group) + group, code.scale);
+  store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(pass)], code.inverse,
+              codes + (row(pass) * row_bytes + channel_bytes));
+}
+
+void QuantizeRows::write_scale(I64 index, F32 scale) {
+  if (spec_.fold) scale = scale * (k_.params<FoldParams>()(&FoldParams::softmax_scale) * kLog2E);
+  k_.store(p_(&Params::scale) + index * std::int64_t{4}, scale);
+}
+
+GlobalPtr QuantizeRows::maxima_of_head() {
+  return k_.params<MaximaParams>()(&MaximaParams::maxima) +
+         k_.to_i64(head_index_) * k_.to_i64(k_.grid_dim(0)) * std::int64_t{4};
+}
+
+void QuantizeRows::write_amax(F32 least_amax) {
+  F32 amax = least_amax;
+  for (const RowPart& part : rows_) amax = max_abs(k_, part, amax);
+  const F32 of_block = amax_of_scale(0, amax);
+  k_.if_(k_.thread_idx() == 0, [&] { k_.store(maxima_of_head() + block_ * 4, of_block); });
+}
+
+F32 QuantizeRows::amax_of_head() {
+  const GlobalPtr maxima = maxima_of_head();
+  const Var<F32> amax = k_.var(k_.f32(0.0f));
+  k_.for_range(k_.thread_idx(), k_.grid_dim(0), spec_.head_dim,
+               [&](I32 block) { amax = k_.max(amax.get(), k_.load<F32>(maxima + block * 4)); });
+  return amax_of_scale(0, amax);
 }
 
 // The block's part of the mean of all rows, from the sums of chunks; block 0 writes it, too.
@@ -148,25 +208,9 @@ F32 QuantizeRows::subtract_block_mean() {
 
 // Largest value of the rows that share a scale with this thread's. A thread has one row of every eight.
 F32 QuantizeRows::amax_of_scale(int group, F32 amax) {
-  switch (spec_.scales) {
-    case 8:
-      return threads_.max_of_row(amax);
-    case 4:
-      return threads_.max_of_row_pair(amax);
-    default:
-      return threads_.max_of_block(amax, warp_maxima_ + std::int64_t{group * warp_maxima_bytes()});
-  }
-}
-
-void QuantizeRows::write_scales(I32 group, F32 scale) {
-  const int rows_per_scale = kRowsPerPass / spec_.scales;
-  if (spec_.fold) scale = scale * (k_.params<FoldParams>()(&FoldParams::softmax_scale) * kLog2E);
-  const I32 groups_of_head = k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
-  const GlobalPtr scales =
-      p_(&Params::scale) +
-      (k_.to_i64(head_index_ * groups_of_head) + k_.to_i64(group)) * std::int64_t{4 * spec_.scales};
-  const Pred first = threads_.channel() == 0 && threads_.row() % rows_per_scale == 0;
-  k_.if_(first, [&] { k_.store(scales + threads_.row() / rows_per_scale * 4, scale); });
+  if (spec_.scales <= 1)
+    return threads_.max_of_block(amax, warp_maxima_ + std::int64_t{group * warp_maxima_bytes()});
+  return spec_.scales == 4 ? threads_.max_of_row_pair(amax) : threads_.max_of_row(amax);
 }
 
 void QuantizeRows::write_lse_correction() {

@@ -10,6 +10,10 @@ std::string_view to_string(Granularity value) {
       return "per_thread";
     case Granularity::per_block:
       return "per_block";
+    case Granularity::per_token:
+      return "per_token";
+    case Granularity::per_tensor:
+      return "per_tensor";
   }
   return "?";
 }

@@ -16,8 +16,10 @@ namespace sagegen {
 // Which elements of Q and K share a scale (SageAttention2 section 3.2).
 //   per_thread: all scores that one thread of the attention kernel holds share one Q and one K scale.
 //               In a group of rows of Q, row r uses scale r mod 8; of K, row r uses (r mod 8) / 2.
-//   per_block:  one scale per group of rows.
-enum class Granularity { per_thread, per_block };
+//   per_block:  one scale per group of rows: of a thread block's rows or, in groups of a warp's, "per warp".
+//   per_token:  one scale per row. The finest, and slow: every score has another product of scales.
+//   per_tensor: one scale per head. The coarsest, and slow: all rows are read once more, to find it.
+enum class Granularity { per_thread, per_block, per_token, per_tensor };
 
 // What is subtracted before quantization (SageAttention2 section 3.1). k: of K the mean over all keys, per
 // channel. Softmax does not see it; the LSE output is corrected. qk: besides, of Q the mean over each block of
@@ -40,9 +42,22 @@ std::string_view to_string(Accumulation value);
 // Kernels take scores in base 2, natural ones times this.
 inline constexpr float kLog2E = 1.44269504f;
 
-// Scales of one group of rows.
-constexpr int q_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 8 : 1; }
-constexpr int k_scales_per_group(Granularity g) { return g == Granularity::per_thread ? 4 : 1; }
+// Scales of one group of rows; 0: the head has one.
+constexpr int scales_per_group(Granularity g, int group, int of_thread) {
+  switch (g) {
+    case Granularity::per_thread:
+      return of_thread;
+    case Granularity::per_block:
+      return 1;
+    case Granularity::per_token:
+      return group;
+    case Granularity::per_tensor:
+      return 0;
+  }
+  return 0;
+}
+constexpr int q_scales_per_group(Granularity g, int group) { return scales_per_group(g, group, 8); }
+constexpr int k_scales_per_group(Granularity g, int group) { return scales_per_group(g, group, 4); }
 
 // Codes of Q and K are symmetric: -largest to largest.
 constexpr float largest_code(DType codes) { return codes == DType::s4 ? 7.0f : 127.0f; }

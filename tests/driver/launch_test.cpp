@@ -15,6 +15,7 @@
 #include "templates/kv_statistics/params.h"
 #include "templates/mean_scores/params.h"
 #include "templates/quantize_rows/params.h"
+#include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/params.h"
 #include "tests/driver/fake_plan.h"
 
@@ -152,6 +153,10 @@ void check_mods(const FakeLaunch& launch, const attention::Spec& spec,
   }
 }
 
+quantize_rows::Spec rows_of(const FakeLaunch& launch) {
+  return parse_key(launch.kernel).view(quantize_rows::family()).spec;
+}
+
 // Runs the plan and checks everything that one launch sequence has to satisfy.
 void check_call(FakePlan& plan, const attention::Shape& shape,
                 const attention::Arguments& arguments) {
@@ -161,15 +166,27 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   const bool smooth = spec.smoothing != Smoothing::none;
   const bool smooth_q = spec.smoothing == Smoothing::qk;
   const bool quantize_v = spec.pv == DType::e4m3 || spec.io == DType::bf16;
-  const bool per_thread = spec.granularity == Granularity::per_thread;
 
   const std::int64_t b = shape.batch, hq = shape.q_heads, hkv = shape.kv_heads, d = spec.head_dim;
   const std::int64_t q_rows = smooth_q ? 128 : spec.q_group;  // of a block that quantizes Q
   const std::int64_t lqp =
       round_up(shape.q_len, std::max<std::int64_t>(q_rows, plan.schedule.cta_q));
   const std::int64_t lkp = round_up(shape.kv_len, std::max(spec.k_group, plan.schedule.cta_k));
-  const std::int64_t q_scale_bytes = 4 * b * hq * (lqp / spec.q_group) * (per_thread ? 8 : 1);
-  const std::int64_t k_scale_bytes = 4 * b * hkv * (lkp / spec.k_group) * (per_thread ? 4 : 1);
+  const bool per_tensor = spec.granularity == Granularity::per_tensor;
+  const auto scales = [&](std::int64_t rows, std::int64_t group, std::int64_t of_threads) {
+    switch (spec.granularity) {
+      case Granularity::per_thread:
+        return rows / group * of_threads;
+      case Granularity::per_block:
+        return rows / group;
+      case Granularity::per_token:
+        return rows;
+      default:
+        return std::int64_t{1};
+    }
+  };
+  const std::int64_t q_scale_bytes = 4 * b * hq * scales(lqp, spec.q_group, 8);
+  const std::int64_t k_scale_bytes = 4 * b * hkv * scales(lkp, spec.k_group, 4);
   const std::int64_t q_bytes = b * hq * lqp * d * bits(spec.qk) / 8;
   const std::int64_t k_bytes = b * hkv * lkp * d * bits(spec.qk) / 8;
   const std::int64_t v_bytes = b * hkv * lkp * d * (spec.pv == DType::e4m3 ? 1 : 2);
@@ -216,8 +233,13 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
       scratch("v_amax_partial", amax.partial, 4 * b * hkv * chunks * d);
     }
   }
-  {
+  for (int pass = per_tensor ? 0 : 1; pass < 2; ++pass) {  // the first finds the largest
     const FakeLaunch& launch = take("quantize_rows");
+    CHECK(rows_of(launch).amax == (pass == 0));
+    if (per_tensor) {
+      scratch("k_maxima", decode<quantize_rows::MaximaParams>(launch).maxima,
+              4 * b * hkv * (lkp / spec.k_group));
+    }
     const auto p = decode<quantize_rows::Params>(launch);
     CHECK(is_grid(launch, lkp / spec.k_group, hkv, b));
     CHECK(same(p.rows, arguments.k));
@@ -247,8 +269,13 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   }
   // A cap and a sink are of scores as they were.
   const bool correct_lse = smooth && (arguments.lse != 0 || spec.softcap || spec.sinks);
-  {
+  for (int pass = per_tensor ? 0 : 1; pass < 2; ++pass) {
     const FakeLaunch& launch = take("quantize_rows");
+    CHECK(rows_of(launch).amax == (pass == 0));
+    if (per_tensor) {
+      scratch("q_maxima", decode<quantize_rows::MaximaParams>(launch).maxima,
+              4 * b * hq * (lqp / q_rows));
+    }
     const auto p = decode<quantize_rows::Params>(launch);
     const auto fold = decode<quantize_rows::FoldParams>(launch);
     CHECK(is_grid(launch, lqp / q_rows, hq, b));
@@ -368,7 +395,8 @@ std::vector<sagegen::Kernel> every_plan() {
     for (const int head_dim : {64, 128}) {
       for (const DType io : {DType::f16, DType::bf16}) {
         for (const bool causal : {false, true}) {
-          for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
+          for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block,
+                                                Granularity::per_token, Granularity::per_tensor}) {
             for (const Smoothing smoothing : {Smoothing::none, Smoothing::k, Smoothing::qk}) {
               attention::Spec spec{.head_dim = head_dim, .io = io};
               spec.causal = causal;

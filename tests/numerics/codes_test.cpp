@@ -166,18 +166,48 @@ struct RowsOfHead {
   Region codes, scales;
   std::int64_t head_index = 0, padded = 0, group = 0, scales_per_group = 0, divisor = 1;
   double scale_factor = 1.0;
+
+  // Of row r; no scales in a group: one of the head.
+  std::int64_t scale_index(std::int64_t r) const {
+    if (scales_per_group == 0) return head_index;
+    const std::int64_t run = head_index * (padded / group) + r / group;
+    const std::int64_t in_group = scales_per_group == 1       ? 0
+                                  : scales_per_group == group ? r % group
+                                                              : r % group % 8 / divisor;
+    return run * scales_per_group + in_group;
+  }
 };
+
+ref::QuantModel::Scales model_scales(const attention::Spec& spec) {
+  using Scales = ref::QuantModel::Scales;
+  return std::map<Granularity, Scales>{{Granularity::per_thread, Scales::per_thread},
+                                       {Granularity::per_block, Scales::per_block},
+                                       {Granularity::per_token, Scales::per_token},
+                                       {Granularity::per_tensor, Scales::per_tensor}}
+      .at(spec.granularity);
+}
+
+int scales_of_group(const attention::Spec& spec, int group, int of_threads) {
+  switch (spec.granularity) {
+    case Granularity::per_thread:
+      return of_threads;
+    case Granularity::per_block:
+      return 1;
+    case Granularity::per_token:
+      return group;
+    default:
+      return 0;
+  }
+}
+
+constexpr std::array kGranularities = {Granularity::per_thread, Granularity::per_block,
+                                       Granularity::per_token, Granularity::per_tensor};
 
 void check_rows(const Workspace& w, const RowsOfHead& where, const ref::RowCodes& want,
                 CodeCheck& check) {
   for (std::int64_t r = 0; r < where.padded; ++r) {
     const bool there = r < want.rows;
-    const std::int64_t in_group =
-        where.scales_per_group == 1 ? 0 : r % where.group % 8 / where.divisor;
-    const double scale = w.at<float>(
-        where.scales, (where.head_index * (where.padded / where.group) + r / where.group) *
-                              where.scales_per_group +
-                          in_group);
+    const double scale = w.at<float>(where.scales, where.scale_index(r));
     INFO("row " << r);
     if (there) {
       REQUIRE(scale == Approx(want.row_scale[static_cast<std::size_t>(r)] * where.scale_factor)
@@ -247,7 +277,6 @@ void check_means(const Workspace& w, const ref::Inputs& in, std::int64_t b, std:
 }
 
 void check_q(const Workspace& w, const ref::Inputs& in) {
-  const bool per_thread = w.spec.granularity == Granularity::per_thread;
   const double softmax_scale = 1.0 / std::sqrt(static_cast<double>(in.q.channels));
   CodeCheck check;
   for (std::int64_t head = 0; head < in.q.batch * in.q.heads; ++head) {
@@ -259,18 +288,19 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
       smoothed = ref::smooth_queries(rows, in.q.channels, bits(w.spec.qk));
       check_means(w, in, b, h, smoothed.means);
     }
-    check_rows(w,
-               {.codes = w.region("q_codes"),
-                .scales = w.region("q_scale"),
-                .head_index = head,
-                .padded = w.q_len_padded,
-                .group = w.spec.q_group,
-                .scales_per_group = per_thread ? 8 : 1,
-                .scale_factor = softmax_scale * std::numbers::log2e},
-               ref::quantize_rows(smoothed.rows, in.q.channels, bits(w.spec.qk),
-                                  {.group = w.spec.q_group, .per_thread = per_thread, .divisor = 1},
-                                  smoothed.least_amax),
-               check);
+    check_rows(
+        w,
+        {.codes = w.region("q_codes"),
+         .scales = w.region("q_scale"),
+         .head_index = head,
+         .padded = w.q_len_padded,
+         .group = w.spec.q_group,
+         .scales_per_group = scales_of_group(w.spec, w.spec.q_group, 8),
+         .scale_factor = softmax_scale * std::numbers::log2e},
+        ref::quantize_rows(smoothed.rows, in.q.channels, bits(w.spec.qk),
+                           {.group = w.spec.q_group, .scales = model_scales(w.spec), .divisor = 1},
+                           smoothed.least_amax),
+        check);
 
     const std::vector<double> mean = ref::channel_mean(in.k, b, h / (in.q.heads / in.k.heads));
     for (std::int64_t r = 0; r < in.q.tokens; ++r) {
@@ -288,7 +318,6 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
 }
 
 void check_k(const Workspace& w, const ref::Inputs& in) {
-  const bool per_thread = w.spec.granularity == Granularity::per_thread;
   CodeCheck check;
   for (std::int64_t head = 0; head < in.k.batch * in.k.heads; ++head) {
     const std::int64_t b = head / in.k.heads, h = head % in.k.heads;
@@ -308,11 +337,11 @@ void check_k(const Workspace& w, const ref::Inputs& in) {
          .head_index = head,
          .padded = w.kv_len_padded,
          .group = w.spec.k_group,
-         .scales_per_group = per_thread ? 4 : 1,
+         .scales_per_group = scales_of_group(w.spec, w.spec.k_group, 4),
          .divisor = 2,
          .scale_factor = 1.0},
         ref::quantize_rows(rows, in.k.channels, bits(w.spec.qk),
-                           {.group = w.spec.k_group, .per_thread = per_thread, .divisor = 2}),
+                           {.group = w.spec.k_group, .scales = model_scales(w.spec), .divisor = 2}),
         check);
   }
   check.finish();
@@ -376,7 +405,7 @@ TEST_CASE("codes and scales are those of double arithmetic, for every dtype and 
        {std::pair{80, rt::EmulatorProfile::sm_80}, std::pair{89, rt::EmulatorProfile::sm_89}}) {
     for (const int head_dim : {64, 128}) {
       for (const DType io : {DType::f16, DType::bf16}) {
-        for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
+        for (const Granularity granularity : kGranularities) {
           for (const DType codes : {DType::s8, DType::s4}) {
             for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
               check_codes({.sm = sm,
@@ -417,6 +446,7 @@ TEST_CASE("codes at lengths around the groups, chunks and tiles") {
   for (const std::int64_t length : {1, 7, 31, 32, 33, 63, 64, 65, 127, 128, 129, 513, 1100}) {
     for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
       check_codes({.head_dim = 64,
+                   .granularity = kGranularities[static_cast<std::size_t>(length % 4)],
                    .smoothing = smoothing,
                    .shape = {.q_len = std::max<std::int64_t>(length / 3, 1), .kv_len = length}});
     }

@@ -161,7 +161,8 @@ std::vector<Kernel> every_quantization(Chance& chance) {
     all.push_back(chance.one_of(kernels_of(spec, {.sm = sm})));
   };
   const auto add_groups = [&](attention::Spec spec) {
-    for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block}) {
+    for (const Granularity granularity : {Granularity::per_thread, Granularity::per_block,
+                                          Granularity::per_token, Granularity::per_tensor}) {
       for (const Smoothing smoothing : {Smoothing::k, Smoothing::none, Smoothing::qk}) {
         for (const DType pv : {DType::e4m3, DType::f16}) {
           for (const Accumulation sum : {Accumulation::f32, Accumulation::two_level_f32}) {
@@ -348,7 +349,7 @@ TEST_CASE("every legal quantization", "[full]") {
   Chance chance(2);
   const std::vector<Kernel> all = every_quantization(chance);
   std::printf("%zu quantizations\n", all.size());
-  CHECK(all.size() == 4 * 2 * 24);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
+  CHECK(all.size() == 4 * 2 * 48);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
   run_quantizations(all, chance);
 }
 

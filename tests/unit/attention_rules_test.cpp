@@ -168,8 +168,11 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
         {"smooth with fold is refused", "choose one"});
   check(Kernel(quantize_rows::family(), {.smooth_block = true}, sm89),
         {"smooth_block without fold is refused", "set fold, or take smooth"});
-  check(Kernel(quantize_rows::family(), {.scales = 2}, sm89),
-        {"scales 2 is refused: it must be 8, 4 or 1"});
+  check(Kernel(quantize_rows::family(), {.scales = 2}, sm89), {"scales 2 is refused: it must be"});
+  check(Kernel(quantize_rows::family(), {.scales = 64}, sm89),
+        {"scales 64 with group 32 is refused", "use scales 32"});
+  check(Kernel(quantize_rows::family(), {.amax = true}, sm89),
+        {"amax with scales 8 is refused", "use scales 0"});
   check(Kernel(quantize_rows::family(), {.group = 256}, sm89), {"group 256", "register"});
   check(Kernel(quantize_rows::family(), {.codes = DType::f16}, sm89),
         {"codes f16", "use s8 or s4"});
@@ -314,6 +317,11 @@ TEST_CASE("which kernels make one attention") {
   spec.smoothing = Smoothing::qk;
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows", "meanscores"});
   spec.smoothing = Smoothing::k;
+
+  spec.granularity = Granularity::per_tensor;  // whose largest numbers are looked for first
+  CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows", "quantrows", "quantrows"});
+  spec.granularity = Granularity::per_token;
+  CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows"});
 
   spec.io = DType::bf16;  // V must become f16
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantv", "quantrows"});

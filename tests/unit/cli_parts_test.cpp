@@ -99,7 +99,7 @@ TEST_CASE("the model of a job follows its quantization") {
   AttentionJob job;
   reference::QuantModel model = quant_model(job);  // INT8 + FP8
   CHECK(model.qk_bits == 8);
-  CHECK(model.per_thread);
+  CHECK(model.scales == reference::QuantModel::Scales::per_thread);
   CHECK(model.smooth_k);
   CHECK(model.pv == reference::QuantModel::Pv::e4m3);
   CHECK((model.v_scaled && model.v_max == 448.0));
@@ -110,7 +110,7 @@ TEST_CASE("the model of a job follows its quantization") {
   job.spec = attention::usual_spec({.sm = 80}, Granularity::per_block);
   job.spec.smoothing = Smoothing::none;
   model = quant_model(job);
-  CHECK_FALSE(model.per_thread);
+  CHECK(model.scales == reference::QuantModel::Scales::per_block);
   CHECK_FALSE(model.smooth_k);
   CHECK(model.q_group == 128);
   CHECK_FALSE(model.v_scaled);  // f16 V is read as it is

@@ -75,7 +75,7 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {with("d128", "d128x"), {"\"d128x\""}},
       {with("_f16", "_half"), {"\"half\" at position 15 is not f16 or bf16 (io)"}},
       {with("qk_", "kq_"), {"\"kq_s8t\" at position 19 is not qk_s8 or qk_s4 (qk)"}},
-      {with("s8t", "s8"), {"in \"s8\" at position 22, t or b (granularity) belongs at 24"}},
+      {with("s8t", "s8"), {"in \"s8\" at position 22, t, b, r or a (granularity) belongs at 24"}},
       {with("s8t", "s8bt"), {"\"s8bt\""}},
       {with("g32x64", "g32y64"),
        {"in \"g32y64\" at position 26, x<k_group>, for example x64 belongs at 29"}},

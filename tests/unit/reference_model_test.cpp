@@ -172,8 +172,9 @@ TEST_CASE("where the formats are exact the model is attention") {
     m.pv = QuantModel::Pv::exact;
     m.smooth_k = false;
     m.output = IoType::f32;
-    for (const bool per_thread : {true, false}) {
-      m.per_thread = per_thread;
+    for (const auto scales : {QuantModel::Scales::per_thread, QuantModel::Scales::per_block,
+                              QuantModel::Scales::per_token, QuantModel::Scales::per_tensor}) {
+      m.scales = scales;
       const Output want = attention(in), got = model(in, m);
       CHECK(compare(want.o, got.o).max_abs < 3e-7);
       for (std::size_t i = 0; i < want.lse.size(); ++i)

@@ -79,6 +79,7 @@ class RowBound {
         place_(of_head),
         has_mods_(!mods.empty()),
         changes_(mods.change_scores()),
+        of_each_(m.scales == QuantModel::Scales::per_token),
         step_(changes_ ? 0 : m.maximum_step),
         score_rounding_(kScoreRounding + (m.maximum_step > 0 ? kShortScale : 0)),
         cut_(kCutTerms * std::ldexp(1.0, -arithmetic.sum_bits)),
@@ -172,10 +173,10 @@ class RowBound {
   // 11. of the header: adds what the sum of key j starts from. Returns how far that may be off.
   double start(std::int64_t j, const Starts& starts, double unit, double dot, double& score) {
     const double start = starts.score[index(j)], error = starts.error[index(j)];
-    const double rounded = rounded_start(start, unit);
+    const double rounded = of_each_ ? start : rounded_start(start, unit);
     score += rounded;
     double own = error;
-    if (unit >= kLeastUnit) {
+    if (unit >= kLeastUnit && !of_each_) {
       const double units = std::fabs(rounded) / unit;
       const double to_middle = 0.5 * unit - std::fabs(rounded - start);
       own = error >= to_middle ? error + unit : 0;
@@ -231,7 +232,7 @@ class RowBound {
       }
       if (top_ < 0 && score_[index(j)] > -kInfinity) top_ = j;
     }
-    if (!changes_) fold_bias(q_scale);
+    if (!changes_ && !of_each_) fold_bias(q_scale);
   }
 
   // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that
@@ -675,7 +676,8 @@ class RowBound {
   const QueryCodes& queries_;
   Place place_;
   const bool has_mods_, changes_;
-  const double step_;  // of maxima
+  const bool of_each_;  // score has a scale of its own: it is scaled before the softmax
+  const double step_;   // of maxima
   const double score_rounding_;
   const double cut_;
   const bool two_level_;

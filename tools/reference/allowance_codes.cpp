@@ -46,7 +46,7 @@ void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b
   }
   const double worst = *std::max_element(head.mean_error.begin(), head.mean_error.end());
   RowCodes rows = quantize_rows(keys, channels, m.qk_bits,
-                                {.group = m.k_group, .per_thread = m.per_thread, .divisor = 2});
+                                {.group = m.k_group, .scales = m.scales, .divisor = 2});
   const double limit = m.qk_bits == 4 ? 7 : 127;
   const std::vector<double> step = rows.row_scale;
   head.keys = take_codes(std::move(rows), [&](std::int64_t r, std::int64_t c, double x) {
@@ -140,7 +140,7 @@ Starts take_starts(const Inputs& in, const QuantModel& m, std::int64_t b, std::i
 
 QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h,
                        const std::vector<std::int64_t>& chosen, const Head& of_keys) {
-  const RowGrouping grouping{.group = m.q_group, .per_thread = m.per_thread, .divisor = 1};
+  const RowGrouping grouping{.group = m.q_group, .scales = m.scales, .divisor = 1};
   const std::int64_t channels = in.q.channels;
   std::vector<double> rows = head_rows(in.q, b, h);
   if (!m.smooth_q) {

@@ -17,8 +17,17 @@ constexpr std::int64_t kRowPeriod = 8;  // rows of the score fragment that one t
 
 std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping) {
   const std::int64_t run = row / grouping.group;
-  if (!grouping.per_thread) return run;
-  return run * kRowPeriod + row % grouping.group % kRowPeriod / grouping.divisor;
+  switch (grouping.scales) {
+    case QuantModel::Scales::per_thread:
+      return run * kRowPeriod + row % grouping.group % kRowPeriod / grouping.divisor;
+    case QuantModel::Scales::per_block:
+      return run;
+    case QuantModel::Scales::per_token:
+      return row;
+    case QuantModel::Scales::per_tensor:
+      return 0;
+  }
+  return 0;
 }
 
 }  // namespace

@@ -22,10 +22,10 @@ struct RowCodes {
 };
 
 // Which rows share a scale. In every run of `group` rows, row r uses scale (r mod 8) / divisor of
-// that run with per_thread, else the run has one scale.
+// that run with per_thread; with per_block the run has one scale.
 struct RowGrouping {
   std::int64_t group = 32;
-  bool per_thread = true;
+  QuantModel::Scales scales = QuantModel::Scales::per_thread;
   std::int64_t divisor = 1;  // 1 for Q (8 scales), 2 for K (4 scales)
 };
 

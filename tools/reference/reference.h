@@ -61,12 +61,14 @@ Output attention(const Inputs& inputs, const RowNumbers& rows, int threads = 0,
 // The quantization alone: codes rounded as the formats round, everything else in double, the output
 // rounded to `output`. What is left between this and exact attention is the price of the formats.
 struct QuantModel {
-  int qk_bits = 8;                 // 8 or 4: symmetric codes, amax / 127 or amax / 7
-  bool per_thread = true;          // else one scale per group of rows
+  int qk_bits = 8;  // 8 or 4: symmetric codes, amax / 127 or amax / 7
+  // Which rows share a scale: those of a lane of the attention kernel in a group of rows, all of a group, none, or all
+  // of a head.
+  enum class Scales { per_thread, per_block, per_token, per_tensor } scales = Scales::per_thread;
   int q_group = 32, k_group = 64;  // rows
   bool smooth_k = true;
-  // Of Q the mean of each 128 rows, whose scores come back rounded to whole units, q scale * k scale. Only with
-  // smooth_k.
+  // Of Q the mean of each 128 rows, whose scores come back rounded to whole units, q scale * k scale, but where each
+  // score has a unit of its own (per_token). Only with smooth_k.
   bool smooth_q = false;
   enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
   bool v_scaled = true;  // per-channel scale of V (amax / v_max)

@@ -172,7 +172,9 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
       for (std::int64_t j = unseen; j < visible; ++j) {
         const double unit = scale * kv.key_scale[static_cast<std::size_t>(begin + j)];
         row[j] *= unit;
-        if (starts) row[j] += rounded_start(starts[begin + j], unit);
+        if (!starts) continue;
+        const double of_mean = starts[begin + j];
+        row[j] += queries.whole_starts ? rounded_start(of_mean, unit) : of_mean;
       }
       bool any = unseen < visible;
       if (any && mods) {

@@ -32,7 +32,8 @@ struct Panels {
 
 // One key/value head. The score of query i and key j in base 2 is
 //   (query row i . column j of keys) * query.scale[i] * key_scale[j],
-// where the product, if queries have starts, begins with the start of key j to the nearest whole number of that scale.
+// where the product, if queries have starts, begins with the start of key j to the nearest whole number of that scale
+// (whole_starts), or the start is added.
 struct KeyValues {
   Panels keys;                      // [channel, key]
   std::vector<double> key_scale;    // [key]
@@ -50,6 +51,7 @@ struct Queries {
   // By position / start_rows: [key], in base 2. Empty: none.
   std::vector<std::vector<double>> starts = {};
   std::int64_t start_rows = 1;
+  bool whole_starts = true;
 };
 
 // Rounds `count` values in place; empty: no rounding.

@@ -167,13 +167,32 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
   return result;
 }
 
+namespace {
+
+reference::QuantModel::Scales scales_of(Granularity granularity) {
+  using Scales = reference::QuantModel::Scales;
+  switch (granularity) {
+    case Granularity::per_thread:
+      return Scales::per_thread;
+    case Granularity::per_block:
+      return Scales::per_block;
+    case Granularity::per_token:
+      return Scales::per_token;
+    case Granularity::per_tensor:
+      return Scales::per_tensor;
+  }
+  return Scales::per_thread;
+}
+
+}  // namespace
+
 reference::QuantModel quant_model(const AttentionJob& job) {
   const attention::Spec& q = job.spec;
   const bool fp8 = q.pv == DType::e4m3;
   reference::QuantModel model;
   model.qk_bits = bits(q.qk);
   model.maximum_step = attention::maximum_step(q);
-  model.per_thread = q.granularity == Granularity::per_thread;
+  model.scales = scales_of(q.granularity);
   model.q_group = q.q_group;
   model.k_group = q.k_group;
   model.smooth_k = smooths_k(q.smoothing);

@@ -54,9 +54,12 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
                                  "what the target does best")
                       ->check(CLI::IsMember(mode_words()))
                       ->capture_default_str());
-  decided_by_both(app.add_option("--granularity", options.granularity, "per_thread or per_block")
-                      ->check(CLI::IsMember({"per_thread", "per_block"}))
-                      ->capture_default_str());
+  decided_by_both(
+      app.add_option("--granularity", options.granularity,
+                     "rows of Q and K that share a scale: per_thread, per_block, "
+                     "per_warp (per_block, --groups g32x64), per_token or per_tensor")
+          ->check(CLI::IsMember({"per_thread", "per_block", "per_warp", "per_token", "per_tensor"}))
+          ->capture_default_str());
   CLI::Option* groups = app.add_option("--groups", options.groups,
                                        "rows of Q and of K that are scaled together, for example "
                                        "g32x64 (default: by granularity)");
@@ -101,7 +104,9 @@ std::vector<Kernel> kernels_of_set(const RunKernelOptions& options, const std::s
 Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Target target) {
   const auto& family = attention::family();
   Given given{"granularity"};
-  set_field(family.what, &spec, "granularity", options.granularity);
+  const bool per_warp = options.granularity == "per_warp";
+  set_field(family.what, &spec, "granularity", per_warp ? "per_block" : options.granularity);
+  if (per_warp) given.push_back("q_group");
   if (options.mode == "int4") spec.qk = DType::s4;
   for (const attention::Mode& mode : attention::modes()) {
     if (mode.name != options.mode) continue;

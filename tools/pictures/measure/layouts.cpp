@@ -1,5 +1,8 @@
 #include "tools/pictures/layouts.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include <fmt/format.h>
 
 #include "templates/attention/spec.h"
@@ -9,16 +12,40 @@
 
 namespace sagegen::pictures {
 
-Layouts measure_layouts(const Kernel& kernel) {
-  if (&kernel.family() != &attention::family()) {
+namespace {
+
+// A kernel with the same fragments and tiles, that takes no other tensors: what the sums start from has no place among
+// them, and where rows have scales of their own, or all share one, those of groups are measured.
+Kernel measured_kernel(const Kernel& kernel) {
+  const attention::View view = kernel.view(attention::family());
+  attention::Spec spec = view.spec;
+  if (spec.smoothing == Smoothing::qk) spec.smoothing = Smoothing::k;
+  if (spec.granularity != Granularity::per_thread) spec.granularity = Granularity::per_block;
+  return {attention::family(), spec, view.schedule, kernel.target()};
+}
+
+// The number of the scale of each row, measured or what the words say.
+void number_scales(Granularity granularity, std::vector<int>& scales) {
+  if (granularity == Granularity::per_tensor) std::fill(scales.begin(), scales.end(), 0);
+  if (granularity == Granularity::per_token) std::iota(scales.begin(), scales.end(), 0);
+}
+
+}  // namespace
+
+Layouts measure_layouts(const Kernel& asked) {
+  if (&asked.family() != &attention::family()) {
     throw SpecError(
         fmt::format("layouts are measured of attention kernels, and {} is none; use the key of one",
-                    kernel.key()));
+                    asked.key()));
   }
-  kernel.validate();
+  asked.validate();
+  const Kernel kernel = measured_kernel(asked);
   const runtime::Device device = device_for(kernel.target());
   Layouts result;
   const Sizes s = measure_products(device, kernel, result);
+  const Granularity granularity = asked.view(attention::family()).spec.granularity;
+  number_scales(granularity, result.q_scale);
+  number_scales(granularity, result.k_scale);
   result.queries = s.warp_rows;
   result.keys = s.cta_k;
   result.head_dim = s.head_dim;

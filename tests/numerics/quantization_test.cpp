@@ -1,11 +1,13 @@
-// Smoothing of Q and K (SageAttention2 section 3.1): what it buys on data like the paper's, and that the part of the
-// scores which it takes from Q comes back whole, whatever the sizes of queries, means and keys, and in whatever parts
-// the problem is attended. Codes and scores of means themselves: codes_test.cpp; schedules: schedules_test.cpp.
+// Smoothing and granularity of Q and K (SageAttention2 sections 3.1 and 3.2): what they buy on data like the paper's,
+// and that the part of the scores which smoothing takes from Q comes back whole, whatever the sizes of queries, means
+// and keys, and in whatever parts the problem is attended. Codes, scales and scores of means themselves:
+// codes_test.cpp; schedules: schedules_test.cpp.
 #include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -103,6 +105,40 @@ TEST_CASE("INT4 with Q and K smoothed is as accurate as the paper says", "[full]
       CHECK(qk.cosine_similarity >= 0.994);
       CHECK(qk.relative_l1 <= 0.065);
     }
+  }
+}
+
+// The paper's table of granularities: finer ones are more accurate, and a thread's scales are worth a row's.
+TEST_CASE("INT4 is the more accurate the fewer numbers share a scale", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 4, .kv_heads = 2, .q_len = 384, .kv_len = 1024};
+  struct Sharing {
+    const char* name;
+    Granularity granularity;
+    int q_group;
+  };
+  constexpr std::array kFromFine = {Sharing{"per token", Granularity::per_token, 32},
+                                    Sharing{"per thread", Granularity::per_thread, 32},
+                                    Sharing{"per warp", Granularity::per_block, 32},
+                                    Sharing{"per block", Granularity::per_block, 128},
+                                    Sharing{"per tensor", Granularity::per_tensor, 128}};
+  for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
+    std::vector<ref::Metrics> errors;
+    for (const Sharing& sharing : kFromFine) {
+      const Kernel kernel = kernel_of(89, smoothing,
+                                      {.head_dim = 64,
+                                       .qk = DType::s4,
+                                       .granularity = sharing.granularity,
+                                       .q_group = sharing.q_group});
+      errors.push_back(
+          checked({.kernel = kernel, .inputs = inputs_for(kernel, "outlier", kShape, 5)}));
+      std::printf("smoothing %s, %s: cosine similarity %.4f %%, relative L1 %.4f\n",
+                  std::string(to_string(smoothing)).c_str(), sharing.name,
+                  100 * errors.back().cosine_similarity, errors.back().relative_l1);
+    }
+    CHECK(errors[0].cosine_similarity - errors[1].cosine_similarity <= 0.0005);
+    CHECK(errors[1].cosine_similarity > errors[2].cosine_similarity);
+    CHECK(errors[1].cosine_similarity > errors[3].cosine_similarity);
+    CHECK(errors[3].cosine_similarity > errors[4].cosine_similarity);
   }
 }
 
