@@ -235,6 +235,7 @@ SharedPtr MemoryVerbs::shared(int bytes, int align, SourceLoc loc) {
 }
 
 int MemoryVerbs::shared_bytes() const { return impl_->shared_bytes; }
+int MemoryVerbs::ptx_version() const { return impl_->info.ptx_version; }
 
 // ---- asynchronous copies ----
 

@@ -265,22 +265,58 @@ Accumulator::Accumulator(int rows, int columns, F32 initial, SourceLoc loc)
                        }()),
                   loc) {}
 
-Accumulator::Accumulator(int rows, int columns, const MmaC& initial, SourceLoc loc)
-    : row_blocks_(rows / 16), column_blocks_(columns / 8) {
+namespace {
+
+template <typename Block>
+std::vector<Block> blocks_of(int rows, int columns, const Block& initial, SourceLoc loc) {
   require(rows > 0 && rows % 16 == 0 && columns > 0 && columns % 8 == 0,
           "an accumulator has 16 x 8 blocks, asked for " + std::to_string(rows) + " x " +
               std::to_string(columns),
           loc);
-  blocks_.assign(static_cast<std::size_t>(row_blocks_ * column_blocks_), initial);
+  return std::vector<Block>(static_cast<std::size_t>(rows / 16 * (columns / 8)), initial);
 }
 
-MmaC& Accumulator::block(int row_block, int column_block, SourceLoc loc) {
-  require(row_block >= 0 && row_block < row_blocks_ && column_block >= 0 &&
-              column_block < column_blocks_,
-          fmt::format("block ({}, {}) lies outside an accumulator of {} x {} blocks", row_block,
-                      column_block, row_blocks_, column_blocks_),
+template <typename Blocks>
+auto& block_of(Blocks& blocks, int rows, int columns, int row, int column, SourceLoc loc) {
+  require(row >= 0 && row < rows && column >= 0 && column < columns,
+          fmt::format("block ({}, {}) lies outside an accumulator of {} x {} blocks", row, column,
+                      rows, columns),
           loc);
-  return blocks_[static_cast<std::size_t>(row_block * column_blocks_ + column_block)];
+  return blocks[static_cast<std::size_t>(row * columns + column)];
+}
+
+}  // namespace
+
+Accumulator::Accumulator(int rows, int columns, const MmaC& initial, SourceLoc loc)
+    : row_blocks_(rows / 16),
+      column_blocks_(columns / 8),
+      blocks_(blocks_of(rows, columns, initial, loc)) {}
+
+MmaC& Accumulator::block(int row_block, int column_block, SourceLoc loc) {
+  return block_of(blocks_, row_blocks_, column_blocks_, row_block, column_block, loc);
+}
+
+HalfAccumulator::HalfAccumulator(KernelBuilder& k, int rows, int columns, SourceLoc loc)
+    : row_blocks_(rows / 16),
+      column_blocks_(columns / 8),
+      blocks_(blocks_of(rows, columns, MmaHalfC(k.i32(0), k.i32(0)), loc)) {}
+
+MmaHalfC& HalfAccumulator::block(int row_block, int column_block, SourceLoc loc) {
+  return block_of(blocks_, row_blocks_, column_blocks_, row_block, column_block, loc);
+}
+
+Accumulator HalfAccumulator::to_f32(KernelBuilder& k, SourceLoc loc) {
+  const Caller caller(k, loc);
+  Accumulator sums(16 * row_blocks_, 8 * column_blocks_, k.i32(0));
+  for (int row = 0; row < row_blocks_; ++row) {
+    for (int column = 0; column < column_blocks_; ++column) {
+      const MmaHalfC& halves = block(row, column);
+      const auto upper = k.unpack2(DType::f16, halves[0]), lower = k.unpack2(DType::f16, halves[1]);
+      sums.block(row, column) = MmaC(DType::f32, {k.as_bits(upper[0]), k.as_bits(upper[1]),
+                                                  k.as_bits(lower[0]), k.as_bits(lower[1])});
+    }
+  }
+  return sums;
 }
 
 I32& Accumulator::at(int lane_row, int lane_column, SourceLoc loc) {
@@ -320,13 +356,29 @@ void Accumulator::update_if(KernelBuilder& k, Pred condition, const Prepare& pre
   });
 }
 
+namespace {
+
+template <typename Sums>
+void add_product(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b, Sums& sum,
+                 int column_block) {
+  for (int row = 0; row < sum.row_blocks(); ++row) {
+    auto& c = sum.block(row, column_block);
+    c = k.mma(kind, a[static_cast<std::size_t>(row)], b, c);
+  }
+}
+
+}  // namespace
+
 void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
                   Accumulator& sum, int column_block, SourceLoc loc) {
   const Caller caller(k, loc);
-  for (int row = 0; row < sum.row_blocks(); ++row) {
-    MmaC& c = sum.block(row, column_block);
-    c = k.mma(kind, a[static_cast<std::size_t>(row)], b, c);
-  }
+  add_product(k, kind, a, b, sum, column_block);
+}
+
+void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
+                  HalfAccumulator& sum, int column_block, SourceLoc loc) {
+  const Caller caller(k, loc);
+  add_product(k, kind, a, b, sum, column_block);
 }
 
 MmaA to_operand_a(KernelBuilder& k, DType type, Accumulator& values, int row_block, int k_step,

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "generator/dsl/impl.h"
 
 namespace sagegen::dsl {
@@ -135,58 +137,56 @@ std::array<I32, 2> WarpVerbs::ldmatrix_x2(SharedPtr row, Transpose transpose, So
 
 namespace {
 
-// How LLVM types the operands of an mma: registers of A and B, and of the accumulator.
+// An mma as PTX names it, and as LLVM types its operands: registers of A and B, and of the accumulator.
 struct MmaForm {
   ir::ID id;
-  llvm::Type* operand;
-  llvm::Type* accumulator;
+  DType operand, accumulator;
+  llvm::Type *operand_register, *accumulator_register;
 };
 
 MmaForm form_of(BuilderCore::Impl& impl, Mma kind) {
-  auto& b = impl.b;
+  llvm::Type* const s32 = impl.b.getInt32Ty();
+  llvm::Type* const f32 = impl.b.getFloatTy();
+  llvm::Type* const two_f16 = llvm::FixedVectorType::get(impl.b.getHalfTy(), 2);
   switch (kind) {
     case Mma::s8:
-      return {ir::nvvm_mma_m16n8k32_row_col_s8, b.getInt32Ty(), b.getInt32Ty()};
+      return {ir::nvvm_mma_m16n8k32_row_col_s8, DType::s8, DType::s32, s32, s32};
     case Mma::s4:
-      impl.require(impl.info.has(Feature::s4_mma), "mma of s4 on tensor cores",
-                   "use s8 codes there");
-      return {ir::nvvm_mma_m16n8k64_row_col_s4, b.getInt32Ty(), b.getInt32Ty()};
+      return {ir::nvvm_mma_m16n8k64_row_col_s4, DType::s4, DType::s32, s32, s32};
     case Mma::f16:
-      return {ir::nvvm_mma_m16n8k16_row_col_f32_f32, llvm::FixedVectorType::get(b.getHalfTy(), 2),
-              b.getFloatTy()};
+      return {ir::nvvm_mma_m16n8k16_row_col_f32_f32, DType::f16, DType::f32, two_f16, f32};
     case Mma::bf16:
-      return {ir::nvvm_mma_m16n8k16_row_col_bf16, b.getInt32Ty(), b.getFloatTy()};
+      return {ir::nvvm_mma_m16n8k16_row_col_bf16, DType::bf16, DType::f32, s32, f32};
     case Mma::e4m3:
-      impl.require(impl.info.has(Feature::fp8_mma), "mma of e4m3 on tensor cores",
-                   "use f16 for P and V there");
-      return {ir::nvvm_mma_m16n8k32_row_col_f32_e4m3_e4m3_f32, b.getInt32Ty(), b.getFloatTy()};
+      return {ir::nvvm_mma_m16n8k32_row_col_f32_e4m3_e4m3_f32, DType::e4m3, DType::f32, s32, f32};
   }
   impl.fail("unknown kind of mma");
 }
 
-struct MmaTypes {
-  DType operand;
-  DType accumulator;
-};
+MmaForm half_form_of(BuilderCore::Impl& impl, Mma kind) {
+  constexpr int kPtxOfE4m3 = 87;  // PTX ISA, mma: PTX ISA notes
+  llvm::Type* const s32 = impl.b.getInt32Ty();
+  llvm::Type* const two_f16 = llvm::FixedVectorType::get(impl.b.getHalfTy(), 2);
+  if (kind == Mma::f16)
+    return {ir::nvvm_mma_m16n8k16_row_col_f16_f16, DType::f16, DType::f16, two_f16, two_f16};
+  if (kind != Mma::e4m3)
+    impl.fail("mma with f16 accumulators multiplies f16 or e4m3; use accumulators of 32 bits");
+  impl.info.ptx_version = std::max(impl.info.ptx_version, kPtxOfE4m3);
+  return {ir::nvvm_mma_m16n8k32_row_col_f16_e4m3_e4m3_f16, DType::e4m3, DType::f16, s32, two_f16};
+}
 
-MmaTypes types_of(const BuilderCore::Impl& impl, Mma kind) {
-  switch (kind) {
-    case Mma::s8:
-      return {DType::s8, DType::s32};
-    case Mma::s4:
-      return {DType::s4, DType::s32};
-    case Mma::f16:
-      return {DType::f16, DType::f32};
-    case Mma::bf16:
-      return {DType::bf16, DType::f32};
-    case Mma::e4m3:
-      return {DType::e4m3, DType::f32};
+void check_target(const BuilderCore::Impl& impl, Mma kind) {
+  if (kind == Mma::s4) {
+    impl.require(impl.info.has(Feature::s4_mma), "mma of s4 on tensor cores", "use s8 codes there");
   }
-  impl.fail("unknown kind of mma");
+  if (kind == Mma::e4m3) {
+    impl.require(impl.info.has(Feature::fp8_mma), "mma of e4m3 on tensor cores",
+                 "use f16 for P and V there");
+  }
 }
 
 void check_type(const BuilderCore::Impl& impl, const char* operand, std::optional<DType> type,
-                const MmaTypes& expected, DType needed) {
+                const MmaForm& expected, DType needed) {
   if (type == needed) return;
   impl.fail(fmt::format(
       "mma of {} takes {} of {}, but this one holds {}; use the mma of its type or convert it",
@@ -194,12 +194,31 @@ void check_type(const BuilderCore::Impl& impl, const char* operand, std::optiona
       type ? to_string(*type) : "nothing: it was never given a value"));
 }
 
+template <typename C>
+C multiply_add(BuilderCore::Impl& impl, Mma kind, const MmaForm& form, const MmaA& a, const MmaB& b,
+               const C& c) {
+  check_type(impl, "A", a.type(), form, form.operand);
+  check_type(impl, "B", b.type(), form, form.operand);
+  if (c.type()) check_type(impl, "an accumulator", c.type(), form, form.accumulator);
+  check_target(impl, kind);
+  llvm::SmallVector<llvm::Value*, 10> operands;
+  for (const I32& x : a) operands.push_back(impl.reinterpret(impl.use(x), form.operand_register));
+  for (const I32& x : b) operands.push_back(impl.reinterpret(impl.use(x), form.operand_register));
+  for (const I32& x : c)
+    operands.push_back(impl.reinterpret(impl.use(x), form.accumulator_register));
+  const auto parts = impl.unpack<C::size()>(impl.intrinsic(form.id, operands));
+  C d(form.accumulator, {});
+  for (std::size_t i = 0; i < C::size(); ++i)
+    d[i] = impl.wrap<I32>(impl.reinterpret(parts[i], impl.b.getInt32Ty()));
+  return d;
+}
+
 }  // namespace
 
 MmaC WarpVerbs::mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) {
   impl_->at(loc);
   for (const Mma kind : {Mma::s8, Mma::s4, Mma::f16, Mma::bf16, Mma::e4m3}) {
-    if (a.type() == types_of(*impl_, kind).operand) return mma(kind, a, b, c, loc);
+    if (a.type() == form_of(*impl_, kind).operand) return mma(kind, a, b, c, loc);
   }
   impl_->fail(a.type() ? fmt::format("no mma takes operands of {}", to_string(*a.type()))
                        : kNoValue);
@@ -207,21 +226,12 @@ MmaC WarpVerbs::mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) 
 
 MmaC WarpVerbs::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) {
   impl_->at(loc);
-  const MmaTypes types = types_of(*impl_, kind);
-  check_type(*impl_, "A", a.type(), types, types.operand);
-  check_type(*impl_, "B", b.type(), types, types.operand);
-  if (c.type()) check_type(*impl_, "an accumulator", c.type(), types, types.accumulator);
-  const MmaForm form = form_of(*impl_, kind);
-  llvm::SmallVector<llvm::Value*, 10> operands;
-  for (const I32& x : a) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
-  for (const I32& x : b) operands.push_back(impl_->reinterpret(impl_->use(x), form.operand));
-  for (const I32& x : c) operands.push_back(impl_->reinterpret(impl_->use(x), form.accumulator));
-  const auto parts = impl_->unpack<4>(impl_->intrinsic(form.id, operands));
-  MmaC d(types.accumulator, {});
-  for (unsigned i = 0; i < 4; ++i) {
-    d[i] = impl_->wrap<I32>(impl_->reinterpret(parts[i], impl_->b.getInt32Ty()));
-  }
-  return d;
+  return multiply_add(*impl_, kind, form_of(*impl_, kind), a, b, c);
+}
+
+MmaHalfC WarpVerbs::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaHalfC& c, SourceLoc loc) {
+  impl_->at(loc);
+  return multiply_add(*impl_, kind, half_form_of(*impl_, kind), a, b, c);
 }
 
 }  // namespace sagegen::dsl

@@ -10,12 +10,16 @@
 namespace sagegen {
 namespace {
 
-// The runtime sizes launches from Kernel::resources() alone, so a template must need exactly that.
-void check_shared_memory(const dsl::KernelBuilder& k, const Artifact& artifact) {
+// Launches are sized, and drivers chosen, from Kernel::resources() alone: a template must need exactly that.
+void check_resources(const dsl::KernelBuilder& k, const Kernel& kernel, const Artifact& artifact) {
   if (k.shared_bytes() != artifact.resources.dynamic_smem) {
     throw InternalError(
         fmt::format("kernel {} carves {} bytes of shared memory, its family says {}", artifact.key,
                     k.shared_bytes(), artifact.resources.dynamic_smem));
+  }
+  if (k.ptx_version() != kernel.ptx_version()) {
+    throw InternalError(fmt::format("kernel {} needs version {} of PTX, its family says {}",
+                                    artifact.key, k.ptx_version(), kernel.ptx_version()));
   }
 }
 
@@ -47,7 +51,7 @@ Artifact emit_observed(const Kernel& kernel, const EmitOptions& options, const T
   dsl::KernelBuilder k(artifact.entry, kernel.target(), artifact.resources.threads, params,
                        options.line_info);
   build(k, kernel);
-  check_shared_memory(k, artifact);
+  check_resources(k, kernel, artifact);
   observe("LLVM IR as built", [&] { return codegen::ir_text(k); });
 
   codegen::optimize(k);

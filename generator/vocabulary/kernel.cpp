@@ -212,6 +212,9 @@ void Kernel::validate() const {
 }
 
 Resources Kernel::resources() const { return family().resources(*this); }
+int Kernel::ptx_version() const {
+  return std::max(target_info(target()).ptx_version, resources().ptx_version);
+}
 ParamLayout Kernel::params() const { return family().params(*this); }
 std::vector<Kernel> Kernel::inputs() const { return family().inputs(*this); }
 std::vector<Section> Kernel::describe() const { return family().describe(*this); }

@@ -135,7 +135,7 @@ std::vector<const char*> attention_kernels(const Device& device) {
     if (&kernel.family() == &attention::family() &&
         loads_on(kernel.target(), device.compute_capability()) &&
         attention::runs_on(kernel.view(attention::family()).spec, device.compute_capability()) &&
-        first_cuda_with(target_info(kernel.target()).ptx_version) <= cuda) {
+        first_cuda_with(kernel.ptx_version()) <= cuda) {
       keys.push_back(name.data());
     }
   }

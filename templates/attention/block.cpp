@@ -13,6 +13,7 @@ using namespace dsl;
 namespace {
 
 constexpr int kScaleBytes = 4;
+constexpr int kOctavesOfOne = 10;  // below the largest code of f16, 1024
 
 }  // namespace
 
@@ -29,9 +30,14 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       qk(view.spec.qk),
       pv(view.spec.pv),
       granularity(view.spec.granularity),
-      two_level(view.spec.accumulation == Accumulation::two_level_f32),
       v_quantized(v_is_quantized(view.spec)),
       smooth(smooths_k(view.spec.smoothing)),
+      two_level(view.spec.accumulation != Accumulation::f32),
+      half_sums(view.spec.accumulation == Accumulation::f32_f16),
+      // A branch that keeps instructions from overlapping. Sums of f16 take half the registers; without it kernels
+      // of FP16 P V spill at head_dim 128, and those of INT4 are expected to be 3 to 13 % slower.
+      finish_sums(two_level &&
+                  !(half_sums && qk == DType::s8 && (pv == DType::e4m3 || head_dim <= 64))),
       mean_scores(view.spec.smoothing == Smoothing::qk),
       scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
@@ -42,7 +48,8 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       inner_loop(queries_in_registers && mods.first_tiles_may_be_whole()),
       p_offset(sagegen::attention::p_offset(view.spec)),
       maximum_step(scaled_scores ? 0 : sagegen::attention::maximum_step(view.spec)),
-      v_code(v_quantized ? largest_v_code(pv) : 1.0f),
+      v_octaves(v_quantized ? code_octaves(view.spec).v : kOctavesOfOne),
+      v_code(largest_v_code(pv, v_octaves)),
       q_tile{cta_q, code_row_bytes(), OperandA::kPanelBytes, qk},
       k_tile(OperandB::layout(qk, cta_k, code_row_bytes())),
       v_tile(OperandV::layout(pv, cta_k, head_dim)),

@@ -54,12 +54,26 @@ std::string k_scales(const Spec& spec) {
 
 std::string v_codes(const Spec& spec) {
   if (!v_is_quantized(spec)) return "V: read as the caller gives it (f16), no scale";
-  if (spec.pv == DType::e4m3) {
-    return "V: e4m3 codes, one f32 scale per channel = amax / 448; stored channel-major [batch, "
-           "kv_heads, "
-           "channels, keys], every 16 keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15";
-  }
-  return "V: f16 codes, one f32 scale per channel = amax / 1024; keys in order";
+  return fmt::format("V: {} codes, one f32 scale per channel = amax / {}; {}", to_string(spec.pv),
+                     largest_v_code(spec.pv, code_octaves(spec).v),
+                     spec.pv == DType::e4m3
+                         ? "stored channel-major [batch, kv_heads, channels, keys], every 16 keys "
+                           "in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15"
+                         : "keys in order");
+}
+
+std::string p_v_sums(const Spec& spec, int cta_k) {
+  if (spec.accumulation == Accumulation::f32)
+    return "P V: the tensor core sums into O over all keys";
+  return fmt::format(
+      "P V: each tile of {} keys is summed from zero in the tensor core, {}then added to O in f32 "
+      "registers",
+      cta_k,
+      spec.accumulation == Accumulation::f32_f16
+          ? fmt::format(
+                "in f16, where {} keys of the largest codes come to {:.0f}, ", cta_k,
+                cta_k * std::exp2(p_offset(spec)) * largest_v_code(spec.pv, code_octaves(spec).v))
+          : "");
 }
 
 std::string p_format(const Spec& spec) {
@@ -99,12 +113,7 @@ std::vector<Section> describe(const View& view) {
            ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
            : "K: quantized as it is",
        q_smoothing(spec), q_scales(spec), k_scales(spec), v_codes(spec), p_format(spec),
-       spec.accumulation == Accumulation::two_level_f32
-           ? fmt::format("P V: each tile of {} keys is summed from zero in the tensor core, then "
-                         "added to O in "
-                         "f32 registers",
-                         s.cta_k)
-           : "P V: the tensor core sums into O over all keys",
+       p_v_sums(spec, s.cta_k),
        "the row sum is that of the rounded P: one more channel of P V, whose V is constant"}};
   const Section tiling{
       "tiling",

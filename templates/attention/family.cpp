@@ -67,6 +67,12 @@ std::string loads_of_scores(const Spec& spec) {
   return names;
 }
 
+// What the mma of e4m3 with f16 accumulators asks for.
+constexpr int kPtxOfE4m3InF16 = 87;
+bool sums_e4m3_in_f16(const Spec& spec) {
+  return spec.pv == DType::e4m3 && spec.accumulation == Accumulation::f32_f16;
+}
+
 std::string tile_advice(int smallest, int largest) {
   return fmt::format("a tile has a power of two of rows, from {} to {}", smallest, largest);
 }
@@ -113,6 +119,26 @@ RuleLayers<View> rules() {
               "k_group {} with cta_k {} is refused: all keys of a tile lie in one group of scales; "
               "use k_group {} or cta_k {}",
               v.spec.k_group, v.schedule.cta_k, v.schedule.cta_k, v.spec.k_group);
+        }},
+       {[](const View& v) {
+          return v.spec.accumulation == Accumulation::f32_f16 && v.schedule.cta_k > kKeysOfHalfSums;
+        },
+        [](const View& v) {
+          return fmt::format(
+              "cta_k {} with accumulation f32_f16 is refused: sums of f16 have room for the "
+              "products of {} keys; use cta_k {}",
+              v.schedule.cta_k, kKeysOfHalfSums, kKeysOfHalfSums);
+        }},
+       {[](const View& v) {
+          return v.spec.code_range != CodeRange::usual &&
+                 (v.spec.accumulation != Accumulation::f32_f16 || v.spec.pv != DType::e4m3);
+        },
+        [](const View& v) {
+          return fmt::format(
+              "code_range {} with accumulation {} and pv {} is refused: P and V share a range of "
+              "codes only where products of e4m3 are summed in f16; use code_range usual, or "
+              "accumulation f32_f16 and pv e4m3",
+              to_string(v.spec.code_range), to_string(v.spec.accumulation), to_string(v.spec.pv));
         }},
        {[](const View& v) { return std::max(v.spec.k_group, v.schedule.cta_k) < 64; },
         [](const View& v) {
@@ -225,7 +251,9 @@ std::vector<Kernel> inputs(const View& v) {
   quantize();
   if (quantized_v) {
     kernels.push_back(
-        {quantize_values::family(), {.head_dim = s.head_dim, .io = s.io, .codes = s.pv}, target});
+        {quantize_values::family(),
+         {.head_dim = s.head_dim, .io = s.io, .codes = s.pv, .octaves = code_octaves(s).v},
+         target});
   }
   rows.scales = q_scales_per_group(s.granularity, s.q_group);
   rows.group = s.q_group;
@@ -266,9 +294,13 @@ const FamilyOf<Spec, Schedule>& family() {
                   field<&Spec::pv>("pv", "pv_", pv_types(), pv_advice),
                   field<&Spec::accumulation>(
                       "accumulation", "",
-                      words<Accumulation>(
-                          {{Accumulation::f32, "f32"},
-                           {Accumulation::two_level_f32, "two_level_f32", "f32x2"}})),
+                      words<Accumulation>({{Accumulation::f32, "f32"},
+                                           {Accumulation::two_level_f32, "two_level_f32", "f32x2"},
+                                           {Accumulation::f32_f16, "f32_f16", "f32f16"}})),
+                  later(field<&Spec::code_range>("code_range", "",
+                                                 words<CodeRange>(
+                                                     {{CodeRange::usual, "usual"},
+                                                      {CodeRange::fine_v, "fine_v", "finev"}}))),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
               },
@@ -292,9 +324,9 @@ const FamilyOf<Spec, Schedule>& family() {
           .rules = rules(),
           .resources =
               [](const View& v) {
-                return Resources{
-                    .threads = 32 * v.schedule.warps,
-                    .dynamic_smem = static_cast<int>(shared_bytes(v.spec, v.schedule))};
+                return Resources{.threads = 32 * v.schedule.warps,
+                                 .dynamic_smem = static_cast<int>(shared_bytes(v.spec, v.schedule)),
+                                 .ptx_version = sums_e4m3_in_f16(v.spec) ? kPtxOfE4m3InF16 : 0};
               },
           .params = params,
           .complete = complete,
@@ -346,13 +378,21 @@ float maximum_step(const Spec& spec) {
   return spec.qk == DType::s4 && spec.granularity != Granularity::per_token ? 1.0f : 0.0f;
 }
 
-float p_offset(const Spec& spec) {
-  constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
-  if (spec.pv == DType::f16) return 0;
-  return maximum_step(spec) != 0 ? std::floor(kLog2OfLargestE4m3) : kLog2OfLargestE4m3;
+CodeOctaves code_octaves(const Spec& spec) {
+  return sagegen::code_octaves(spec.pv, spec.accumulation, spec.code_range);
 }
 
-bool v_is_quantized(const Spec& spec) { return spec.pv == DType::e4m3 || spec.io != DType::f16; }
+float p_offset(const Spec& spec) {
+  constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
+  const float largest = spec.pv == DType::f16 ? 0 : kLog2OfLargestE4m3;
+  const float offset = largest - static_cast<float>(code_octaves(spec).p);
+  return maximum_step(spec) != 0 ? std::floor(offset) : offset;
+}
+
+bool v_is_quantized(const Spec& spec) {
+  return spec.pv == DType::e4m3 || spec.io != DType::f16 ||
+         spec.accumulation == Accumulation::f32_f16;
+}
 
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {
   const std::int64_t channels = spec.head_dim;

@@ -12,10 +12,10 @@ namespace {
 constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
 constexpr float kLn2 = 0.693147182f;
 
-// An operand register of P V that holds nothing but v_code.
+// An operand register of P V that holds nothing but v_code: 448 or 1024, and so many octaves less.
 std::int32_t repeated(const AttentionPlan& plan) {
-  if (plan.pv == DType::e4m3) return 0x7E7E7E7E;      // 448
-  return plan.v_quantized ? 0x64006400 : 0x3C003C00;  // 1024, 1
+  if (plan.pv == DType::e4m3) return 0x01010101 * (0x7E - (plan.v_octaves << 3));
+  return 0x00010001 * (0x6400 - (plan.v_octaves << 10));
 }
 
 }  // namespace
@@ -95,13 +95,23 @@ void OnlineSoftmax::sum(Scores& scores) {
     for (std::size_t half = 0; half < 2; ++half) {
       before[half] = sum_[2 * block + half].get() * rescale_[2 * block + half];
     }
-    MmaC sum{zero, zero, zero, zero};
-    if (!plan.two_level) sum = {k.as_bits(before[0]), zero, k.as_bits(before[1]), zero};
     const MmaB codes(plan.pv, {code, code});
-    for (const RowOperands& p : p_) sum = k.mma(plan.pv_mma(), p[block], codes, sum);
+    const auto sum_from = [&](auto sum) {
+      for (const RowOperands& p : p_) sum = k.mma(plan.pv_mma(), p[block], codes, sum);
+      return sum;
+    };
+    std::array<F32, 2> tile;
+    if (plan.half_sums) {
+      const MmaHalfC sum = sum_from(MmaHalfC(zero, zero));
+      for (std::size_t half = 0; half < 2; ++half) tile[half] = k.unpack2(DType::f16, sum[half])[0];
+    } else {
+      MmaC sum{zero, zero, zero, zero};
+      if (!plan.two_level) sum = {k.as_bits(before[0]), zero, k.as_bits(before[1]), zero};
+      sum = sum_from(sum);
+      for (std::size_t half = 0; half < 2; ++half) tile[half] = k.as_f32(sum[2 * half]);
+    }
     for (std::size_t half = 0; half < 2; ++half) {
-      const F32 tile = k.as_f32(sum[2 * half]);
-      sum_[2 * block + half] = plan.two_level ? before[half] + tile : tile;
+      sum_[2 * block + half] = plan.two_level ? before[half] + tile[half] : tile[half];
     }
   }
   if (!plan.queries_in_registers) block_.compute_here(sum_);

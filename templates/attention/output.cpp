@@ -19,14 +19,14 @@ Output::Output(const AttentionBlock& block)
       v_(block.k, block.plan.pv, block.plan.v_tile),
       o_(block.k, block.plan.warp_rows, block.plan.head_dim) {}
 
-// A slice of channels at a time. With two levels the tensor core sums the tile from zero and O is updated in
-// f32; otherwise it sums into O.
+// A slice of channels at a time. With two levels the tensor core sums the tile from zero, in f16 or f32, and O is
+// updated in f32; otherwise it sums into O.
 void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
   KernelBuilder& k = block_.k;
   const AttentionPlan& plan = block_.plan;
   std::vector<Var<F32>> updated;
   for (int slice = 0; slice < plan.head_dim / OperandV::kChannels; ++slice) {
-    if (plan.two_level && updated.size() >= kUnfinished) {
+    if (plan.finish_sums && updated.size() >= kUnfinished) {
       block_.compute_here(std::exchange(updated, {}));
     }
     const auto v = v_.load({plan.v_tile, values}, slice);
@@ -42,10 +42,19 @@ void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
     if (!plan.two_level) {
       each([&](const Var<F32>& o, F32 rescale, I32& sum) { sum = k.as_bits(o.get() * rescale); });
     }
-    for (std::size_t step = 0; step < v.size(); ++step) {
-      for (int column = 0; column < pv.column_blocks(); ++column) {
-        multiply_add(k, plan.pv_mma(), softmax.p()[step], v[step][column], pv, column);
+    const auto multiply = [&](auto& sums) {
+      for (std::size_t step = 0; step < v.size(); ++step) {
+        for (int column = 0; column < pv.column_blocks(); ++column) {
+          multiply_add(k, plan.pv_mma(), softmax.p()[step], v[step][column], sums, column);
+        }
       }
+    };
+    if (plan.half_sums) {
+      HalfAccumulator sums(k, plan.warp_rows, OperandV::kChannels);
+      multiply(sums);
+      pv = sums.to_f32(k);
+    } else {
+      multiply(pv);
     }
     each([&](const Var<F32>& o, F32 rescale, I32& sum) {
       o = plan.two_level ? k.fma(o, rescale, k.as_f32(sum)) : k.as_f32(sum);

@@ -475,14 +475,20 @@ Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& sou
   try {
     impl_ = std::make_unique<Impl>(device, kernel, source, options);
   } catch (const DriverError& error) {
+    const Spec& spec = kernel.view(family()).spec;
     const bool has_no_older = error.result() == static_cast<int>(Result::unsupported_ptx_version) &&
-                              kernel.view(family()).spec.pv == DType::e4m3;
+                              spec.pv == DType::e4m3;
     if (!has_no_older) throw;
+    const std::string of_sums =
+        spec.accumulation == Accumulation::f32_f16
+            ? "\nOr take accumulation two_level_f32: sums of FP8 products in f16 need PTX 8.7, of "
+              "CUDA 12.8."
+            : "";
     throw DriverError(
         error.result(), error.call(),
-        fmt::format("{}\nOr take FP16 P V (pv f16, mode int8-fp16 or int4-fp16): of FP8 P V there "
-                    "is no PTX for older drivers.",
-                    error.what()));
+        fmt::format("{}{}\nOr take FP16 P V (pv f16, mode int8-fp16 or int4-fp16): of FP8 P V "
+                    "there is no PTX for older drivers.",
+                    error.what(), of_sums));
   }
 }
 

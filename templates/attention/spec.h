@@ -22,6 +22,7 @@ struct Spec {
   Smoothing smoothing = Smoothing::k;  // what is subtracted before quantization
   DType pv = DType::e4m3;              // of P and V in the second product: f16 or e4m3
   Accumulation accumulation = Accumulation::two_level_f32;  // how P V is summed over key tiles
+  CodeRange code_range = CodeRange::usual;                  // where codes of P and V end
 #define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
 #include "templates/attention/mods/mods.def"
   friend bool operator==(const Spec&, const Spec&) = default;
@@ -57,14 +58,16 @@ std::span<const Mode> modes();
 std::string_view mode_name(const Spec& spec);
 
 // True if V reaches the kernel as codes of quantize_values with one f32 scale per channel; false if the
-// kernel reads the caller's V (f16 in, f16 PV).
+// kernel reads the caller's V (f16 in, f16 PV, sums of f32).
 bool v_is_quantized(const Spec& spec);
+// By how many octaves the codes of P and V end below those that f32 accumulators take.
+CodeOctaves code_octaves(const Spec& spec);
 
 // False if a device loads kernels of the spec, but emulates what they ask of its tensor cores: INT4 on sm_90 and
 // later.
 bool runs_on(const Spec& spec, int compute_capability);
 
-// P is at most 2^p_offset: the largest number of its format, but a multiple of maximum_step.
+// P is at most 2^p_offset: as large as its codes may be, but a multiple of maximum_step.
 float p_offset(const Spec& spec);
 // The maximum of a row of INT4 scores is rounded up to a multiple of this, in octaves: so what the softmax takes
 // off the scores is exact while a unit of them is less, and of P an octave of range costs little beside INT4. 0:

@@ -9,12 +9,17 @@ namespace {
 std::vector<Section> describe(const View& v) {
   return {{"what it computes",
            {fmt::format("head_dim {}, input {}", v.spec.head_dim, to_string(v.spec.io)),
-            v.spec.codes == DType::e4m3
-                ? "V: e4m3 codes, one f32 scale per channel = amax / 448; stored channel-major "
-                  "[batch, kv_heads, channels, keys], every 16 keys in the order 0 1 8 9 2 3 10 11 "
-                  "4 5 12 13 6 7 14 15"
-                : "V: f16 codes, one f32 scale per channel = amax / 1024; keys in order",
+            fmt::format("V: {} codes, one f32 scale per channel = amax / {}; {}",
+                        to_string(v.spec.codes), largest_v_code(v.spec.codes, v.spec.octaves),
+                        v.spec.codes == DType::e4m3
+                            ? "stored channel-major [batch, kv_heads, channels, keys], every 16 "
+                              "keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15"
+                            : "keys in order"),
             fmt::format("grid (padded kv_len / {}, kv_heads, batch)", kKeys)}}};
+}
+
+std::string octaves_advice(int) {
+  return fmt::format("codes end 0 to {} octaves below 448 (e4m3) or 1024 (f16)", kMaxOctaves);
 }
 
 }  // namespace
@@ -26,7 +31,8 @@ const FamilyOf<Spec>& family() {
       .room = "templates/quantize_values",
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
-               field<&Spec::codes>("codes", "", pv_types(), pv_advice)},
+               field<&Spec::codes>("codes", "", pv_types(), pv_advice),
+               later(field<&Spec::octaves>("octaves", "o", range(0, kMaxOctaves), octaves_advice))},
       .rules = {{{[](const View& v) {
                     return v.spec.codes == DType::e4m3 && !v.target.has(Feature::fp8_mma);
                   },
@@ -36,12 +42,14 @@ const FamilyOf<Spec>& family() {
                         v.target.name);
                   }},
                  {[](const View& v) {
-                    return v.spec.codes == DType::f16 && v.spec.io == DType::f16;
+                    return v.spec.codes == DType::f16 && v.spec.io == DType::f16 &&
+                           v.spec.octaves == 0;
                   },
                   [](const View&) {
                     return std::string(
-                        "quantize_values with io f16 and codes f16 is refused: attention reads "
-                        "such a V as it is; leave this kernel out");
+                        "quantize_values with io f16 and codes f16 is refused: attention that "
+                        "sums in f32 reads such a V as it is; leave this kernel out, or use "
+                        "octaves 10, which sums in f16 take");
                   }}}},
       .resources =
           [](const View& v) {

@@ -1,8 +1,8 @@
 // Launch parameters of quantize_values. grid (LkP / 64, Hkv, B). Block x == 0 writes the scales.
 //   e4m3: codes [B, Hkv, D, LkP], channel-major. Inside every 16 keys the order is
 //         0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15, which turns the score accumulators of m16n8k32 into
-//         its A operand without a shuffle. scale = amax / 448.
-//   f16:  codes [B, Hkv, LkP, D], keys in order. scale = amax / 1024.
+//         its A operand without a shuffle. scale = amax / (448 / 2^octaves).
+//   f16:  codes [B, Hkv, LkP, D], keys in order. scale = amax / (1024 / 2^octaves).
 // A channel whose amax is 2^-100 or less has codes 0; where amax is 0, the scale is 0 too.
 #pragma once
 

@@ -9,10 +9,12 @@ namespace sagegen::quantize_values {
 struct Spec {
   int head_dim = 128;
   DType io = DType::f16;
-  DType codes = DType::e4m3;  // e4m3, or f16 of a bf16 V
+  DType codes = DType::e4m3;  // or f16
+  int octaves = 0;            // by which codes end below 448 (e4m3) or 1024 (f16)
 };
 
 inline constexpr int kKeys = 64;  // of one block
+inline constexpr int kMaxOctaves = 10;
 
 using View = ViewOf<Spec, NoSchedule>;
 const FamilyOf<Spec>& family();

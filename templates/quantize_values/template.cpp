@@ -51,7 +51,7 @@ void share_inverses(KernelBuilder& k, const ParamReader<Params>& p, int head_dim
 
 // Reading a 16-bit tile as if for P V hands every lane the keys of one channel in the order that the FP8
 // operand wants: 2t, 2t + 1, 2t + 8, 2t + 9 of every 16.
-void to_fp8(KernelBuilder& k, DType io, int head_dim) {
+void to_fp8(KernelBuilder& k, DType io, int head_dim, float largest_code) {
   const auto p = k.params<Params>();
   const Block block = locate(k, p);
   const int threads = head_dim, warp_channels = 32;
@@ -63,7 +63,7 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
 
   copy_rows_async(k, in, {block.values, block.row_bytes}, k.thread_idx(), threads, block.left);
   k.cp_async_commit();
-  share_inverses(k, p, head_dim, largest_v_code(DType::e4m3), block.head_index, inverses);
+  share_inverses(k, p, head_dim, largest_code, block.head_index, inverses);
   k.cp_async_wait(0);
   k.barrier();
 
@@ -94,12 +94,12 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim) {
   store_tile(k, out, k.thread_idx(), threads, to, padded, k.i32(head_dim));
 }
 
-void to_f16(KernelBuilder& k, DType io, int head_dim) {
+void to_f16(KernelBuilder& k, DType io, int head_dim, float largest_code) {
   const auto p = k.params<Params>();
   const Block block = locate(k, p);
   const RowThreads threads(k, head_dim);
   const SharedPtr inverses = k.shared(4 * head_dim, 16);
-  share_inverses(k, p, head_dim, largest_v_code(DType::f16), block.head_index, inverses);
+  share_inverses(k, p, head_dim, largest_code, block.head_index, inverses);
   k.barrier();
   const RowPart inverse = load_f32x8(k, inverses + threads.channel() * 4);
   const I64 first_row =
@@ -123,7 +123,8 @@ void to_f16(KernelBuilder& k, DType io, int head_dim) {
 
 void build(KernelBuilder& k, const Kernel& kernel) {
   const Spec& spec = kernel.view(family()).spec;
-  (spec.codes == DType::e4m3 ? to_fp8 : to_f16)(k, spec.io, spec.head_dim);
+  (spec.codes == DType::e4m3 ? to_fp8 : to_f16)(k, spec.io, spec.head_dim,
+                                                largest_v_code(spec.codes, spec.octaves));
 }
 
 }  // namespace sagegen::quantize_values

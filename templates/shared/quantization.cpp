@@ -36,6 +36,18 @@ std::string_view to_string(Accumulation value) {
       return "f32";
     case Accumulation::two_level_f32:
       return "two_level_f32";
+    case Accumulation::f32_f16:
+      return "f32_f16";
+  }
+  return "?";
+}
+
+std::string_view to_string(CodeRange value) {
+  switch (value) {
+    case CodeRange::usual:
+      return "usual";
+    case CodeRange::fine_v:
+      return "fine_v";
   }
   return "?";
 }

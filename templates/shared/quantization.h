@@ -32,12 +32,42 @@ inline constexpr int kMeanRows = 128;
 
 // How P V is summed over key tiles. f32: the tensor core accumulates into O. two_level_f32: each key
 // tile is summed from zero in the tensor core and then added to O in f32 registers, which keeps the
-// 13-bit FP8 accumulators from drifting (SageAttention2 section 3.3).
-enum class Accumulation { f32, two_level_f32 };
+// 13-bit FP8 accumulators from drifting (SageAttention2 section 3.3). f32_f16: the same with f16 in the
+// tensor core, which GeForce multiplies twice as fast (SageAttention2++, arXiv 2505.21136).
+enum class Accumulation { f32, two_level_f32, f32_f16 };
+
+// Where the codes of P and V end. Sums of f16 end at 65504, so of the products of e4m3 codes that they take up the
+// largest are less than their formats allow, and a range that one of the two has is one that the other lacks.
+//   usual:  as far as accumulators and formats go. P has most of it: what P loses, weak keys lose.
+//   fine_v: V has an octave of P's, for values far below the largest of their channel: attention sinks.
+enum class CodeRange { usual, fine_v };
 
 std::string_view to_string(Granularity value);
 std::string_view to_string(Smoothing value);
 std::string_view to_string(Accumulation value);
+std::string_view to_string(CodeRange value);
+
+// Keys whose products are summed in f16 before the sum goes to f32.
+inline constexpr int kKeysOfHalfSums = 64;
+
+// The largest codes of P, and of V with a scale per channel, as octaves below those that f32 accumulators take:
+// 448 and 448 (e4m3), 1 and 1024 (f16). So a maximum is an exact code in every range.
+struct CodeOctaves {
+  int p = 0, v = 0;
+};
+// Sums of f16 stay finite: kKeysOfHalfSums * largest P * largest V is 50176 of e4m3, 32768 of f16. It is a number of
+// f16, and so are the sums of the first 8, 16, 24, ... keys; rounding them on the way leads to no larger one. Of the
+// range that f16 codes have, P takes nine octaves beyond 1: what it loses is the same for all weak keys and grows
+// with their number, V's does not.
+constexpr CodeOctaves code_octaves(DType pv, Accumulation accumulation, CodeRange range) {
+  if (accumulation != Accumulation::f32_f16) return {};
+  if (pv == DType::f16) return {.p = -9, .v = 10};
+  return range == CodeRange::usual ? CodeOctaves{.p = 1, .v = 7} : CodeOctaves{.p = 2, .v = 6};
+}
+// Of V, that many octaves below 448 (e4m3) or 1024 (f16).
+constexpr float largest_v_code(DType codes, int octaves) {
+  return (codes == DType::e4m3 ? 448.0f : 1024.0f) / static_cast<float>(1 << octaves);
+}
 
 // Kernels take scores in base 2, natural ones times this.
 inline constexpr float kLog2E = 1.44269504f;

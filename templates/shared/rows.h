@@ -64,8 +64,6 @@ template <dsl::Space S>
 RowPart load_f32x8(dsl::KernelBuilder& k, dsl::Ptr<S> from);
 
 // Codes are round(value * inverse), scale restores them. Values this small have codes 0.
-// Of a channel of V, in the type that P V multiplies.
-constexpr float largest_v_code(DType pv) { return pv == DType::e4m3 ? 448.0f : 1024.0f; }
 struct CodeScale {
   dsl::F32 inverse;  // largest_code / amax, or 0
   dsl::F32 scale;    // amax / largest_code

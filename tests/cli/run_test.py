@@ -188,6 +188,18 @@ class Modes(RunTest):
         self.assertIn("_bf16_qk_s8b_g128x64_sm0_pv_e4m3_f32_causal_", report["kernels"][-1])
         self.assertTrue(any("_r1_g64__" in name for name in report["kernels"]), report["kernels"])
 
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_sums_of_f16_and_their_ranges_of_codes(self):
+        for target, of_codes, pv in (("sm_86", [], "f16"), ("sm_89", [], "e4m3"), ("sm_89", ["--code-range", "fine_v"], "e4m3")):
+            report = self.run_json(*SMALL, "--target", target, "--accumulation", "f32_f16", *of_codes)
+            self.assertEqual((report["accumulation"], report["code_range"]), ("f32_f16", of_codes[1] if of_codes else "usual"))
+            self.assertIn(f"_pv_{pv}_f32f16_{'finev_' if of_codes else ''}_", report["kernels"][-1])
+            self.assertIn("f16 in a tile", report["bound"]["arithmetic"])
+        self.expect_error(SPEC, "spec error", ["code_range fine_v with accumulation two_level_f32", "code_range usual"],
+                          "run", *SMALL, "--target", "sm_89", "--code-range", "fine_v")
+        self.expect_error(SPEC, "spec error", ["cta_k 128 with accumulation f32_f16", "use cta_k 64"], "run", *SMALL,
+                          "--target", "sm_89", "--accumulation", "f32_f16", "--schedule", "q64k128w4s1", "--groups", "g32x128")
+
     def test_smoothing_helps_biased_keys(self):
         # FP16 P V, so that the error of Q K^T is not hidden behind that of FP8.
         arguments = ("--device", "emulator", "--target", "sm_80", "--dist", "k_bias", "--heads", 1, "--q-len", 64,
@@ -282,7 +294,7 @@ class NamedKernels(RunTest):
         self.expect_error(USAGE, "usage error", [FWD, "before --input"], *self.run_file(qkv()), FWD)
         self.expect_error(SPEC, "spec error", ["q48", "cta_q 48"], "run", FWD.replace("q128", "q48"))
         for option, value in (("--mode", "int8"), ("--granularity", "per_block"), ("--accumulation", "f32"),
-                              ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
+                              ("--code-range", "fine_v"), ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
                               ("--set", "set.toml")):
             self.expect_error(USAGE, "usage error", [option, "refused beside KEY"], "run", FWD, option, value)
         self.expect_error(USAGE, "usage error", ["--smoothing", "refused beside KEY"], "run", FWD, "--smoothing", "none")

@@ -16,11 +16,11 @@ using Catch::Matchers::StartsWith;
 
 namespace {
 
-// Text with the `.version` of its target.
+// Text with the `.version` that it needs.
 Artifact code_of(const sagegen::Kernel& kernel) {
   const ParamLayout layout = kernel.params();
   const std::string text = fake_ptx(kernel.key(), layout.bytes());
-  const int version = target_info(kernel.target()).ptx_version;
+  const int version = kernel.ptx_version();
   return artifact_of_ptx(
       kernel, fmt::format(".version {}.{}{}", version / 10, version % 10,
                           "\n" + params_line(layout.digest()) + text.substr(text.find('\n'))));
@@ -110,6 +110,20 @@ TEST_CASE("where no older PTX loads, the first refusal stands, and says what hel
     CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::e4m3),
                       StartsWith("sage_fwd_d128_f16") && Contains("CUDA 12.2") &&
                           Contains("CUDA 12.4") && Contains("pv f16, mode int8-fp16"));
+  }
+  SECTION("sums of FP8 products in f16 need a newer one than the other kernels of the target") {
+    driver->set_cuda_version(12040, 84);
+    attention::Spec spec;
+    CHECK_NOTHROW(plan(driver, {.sm = 89}, DType::e4m3));
+    spec.accumulation = Accumulation::f32_f16;
+    const auto made = [&](DType pv) {
+      spec.pv = pv;
+      return attention::Plan(Device(driver, 0),
+                             sagegen::Kernel(attention::family(), spec, {.sm = 89}), code_of);
+    };
+    CHECK_THROWS_WITH(made(DType::e4m3),
+                      Contains("CUDA 12.8") && Contains("accumulation two_level_f32"));
+    CHECK_NOTHROW(made(DType::f16));
   }
   SECTION("the source has none") {
     const auto source = [](const sagegen::Kernel& kernel) {

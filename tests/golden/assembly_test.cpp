@@ -10,6 +10,7 @@
 #include <functional>
 #include <optional>
 #include <set>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -121,6 +122,26 @@ constexpr Measured kMeasured[] = {
     {DType::s4, 89, 128, DType::bf16, 9.97, 2384, 10.06, 2377},
 };
 
+// The same where P V is summed in f16 within a tile.
+constexpr Measured kMeasuredHalfSums[] = {
+    {DType::s8, 86, 64, DType::f16, 7.41, 1386, 7.41, 1384},
+    {DType::s8, 86, 64, DType::bf16, 7.41, 1386, 7.41, 1384},
+    {DType::s8, 86, 128, DType::f16, 10.67, 2697, 10.78, 2665},
+    {DType::s8, 86, 128, DType::bf16, 10.67, 2697, 10.78, 2665},
+    {DType::s8, 89, 64, DType::f16, 7.52, 1400, 7.52, 1396},
+    {DType::s8, 89, 64, DType::bf16, 7.52, 1400, 7.52, 1396},
+    {DType::s8, 89, 128, DType::f16, 11.06, 2563, 11.19, 2523},
+    {DType::s8, 89, 128, DType::bf16, 11.06, 2563, 11.19, 2523},
+    {DType::s8, 120, 64, DType::f16, 7.59, 1530, 7.64, 1535},
+    {DType::s8, 120, 64, DType::bf16, 7.59, 1530, 7.64, 1535},
+    {DType::s8, 120, 128, DType::f16, 11.66, 2858, 11.70, 2860},
+    {DType::s8, 120, 128, DType::bf16, 11.66, 2858, 11.70, 2860},
+    {DType::s4, 86, 128, DType::f16, 11.48, 2517, 11.59, 2509},
+    {DType::s4, 86, 128, DType::bf16, 11.48, 2517, 11.59, 2509},
+    {DType::s4, 89, 128, DType::f16, 12.06, 2495, 12.12, 2457},
+    {DType::s4, 89, 128, DType::bf16, 12.06, 2495, 12.12, 2457},
+};
+
 // What is worse than measured; empty if nothing is.
 std::string complaint_about(const LoopFigures& loop, const LoopFigures& measured) {
   std::string complaint;
@@ -147,7 +168,9 @@ bool has_mods(const Kernel& kernel) {
 
 LoopFigures measured_of(const Kernel& kernel) {
   const attention::Spec& spec = kernel.view(attention::family()).spec;
-  for (const Measured& m : kMeasured) {
+  const bool half_sums = spec.accumulation == Accumulation::f32_f16;
+  for (const Measured& m : half_sums ? std::span<const Measured>(kMeasuredHalfSums)
+                                     : std::span<const Measured>(kMeasured)) {
     if (m.qk != spec.qk || m.sm != kernel.target().sm || m.head_dim != spec.head_dim ||
         m.io != spec.io)
       continue;
@@ -170,18 +193,26 @@ void check_loop(const Job& job) {
   }
 }
 
+constexpr Target kHopper{.sm = 90};
+
+// Not INT4; nor FP8 that is summed in f16, which gains nothing there: Hopper multiplies FP8 by two instructions of
+// FP16, and needs registers for that. At head_dim 128 ptxas 13.0 spills 8 to 32 bytes of such kernels.
+bool is_for_hopper(const Kernel& kernel) {
+  if (!is_attention(kernel)) return true;
+  const attention::Spec& spec = kernel.view(attention::family()).spec;
+  const bool fp8_in_f16 = spec.pv == DType::e4m3 && spec.accumulation == Accumulation::f32_f16;
+  return attention::runs_on(spec, kHopper.sm) && !fp8_in_f16;
+}
+
 TEST_CASE("every default kernel assembles without a spill or a remark, its loop as short as ever") {
   test::skip_without_ptxas();
   const std::vector<Kernel> kernels = default_kernels();
   REQUIRE(kernels.size() > 50);
-  constexpr Target kHopper{.sm = 90};
   std::vector<Job> jobs;
   for (const Kernel& kernel : kernels) {
     jobs.push_back({kernel, kernel.target(), {}});
-    const bool loads = is_attention(kernel)
-                           ? attention::runs_on(kernel.view(attention::family()).spec, kHopper.sm)
-                           : true;
-    if (kernel.target().sm < kHopper.sm && loads) jobs.push_back({kernel, kHopper, {}});
+    if (kernel.target().sm < kHopper.sm && is_for_hopper(kernel))
+      jobs.push_back({kernel, kHopper, {}});
   }
   assemble_all(jobs);
   for (const Job& job : jobs) {
@@ -376,13 +407,14 @@ TEST_CASE("what a mod adds to the loop") {
 
 // Bytes that ptxas may spill: it gives up a few registers to fit one thread block more on an SM, and more
 // where scores and output take 192 registers of a thread. Release 13.0 spilled up to 40 bytes in 14 of 924
-// attention kernels drawn at random, and up to 192 bytes in 74 of 225 at that edge. Not asked of other major
-// versions.
+// attention kernels drawn at random, and up to 192 bytes in 74 of 225 at that edge; but 344 to 368 where INT4 scores
+// meet a bias and a mask, two loads for each of them. Not asked of other major versions.
 int spills_allowed(const Kernel& kernel) {
   if (!is_attention(kernel)) return 0;
   const auto [spec, s, target] = kernel.view(attention::family());
   const int sums = s.cta_q / s.warps * (spec.head_dim + s.cta_k) / 32;
-  return sums < 192 ? 40 : 192;
+  if (sums < 192) return 40;
+  return spec.qk == DType::s4 && spec.bias && spec.mask ? 368 : 192;
 }
 
 TEST_CASE("kernels outside the default set assemble without a remark and spill little or nothing") {

@@ -386,8 +386,8 @@ std::uint16_t bits_of(DType type, int value) {
 int element(int row, int column, int seed) { return (row * 7 + column * 3 + seed) % 9 - 4; }
 
 // by_key: B lies with its rows (along k) in the tile's rows; otherwise its columns do. Of s4, two elements are a byte,
-// the first of them its lower half.
-void check_product(DType type, bool by_key, int depth = 64) {
+// the first of them its lower half. in_f16: so sums the tensor core.
+void check_product(DType type, bool by_key, int depth = 64, bool in_f16 = false) {
   INFO(to_string(type) << (by_key ? ", B by k" : ", B by column") << ", depth " << depth);
   const auto row_bytes = [&](int elements) { return elements * bits(type) / 8; };
   const int b_rows = by_key ? depth : kN, b_columns = by_key ? kN : depth;
@@ -424,6 +424,7 @@ void check_product(DType type, bool by_key, int depth = 64) {
 
     const OperandA rows(k, a.rows_from(k.warp_idx() * 16));
     Accumulator sum(16, kN, k.i32(0));
+    HalfAccumulator half_sum(k, 16, kN);
     const int steps = row_bytes(depth) / 32;
     for (int pair = 0; pair < kN / 16; ++pair) {
       for (int step = 0; step < steps; ++step) {
@@ -431,11 +432,18 @@ void check_product(DType type, bool by_key, int depth = 64) {
             by_key ? OperandV(k, type, b_layout).load(b, pair)[static_cast<std::size_t>(step)]
                    : OperandB(k, b_layout).load(b, pair, step);
         for (int half = 0; half < 2; ++half) {
+          const MmaB& column = columns[static_cast<std::size_t>(half)];
+          if (in_f16) {
+            const Mma kind = type == DType::e4m3 ? Mma::e4m3 : Mma::f16;
+            multiply_add(k, kind, {rows.load(0, step)}, column, half_sum, 2 * pair + half);
+            continue;
+          }
           MmaC& c = sum.block(0, 2 * pair + half);
-          c = k.mma(rows.load(0, step), columns[static_cast<std::size_t>(half)], c);
+          c = k.mma(rows.load(0, step), column, c);
         }
       }
     }
+    if (in_f16) sum = half_sum.to_f32(k);
     const LanePosition lane(k.thread_idx());
     for (int row = 0; row < sum.lane_rows(); ++row) {
       for (int column = 0; column < sum.lane_columns(); ++column) {
@@ -469,6 +477,10 @@ TEST_CASE("products of matrices from tiles, of every type that mma takes") {
   check_product(DType::s8, /*by_key=*/false, 32);
   check_product(DType::s4, /*by_key=*/false, 64);
   check_product(DType::s4, /*by_key=*/false, 128);
+  // Sums of small whole numbers are numbers of f16.
+  for (const DType type : {DType::e4m3, DType::f16})
+    check_product(type, /*by_key=*/false, 64, /*in_f16=*/true);
+  check_product(DType::f16, /*by_key=*/true, 64, /*in_f16=*/true);
 }
 
 }  // namespace

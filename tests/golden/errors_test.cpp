@@ -159,7 +159,7 @@ TEST_CASE("fragments are what the instruction multiplies") {
           "takes B of f16, but this one holds bf16");
   rejects([&](Kernel& t) { fragments(t, DType::s8, DType::s8, DType::f32, Mma::s8); },
           "takes an accumulator of s32, but this one holds f32");
-  rejects([](Kernel& t) { t.k.mma(Mma::s8, {}, {}, {}); }, "never given a value");
+  rejects([](Kernel& t) { t.k.mma(Mma::s8, {}, {}, MmaC()); }, "never given a value");
   rejects([](Kernel& t) { t.k.mma({}, {}, {}); }, "never given a value");
   rejects(
       [](Kernel& t) {
@@ -180,6 +180,16 @@ TEST_CASE("fragments are what the instruction multiplies") {
         t.k.mma(half, half_b, sum);
       },
       "takes an accumulator of f32, but this one holds s32");
+  rejects(
+      [](Kernel& t) {
+        t.k.mma(Mma::s8, {DType::s8, t.ints()}, {DType::s8, {t.a, t.b}}, MmaHalfC(t.a, t.a));
+      },
+      "f16 accumulators multiplies f16 or e4m3; use accumulators of 32 bits");
+  rejects(
+      [](Kernel& t) {
+        t.k.mma(Mma::f16, {DType::bf16, t.ints()}, {DType::f16, {t.a, t.b}}, MmaHalfC(t.a, t.a));
+      },
+      "mma of f16 takes A of f16, but this one holds bf16");
 }
 
 TEST_CASE("tiles are read as what they hold, and inside") {
@@ -243,6 +253,12 @@ TEST_CASE("what the target does not have") {
   CHECK_THAT(error_of([](Kernel& t) { t.k.pack4(DType::e4m3, t.x, t.y, t.z, t.w); }, {.sm = 86}),
              Contains("conversion to e4m3") && Contains("sm_86"));
   CHECK(error_of(mma(Mma::e4m3), {.sm = 89}) == "no error");
+  const auto in_f16 = [](Kernel& t) {
+    const DType type = DType::e4m3;
+    t.k.mma(Mma::e4m3, {type, t.ints()}, {type, {t.a, t.b}}, MmaHalfC(t.a, t.b));
+  };
+  CHECK_THAT(error_of(in_f16, {.sm = 86}), Contains("mma of e4m3") && Contains("use f16"));
+  CHECK(error_of(in_f16, {.sm = 89}) == "no error");
 
   const TargetInfo& info = target_info({.sm = 89});
   CHECK_THAT(error_of([&](Kernel& t) { t.k.shared(1024, 16), t.k.shared(info.smem_per_block, 16); },

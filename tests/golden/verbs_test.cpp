@@ -370,6 +370,25 @@ TEST_CASE("tensor cores") {
       {"e4m3 sm_120", mma(DType::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
        kBlackwell},
   });
+
+  const auto half = [](DType type, Mma kind) {
+    return [type, kind](Kernel& t) {
+      const MmaHalfC sum = t.k.mma(kind, {type, t.ints()}, {type, {t.a, t.b}}, MmaHalfC(t.c, t.d));
+      t.keep(sum[0]);
+      t.keep(sum[1]);
+    };
+  };
+  const auto half_line = [](const std::string& instruction) {
+    return Lines{instruction + " {%, %}, {%, %, %, %}, {%, %}, {%, %};"};
+  };
+  check({
+      {"f16 in f16", half(DType::f16, Mma::f16),
+       half_line("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16")},
+      {"e4m3 in f16 sm_89", half(DType::e4m3, Mma::e4m3),
+       half_line("mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16"), kAda},
+      {"e4m3 in f16 sm_120", half(DType::e4m3, Mma::e4m3),
+       half_line("mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16"), kBlackwell},
+  });
 }
 
 }  // namespace

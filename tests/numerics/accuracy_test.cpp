@@ -94,9 +94,15 @@ std::int64_t check_masked_rows(const Verdict& v, std::int64_t channels) {
 
 // What the tensor core may take from the logarithm of a row sum that stays in its accumulators over all
 // tiles: each product of `depth` keys truncates depth + 1 terms to the fraction bits of its alignment, then
-// the result. Infinite where nothing is left to promise: 13 bits are for short walks.
+// the result. Infinite where nothing is left to promise: 13 bits are for short walks. Sums of f16 are rounded after
+// every `depth` keys of a tile of at most 64: of a sum that grows evenly, to 2^-11 of what is there.
 double lost_by_accumulation(const Kernel& kernel, std::int64_t keys, int device) {
-  if (spec_of(kernel).accumulation != Accumulation::f32) return 0;
+  const Accumulation accumulation = spec_of(kernel).accumulation;
+  if (accumulation == Accumulation::two_level_f32) return 0;
+  if (accumulation == Accumulation::f32_f16) {
+    const double sums = kKeysOfHalfSums / (spec_of(kernel).pv == DType::e4m3 ? 16.0 : 8.0);
+    return (sums + 1) / 2 * std::ldexp(1, -11);
+  }
   const bool fp8_of_13_bits = spec_of(kernel).pv == DType::e4m3 && device == 89;
   const double depth = spec_of(kernel).pv == DType::e4m3 ? 16 : 8;
   const double lost_by_product =
@@ -423,15 +429,20 @@ TEST_CASE("scores near and far apart", "[full]") {
   }
 }
 
-// Both types of P and both accumulations that a target has, head_dim 64.
+// Both types of P, all accumulations and ranges of codes that a target has, head_dim 64.
 std::vector<Kernel> every_pv(DType io) {
   std::vector<Kernel> kernels;
   for (const int sm : kTargets) {
     for (const DType pv : {DType::f16, DType::e4m3}) {
-      for (const Accumulation accumulation : {Accumulation::f32, Accumulation::two_level_f32}) {
+      for (const auto& [accumulation, range] :
+           {std::pair{Accumulation::f32, CodeRange::usual},
+            std::pair{Accumulation::two_level_f32, CodeRange::usual},
+            std::pair{Accumulation::f32_f16, CodeRange::usual},
+            std::pair{Accumulation::f32_f16, CodeRange::fine_v}}) {
         attention::Spec spec{.head_dim = 64, .io = io};
         spec.pv = pv;
         spec.accumulation = accumulation;
+        spec.code_range = range;
         const Kernel kernel(attention::family(), spec, Target{.sm = sm});
         if (kernel.violations().empty()) kernels.push_back(kernel);  // FP8 needs sm_89
       }
@@ -456,7 +467,7 @@ TEST_CASE("O stays within the range of V, up to the largest finite values", "[fu
   for (const DType io : {DType::f16, DType::bf16}) {
     const float largest = io == DType::f16 ? 65504.0f : 0x1.FEp127f;
     const std::vector<Kernel> kernels = every_pv(io);
-    REQUIRE(kernels.size() == 12);
+    REQUIRE(kernels.size() == 2 * 3 + 2 * (3 + 4));
     for (const Kernel& kernel : kernels) {
       Scene scene{.kernel = kernel, .inputs = one_strong_key(64, 64, gap, io)};
       std::fill(scene.inputs.v.data.begin(), scene.inputs.v.data.end(), largest);
@@ -471,6 +482,90 @@ TEST_CASE("O stays within the range of V, up to the largest finite values", "[fu
       }
       ref::round_to(io_type(io), scene.inputs.v);
       for (const double o : check(scene).result.o) REQUIRE(std::fabs(o) <= largest);
+    }
+  }
+}
+
+// SageAttention2++ says that sums of f16 cost nothing. Its ranges of codes cost something where values that matter lie
+// far below the largest of their channel: those of attention sinks.
+TEST_CASE("sums of f16 in a tile are as accurate as sums of f32", "[full]") {
+  // Many heads of few rows: where the sinks of a head lie decides what it loses.
+  constexpr ref::Shape kShape{.batch = 2, .q_heads = 4, .kv_heads = 4, .q_len = 32, .kv_len = 1024};
+  for (const int sm : {86, 89, 120}) {
+    for (const int head_dim : {64, 128}) {
+      const Kernel in_f32 = attention_on(sm, {.head_dim = head_dim});
+      attention::Spec half_sums = spec_of(in_f32);
+      half_sums.accumulation = Accumulation::f32_f16;
+      attention::Spec fine_v = half_sums;
+      fine_v.code_range = CodeRange::fine_v;
+      for (const ref::Distribution& distribution : ref::distributions()) {
+        const ref::Inputs inputs = inputs_for(in_f32, distribution.name, kShape, 1);
+        const ref::Output exact = ref::attention(inputs);
+        const auto error = [&](const attention::Spec& spec) {
+          const Scene scene{.kernel = Kernel(attention::family(), spec, Target{.sm = sm}),
+                            .inputs = inputs,
+                            .emulator = {.checks = rt::Checks::off}};
+          const cli::AttentionResult result =
+              cli::run_attention(test::job_of(scene), test::device_of(scene));
+          return ref::compare(exact.o, result.o).relative_l1;
+        };
+        const double of_f32 = error(spec_of(in_f32)), of_f16 = error(half_sums);
+        INFO(in_f32.key() << " on " << distribution.name << ": " << of_f32 << ", with sums of f16 "
+                          << of_f16);
+        if (half_sums.pv == DType::f16) {  // whose own error leaves those of the sums to be seen
+          CHECK(of_f16 <= 1.02 * of_f32 + std::ldexp(1, -15));
+          continue;
+        }
+        const double of_fine_v = error(fine_v);
+        INFO("fine_v " << of_fine_v);
+        const bool sink = distribution.name == "sink";
+        CHECK(of_f16 <= (sink ? 1.04 : 1.003) * of_f32);
+        CHECK(of_fine_v <= (sink ? 1.02 : 1.003) * of_f32);
+        if (sink) CHECK(of_fine_v < of_f16);
+      }
+    }
+  }
+}
+
+// The codes of P in FP16 end at 512 there, not at 1: else keys 14 octaves below the maximum would be subnormal, and
+// these here lose half of a step of 20.5.
+TEST_CASE("weak keys keep their weight where P V of FP16 is summed in f16", "[full]") {
+  constexpr std::int64_t kKeys = 65536;
+  attention::Spec spec = attention::with_pv({.head_dim = 64}, DType::f16);
+  spec.accumulation = Accumulation::f32_f16;
+  Scene scene{.kernel = Kernel(attention::family(), spec, Target{.sm = 86}),
+              .inputs = one_strong_key(16, kKeys, std::log(0x1p24 / 20.5), DType::f16),
+              .emulator = {.checks = rt::Checks::off}};
+  std::fill(scene.inputs.v.data.begin(), scene.inputs.v.data.end(), 1.0f);
+  std::fill_n(scene.inputs.v.row(0, 0, 0), 64, 0.0f);
+  // P, and on the average 4.5 of a tile's eight sums.
+  CHECK(check(scene).kernel.relative_l1 <= 5.5 * std::ldexp(1, -11));
+}
+
+// Sums of f16 end at 65504: uniform attention has every P at its maximum, a V of one magnitude every code.
+TEST_CASE("the largest codes of P and V in every key of a tile come to finite sums", "[full]") {
+  for (const DType io : {DType::f16, DType::bf16}) {
+    for (const Kernel& kernel : every_pv(io)) {
+      for (const DType qk : {DType::s8, DType::s4}) {
+        attention::Spec spec = spec_of(kernel);
+        spec.qk = qk;
+        const Kernel of_codes(attention::family(), spec, kernel.target());
+        if (!of_codes.violations().empty()) continue;
+        Scene scene{.kernel = of_codes, .inputs = one_strong_key(64, 3 * 64, 0, io)};
+        ref::Tensor& v = scene.inputs.v;
+        for (std::size_t i = 0; i < v.data.size(); ++i) v.data[i] = i % 64 % 2 == 0 ? 3.0f : -3.0f;
+        const Verdict of_one_sign = check(scene);
+        for (std::size_t i = 0; i < of_one_sign.result.o.size(); ++i)
+          REQUIRE(of_one_sign.result.o[i] == (i % 64 % 2 == 0 ? 3 : -3));
+        // In every channel 40 keys of a tile are positive and 24 negative, in turns and in runs.
+        for (std::size_t i = 0; i < v.data.size(); ++i) {
+          const std::size_t key = i / 64 % 64, turn = i % 64 % 2 == 0 ? key * 5 % 64 : key;
+          v.data[i] = turn < 40 ? 3.0f : -3.0f;
+        }
+        const Verdict of_both = check(scene);
+        for (const double o : of_both.result.o)
+          REQUIRE(o == Approx(3.0 * (40 - 24) / 64).epsilon(3e-3));
+      }
     }
   }
 }

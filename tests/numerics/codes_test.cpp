@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <numbers>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,6 +42,11 @@ struct Setup {
   Granularity granularity = Granularity::per_thread;
   DType codes = DType::s8;  // of Q and K
   Smoothing smoothing = Smoothing::k;
+  // Of the target if it is not given.
+  std::optional<DType> pv = std::nullopt;
+  Accumulation accumulation =
+      Accumulation::f32;  // as far as it matters to codes: sums of f16, or others
+  CodeRange code_range = CodeRange::usual;
   std::string distribution = "normal";
   ref::Shape shape;
 };
@@ -96,6 +102,9 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   out.spec.io = setup.io;
   out.spec.qk = setup.codes;
   out.spec.smoothing = setup.smoothing;
+  if (setup.pv) out.spec.pv = *setup.pv;
+  out.spec.accumulation = setup.accumulation;
+  out.spec.code_range = setup.code_range;
   const Kernel kernel(attention::family(), out.spec, target);
   const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
   const attention::Shape shape{.batch = in.q.batch,
@@ -353,8 +362,13 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
     return;
   }
   const bool fp8 = w.spec.pv == DType::e4m3;
+  // Where P V is summed in f16: what 64 keys and the largest P leave of 65504 (templates/shared/quantization.h).
+  const bool half_sums = w.spec.accumulation == Accumulation::f32_f16;
+  const double of_fp8 = !half_sums ? 448.0 : w.spec.code_range == CodeRange::usual ? 3.5 : 7.0;
   const ref::QuantModel model{.pv = fp8 ? ref::QuantModel::Pv::e4m3 : ref::QuantModel::Pv::f16,
-                              .v_max = fp8 ? 448.0 : 1024.0};
+                              .v_max = fp8         ? of_fp8
+                                       : half_sums ? 1.0
+                                                   : 1024.0};
   const std::int64_t padded = w.kv_len_padded, channels = in.v.channels;
   CodeCheck check;
   for (std::int64_t head = 0; head < in.v.batch * in.v.heads; ++head) {
@@ -437,6 +451,24 @@ TEST_CASE("codes of biased K, outliers, zero channels and zero rows") {
                        .distribution = d.name,
                        .shape = kRagged});
         }
+      }
+    }
+  }
+}
+
+TEST_CASE("codes of V that leave room for sums of f16") {
+  for (const char* distribution : {"normal", "sink", "zero_parts"}) {
+    for (const DType io : {DType::f16, DType::bf16}) {
+      for (const auto& [pv, range] :
+           {std::pair{DType::e4m3, CodeRange::usual}, std::pair{DType::e4m3, CodeRange::fine_v},
+            std::pair{DType::f16, CodeRange::usual}}) {
+        check_codes({.io = io,
+                     .head_dim = 64,
+                     .pv = pv,
+                     .accumulation = Accumulation::f32_f16,
+                     .code_range = range,
+                     .distribution = distribution,
+                     .shape = kRagged});
       }
     }
   }

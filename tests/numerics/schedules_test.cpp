@@ -90,10 +90,17 @@ Kernel numbers_of(int head_dim, bool causal, DType io, DType pv, Target target,
 // The target that lets through most schedules; see "no other target".
 Target roomiest(DType pv) { return {.sm = pv == DType::e4m3 ? 89 : 80}; }
 
+Kernel in_f16(const Kernel& kernel) {
+  attention::Spec spec = spec_of(kernel);
+  spec.accumulation = Accumulation::f32_f16;
+  return with(spec, {}, kernel.target());
+}
+
 // V reaches the kernel in three forms: FP8 codes and the caller's f16, each with both masks, and FP16 codes
 // (of bf16), which no mask cares about: each with a mask of its own, and on sm_120, whose PTX has other
 // instructions than the older targets', as far as that has room. INT4 tiles of Q and K are half as large: with
-// FP8 and FP16 P V, a mask each.
+// FP8 and FP16 P V, a mask each. Where P V is summed in f16, FP16 codes are of f16, too: with FP16 and FP8 P V, a mask
+// each.
 std::vector<std::vector<Kernel>> every_schedule() {
   std::vector<std::vector<Kernel>> forms;
   for (const int head_dim : {64, 128}) {
@@ -113,6 +120,8 @@ std::vector<std::vector<Kernel>> every_schedule() {
       const bool causal = (head_dim == 64) == (pv == DType::f16);
       forms.push_back(
           legal_schedules(numbers_of(head_dim, causal, DType::f16, pv, roomiest(pv), DType::s4)));
+      forms.push_back(
+          legal_schedules(in_f16(numbers_of(head_dim, !causal, DType::f16, pv, roomiest(pv)))));
     }
   }
   return forms;
@@ -165,13 +174,18 @@ std::vector<Kernel> every_quantization(Chance& chance) {
                                           Granularity::per_token, Granularity::per_tensor}) {
       for (const Smoothing smoothing : {Smoothing::k, Smoothing::none, Smoothing::qk}) {
         for (const DType pv : {DType::e4m3, DType::f16}) {
-          for (const Accumulation sum : {Accumulation::f32, Accumulation::two_level_f32}) {
-            spec.granularity = granularity;
-            spec.smoothing = smoothing;
-            spec.pv = pv;
+          spec.granularity = granularity;
+          spec.smoothing = smoothing;
+          spec.pv = pv;
+          for (const Accumulation sum :
+               {Accumulation::f32, Accumulation::two_level_f32, Accumulation::f32_f16}) {
             spec.accumulation = sum;
             add(spec);
           }
+          if (pv != DType::e4m3) continue;
+          attention::Spec fine_v = spec;
+          fine_v.code_range = CodeRange::fine_v;
+          add(fine_v);
         }
       }
     }
@@ -349,7 +363,8 @@ TEST_CASE("every legal quantization", "[full]") {
   Chance chance(2);
   const std::vector<Kernel> all = every_quantization(chance);
   std::printf("%zu quantizations\n", all.size());
-  CHECK(all.size() == 4 * 2 * 48);  // groups of 16 to 128 rows of Q, and of 64 and 128 of K
+  // Groups of 16 to 128 rows of Q, and of 64 and 128 of K.
+  CHECK(all.size() == 4 * 2 * 4 * 3 * (3 + 3));
   run_quantizations(all, chance);
 }
 

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "sagegen/error.h"
@@ -80,6 +81,20 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
       {"pv e4m3 without FP8",
        [](Parts& s) { s.target = {.sm = 86}; },
        {"pv e4m3", "sm_86", "use pv f16"}},
+      {"a range of codes where f32 sums have room for all",
+       [](Parts& s) { s.spec.code_range = CodeRange::fine_v; },
+       {"code_range fine_v with accumulation two_level_f32 and pv e4m3", "use code_range usual",
+        "accumulation f32_f16"}},
+      {"a range of codes of FP16",
+       [](Parts& s) {
+         s.spec.accumulation = Accumulation::f32_f16;
+         s.spec.code_range = CodeRange::fine_v;
+         s.spec.pv = DType::f16;
+       },
+       {"code_range fine_v with accumulation f32_f16 and pv f16", "pv e4m3"}},
+      {"code_range",
+       [](Parts& s) { s.spec.code_range = static_cast<CodeRange>(7); },
+       {"code_range 7", "usual or fine_v"}},
   });
 }
 
@@ -127,6 +142,13 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
          s.schedule.cta_k = 128;
        },
        {"k_group 64 with cta_k 128", "use k_group 128 or cta_k 64"}},
+      {"more keys than sums of f16 have room for",
+       [](Parts& s) {
+         s.spec.accumulation = Accumulation::f32_f16;
+         s.spec.k_group = 128;
+         s.schedule.cta_k = 128;
+       },
+       {"cta_k 128 with accumulation f32_f16", "products of 64 keys", "use cta_k 64"}},
       {"a tile that the threads cannot share",
        [](Parts& s) {
          s.spec.head_dim = 64;
@@ -159,7 +181,8 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
 TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
   const Target sm80{80}, sm89{89};
   check(Kernel(quantize_values::family(), {.codes = DType::f16}, sm89),
-        {"quantize_values with io f16 and codes f16", "reads such a V as it is"});
+        {"quantize_values with io f16 and codes f16", "reads such a V as it is", "octaves 10"});
+  check(Kernel(quantize_values::family(), {.octaves = 11}, sm89), {"octaves 11", "0 to 10"});
   check(Kernel(quantize_values::family(), {}, sm80),
         {"codes e4m3 is refused on sm_80", "no FP8", "use codes f16"});
   check(Kernel(kv_statistics::family(), {}, sm89),
@@ -180,6 +203,9 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
     CHECK(Kernel(kv_statistics::family(), {.k_sum = true}, target).violations().empty());
     CHECK(Kernel(quantize_rows::family(), {}, target).violations().empty());
     CHECK(Kernel(quantize_values::family(), {.io = DType::bf16, .codes = DType::f16}, target)
+              .violations()
+              .empty());
+    CHECK(Kernel(quantize_values::family(), {.codes = DType::f16, .octaves = 10}, target)
               .violations()
               .empty());
   }
@@ -245,6 +271,7 @@ TEST_CASE("what the rules let through has the properties that the template relie
     REQUIRE(spec.k_group % schedule.cta_k == 0);
     REQUIRE(std::max(spec.k_group, schedule.cta_k) % 64 == 0);
     REQUIRE((spec.pv == DType::f16 || target.has(Feature::fp8_mma)));
+    REQUIRE((spec.accumulation != Accumulation::f32_f16 || schedule.cta_k <= kKeysOfHalfSums));
   }
 }
 
@@ -271,6 +298,14 @@ TEST_CASE("resources of the default attention kernels, by hand") {
   parts.schedule = {.cta_q = 64, .cta_k = 32, .warps = 2, .stages = 3};
   CHECK(parts.kernel().resources().threads == 64);
   CHECK(parts.kernel().resources().dynamic_smem == 4096 + 3 * (2048 + 4096));
+
+  // The mma of e4m3 with f16 accumulators is of PTX 8.7.
+  Parts half_sums;
+  CHECK(half_sums.kernel().ptx_version() == 84);
+  half_sums.spec.accumulation = Accumulation::f32_f16;
+  CHECK(half_sums.kernel().ptx_version() == 87);
+  half_sums.spec.pv = DType::f16;
+  CHECK(half_sums.kernel().ptx_version() == 84);
 }
 
 TEST_CASE("defaults are valid on every target, and eight warps share an SM") {
@@ -297,6 +332,38 @@ TEST_CASE("defaults are valid on every target, and eight warps share an SM") {
   CHECK_THROWS_AS(Kernel(attention::family(), {}, Target{75}), SpecError);
 }
 
+TEST_CASE("the largest codes of 64 keys come to a number of f16, and rounded sums to no more") {
+  struct Range {
+    DType pv;
+    CodeRange range;
+    double p, v;
+  };
+  for (const Range& r : {Range{DType::e4m3, CodeRange::usual, 224, 3.5},
+                         Range{DType::e4m3, CodeRange::fine_v, 112, 7},
+                         Range{DType::f16, CodeRange::usual, 512, 1}}) {
+    for (const DType qk : {DType::s8, DType::s4}) {
+      const Spec spec{
+          .qk = qk, .pv = r.pv, .accumulation = Accumulation::f32_f16, .code_range = r.range};
+      const double p = std::exp2(attention::p_offset(spec));
+      CHECK(p == Approx(qk == DType::s4 ? std::exp2(std::floor(std::log2(r.p))) : r.p));
+      CHECK(largest_v_code(spec.pv, attention::code_octaves(spec).v) == r.v);
+    }
+    // All that a tensor core may round on the way: after every 8 keys. A number of f16 has 11 bits.
+    for (int keys = 8; keys <= 64; keys += 8) {
+      const double sum = keys * r.p * r.v;
+      CHECK(sum <= 65504);
+      CHECK(std::fmod(sum, std::ldexp(1, std::ilogb(sum) - 10)) == 0);
+    }
+    // Maxima are codes: significands of e4m3 have 4 bits.
+    for (const double code : {r.p, r.v})
+      CHECK(std::fmod(code, std::ldexp(1, std::ilogb(code) - 3)) == 0);
+  }
+  for (const Accumulation sum : {Accumulation::f32, Accumulation::two_level_f32}) {
+    CHECK(attention::code_octaves({.accumulation = sum}).p == 0);
+    CHECK(attention::code_octaves({.accumulation = sum}).v == 0);
+  }
+}
+
 TEST_CASE("which kernels make one attention") {
   using Words = std::vector<std::string>;
   Spec spec;
@@ -317,6 +384,10 @@ TEST_CASE("which kernels make one attention") {
   spec.smoothing = Smoothing::qk;
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows", "meanscores"});
   spec.smoothing = Smoothing::k;
+
+  spec.accumulation = Accumulation::f32_f16;  // of V as it is sums might leave f16
+  CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantv", "quantrows"});
+  spec.accumulation = Accumulation::f32;
 
   spec.granularity = Granularity::per_tensor;  // whose largest numbers are looked for first
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantrows", "quantrows", "quantrows"});
@@ -342,6 +413,17 @@ TEST_CASE("every field that inputs depend on reaches them, and no other does") {
                                          "sage_quantrows_d64_bf16_s8_r1_g64_smooth__sm120",
                                          "sage_quantv_d64_bf16_f16__sm120",
                                          "sage_quantrows_d64_bf16_s8_r1_g128_fold__sm120"});
+
+  const auto values_of = [](DType pv, CodeRange range) {
+    Parts parts;
+    parts.spec.pv = pv;
+    parts.spec.accumulation = Accumulation::f32_f16;
+    parts.spec.code_range = range;
+    return parts.kernel().inputs().at(2).key();
+  };
+  CHECK(values_of(DType::e4m3, CodeRange::usual) == "sage_quantv_d128_f16_e4m3_o7__sm89");
+  CHECK(values_of(DType::e4m3, CodeRange::fine_v) == "sage_quantv_d128_f16_e4m3_o6__sm89");
+  CHECK(values_of(DType::f16, CodeRange::usual) == "sage_quantv_d128_f16_f16_o10__sm89");
 
   const std::vector<Kernel> a = Parts().kernel().inputs();
   Parts other;

@@ -119,13 +119,40 @@ TEST_CASE("the model of a job follows its quantization") {
   model = quant_model(job);
   CHECK((model.v_scaled && model.v_max == 1024.0));
   CHECK(model.output == reference::IoType::bf16);
+
+  job.spec = {.accumulation = Accumulation::f32_f16};
+  model = quant_model(job);
+  CHECK((model.p_max == 224 && model.v_max == 3.5));
+  job.spec.code_range = CodeRange::fine_v;
+  model = quant_model(job);
+  CHECK((model.p_max == 112 && model.v_max == 7));
+  job.spec = {.pv = DType::f16, .accumulation = Accumulation::f32_f16};
+  model = quant_model(job);  // f16 V is quantized, too
+  CHECK((model.v_scaled && model.p_max == 512 && model.v_max == 1));
 }
 
-TEST_CASE("accuracy bounds are wider only where tensor cores keep 13 bits") {
+TEST_CASE(
+    "accuracy bounds are wider only where tensor cores keep 13 bits, or f16 of a tile's sums") {
   const attention::Spec fp8, fp16 = with_pv(fp8, DType::f16);
   CHECK(accuracy_bound(fp8, 89).limit(0.02) == Approx(0.02 * 1.05 + 5e-4));
   CHECK(accuracy_bound(fp8, 120).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
   CHECK(accuracy_bound(fp16, 89).limit(0.02) == Approx(0.02 * 1.02 + 2e-4));
+  attention::Spec half8 = fp8, half16 = fp16;
+  half8.accumulation = half16.accumulation = Accumulation::f32_f16;
+  CHECK(accuracy_bound(half8, 89).limit(0.02) ==
+        Approx(0.02 * 1.05 + 5e-4 + 7.97e-4).epsilon(1e-3));
+  CHECK(accuracy_bound(half8, 120).limit(0.02) ==
+        Approx(0.02 * 1.02 + 2e-4 + 7.97e-4).epsilon(1e-3));
+  CHECK(accuracy_bound(half16, 86).limit(0.02) ==
+        Approx(0.02 * 1.02 + 2e-4 + 1.13e-3).epsilon(1e-3));
+
+  // Sums are rounded as often as the device does: Hopper multiplies FP8 as f16.
+  CHECK(device_arithmetic(fp8, 89).half_roundings == 0);
+  CHECK(device_arithmetic(half8, 89).half_roundings == 1);
+  CHECK(device_arithmetic(half8, 90).half_roundings == 4);
+  CHECK(device_arithmetic(half8, 120).half_roundings == 1);
+  CHECK(device_arithmetic(half16, 90).half_roundings == 1);
+  CHECK((device_arithmetic(half8, 89).two_level && device_arithmetic(half8, 89).sum_bits == 13));
 }
 
 TEST_CASE("progress: how far the work is, and when it will end") {

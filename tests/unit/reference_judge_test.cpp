@@ -24,6 +24,7 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr DeviceArithmetic kAda{.sum_bits = 13, .two_level = true};
 constexpr DeviceArithmetic kOthers{.sum_bits = 23, .two_level = false};
+constexpr DeviceArithmetic kHalfSums{.sum_bits = 23, .two_level = true, .half_roundings = 1};
 
 QuantModel fp8(IoType io = IoType::f16) { return {.output = io}; }
 
@@ -411,6 +412,43 @@ TEST_CASE("bounds by hand: one key, and keys that all have the same weight") {
   const double cut = 18 * 0x1p-13 * 2 * (16 + 32 + 48 + 64) / 64;
   CHECK(equal.o[0] == Approx(cut + 0x1p-11).epsilon(0.02));
   CHECK(equal.lse[0] == Approx(cut / 2).epsilon(0.02));
+  // The same in f16: sums after 8, 16, ... keys, each to 2^-11.
+  QuantModel quant = fp16();
+  quant.v_scaled = true;
+  quant.v_max = 1;
+  quant.p_max = 512;
+  const Allowance half = allowance(in, quant, kHalfSums, all_rows(in));
+  const double rounded = 0x1p-11 * 2 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8) / 8;
+  CHECK(half.o[0] == Approx(rounded + 0x1p-11).epsilon(0.02));
+  CHECK(half.lse[0] == Approx(rounded / 2).epsilon(0.02));
+}
+
+// A kernel that sums in f16 stands in for itself: the model's weights, summed so after every 8 keys.
+TEST_CASE("sums of f16: what they round passes, what they would lose at their end does not") {
+  const Inputs in = two_weights(64, 0, 1.0f);
+  QuantModel quant = fp16();
+  quant.v_scaled = true;
+  quant.v_max = 1;
+  quant.p_max = 512;
+  const Scene scene(in, quant, kHalfSums);
+  const auto verdict_of = [&](double sum, double of_p) {
+    Output out = scene.right;
+    for (double& o : out.o) o = round_ieee(sum / of_p, kF16);
+    return scene.verdict(out).met();
+  };
+  CHECK(verdict_of(64, 64));
+  CHECK(verdict_of(64 * (1 + 4.5 * 0x1p-11), 64 * (1 - 4.5 * 0x1p-11)));
+  CHECK_FALSE(verdict_of(64 * (1 + 10 * 0x1p-11), 64 * (1 - 10 * 0x1p-11)));
+  CHECK_FALSE(verdict_of(kInfinity, 64));
+  CHECK_FALSE(verdict_of(63, 64));
+  // Without such sums nothing of it passes.
+  const Scene of_f32(in, quant, {.sum_bits = 23, .two_level = true});
+  Output out = of_f32.right;
+  for (double& o : out.o) o = round_ieee(1 + 4 * 0x1p-11, kF16);
+  CHECK_FALSE(of_f32.verdict(out).met());
+  CHECK(scene.verdict(out).met());
+  CHECK_FALSE(of_f32.impossible(out).none());
+  CHECK(scene.impossible(out).none());
 }
 
 TEST_CASE("V at the end of its format, weights that round up: garbage is refused all the same") {

@@ -40,6 +40,8 @@ constexpr double kWideLse = 0x1p-6;     // above, the LSE's bound is worth a clo
 constexpr int kShifts = 8;              // steps of it
 constexpr double kGone = 400;           // octaves; P is 2^-400 then
 constexpr double kCutTerms = 18;
+constexpr double kHalfRounding = 0x1p-11, kHalfLeast = 0x1p-25;  // of a sum in f16
+constexpr std::int64_t kKeysOfRounding = 8;
 constexpr std::int64_t kBlockRows = 4;
 constexpr std::int64_t kWidth = Panels::kPanelColumns;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -84,6 +86,7 @@ class RowBound {
         score_rounding_(kScoreRounding + (m.maximum_step > 0 ? kShortScale : 0)),
         cut_(kCutTerms * std::ldexp(1.0, -arithmetic.sum_bits)),
         two_level_(arithmetic.two_level),
+        half_roundings_(arithmetic.half_roundings),
         scale_(base2_scale(in)) {}
 
   void compute(const float* q, std::int64_t token, double* o, double* lse, double* distance,
@@ -409,11 +412,16 @@ class RowBound {
       if (m_.pv == QuantModel::Pv::e4m3) key_edge_.push_back(edge_of(p, code));
       key_error_.push_back(error_[index(i)]);
     }
+    double of_codes = 0, cut = 0;
     for (std::int64_t i = 0; i < keys; ++i) {
       sum += code_[index(i)];
+      of_codes += error_[index(i)];
       if (i % kFusedKeys == kFusedKeys - 1 || i == keys - 1)
-        s_cut_ += cut_ * std::max(largest[index(i / kFusedKeys)], sum);
+        cut += cut_ * std::max(largest[index(i / kFusedKeys)], sum);
+      if (i % kKeysOfRounding == kKeysOfRounding - 1 || i == keys - 1)
+        cut += rounding_of(sum + of_codes + cut, weight / m_.v_max);
     }
+    s_cut_ += cut;
     s_ = two_level_ ? s_ + sum : sum;
     s_cut_ += kF32Sum * s_;
     for (; next_undecided_ < head_.undecided_values.size() &&
@@ -425,8 +433,13 @@ class RowBound {
       n_values_[index(value.channel)] += value.step * (code_[i] + error_[i]);
     }
     for (std::int64_t c = 0; c < head_.values.padded_columns(); c += kWidth) {
-      sum_channels(begin, keys, c);
+      sum_channels(begin, keys, c, weight);
     }
+  }
+
+  // What f16 takes from a sum at most; least: what its smallest step is worth.
+  double rounding_of(double sum, double least) const {
+    return half_roundings_ * std::max(kHalfRounding * std::fabs(sum), kHalfLeast * least);
   }
 
   bool sees_nothing_of(std::int64_t begin, std::int64_t end) const {
@@ -446,7 +459,7 @@ class RowBound {
   }
 
   // P V of a tile, eight channels.
-  void sum_channels(std::int64_t begin, std::int64_t keys, std::int64_t channel) {
+  void sum_channels(std::int64_t begin, std::int64_t keys, std::int64_t channel, double weight) {
     using Eight = std::array<double, kWidth>;
     const double* v = head_.values.data.data() + channel * head_.values.rows + begin * kWidth;
     const double* v_largest = head_.largest_value.data.data() + channel * head_.largest_value.rows +
@@ -464,6 +477,10 @@ class RowBound {
           sum[c] += code * value;
           error[c] += code_error * std::fabs(value);
         }
+        if (half_roundings_ == 0 || (i % kKeysOfRounding != kKeysOfRounding - 1 && i != keys - 1))
+          continue;
+        for (std::size_t c = 0; c < kWidth; ++c)
+          cut[c] += rounding_of(std::fabs(sum[c]) + error[c] + cut[c], weight);
       }
       const double p = largest_[index(first / kFusedKeys)];
       for (std::size_t c = 0; c < kWidth; ++c) {
@@ -681,6 +698,7 @@ class RowBound {
   const double score_rounding_;
   const double cut_;
   const bool two_level_;
+  const double half_roundings_;
   const double scale_;
 
   std::int64_t first_ = 0, visible_ = 0;

@@ -32,6 +32,10 @@
 //    term, and the result, is cut 2^-F below the largest: 18 * 2^-F * max(|terms|) per 16 keys, F = 13
 //    for FP8 on Ada, else 23 (MMA-Sim, arXiv 2511.10909; FP8 codes below 2^-6 have the exponent of
 //    2^-6). It holds for the sum of P like for P V. Sums of tiles in f32: 2^-23 of the sum so far.
+//    Accumulators of f16 round each fused sum to nearest: 2^-11 of it, or 2^-25 where that is more. A fused sum takes
+//    8 keys or more, in their order, so that the sums after 8, 16, ... keys of a tile are the most that is rounded.
+//    Hopper sums 32 keys of FP8 from zero in two halves of f16, and adds that to the accumulator: with s_i the sum after
+//    8 i keys, |s_1 + s_3 - s_2 - s_0|, |s_4 - s_0| and |s_4| are rounded, which is less than 4 times the others'.
 // 7. The quotient: O = N / S, so |dO| <= (dN + |O| dS) / (S - dS); rcp.approx and three products, 2^-20;
 //    half a step of the output's format. Never more than the range of V, for both are weighted means.
 // 8. LSE = maximum + log S, plus q . mean(K): -log(1 - dS / S), the error of the largest score, the
@@ -74,6 +78,8 @@ namespace sagegen::reference {
 struct DeviceArithmetic {
   int sum_bits = 23;      // F: fraction bits kept below the largest term of a tensor core's sum
   bool two_level = true;  // sums of P V start from zero in every tile, and are added up in f32
+  // How often the sum after every 8 keys of a tile is rounded to f16, at most: 0 if accumulators are f32.
+  int half_roundings = 0;
 };
 
 struct Allowance {

@@ -155,7 +155,9 @@ class Ranges {
         arithmetic_.two_level ? std::min<std::int64_t>(visible, m_.tile_keys) : visible;
     const double fused = static_cast<double>((summed + 15) / 16);
     const double tiles = static_cast<double>((visible + m_.tile_keys - 1) / m_.tile_keys);
-    return 2 * (18 * std::ldexp(fused, -arithmetic_.sum_bits) + tiles * 0x1p-23);
+    const double rounded = arithmetic_.half_roundings * static_cast<double>((summed + 7) / 8);
+    return 2 *
+           (18 * std::ldexp(fused, -arithmetic_.sum_bits) + rounded * 0x1p-11 + tiles * 0x1p-23);
   }
 
   void widen(Range& range, std::size_t c, double cut) const {

@@ -22,8 +22,8 @@ Section resources_section(const Kernel& kernel) {
   const Resources need = kernel.resources();
   Section section{
       "resources",
-      {fmt::format("target {}: {}; PTX {}.{}", info.name, info.devices, info.ptx_version / 10,
-                   info.ptx_version % 10),
+      {fmt::format("target {}: {}; PTX {}.{}", info.name, info.devices, kernel.ptx_version() / 10,
+                   kernel.ptx_version() % 10),
        fmt::format("{} threads per block ({} warps)", need.threads, need.threads / 32)}};
   if (need.dynamic_smem == 0) {
     section.lines.push_back("no shared memory asked for at launch");

@@ -123,6 +123,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"granularity", to_string(job.spec.granularity)},
               {"smoothing", to_string(job.spec.smoothing)},
               {"accumulation", to_string(job.spec.accumulation)},
+              {"code_range", to_string(job.spec.code_range)},
               {"dtype", to_string(job.spec.io)},
               {"input", inputs.origin},
               {"shape",

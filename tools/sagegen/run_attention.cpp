@@ -199,7 +199,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.smooth_q = q.smoothing == Smoothing::qk;
   model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
   model.v_scaled = v_is_quantized(q);
-  model.v_max = fp8 ? 448.0 : 1024.0;  // templates/quantize_values/params.h
+  model.v_max = largest_v_code(q.pv, attention::code_octaves(q).v);
   model.p_max = std::round(std::exp2(attention::p_offset(q)));
   model.tile_keys = job.schedule.cta_k;
   model.output = job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
@@ -215,15 +215,27 @@ bool sums_in_13_bits(const attention::Spec& spec, int compute_capability) {
 }  // namespace
 
 reference::DeviceArithmetic device_arithmetic(const attention::Spec& spec, int compute_capability) {
+  // Tensor cores between Ada's and GeForce Blackwell's multiply e4m3 as f16.
+  const bool through_f16 =
+      spec.pv == DType::e4m3 && compute_capability >= 90 && compute_capability < 120;
+  const int of_half_sums = through_f16 ? 4 : 1;
   return {.sum_bits = sums_in_13_bits(spec, compute_capability) ? 13 : 23,
-          .two_level = spec.accumulation == Accumulation::two_level_f32};
+          .two_level = spec.accumulation != Accumulation::f32,
+          .half_roundings = spec.accumulation == Accumulation::f32_f16 ? of_half_sums : 0};
 }
 
 AccuracyBound accuracy_bound(const attention::Spec& spec, int compute_capability) {
-  if (sums_in_13_bits(spec, compute_capability)) {
-    return {.factor = 1.05, .offset = 5e-4, .arithmetic = "13-bit tensor-core accumulators"};
-  }
-  return {.factor = 1.02, .offset = 2e-4, .arithmetic = "accumulation of f32 precision"};
+  AccuracyBound bound{
+      .factor = 1.02, .offset = 2e-4, .arithmetic = "accumulation of f32 precision"};
+  if (sums_in_13_bits(spec, compute_capability))
+    bound = {.factor = 1.05, .offset = 5e-4, .arithmetic = "13-bit tensor-core accumulators"};
+  if (spec.accumulation != Accumulation::f32_f16) return bound;
+  // A tile has so many sums that are rounded to f16, none larger than the last one where products have one sign. Each
+  // of them is off by 2^-11 / sqrt(3), root mean square, in P V and in the sum of P.
+  const double sums = kKeysOfHalfSums / (spec.pv == DType::e4m3 ? 16.0 : 8.0);
+  bound.offset += std::ldexp(std::sqrt(2 * sums / 3), -11);
+  bound.arithmetic += ", rounded to f16 in a tile";
+  return bound;
 }
 
 }  // namespace sagegen::cli

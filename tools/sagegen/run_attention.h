@@ -49,7 +49,8 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
 reference::QuantModel quant_model(const AttentionJob& job);
 
 // The largest relative L1 error that a correct kernel may have, given that of the model. FP8 tensor cores of
-// sm_89 keep 13 bits of each sum; everything else sums (nearly) exactly.
+// sm_89 keep 13 bits of each sum; f16 accumulators round a sum of a tile to 11 now and then; everything else sums
+// (nearly) exactly.
 struct AccuracyBound {
   double factor, offset;
   std::string arithmetic;  // in words

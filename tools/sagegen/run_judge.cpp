@@ -228,7 +228,7 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
                               judged, all, options.seed);
   text += impossible_text(judgement.impossible, job);
   text += std::isfinite(judgement.limit)
-              ? fmt::format("bound    relative L1 <= {} x model + {} + {:.2g} = {:.6g} ({}): {}\n",
+              ? fmt::format("bound    relative L1 <= {} x model + {:.2g} + {:.2g} = {:.6g} ({}): {}\n",
                             judgement.bound.factor, judgement.bound.offset, judgement.slack,
                             judgement.limit, judgement.bound.arithmetic,
                             verdict_word(judgement.within_limit))

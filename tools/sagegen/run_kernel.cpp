@@ -66,8 +66,13 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   refuse_empty(groups);
   decided_by_both(groups);
   decided_by_both(app.add_option("--accumulation", options.accumulation,
-                                 "f32 or two_level_f32 (default: by mode)")
-                      ->check(CLI::IsMember({"f32", "two_level_f32"})));
+                                 "f32, two_level_f32 or f32_f16 (default: by mode)")
+                      ->check(CLI::IsMember({"f32", "two_level_f32", "f32_f16"})));
+  decided_by_both(app.add_option("--code-range", options.code_range,
+                                 "usual or fine_v, with --accumulation f32_f16 and FP8: whether "
+                                 "codes of P or of V have one octave more")
+                      ->check(CLI::IsMember({"usual", "fine_v"}))
+                      ->capture_default_str());
   CLI::Option* schedule = app.add_option(
       "--schedule", options.schedule,
       "tiles, warps and stages, for example q64k64w4s3 (default: by target and head_dim)");
@@ -118,6 +123,7 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
     set_field(family.what, &spec, "accumulation", options.accumulation);
     given.push_back("accumulation");
   }
+  set_field(family.what, &spec, "code_range", options.code_range);
   if (!options.groups.empty()) set_groups(options.groups, spec, given);
   if (!options.smoothing.empty()) {
     set_field(family.what, &spec, "smoothing", options.smoothing);

@@ -16,8 +16,8 @@ struct RunKernelOptions {
   std::string key, set_file;           // empty: not given
   const CLI::Option* named = nullptr;  // KEY
   const CLI::Option* of_set = nullptr;
-  std::string mode = "int8", granularity = "per_thread", accumulation, groups, schedule;
-  std::string smoothing;
+  std::string mode = "int8", granularity = "per_thread", smoothing, accumulation, groups, schedule,
+              code_range = "usual";
 };
 
 void define_run_kernel(CLI::App& app, RunKernelOptions& options);

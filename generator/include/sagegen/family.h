@@ -23,6 +23,8 @@ class Kernel;
 struct Resources {
   int threads = 0;       // per block
   int dynamic_smem = 0;  // bytes per block
+  int ptx_version =
+      0;  // of the PTX ISA, x10, if it has to be newer than that of the target's kernels
 };
 
 // Sentences that say what was asked, which rule refuses it, the numbers, and what to change.

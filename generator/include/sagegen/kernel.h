@@ -52,6 +52,7 @@ class Kernel {
   // Of a valid kernel.
   Resources resources() const;
   ParamLayout params() const;
+  int ptx_version() const;             // of its PTX, x10
   std::vector<Kernel> inputs() const;  // the kernels that prepare its inputs, in launch order
   std::vector<Section> describe() const;
 

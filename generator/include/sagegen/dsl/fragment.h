@@ -50,5 +50,10 @@ struct MmaC : Fragment<4> {
   using Fragment::Fragment;
   MmaC(I32 a, I32 b, I32 c, I32 d) : Fragment({a, b, c, d}) {}
 };
+// The same in f16, of products of f16 or e4m3: a register holds both columns of a row that the lane has.
+struct MmaHalfC : Fragment<2> {
+  using Fragment::Fragment;
+  MmaHalfC(I32 a, I32 b) : Fragment({a, b}) {}
+};
 
 }  // namespace sagegen::dsl

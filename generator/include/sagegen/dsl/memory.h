@@ -59,6 +59,8 @@ class MemoryVerbs : public ArithmeticVerbs {
   // Dynamic shared memory, carved in the order of the calls. The total must equal resources(spec).
   SharedPtr shared(int bytes, int align, SourceLoc loc = SourceLoc::here());
   int shared_bytes() const;
+  // PTX ISA version, x10, that the instructions so far need: that of the target's kernels, or a newer one.
+  int ptx_version() const;
 
   // Asynchronous copies. PTX ISA, data movement: cp.async.
   void cp_async_16(SharedPtr dst, GlobalPtr src, SourceLoc loc = SourceLoc::here());  // .cg

@@ -194,9 +194,27 @@ class Accumulator {
   std::vector<MmaC> blocks_;
 };
 
+// Accumulators of f16, all zero in the beginning, until they are read.
+class HalfAccumulator {
+ public:
+  HalfAccumulator(KernelBuilder& k, int rows, int columns, SourceLoc loc = SourceLoc::here());
+
+  int row_blocks() const { return row_blocks_; }
+  int column_blocks() const { return column_blocks_; }
+  MmaHalfC& block(int row_block, int column_block, SourceLoc loc = SourceLoc::here());
+  Accumulator to_f32(KernelBuilder& k, SourceLoc loc = SourceLoc::here());
+
+ private:
+  int row_blocks_;
+  int column_blocks_;
+  std::vector<MmaHalfC> blocks_;
+};
+
 // Adds A B to a column block: A by row blocks.
 void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
                   Accumulator& sum, int column_block, SourceLoc loc = SourceLoc::here());
+void multiply_add(KernelBuilder& k, Mma kind, const std::vector<MmaA>& a, const MmaB& b,
+                  HalfAccumulator& sum, int column_block, SourceLoc loc = SourceLoc::here());
 
 // Keys that one A operand of this type spans: 32 (e4m3), 16 (f16).
 constexpr int operand_keys(DType type) { return type == DType::e4m3 ? 32 : 16; }

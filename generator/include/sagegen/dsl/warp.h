@@ -40,6 +40,9 @@ class WarpVerbs : public MemoryVerbs {
   // a b + c. Refuses fragments of another type than the instruction's.
   MmaC mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c,
            SourceLoc loc = SourceLoc::here());
+  // In f16 accumulators, of f16 or e4m3. Those of e4m3 need PTX ISA 8.7, whatever the target's kernels do else.
+  MmaHalfC mma(Mma kind, const MmaA& a, const MmaB& b, const MmaHalfC& c,
+               SourceLoc loc = SourceLoc::here());
   // The one for the type of a.
   MmaC mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc = SourceLoc::here());
 
