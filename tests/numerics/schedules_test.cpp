@@ -364,7 +364,7 @@ TEST_CASE("every legal quantization", "[full]") {
   const std::vector<Kernel> all = every_quantization(chance);
   std::printf("%zu quantizations\n", all.size());
   // Groups of 16 to 128 rows of Q, and of 64 and 128 of K.
-  CHECK(all.size() == 4 * 2 * 4 * 3 * (3 + 3));
+  CHECK(all.size() == 4 * 2 * 4 * 3 * (4 + 3));
   run_quantizations(all, chance);
 }
 
