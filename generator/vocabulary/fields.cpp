@@ -137,7 +137,9 @@ const Field* read_key_text(const Fields& fields, std::string_view& text, void* o
     const bool separated = first || field.joined || rest.starts_with('_');
     if (!first && !field.joined && separated) rest.remove_prefix(1);
     int value = 0;
-    if (separated && take_token(field, whole, rest, value)) {
+    const bool taken = separated && take_token(field, whole, rest, value);
+    // One kernel has one key: what a silent field holds anyway is not written.
+    if (taken && !(field.silent && value == field.initial)) {
       field.set(object, value);
       text = rest;
       first = false;
