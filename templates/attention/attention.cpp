@@ -56,7 +56,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   std::function<Pred(I32)> skipped;
   if (block.mods.skip_tiles()) {
     skipped = [&](I32 tile) {
-      return block.mods.skipped({at.batch, at.q_head, at.first_query}, tile);
+      return block.mods.skipped({at.batch, at.q_head, at.first_query, at.q_index}, tile);
     };
   }
   Ring ring(k, {.stages = plan.stages,

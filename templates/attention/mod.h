@@ -26,9 +26,11 @@ struct KeyRange {
   dsl::I32 begin, end;
 };
 
-// A row of the scores. Heads are those of Q.
+// A row of the scores. Heads are those of Q. A launch may be a part of the problem: the grid and the index of the block
+// say nothing of it.
 struct ScoreRow {
   dsl::I32 batch, head, query;
+  dsl::I32 head_of_all;  // over all batches: batch * q_heads + head
 };
 // One of its scores. Behind the last key and the last query of the problem there are more: a hook that
 // loads must stay inside its tensor there.

@@ -20,7 +20,7 @@ class LaneScores {
       : mods_(&block.mods), seen_(static_cast<std::size_t>(scores.elements.lane_rows())) {
     const AttentionPosition at = block.here();
     const I32 first_key = tile * block.plan.cta_k + 2 * at.lane.quad;
-    first_ = {{at.batch, at.q_head, at.lane_query}, first_key, first_key};
+    first_ = {{at.batch, at.q_head, at.lane_query, at.q_index}, first_key, first_key};
   }
 
   ScoreElement element(int row, int column) const {

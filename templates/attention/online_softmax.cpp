@@ -26,7 +26,7 @@ OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
     F32 maximum = k.f32(kFirstMaximum), sum = k.f32(0.0f);
     if (block.mods.have_sink()) {
       const I32 query = block.at.lane_query + Accumulator::tile_row(row);
-      F32 sink = block.mods.sink({block.at.batch, block.at.q_head, query});
+      F32 sink = block.mods.sink({block.at.batch, block.at.q_head, query, block.at.q_index});
       if (!block.plan.whole_scores) {
         sink = sink - block.taken_by_smoothing(block.at, query) * kLog2E;
       }
