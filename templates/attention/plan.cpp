@@ -149,14 +149,19 @@ struct Layout {
   ScratchMap::Placed placed;
 };
 
-// The largest part with at most so many bytes: whole batches, else heads of one, else blocks of one, at least one.
-Part part_within(std::int64_t bytes, Part part, std::int64_t bytes_of_block) {
+// The largest of as few equal parts as have at most so many bytes each: of whole batches, else of heads of one, else of
+// blocks of one, at least one.
+Part part_within(std::int64_t bytes, Part all, std::int64_t bytes_of_block) {
+  const auto equal = [](std::int64_t count, std::int64_t most) {
+    return ceil_div(count, ceil_div(count, std::min(most, count)));
+  };
   const std::int64_t blocks = std::max<std::int64_t>(bytes / bytes_of_block, 1);
-  if (blocks < part.blocks) return {.batches = 1, .heads = 1, .blocks = blocks};
-  const std::int64_t heads = blocks / part.blocks;
-  if (heads < part.heads) return {.batches = 1, .heads = heads, .blocks = part.blocks};
-  part.batches = std::min(part.batches, heads / part.heads);
-  return part;
+  if (blocks < all.blocks) return {.batches = 1, .heads = 1, .blocks = equal(all.blocks, blocks)};
+  const std::int64_t heads = blocks / all.blocks;
+  if (heads < all.heads)
+    return {.batches = 1, .heads = equal(all.heads, heads), .blocks = all.blocks};
+  all.batches = equal(all.batches, heads / all.heads);
+  return all;
 }
 
 Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& map,
