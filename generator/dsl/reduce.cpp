@@ -48,12 +48,6 @@ F32 warp_max(KernelBuilder& k, F32 value, SourceLoc loc) {
   return butterfly(k, value, kLanes, [&](F32 a, F32 b) { return k.max(a, b); });
 }
 
-F32 quad_sum(KernelBuilder& k, F32 value, SourceLoc loc) {
-  const Caller caller(k, loc);
-  for (const int mask : {1, 2}) value = value + k.shuffle_xor(value, mask);
-  return value;
-}
-
 F32 quad_max(KernelBuilder& k, F32 value, SourceLoc loc) {
   const Caller caller(k, loc);
   for (const int mask : {1, 2}) value = k.max(value, k.shuffle_xor(value, mask));

@@ -9,11 +9,11 @@ namespace {
 std::vector<Section> describe(const View& v) {
   return {{"what it computes",
            {fmt::format("head_dim {}, K in {}", v.spec.head_dim, to_string(v.spec.io)),
-            fmt::format("the scores of the mean of each {} queries with all keys, less those of "
-                        "the mean key, in base 2",
+            fmt::format("the scores of the mean of each {} queries with all keys less their mean, "
+                        "in base 2",
                         kMeanRows),
-            fmt::format("means are split into two {} numbers each, K is taken as it is, sums are "
-                        "f32: nothing of the scores is lost",
+            fmt::format("means of Q, and K less its mean, are split into two {} numbers each; sums "
+                        "are f32",
                         to_string(v.spec.io)),
             "f32 [batch, heads, rows / 128, keys], every 16 keys in the order 0 1 8 9 2 3 10 11 4 "
             "5 12 13 6 7 14 15",
@@ -33,7 +33,9 @@ const FamilyOf<Spec>& family() {
                field<&Spec::io>("io", "", io_types(), io_advice)},
       .resources =
           [](const View& v) {
-            return Resources{.threads = kThreads, .dynamic_smem = kKeys * v.spec.head_dim * 2};
+            constexpr int kParts = 2, kPartBytes = 2;
+            return Resources{.threads = v.spec.head_dim,
+                             .dynamic_smem = kParts * kPartBytes * kKeys * v.spec.head_dim};
           },
       .params = [](const View&) { return ParamLayout().add<Params>(); },
       .describe = describe,

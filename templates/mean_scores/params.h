@@ -14,7 +14,7 @@ struct Params {
   Address q_mean;  // f32 [B, Hq, LqP / kMeanRows, D]
   // out f32 [batches, heads, blocks of the part, LkP]: in octaves, softmax_scale * log2(e) included. Inside every 16
   // keys the order is 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15: what a lane of the score accumulators needs is
-  // 16 bytes. Of keys behind kv_len finite, and nothing.
+  // 16 bytes. 0 of keys behind kv_len.
   Address scores;
   float softmax_scale;
   std::int32_t kv_len;

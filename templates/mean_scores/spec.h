@@ -12,7 +12,7 @@ struct Spec {
   DType io = DType::f16;  // of K
 };
 
-inline constexpr int kKeys = 64, kThreads = 128;  // of one block
+inline constexpr int kKeys = 64;  // of one block, of head_dim threads
 
 using View = ViewOf<Spec, NoSchedule>;
 const FamilyOf<Spec>& family();

@@ -178,16 +178,19 @@ void QuantizeRows::load_rows() {
 
 // Rows behind the last one stay 0. Returns the least amax of a scale.
 F32 QuantizeRows::subtract_block_mean() {
-  RowPart sums = rows_[0];
-  for (std::size_t pass = 1; pass < rows_.size(); ++pass) {
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i] + rows_[pass][i];
+  constexpr float kPart = 1.0f / kMeanRows;  // a sum of bf16 numbers might leave f32
+  RowPart sums;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    sums[i] = rows_[0][i] * kPart;
+    for (std::size_t pass = 1; pass < rows_.size(); ++pass)
+      sums[i] = k_.fma(rows_[pass][i], k_.f32(kPart), sums[i]);
   }
   const SharedPtr table = k_.shared(column_table_bytes(spec_.head_dim), 16);
   store_columns(k_, threads_, sums, table);
   k_.barrier();
   const I32 left = p_(&Params::len) - first_row_;
   const F32 total = combined_column(k_, threads_, table, add);
-  const F32 mean = total / k_.to_f32(k_.min(left, k_.i32(kMeanRows)));
+  const F32 mean = total / (k_.to_f32(k_.min(left, k_.i32(kMeanRows))) * kPart);
   const I32 channel_bytes = k_.thread_idx() * 4;
   k_.store(table + channel_bytes, mean);  // where this thread alone has read
   const I64 index = k_.to_i64(head_index_) * k_.to_i64(k_.grid_dim(0)) + k_.to_i64(block_);
@@ -197,13 +200,14 @@ F32 QuantizeRows::subtract_block_mean() {
   k_.barrier();
   const RowPart means = load_f32x8(k_, table + threads_.channel() * 4);
   F32 size = k_.f32(0.0f);
-  for (const F32 one : means) size = size + k_.abs(one);
+  const float least = least_amax_of_mean(spec_.codes, spec_.head_dim);
+  for (const F32 one : means) size = k_.fma(k_.abs(one), k_.f32(least), size);
   for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
     const Pred is_there = row(static_cast<int>(pass)) < left;
     for (std::size_t i = 0; i < means.size(); ++i)
       rows_[pass][i] = k_.select(is_there, rows_[pass][i] - means[i], k_.f32(0.0f));
   }
-  return threads_.sum_of_row(size) * least_amax_of_mean(spec_.codes, spec_.head_dim);
+  return threads_.sum_of_row(size);
 }
 
 // Largest value of the rows that share a scale with this thread's. A thread has one row of every eight.

@@ -172,7 +172,7 @@ TEST_CASE("attention in parts is attention", "[fast]") {
   checked(scene);
   const cli::AttentionResult whole = cli::run_attention(job, on);
   std::size_t before = 0;
-  // A block at a time, two of three, a head, five of six, a batch, two of three, everything.
+  // A block at a time, two and one, a head, three of six, a batch, two and one, everything.
   for (const std::int64_t blocks : {0, 1, 2, 3, 15, 18, 36, 54}) {
     const attention::Plan plan(on.device, kernel, test::emitted,
                                {.mean_score_bytes = blocks * kBlock});
@@ -184,6 +184,99 @@ TEST_CASE("attention in parts is attention", "[fast]") {
     const std::size_t bytes = plan.workspace_bytes(shape);
     CHECK((blocks <= 1 ? bytes >= before : bytes > before));
     before = bytes;
+  }
+}
+
+// Where most of every query is the same, and its scores reach as far as integer sums do. Errors are compared with the
+// model's here, whatever the bounds of rows allow.
+TEST_CASE("scores of means as large as integer sums hold", "[full]") {
+  constexpr ref::Shape kShape{.q_len = 128, .kv_len = 256};
+  const auto factor_of = [](std::int64_t i, std::uint64_t stream) {
+    return ((static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15u + stream) >> 40) % 2 == 0 ? 1.0f
+                                                                                           : -1.0f;
+  };
+  for (const DType qk : {DType::s4, DType::s8}) {
+    for (const int sm : {80, 89}) {
+      for (const auto& [mean, deviation] :
+           {std::pair{2000.0f, 0.25f}, std::pair{500.0f, 0.0625f}}) {
+        for (const float scale : {0.25f, 1.0f}) {
+          const Kernel kernel = kernel_of(sm, Smoothing::qk, {.head_dim = 64, .qk = qk});
+          ref::Inputs in = inputs_for(kernel, "normal", kShape, 6);
+          for (std::int64_t n = 0; n < kShape.q_len; ++n) {
+            for (std::int64_t c = 0; c < 64; ++c) {
+              float& q = in.q.row(0, 0, n)[c];
+              q = deviation * std::clamp(std::round(q), -1.0f, 1.0f) +
+                  (c % 4 == 0 ? 0 : mean * factor_of(c, 1));
+            }
+          }
+          for (std::int64_t n = 0; n < kShape.kv_len; ++n) {
+            for (std::int64_t c = 0; c < 64; ++c) {
+              float& k = in.k.row(0, 0, n)[c];
+              k = c % 4 == 0 ? k / 2 : factor_of(n, 2) * factor_of(c, 1);
+            }
+          }
+          in.softmax_scale = scale / deviation;
+          ref::round_to(ref::IoType::f16, in.q);
+          ref::round_to(ref::IoType::f16, in.k);
+          const Scene scene{.kernel = kernel, .inputs = in};
+          INFO(kernel.key() << ", mean " << mean << ", scale " << in.softmax_scale);
+          const ref::Metrics got = checked(scene);
+          const ref::Metrics model = ref::compare(
+              ref::attention(in).o, ref::model(in, cli::quant_model(test::job_of(scene))).o);
+          CHECK(got.relative_l1 <= 1.05 * model.relative_l1 + 5e-4);
+        }
+      }
+    }
+  }
+}
+
+// A channel that all queries and keys share: it has no part in any weight, and must not cost one.
+TEST_CASE("a large channel that Q and K share costs nothing", "[full]") {
+  constexpr ref::Shape kShape{.q_len = 128, .kv_len = 256};
+  for (const DType io : {DType::f16, DType::bf16}) {
+    const Kernel kernel = kernel_of(80, Smoothing::qk, {.head_dim = 64, .io = io, .qk = DType::s4});
+    ref::Inputs in = inputs_for(kernel, "normal", kShape, 7);
+    for (ref::Tensor* tensor : {&in.q, &in.k})
+      for (std::size_t i = 5; i < tensor->data.size(); i += 64) tensor->data[i] += 5000;
+    for (ref::Tensor* tensor : {&in.q, &in.k}) ref::round_to(test::io_type(io), *tensor);
+    const Scene scene{.kernel = kernel, .inputs = in};
+    const ref::Metrics got = checked(scene);
+    const ref::Metrics model =
+        ref::compare(ref::attention(in).o, ref::model(in, cli::quant_model(test::job_of(scene))).o);
+    INFO(kernel.key() << ": relative L1 " << got.relative_l1 << ", of the model "
+                      << model.relative_l1);
+    CHECK(got.relative_l1 <= 1.02 * model.relative_l1 + 2e-4);
+  }
+}
+
+// As far as bf16 reaches: neither sums of 128 queries nor products with keys leave f32 where those of codes do not.
+TEST_CASE("queries and keys of all sizes that bf16 has", "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 150, .kv_len = 100};
+  const Kernel kernel =
+      kernel_of(89, Smoothing::qk, {.head_dim = 64, .io = DType::bf16, .qk = DType::s4});
+  struct Sizes {
+    float q, k;
+    double scale;
+  };
+  for (const Sizes& sizes :
+       {Sizes{1.5e38f, 1.0f, 3e-39}, Sizes{1.5e38f, 1e-38f, 0.1}, Sizes{1e25f, 1e14f, 1e-38},
+        Sizes{1e-30f, 1e30f, 0.1}, Sizes{1e20f, 1e-20f, 0.1}}) {
+    ref::Inputs in = inputs_for(kernel, "normal", kShape, 8);
+    for (float& q : in.q.data) q = sizes.q * (0.9f + 0.02f * q);
+    for (float& k : in.k.data) k *= sizes.k;
+    in.softmax_scale = sizes.scale;
+    ref::round_to(ref::IoType::bf16, in.q);
+    ref::round_to(ref::IoType::bf16, in.k);
+    INFO("q " << sizes.q << ", k " << sizes.k << ", softmax scale " << sizes.scale);
+    const cli::AttentionJob job = test::job_of({.kernel = kernel, .inputs = in});
+    const cli::AttentionResult result =
+        cli::run_attention(job, test::device_of({.kernel = kernel, .inputs = in}));
+    REQUIRE_FALSE(result.o.empty());
+    const ref::Metrics got = ref::compare(ref::attention(in).o, result.o);
+    const ref::Metrics model =
+        ref::compare(ref::attention(in).o, ref::model(in, cli::quant_model(job)).o);
+    CHECK(got.non_finite == 0);
+    CHECK(got.relative_l1 <= 1.05 * model.relative_l1 + 1e-3);
   }
 }
 

@@ -61,9 +61,10 @@
 //    sink counts as a tile before the first one, that has one P, which does not round, and no V; it is known to
 //    ten f32 roundings, and against smoothed scores to d.
 // 11. A smoothed Q. The mean of 128 rows is off by at most 26 * 2^-24 * mean |q|, which is to codes and scales of Q
-//    what the mean of K is to K's. Its score with a key is off by that, by K's d, by what is left when the mean is
-//    split into two numbers of the input type (2^-22 of it in f16, 2^-17 in bf16), and by its sums, all of
-//    which 2 channels / 16 fused sums and f32 roundings cut. Whether it lies that near to the middle of two whole
+//    what the mean of K is to K's. Its score with a key is off by that, by K's d, by what is left when the mean, and the
+//    key less its own, are split into two numbers of the input type (2^-22 of a product in f16, 2^-17 in bf16, for each
+//    of the two and for the product of what is small), and by its sums: three of 18 * 2^-23 times the largest term, or
+//    sum so far, per 16 channels. Whether it lies that near to the middle of two whole
 //    units decides whether the kernel's start of the sum may be the next one: then it counts as a rounding that many
 //    keys may have the same way. Starts of 2^22 units and more lose their last bits; only keys and queries that
 //    are nothing but rounding errors have them.

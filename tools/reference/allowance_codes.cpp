@@ -106,32 +106,43 @@ namespace {
 // Of the sums of 128 rows: sixteen, then eight, then the quotient.
 constexpr double kMeanAdditions = 26 * 0x1p-24;
 
+// What fused sums of 16 products cut from mean . key: at the end of each, or after half of it, and of its largest term.
+double cut_of_sums(const double* mean, const double* key, std::int64_t channels) {
+  constexpr std::int64_t kFused = 16;
+  constexpr double kCut = 18 * 0x1p-23;
+  constexpr int kProducts = 3;  // high * high, high * low, low * high: the same sum goes on
+  double sum = 0, cut = 0;
+  for (std::int64_t first = 0; first < channels; first += kFused) {
+    double largest = std::fabs(sum);
+    for (std::int64_t c = first; c < std::min(first + kFused, channels); ++c) {
+      sum += mean[c] * key[c];
+      largest = std::max(largest, std::fabs(mean[c] * key[c]));
+      if (c % (kFused / 2) == kFused / 2 - 1) largest = std::max(largest, std::fabs(sum));
+    }
+    cut += kProducts * kCut * largest;
+  }
+  return cut;
+}
+
 // 11. of the header. mean, mean_error: [channel]. keys: smoothed ones.
-Starts take_starts(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t kv_head,
-                   const Head& head, const std::vector<double>& keys, const double* mean,
-                   const double* mean_error) {
-  const double scale = base2_scale(in), channels = static_cast<double>(in.k.channels);
+Starts take_starts(const Inputs& in, const QuantModel& m, const Head& head,
+                   const std::vector<double>& keys, const double* mean, const double* mean_error) {
+  const double scale = base2_scale(in);
   const bool bf16 = m.output == IoType::bf16;
-  const double split = bf16 ? 0x1p-17 : 0x1p-22, least = bf16 ? 0x1p-133 : 0x1p-25;
-  const double sum = 2 * channels / 16 * 18 * 0x1p-23, dot = (channels / 4 + 4) * 0x1p-24;
+  const double split = 3 * (bf16 ? 0x1p-17 : 0x1p-22);
+  const double least_mean = bf16 ? 0x1p-133 / scale : 0x1p-25,
+               least_key = bf16 ? 0x1p-133 : 0x1p-24;
   Starts starts{.score = mean_scores(mean, keys, in.k.channels), .error = {}};
-  double of_mean_key = 0;
-  for (std::int64_t c = 0; c < in.k.channels; ++c)
-    of_mean_key += std::fabs(mean[c] * head.mean[index(c)]);
   for (std::int64_t j = 0; j < in.k.tokens; ++j) {
-    const float* k = in.k.row(b, kv_head, j);
-    double of_means = 0, of_split = 0, size = 0;
+    const double* const key = keys.data() + j * in.k.channels;
+    double off = cut_of_sums(mean, key, in.k.channels);
     for (std::int64_t c = 0; c < in.k.channels; ++c) {
-      of_means += mean_error[c] * std::fabs(keys[index(j * in.k.channels + c)]) +
-                  std::fabs(mean[c]) * head.mean_error[index(c)];
-      of_split += (split * std::fabs(mean[c]) + least) * std::fabs(k[c]);
-      size += std::fabs(mean[c] * k[c]);
+      off += (mean_error[c] + split * std::fabs(mean[c]) + least_mean) * std::fabs(key[c]) +
+             (head.mean_error[index(c)] + least_key) * std::fabs(mean[c]);
     }
     double& score = starts.score[index(j)];
     score *= scale;
-    starts.error.push_back(scale * (of_means + of_split + sum * size + dot * of_mean_key +
-                                    0x1p-22 * (size + of_mean_key)) +
-                           0x1p-20 * std::fabs(score));
+    starts.error.push_back(scale * off + 0x1p-20 * std::fabs(score));
   }
   return starts;
 }
@@ -186,7 +197,7 @@ QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, st
     const std::int64_t run = row / kMeanRows;
     if (!out.starts[index(run)].score.empty()) continue;
     out.starts[index(run)] =
-        take_starts(in, m, b, kv_head, of_keys, keys, smoothed.means.data() + run * channels,
+        take_starts(in, m, of_keys, keys, smoothed.means.data() + run * channels,
                     mean_error.data() + run * channels);
   }
   return out;

@@ -11,7 +11,6 @@ F32 warp_sum(KernelBuilder& k, F32 value, SourceLoc loc = SourceLoc::here());
 F32 warp_max(KernelBuilder& k, F32 value, SourceLoc loc = SourceLoc::here());
 
 // Over the four lanes that hold one row of accumulators.
-F32 quad_sum(KernelBuilder& k, F32 value, SourceLoc loc = SourceLoc::here());
 F32 quad_max(KernelBuilder& k, F32 value, SourceLoc loc = SourceLoc::here());
 
 // Over the block, through shared memory that is carved for the purpose: 4 bytes per warp and two
