@@ -121,7 +121,8 @@ std::vector<Section> describe(const View& view) {
                    s.warps, rows),
        fmt::format("keys come in tiles of {}, {} tiles of K and V in flight or in use", s.cta_k,
                    s.stages),
-       fmt::format("grid (padded q_len / {}, q_heads, batch)", s.cta_q),
+       fmt::format("grid (padded q_len / {}, q_heads, batch){}", s.cta_q,
+                   spec.smoothing == Smoothing::qk ? ", or that of a part of the problem" : ""),
        fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k{} {}), {} mma of P V and {} of "
                    "the row sum ({})",
                    qk_mma, qk_depth, to_string(spec.qk), pv_mma, pv_mma / (spec.head_dim / 8),

@@ -80,8 +80,8 @@ typedef struct sagegen_attention sagegen_attention;
 
 typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
 /* Which means are subtracted before quantization (SageAttention2): of K that over its tokens, which costs next to
- * nothing and matters where channels of K have a bias; of Q those of each 128 tokens, too, which INT4 needs and
- * costs a few percent. Usual is K, and with INT4 both. The embedded kernels have what is usual, and none for
+ * nothing and matters where channels of K have a bias; of Q those of each 128 tokens, too, which INT4 needs
+ * (predicted to cost up to 6 %; no GPU has been asked). Usual is K, and with INT4 both. The embedded kernels have what is usual, and none for
  * f16 and head_dim 128 on sm_80 and sm_89; for the rest give ptx_directory. */
 typedef enum sagegen_smoothing {
   SAGEGEN_SMOOTH_USUAL = 0,
