@@ -182,8 +182,8 @@ class Sagegen(BenchTest):
             self.assertRegex(record["versions"]["libsagegen"], r"^\d+\.\d+\.\d+ sha256:")
             for figures in (record["accuracy"] or {}).values():
                 self.assertEqual(figures["nan_count"], 0)
-                # e4m3 alone costs 0.036; INT4 0.2, and up to 0.42 where channels have outliers and Q is not smoothed.
-                self.assertLess(figures["relative_l1"], 0.45 if record["precision"].startswith("INT4") else 0.06)
+                # e4m3 alone costs 0.036; INT4 0.2, and up to 0.31 where channels have outliers.
+                self.assertLess(figures["relative_l1"], 0.35 if record["precision"].startswith("INT4") else 0.06)
                 self.assertGreater(figures["relative_l1"], 0)
 
     def test_kernels_of_lower_targets_take_part_if_asked(self):
@@ -204,6 +204,7 @@ class Sagegen(BenchTest):
         machine = platform.DryPlatform()
         options = {"sagegen_library": LIBRARY, "all_families": True}
         self.assertEqual(len(sagegen.Sagegen.variants(machine, options)), len(every))
+        self.assertTrue(any("f32f16" in family for family in every))
 
     def test_kernels_with_masks_that_no_shape_has_are_left_out(self):
         from attention.contestants import sagegen

@@ -1,7 +1,8 @@
 """sagegen's own kernels, through libsagegen: one contestant per kernel family that the device can load.
 
 A family is everything in a kernel's key but head_dim, dtype and mask. Of the same quantization only the
-family of the highest target takes part, unless --all-families is given; --ptx DIR adds the kernels of a
+family of the highest target takes part, and none that sums P V in f16, which pays on GeForce, unless
+--all-families is given; --ptx DIR adds the kernels of a
 directory (of schedules that are being tuned, for example), each under its own name.
 """
 import os
@@ -11,7 +12,7 @@ from attention import capi
 from attention.contestant import Call, Contestant, Unsupported
 
 # Kernels with masks or biases beside the causal one are not measured: no shape of the benchmark has any.
-KEY = re.compile(r"sage_fwd_d(?P<d>\d+)_(?P<io>f16|bf16)_(?P<quant>qk_\w+?_f32(?:x2)?)(?P<causal>_causal)?"
+KEY = re.compile(r"sage_fwd_d(?P<d>\d+)_(?P<io>f16|bf16)_(?P<quant>qk_\w+?_f32(?:x2|f16)?)(?P<causal>_causal)?"
                  r"__(?P<schedule>q\d+k\d+w\d+s\d+\w*?)__sm(?P<sm>\d+)(?P<suffix>[af]?)$")
 
 
@@ -29,7 +30,7 @@ def families(keys):
 
 
 def best_families(keys):
-    """Without those whose quantization a higher target has, too. A family may differ from another of its
+    """Without those whose quantization a higher target has, too, and those with sums of f16. A family may differ from another of its
     target in the schedule alone, as head dims do: those become one contestant."""
     kernels, about = families(keys)
     best = {}
@@ -37,14 +38,14 @@ def best_families(keys):
         best[quant] = max(best.get(quant, target), target)
     merged = {}
     for family, (quant, target) in about.items():
-        if target == best[quant]:
+        if target == best[quant] and not quant.endswith("f32f16"):
             merged.setdefault(f"{quant}_sm{target[0]}{target[1]}", {}).update(kernels[family])
     return merged
 
 
 def short_name(family):
     """"int8-fp8 sm_89" for the quantization of SageAttention2, the family itself for others."""
-    match = re.fullmatch(r"qk_s(\d)t_g32x64_smk_pv_(e4m3_f32x2|f16_f32)_sm(\w+)", family)
+    match = re.fullmatch(r"qk_s(8(?=t_g32x64_smk_)|4(?=t_g32x64_smqk_))\w+_pv_(e4m3_f32x2|f16_f32)_sm(\w+)", family)
     if not match:
         return family
     return f"int{match[1]}-{'fp8' if match[2].startswith('e4m3') else 'fp16'} sm_{match[3]}"
