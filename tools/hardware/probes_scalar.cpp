@@ -210,7 +210,7 @@ void add_scalar_probes(std::vector<Probe>& probes) {
         "mul.rn.ftz.f32", "max.ftz.f32", "max.NaN.f32", "div.rn.f32"}) {
     probes.push_back(f32_arithmetic(instruction, 2));
   }
-  for (const char* instruction : {"abs.f32", "neg.f32"}) {
+  for (const char* instruction : {"abs.f32", "neg.f32", "rcp.rn.f32"}) {
     probes.push_back(f32_arithmetic(instruction, 1));
   }
   // Mixed operands, which LLVM uses where a device has them.
