@@ -545,3 +545,27 @@ TEST_CASE("scores from tiny to huge, one key and many, pass and stay bounded") {
     }
   }
 }
+
+TEST_CASE("the worst row is the planted one, wherever it lies") {
+  const RowNumbers rows{3, 4, 9, 20};
+  const Output exact{.o = {1, -1, 100, 100, 2, 2, 0, 0}, .lse = {}};
+  const auto worst = [&](std::size_t at, double value) {
+    Output got = exact;
+    got.o[0] += 0.1;  // row 3: 0.05 of its size
+    got.o[at] = value;
+    return worst_row(rows, exact, got);
+  };
+  CHECK(worst(4, 1.6).row == 9);
+  CHECK(worst(4, 1.6).relative_l1 == Approx(0.1));
+  CHECK(worst(2, 109).row == 3);  // the largest difference, and a small part of its row
+  CHECK(worst(2, 109).relative_l1 == Approx(0.05));
+  CHECK(worst(7, 1e-9).row == 20);  // where 0 belongs
+  CHECK(worst(7, 1e-9).relative_l1 == kInfinity);
+  for (const std::size_t at : {0U, 5U, 7U}) {
+    const RowError nan = worst(at, std::nan(""));
+    CHECK(nan.row == rows[at / 2]);
+    CHECK(std::isnan(nan.relative_l1));
+  }
+  CHECK(worst_row(rows, exact, exact).relative_l1 == 0);
+  CHECK(worst_row({}, {}, {}).relative_l1 == 0);
+}

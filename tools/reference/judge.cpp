@@ -236,6 +236,23 @@ Output take_rows(const Output& whole, const RowNumbers& rows) {
   return out;
 }
 
+RowError worst_row(const RowNumbers& rows, const Output& expected, const Output& got) {
+  RowError worst;
+  if (rows.empty()) return worst;
+  worst.row = rows.front();
+  const std::size_t channels = expected.o.size() / rows.size();
+  for (std::size_t r = 0; r < rows.size() && !std::isnan(worst.relative_l1); ++r) {
+    double difference = 0, size = 0;
+    for (std::size_t at = r * channels; at < (r + 1) * channels; ++at) {
+      difference += std::fabs(expected.o[at] - got.o[at]);
+      size += std::fabs(expected.o[at]);
+    }
+    const double error = difference == 0 ? 0 : difference / size;
+    if (!(error <= worst.relative_l1)) worst = {rows[r], error};
+  }
+  return worst;
+}
+
 RowVerdict judge_rows(const RowNumbers& rows, const Output& model, const Allowance& allowance,
                       const Output& got) {
   RowVerdict verdict;

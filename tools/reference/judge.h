@@ -30,6 +30,14 @@ RowNumbers sample_rows(const Inputs& inputs, std::int64_t count, std::int64_t ti
 // Rows of a whole output, in the order of `rows`.
 Output take_rows(const Output& whole, const RowNumbers& rows);
 
+// The row whose relative L1 is largest; NaN is larger than all. A row that is 0 where it should be has 0, and one
+// that is not and should be, infinity. expected, got: of `rows`, in this order. Row 0 and 0 if there are none.
+struct RowError {
+  std::int64_t row = 0;  // its number
+  double relative_l1 = 0;
+};
+RowError worst_row(const RowNumbers& rows, const Output& expected, const Output& got);
+
 // A value and its bound. `of_bound`: |got - model| / bound, infinite if `got` is not finite and `model` is.
 struct Judged {
   std::int64_t row = 0;      // its number

@@ -79,6 +79,7 @@ struct QuantModel {
   double maximum_step = 0;
   int tile_keys = 64;  // P is quantized against the running maximum of the tiles so far
   IoType output = IoType::f16;
+  friend bool operator==(const QuantModel&, const QuantModel&) = default;
 };
 Output model(const Inputs& inputs, const QuantModel& model, int threads = 0);
 // Of some rows only, and before the output is rounded to its format.

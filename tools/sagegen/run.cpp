@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <regex>
@@ -12,7 +11,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "sagegen/runtime/artifacts.h"
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/emulator_options.h"
@@ -22,10 +20,10 @@
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/options.h"
-#include "tools/sagegen/progress.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_device.h"
 #include "tools/sagegen/run_inputs.h"
+#include "tools/sagegen/run_job.h"
 #include "tools/sagegen/run_judge.h"
 #include "tools/sagegen/run_kernel.h"
 #include "tools/sagegen/run_mods.h"
@@ -47,47 +45,16 @@ struct RunCommand {
 
 // ---- from options to a job ------------------------------------------------------------------------
 
-std::string ptx_origin(const RunCommand& command) {
-  if (!command.ptx.empty()) return command.ptx;
-  return generator_state() == GeneratorState::built_in ? "generator" : "embedded";
-}
-
 std::string ptx_words(const std::string& origin) {
   if (origin == "generator") return "from the generator";
   return origin == "embedded" ? "embedded" : "from " + origin;
 }
 
-runtime::ArtifactSource ptx_source(const RunCommand& command, const RunDevice& on) {
-  const std::string origin = ptx_origin(command);
-  if (origin == "embedded") return runtime::embedded_ptx();
-  if (origin != "generator") {
-    std::error_code ignored;  // what cannot be looked at is neither
-    if (!std::filesystem::is_directory(origin, ignored) &&
-        !std::filesystem::is_regular_file(origin, ignored)) {
-      throw FileError(
-          fmt::format("--ptx {}: it is no directory, no bundle, nor generator, nor embedded{}",
-                      origin, suggestion(origin, {"generator", "embedded"})));
-    }
-    return runtime::ptx_at(origin);
-  }
-  // The emulator's findings name lines of the template; a GPU has no use for them.
-  const EmitOptions options{.line_info = on.emulator ? LineInfo::on : LineInfo::off};
-  return [options](const Kernel& kernel) { return emit_kernel(kernel, options); };
-}
-
-AttentionJob make_job(const RunCommand& command, const RunInputs& inputs, const Kernel& kernel,
-                      const RunDevice& on) {
-  AttentionJob job;
-  job.inputs = inputs.values;
-  job.spec = kernel.view(attention::family()).spec;
-  job.schedule = kernel.view(attention::family()).schedule;
+AttentionJob job_of(const RunCommand& command, const RunInputs& inputs, const Kernel& kernel,
+                    const RunDevice& on) {
+  AttentionJob job = make_job(inputs, kernel, command.mods, command.input.seed);
   job.layout = command.layout;
-  job.causal = inputs.causal == Causal::bottom_right ? attention::CausalAlignment::bottom_right
-                                                     : attention::CausalAlignment::top_left;
-  job.source = ptx_source(command, on);
-  RunMods mods = make_mods(command.mods, kernel, inputs.values, command.input.seed);
-  job.inputs.mods = std::move(mods.twins);
-  job.mods = std::move(mods.give);
+  job.source = ptx_source(command.ptx, on);
   return job;
 }
 
@@ -102,10 +69,6 @@ Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunD
 }
 
 // ---- report ---------------------------------------------------------------------------------------
-
-std::string_view causal_word(Causal causal) {
-  return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
-}
 
 std::vector<std::string> mod_names(const AttentionJob& job) {
   std::vector<std::string> names;
@@ -138,7 +101,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"mods", mod_names(job)},
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
               {"warnings", Json::array()},
-              {"ptx", ptx_origin(command)},
+              {"ptx", ptx_origin(command.ptx)},
               {"kernels", result.kernels},
               {"emit_ms", result.emit_ms},
               {"load_ms", result.load_ms},
@@ -170,7 +133,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
                       attention::mode_name(job.spec), to_string(job.spec.granularity),
                       to_string(job.spec.smoothing), to_string(job.spec.accumulation));
   text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
-                      to_string(on.target), ptx_words(ptx_origin(command)), result.load_ms,
+                      to_string(on.target), ptx_words(ptx_origin(command.ptx)), result.load_ms,
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
   for (const std::string& kernel : result.kernels) text += fmt::format("         {}\n", kernel);
   return text;
@@ -230,18 +193,6 @@ void check_out(const RunCommand& command) {
   }
 }
 
-// Emulated launches end at Ctrl-C, and while they go on a line says how far they are. `begin` runs when Ctrl-C
-// does that already.
-AttentionResult run_with_progress(
-    const AttentionJob& job, const RunDevice& on, const std::string& what,
-    const runtime::LaunchProgress& launch, const std::function<void()>& begin = [] {}) {
-  std::optional<InterruptScope> interruptible;
-  if (on.emulator) interruptible.emplace();
-  begin();
-  const Progress progress(what, [&] { return Steps{launch.ended, launch.ctas}; });
-  return run_attention(job, on);
-}
-
 // A mask can hide everything; what is left to judge is that O is 0.
 constexpr const char* kAllHidden = "no query sees a key";
 bool all_hidden(const AttentionResult& result) {
@@ -263,7 +214,7 @@ Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator
   check_emulator_options(command, on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job =
-      make_job(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
+      job_of(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
   const std::string running = fmt::format("running on {}", on.name);
   const AttentionResult result =
       run_with_progress(job, on, running, *emulator.progress, [&] { output.progress(running); });
@@ -308,7 +259,7 @@ SetLine line_of(const Kernel& kernel, const AttentionJob& job, const RunDevice& 
     line.text += (line.text.empty() ? "" : ", ") + part;
   };
   if (!judgement.stopped) {
-    say(fmt::format("relative L1 {:.4g}", judgement.kernel.relative_l1));
+    say(fmt::format("relative L1 {:.4g}", judgement.kernel.o.relative_l1));
     if (std::isfinite(judgement.limit))
       line.text += fmt::format(" of at most {:.4g}", judgement.limit);
     const std::int64_t rows =
@@ -334,7 +285,7 @@ SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
   check_channels(inputs, kernel);
   const RunDevice on = open_run_device(command.device, to_string(kernel.target()), emulator);
   check_emulator_options(command, on.name);
-  const AttentionJob job = make_job(command, inputs, kernel, on);
+  const AttentionJob job = job_of(command, inputs, kernel, on);
   SetLine line;
   try {
     const AttentionResult result = run_with_progress(
@@ -390,71 +341,17 @@ Exit run_command(const RunCommand& command, Output& output) {
                                          : run_set(command, emulator, output);
 }
 
-void define_inputs(CLI::App& app, InputOptions& input, const RunKernelOptions& kernel) {
-  const CLI::Option* files =
-      app.add_option("--input", input.files,
-                     "a safetensors file with q, k, v, or npy files of Q, K and V")
-          ->expected(1, 3);
-  refuse_without(app.add_option("--prefix", input.prefix,
-                                "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file"),
-                 files);
-  refuse_without(add_choice<reference::AxisOrder>(
-                     app, "--input-layout", input.order,
-                     {{"hnd", reference::AxisOrder::hnd}, {"nhd", reference::AxisOrder::nhd}},
-                     "of the files: batch, head, token, channel or batch, token, head, channel "
-                     "(default: hnd)"),
-                 files);
-  std::vector<std::string> names;
-  for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
-  CLI::Option* distribution =
-      app.add_option("--dist", input.distribution,
-                     fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
-          ->capture_default_str();
-  reference::Shape& shape = input.shape;
-  shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 0};
-  constexpr std::uint64_t kMostHeads = 65535;  // a grid's y and z
-  constexpr std::uint64_t kLongest = std::uint64_t{1} << 28;
-  constexpr std::uint64_t kMostChannels = 4096;
-  const auto size = [&](const char* name, std::int64_t& value, const char* what,
-                        std::uint64_t most) {
-    CLI::Option* option = app.add_option(name, value, what);
-    if (value != 0) option->capture_default_str();
-    require_whole(option, 1, most);
-    refuse_beside(option, files, "the file has its own shape");
-  };
-  size("--batch", shape.batch, "of --dist", kMostHeads);
-  size("--heads", shape.q_heads, "of --dist, of Q", kMostHeads);
-  size("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)", kMostHeads);
-  size("--q-len", shape.q_len, "of --dist", kLongest);
-  size("--kv-len", shape.kv_len, "of --dist (default: as --q-len)", kLongest);
-  size("--head-dim", shape.head_dim, "of --dist (default: the kernel's if it is named, else 128)",
-       kMostChannels);
-  CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
-  require_seed(seed);
-  for (CLI::Option* made_up : {distribution, seed})
-    refuse_beside(made_up, files, "it makes up inputs where no file is given");
-  CLI::Option* dtype =
-      app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
-  refuse_beside(dtype, kernel.named,
-                "the key says it; change the key, or leave one of the two out");
-  refuse_beside(dtype, kernel.of_set,
-                "the set says it; change the set, or leave one of the two out");
-  add_choice<std::optional<Causal>>(app, "--causal", input.causal,
-                                    {{"none", Causal::none},
-                                     {"top-left", Causal::top_left},
-                                     {"bottom-right", Causal::bottom_right}},
-                                    "the mask (default: none; top-left of a kernel that is named "
-                                    "and causal)");
-  app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))")
-      ->check([](const std::string& text) {
-        const bool positive = std::strtod(text.c_str(), nullptr) > 0;
-        return positive ? std::string() : text + " is refused; it is a positive number";
-      });
-}
-
 void define_run(CLI::App& app, RunCommand& command) {
   define_run_kernel(app, command.kernel);
-  define_inputs(app, command.input, command.kernel);
+  define_inputs(app, command.input);
+  refuse_without(app.add_option("--prefix", command.input.prefix,
+                                "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file"),
+                 app.get_option("--input"));
+  CLI::Option* dtype = app.get_option("--dtype");
+  refuse_beside(dtype, command.kernel.named,
+                "the key says it; change the key, or leave one of the two out");
+  refuse_beside(dtype, command.kernel.of_set,
+                "the set says it; change the set, or leave one of the two out");
   define_mods(app, command.mods);
   app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")
       ->capture_default_str();
@@ -465,12 +362,7 @@ void define_run(CLI::App& app, RunCommand& command) {
   refuse_beside(app.add_flag("--lse", command.lse,
                              "report the error of the log-sum-exp, too (--json always does)"),
                 command.kernel.of_set, "a kernel's line has no room for it; --json reports it");
-  require_whole(app.add_option(
-                    "--judge-rows", command.judge.rows,
-                    "rows of O to compare with fp64, 0 for all (default: as many as take seconds)"),
-                0, std::uint64_t{1} << 40);
-  require_seed(app.add_option("--judge-seed", command.judge.seed, "of random rows to judge")
-                   ->capture_default_str());
+  define_judge(app, command.judge);
   app.add_option("--ptx", command.ptx,
                  "generator, embedded, a directory with <key>.ptx files, which may be edited, or a "
                  "bundle, as generated/kernels.bundle (default: generator if it is built in)");

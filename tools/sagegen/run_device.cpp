@@ -11,8 +11,6 @@
 namespace sagegen::cli {
 namespace {
 
-constexpr Target kEmulatorTarget{.sm = 89};  // when neither device nor target says anything
-
 // "cuda:3" -> 3
 int ordinal_of(std::string_view device) {
   const std::string_view digits = device.substr(std::string_view("cuda:").size());
@@ -80,7 +78,7 @@ RunDevice emulated(const std::optional<std::string>& profile, const std::string&
   runtime::check(*emulator, emulator->init(), "cuInit");
   std::optional<Target> asked;
   if (!target.empty()) asked = parse_target(target);
-  const std::string name = profile.value_or(to_string(asked.value_or(kEmulatorTarget)));
+  const std::string name = profile.value_or(to_string(asked.value_or(kUsualTarget)));
   RunDevice result{.name = "emulator:" + name,
                    .emulator = emulator,
                    .device = runtime::Device(emulator, profile_ordinal(*emulator, name)),

@@ -11,6 +11,8 @@
 
 namespace sagegen::cli {
 
+inline constexpr Target kUsualTarget{.sm = 89};  // where neither device nor target says anything
+
 struct RunDevice {
   std::string name;                                   // "cuda:0", "emulator:sm_89"
   std::shared_ptr<runtime::EmulatorDriver> emulator;  // null on a GPU

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <stdexcept>
 
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 #include "templates/attention/plan.h"
 #include "tools/reference/quantize.h"
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
@@ -122,7 +124,7 @@ RunInputs from_files(const InputOptions& options) {
   }
 }
 
-// What cannot be generated, by the option to change. Each size is in range by itself (see run.cpp).
+// What cannot be generated, by the option to change. Each size is in range by itself (see define_inputs()).
 void check_shape(const reference::Shape& shape) {
   if (shape.q_heads % shape.kv_heads != 0) {
     throw UsageError(fmt::format("--kv-heads {} is refused: it must divide --heads {}",
@@ -160,6 +162,64 @@ RunInputs from_distribution(const InputOptions& options) {
 }
 
 }  // namespace
+
+void define_inputs(CLI::App& app, InputOptions& input) {
+  const CLI::Option* files =
+      app.add_option("--input", input.files,
+                     "a safetensors file with q, k, v, or npy files of Q, K and V")
+          ->expected(1, 3);
+  refuse_without(add_choice<reference::AxisOrder>(
+                     app, "--input-layout", input.order,
+                     {{"hnd", reference::AxisOrder::hnd}, {"nhd", reference::AxisOrder::nhd}},
+                     "of the files: batch, head, token, channel or batch, token, head, channel "
+                     "(default: hnd)"),
+                 files);
+  std::vector<std::string> names;
+  for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
+  CLI::Option* distribution =
+      app.add_option("--dist", input.distribution,
+                     fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
+          ->capture_default_str();
+  reference::Shape& shape = input.shape;
+  shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 0};
+  constexpr std::uint64_t kMostHeads = 65535;  // a grid's y and z
+  constexpr std::uint64_t kLongest = std::uint64_t{1} << 28;
+  constexpr std::uint64_t kMostChannels = 4096;
+  const auto size = [&](const char* name, std::int64_t& value, const char* what,
+                        std::uint64_t most) {
+    CLI::Option* option = app.add_option(name, value, what);
+    if (value != 0) option->capture_default_str();
+    require_whole(option, 1, most);
+    refuse_beside(option, files, "the file has its own shape");
+  };
+  size("--batch", shape.batch, "of --dist", kMostHeads);
+  size("--heads", shape.q_heads, "of --dist, of Q", kMostHeads);
+  size("--kv-heads", shape.kv_heads, "of --dist; divides --heads (default: the same)", kMostHeads);
+  size("--q-len", shape.q_len, "of --dist", kLongest);
+  size("--kv-len", shape.kv_len, "of --dist (default: as --q-len)", kLongest);
+  size("--head-dim", shape.head_dim, "of --dist (default: the kernel's if it is named, else 128)",
+       kMostChannels);
+  CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
+  require_seed(seed);
+  for (CLI::Option* made_up : {distribution, seed})
+    refuse_beside(made_up, files, "it makes up inputs where no file is given");
+  app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
+  add_choice<std::optional<Causal>>(app, "--causal", input.causal,
+                                    {{"none", Causal::none},
+                                     {"top-left", Causal::top_left},
+                                     {"bottom-right", Causal::bottom_right}},
+                                    "the mask (default: none; top-left of a kernel that is named "
+                                    "and causal)");
+  app.add_option("--softmax-scale", input.softmax_scale, "(default: 1 / sqrt(head_dim))")
+      ->check([](const std::string& text) {
+        const bool positive = std::strtod(text.c_str(), nullptr) > 0;
+        return positive ? std::string() : text + " is refused; it is a positive number";
+      });
+}
+
+std::string_view causal_word(Causal causal) {
+  return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
+}
 
 int kernel_head_dim(std::int64_t channels) {
   for (int head_dim : {64, 128}) {

@@ -1,10 +1,13 @@
-// What `run` computes on: tensors from files or from a named distribution.
+// What `run` and `compare` compute on: tensors from files or from a named distribution.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include <CLI/CLI.hpp>
 
 #include "sagegen/types.h"
 #include "tools/reference/reference.h"
@@ -13,6 +16,7 @@
 namespace sagegen::cli {
 
 enum class Causal { none, top_left, bottom_right };
+std::string_view causal_word(Causal causal);  // as --causal takes it
 
 struct InputOptions {
   std::vector<std::string> files;  // one safetensors file, or npy files of Q, K and V
@@ -22,9 +26,9 @@ struct InputOptions {
   // Of the distribution. 0 in kv_heads and kv_len: as for the queries; in head_dim: 128.
   reference::Shape shape;
   std::uint64_t seed = 1;
-  std::string dtype;  // f16, bf16 or empty: as in the file, else f16
+  std::string dtype;             // f16, bf16 or empty: as in the file, else f16
   std::optional<Causal> causal;  // not given: none
-  double softmax_scale = 0;  // 0: 1 / sqrt(head_dim)
+  double softmax_scale = 0;      // 0: 1 / sqrt(head_dim)
 };
 
 struct RunInputs {
@@ -34,6 +38,9 @@ struct RunInputs {
   std::string origin;   // in words: file or distribution and seed
   std::string warning;  // empty, or why the result may not be what was meant
 };
+
+// All but --prefix, of which commands take one or several.
+void define_inputs(CLI::App& app, InputOptions& input);
 
 // The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.
 int kernel_head_dim(std::int64_t channels);

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tools/reference/rounding.h"
+#include "tools/sagegen/options.h"
 #include "tools/sagegen/progress.h"
 
 namespace sagegen::cli {
@@ -21,13 +22,6 @@ constexpr std::int64_t kFewestRows = 256;
 std::int64_t row_count(const AttentionJob& job) {
   const reference::Tensor& q = job.inputs.q;
   return q.batch * q.heads * q.tokens;
-}
-
-reference::RowNumbers rows_to_judge(const AttentionJob& job, const JudgeOptions& options) {
-  const std::int64_t keys = job.inputs.k.tokens;
-  std::int64_t count = options.rows.value_or(std::max(kFewestRows, kScores / keys));
-  if (count == 0) count = row_count(job);
-  return reference::sample_rows(job.inputs, count, job.schedule.cta_q, options.seed);
 }
 
 LseError lse_error(const std::vector<double>& expected, const std::vector<double>& got) {
@@ -72,17 +66,8 @@ Json json_of(const reference::Metrics& metrics) {
           {"max_abs", metrics.max_abs}};
 }
 
-struct Place {
-  std::int64_t batch, head, token;
-};
-
-Place place_of(std::int64_t row, const AttentionJob& job) {
-  const reference::Tensor& q = job.inputs.q;
-  return {row / (q.heads * q.tokens), row / q.tokens % q.heads, row % q.tokens};
-}
-
 Json json_of(const reference::Judged& judged, const AttentionJob& job, bool of_lse) {
-  const Place place = place_of(judged.row, job);
+  const Place place = place_of(judged.row, job.inputs.q);
   Json at = {place.batch, place.head, place.token};
   if (!of_lse) at.push_back(judged.channel);
   return {{"of_bound", judged.of_bound},
@@ -93,7 +78,7 @@ Json json_of(const reference::Judged& judged, const AttentionJob& job, bool of_l
 }
 
 std::string text_of(const reference::Judged& judged, const AttentionJob& job, bool of_lse) {
-  const Place place = place_of(judged.row, job);
+  const Place place = place_of(judged.row, job.inputs.q);
   const std::string channel = of_lse ? "" : fmt::format(", {}", judged.channel);
   return fmt::format("at [{}, {}, {}{}] {:.6g} where the model has {:.6g} +- {:.2g}", place.batch,
                      place.head, place.token, channel, judged.got, judged.model, judged.bound);
@@ -103,10 +88,10 @@ std::string text_of(const reference::Judged& judged, const AttentionJob& job, bo
 Json rows_json(const reference::RowNumbers& rows, const AttentionJob& job) {
   Json heads = Json::array();
   for (std::size_t i = 0; i < rows.size();) {
-    const Place first = place_of(rows[i], job);
+    const Place first = place_of(rows[i], job.inputs.q);
     std::string tokens;
     while (i < rows.size()) {
-      const Place from = place_of(rows[i], job);
+      const Place from = place_of(rows[i], job.inputs.q);
       if (from.batch != first.batch || from.head != first.head) break;
       std::int64_t last = from.token;
       for (++i; i < rows.size() && rows[i] == rows[i - 1] + 1 && last + 1 < job.inputs.q.tokens;
@@ -131,7 +116,7 @@ std::string impossible_text(const reference::Impossible& impossible, const Atten
   line(impossible.outside_range, "lie outside the range of V: no weights give them");
   line(impossible.masked, "of rows that see no key are not 0 (O) or -infinity (LSE)");
   if (impossible.first) {
-    const Place place = place_of(impossible.first->row, job);
+    const Place place = place_of(impossible.first->row, job.inputs.q);
     text += fmt::format("         the first at [{}, {}, {}, {}]: {:.6g}\n", place.batch, place.head,
                         place.token, impossible.first->channel, impossible.first->got);
   }
@@ -139,6 +124,40 @@ std::string impossible_text(const reference::Impossible& impossible, const Atten
 }
 
 }  // namespace
+
+void define_judge(CLI::App& app, JudgeOptions& options) {
+  require_whole(app.add_option(
+                    "--judge-rows", options.rows,
+                    "rows of O to compare with fp64, 0 for all (default: as many as take seconds)"),
+                0, std::uint64_t{1} << 40);
+  require_seed(app.add_option("--judge-seed", options.seed, "of random rows to judge")
+                   ->capture_default_str());
+}
+
+reference::RowNumbers rows_to_judge(const AttentionJob& job, const JudgeOptions& options) {
+  const std::int64_t keys = job.inputs.k.tokens;
+  std::int64_t count = options.rows.value_or(std::max(kFewestRows, kScores / keys));
+  if (count == 0) count = row_count(job);
+  return reference::sample_rows(job.inputs, count, job.schedule.cta_q, options.seed);
+}
+
+Place place_of(std::int64_t row, const reference::Tensor& q) {
+  return {row / (q.heads * q.tokens), row / q.tokens % q.heads, row % q.tokens};
+}
+
+Errors errors_of(const reference::RowNumbers& rows, const reference::Output& exact,
+                 const reference::Output& got) {
+  return {.o = reference::compare(exact.o, got.o),
+          .worst_row = reference::worst_row(rows, exact, got),
+          .lse = lse_error(exact.lse, got.lse)};
+}
+
+Errors model_errors(const reference::RowNumbers& rows, const reference::Output& exact,
+                    reference::Output model, const reference::QuantModel& quant) {
+  const reference::Format format = reference::format_of(quant.output);
+  for (double& value : model.o) value = reference::round_ieee(value, format);
+  return errors_of(rows, exact, model);
+}
 
 Expected expected_of(const AttentionJob& job, int compute_capability, const JudgeOptions& options) {
   const reference::QuantModel quant = quant_model(job);
@@ -171,22 +190,16 @@ Judgement judge(const AttentionJob& job, const AttentionResult& result, int comp
   judgement.rows = expected.rows;
   const reference::Output got = reference::take_rows(whole, expected.rows);
   const reference::Output& exact = expected.exact;
-  reference::Output model = expected.model;
-  judgement.row = reference::judge_rows(expected.rows, model, expected.allowance, got);
-
-  const reference::Format format = reference::format_of(quant.output);
-  for (double& value : model.o) value = reference::round_ieee(value, format);
-  judgement.model = reference::compare(exact.o, model.o);
-  judgement.model_lse = lse_error(exact.lse, model.lse);
-  judgement.kernel = reference::compare(exact.o, got.o);
-  judgement.kernel_lse = lse_error(exact.lse, got.lse);
+  judgement.row = reference::judge_rows(expected.rows, expected.model, expected.allowance, got);
+  judgement.model = model_errors(expected.rows, exact, expected.model, quant);
+  judgement.kernel = errors_of(expected.rows, exact, got);
   judgement.slack = l1_slack(expected.allowance, exact, arithmetic);
-  judgement.limit = judgement.bound.limit(judgement.model.relative_l1) + judgement.slack;
+  judgement.limit = judgement.bound.limit(judgement.model.o.relative_l1) + judgement.slack;
   // Where exact attention is 0 or the model overflows there is no such limit; rows have theirs.
   judgement.within_limit =
-      !std::isfinite(judgement.limit) || judgement.kernel.relative_l1 <= judgement.limit;
+      !std::isfinite(judgement.limit) || judgement.kernel.o.relative_l1 <= judgement.limit;
   judgement.passed = judgement.within_limit && judgement.row.met() && judgement.impossible.none() &&
-                     judgement.kernel.non_finite == 0 && judgement.kernel_lse.non_finite == 0;
+                     judgement.kernel.o.non_finite == 0 && judgement.kernel.lse.non_finite == 0;
   return judgement;
 }
 
@@ -211,13 +224,13 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
   const auto row = [&](const char* name, double kernel, double model) {
     table.add({name, cell(kernel), cell(model)});
   };
-  table.add({"cosine similarity", percent(judgement.kernel.cosine_similarity),
-             percent(judgement.model.cosine_similarity)});
-  row("relative L1", judgement.kernel.relative_l1, judgement.model.relative_l1);
-  row("RMSE", judgement.kernel.rmse, judgement.model.rmse);
-  row("largest error", judgement.kernel.max_abs, judgement.model.max_abs);
+  table.add({"cosine similarity", percent(judgement.kernel.o.cosine_similarity),
+             percent(judgement.model.o.cosine_similarity)});
+  row("relative L1", judgement.kernel.o.relative_l1, judgement.model.o.relative_l1);
+  row("RMSE", judgement.kernel.o.rmse, judgement.model.o.rmse);
+  row("largest error", judgement.kernel.o.max_abs, judgement.model.o.max_abs);
   if (with_lse)
-    row("LSE, largest error", judgement.kernel_lse.max_abs, judgement.model_lse.max_abs);
+    row("LSE, largest error", judgement.kernel.lse.max_abs, judgement.model.lse.max_abs);
 
   const auto judged = static_cast<std::int64_t>(judgement.rows.size()), all = row_count(job);
   std::string text = "\n" + table.text() + "\n";
@@ -240,7 +253,7 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
                           : fmt::format("MISSED by {} rows", judgement.row.rows_beyond));
   text += fmt::format("         nearest to it {}\n", text_of(judgement.row.worst_o, job, false));
   const reference::Judged& farthest = judgement.row.farthest;
-  const Place place = place_of(farthest.row, job);
+  const Place place = place_of(farthest.row, job.inputs.q);
   text += fmt::format("         each row as a whole within its bound: {}\n",
                       judgement.row.rows_apart == 0
                           ? "met"
@@ -257,12 +270,12 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
 
 Json judgement_json(const Judgement& judgement, const AttentionJob& job,
                     const JudgeOptions& options) {
-  Json fields = json_of(judgement.kernel);
-  fields["model"] = json_of(judgement.model);
-  fields["non_finite"] = judgement.kernel.non_finite;
-  fields["lse"] = {{"max_abs", judgement.kernel_lse.max_abs},
-                   {"non_finite", judgement.kernel_lse.non_finite}};
-  fields["model"]["lse"] = {{"max_abs", judgement.model_lse.max_abs}};
+  Json fields = json_of(judgement.kernel.o);
+  fields["model"] = json_of(judgement.model.o);
+  fields["non_finite"] = judgement.kernel.o.non_finite;
+  fields["lse"] = {{"max_abs", judgement.kernel.lse.max_abs},
+                   {"non_finite", judgement.kernel.lse.non_finite}};
+  fields["model"]["lse"] = {{"max_abs", judgement.model.lse.max_abs}};
   fields["bound"] = {{"factor", judgement.bound.factor},
                      {"offset", judgement.bound.offset},
                      {"slack", judgement.slack},

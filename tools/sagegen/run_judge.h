@@ -7,6 +7,8 @@
 #include <optional>
 #include <string>
 
+#include <CLI/CLI.hpp>
+
 #include "tools/reference/judge.h"
 #include "tools/sagegen/output.h"
 #include "tools/sagegen/run_attention.h"
@@ -17,6 +19,15 @@ struct JudgeOptions {
   std::optional<std::int64_t> rows;  // to judge; 0: all; not given: as many as take seconds
   std::uint64_t seed = 1;            // of the random ones among them
 };
+void define_judge(CLI::App& app, JudgeOptions& options);
+// In order; of a sample the first, the last, those at the edges of tiles, and random ones.
+reference::RowNumbers rows_to_judge(const AttentionJob& job, const JudgeOptions& options);
+
+// Where a row of this number is.
+struct Place {
+  std::int64_t batch, head, token;
+};
+Place place_of(std::int64_t row, const reference::Tensor& q);
 
 struct LseError {
   double max_abs = 0;
@@ -25,11 +36,21 @@ struct LseError {
 
 inline constexpr double kNone = std::numeric_limits<double>::quiet_NaN();  // null in JSON
 
+// Of some rows against exact attention.
+struct Errors {
+  reference::Metrics o{kNone, kNone, kNone, kNone, 0};
+  reference::RowError worst_row;
+  LseError lse{kNone, 0};
+};
+Errors errors_of(const reference::RowNumbers& rows, const reference::Output& exact,
+                 const reference::Output& got);
+// Of the number formats alone. model: of unrounded_model(); O counts in the format that kernels write.
+Errors model_errors(const reference::RowNumbers& rows, const reference::Output& exact,
+                    reference::Output model, const reference::QuantModel& quant);
+
 struct Judgement {
   reference::RowNumbers rows;  // judged against fp64; empty if a kernel was stopped
-  reference::Metrics kernel{kNone, kNone, kNone, kNone, 0};
-  reference::Metrics model{kNone, kNone, kNone, kNone, 0};
-  LseError kernel_lse{kNone, 0}, model_lse{kNone, 0};
+  Errors kernel, model;
   AccuracyBound bound;
   double slack = kNone;  // relative L1 that a right kernel may have beyond `bound`, see l1_slack()
   double limit = kNone;  // of the relative L1
