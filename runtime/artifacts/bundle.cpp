@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "runtime/artifacts/bundle_format.h"
-#include "runtime/artifacts/files.h"
+#include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/error.h"
 
 namespace sagegen::runtime {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 
+#include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/error.h"
 
 namespace sagegen::runtime {

@@ -8,9 +8,6 @@
 
 namespace sagegen::runtime {
 
-// The bytes of a file. Throws ArtifactError that names it and says what the system says.
-std::string read_artifact(const std::filesystem::path& file);
-
 bool is_missing(const std::filesystem::path& path);  // not: there, but out of reach
 bool is_plain_file(const std::filesystem::path& path);
 

@@ -18,6 +18,7 @@
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/sagegen.h"
 #include "templates/attention/plan.h"
+#include "templates/attention/plan_mode_map.h"
 
 using namespace sagegen;
 using namespace sagegen::runtime;
@@ -27,6 +28,10 @@ struct sagegen_device {
   std::string name;
   std::vector<const char*> kernels;  // keys of embedded attention kernels, NUL-terminated
   std::shared_ptr<std::atomic<bool>> interrupt;
+};
+
+struct sagegen_mode_map {
+  attention::ModeMap map;
 };
 
 struct sagegen_attention {
@@ -402,6 +407,26 @@ sagegen_status sagegen_memory_download(sagegen_device* device, void* to, uint64_
             fmt::format("of {} bytes", bytes));
       check(driver, driver.stream_synchronize(nullptr), "cuStreamSynchronize");
     });
+  });
+}
+
+sagegen_status sagegen_mode_map_load(const char* path, sagegen_mode_map** map) {
+  return guarded([&] {
+    need(path, "sagegen_mode_map_load", "path");
+    need(map, "sagegen_mode_map_load", "map");
+    *map = new sagegen_mode_map{attention::ModeMap::read(path)};
+  });
+}
+
+void sagegen_mode_map_destroy(sagegen_mode_map* map) { delete map; }
+
+sagegen_status sagegen_mode_map_kernel(const sagegen_mode_map* map, const char* layer,
+                                       const char** key) {
+  return guarded([&] {
+    need(map, "sagegen_mode_map_kernel", "map");
+    need(layer, "sagegen_mode_map_kernel", "layer");
+    need(key, "sagegen_mode_map_kernel", "key");
+    *key = map->map.kernel_for(layer).key().c_str();
   });
 }
 

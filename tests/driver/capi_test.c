@@ -437,6 +437,54 @@ static void test_unreadable_ptx(sagegen_device* device) {
   EXPECT(rmdir(file) == 0 && rmdir(directory) == 0);
 }
 
+/* Layers of one model with kernels of their own, loaded by the key that the map gives. */
+static void test_mode_map(sagegen_device* device) {
+  const char* const fp16 = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_f16_f32__q128k64w4s2__sm89";
+  const char* const fp8 = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89";
+  char file[] = "/tmp/sagegen_modes_XXXXXX";
+  const int descriptor = mkstemp(file);
+  EXPECT(descriptor >= 0);
+  FILE* stream = fdopen(descriptor, "w");
+  fprintf(stream, "sagegen.modes\t1\n# two layers\nfirst\t%s\nsecond\t%s\tfor people\n", fp16, fp8);
+  EXPECT(fclose(stream) == 0);
+
+  sagegen_mode_map* map = NULL;
+  const char* key = NULL;
+  EXPECT(sagegen_mode_map_load(file, &map) == SAGEGEN_OK);
+  const char* const layers[] = {"first", "second"};
+  for (int i = 0; i < 2; ++i) {
+    EXPECT(sagegen_mode_map_kernel(map, layers[i], &key) == SAGEGEN_OK);
+    EXPECT(strcmp(key, i == 0 ? fp16 : fp8) == 0);
+    sagegen_attention* plan = NULL;
+    const sagegen_attention_options options = {.mode = key};
+    EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+    EXPECT(plan != NULL && strcmp(sagegen_attention_kernel(plan), key) == 0);
+    sagegen_attention_destroy(plan);
+  }
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_mode_map_kernel(map, "third", &key),
+               "no line for layer \"third\"");
+  EXPECT(strstr(sagegen_last_error(), "first, second") != NULL);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_mode_map_kernel(NULL, "first", &key), "map is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_mode_map_kernel(map, NULL, &key), "layer is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_mode_map_kernel(map, "first", NULL), "key is null");
+  EXPECT(key != NULL && strcmp(key, fp8) == 0); /* as the last call that succeeded left it */
+  sagegen_mode_map_destroy(map);
+
+  map = NULL;
+  stream = fopen(file, "w");
+  EXPECT(stream != NULL);
+  fprintf(stream, "sagegen.modes\t1\nfirst\tint8\n");
+  EXPECT(fclose(stream) == 0);
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_mode_map_load(file, &map), file);
+  EXPECT(strstr(sagegen_last_error(), ":2: ") != NULL);
+  EXPECT(unlink(file) == 0);
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_mode_map_load(file, &map), "cannot be read");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_mode_map_load(NULL, &map), "path is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_mode_map_load(file, NULL), "map is null");
+  EXPECT(map == NULL);
+  sagegen_mode_map_destroy(NULL);
+}
+
 static void test_misuse(sagegen_device* device) {
   sagegen_device* none = NULL;
   sagegen_attention* plan = NULL;
@@ -494,6 +542,7 @@ int main(void) {
   test_attention(device, "int8-fp16", SAGEGEN_MASK_CAUSAL);
   test_mods(device);
   test_kernels(device);
+  test_mode_map(device);
   test_smoothing(device);
   test_errors_name_what_was_asked();
   test_unreadable_ptx(device);

@@ -152,6 +152,18 @@ typedef struct sagegen_arguments {
   size_t mod_count;
 } sagegen_arguments;
 
+/* Which kernel each layer of a model runs, as `sagegen compare --pick --out FILE` chooses it. A text: the first line
+ * is "sagegen.modes<TAB>1", each further one "layer<TAB>key"; "*" are all layers without a line, and what follows a
+ * second tab, lines that begin with #, and empty lines are for people. */
+typedef struct sagegen_mode_map sagegen_mode_map;
+/* SAGEGEN_SPEC_ERROR for a file that cannot be read, or is none of these: the text names file and line. */
+sagegen_status sagegen_mode_map_load(const char* path, sagegen_mode_map** map);
+void sagegen_mode_map_destroy(sagegen_mode_map* map);
+/* Key of the layer's kernel, for `mode` of sagegen_attention_options; valid while the map lives.
+ * SAGEGEN_ARGUMENT_ERROR if the map has no line for it. */
+sagegen_status sagegen_mode_map_kernel(const sagegen_mode_map* map, const char* layer,
+                                       const char** key);
+
 /* Loads the kernels; on a GPU the driver compiles them. */
 sagegen_status sagegen_attention_create(sagegen_device* device,
                                         const sagegen_attention_options* options,

@@ -1,4 +1,6 @@
-// Quantized attention for applications: what to compute (attention::Spec), and the plan that runs it.
+// Quantized attention for applications: what to compute (attention::Spec), the plan that runs it, and the map that says
+// which kernel each layer of a model runs.
 #pragma once
 
 #include "templates/attention/plan.h"
+#include "templates/attention/plan_mode_map.h"

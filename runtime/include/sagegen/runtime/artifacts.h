@@ -69,6 +69,9 @@ ArtifactSource ptx_at(const std::filesystem::path& path);
 // Throws ArgumentError for a chain without sources, or with one that is no function.
 ArtifactSource chain(std::vector<ArtifactSource> sources);
 
+// The bytes of a file. Throws ArtifactError that names it and says what the system says.
+std::string read_artifact(const std::filesystem::path& file);
+
 // Whether PTX of this target loads on a device (PTX ISA, "PTX Module Directives: .target"): without a suffix
 // on every later one, with `f` on later ones of the same major version, with `a` on its own alone.
 bool loads_on(Target ptx, int compute_capability);
