@@ -2,14 +2,9 @@
 import os
 import unittest
 
-from support import CODEGEN, FILE, FWD, OK, QUANTQ, SOURCE, SPEC, USAGE, CliTest, has_generator, sagegen
+from support import CODEGEN, FILE, FWD, OK, QUANTQ, SOURCE, SPEC, USAGE, CliTest, has_generator, has_ptxas
 
 GENERATOR = has_generator()
-
-
-def has_ptxas():
-    """Without the generator nothing is assembled, so that it does not matter."""
-    return GENERATOR and sagegen("inspect", "--model", FWD).code == OK
 
 
 needs_ptxas = unittest.skipUnless(has_ptxas(), "no generator, or no ptxas")

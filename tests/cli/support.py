@@ -40,6 +40,11 @@ def has_generator():
     return sagegen("env", "--json").json()["generator"].startswith("LLVM")
 
 
+def has_ptxas():
+    """Without the generator nothing is assembled, so that it does not matter."""
+    return has_generator() and sagegen("inspect", "--model", FWD).code == OK
+
+
 def is_sanitized():
     """Sanitizers need address space that a limit takes away from them."""
     return bool(os.environ.get("SAGEGEN_SANITIZED"))

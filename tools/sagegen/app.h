@@ -72,6 +72,7 @@ void add_inspect(App& app);
 void add_trace(App& app);
 void add_generate(App& app);
 void add_run(App& app);
+void add_compare(App& app);
 void add_emu(App& app);
 void add_devices(App& app);
 void add_env(App& app);

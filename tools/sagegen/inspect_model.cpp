@@ -1,5 +1,6 @@
 #include "tools/sagegen/inspect_model.h"
 
+#include <limits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -32,33 +33,6 @@ std::string all_gpus() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-const model::Gpu& chosen_gpu(const Kernel& kernel, const std::string& name) {
-  const int sm = kernel.target().sm;
-  const model::Gpu* gpu = name.empty() ? model::usual_gpu(sm) : model::find_gpu(name);
-  if (gpu == nullptr && name.empty()) {
-    throw SpecError(
-        fmt::format("the model knows no GPU of {}, but {}; take a key of another target",
-                    to_string(kernel.target()), all_gpus()));
-  }
-  if (gpu == nullptr) throw UsageError(fmt::format("--gpu {}: use one of {}", name, all_gpus()));
-  if (gpu->architecture != sm) {
-    throw UsageError(fmt::format(
-        "--gpu {} is sm_{}, and the key's target is {}: machine code is for one architecture; use "
-        "{}"
-        ", or the key of a kernel for sm_{}",
-        gpu->name, gpu->architecture, to_string(kernel.target()), gpus_of(sm), gpu->architecture));
-  }
-  return *gpu;
-}
-
-void require_ptxas() {
-  if (!model::ptxas_path().empty()) return;
-  throw FileError(
-      fmt::format("ptxas: the model assembles the kernel with it, and there is none {}; "
-                  "tools/install_ptxas.sh of the sources fetches it, and any CUDA toolkit has it",
-                  model::ptxas_places()));
-}
-
 int head_dim_of(const Kernel& kernel) {
   if (&kernel.family() == &attention::family())
     return kernel.view(attention::family()).spec.head_dim;
@@ -75,7 +49,7 @@ struct Assembly {
 
 Assembly assembled(const Kernel& kernel) {
   const std::string ptx = emit_kernel(kernel, {}).code;
-  require_ptxas();
+  if (const std::string why = why_no_model(); !why.empty()) throw FileError(why);
   const model::Assembled result = model::assemble(ptx, to_string(kernel.target()), "-v");
   if (result.cubin.empty()) {
     throw CodegenError(
@@ -169,7 +143,7 @@ Json json_of(const model::Gpu& gpu, const Assembly& assembly, const model::Predi
 template <typename Use>
 auto modelled(const Kernel& kernel, const std::string& gpu_name, const Use& use) {
   const int head_dim = head_dim_of(kernel);
-  const model::Gpu& gpu = chosen_gpu(kernel, gpu_name);
+  const model::Gpu& gpu = gpu_of_target(kernel.target(), gpu_name);
   const Assembly assembly = assembled(kernel);
   const Resources need = kernel.resources();
   const model::Launch launch{.threads = need.threads, .dynamic_shared = need.dynamic_smem};
@@ -182,6 +156,53 @@ auto modelled(const Kernel& kernel, const std::string& gpu_name, const Use& use)
 }
 
 }  // namespace
+
+const model::Gpu& gpu_of_target(Target target, const std::string& name) {
+  const int sm = target.sm;
+  const model::Gpu* gpu = name.empty() ? model::usual_gpu(sm) : model::find_gpu(name);
+  if (gpu == nullptr && name.empty()) {
+    throw SpecError(
+        fmt::format("the model knows no GPU of {}, but {}; take a kernel of another target",
+                    to_string(target), all_gpus()));
+  }
+  if (gpu == nullptr) throw UsageError(fmt::format("--gpu {}: use one of {}", name, all_gpus()));
+  if (gpu->architecture != sm) {
+    throw UsageError(fmt::format(
+        "--gpu {} is sm_{}, and the kernel's target is {}: machine code is for one architecture; "
+        "use {}, or a kernel for sm_{}",
+        gpu->name, gpu->architecture, to_string(target), gpus_of(sm), gpu->architecture));
+  }
+  return *gpu;
+}
+
+std::string why_no_model() {
+  if (generator_state() == GeneratorState::absent)
+    return "the model assembles what the generator emits, and this sagegen is built without it";
+  if (!model::ptxas_path().empty()) return {};
+  return fmt::format(
+      "ptxas: the model assembles the kernel with it, and there is none {}; "
+      "tools/install_ptxas.sh of the sources fetches it, and any CUDA toolkit has it",
+      model::ptxas_places());
+}
+
+std::vector<double> predicted_tops(const Kernel& kernel,
+                                   const std::vector<const model::Gpu*>& gpus) {
+  const int head_dim = head_dim_of(kernel);
+  const Assembly assembly = assembled(kernel);
+  const Resources need = kernel.resources();
+  std::vector<double> tops;
+  for (const model::Gpu* gpu : gpus) {
+    try {
+      tops.push_back(model::predict(assembly.code,
+                                    {.threads = need.threads, .dynamic_shared = need.dynamic_smem},
+                                    head_dim, *gpu)
+                         .tops);
+    } catch (const model::NotModelled&) {
+      tops.push_back(std::numeric_limits<double>::quiet_NaN());
+    }
+  }
+  return tops;
+}
 
 ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
   return modelled(kernel, gpu_name,

@@ -67,6 +67,20 @@ void require_seed(CLI::Option* option) {
   require_whole(option, 0, std::numeric_limits<std::uint64_t>::max());
 }
 
+void require_number(CLI::Option* option, double most) {
+  option->check([most](const std::string& text) {
+    double value = 0;
+    const char* const end = text.data() + text.size();
+    const std::from_chars_result parsed = std::from_chars(text.data(), end, value);
+    if (parsed == std::from_chars_result{end, std::errc()} && value >= 0 && value <= most)
+      return std::string();
+    const bool bounded = most < std::numeric_limits<double>::max();
+    return fmt::format("{} is refused; it is a number from 0{}",
+                       text.empty() ? "an empty value" : text,
+                       bounded ? fmt::format(" to {}", most) : "");
+  });
+}
+
 std::string suggestion(const std::string& word, const std::vector<std::string>& known) {
   constexpr std::size_t kLongest = 64;  // no word here is longer, and distances cost its square
   if (word.size() > kLongest) return {};

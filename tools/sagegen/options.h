@@ -39,6 +39,8 @@ void refuse_empty(CLI::Option* option);
 // large, for the largest number.
 void require_whole(CLI::Option* option, std::uint64_t least, std::uint64_t most);
 void require_seed(CLI::Option* option);
+// The same of what is no number from 0 to `most`, which may be the largest there is.
+void require_number(CLI::Option* option, double most);
 
 // "; did you mean X?" with the known word that is nearest to `word`, or nothing if none is near.
 std::string suggestion(const std::string& word, const std::vector<std::string>& known);

@@ -70,12 +70,6 @@ Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunD
 
 // ---- report ---------------------------------------------------------------------------------------
 
-std::vector<std::string> mod_names(const AttentionJob& job) {
-  std::vector<std::string> names;
-  for (const reference::ScoreMod& mod : job.inputs.mods) names.push_back(mod.name);
-  return names;
-}
-
 Json setup_json(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
                 const RunDevice& on, const AttentionResult& result) {
   const reference::Inputs& in = job.inputs;

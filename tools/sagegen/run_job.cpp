@@ -53,6 +53,12 @@ AttentionJob make_job(const RunInputs& inputs, const Kernel& kernel, const ModOp
   return job;
 }
 
+std::vector<std::string> mod_names(const AttentionJob& job) {
+  std::vector<std::string> names;
+  for (const reference::ScoreMod& mod : job.inputs.mods) names.push_back(mod.name);
+  return names;
+}
+
 AttentionResult run_with_progress(const AttentionJob& job, const RunDevice& on,
                                   const std::string& what, const runtime::LaunchProgress& launch,
                                   const std::function<void()>& begin) {

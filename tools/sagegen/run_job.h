@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_inputs.h"
@@ -18,6 +19,8 @@ runtime::ArtifactSource ptx_source(const std::string& ptx, const RunDevice& on);
 // Without layout and source. Throws UsageError for mods that mean nothing.
 AttentionJob make_job(const RunInputs& inputs, const Kernel& kernel, const ModOptions& mods,
                       std::uint64_t seed);
+
+std::vector<std::string> mod_names(const AttentionJob& job);  // with what they are given
 
 // Emulated launches end at Ctrl-C, and while they go on a line says how far they are. `begin` runs when Ctrl-C
 // does that already.
