@@ -1,5 +1,6 @@
 """`sagegen compare`: tables of modes, picks within bounds, and the map of layers that they become."""
 import os
+import re
 import unittest
 
 from support import (CHECK_FAILED, CODEGEN, DRIVER, FILE, OK, SOURCE, SPEC, USAGE, CliTest, has_generator, has_ptxas,
@@ -11,7 +12,7 @@ needs_ptxas = unittest.skipUnless(has_ptxas(), "no generator, or no ptxas")
 RECORDED = os.path.join(SOURCE, "tests", "data", "minilm_qkv.safetensors")
 SMALL = ("--heads", 2, "--q-len", 70, "--kv-len", 65, "--head-dim", 64)
 LAYERS = ("--target", "sm_80", "--input", RECORDED, "--prefix", "layer0", "layer2")
-TWO = ("--only", "granularity=per_thread smoothing=k pv=f16")   # INT8 and INT4
+TWO = ("--only", "granularity=per_thread smoothing=k pv=f16 accumulation=f32")   # INT8 and INT4
 FIGURES = ("cosine_similarity", "relative_l1", "rmse", "max_abs")
 
 
@@ -58,7 +59,8 @@ class Errors(CompareTest):
 
     @needs_generator
     def test_of_kernels_they_are_those_of_run(self):
-        report = self.compare(*SMALL, "--device", "emulator", "--target", "sm_80", "--only", "qk=s8 smoothing=k")
+        report = self.compare(*SMALL, "--device", "emulator", "--target", "sm_80", "--only",
+                              "qk=s8 smoothing=k granularity=per_thread")
         self.assertEqual(report["errors_of"], "emulator:sm_80")
         kernels = report["layers"][0]["kernels"]
         # What kernels compute tells accumulations apart, so that all are there.
@@ -111,11 +113,11 @@ class Tables(CompareTest):
         self.without_ptxas()
         text = self.expect(OK, "compare", *SMALL).out
         for part in ("of the number formats alone", "speed    none: ", "ptxas" if GENERATOR else "built without it",
-                     "qk  granularity  smoothing  pv", "cosine", "rel. L1", "worst row", "LSE", "140 of 140 rows"):
+                     "qk  granularity  smoothing  pv    accumulation   code_range", "cosine", "rel. L1", "worst row", "LSE", "140 of 140 rows"):
             self.assertIn(part, text)
         self.assertNotIn("TOPS", text)
         report = self.compare(*SMALL)
-        self.assertEqual(len(report["layers"][0]["kernels"]), 24)
+        self.assertEqual(len(report["layers"][0]["kernels"]), 120)
         self.assertNotIn("predicted_tops", report["layers"][0]["kernels"][0])
         self.assertIn("no_speed", report)
         self.assertNotIn("speed", report)
@@ -135,12 +137,12 @@ class Tables(CompareTest):
 
     @needs_ptxas
     def test_speeds_are_those_of_inspect(self):
-        some = (*SMALL, "--only", "smoothing=k pv=e4m3", "--gpu", "l40s")
+        some = (*SMALL, "--only", "smoothing=k pv=e4m3 granularity=per_thread accumulation=two_level_f32", "--gpu", "l40s")
         report = self.compare(*some, "RTX4090")
         self.assertEqual(report["target"], "sm_89")
         self.assertEqual((report["speed"]["kind"], report["speed"]["gpus"]), ("prediction", ["L40S", "RTX4090"]))
         kernels = report["layers"][0]["kernels"]
-        self.assertEqual(len(kernels), 4)
+        self.assertEqual(len(kernels), 2)
         for gpu in report["speed"]["gpus"]:
             model = self.expect_json(OK, "inspect", "--model", kernels[0]["key"], "--gpu", gpu)["model"]
             self.assertEqual(kernels[0]["predicted_tops"][gpu], model["tops"])
@@ -155,7 +157,7 @@ class Tables(CompareTest):
         def keys(*texts):
             return [kernel["key"] for kernel in self.one_layer(*SMALL, "--target", "sm_80", *texts)["kernels"]]
         some, others = keys("--only", "qk=s4 smoothing=qk"), keys("--only", "qk=s8 smoothing=k")
-        self.assertEqual((len(some), len(others)), (2, 2))
+        self.assertEqual((len(some), len(others)), (8, 8))   # granularities, sums in f32 and in f16
         for both in (("--only", "qk=s4 smoothing=qk", "qk=s8 smoothing=k"),
                      ("--only", "qk=s4 smoothing=qk", "--only", "qk=s8 smoothing=k")):
             self.assertEqual(keys(*both), some + others)
@@ -189,7 +191,7 @@ class Picks(CompareTest):
     def test_it_is_the_fastest_within_the_bounds(self):
         report = self.compare("--input", RECORDED, "--prefix", "layer2", "--pick", "--min-cosine", 0.999, "--max-l1", 0.02,
                               "--speed-margin", 0)
-        self.assertEqual(report["bounds"], {"min-cosine": 0.999, "max-l1": 0.02})
+        self.assertEqual(report["bounds"], {"min_cosine": 0.999, "max_l1": 0.02})
         kernels = report["layers"][0]["kernels"]
         for kernel in kernels:
             self.assertEqual(kernel["within"], kernel["cosine_similarity"] >= 0.999 and kernel["relative_l1"] <= 0.02)
@@ -222,8 +224,13 @@ class Picks(CompareTest):
         self.assertEqual(self.entries(out), [["*", report["layers"][0]["picked"]]])
 
     def test_what_the_library_does_not_carry_is_said(self):
-        text = self.expect(OK, "compare", *LAYERS, *TWO, "--pick", "--min-cosine", 0.98).out
-        self.assertRegex(text, r"does not carry all of these: `sagegen emit --out ptx/ sage_fwd_\S*qk_s4t\S*smk_\S*sm80`")
+        arguments = (*SMALL, "--target", "sm_80", "--only", "qk=s4 smoothing=none granularity=per_block", "--pick", "--max-l1", 9)
+        text = self.expect(OK, "compare", *arguments).out
+        command = re.search(r"the library does not carry all of these: `sagegen (emit --out ptx/ .*)`", text)[1].split(" ")
+        self.expect(OK, *command, cwd=self.directory)   # all that the pick needs
+        picked = self.one_layer(*arguments)["picked"]
+        run = self.expect_json(OK, "run", picked, "--device", "emulator", "--ptx", self.path("ptx"), *SMALL)
+        self.assertEqual(sorted(run["kernels"]), sorted(command[3:]))
         text = self.expect(OK, "compare", *SMALL, "--target", "sm_89", "--only",
                            "pv=f16 qk=s8 smoothing=k granularity=per_thread", "--pick", "--max-l1", 1).out
         self.assertNotIn("does not carry", text)   # for sm_86, which loads
@@ -241,7 +248,8 @@ class Picks(CompareTest):
         self.assertNotIn("out", report)
 
     def test_kernels_are_picked_by_what_they_compute(self):
-        report = self.compare(*SMALL, *TWO, "--target", "sm_80", "--device", "emulator", "--pick", "--max-l1", 0.05)
+        report = self.compare(*SMALL, "--only", "granularity=per_thread smoothing=k pv=f16", "--target", "sm_80", "--device",
+                              "emulator", "--pick", "--max-l1", 0.05)
         kernels = {kernel["key"]: kernel for kernel in report["layers"][0]["kernels"]}
         self.assertGreater(len(kernels), 2)   # accumulations, too
         self.assertTrue(kernels[report["layers"][0]["picked"]]["within"])

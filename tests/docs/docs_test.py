@@ -139,12 +139,12 @@ def fields_of(text, struct):
     return set(re.findall(r'param_field\("(\w+)"', body))
 
 
-def names_in(value):
-    """Names of all fields of a JSON value."""
+def names_in(value, of_users=()):
+    """Names of all fields of a JSON value, but not what is in fields of these names."""
     if isinstance(value, dict):
-        return set(value).union(*map(names_in, value.values()))
+        return set(value).union(*(names_in(part, of_users) for name, part in value.items() if name not in of_users))
     if isinstance(value, list):
-        return set().union(*map(names_in, value))
+        return set().union(*(names_in(part, of_users) for part in value))
     return set()
 
 
@@ -312,21 +312,24 @@ class Reference(unittest.TestCase):
             cases = [("targets", [], ()), ("list", [], ()), ("devices", [], ()), ("env", [], ("variables",)),
                      ("run", [*small, "--head-dim", "64", "--judge-rows", "8"], ()),
                      ("run", [*small, "--set", set_file], ()),
+                     ("compare", [*small[2:], "--only", "qk=s8"], ("what", "how", "predicted_tops")),
                      ("emu", [ptx, "--block", "32", "--arg", "x:f32[4]=1", "--expect", "x=2"], ())]
             if json.loads(sagegen("env", "--json")[1])["generator"].startswith("LLVM"):
                 cases += [("emit", [key, "--out", folder], ()), ("trace", [key], ()),
                           ("trace", [key, "--out", folder], ())]
             cases += [("inspect", [key], ("what", "how", "description"))]
             if sagegen("inspect", "--model", key)[0] == 0:   # with the generator and ptxas
-                cases += [("inspect", ["--model", key], ("what", "how"))]
+                cases += [("inspect", ["--model", key], ("what", "how")),
+                          ("compare", [*small[2:], "--only", "qk=s8", "--pick", "--max-l1", "1"],
+                           ("what", "how", "predicted_tops")),
+                          ("compare", [*small, "--only", "smoothing=qk qk=s8", "--pick", "--max-l1", "0"],
+                           ("what", "how", "predicted_tops"))]
             self.assertIn(finding, self.page.text)
             for command, arguments, of_users in cases:
                 out = sagegen(command, "--json", *arguments)[1]
                 report = json.loads(out)
-                for name in of_users:
-                    report[name] = None
                 section = words(self.page.section(f"### `sagegen {command} --json`"))
-                self.assertEqual(names_in(report) - section - general, set(), f"{command} {arguments}")
+                self.assertEqual(names_in(report, of_users) - section - general, set(), f"{command} {arguments}")
         manifest = json.loads(read("generated/manifest.json"))
         self.assertEqual(names_in(manifest) - words(self.page.section("### `generated/manifest.json`")), set())
 

@@ -212,18 +212,25 @@ void check_options(const CompareCommand& command) {
   if (!command.out.empty()) check_out(command);
 }
 
-// Keys of kernels that the library does not carry, for no target whose PTX loads in their place.
-std::set<std::string> not_embedded(const std::vector<Kernel>& picked) {
+// How PTX of the picked kernels and of those that prepare their inputs is made; empty if the library carries all
+// of it, be it for a lower target whose PTX loads in its place.
+std::string emit_command(const std::vector<Kernel>& picked) {
   const std::vector<Kernel> embedded = default_set();
   std::set<std::string> keys;
-  for (const Kernel& kernel : picked) {
-    const bool there = std::ranges::any_of(embedded, [&](const Kernel& each) {
+  bool all_embedded = true;
+  const auto need = [&](const Kernel& kernel) {
+    keys.insert(kernel.key());
+    all_embedded &= std::ranges::any_of(embedded, [&](const Kernel& each) {
       return each.on(kernel.target()) == kernel &&
              runtime::loads_on(each.target(), kernel.target().sm);
     });
-    if (!there) keys.insert(kernel.key());
+  };
+  for (const Kernel& kernel : picked) {
+    need(kernel);
+    for (const Kernel& input : kernel.inputs()) need(input);
   }
-  return keys;
+  if (all_embedded) return {};
+  return fmt::format("sagegen emit --out ptx/ {}", fmt::join(keys, " "));
 }
 
 // ---- report -----------------------------------------------------------------------------------------
@@ -401,13 +408,13 @@ bool pick_layers(const CompareCommand& command, std::vector<Layer>& layers, cons
   if (all && layers.size() > 1)
     text += fmt::format("         other layers: {}\n",
                         others ? others->kernel.key() : "none, as no kernel is within on each");
-  const std::set<std::string> absent = not_embedded(kernels);
-  if (!absent.empty())
-    text += fmt::format(
-        "         the library does not carry all of these: `sagegen emit --out "
-        "ptx/ {}`\n",
-        fmt::join(absent, " "));
-  for (const Bound& bound : command.bounds) json["bounds"][bound.measure->option + 2] = bound.limit;
+  if (const std::string emit = emit_command(kernels); !emit.empty())
+    text += fmt::format("         the library does not carry all of these: `{}`\n", emit);
+  for (const Bound& bound : command.bounds) {
+    std::string name = bound.measure->option + 2;  // without the dashes
+    std::ranges::replace(name, '-', '_');
+    json["bounds"][name] = bound.limit;
+  }
   json["others"] = others ? Json(others->kernel.key()) : Json();
   if (!all || command.out.empty()) return all;
   write_file(command.out,

@@ -21,9 +21,20 @@ bool is_problem(const Field& field) {
   return field.is_flag || field.name == "head_dim" || field.name == "io";
 }
 
-bool is_varied(const Field& field, ErrorsOf errors) {
-  if (is_problem(field) || field.name == "q_group" || field.name == "k_group") return false;
-  return errors == ErrorsOf::kernels || field.name != "accumulation";
+bool is_varied(const Field& field) {
+  return !is_problem(field) && field.name != "q_group" && field.name != "k_group";
+}
+
+// What may be said of a field. A model tells no sums of f32 apart, so there the usual ones stand for all.
+std::vector<std::string> choices_of(const Field& field, ErrorsOf errors) {
+  std::vector<std::string> choices;
+  const bool f32_alike = errors == ErrorsOf::formats && field.name == "accumulation";
+  if (f32_alike) choices.emplace_back();
+  for (const int value : field.values.all()) {
+    const bool usual = f32_alike && value != static_cast<int>(Accumulation::f32_f16);
+    if (!usual) choices.push_back(fmt::format(" {}={}", field.name, field.word(value)));
+  }
+  return choices;
 }
 
 std::string problem_text(const attention::Spec& asked) {
@@ -53,15 +64,13 @@ Sentences violations(const Kernel& kernel) {
   return sentences;
 }
 
-// Adds to `found` what `text` says, with every value of the fields from the index-th on; gives the first refusal.
-void combine(const std::vector<Field>& varied, std::size_t index, const std::string& text,
-             Target target, std::vector<Kernel>& found, Sentences& refused) {
-  if (index < varied.size()) {
-    const Field& field = varied[index];
-    for (const int value : field.values.all()) {
-      combine(varied, index + 1, fmt::format("{} {}={}", text, field.name, field.word(value)),
-              target, found, refused);
-    }
+// Adds to `found` what `text` says, with every choice from the index-th on; gives the first refusal.
+void combine(const std::vector<std::vector<std::string>>& choices, std::size_t index,
+             const std::string& text, Target target, std::vector<Kernel>& found,
+             Sentences& refused) {
+  if (index < choices.size()) {
+    for (const std::string& choice : choices[index])
+      combine(choices, index + 1, text + choice, target, found, refused);
     return;
   }
   const Kernel kernel = kernel_of_options(attention::family(), text, target);
@@ -73,7 +82,7 @@ void combine(const std::vector<Field>& varied, std::size_t index, const std::str
 std::vector<Kernel> combinations(const std::string& only, const attention::Spec& asked,
                                  Target target, ErrorsOf errors) {
   const std::set<std::string> named = names_in(only);
-  std::vector<Field> varied;
+  std::vector<std::vector<std::string>> choices;
   for (const Field& field : attention::family().what) {
     const bool is_named = named.contains(std::string(field.name));
     if (is_named && is_problem(field)) {
@@ -82,11 +91,11 @@ std::vector<Kernel> combinations(const std::string& only, const attention::Spec&
           "leave it out",
           only, field.name));
     }
-    if (!is_named && is_varied(field, errors)) varied.push_back(field);
+    if (!is_named && is_varied(field)) choices.push_back(choices_of(field, errors));
   }
   std::vector<Kernel> found;
   Sentences refused;
-  combine(varied, 0, problem_text(asked) + only, target, found, refused);
+  combine(choices, 0, problem_text(asked) + only, target, found, refused);
   if (!found.empty()) return found;
   throw SpecError(fmt::format("no kernel for {} has {}{}: {}", to_string(target),
                               problem_text(asked), only, refused.front()));

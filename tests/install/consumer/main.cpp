@@ -50,7 +50,11 @@ int run_attention(const Device& device, const ArtifactSource& source) {
   const Target target = best_target(device.compute_capability());
   attention::Spec spec = attention::usual_spec(target);
   spec.head_dim = kChannels;
-  const attention::Plan plan(device, sagegen::Kernel(attention::family(), spec, target), source);
+  const auto map = attention::ModeMap::parse(
+      std::string(attention::kModeMapHead) + "\n*\t" +
+          sagegen::Kernel(attention::family(), spec, target).key() + "\n",
+      "map of the consumer");
+  const attention::Plan plan(device, map.kernel_for("layer 0"), source);
 
   std::vector<std::uint16_t> q(kQueries * kChannels), k(kKeys * kChannels), v(kKeys * kChannels);
   for (std::size_t i = 0; i < q.size(); ++i) q[i] = half(static_cast<int>(i * 7 % 5) - 2);
