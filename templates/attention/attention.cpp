@@ -96,9 +96,9 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   }
   ring.walk(RingPart::edge, next, tiles.end, step);
 
-  const std::vector<F32> sums = softmax.sums();
   const AttentionPosition position = block.here();
-  softmax.write_lse(position, sums);
+  const RowSums sums = softmax.sums(position);
+  softmax.write_lse(position, sums.all);
   output.write(position, sums);  // O / l
 }
 

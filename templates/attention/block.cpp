@@ -32,6 +32,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       granularity(view.spec.granularity),
       v_quantized(v_is_quantized(view.spec)),
       smooth(smooths_k(view.spec.smoothing)),
+      smooth_v(view.spec.v_smoothing == ValueSmoothing::mean),
       two_level(view.spec.accumulation != Accumulation::f32),
       half_sums(view.spec.accumulation == Accumulation::f32_f16),
       // A branch that keeps instructions from overlapping. Sums of f16 take half the registers; without it kernels

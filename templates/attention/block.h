@@ -22,7 +22,7 @@ struct AttentionPlan {
   int q_group, k_group;
   DType io, qk, pv;
   Granularity granularity;
-  bool v_quantized, smooth;
+  bool v_quantized, smooth, smooth_v;
   bool two_level;      // P V of a tile is summed from zero, then added to O in f32
   bool half_sums;      // that sum is one of f16
   bool finish_sums;    // O takes such sums up early, lest registers run short

@@ -54,7 +54,11 @@ std::string k_scales(const Spec& spec) {
 
 std::string v_codes(const Spec& spec) {
   if (!v_is_quantized(spec)) return "V: read as the caller gives it (f16), no scale";
-  return fmt::format("V: {} codes, one f32 scale per channel = amax / {}; {}", to_string(spec.pv),
+  return fmt::format("V{}: {} codes, one f32 scale per channel = amax / {}; {}",
+                     spec.v_smoothing == ValueSmoothing::mean
+                         ? " less its mean over all keys, which O gets back"
+                         : "",
+                     to_string(spec.pv),
                      largest_v_code(spec.pv, code_octaves(spec).v),
                      spec.pv == DType::e4m3
                          ? "stored channel-major [batch, kv_heads, channels, keys], every 16 keys "

@@ -202,6 +202,7 @@ ParamLayout params(const View& v) {
   layout.add<Params>();
   if (smooths_k(v.spec.smoothing)) layout.add<SmoothingParams>();
   if (v.spec.smoothing == Smoothing::qk) layout.add<MeanScoreParams>();
+  if (v.spec.v_smoothing == ValueSmoothing::mean) layout.add<ValueMeanParams>();
 #define SAGEGEN_MOD(name) \
   if (v.spec.name) layout.add<name::Params>();
 #include "templates/attention/mods/mods.def"
@@ -232,10 +233,15 @@ std::vector<Kernel> inputs(const View& v) {
   const Spec& s = v.spec;
   const Target target = v.target.target;
   const bool smooth = smooths_k(s.smoothing), quantized_v = v_is_quantized(s);
+  const bool smooth_v = s.v_smoothing == ValueSmoothing::mean;
   std::vector<Kernel> kernels;
   if (smooth || quantized_v) {
     kernels.push_back({kv_statistics::family(),
-                       {.head_dim = s.head_dim, .io = s.io, .k_sum = smooth, .v_amax = quantized_v},
+                       {.head_dim = s.head_dim,
+                        .io = s.io,
+                        .k_sum = smooth,
+                        .v_amax = quantized_v && !smooth_v,
+                        .v_range = smooth_v},
                        target});
   }
   quantize_rows::Spec rows{.head_dim = s.head_dim, .io = s.io, .codes = s.qk};
@@ -252,7 +258,11 @@ std::vector<Kernel> inputs(const View& v) {
   if (quantized_v) {
     kernels.push_back(
         {quantize_values::family(),
-         {.head_dim = s.head_dim, .io = s.io, .codes = s.pv, .octaves = code_octaves(s).v},
+         {.head_dim = s.head_dim,
+          .io = s.io,
+          .codes = s.pv,
+          .octaves = code_octaves(s).v,
+          .smooth = smooth_v},
          target});
   }
   rows.scales = q_scales_per_group(s.granularity, s.q_group);
@@ -301,6 +311,10 @@ const FamilyOf<Spec, Schedule>& family() {
                                                  words<CodeRange>(
                                                      {{CodeRange::usual, "usual"},
                                                       {CodeRange::fine_v, "fine_v", "finev"}}))),
+                  later(field<&Spec::v_smoothing>(
+                      "v_smoothing", "",
+                      words<ValueSmoothing>({{ValueSmoothing::none, "none", "smv0"},
+                                             {ValueSmoothing::mean, "mean", "smv"}}))),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
               },
@@ -391,7 +405,7 @@ float p_offset(const Spec& spec) {
 
 bool v_is_quantized(const Spec& spec) {
   return spec.pv == DType::e4m3 || spec.io != DType::f16 ||
-         spec.accumulation == Accumulation::f32_f16;
+         spec.accumulation == Accumulation::f32_f16 || spec.v_smoothing == ValueSmoothing::mean;
 }
 
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {

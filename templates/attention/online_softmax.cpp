@@ -23,21 +23,23 @@ std::int32_t repeated(const AttentionPlan& plan) {
 OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
   KernelBuilder& k = block.k;
   for (int row = 0; row < block.plan.warp_rows / 8; ++row) {
-    F32 maximum = k.f32(kFirstMaximum), sum = k.f32(0.0f);
+    F32 maximum = k.f32(kFirstMaximum);
     if (block.mods.have_sink()) {
-      const I32 query = block.at.lane_query + Accumulator::tile_row(row);
-      F32 sink = block.mods.sink({block.at.batch, block.at.q_head, query, block.at.q_index});
-      if (!block.plan.whole_scores) {
-        sink = sink - block.taken_by_smoothing(block.at, query) * kLog2E;
-      }
+      const F32 score = sink(block.at, row);
       const bool steps = block.plan.maximum_step != 0;
-      const F32 less_offset = steps ? on_grid(sink, true) : sink - block.plan.p_offset;
+      const F32 less_offset = steps ? on_grid(score, true) : score - block.plan.p_offset;
       maximum = k.max(less_offset, maximum);
-      sum = k.exp2(sink - maximum) * block.plan.v_code;
     }
     maximum_.push_back(k.var(maximum));
-    sum_.push_back(k.var(sum));
+    sum_.push_back(k.var(k.f32(0.0f)));
   }
+}
+
+F32 OnlineSoftmax::sink(const AttentionPosition& at, int row) const {
+  const I32 query = at.lane_query + Accumulator::tile_row(row);
+  const F32 score = block_.mods.sink({at.batch, at.q_head, query, at.q_index});
+  if (block_.plan.whole_scores) return score;
+  return score - block_.taken_by_smoothing(at, query) * kLog2E;
 }
 
 // A score, up to the next multiple of the step, less p_offset, which is a multiple, too. Adding 1.5 * 2^23 steps
@@ -117,9 +119,15 @@ void OnlineSoftmax::sum(Scores& scores) {
   if (!plan.queries_in_registers) block_.compute_here(sum_);
 }
 
-std::vector<F32> OnlineSoftmax::sums() const {
-  std::vector<F32> sums;
-  for (const Var<F32>& sum : sum_) sums.push_back(sum.get() * (1.0f / block_.plan.v_code));
+RowSums OnlineSoftmax::sums(const AttentionPosition& at) const {
+  RowSums sums;
+  for (const Var<F32>& sum : sum_) sums.of_keys.push_back(sum.get() * (1.0f / block_.plan.v_code));
+  sums.all = sums.of_keys;
+  if (!block_.mods.have_sink()) return sums;
+  for (std::size_t row = 0; row < sum_.size(); ++row) {
+    const F32 score = sink(at, static_cast<int>(row));
+    sums.all[row] = sums.of_keys[row] + block_.k.exp2(score - maximum_[row]);
+  }
   return sums;
 }
 

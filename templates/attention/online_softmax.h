@@ -7,6 +7,12 @@
 
 namespace sagegen::attention {
 
+// Sums of P of the lane's rows, after the walk.
+struct RowSums {
+  std::vector<dsl::F32> of_keys;
+  std::vector<dsl::F32> all;  // with that of the sink
+};
+
 // P = 2^(score - maximum + p_offset) <= 2^p_offset, where its format ends.
 class OnlineSoftmax {
  public:
@@ -19,13 +25,15 @@ class OnlineSoftmax {
 
   const std::vector<RowOperands>& p() const { return p_; }           // by k step
   const std::vector<dsl::F32>& rescale() const { return rescale_; }  // by row of the lane
-  std::vector<dsl::F32> sums() const;                                // of P, after the walk
+  RowSums sums(const AttentionPosition& at) const;
 
   // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores, if the address
   // of LSE is not null. Where no key is visible the sum is 0 and the result -inf.
   void write_lse(const AttentionPosition& at, const std::vector<dsl::F32>& sums) const;
 
  private:
+  // Of a row of the lane, among its scores.
+  dsl::F32 sink(const AttentionPosition& at, int row) const;
   dsl::F32 on_grid(dsl::F32 score, bool may_be_large) const;
 
   const AttentionBlock& block_;

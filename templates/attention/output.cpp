@@ -1,5 +1,6 @@
 #include "templates/attention/output.h"
 
+#include <optional>
 #include <utility>
 
 #include "templates/shared/tensor.h"
@@ -64,29 +65,40 @@ void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
 }
 
 // Through shared memory, so that rows leave in one piece.
-void Output::write(const AttentionPosition& at, const std::vector<F32>& sums) const {
+void Output::write(const AttentionPosition& at, const RowSums& sums) const {
   KernelBuilder& k = block_.k;
   const AttentionPlan& plan = block_.plan;
   const auto& p = block_.p;
   k.barrier();  // nobody reads queries, keys or values any more
   const SharedTile out{plan.o_tile, block_.shared};
   const QuadRows lane_out(out.rows_from(at.warp_row), at.lane);
-  const GlobalPtr v_scale =
-      p(&Params::v_scale) +
-      (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
-          std::int64_t{4};
-  std::vector<F32> inverse;
-  for (const F32 sum : sums) {
-    inverse.push_back(k.select(sum > 0.0f, k.reciprocal(sum), k.f32(0.0f)));
+  const auto of_channels = [&](GlobalPtr head) {
+    return head +
+           (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
+               std::int64_t{4};
+  };
+  const GlobalPtr v_scale = of_channels(p(&Params::v_scale));
+  std::optional<GlobalPtr> v_mean;
+  if (plan.smooth_v) v_mean = of_channels(k.params<ValueMeanParams>()(&ValueMeanParams::v_mean));
+  std::vector<F32> inverse, share;
+  for (std::size_t row = 0; row < sums.all.size(); ++row) {
+    const F32 sum = sums.all[row], none = k.f32(0.0f);
+    inverse.push_back(k.select(sum > 0.0f, k.reciprocal(sum), none));
+    // Of keys. All of the weight is theirs but for a sink's: exactly, as a constant V comes out as it is.
+    share.push_back(block_.mods.have_sink() ? sums.of_keys[row] * inverse[row]
+                                            : k.select(sum > 0.0f, k.f32(1.0f), none));
   }
   for (int block = 0; block < plan.head_dim / 8; ++block) {
-    std::array<F32, 2> scale;
-    for (std::size_t i = 0; plan.v_quantized && i < 2; ++i) {
-      scale[i] = k.load<F32>(v_scale + (8 * block + static_cast<std::int64_t>(i)) * 4);
+    std::array<F32, 2> scale, mean;
+    for (std::size_t i = 0; i < 2; ++i) {
+      const std::int64_t bytes = (8 * block + static_cast<std::int64_t>(i)) * 4;
+      if (plan.v_quantized) scale[i] = k.load<F32>(v_scale + bytes);
+      if (v_mean) mean[i] = k.load<F32>(*v_mean + bytes);
     }
     for (int row = 0; row < o_.lane_rows(); ++row) {
       const auto value = [&](int i) {
         const F32 normalized = o_.at(row, 2 * block + i).get() * inverse[row];
+        if (v_mean) return k.fma(normalized, scale[i], mean[i] * share[row]);
         return plan.v_quantized ? normalized * scale[i] : normalized;
       };
       lane_out.store(k, row, block, k.pack2(plan.io, value(0), value(1)));

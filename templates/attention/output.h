@@ -14,9 +14,9 @@ class Output {
   // O = O * rescale + P V.
   void add(const OnlineSoftmax& softmax, dsl::SharedPtr values);
 
-  // O / sum, times the scale of the channel of V. Overwrites the shared memory of the block. A row whose sum
-  // is 0 is 0.
-  void write(const AttentionPosition& at, const std::vector<dsl::F32>& sums) const;
+  // O / sum, times the scale of the channel of V, and of the channel's mean, if V is smoothed, what keys have of the
+  // weights. Overwrites the shared memory of the block. A row whose sum is 0 is 0.
+  void write(const AttentionPosition& at, const RowSums& sums) const;
 
  private:
   const AttentionBlock& block_;

@@ -50,6 +50,16 @@ struct SmoothingParams {
   }
 };
 
+// With ValueSmoothing::mean.
+struct ValueMeanParams {
+  Address v_mean;  // f32 [B, Hkv, D]
+
+  static constexpr std::string_view kName = "v_mean";
+  static std::vector<ParamField> fields() {
+    return {param_field("v_mean", &ValueMeanParams::v_mean)};
+  }
+};
+
 // With Smoothing::qk. The launch is a part of the problem (mean_scores/params.h): batches and heads from the first
 // ones on, and blocks of kMeanRows queries from the first one on, for which the scores of mean queries exist.
 struct MeanScoreParams {

@@ -72,6 +72,9 @@ enum Tensor {
   kVScale,
   kKSums,
   kVMaxima,
+  kVSums,
+  kVLeast,
+  kVMean,
   kKMean,
   kLseCorrection,
   kQMean,
@@ -85,6 +88,8 @@ constexpr Scratch kScratch[kTensors] = {
     {"k_codes", kKeys, kAttend},           {"k_scale", kKeys, kAttend},
     {"v_codes", kValues, kAttend},         {"v_scale", kValues, kAttend},
     {"k_sum_partial", kStatistics, kKeys}, {"v_amax_partial", kStatistics, kValues},
+    {"v_sum_partial", kStatistics, kValues}, {"v_least_partial", kStatistics, kValues},
+    {"v_mean", kValues, kAttend},
     {"k_mean", kLargestKeys, kAttend},     {"lse_correction", kQueries, kAttend},
     {"q_mean", kLargestQueries, kAttend},  {"mean_scores", kMeanQueries, kAttend},
     {"k_maxima", kLargestKeys, kKeys},     {"q_maxima", kLargestQueries, kQueries},
@@ -201,6 +206,10 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
     layout.bytes[kVCodes] = of_keys(layout.kv_len_padded, channels * bits(spec.pv) / 8);
     layout.bytes[kVScale] = of_keys(channels, kF32);
     layout.bytes[kVMaxima] = of_keys(layout.chunks * channels, kF32);
+    if (spec.v_smoothing == ValueSmoothing::mean) {
+      layout.bytes[kVSums] = layout.bytes[kVLeast] = layout.bytes[kVMaxima];
+      layout.bytes[kVMean] = of_keys(channels, kF32);
+    }
   }
   if (smooths_k(spec.smoothing)) {
     layout.bytes[kKSums] = of_keys(layout.chunks * channels, kF32);
@@ -287,6 +296,7 @@ struct Call {
   DevicePtr workspace;
 
   bool smooths_k() const { return sagegen::smooths_k(spec.smoothing); }
+  bool smooths_v() const { return spec.v_smoothing == ValueSmoothing::mean; }
   bool smooths_q() const { return spec.smoothing == Smoothing::qk; }
   bool per_tensor() const { return spec.granularity == Granularity::per_tensor; }
   // Address of a scratch tensor, 0 if it is absent.
@@ -307,8 +317,14 @@ struct Call {
     ParamPack params = steps.params(kStatistics);
     if (smooths_k())
       params.set(room::KSumParams{.tokens = arguments.k.param(), .partial = at(kKSums)});
-    if (v_is_quantized(spec))
+    if (smooths_v()) {
+      params.set(room::VRangeParams{.tokens = arguments.v.param(),
+                                    .sum_partial = at(kVSums),
+                                    .least_partial = at(kVLeast),
+                                    .largest_partial = at(kVMaxima)});
+    } else if (v_is_quantized(spec)) {
       params.set(room::VAmaxParams{.tokens = arguments.v.param(), .partial = at(kVMaxima)});
+    }
     params.set(room::Params{.kv_len = narrow(shape.kv_len), .chunk_len = narrow(layout.chunk_len)});
     steps.launch(kStatistics, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
   }
@@ -336,12 +352,18 @@ struct Call {
     namespace room = quantize_values;
     ParamPack params = steps.params(kValues);
     params.set(room::Params{.v = arguments.v.param(),
-                            .amax_partial = at(kVMaxima),
+                            .amax_partial = smooths_v() ? 0 : at(kVMaxima),
                             .codes = at(kVCodes),
                             .scale = at(kVScale),
                             .kv_len = narrow(shape.kv_len),
                             .kv_len_padded = narrow(layout.kv_len_padded),
                             .chunks = narrow(layout.chunks)});
+    if (smooths_v()) {
+      params.set(room::SmoothParams{.sum_partial = at(kVSums),
+                                    .least_partial = at(kVLeast),
+                                    .largest_partial = at(kVMaxima),
+                                    .mean = at(kVMean)});
+    }
     steps.launch(kValues, grid(layout.kv_len_padded / room::kKeys, shape.kv_heads, shape.batch),
                  params, stream);
   }
@@ -434,6 +456,7 @@ struct Call {
                                  .first_head = narrow(part.first_head),
                                  .first_block = narrow(part.first_block)});
     }
+    if (smooths_v()) params.set(ValueMeanParams{.v_mean = at(kVMean)});
     set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
     const std::int64_t queries = smooths_q() ? part.blocks * kMeanRows : layout.q_len_padded;
     steps.launch(kAttend, grid(queries / schedule.cta_q, part.heads, part.batches), params, stream);

@@ -23,6 +23,7 @@ struct Spec {
   DType pv = DType::e4m3;              // of P and V in the second product: f16 or e4m3
   Accumulation accumulation = Accumulation::two_level_f32;  // how P V is summed over key tiles
   CodeRange code_range = CodeRange::usual;                  // where codes of P and V end
+  ValueSmoothing v_smoothing = ValueSmoothing::none;        // what is subtracted from V
 #define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
 #include "templates/attention/mods/mods.def"
   friend bool operator==(const Spec&, const Spec&) = default;
@@ -58,7 +59,7 @@ std::span<const Mode> modes();
 std::string_view mode_name(const Spec& spec);
 
 // True if V reaches the kernel as codes of quantize_values with one f32 scale per channel; false if the
-// kernel reads the caller's V (f16 in, f16 PV, sums of f32).
+// kernel reads the caller's V (f16 in, f16 PV, sums of f32, no mean subtracted).
 bool v_is_quantized(const Spec& spec);
 // By how many octaves the codes of P and V end below those that f32 accumulators take.
 CodeOctaves code_octaves(const Spec& spec);

@@ -30,4 +30,17 @@ struct ReductionParams {
 using KSumParams = ReductionParams<false>;
 using VAmaxParams = ReductionParams<true>;
 
+struct VRangeParams {
+  TensorParam tokens;
+  Address sum_partial, least_partial, largest_partial;  // out f32 [B, Hkv, chunks, D] each
+
+  static constexpr std::string_view kName = "v_range";
+  static std::vector<ParamField> fields() {
+    return {param_field("tokens", &VRangeParams::tokens),
+            param_field("sum_partial", &VRangeParams::sum_partial),
+            param_field("least_partial", &VRangeParams::least_partial),
+            param_field("largest_partial", &VRangeParams::largest_partial)};
+  }
+};
+
 }  // namespace sagegen::kv_statistics

@@ -12,6 +12,7 @@ struct Spec {
   DType io = DType::f16;
   bool k_sum = false;   // sum of K per channel
   bool v_amax = false;  // largest |V| per channel
+  bool v_range = false;  // sum, least and largest V per channel
 };
 
 using View = ViewOf<Spec, NoSchedule>;

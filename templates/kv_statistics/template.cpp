@@ -1,6 +1,7 @@
 // Partial reductions over the keys of one chunk: the sum of K per channel, for smoothing, and the
-// largest |V| per channel, for its scale. One pass over both.
-#include <optional>
+// largest |V| per channel, for its scale, or the sum and the range of V, for both. One pass.
+#include <limits>
+#include <utility>
 
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
@@ -18,17 +19,44 @@ F32 max_of_abs(KernelBuilder& k, F32 so_far, F32 value) { return k.max(so_far, k
 
 // Eight numbers per thread, one per channel, that become one number per channel of the block.
 struct Reduction {
-  GlobalPtr tokens;  // of the block's head
-  I64 row_bytes;
   GlobalPtr partial;
   Combine combine;
+  float start;  // that changes nothing
+};
+
+// What is reduced, of the block's head. Rows that are not there are zeros.
+struct Source {
+  GlobalPtr tokens;
+  I64 row_bytes;
+  std::vector<Reduction> reductions;
 };
 
 template <typename P>
-Reduction reduction(KernelBuilder& k, Combine combine) {
+Source source(KernelBuilder& k, std::vector<Reduction> reductions) {
   const auto p = k.params<P>();
   return {head_of(k, p, &P::tokens, k.block_idx(2), k.block_idx(1)),
-          p(&P::tokens, &TensorParam::stride_token) * kElementBytes, p(&P::partial), combine};
+          p(&P::tokens, &TensorParam::stride_token) * kElementBytes, std::move(reductions)};
+}
+
+std::vector<Source> sources_of(KernelBuilder& k, const Spec& spec) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  std::vector<Source> sources;
+  if (spec.k_sum) {
+    const auto p = k.params<KSumParams>();
+    sources.push_back(source<KSumParams>(k, {{p(&KSumParams::partial), add, 0}}));
+  }
+  if (spec.v_amax) {
+    const auto p = k.params<VAmaxParams>();
+    sources.push_back(source<VAmaxParams>(k, {{p(&VAmaxParams::partial), max_of_abs, 0}}));
+  }
+  if (spec.v_range) {
+    const auto p = k.params<VRangeParams>();
+    sources.push_back(
+        source<VRangeParams>(k, {{p(&VRangeParams::sum_partial), add, 0},
+                                 {p(&VRangeParams::least_partial), least, kLargest},
+                                 {p(&VRangeParams::largest_partial), largest, -kLargest}}));
+  }
+  return sources;
 }
 
 }  // namespace
@@ -36,9 +64,7 @@ Reduction reduction(KernelBuilder& k, Combine combine) {
 void build(KernelBuilder& k, const Kernel& kernel) {
   const Spec& spec = kernel.view(family()).spec;
   const int head_dim = spec.head_dim;
-  std::vector<Reduction> reductions;
-  if (spec.k_sum) reductions.push_back(reduction<KSumParams>(k, add));
-  if (spec.v_amax) reductions.push_back(reduction<VAmaxParams>(k, max_of_abs));
+  const std::vector<Source> sources = sources_of(k, spec);
   const auto p = k.params<Params>();
   const RowThreads threads(k, head_dim);
 
@@ -46,23 +72,35 @@ void build(KernelBuilder& k, const Kernel& kernel) {
   const I32 first_row = chunk * p(&Params::chunk_len);
   const I32 rows = k.min(p(&Params::chunk_len), p(&Params::kv_len) - first_row);
 
+  std::vector<Reduction> reductions;
+  for (const Source& source : sources)
+    reductions.insert(reductions.end(), source.reductions.begin(), source.reductions.end());
   std::vector<std::array<Var<F32>, 8>> totals(reductions.size());
-  for (auto& total : totals) {
-    for (Var<F32>& channel : total) channel = k.var(k.f32(0.0f));
+  for (std::size_t r = 0; r < reductions.size(); ++r) {
+    for (Var<F32>& channel : totals[r]) channel = k.var(k.f32(reductions[r].start));
   }
   k.for_range(k.i32(0), rows, kPasses * kRowsPerPass, [&](I32 first) {
-    for (std::size_t r = 0; r < reductions.size(); ++r) {
+    auto total = totals.begin();
+    for (const Source& source : sources) {
       std::vector<RowPart> parts;
+      std::vector<Pred> there;
       for (int pass = 0; pass < kPasses; ++pass) {
         const I32 row = first + (threads.row() + pass * kRowsPerPass);
-        const GlobalPtr from =
-            reductions[r].tokens + k.to_i64(first_row + row) * reductions[r].row_bytes;
-        parts.push_back(threads.load(spec.io, from, row < rows));
+        const GlobalPtr from = source.tokens + k.to_i64(first_row + row) * source.row_bytes;
+        there.push_back(row < rows);
+        parts.push_back(threads.load(spec.io, from, there.back()));
       }
-      for (const RowPart& part : parts) {
-        for (std::size_t i = 0; i < part.size(); ++i) {
-          totals[r][i].set(reductions[r].combine(k, totals[r][i], part[i]));
+      for (const Reduction& reduction : source.reductions) {
+        for (std::size_t pass = 0; pass < parts.size(); ++pass) {
+          for (std::size_t i = 0; i < total->size(); ++i) {
+            const F32 value =
+                reduction.start == 0
+                    ? parts[pass][i]
+                    : k.select(there[pass], parts[pass][i], k.f32(reduction.start));
+            (*total)[i].set(reduction.combine(k, (*total)[i], value));
+          }
         }
+        ++total;
       }
     }
   });

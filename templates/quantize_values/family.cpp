@@ -9,7 +9,8 @@ namespace {
 std::vector<Section> describe(const View& v) {
   return {{"what it computes",
            {fmt::format("head_dim {}, input {}", v.spec.head_dim, to_string(v.spec.io)),
-            fmt::format("V: {} codes, one f32 scale per channel = amax / {}; {}",
+            fmt::format("V{}: {} codes, one f32 scale per channel = amax / {}; {}",
+                        v.spec.smooth ? " less its mean over the keys" : "",
                         to_string(v.spec.codes), largest_v_code(v.spec.codes, v.spec.octaves),
                         v.spec.codes == DType::e4m3
                             ? "stored channel-major [batch, kv_heads, channels, keys], every 16 "
@@ -32,7 +33,8 @@ const FamilyOf<Spec>& family() {
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
                field<&Spec::codes>("codes", "", pv_types(), pv_advice),
-               later(field<&Spec::octaves>("octaves", "o", range(0, kMaxOctaves), octaves_advice))},
+               later(field<&Spec::octaves>("octaves", "o", range(0, kMaxOctaves), octaves_advice)),
+               flag<&Spec::smooth>("smooth", "smooth")},
       .rules = {{{[](const View& v) {
                     return v.spec.codes == DType::e4m3 && !v.target.has(Feature::fp8_mma);
                   },
@@ -43,24 +45,32 @@ const FamilyOf<Spec>& family() {
                   }},
                  {[](const View& v) {
                     return v.spec.codes == DType::f16 && v.spec.io == DType::f16 &&
-                           v.spec.octaves == 0;
+                           v.spec.octaves == 0 && !v.spec.smooth;
                   },
                   [](const View&) {
                     return std::string(
                         "quantize_values with io f16 and codes f16 is refused: attention that "
                         "sums in f32 reads such a V as it is; leave this kernel out, or use "
-                        "octaves 10, which sums in f16 take");
+                        "octaves 10, which sums in f16 take, or smooth");
                   }}}},
       .resources =
           [](const View& v) {
             // The tile as it comes and as it leaves; codes of f16 keep their place.
             const int channels = v.spec.head_dim;
             const int tiles = kKeys * channels * (bits(v.spec.io) + bits(v.spec.codes)) / 8;
+            const int of_channel = v.spec.smooth ? 8 : 4;
             return Resources{
                 .threads = channels,
-                .dynamic_smem = 4 * channels + (v.spec.codes == DType::e4m3 ? tiles : 0)};
+                .dynamic_smem =
+                    of_channel * channels + (v.spec.codes == DType::e4m3 ? tiles : 0)};
           },
-      .params = [](const View&) { return ParamLayout().add<Params>(); },
+      .params =
+          [](const View& v) {
+            ParamLayout layout;
+            layout.add<Params>();
+            if (v.spec.smooth) layout.add<SmoothParams>();
+            return layout;
+          },
       .describe = describe,
   });
   return family;

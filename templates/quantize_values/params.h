@@ -4,6 +4,7 @@
 //         its A operand without a shuffle. scale = amax / (448 / 2^octaves).
 //   f16:  codes [B, Hkv, LkP, D], keys in order. scale = amax / (1024 / 2^octaves).
 // A channel whose amax is 2^-100 or less has codes 0; where amax is 0, the scale is 0 too.
+// smooth: amax and codes are of V less the mean; keys beyond kv_len have codes 0.
 #pragma once
 
 #include "sagegen/params.h"
@@ -12,7 +13,7 @@ namespace sagegen::quantize_values {
 
 struct Params {
   TensorParam v;
-  Address amax_partial;  // in  f32 [B, Hkv, chunks, D]
+  Address amax_partial;  // in  f32 [B, Hkv, chunks, D]; unused if smooth
   Address codes;         // out
   Address scale;         // out f32 [B, Hkv, D]
   std::int32_t kv_len;
@@ -28,6 +29,20 @@ struct Params {
             param_field("kv_len", &Params::kv_len),
             param_field("kv_len_padded", &Params::kv_len_padded),
             param_field("chunks", &Params::chunks)};
+  }
+};
+
+// With smooth.
+struct SmoothParams {
+  Address sum_partial, least_partial, largest_partial;  // in  f32 [B, Hkv, chunks, D] each
+  Address mean;                                         // out f32 [B, Hkv, D]
+
+  static constexpr std::string_view kName = "v_mean";
+  static std::vector<ParamField> fields() {
+    return {param_field("sum_partial", &SmoothParams::sum_partial),
+            param_field("least_partial", &SmoothParams::least_partial),
+            param_field("largest_partial", &SmoothParams::largest_partial),
+            param_field("mean", &SmoothParams::mean)};
   }
 };
 

@@ -1,4 +1,4 @@
-// V to codes with one scale per channel (SageAttention2 section 3.3).
+// V to codes with one scale per channel (SageAttention2 section 3.3), of V as it is or less its mean.
 #pragma once
 
 #include "sagegen/kernel.h"
@@ -11,6 +11,7 @@ struct Spec {
   DType io = DType::f16;
   DType codes = DType::e4m3;  // or f16
   int octaves = 0;            // by which codes end below 448 (e4m3) or 1024 (f16)
+  bool smooth = false;        // subtracts the mean over the keys, per channel
 };
 
 inline constexpr int kKeys = 64;  // of one block

@@ -1,5 +1,8 @@
-// V with one scale per channel: to e4m3, channel-major and permuted as the operand of P V wants it, or to
-// f16 in the order of the keys.
+// V, or V less its mean, with one scale per channel: to e4m3, channel-major and permuted as the operand of P V wants
+// it, or to f16 in the order of the keys.
+#include <limits>
+#include <optional>
+
 #include "sagegen/dsl/tile.h"
 #include "templates/quantize_values/params.h"
 #include "templates/quantize_values/spec.h"
@@ -30,44 +33,86 @@ Block locate(KernelBuilder& k, const ParamReader<Params>& p) {
   return b;
 }
 
-// Inverse scale of this thread's channel, shared with the block in `inverses`. The caller has to wait.
-void share_inverses(KernelBuilder& k, const ParamReader<Params>& p, int head_dim,
-                    float largest_code, I32 head_index, SharedPtr inverses) {
+// What quantizes a channel: in shared memory, f32 [channel] each.
+struct Channels {
+  SharedPtr inverses;
+  std::optional<SharedPtr> means;  // if V is smoothed
+};
+
+// Over all keys, of this thread's channel.
+F32 combined_chunks(KernelBuilder& k, GlobalPtr partials, I32 chunks, int head_dim, F32 start,
+                    Combine combine) {
+  const Var<F32> total = k.var(start);
+  k.for_range(k.i32(0), chunks, 1, [&](I32 chunk) {
+    const F32 partial = k.load<F32>(partials + k.to_i64(chunk) * std::int64_t{4 * head_dim});
+    total = combine(k, total, partial);
+  });
+  return total;
+}
+
+// Smoothed, a channel has its mean within its range, whatever rounding does to the sum, and what is left of a
+// constant one is 0. Where the range itself is beyond f32, the mean counts as 0.
+F32 mean_of_channel(KernelBuilder& k, F32 sum, F32 keys, F32 least, F32 largest) {
+  const F32 mean = k.min(k.max(sum / keys, least), largest);
+  return k.select(largest - least <= std::numeric_limits<float>::max(), mean, k.f32(0.0f));
+}
+
+// Inverse scale, and mean, of this thread's channel, shared with the block. The caller has to wait.
+Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Spec& spec,
+                        I32 head_index) {
+  const int head_dim = spec.head_dim;
   const I32 chunks = p(&Params::chunks);
   const I64 first = k.to_i64(head_index) * k.to_i64(chunks) * std::int64_t{4 * head_dim};
   const I32 channel_bytes = k.thread_idx() * 4;
-  const GlobalPtr maxima = p(&Params::amax_partial) + first + channel_bytes;
-  const Var<F32> amax = k.var(k.f32(0.0f));
-  k.for_range(k.i32(0), chunks, 1, [&](I32 chunk) {
-    amax = k.max(amax.get(), k.load<F32>(maxima + k.to_i64(chunk) * std::int64_t{4 * head_dim}));
-  });
-  const CodeScale code = code_scale(k, amax, largest_code);
-  k.store(inverses + channel_bytes, code.inverse);
-  k.if_(k.block_idx(0) == 0, [&] {
-    k.store(p(&Params::scale) + k.to_i64(head_index) * std::int64_t{4 * head_dim} + channel_bytes,
-            code.scale);
-  });
+  const I64 of_head = k.to_i64(head_index) * std::int64_t{4 * head_dim};
+  Channels channels{.inverses = k.shared(4 * head_dim, 16), .means = {}};
+  F32 amax;
+  if (spec.smooth) {
+    const auto of_mean = k.params<SmoothParams>();
+    const auto over_keys = [&](Address SmoothParams::*partials, float start, Combine combine) {
+      return combined_chunks(k, of_mean(partials) + first + channel_bytes, chunks, head_dim,
+                             k.f32(start), combine);
+    };
+    constexpr float kLargest = std::numeric_limits<float>::max();
+    const F32 sum = over_keys(&SmoothParams::sum_partial, 0, add);
+    const F32 least = over_keys(&SmoothParams::least_partial, kLargest, sagegen::least);
+    const F32 largest = over_keys(&SmoothParams::largest_partial, -kLargest, sagegen::largest);
+    const F32 mean = mean_of_channel(k, sum, k.to_f32(p(&Params::kv_len)), least, largest);
+    amax = k.max(largest - mean, mean - least);
+    channels.means = k.shared(4 * head_dim, 16);
+    k.store(*channels.means + channel_bytes, mean);
+    k.if_(k.block_idx(0) == 0,
+          [&] { k.store(of_mean(&SmoothParams::mean) + of_head + channel_bytes, mean); });
+  } else {
+    amax = combined_chunks(k, p(&Params::amax_partial) + first + channel_bytes, chunks, head_dim,
+                           k.f32(0.0f), sagegen::largest);
+  }
+  const CodeScale code = code_scale(k, amax, largest_v_code(spec.codes, spec.octaves));
+  k.store(channels.inverses + channel_bytes, code.inverse);
+  k.if_(k.block_idx(0) == 0,
+        [&] { k.store(p(&Params::scale) + of_head + channel_bytes, code.scale); });
+  return channels;
 }
 
 // Reading a 16-bit tile as if for P V hands every lane the keys of one channel in the order that the FP8
 // operand wants: 2t, 2t + 1, 2t + 8, 2t + 9 of every 16.
-void to_fp8(KernelBuilder& k, DType io, int head_dim, float largest_code) {
+void to_fp8(KernelBuilder& k, const Spec& spec) {
+  const int head_dim = spec.head_dim;
   const auto p = k.params<Params>();
   const Block block = locate(k, p);
   const int threads = head_dim, warp_channels = 32;
-  const TileLayout in_layout = OperandV::layout(io, kKeys, head_dim);
+  const TileLayout in_layout = OperandV::layout(spec.io, kKeys, head_dim);
   const TileLayout out_layout = OperandV::layout(DType::e4m3, kKeys, head_dim);
   const SharedTile in{in_layout, k.shared(in_layout.bytes(), kBankBytes)};
   const SharedTile out{out_layout, k.shared(out_layout.bytes(), kBankBytes)};
-  const SharedPtr inverses = k.shared(4 * head_dim, 16);
 
   copy_rows_async(k, in, {block.values, block.row_bytes}, k.thread_idx(), threads, block.left);
   k.cp_async_commit();
-  share_inverses(k, p, head_dim, largest_code, block.head_index, inverses);
+  const Channels channels = share_channels(k, p, spec, block.head_index);
   k.cp_async_wait(0);
   k.barrier();
 
-  const OperandV operand(k, io, in_layout);
+  const OperandV operand(k, spec.io, in_layout);
   const LanePosition lane(k.thread_idx());
   const I32 warp_channel = k.warp_idx() * warp_channels;
   const SharedTile warp_in = in.panels_from(k.warp_idx());
@@ -76,13 +121,21 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim, float largest_code) {
     const auto fragments = operand.load(warp_in, slice);
     for (int half = 0; half < 2; ++half) {
       const int channel_block = 2 * slice + half;
-      const F32 inverse = k.load<F32>(inverses + (warp_channel + lane.row + 8 * channel_block) * 4);
+      const I32 of_channel = (warp_channel + lane.row + 8 * channel_block) * 4;
+      const F32 inverse = k.load<F32>(channels.inverses + of_channel);
+      F32 mean;
+      if (channels.means) mean = k.load<F32>(*channels.means + of_channel);
       for (std::size_t step = 0; step < fragments.size(); ++step) {
-        const auto low = k.unpack2(io, fragments[step][half][0]);
-        const auto high = k.unpack2(io, fragments[step][half][1]);
-        const I32 codes = k.pack4(DType::e4m3, low[0] * inverse, low[1] * inverse,
-                                  high[0] * inverse, high[1] * inverse);
-        warp_out.store(k, channel_block, static_cast<int>(step), codes);
+        const auto& pairs = fragments[step][half];
+        const auto code = [&](int pair, int i) {
+          const F32 value = k.unpack2(spec.io, pairs[static_cast<std::size_t>(pair)])[i];
+          if (!channels.means) return value * inverse;
+          const int key = 16 * static_cast<int>(step) + 8 * pair + i;
+          const F32 left = k.select(2 * lane.quad + key < block.left, value - mean, k.f32(0.0f));
+          return left * inverse;
+        };
+        warp_out.store(k, channel_block, static_cast<int>(step),
+                       k.pack4(DType::e4m3, code(0, 0), code(0, 1), code(1, 0), code(1, 1)));
       }
     }
   }
@@ -94,21 +147,26 @@ void to_fp8(KernelBuilder& k, DType io, int head_dim, float largest_code) {
   store_tile(k, out, k.thread_idx(), threads, to, padded, k.i32(head_dim));
 }
 
-void to_f16(KernelBuilder& k, DType io, int head_dim, float largest_code) {
+void to_f16(KernelBuilder& k, const Spec& spec) {
+  const int head_dim = spec.head_dim;
   const auto p = k.params<Params>();
   const Block block = locate(k, p);
   const RowThreads threads(k, head_dim);
-  const SharedPtr inverses = k.shared(4 * head_dim, 16);
-  share_inverses(k, p, head_dim, largest_code, block.head_index, inverses);
+  const Channels channels = share_channels(k, p, spec, block.head_index);
   k.barrier();
-  const RowPart inverse = load_f32x8(k, inverses + threads.channel() * 4);
+  const I32 of_channels = threads.channel() * 4;
+  const RowPart inverse = load_f32x8(k, channels.inverses + of_channels);
+  RowPart mean;
+  if (channels.means) mean = load_f32x8(k, *channels.means + of_channels);
   const I64 first_row =
       k.to_i64(block.head_index) * k.to_i64(p(&Params::kv_len_padded)) + k.to_i64(block.first_key);
   const GlobalPtr to = p(&Params::codes) + first_row * (head_dim * kElementBytes);
   for (int pass = 0; pass < kKeys / kRowsPerPass; ++pass) {
     const I32 row = threads.row() + pass * kRowsPerPass;
-    const RowPart part =
-        threads.load(io, block.values + k.to_i64(row) * block.row_bytes, row < block.left);
+    const Pred there = row < block.left;
+    RowPart part = threads.load(spec.io, block.values + k.to_i64(row) * block.row_bytes, there);
+    for (std::size_t i = 0; channels.means && i < part.size(); ++i)
+      part[i] = k.select(there, part[i] - mean[i], k.f32(0.0f));
     std::array<I32, 4> codes;
     for (std::size_t i = 0; i < 4; ++i) {
       codes[i] =
@@ -123,8 +181,7 @@ void to_f16(KernelBuilder& k, DType io, int head_dim, float largest_code) {
 
 void build(KernelBuilder& k, const Kernel& kernel) {
   const Spec& spec = kernel.view(family()).spec;
-  (spec.codes == DType::e4m3 ? to_fp8 : to_f16)(k, spec.io, spec.head_dim,
-                                                largest_v_code(spec.codes, spec.octaves));
+  (spec.codes == DType::e4m3 ? to_fp8 : to_f16)(k, spec);
 }
 
 }  // namespace sagegen::quantize_values

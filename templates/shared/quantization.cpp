@@ -18,6 +18,10 @@ std::string_view to_string(Granularity value) {
   return "?";
 }
 
+std::string_view to_string(ValueSmoothing value) {
+  return value == ValueSmoothing::mean ? "mean" : "none";
+}
+
 std::string_view to_string(Smoothing value) {
   switch (value) {
     case Smoothing::none:

@@ -27,6 +27,10 @@ enum class Granularity { per_thread, per_block, per_token, per_tensor };
 enum class Smoothing { none, k, qk };
 constexpr bool smooths_k(Smoothing s) { return s != Smoothing::none; }
 
+// Whether of V the mean over all keys, per channel, is subtracted before quantization: codes then are of what is left,
+// and O gets the mean back (SageAttention2's smooth_v). It takes the offset of a channel from what e4m3 has to round.
+enum class ValueSmoothing { none, mean };
+
 // Rows of Q that share a mean: what the paper's thread block works on, whatever ours does.
 inline constexpr int kMeanRows = 128;
 
@@ -44,6 +48,7 @@ enum class CodeRange { usual, fine_v };
 
 std::string_view to_string(Granularity value);
 std::string_view to_string(Smoothing value);
+std::string_view to_string(ValueSmoothing value);
 std::string_view to_string(Accumulation value);
 std::string_view to_string(CodeRange value);
 

@@ -84,6 +84,8 @@ F32 combined_column(KernelBuilder& k, const RowThreads& threads, SharedPtr table
 }
 
 F32 add(KernelBuilder&, F32 so_far, F32 value) { return so_far + value; }
+F32 least(KernelBuilder& k, F32 so_far, F32 value) { return k.min(so_far, value); }
+F32 largest(KernelBuilder& k, F32 so_far, F32 value) { return k.max(so_far, value); }
 
 F32 max_abs(KernelBuilder& k, const RowPart& part, F32 at_least) {
   F32 largest = at_least;

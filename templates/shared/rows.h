@@ -56,6 +56,8 @@ dsl::F32 combined_column(dsl::KernelBuilder& k, const RowThreads& threads, dsl::
                          Combine combine);
 
 dsl::F32 add(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
+dsl::F32 least(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
+dsl::F32 largest(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
 
 dsl::F32 max_abs(dsl::KernelBuilder& k, const RowPart& part, dsl::F32 at_least);
 

@@ -189,6 +189,14 @@ class Modes(RunTest):
         self.assertTrue(any("_r1_g64__" in name for name in report["kernels"]), report["kernels"])
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_smoothing_of_v(self):
+        plain, smoothed = (self.run_json(*SMALL, "--target", "sm_89", "--dist", "v_offset", "--v-smoothing", word) for word in ("none", "mean"))
+        self.assertEqual((plain["v_smoothing"], smoothed["v_smoothing"]), ("none", "mean"))
+        self.assertLess(smoothed["relative_l1"], 0.7 * plain["relative_l1"])
+        self.assertIn("_f32x2_smv__", smoothed["kernels"][-1])
+        self.assertTrue(any("_vrange__" in name for name in smoothed["kernels"]), smoothed["kernels"])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_sums_of_f16_and_their_ranges_of_codes(self):
         for target, of_codes, pv in (("sm_86", [], "f16"), ("sm_89", [], "e4m3"), ("sm_89", ["--code-range", "fine_v"], "e4m3")):
             report = self.run_json(*SMALL, "--target", target, "--accumulation", "f32_f16", *of_codes)
@@ -294,7 +302,7 @@ class NamedKernels(RunTest):
         self.expect_error(USAGE, "usage error", [FWD, "before --input"], *self.run_file(qkv()), FWD)
         self.expect_error(SPEC, "spec error", ["q48", "cta_q 48"], "run", FWD.replace("q128", "q48"))
         for option, value in (("--mode", "int8"), ("--granularity", "per_block"), ("--accumulation", "f32"),
-                              ("--code-range", "fine_v"), ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
+                              ("--code-range", "fine_v"), ("--v-smoothing", "mean"), ("--schedule", "q64k64w4s3"), ("--groups", "g32x64"), ("--dtype", "f16"),
                               ("--set", "set.toml")):
             self.expect_error(USAGE, "usage error", [option, "refused beside KEY"], "run", FWD, option, value)
         self.expect_error(USAGE, "usage error", ["--smoothing", "refused beside KEY"], "run", FWD, "--smoothing", "none")

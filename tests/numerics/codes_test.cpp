@@ -47,6 +47,7 @@ struct Setup {
   Accumulation accumulation =
       Accumulation::f32;  // as far as it matters to codes: sums of f16, or others
   CodeRange code_range = CodeRange::usual;
+  ValueSmoothing v_smoothing = ValueSmoothing::none;
   std::string distribution = "normal";
   ref::Shape shape;
 };
@@ -105,6 +106,7 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   if (setup.pv) out.spec.pv = *setup.pv;
   out.spec.accumulation = setup.accumulation;
   out.spec.code_range = setup.code_range;
+  out.spec.v_smoothing = setup.v_smoothing;
   const Kernel kernel(attention::family(), out.spec, target);
   const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
   const attention::Shape shape{.batch = in.q.batch,
@@ -154,13 +156,15 @@ class CodeCheck {
     REQUIRE(from_tie < kTieWidth);
     REQUIRE(std::fabs(scaled - got) < 0.5 + kTieWidth);
   }
-  void floating(double scaled, double got, ref::QuantModel::Pv format) {
+  // beside: how far `scaled` may be off, besides f32 roundings of its own.
+  void floating(double scaled, double got, ref::QuantModel::Pv format, double beside) {
     ++total_;
     if (got == ref::round_pv(format, scaled)) return;
     ++undecided_;
     INFO("value " << scaled << ", code " << got);
-    REQUIRE((got == ref::round_pv(format, scaled * (1 - kFloatError)) ||
-             got == ref::round_pv(format, scaled * (1 + kFloatError))));
+    const double off = std::fabs(scaled) * kFloatError + beside;
+    REQUIRE(got >= ref::round_pv(format, scaled - off));
+    REQUIRE(got <= ref::round_pv(format, scaled + off));
   }
   void finish() const {
     CHECK(total_ > 0);
@@ -367,7 +371,9 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
   // Where P V is summed in f16: what 64 keys and the largest P leave of 65504 (templates/shared/quantization.h).
   const bool half_sums = w.spec.accumulation == Accumulation::f32_f16;
   const double of_fp8 = !half_sums ? 448.0 : w.spec.code_range == CodeRange::usual ? 3.5 : 7.0;
+  const bool smooth = w.spec.v_smoothing == ValueSmoothing::mean;
   const ref::QuantModel model{.pv = fp8 ? ref::QuantModel::Pv::e4m3 : ref::QuantModel::Pv::f16,
+                              .smooth_v = smooth,
                               .v_max = fp8         ? of_fp8
                                        : half_sums ? 1.0
                                                    : 1024.0};
@@ -378,8 +384,20 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
         ref::quantize_values(in.v, head / in.v.heads, head % in.v.heads, model);
     INFO("V, head " << head);
     for (std::int64_t c = 0; c < channels; ++c) {
+      const double scale = want.scale[static_cast<std::size_t>(c)];
+      double of_mean = 0;  // how far it may be off: f32 sums of as large numbers
+      if (smooth) {
+        for (std::int64_t n = 0; n < in.v.tokens; ++n) {
+          const double v = in.v.row(head / in.v.heads, head % in.v.heads, n)[c];
+          of_mean += std::fabs(v) / static_cast<double>(in.v.tokens) * 4 * kFloatError;
+        }
+        REQUIRE(w.at<float>(w.region("v_mean"), head * channels + c) ==
+                Approx(want.mean[static_cast<std::size_t>(c)]).epsilon(0).margin(of_mean));
+      } else {
+        REQUIRE(w.region("v_mean").bytes == 0);
+      }
       REQUIRE(w.at<float>(w.region("v_scale"), head * channels + c) ==
-              Approx(want.scale[static_cast<std::size_t>(c)]).epsilon(kFloatError).margin(0));
+              Approx(scale).epsilon(kFloatError).margin(2 * of_mean / model.v_max));
       for (std::int64_t p = 0; p < padded; ++p) {
         const std::int64_t key =
             fp8 ? p / 16 * 16 + kKeyOrder[static_cast<std::size_t>(p % 16)] : p;
@@ -388,7 +406,9 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
                                 : ref::f16_value(w.at<std::uint16_t>(
                                       w.region("v_codes"), (head * padded + p) * channels + c));
         if (key < in.v.tokens) {
-          check.floating(want.scaled[static_cast<std::size_t>(key * channels + c)], code, model.pv);
+          const double beside = scale > 0 ? std::min(2 * of_mean / scale, model.v_max) : 0;
+          check.floating(want.scaled[static_cast<std::size_t>(key * channels + c)], code, model.pv,
+                         beside);
         } else {
           REQUIRE(code == 0.0);
         }
@@ -476,12 +496,31 @@ TEST_CASE("codes of V that leave room for sums of f16") {
   }
 }
 
+TEST_CASE("codes of V less its mean") {
+  for (const char* distribution : {"normal", "v_offset", "sink", "zero_parts"}) {
+    for (const DType io : {DType::f16, DType::bf16}) {
+      for (const DType pv : {DType::e4m3, DType::f16}) {
+        for (const Accumulation sum : {Accumulation::f32, Accumulation::f32_f16}) {
+          check_codes({.io = io,
+                       .head_dim = pv == DType::f16 ? 128 : 64,
+                       .pv = pv,
+                       .accumulation = sum,
+                       .v_smoothing = ValueSmoothing::mean,
+                       .distribution = distribution,
+                       .shape = kRagged});
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("codes at lengths around the groups, chunks and tiles") {
   for (const std::int64_t length : {1, 7, 31, 32, 33, 63, 64, 65, 127, 128, 129, 513, 1100}) {
     for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
       check_codes({.head_dim = 64,
                    .granularity = kGranularities[static_cast<std::size_t>(length % 4)],
                    .smoothing = smoothing,
+                   .v_smoothing = length % 3 == 0 ? ValueSmoothing::none : ValueSmoothing::mean,
                    .shape = {.q_len = std::max<std::int64_t>(length / 3, 1), .kv_len = length}});
     }
   }

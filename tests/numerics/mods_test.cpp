@@ -259,6 +259,7 @@ struct Setting {
   Smoothing smoothing = Smoothing::k;
   attention::Schedule schedule = {};  // cta_q 0: what is usual
   DType qk = DType::s8;
+  ValueSmoothing v_smoothing = ValueSmoothing::none;
 };
 
 Kernel kernel_of(const Setting& setting, const Mods& mods, bool usual_schedule = true) {
@@ -268,6 +269,7 @@ Kernel kernel_of(const Setting& setting, const Mods& mods, bool usual_schedule =
   spec.io = setting.io;
   spec.smoothing = setting.smoothing;
   spec.qk = setting.qk;
+  spec.v_smoothing = setting.v_smoothing;
   for (const std::string& mod : mods) spec.*flag_of(words_of(mod)[0]) = true;
   if (usual_schedule) return {attention::family(), spec, target};
   spec.k_group = std::max(spec.k_group, setting.schedule.cta_k);
@@ -345,6 +347,7 @@ constexpr std::array kTargets = {80, 89, 120};  // FP16 P V, FP8 P V in 13 bits,
 constexpr std::array kHeadDims = {64, 128};
 constexpr std::array kIo = {DType::f16, DType::bf16};
 constexpr std::array kSmoothings = {Smoothing::k, Smoothing::none, Smoothing::qk};
+constexpr std::array kValueSmoothings = {ValueSmoothing::none, ValueSmoothing::mean};
 constexpr std::array kAlignments = {CausalAlignment::bottom_right, CausalAlignment::top_left};
 // Ragged; more and fewer queries than keys; single ones; heads that share K and V, and not.
 const std::vector<ref::Shape> kShapes = {
@@ -406,7 +409,8 @@ Turn turn_of(const Mods& mods, std::size_t composition, std::size_t turn) {
                         .head_dim = pick(kHeadDims, composition / 2 + turn / 3),
                         .io = pick(kIo, n / 2 + composition),
                         .smoothing = pick(kSmoothings, turn / 5 + composition),
-                        .qk = int4 ? DType::s4 : DType::s8};
+                        .qk = int4 ? DType::s4 : DType::s8,
+                        .v_smoothing = pick(kValueSmoothings, composition + turn / 3)};
   const Kernel kernel = kernel_of(setting, mods);
   const std::string distribution = pick(kDistributions, composition * 2 + turn);
   Scene scene{
@@ -446,6 +450,7 @@ TEST_CASE("every mask and bias, alone and together, in every setting", "[full]")
             {fmt::format("sm_{}, smoothing {}", t.setting.sm, smoothing),
              std::string(to_string(t.setting.qk)), fmt::format("head_dim {}", t.setting.head_dim),
              std::string(to_string(t.setting.io)),
+             fmt::format("v_smoothing {}", to_string(t.setting.v_smoothing)),
              fmt::format("{}, smoothing {}", t.distribution, smoothing),
              fmt::format("alignment {}, more queries: {}", static_cast<int>(t.scene.alignment),
                          t.scene.inputs.q.tokens > t.scene.inputs.k.tokens)});
@@ -456,6 +461,7 @@ TEST_CASE("every mask and bias, alone and together, in every setting", "[full]")
 #define SAGEGEN_MOD(name) CHECK(met.contains(#name));
 #include "templates/attention/mods/mods.def"
   const std::size_t all = kTargets.size() * kSmoothings.size() + kHeadDims.size() + kIo.size() + 2 +
+                          kValueSmoothings.size() +
                           kDistributions.size() * kSmoothings.size() + 2 * kAlignments.size();
   for (const auto& [mod, settings] : met) {
     INFO(mod << " has met " << fmt::format("{}", fmt::join(settings, "; ")));
@@ -491,6 +497,23 @@ TEST_CASE("caps and sinks see what smoothing takes, on every target", "[full]") 
   for (const int sm : kTargets) {
     for (const int head_dim : kHeadDims) {
       for (const DType io : kIo) check_what_smoothing_takes({sm, head_dim, io}, ++seed);
+    }
+  }
+}
+
+// What smoothing takes from V comes back for the keys' share of the weights, and not for a sink's.
+TEST_CASE("of the mean of V rows get the keys' share", "[fast]") {
+  for (const int sm : kTargets) {
+    for (const char* sinks : {"sinks -40", "sinks 0", "sinks 4", "sinks 12", "sinks 80"}) {
+      const Mods mods{"causal", sinks};
+      const Kernel kernel = kernel_of(
+          {.sm = sm, .head_dim = 64, .io = DType::f16, .v_smoothing = ValueSmoothing::mean}, mods);
+      Scene scene{.kernel = kernel,
+                  .inputs = inputs_for(kernel, "v_offset", {.q_len = 70, .kv_len = 65}, 3),
+                  .alignment = CausalAlignment::bottom_right};
+      CHECK(check(scene, mods).dark_rows == 5);
+      std::fill(scene.inputs.v.data.begin(), scene.inputs.v.data.end(), 3.0f);
+      check(scene, mods);
     }
   }
 }
@@ -550,7 +573,8 @@ TEST_CASE("queries that see nothing are 0, with the LSE of their sink", "[fast]"
       }
       const Kernel kernel = kernel_of({.sm = kTargets[(i + with_sinks) % kTargets.size()],
                                        .head_dim = kHeadDims[i % 2],
-                                       .io = kIo[i / 2 % 2]},
+                                       .io = kIo[i / 2 % 2],
+                                       .v_smoothing = kValueSmoothings[(i + i / 2) % 2]},
                                       mods);
       const Scene scene{
           .kernel = kernel,

@@ -156,6 +156,31 @@ TEST_CASE("smoothing Q costs INT8 nothing", "[full]") {
   }
 }
 
+// SageAttention2 smooths V for sums of few bits. It serves the codes, too, so with every accumulation.
+TEST_CASE("a channel's offset costs a smoothed V nothing", "[fast]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 64, .kv_len = 300};
+  for (const int sm : {89, 120}) {
+    for (const Accumulation accumulation :
+         {Accumulation::f32, Accumulation::two_level_f32, Accumulation::f32_f16}) {
+      const auto error = [&](ValueSmoothing v_smoothing, const char* distribution) {
+        attention::Spec spec = attention::usual_spec({.sm = sm});
+        spec.head_dim = 64;
+        spec.accumulation = accumulation;
+        spec.v_smoothing = v_smoothing;
+        const Kernel kernel(attention::family(), spec, Target{.sm = sm});
+        return checked({.kernel = kernel, .inputs = inputs_for(kernel, distribution, kShape, 7)});
+      };
+      const double plain = error(ValueSmoothing::none, "v_offset").rmse,
+                   smoothed = error(ValueSmoothing::mean, "v_offset").rmse;
+      INFO("sm_" << sm << ", " << to_string(accumulation) << ": RMSE " << plain << ", smoothed "
+                 << smoothed);
+      CHECK(smoothed < 0.7 * plain);
+      CHECK(error(ValueSmoothing::mean, "normal").rmse <
+            1.05 * error(ValueSmoothing::none, "normal").rmse);
+    }
+  }
+}
+
 // All that a kernel sees of the problem is its part: batches, heads, or blocks of queries.
 TEST_CASE("attention in parts is attention", "[fast]") {
   const Kernel kernel =

@@ -163,6 +163,7 @@ std::vector<Kernel> every_quantization(Chance& chance) {
     spec.head_dim = chance.one_of(std::array{64, 128});
     spec.io = chance.one_of(std::array{DType::f16, DType::bf16});
     spec.causal = chance.one_of(std::array{false, true});
+    spec.v_smoothing = chance.one_of(std::array{ValueSmoothing::none, ValueSmoothing::mean});
     spec.qk = chance.one_of(std::array{DType::s8, DType::s4});
     int sm = spec.pv == DType::e4m3 ? chance.one_of(std::array{89, 120})
                                     : chance.one_of(std::array{80, 86, 89, 120});

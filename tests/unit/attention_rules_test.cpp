@@ -186,7 +186,12 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
   check(Kernel(quantize_values::family(), {}, sm80),
         {"codes e4m3 is refused on sm_80", "no FP8", "use codes f16"});
   check(Kernel(kv_statistics::family(), {}, sm89),
-        {"kv_statistics without k_sum and v_amax", "compute nothing"});
+        {"kv_statistics without k_sum, v_amax and v_range", "compute nothing"});
+  check(Kernel(kv_statistics::family(), {.v_amax = true, .v_range = true}, sm89),
+        {"kv_statistics with v_amax and v_range", "leave one of the two out"});
+  CHECK(Kernel(quantize_values::family(), {.codes = DType::f16, .smooth = true}, sm80)
+            .violations()
+            .empty());
   check(Kernel(quantize_rows::family(), {.smooth = true, .fold = true}, sm89),
         {"smooth with fold is refused", "choose one"});
   check(Kernel(quantize_rows::family(), {.smooth_block = true}, sm89),

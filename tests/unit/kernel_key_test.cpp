@@ -52,6 +52,12 @@ TEST_CASE("the keys of default kernels are the documented ones") {
   CHECK(Kernel(quantize_rows::family(), {.fold = true}, sm89).key() ==
         "sage_quantrows_d128_f16_s8_r8_g32_fold__sm89");
   CHECK(Kernel(quantize_values::family(), {}, sm89).key() == "sage_quantv_d128_f16_e4m3__sm89");
+  CHECK(Kernel(kv_statistics::family(), {.k_sum = true, .v_range = true}, sm89).key() ==
+        "sage_kvstats_d128_f16_ksum_vrange__sm89");
+  CHECK(Kernel(quantize_values::family(), {.octaves = 7, .smooth = true}, sm89).key() ==
+        "sage_quantv_d128_f16_e4m3_o7_smooth__sm89");
+  CHECK(Kernel(attention::family(), {.v_smoothing = ValueSmoothing::mean, .causal = true}, sm89)
+            .key() == with("f32x2_", "f32x2_smv_"));
   CHECK(attention.on(Target{120}).key() == kGood.substr(0, kGood.size() - 2) + "120");
 }
 
@@ -86,7 +92,8 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {with("f32x2", "f32x3"),
        {"\"f32x3\" at position 45 is not f32, f32x2 or f32f16 (accumulation)"}},
       {with("causal", "diagonal"),
-       {"\"diagonal\" at position 51 is not \"__\", usual or finev (code_range), causal (causal)"}},
+       {"\"diagonal\" at position 51 is not \"__\", usual or finev (code_range), smv0 or smv "
+        "(v_smoothing), causal (causal)"}},
       {with("__q", "_q"), {"\"q128k64w4s2\" at position 58 is not \"__\""}},
       {with("q128k64w4s2", "q128k64w4"),
        {"in \"q128k64w4\" at position 59, s<stages>, for example s2 belongs at 68"}},
@@ -99,9 +106,10 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {with("__sm89", "__"), {"it ends where a target at the end: sm80"}},
       {kGood + "_x", {"\"_x\" at position 76 follows the target"}},
       {kGood + "__sm89", {"\"__sm89\" at position 76 follows the target"}},
-      {"sage_kvstats_d128_bf16_vmax_ksum__sm89", {"\"ksum\" at position 29", "vmax (v_amax)"}},
+      {"sage_kvstats_d128_bf16_vmax_ksum__sm89", {"\"ksum\" at position 29", "vrange (v_range)"}},
       {"sage_kvstats_d128_f16_nothing__sm89",
-       {"\"nothing\" at position 23 is not \"__\", ksum (k_sum), vmax (v_amax)"}},
+       {"\"nothing\" at position 23 is not \"__\", ksum (k_sum), vmax (v_amax), vrange "
+        "(v_range)"}},
       {"sage_quantrows_d128_f16_s8_r8_g64_rough__sm89", {"\"rough\"", "smooth (smooth), fold"}},
       {"sage_quantrows_d128_f16_s8_r8_64__sm89", {"\"64\"", "g<group>"}},
   };

@@ -32,6 +32,7 @@ constexpr double kBiasUnits = 0x1.8p23, kExactUnits = 0x1p22;
 constexpr double kSmallShift = 0x1p-6;  // of the maximum, octaves: above, P rounds by itself
 constexpr double kF32Sum = 0x1p-23;
 constexpr double kQuotient = 0x1p-20;
+constexpr double kMeanRounding = 0x1p-22;  // of V, times a share, added to what is left of V
 constexpr double kLogarithm = 0x1p-20;  // lg2.approx is within 2^-22 absolute near 1
 constexpr double kFlushed = 0x1p-126;   // f32 below this is 0
 constexpr double kDeviations = 6;       // of a sum of keys that are wrong by themselves
@@ -509,13 +510,34 @@ class RowBound {
     return head_.value_scale[index(c)] * (error * (1 + kQuotient) + value * kQuotient);
   }
 
+  // What keys have of the weights, all but a sink's, and how far that may be off.
+  double share() const { return sink_ > -kInfinity ? (s_ - sink_weight()) / s_ : 1; }
+  double share_error(double s_error) const {
+    if (sink_ == -kInfinity) return 0;
+    return s_error < s_ ? std::min((1 + share()) * s_error / (s_ - s_error), 1.0) : 1;
+  }
+  // O of channel c, and 12. of the header.
+  double finished(std::int64_t c) const {
+    const double left = head_.value_scale[index(c)] * n_[index(c)] / s_;
+    return head_.value_mean.empty() ? left : left + head_.value_mean[index(c)] * share();
+  }
+  double mean_error(std::int64_t c, double s_error) const {
+    if (head_.value_mean.empty()) return 0;
+    const double left = head_.value_scale[index(c)] * std::fabs(n_[index(c)]) / s_,
+                 mean = std::fabs(head_.value_mean[index(c)]);
+    return 2 * head_.value_mean_error[index(c)] + left * head_.value_scale_error[index(c)] +
+           mean * share_error(s_error) + kMeanRounding * (mean + left);
+  }
+
   void outputs(double* o, double* of_codes) const {
     const Format format = format_of(m_.output);
     for (std::int64_t c = 0; c < in_.q.channels; ++c) {
       *of_codes += quotient(c, n_error_[index(c)], s_error_);
-      const double error = quotient(c, n_error_[index(c)] + n_cut_[index(c)], s_error_ + s_cut_);
+      const double s_error = s_error_ + s_cut_;
+      const double error =
+          quotient(c, n_error_[index(c)] + n_cut_[index(c)], s_error) + mean_error(c, s_error);
       // Half a step where the value may end up.
-      const double end = head_.value_scale[index(c)] * std::fabs(n_[index(c)]) / s_ + error;
+      const double end = std::fabs(finished(c)) + error;
       const int exponent =
           end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
       o[c] = error + std::ldexp(0.5, exponent - format.fraction_bits) + kFlushed;
@@ -556,12 +578,13 @@ class RowBound {
     const Format format = format_of(m_.output);
     for (std::size_t c = 0; c < channels; ++c) {
       const double scale = head_.value_scale[c], value = scale * std::fabs(n_[c]) / s_;
-      const double end = value + o[c];
+      const auto channel = static_cast<std::int64_t>(c);
+      const double end = std::fabs(finished(channel)) + o[c];
       const int exponent =
           end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
       const double one = (scale * (n_cut_[c] + n_values_[c]) + value * s_cut_) / least_sum +
                          value * kQuotient + std::ldexp(0.5, exponent - format.fraction_bits) +
-                         kFlushed;
+                         kFlushed + mean_error(channel, s_cut_);
       rest += one * one;
     }
     *distance = std::min(*distance, codes * (1 + kQuotient) + std::sqrt(rest));
@@ -580,6 +603,9 @@ class RowBound {
     std::vector<double> off(padded), mean(padded), scale(padded, 0.0);  // padding weighs nothing
     std::copy_n(head_.value_scale.begin(), channels, scale.begin());
     for (std::size_t c = 0; c < padded; ++c) mean[c] = n_[c] / s_;
+    std::vector<double> of_sink(padded, 0.0);  // what it takes from the mean of V
+    for (std::size_t c = 0; c < head_.value_mean.size(); ++c)
+      of_sink[c] = head_.value_mean[c] * (1 - share());
     double squares = 0, linear = 0, maximum = 0;
     for (std::int64_t j = 0; j < visible_; ++j) {
       const std::int64_t t = j / m_.tile_keys;
@@ -591,7 +617,8 @@ class RowBound {
         const double* v =
             head_.values.data.data() + first * index(head_.values.rows) + index(j * kWidth);
         for (std::size_t c = 0; c < kWidth; ++c) {
-          const double one = (v[c] - mean[first + c]) * scale[first + c];
+          const double one =
+              (v[c] - mean[first + c]) * scale[first + c] + of_sink[first + c];
           off[first + c] = one;
           squared[c] += one * one;
         }
@@ -619,7 +646,7 @@ class RowBound {
     double total = kDeviations * std::sqrt(squares) + linear;
     if (sink_ > -kInfinity) {
       double length = 0;  // of o: the sink's V is 0
-      for (std::size_t c = 0; c < channels; ++c) length += mean[c] * scale[c] * mean[c] * scale[c];
+      for (std::int64_t c = 0; c < in_.q.channels; ++c) length += finished(c) * finished(c);
       total += sink_error() * std::sqrt(length);
     }
     for (const Pull& pull : of_q) total += pull.length();

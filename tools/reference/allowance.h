@@ -68,6 +68,10 @@
 //    units decides whether the kernel's start of the sum may be the next one: then it counts as a rounding that many
 //    keys may have the same way. Starts of 2^22 units and more lose their last bits; only keys and queries that
 //    are nothing but rounding errors have them.
+// 12. A smoothed V. O gets the mean m of a channel times the share s of the weights that keys have, which is 1 without
+//    a sink. m is off by d, as K's is, which O gets too, and as much again where V is nothing but rounding errors;
+//    what is left of V is to codes and scale what 1 says of K, and there are two roundings. With a sink of weight W
+//    and keys of weight N in all, s = N / (N + W), so |ds| <= (1 + s) dS / (S - dS); in 9, V - o has m (1 - s) in it.
 #pragma once
 
 #include <vector>

@@ -37,12 +37,8 @@ void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b
   head.mean_error = head.mean;
   if (m.smooth_k) {
     head.mean = channel_mean(in.k, b, h);
-    std::vector<double> size(index(channels), 0.0);
-    for (std::size_t i = 0; i < keys.size(); ++i) size[i % size.size()] += std::fabs(keys[i]);
-    const double additions = static_cast<double>(n) / 256 + 64;
-    for (std::size_t c = 0; c < size.size(); ++c)
-      head.mean_error[c] = additions * 0x1p-24 * size[c] / static_cast<double>(n);
-    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= head.mean[i % size.size()];
+    head.mean_error = mean_error(in.k, b, h);
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= head.mean[i % head.mean.size()];
   }
   const double worst = *std::max_element(head.mean_error.begin(), head.mean_error.end());
   RowCodes rows = quantize_rows(keys, channels, m.qk_bits,
@@ -72,6 +68,14 @@ void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t
                  std::int64_t h) {
   const std::int64_t n = in.v.tokens, channels = in.v.channels;
   ChannelCodes v = quantize_values(in.v, b, h, m);
+  if (m.smooth_v) {
+    head.value_mean = v.mean;
+    head.value_mean_error = mean_error(in.v, b, h);
+    for (std::size_t c = 0; c < v.scale.size(); ++c) {
+      const double amax = v.scale[c] * m.v_max, off = head.value_mean_error[c];
+      head.value_scale_error.push_back(amax > 0 ? std::min(off / amax, 1.0) : 0);
+    }
+  }
   head.values = Panels(n, channels);
   head.largest_value = Panels((n + kFusedKeys - 1) / kFusedKeys, channels);
   // The tensor core gives a subnormal code the exponent of the smallest normal one.
@@ -84,8 +88,13 @@ void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t
       largest = std::max({largest, std::fabs(code), least});
       if (!m.v_scaled) continue;
       const double x = v.scaled[index(j * channels + c)];
-      const double step =
-          round_pv(m.pv, x * (1 + kCodeRounding)) - round_pv(m.pv, x * (1 - kCodeRounding));
+      double off = std::fabs(x) * kCodeRounding;
+      if (m.smooth_v && v.scale[index(c)] > 0) {
+        off += std::fabs(x) * head.value_scale_error[index(c)] +
+               head.value_mean_error[index(c)] / v.scale[index(c)];
+        off = std::min(off, 2 * m.v_max);  // no code is larger
+      }
+      const double step = round_pv(m.pv, x + off) - round_pv(m.pv, x - off);
       if (step != 0) head.undecided_values.push_back({j, c, std::fabs(step)});
     }
   }
@@ -93,6 +102,16 @@ void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t
 }
 
 }  // namespace
+
+std::vector<double> mean_error(const Tensor& tensor, std::int64_t b, std::int64_t h) {
+  std::vector<double> error(index(tensor.channels), 0.0);
+  const auto keys = static_cast<double>(tensor.tokens), additions = keys / 256 + 64;
+  for (std::int64_t j = 0; j < tensor.tokens; ++j) {
+    for (std::size_t c = 0; c < error.size(); ++c)
+      error[c] += additions * 0x1p-24 / keys * std::fabs(tensor.row(b, h, j)[c]);
+  }
+  return error;
+}
 
 Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head) {
   Head head;

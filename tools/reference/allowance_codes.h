@@ -38,6 +38,8 @@ struct Head {
   Panels values;                         // codes
   Panels largest_value;                  // |code|, [kFusedKeys keys, channel]
   std::vector<double> value_scale;       // [channel]
+  // [channel], of V; empty without smoothing. Errors: of the mean, and relative, of the scale.
+  std::vector<double> value_mean, value_mean_error, value_scale_error;
   std::vector<UndecidedValue> undecided_values;  // by key
   bool all_undecided = false;                    // keys that are nothing but rounding errors
 };
@@ -51,6 +53,9 @@ struct QueryCodes : Codes {
   std::vector<double> scale_error;  // [row]: relative, of the scale; empty: 0
   std::vector<Starts> starts;       // by row / kMeanRows, of the chosen rows; empty: none
 };
+
+// d of allowance.h: what f32 makes of the mean over the keys, [channel].
+std::vector<double> mean_error(const Tensor& tensor, std::int64_t batch, std::int64_t head);
 
 Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head);
 QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t head,

@@ -162,6 +162,7 @@ void check(const QuantModel& m) {
   require(m.tile_keys >= 8 && m.tile_keys % 8 == 0,
           fmt::format("tile_keys is {}; it must be a multiple of 8", m.tile_keys));
   require(m.smooth_k || !m.smooth_q, "smooth_q needs smooth_k");
+  require(m.v_scaled || !m.smooth_v, "smooth_v needs v_scaled");
   require(m.p_max > 0 && m.v_max > 0, "p_max and v_max must be positive");
 }
 
@@ -229,6 +230,7 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
     KeyValues kv = pack(k.codes, v.codes, in.k.tokens, in.k.channels);
     kv.key_scale = std::move(k.row_scale);
     kv.value_scale = std::move(v.scale);
+    if (m.smooth_v) kv.value_mean = std::move(v.mean);
     return kv;
   };
   const auto make_queries = [&](std::int64_t b, std::int64_t h,

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <random>
 
+#include "tools/reference/allowance_codes.h"
 #include "tools/reference/heads.h"
 #include "tools/reference/mod_list.h"
 #include "tools/reference/quantize.h"
@@ -85,11 +86,17 @@ class Ranges {
         batch_(batch),
         head_(head),
         ranges_(static_cast<std::size_t>(in.v.channels)),
+        mean_(ranges_.size(), 0.0),
+        mean_error_(ranges_.size(), 0.0),
         amax_(ranges_.size(), 0.0) {
+    if (m.smooth_v) {
+      mean_ = channel_mean(in.v, batch, head);
+      mean_error_ = bounds::mean_error(in.v, batch, head);
+    }
     for (std::int64_t n = 0; n < in.v.tokens; ++n) {
       const float* row = in.v.row(batch, head, n);
       for (std::size_t c = 0; c < amax_.size(); ++c)
-        amax_[c] = std::max(amax_[c], std::fabs(static_cast<double>(row[c])));
+        amax_[c] = std::max(amax_[c], std::fabs(row[c] - mean_[c]));
     }
   }
 
@@ -162,7 +169,9 @@ class Ranges {
 
   void widen(Range& range, std::size_t c, double cut) const {
     const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
-    const double slack = (cut + 0x1p-20) * std::max(std::fabs(low), std::fabs(high)) + 0x1p-126;
+    const double left = std::max(std::fabs(low - mean_[c]), std::fabs(high - mean_[c]));
+    const double slack = (cut + 0x1p-20) * left + 0x1p-126 + 0x1p-22 * std::fabs(mean_[c]) +
+                         3 * mean_error_[c];
     const Format format = format_of(m_.output);
     range.low = round_satfinite(low - slack, format);
     range.high = round_satfinite(high + slack, format);
@@ -171,10 +180,11 @@ class Ranges {
   // The code that V gets, or the one beside it if f32 arithmetic may decide so.
   double dequantized(double v, std::size_t c, int direction) const {
     if (!m_.v_scaled) return v;
-    if (amax_[c] <= kSmallestAmax) return 0;
-    const double scaled = v * (m_.v_max / amax_[c]);
-    return round_pv(m_.pv, scaled + direction * std::fabs(scaled) * 0x1p-21) *
-           (amax_[c] / m_.v_max);
+    if (amax_[c] <= kSmallestAmax) return mean_[c];
+    const double scaled = (v - mean_[c]) * (m_.v_max / amax_[c]);
+    const double of_mean = mean_error_[c] / amax_[c] * (std::fabs(scaled) + m_.v_max);
+    const double off = std::min(std::fabs(scaled) * 0x1p-21 + of_mean, 2 * m_.v_max);
+    return mean_[c] + round_pv(m_.pv, scaled + direction * off) * (amax_[c] / m_.v_max);
   }
 
   const Inputs& in_;
@@ -185,6 +195,7 @@ class Ranges {
   KeySpan keys_;
   std::vector<std::vector<Range>> tiles_;
   std::vector<Range> ranges_;
+  std::vector<double> mean_, mean_error_;  // of smoothed V, by channel
   std::vector<double> amax_;
 };
 

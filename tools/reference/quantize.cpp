@@ -136,12 +136,14 @@ ChannelCodes quantize_values(const Tensor& v, std::int64_t batch, std::int64_t h
   const auto channels = static_cast<std::size_t>(v.channels);
   ChannelCodes out;
   out.scale.assign(channels, 0.0);
+  out.mean.assign(channels, 0.0);
+  if (model.smooth_v && v.tokens > 0) out.mean = channel_mean(v, batch, head);
   std::vector<double> inverse(channels, 1.0);
   if (model.v_scaled) {
     for (std::int64_t n = 0; n < v.tokens; ++n) {
       const float* row = v.row(batch, head, n);
       for (std::size_t c = 0; c < channels; ++c) {
-        out.scale[c] = std::max(out.scale[c], std::fabs(static_cast<double>(row[c])));
+        out.scale[c] = std::max(out.scale[c], std::fabs(row[c] - out.mean[c]));
       }
     }
     for (std::size_t c = 0; c < channels; ++c) {
@@ -157,7 +159,7 @@ ChannelCodes quantize_values(const Tensor& v, std::int64_t batch, std::int64_t h
     const float* row = v.row(batch, head, n);
     for (std::size_t c = 0; c < channels; ++c) {
       const std::size_t i = static_cast<std::size_t>(n) * channels + c;
-      out.scaled[i] = row[c] * inverse[c];
+      out.scaled[i] = (row[c] - out.mean[c]) * inverse[c];
       out.codes[i] = round_pv(model.pv, out.scaled[i]);
     }
   }

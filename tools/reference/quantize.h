@@ -54,12 +54,13 @@ std::vector<double> mean_scores(const double* mean, const std::vector<double>& k
 // Mean over all tokens of one head, per channel.
 std::vector<double> channel_mean(const Tensor& tensor, std::int64_t batch, std::int64_t head);
 
-// V of one head with one scale per channel: value = code * scale[channel]. Without scaling the
+// V of one head with one scale per channel: value = code * scale[channel] + mean[channel]. Without scaling the
 // scale is 1.
 struct ChannelCodes {
   std::vector<double> codes;   // [token, channel], on the grid of the format
   std::vector<double> scaled;  // [token, channel], before rounding
   std::vector<double> scale;   // [channel]; 0 if the channel is all zero
+  std::vector<double> mean;    // [channel]; 0 without smoothing
 };
 ChannelCodes quantize_values(const Tensor& v, std::int64_t batch, std::int64_t head,
                              const QuantModel& model);

@@ -72,6 +72,7 @@ struct QuantModel {
   bool smooth_q = false;
   enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
   bool v_scaled = true;  // per-channel scale of V (amax / v_max)
+  bool smooth_v = false;  // of V the mean over the keys is subtracted, and added to O. Only with v_scaled
   double v_max = 448.0;
   double p_max = 448.0;  // static scale of P: 448 for e4m3, 1 for f16
   // Maxima, less log2(p_max), are rounded up to multiples of this many octaves, but those of scores that mods

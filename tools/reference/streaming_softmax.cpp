@@ -202,11 +202,18 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
   for (std::int64_t r = 0; r < rows; ++r) {
     const double top = maximum[static_cast<std::size_t>(r)];
     const double total = row_sum[static_cast<std::size_t>(r)];
+    double of_keys = 1;
+    if (sink > -kInfinity) {
+      const double base2 = (with_shift ? sink : sink - shift_of(r)) * std::numbers::log2e;
+      of_keys = 1 - options.p_max * std::exp2(base2 - top) / total;
+    }
     const bool is_empty = mods ? top == -kInfinity : spans[static_cast<std::size_t>(r)].end == 0;
     for (std::int64_t c = 0; c < channels; ++c) {
       o[r * channels + c] = is_empty ? 0.0
                                      : sums[static_cast<std::size_t>(r * o_stride + c)] *
                                            (kv.value_scale[static_cast<std::size_t>(c)] / total);
+      if (!is_empty && !kv.value_mean.empty())
+        o[r * channels + c] += kv.value_mean[static_cast<std::size_t>(c)] * of_keys;
     }
     const double shift = with_shift ? 0.0 : shift_of(r);
     lse[r] =

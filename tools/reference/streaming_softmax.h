@@ -39,6 +39,7 @@ struct KeyValues {
   std::vector<double> key_scale;    // [key]
   Panels values;                    // [key, channel]
   std::vector<double> value_scale;  // [channel], applied to the finished row
+  std::vector<double> value_mean;   // [channel], of which a row gets what its keys have of the weights; empty: none
 };
 
 struct Queries {

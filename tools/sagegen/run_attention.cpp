@@ -199,6 +199,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.smooth_q = q.smoothing == Smoothing::qk;
   model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
   model.v_scaled = v_is_quantized(q);
+  model.smooth_v = q.v_smoothing == ValueSmoothing::mean;
   model.v_max = largest_v_code(q.pv, attention::code_octaves(q).v);
   model.p_max = std::round(std::exp2(attention::p_offset(q)));
   model.tile_keys = job.schedule.cta_k;

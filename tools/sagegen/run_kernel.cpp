@@ -82,6 +82,11 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
                                  "means that are subtracted before quantization: none, k (of K) or "
                                  "qk (default: k, with INT4 qk)")
                       ->check(CLI::IsMember({"none", "k", "qk"})));
+  decided_by_both(app.add_option("--v-smoothing", options.v_smoothing,
+                                 "none or mean: whether of V the mean is subtracted before "
+                                 "quantization, and added to the result")
+                      ->check(CLI::IsMember({"none", "mean"}))
+                      ->capture_default_str());
   options.named = key;
   options.of_set = set;
 }
@@ -124,6 +129,7 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
     given.push_back("accumulation");
   }
   set_field(family.what, &spec, "code_range", options.code_range);
+  set_field(family.what, &spec, "v_smoothing", options.v_smoothing);
   if (!options.groups.empty()) set_groups(options.groups, spec, given);
   if (!options.smoothing.empty()) {
     set_field(family.what, &spec, "smoothing", options.smoothing);

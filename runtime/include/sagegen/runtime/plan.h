@@ -36,7 +36,7 @@ struct Scratch {
 // Which scratch tensors share memory, worked out once: each slot is as large as its largest tensor.
 class ScratchMap {
  public:
-  static constexpr std::size_t kMostTensors = 16;
+  static constexpr std::size_t kMostTensors = 24;
   explicit ScratchMap(std::span<const Scratch> tensors);
 
   // Where the tensors of one call lie, in bytes from the start of the workspace. 0 bytes: absent.
