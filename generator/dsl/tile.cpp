@@ -29,7 +29,7 @@ MatrixWalk walk_columns(KernelBuilder& k) {
   return {.row = lane / 16 * 8 + lane % 8, .chunk = lane / 8 % 2};
 }
 
-// For the even and the odd pair of chunks of a 64-byte panel.
+// For the first and the second pair of chunks of a panel, which has one or two.
 std::array<I32, 2> lane_offsets(const TileLayout& layout, const MatrixWalk& walk) {
   return {layout.offset(walk.row, walk.chunk), layout.offset(walk.row, walk.chunk + 2)};
 }
@@ -42,6 +42,14 @@ std::array<MmaB, 2> two_columns(DType type, const std::array<I32, 4>& m) {
 SharedPtr address(const SharedTile& tile, I32 lane_offset, int row, int chunk) {
   return tile.base + lane_offset +
          static_cast<std::int64_t>(tile.offset + tile.layout.offset(row, chunk));
+}
+
+// Of the matrices in a pair of chunks, for which a lane has these offsets.
+SharedPtr address_of_pair(const SharedTile& tile, const std::array<I32, 2>& lane_offsets, int row,
+                          int pair) {
+  const int pairs = tile.layout.chunks_per_row() / 2;  // of a panel
+  return address(tile, lane_offsets[static_cast<std::size_t>(pair % pairs)], row,
+                 pair / pairs * tile.layout.chunks_per_row());
 }
 
 // For shapes, where there is no builder to ask.
@@ -92,71 +100,115 @@ void require_same(const TileLayout& made_for, const TileLayout& tile, SourceLoc 
 
 namespace {
 
-// copy_chunk(shared address, global address, row of the thread, row of the pass) for each pass.
-template <typename CopyChunk>
+// What a thread copies in a pass.
+struct CopiedChunk {
+  SharedPtr to;
+  GlobalPtr from;
+  I32 thread_row;
+  int row;         // of the pass: the chunk is of row thread_row + row
+  Pred in_source;  // whether the source's rows have the chunk; not set where all threads' have
+};
+
+// Passes go through a panel, or through as many as the threads can copy at once.
+template <typename Copy>
 void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
-                    int threads, SourceLoc loc, const CopyChunk& copy_chunk) {
+                    int threads, SourceLoc loc, const Copy& copy) {
   const Caller caller(k, loc);
   const TileLayout& layout = to.layout;
   require_layout(layout, loc);
   const int chunks = layout.chunks_per_row();
-  const int panel_chunks = chunks * layout.rows;
-  require(
-      threads > 0 && threads % (8 * chunks) == 0 && layout.bytes() % (threads * kChunkBytes) == 0 &&
-          (panel_chunks % threads == 0 || threads % panel_chunks == 0),
-      std::to_string(threads) + " threads cannot copy a tile of " + std::to_string(layout.rows) +
-          " rows of " + std::to_string(layout.row_bytes) + " bytes in whole passes",
-      loc);
+  const int panel_chunks = chunks * layout.rows, panels = layout.row_bytes / layout.panel_bytes;
+  require(threads > 0 && threads % (8 * chunks) == 0,
+          std::to_string(threads) + " threads cannot copy a tile of " +
+              std::to_string(layout.rows) + " rows of " + std::to_string(layout.row_bytes) +
+              " bytes in passes of eight rows",
+          loc);
+  require(from.row_bytes >= 0 && from.row_bytes <= layout.row_bytes &&
+              from.row_bytes % kChunkBytes == 0,
+          fmt::format("rows of {} bytes do not fill a tile of rows of {}, 16 bytes at a time",
+                      from.row_bytes, layout.row_bytes),
+          loc);
+  const int source_chunks = (from.row_bytes == 0 ? layout.row_bytes : from.row_bytes) / kChunkBytes;
   const I32 thread_row = thread / chunks % layout.rows;
   const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
   const I32 shared_offset = layout.offset(thread_row, thread_chunk);
   const GlobalPtr thread_from =
       from.data + k.to_i64(thread_row) * from.row_stride + k.to_i64(thread_chunk * kChunkBytes);
-  const int rows_per_pass = threads / chunks;
-  for (int pass = 0; pass < layout.bytes() / (threads * kChunkBytes); ++pass) {
-    const int row = pass * rows_per_pass % layout.rows;
-    const int chunk = pass * rows_per_pass / layout.rows * chunks;
-    const GlobalPtr row_from =
-        row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
-    copy_chunk(address(to, shared_offset, row, chunk),
-               row_from + static_cast<std::int64_t>(chunk * kChunkBytes), thread_row, row);
+  const int most_panels = std::max(threads / panel_chunks, 1);  // of a pass
+  for (int panel = 0; panel < panels; panel += most_panels) {
+    const int pass_panels = std::min(most_panels, panels - panel), chunk = panel * chunks;
+    for (int first = 0; first < panel_chunks; first += threads) {
+      const int row = first / chunks, left = pass_panels * panel_chunks - first;
+      const GlobalPtr row_from =
+          row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
+      const auto copy_chunk = [&] {
+        CopiedChunk copied{.to = address(to, shared_offset, row, chunk),
+                           .from = row_from + static_cast<std::int64_t>(chunk * kChunkBytes),
+                           .thread_row = thread_row,
+                           .row = row,
+                           .in_source = {}};
+        if (source_chunks < chunk + pass_panels * chunks)
+          copied.in_source = thread_chunk < source_chunks - chunk;
+        copy(copied);
+      };
+      if (left >= threads)
+        copy_chunk();
+      else
+        k.if_(thread < left, copy_chunk);
+    }
   }
 }
+
+void copy_if(KernelBuilder& k, const CopiedChunk& chunk, Pred valid) {
+  k.cp_async_16_zfill(chunk.to, chunk.from, k.select(valid, k.i32(kChunkBytes), k.i32(0)));
+}
+
+bool is_set(Pred condition) { return condition.k != nullptr; }
 
 }  // namespace
 
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, SourceLoc loc) {
-  each_copy_pass(k, to, from, thread, threads, loc,
-                 [&](SharedPtr dst, GlobalPtr src, I32, int) { k.cp_async_16(dst, src); });
+  each_copy_pass(k, to, from, thread, threads, loc, [&](const CopiedChunk& chunk) {
+    if (is_set(chunk.in_source))
+      copy_if(k, chunk, chunk.in_source);
+    else
+      k.cp_async_16(chunk.to, chunk.from);
+  });
 }
 
 void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, I32 valid_rows, SourceLoc loc) {
-  each_copy_pass(k, to, from, thread, threads, loc,
-                 [&](SharedPtr dst, GlobalPtr src, I32 thread_row, int row) {
-                   const Pred valid = thread_row < valid_rows - row;
-                   k.cp_async_16_zfill(dst, src, k.select(valid, k.i32(kChunkBytes), k.i32(0)));
-                 });
+  each_copy_pass(k, to, from, thread, threads, loc, [&](const CopiedChunk& chunk) {
+    const Pred valid = chunk.thread_row < valid_rows - chunk.row;
+    copy_if(k, chunk, is_set(chunk.in_source) ? valid && chunk.in_source : valid);
+  });
 }
 
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
-                I64 row_stride, I32 valid_rows, SourceLoc loc) {
+                I64 row_stride, I32 valid_rows, int row_bytes, SourceLoc loc) {
   const Caller caller(k, loc);
   require_layout(from.layout, loc);
-  const int row_chunks = from.layout.row_bytes / kChunkBytes;
-  require(threads > 0 && threads % row_chunks == 0,
-          std::to_string(threads) + " threads cannot store rows of " +
-              std::to_string(from.layout.row_bytes) + " bytes",
+  if (row_bytes == 0) row_bytes = from.layout.row_bytes;
+  const int row_chunks = row_bytes / kChunkBytes;
+  require(row_bytes > 0 && row_bytes % kChunkBytes == 0 && row_bytes <= from.layout.row_bytes &&
+              threads >= row_chunks,
+          fmt::format("{} threads cannot store {} bytes of rows of {}", threads, row_bytes,
+                      from.layout.row_bytes),
           loc);
-  const I32 chunk = thread % row_chunks;
-  const GlobalPtr to_chunk = to + chunk * kChunkBytes;
-  const SharedPtr from_tile = from.base + std::int64_t{from.offset};
-  k.for_range(thread / row_chunks, k.min(valid_rows, k.i32(from.layout.rows)), threads / row_chunks,
-              [&](I32 row) {
-                k.store_v4(to_chunk + k.to_i64(row) * row_stride,
-                           k.load_v4(from_tile + from.layout.offset(row, chunk)));
-              });
+  const int rows = threads / row_chunks;  // of a pass
+  const auto store = [&] {
+    const I32 chunk = thread % row_chunks;
+    const GlobalPtr to_chunk = to + chunk * kChunkBytes;
+    const SharedPtr from_tile = from.base + std::int64_t{from.offset};
+    k.for_range(thread / row_chunks, k.min(valid_rows, k.i32(from.layout.rows)), rows,
+                [&](I32 row) {
+                  k.store_v4(to_chunk + k.to_i64(row) * row_stride,
+                             k.load_v4(from_tile + from.layout.offset(row, chunk)));
+                });
+  };
+  if (rows * row_chunks == threads) return store();
+  k.if_(thread < rows * row_chunks, store);
 }
 
 // ---- operands -------------------------------------------------------------------------------------
@@ -176,13 +228,13 @@ MmaA OperandA::load(int row_block, int k_step, SourceLoc loc) const {
 }
 
 TileLayout OperandB::layout(DType type, int rows, int row_bytes) {
-  return {rows, row_bytes, std::min(row_bytes, kPanelBytes), type};
+  return {rows, row_bytes, panel_of_rows(row_bytes), type};
 }
 
 OperandB::OperandB(KernelBuilder& k, const TileLayout& layout, SourceLoc loc)
     : k_(&k), layout_(layout) {
   const Caller caller(k, loc);
-  operand_type(layout, std::min(layout.row_bytes, kPanelBytes), loc);
+  operand_type(layout, panel_of_rows(layout.row_bytes), loc);
   lane_offset_ = lane_offsets(layout, walk_columns(k));
 }
 
@@ -191,15 +243,15 @@ std::array<MmaB, 2> OperandB::load(const SharedTile& tile, int column_pair, int 
   const Caller caller(*k_, loc);
   require_same(layout_, tile.layout, loc);
   require_inside(layout_, column_pair, 16, k_step, kStepBytes, loc);
-  const I32 lane_offset = lane_offset_[static_cast<std::size_t>(k_step % 2)];
-  return two_columns(
-      *layout_.type,
-      k_->ldmatrix_x4(address(tile, lane_offset, 16 * column_pair, k_step / 2 * 4), Transpose::no));
+  return two_columns(*layout_.type,
+                     k_->ldmatrix_x4(address_of_pair(tile, lane_offset_, 16 * column_pair, k_step),
+                                     Transpose::no));
 }
 
 TileLayout OperandV::layout(DType type, int keys, int channels) {
-  if (type == DType::e4m3) return {channels, keys, kPanelBytes, type};
-  return {keys, 2 * channels, kPanelBytes, type};
+  const int rows = type == DType::e4m3 ? channels : keys;
+  const int row_bytes = type == DType::e4m3 ? keys : 2 * channels;
+  return {rows, row_bytes, panel_of_rows(row_bytes), type};
 }
 
 OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout, SourceLoc loc)
@@ -207,7 +259,7 @@ OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout, Sourc
   const Caller caller(k, loc);
   require(type == DType::e4m3 || type == DType::f16 || type == DType::bf16,
           fmt::format("this operand reads e4m3, f16 or bf16, not {}", to_string(type)), loc);
-  const DType of_tile = operand_type(layout, kPanelBytes, loc);
+  const DType of_tile = operand_type(layout, panel_of_rows(layout.row_bytes), loc);
   require(of_tile == type,
           fmt::format("this operand reads {}, but the tile holds {}", to_string(type),
                       to_string(of_tile)),
@@ -224,20 +276,16 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
   require_inside(layout_, by_channel ? slice : 0, by_channel ? kChannels : 16,
                  by_channel ? 0 : slice, 2 * kChannels, loc);
   std::vector<std::array<MmaB, 2>> steps;
-  const auto add = [&](int parity, int row, int panel, Transpose transpose) {
-    const I32 lane_offset = lane_offset_[static_cast<std::size_t>(parity)];
-    steps.push_back(
-        two_columns(type_, k_->ldmatrix_x4(address(tile, lane_offset, row, 4 * panel), transpose)));
+  const auto add = [&](int row, int pair, Transpose transpose) {
+    const SharedPtr from = address_of_pair(tile, lane_offset_, row, pair);
+    steps.push_back(two_columns(type_, k_->ldmatrix_x4(from, transpose)));
   };
   if (by_channel) {
     const int key_steps = tile.layout.row_bytes / 32;
-    for (int step = 0; step < key_steps; ++step) {
-      add(step % 2, kChannels * slice, step / 2, Transpose::no);
-    }
+    for (int step = 0; step < key_steps; ++step) add(kChannels * slice, step, Transpose::no);
   } else {
     const int key_steps = tile.layout.rows / 16;
-    for (int step = 0; step < key_steps; ++step)
-      add(slice % 2, 16 * step, slice / 2, Transpose::yes);
+    for (int step = 0; step < key_steps; ++step) add(16 * step, slice, Transpose::yes);
   }
   return steps;
 }

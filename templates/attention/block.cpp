@@ -12,6 +12,7 @@ using namespace dsl;
 
 namespace {
 
+static_assert(kSliceChannels == OperandV::kChannels);
 constexpr int kScaleBytes = 4;
 constexpr int kOctavesOfOne = 10;  // below the largest code of f16, 1024
 
@@ -23,6 +24,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       cta_k(view.schedule.cta_k),
       stages(view.schedule.stages),
       threads(view.schedule.warps * 32),
+      value_channels(sagegen::value_channels(head_dim)),
       warp_rows(cta_q / view.schedule.warps),
       q_group(view.spec.q_group),
       k_group(view.spec.k_group),
@@ -36,9 +38,9 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       two_level(view.spec.accumulation != Accumulation::f32),
       half_sums(view.spec.accumulation == Accumulation::f32_f16),
       // A branch that keeps instructions from overlapping. Sums of f16 take half the registers; without it kernels
-      // of FP16 P V spill at head_dim 128, and those of INT4 are expected to be 3 to 13 % slower.
+      // of FP16 P V spill at head_dim 128, those of FP8 at 256, and those of INT4 are expected to be 3 to 13 % slower.
       finish_sums(two_level &&
-                  !(half_sums && qk == DType::s8 && (pv == DType::e4m3 || head_dim <= 64))),
+                  !(half_sums && qk == DType::s8 && head_dim <= (pv == DType::e4m3 ? 192 : 64))),
       mean_scores(view.spec.smoothing == Smoothing::qk),
       scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
@@ -53,8 +55,8 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       v_code(largest_v_code(pv, v_octaves)),
       q_tile{cta_q, code_row_bytes(), OperandA::kPanelBytes, qk},
       k_tile(OperandB::layout(qk, cta_k, code_row_bytes())),
-      v_tile(OperandV::layout(pv, cta_k, head_dim)),
-      o_tile{cta_q, static_cast<int>(head_dim * kElementBytes), kBankBytes} {}
+      v_tile(OperandV::layout(pv, cta_k, value_channels)),
+      o_tile{cta_q, output_row_bytes(head_dim), kBankBytes} {}
 
 int AttentionPlan::k_stage_bytes() const {
   return k_tile.bytes() + (mean_scores ? mean_score_bytes(cta_k) : 0);
@@ -97,18 +99,21 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   q_codes_ = p(&Params::q_codes) + first_q_row * row_bytes;
   k_codes_ = p(&Params::k_codes) + first_k_row * row_bytes;
 
+  const std::int64_t channels = plan.value_channels;
+  value_row_bytes_ = plan.v_tile.row_bytes;
   if (!plan.v_quantized) {
     values_ = head_of(k, p, &Params::v, at.batch, at.kv_head);
-    value_row_bytes_ = p(&Params::v, &TensorParam::stride_token) * kElementBytes;
-    value_tile_bytes_ = value_row_bytes_ * std::int64_t{plan.cta_k};
+    value_row_stride_ = p(&Params::v, &TensorParam::stride_token) * kElementBytes;
+    value_tile_bytes_ = value_row_stride_ * std::int64_t{plan.cta_k};
+    value_row_bytes_ = static_cast<int>(plan.head_dim * kElementBytes);
   } else if (plan.pv == DType::e4m3) {
-    values_ = p(&Params::v, &TensorParam::data) + first_k_row * std::int64_t{plan.head_dim};
-    value_row_bytes_ = k.to_i64(k_rows);
+    values_ = p(&Params::v, &TensorParam::data) + first_k_row * channels;
+    value_row_stride_ = k.to_i64(k_rows);
     value_tile_bytes_ = k.i64(plan.cta_k);
   } else {
-    values_ = p(&Params::v, &TensorParam::data) + first_k_row * (plan.head_dim * kElementBytes);
-    value_row_bytes_ = k.i64(plan.head_dim * kElementBytes);
-    value_tile_bytes_ = k.i64(plan.cta_k * plan.head_dim * kElementBytes);
+    values_ = p(&Params::v, &TensorParam::data) + first_k_row * (channels * kElementBytes);
+    value_row_stride_ = k.i64(channels * kElementBytes);
+    value_tile_bytes_ = k.i64(plan.cta_k * channels * kElementBytes);
   }
 
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
@@ -150,7 +155,8 @@ void AttentionInputs::load_mean_scores(I32 thread, I32 tile, SharedPtr to) const
 
 // The caller's V ends at kv_len; codes are padded with zeros.
 void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to, bool whole) const {
-  const TileSource from{values_ + k_.to_i64(tile) * value_tile_bytes_, value_row_bytes_};
+  const TileSource from{values_ + k_.to_i64(tile) * value_tile_bytes_, value_row_stride_,
+                        value_row_bytes_};
   if (plan_.v_quantized || whole) return copy_tile_async(k_, to, from, thread, plan_.threads);
   const I32 left = kv_len_ - tile * plan_.cta_k;
   k_.if_else(

@@ -2,6 +2,7 @@
 // stands in the problem, and the loads of its tiles.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "sagegen/dsl/tile.h"
@@ -18,7 +19,8 @@ struct AttentionPlan {
   AttentionPlan(const View& view, const Mods& mods);
 
   int head_dim, cta_q, cta_k, stages, threads;
-  int warp_rows;  // queries of one warp
+  int value_channels;  // of V as it lies in shared memory
+  int warp_rows;       // queries of one warp
   int q_group, k_group;
   DType io, qk, pv;
   Granularity granularity;
@@ -38,10 +40,15 @@ struct AttentionPlan {
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
   bool per_token() const { return granularity == Granularity::per_token; }
-  int code_row_bytes() const { return head_dim * bits(qk) / 8; }
+  int code_row_bytes() const { return sagegen::code_row_bytes(qk, head_dim); }
   dsl::Mma qk_mma() const { return qk == DType::s4 ? dsl::Mma::s4 : dsl::Mma::s8; }
-  int qk_steps() const { return q_tile.row_bytes / 32; }  // of the product Q K^T
-  int k_stage_bytes() const;                              // keys, and scores of the mean query
+  int qk_steps() const { return q_tile.row_bytes / 32; }                    // of the product Q K^T
+  int slices() const { return value_channels / dsl::OperandV::kChannels; }  // of P V
+  // Channels of a slice that O has.
+  int slice_channels(int slice) const {
+    return std::min(dsl::OperandV::kChannels, head_dim - slice * dsl::OperandV::kChannels);
+  }
+  int k_stage_bytes() const;  // keys, and scores of the mean query
   int stage_bytes() const { return k_stage_bytes() + v_tile.bytes(); }
   int shared_bytes() const;  // queries and stages, in the end O
   dsl::Mma pv_mma() const { return pv == DType::e4m3 ? dsl::Mma::e4m3 : dsl::Mma::f16; }
@@ -86,7 +93,8 @@ class AttentionInputs {
   const AttentionPlan& plan_;
   dsl::I32 kv_len_;
   dsl::GlobalPtr q_codes_, k_codes_, values_, q_scale_, k_scale_, mean_scores_;
-  dsl::I64 value_row_bytes_, value_tile_bytes_;
+  dsl::I64 value_row_stride_, value_tile_bytes_;
+  int value_row_bytes_;  // of a row as the source has it
 };
 
 // What all parts of the template see.

@@ -99,7 +99,7 @@ std::vector<Section> describe(const View& view) {
   const int pv_depth = fp8 ? 32 : 16;
   const bool int4 = spec.qk == DType::s4;
   const int qk_depth = int4 ? 64 : 32, qk_run = qk_depth / 8;  // channels of an mma, of a register
-  const int qk_mma = rows / 16 * (s.cta_k / 8) * (spec.head_dim / qk_depth);
+  const int qk_mma = rows / 16 * (s.cta_k / 8) * (code_channels(spec.qk, spec.head_dim) / qk_depth);
   const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);
 
   Section what{"what it computes",

@@ -20,31 +20,30 @@ namespace {
 
 constexpr int kMaxWarps = 8, kMaxStages = 4;
 constexpr int kRegisters = 255;  // of a thread
-// The most that scores and sums of P V may take of them if each score waits for a load, too.
-constexpr int kRegistersBesideLoads = 160;
+// The most that scores and sums of P V may take of them: what else the loop keeps needs some 45. If each score waits
+// for a load, too, it needs more.
+constexpr int kMostAccumulators = 208, kMostBesideLoads = 159;
 
 // FP8 V lies in panels of 64 keys; an FP16 tensor-core instruction sums P V over 16.
 constexpr int smallest_cta_k(DType pv) { return pv == DType::e4m3 ? 64 : 16; }
 int warp_rows(const View& v) { return v.schedule.cta_q / v.schedule.warps; }
 
-// A tile that a thread block copies to shared memory, 16 bytes per thread and pass, in panels of 64 bytes
-// (sagegen/dsl/tile.h). Every pass is whole, and lies in one panel or consists of whole panels.
+// A tile that a thread block copies to shared memory, 16 bytes per thread and pass (sagegen/dsl/tile.h): each thread
+// has a chunk to copy in the first one.
 struct CopiedTile {
   const char* name;
   int rows, row_bytes;
   bool copied_by(int threads) const {
-    constexpr int kChunkBytes = 16, kPanelChunks = 4;
-    const int panel = std::min(kPanelChunks, row_bytes / kChunkBytes) * rows,
-              chunks = rows * row_bytes / kChunkBytes;
-    return chunks % threads == 0 && (panel % threads == 0 || threads % panel == 0);
+    constexpr int kChunkBytes = 16;
+    return rows * row_bytes / kChunkBytes >= threads;
   }
 };
 
 // The first tile of the kernel that its threads cannot copy.
 std::optional<CopiedTile> uncopied(const View& v) {
   const bool fp8 = v.spec.pv == DType::e4m3;
-  const int channels = v.spec.head_dim, cta_k = v.schedule.cta_k;
-  const int code_row = channels * bits(v.spec.qk) / 8;
+  const int channels = value_channels(v.spec.head_dim), cta_k = v.schedule.cta_k;
+  const int code_row = code_row_bytes(v.spec.qk, v.spec.head_dim);
   const CopiedTile tiles[] = {{"Q", v.schedule.cta_q, code_row},
                               {"K", cta_k, code_row},
                               {"V", fp8 ? channels : cta_k, fp8 ? cta_k : 2 * channels}};
@@ -56,7 +55,17 @@ std::optional<CopiedTile> uncopied(const View& v) {
 
 // Registers that a thread fills with sums of P V and with scores: a warp's part of each is spread over its
 // 32 threads.
-int accumulators(const View& v) { return warp_rows(v) * (v.spec.head_dim + v.schedule.cta_k) / 32; }
+int accumulators(const View& v, int cta_k) { return warp_rows(v) * (v.spec.head_dim + cta_k) / 32; }
+int accumulators(const View& v) { return accumulators(v, v.schedule.cta_k); }
+
+// A way to fewer of them.
+std::string fewer_accumulators(const View& v) {
+  const int cta_k = v.schedule.cta_k / 2;
+  if (cta_k >= smallest_cta_k(v.spec.pv) && accumulators(v, cta_k) <= kMostAccumulators)
+    return fmt::format("cta_k {}", cta_k);
+  return fmt::format("warps with 16 rows, cta_q {} with {} warps", 16 * v.schedule.warps,
+                     v.schedule.warps);
+}
 
 // "bias, mask": what loads something for each score.
 std::string loads_of_scores(const Spec& spec) {
@@ -107,6 +116,14 @@ RuleLayers<View> rules() {
               "of one mean query, and {} queries have one; use cta_q {}",
               v.schedule.cta_q, kMeanRows, kMeanRows);
         }},
+       {[](const View& v) {
+          return v.spec.smoothing == Smoothing::qk &&
+                 room_for_mean(v.spec.qk, v.spec.head_dim) <= 0;
+        },
+        [](const View& v) {
+          return "smoothing qk with qk " + no_room_for_mean(v.spec.qk, v.spec.head_dim) +
+                 "; use smoothing k, or qk s4";
+        }},
        {[](const View& v) { return v.schedule.cta_k < smallest_cta_k(v.spec.pv); },
         [](const View& v) {
           return fmt::format("cta_k {} with pv {} is refused: {}", v.schedule.cta_k,
@@ -153,8 +170,7 @@ RuleLayers<View> rules() {
           const CopiedTile tile = *uncopied(v);
           return fmt::format(
               "warps {} with a tile of {} of {} rows of {} bytes is refused: {} threads copy it in "
-              "passes of 16 bytes each, and a pass has to be whole; use fewer warps or a larger "
-              "tile",
+              "passes of 16 bytes each, and it is less than one; use fewer warps or a larger tile",
               v.schedule.warps, tile.name, tile.rows, tile.row_bytes, 32 * v.schedule.warps);
         }},
        {[](const View& v) { return v.spec.q_group % warp_rows(v) != 0; },
@@ -174,16 +190,17 @@ RuleLayers<View> rules() {
               to_string(v.spec.pv), shared_bytes(v.spec, v.schedule), v.target.name,
               v.target.smem_per_block);
         }},
-       {[](const View& v) { return accumulators(v) > kRegisters; },
+       {[](const View& v) { return accumulators(v) > kMostAccumulators; },
         [](const View& v) {
           return fmt::format(
               "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at head_dim {} is refused: "
-              "scores and output alone take {} registers of a thread, and it has {}; use cta_k {}",
+              "scores and output alone take {} registers of a thread, and it has {}, of which the "
+              "rest needs {}; use {}",
               v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, v.spec.head_dim,
-              accumulators(v), kRegisters, v.schedule.cta_k / 2);
+              accumulators(v), kRegisters, kRegisters - kMostAccumulators, fewer_accumulators(v));
         }},
        {[](const View& v) {
-          return !loads_of_scores(v.spec).empty() && accumulators(v) > kRegistersBesideLoads &&
+          return !loads_of_scores(v.spec).empty() && accumulators(v) > kMostBesideLoads &&
                  v.schedule.cta_k > 64;
         },
         [](const View& v) {
@@ -218,14 +235,30 @@ void complete(Spec& spec, const Given& given, const TargetInfo& target) {
   }
 }
 
-Schedule usual(const Spec& spec, const TargetInfo& target) {
-  Schedule schedule;
-  // Two blocks per SM hide the softmax of one behind the tensor cores of the other. Where FP16
-  // tiles are too large for that, one buffer that keys and values use in turns is worth the second
-  // block.
+// Two blocks per SM hide the softmax of one behind the tensor cores of the other.
+bool two_fit(const Spec& spec, const Schedule& schedule, const TargetInfo& target) {
   constexpr int kSystemSmemPerBlock = 1024;
-  if (2 * (shared_bytes(spec, schedule) + kSystemSmemPerBlock) > target.smem_per_sm)
-    schedule.stages = 1;
+  return 2 * (shared_bytes(spec, schedule) + kSystemSmemPerBlock) <= target.smem_per_sm;
+}
+
+// Chosen by the model of `sagegen inspect --model`.
+Schedule usual(const Spec& spec, const TargetInfo& target) {
+  constexpr int kWide = 128;
+  Schedule schedule;
+  if (!head_dims().has(spec.head_dim)) return schedule;  // refused, and of any size
+  if (spec.head_dim > kWide) {
+    // O of 32 queries leaves a warp no registers for scores. Of blocks of four warps with 16 each, a second one is worth
+    // more than a second buffer.
+    schedule = {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
+    if (spec.pv == DType::f16 && !two_fit(spec, schedule, target)) schedule.cta_k = 32;
+    return schedule;
+  }
+  // With 32 queries a warp needs registers that would do for three blocks, and shared memory has room for two: the
+  // assembler saves registers, and nobody has them. Twice as many warps use them.
+  if (spec.head_dim == 72 || spec.head_dim == 80) schedule.warps = 8;
+  // Where FP16 tiles are too large for two blocks, one buffer that keys and values use in turns is worth the second
+  // block.
+  if (!two_fit(spec, schedule, target)) schedule.stages = 1;
   return schedule;
 }
 
@@ -409,14 +442,14 @@ bool v_is_quantized(const Spec& spec) {
 }
 
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {
-  const std::int64_t channels = spec.head_dim;
-  const std::int64_t q_tile = schedule.cta_q * channels * bits(spec.qk) / 8;
+  const std::int64_t code_row = code_row_bytes(spec.qk, spec.head_dim);
   const std::int64_t k_tile =
-      schedule.cta_k * channels * bits(spec.qk) / 8 +
+      schedule.cta_k * code_row +
       (spec.smoothing == Smoothing::qk ? mean_score_bytes(schedule.cta_k) : 0);
-  const std::int64_t v_tile = schedule.cta_k * channels * bits(spec.pv) / 8;
-  const std::int64_t o_tile = schedule.cta_q * channels * bits(spec.io) / 8;
-  return std::max(q_tile + schedule.stages * (k_tile + v_tile), o_tile);
+  const std::int64_t v_tile =
+      std::int64_t{schedule.cta_k} * value_channels(spec.head_dim) * bits(spec.pv) / 8;
+  const std::int64_t o_tile = std::int64_t{schedule.cta_q} * output_row_bytes(spec.head_dim);
+  return std::max(schedule.cta_q * code_row + schedule.stages * (k_tile + v_tile), o_tile);
 }
 
 }  // namespace sagegen::attention

@@ -11,6 +11,7 @@ using namespace dsl;
 
 namespace {
 
+constexpr int kSliceColumns = OperandV::kChannels / 4;  // of a lane
 constexpr std::size_t kUnfinished = 32;  // registers for sums of P V that O has not taken up yet
 
 }  // namespace
@@ -26,16 +27,16 @@ void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
   KernelBuilder& k = block_.k;
   const AttentionPlan& plan = block_.plan;
   std::vector<Var<F32>> updated;
-  for (int slice = 0; slice < plan.head_dim / OperandV::kChannels; ++slice) {
+  for (int slice = 0; slice < plan.slices(); ++slice) {
     if (plan.finish_sums && updated.size() >= kUnfinished) {
       block_.compute_here(std::exchange(updated, {}));
     }
     const auto v = v_.load({plan.v_tile, values}, slice);
-    Accumulator pv(plan.warp_rows, OperandV::kChannels, k.i32(0));
+    Accumulator pv(plan.warp_rows, plan.slice_channels(slice), k.i32(0));
     const auto each = [&](const auto& visit) {
       for (int row = 0; row < pv.lane_rows(); ++row) {
         for (int column = 0; column < pv.lane_columns(); ++column) {
-          visit(o_.at(row, slice * pv.lane_columns() + column), softmax.rescale()[row],
+          visit(o_.at(row, slice * kSliceColumns + column), softmax.rescale()[row],
                 pv.at(row, column));
         }
       }
@@ -51,7 +52,7 @@ void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
       }
     };
     if (plan.half_sums) {
-      HalfAccumulator sums(k, plan.warp_rows, OperandV::kChannels);
+      HalfAccumulator sums(k, plan.warp_rows, plan.slice_channels(slice));
       multiply(sums);
       pv = sums.to_f32(k);
     } else {
@@ -109,7 +110,7 @@ void Output::write(const AttentionPosition& at, const RowSums& sums) const {
   const GlobalPtr first_row =
       head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride;
   store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
-             p(&Params::q_len) - at.first_query);
+             p(&Params::q_len) - at.first_query, static_cast<int>(plan.head_dim * kElementBytes));
 }
 
 }  // namespace sagegen::attention

@@ -6,9 +6,9 @@
 namespace sagegen::attention {
 
 struct Params {
-  Address q_codes;  // s8 or s4 [B, Hq, LqP, D]
+  Address q_codes;  // s8 or s4 [B, Hq, LqP, Dc]
   Address q_scale;  // f32 [B, Hq, LqP / q_group, 8 or 1]
-  Address k_codes;  // s8 or s4 [B, Hkv, LkP, D]
+  Address k_codes;  // s8 or s4 [B, Hkv, LkP, Dc]
   Address k_scale;  // f32 [B, Hkv, LkP / k_group, 4 or 1]
   TensorParam v;    // codes of quantize_values, contiguous (strides unused), or the caller's f16 V
   Address v_scale;  // f32 [B, Hkv, D]; unused with the caller's V

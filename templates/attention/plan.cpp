@@ -190,6 +190,7 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   const std::int64_t k_scales = scales(layout.kv_len_padded, spec.k_group,
                                        k_scales_per_group(spec.granularity, spec.k_group));
   const std::int64_t channels = spec.head_dim;
+  const std::int64_t code_row = code_row_bytes(spec.qk, spec.head_dim);
   constexpr std::int64_t kF32 = sizeof(float);
   const auto of_queries = [&](std::int64_t rows, std::int64_t bytes) {
     return scratch_bytes(kPlan, {shape.batch, shape.q_heads, rows, bytes});
@@ -198,12 +199,13 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
     return scratch_bytes(kPlan, {shape.batch, shape.kv_heads, rows, bytes});
   };
   layout.bytes = {};
-  layout.bytes[kQCodes] = of_queries(layout.q_len_padded, channels * bits(spec.qk) / 8);
+  layout.bytes[kQCodes] = of_queries(layout.q_len_padded, code_row);
   layout.bytes[kQScale] = of_queries(q_scales, kF32);
-  layout.bytes[kKCodes] = of_keys(layout.kv_len_padded, channels * bits(spec.qk) / 8);
+  layout.bytes[kKCodes] = of_keys(layout.kv_len_padded, code_row);
   layout.bytes[kKScale] = of_keys(k_scales, kF32);
   if (v_is_quantized(spec)) {
-    layout.bytes[kVCodes] = of_keys(layout.kv_len_padded, channels * bits(spec.pv) / 8);
+    layout.bytes[kVCodes] =
+        of_keys(layout.kv_len_padded, value_channels(spec.head_dim) * bits(spec.pv) / 8);
     layout.bytes[kVScale] = of_keys(channels, kF32);
     layout.bytes[kVMaxima] = of_keys(layout.chunks * channels, kF32);
     if (spec.v_smoothing == ValueSmoothing::mean) {

@@ -47,7 +47,7 @@ const FamilyOf<Spec>& family() {
       .resources =
           [](const View& v) {
             return Resources{
-                .threads = v.spec.head_dim,
+                .threads = lane_channels(v.spec.head_dim),
                 .dynamic_smem = reductions(v.spec) * column_table_bytes(v.spec.head_dim)};
           },
       .params =

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sagegen/params.h"
+#include "sagegen/types.h"
 
 namespace sagegen::kv_statistics {
 
@@ -14,6 +15,9 @@ struct Params {
     return {param_field("kv_len", &Params::kv_len), param_field("chunk_len", &Params::chunk_len)};
   }
 };
+
+// So that the sum of as many of V as there may be is within f32, and none of it is lost.
+constexpr float sum_factor(DType io) { return io == DType::bf16 ? 0x1p-31f : 1.0f; }
 
 // One for K and one for V, if they are reduced.
 template <bool OfV>
@@ -32,7 +36,8 @@ using VAmaxParams = ReductionParams<true>;
 
 struct VRangeParams {
   TensorParam tokens;
-  Address sum_partial, least_partial, largest_partial;  // out f32 [B, Hkv, chunks, D] each
+  // out f32 [B, Hkv, chunks, D] each; sums are those of V * sum_factor(io)
+  Address sum_partial, least_partial, largest_partial;
 
   static constexpr std::string_view kName = "v_range";
   static std::vector<ParamField> fields() {

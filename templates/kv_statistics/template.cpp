@@ -22,6 +22,7 @@ struct Reduction {
   GlobalPtr partial;
   Combine combine;
   float start;  // that changes nothing
+  float factor = 1;
 };
 
 // What is reduced, of the block's head. Rows that are not there are zeros.
@@ -52,7 +53,7 @@ std::vector<Source> sources_of(KernelBuilder& k, const Spec& spec) {
   if (spec.v_range) {
     const auto p = k.params<VRangeParams>();
     sources.push_back(
-        source<VRangeParams>(k, {{p(&VRangeParams::sum_partial), add, 0},
+        source<VRangeParams>(k, {{p(&VRangeParams::sum_partial), add, 0, sum_factor(spec.io)},
                                  {p(&VRangeParams::least_partial), least, kLargest},
                                  {p(&VRangeParams::largest_partial), largest, -kLargest}}));
   }
@@ -93,10 +94,10 @@ void build(KernelBuilder& k, const Kernel& kernel) {
       for (const Reduction& reduction : source.reductions) {
         for (std::size_t pass = 0; pass < parts.size(); ++pass) {
           for (std::size_t i = 0; i < total->size(); ++i) {
-            const F32 value =
-                reduction.start == 0
-                    ? parts[pass][i]
-                    : k.select(there[pass], parts[pass][i], k.f32(reduction.start));
+            F32 value = parts[pass][i];
+            if (reduction.factor != 1) value = value * reduction.factor;
+            if (reduction.start != 0)
+              value = k.select(there[pass], value, k.f32(reduction.start));
             (*total)[i].set(reduction.combine(k, (*total)[i], value));
           }
         }
@@ -121,8 +122,10 @@ void build(KernelBuilder& k, const Kernel& kernel) {
   const I32 channel_bytes = k.thread_idx() * 4;
   for (std::size_t r = 0; r < reductions.size(); ++r) {
     const F32 total = combined_column(k, threads, table_of(r), reductions[r].combine);
-    k.store(reductions[r].partial + chunk_index * std::int64_t{4 * head_dim} + channel_bytes,
-            total);
+    of_own_channel(k, threads.threads(), head_dim, [&] {
+      k.store(reductions[r].partial + chunk_index * std::int64_t{4 * head_dim} + channel_bytes,
+              total);
+    });
   }
 }
 

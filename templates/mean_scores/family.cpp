@@ -34,8 +34,8 @@ const FamilyOf<Spec>& family() {
       .resources =
           [](const View& v) {
             constexpr int kParts = 2, kPartBytes = 2;
-            return Resources{.threads = v.spec.head_dim,
-                             .dynamic_smem = kParts * kPartBytes * kKeys * v.spec.head_dim};
+            return Resources{.threads = threads(v.spec),
+                             .dynamic_smem = kParts * kPartBytes * kKeys * channels(v.spec)};
           },
       .params = [](const View&) { return ParamLayout().add<Params>(); },
       .describe = describe,

@@ -12,7 +12,12 @@ struct Spec {
   DType io = DType::f16;  // of K
 };
 
-inline constexpr int kKeys = 64;  // of one block, of head_dim threads
+inline constexpr int kKeys = 64;  // of one block
+
+// Channels of the product come in steps of 16, the last of which may end with zeros.
+inline constexpr int kStepChannels = 16;
+constexpr int channels(const Spec& spec) { return rounded_up(spec.head_dim, kStepChannels); }
+constexpr int threads(const Spec& spec) { return lane_channels(channels(spec)); }
 
 using View = ViewOf<Spec, NoSchedule>;
 const FamilyOf<Spec>& family();

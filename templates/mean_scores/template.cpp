@@ -16,7 +16,7 @@ using namespace dsl;
 
 namespace {
 
-constexpr int kRows = 16, kStepChannels = 16;  // of one mma
+constexpr int kRows = 16;  // of one mma
 constexpr int kF32 = 4;
 
 // What two numbers of a type make of x: its nearest, and the nearest to the rest.
@@ -50,7 +50,7 @@ void store_keys(KernelBuilder& k, const Spec& spec, const RowThreads& threads, I
       p(&Params::k_mean) +
       k.to_i64(head_index / p(&Params::heads_per_kv_head)) * std::int64_t{kF32 * spec.head_dim} +
       threads.channel() * kF32;
-  const RowPart mean = load_f32x8(k, of_mean);
+  const RowPart mean = threads.load_f32(of_mean);
   for (int pass = 0; pass < kKeys / kRowsPerPass; ++pass) {
     const I32 row = threads.row() + pass * kRowsPerPass, key = first_key + row;
     const Pred is_there = key < p(&Params::kv_len);
@@ -65,8 +65,10 @@ void store_keys(KernelBuilder& k, const Spec& spec, const RowThreads& threads, I
       low[i] = pair.low;
     }
     const I32 offset = tiles[0].layout.offset(row, threads.channel() / 8);
-    k.store_v4(tiles[0].base + offset, high);
-    k.store_v4(tiles[1].base + offset, low);
+    threads.of_channels(channels(spec), [&] {
+      k.store_v4(tiles[0].base + offset, high);
+      k.store_v4(tiles[1].base + offset, low);
+    });
   }
 }
 
@@ -77,11 +79,15 @@ struct Means {
 Means load_means(KernelBuilder& k, const Spec& spec, const std::array<GlobalPtr, 2>& rows, I32 quad,
                  F32 factor) {
   Means means;
-  for (int step = 0; step < spec.head_dim / kStepChannels; ++step) {
+  for (int step = 0; step < channels(spec) / kStepChannels; ++step) {
     std::array<I32, 4> high, low;
     for (std::size_t half = 0; half < 2; ++half) {  // of the step: channels 2 quad, 2 quad + 8
       const int first = step * kStepChannels + static_cast<int>(half) * 8;
       for (std::size_t row = 0; row < 2; ++row) {
+        if (first >= spec.head_dim) {
+          high[2 * half + row] = low[2 * half + row] = k.i32(0);
+          continue;
+        }
         const auto bits = k.load_v2(rows[row] + (quad * 2 + first) * kF32);
         const Split pair =
             split(k, spec.io, k.as_f32(bits[0]) * factor, k.as_f32(bits[1]) * factor);
@@ -107,11 +113,11 @@ void build(KernelBuilder& k, const Kernel& kernel) {
   const I32 kv_head = head / p(&Params::heads_per_kv_head);
   const Factors factor = factors(k, spec.io);
 
-  const TileLayout layout = OperandB::layout(spec.io, kKeys, 2 * spec.head_dim);
+  const TileLayout layout = OperandB::layout(spec.io, kKeys, 2 * channels(spec));
   const SharedPtr shared = k.shared(2 * layout.bytes(), kBankBytes);
   const std::array<SharedTile, 2> keys{SharedTile{layout, shared},
                                        SharedTile{layout, shared + std::int64_t{layout.bytes()}}};
-  store_keys(k, spec, RowThreads(k, spec.head_dim), head_index,
+  store_keys(k, spec, RowThreads(k, spec.head_dim, channels(spec)), head_index,
              head_of(k, p, &Params::k, batch, kv_head), factor.of_keys, keys);
   k.barrier();
 
@@ -129,7 +135,7 @@ void build(KernelBuilder& k, const Kernel& kernel) {
                            k.to_i64(lane.quad * (4 * kF32));
   const Mma kind = spec.io == DType::f16 ? Mma::f16 : Mma::bf16;
 
-  k.for_range(k.warp_idx() * kRows, blocks, spec.head_dim / 32 * kRows, [&](I32 first) {
+  k.for_range(k.warp_idx() * kRows, blocks, threads(spec) / 32 * kRows, [&](I32 first) {
     std::array<I32, 2> rows;
     std::array<GlobalPtr, 2> from_rows;
     for (std::size_t i = 0; i < 2; ++i) {

@@ -93,16 +93,22 @@ const FamilyOf<Spec>& family() {
                         "smooth_block without fold is refused: blocks of rows have means where the "
                         "rows are queries, whose scales hold the softmax scale; set fold, or take "
                         "smooth");
+                  }},
+                 {[](const View& v) {
+                    return v.spec.smooth_block && room_for_mean(v.spec.codes, v.spec.head_dim) <= 0;
+                  },
+                  [](const View& v) {
+                    return "smooth_block with codes " +
+                           no_room_for_mean(v.spec.codes, v.spec.head_dim) +
+                           "; use codes s4, or leave smooth_block out";
                   }}}},
       .resources =
           [](const View& v) {
-            const int channels = v.spec.head_dim;
+            const int channels = threads(v.spec);  // one for each
             const int mean = v.spec.smooth_block ? column_table_bytes(channels)
                              : v.spec.smooth     ? 4 * channels
                                                  : 0;
-            const int groups = block_rows(v.spec) / v.spec.group;
-            const int of_block = v.spec.scales == 1 ? groups : v.spec.scales == 0 ? 1 : 0;
-            const int warp_maxima = of_block * 4 * channels / 32;
+            const int warp_maxima = scales_of_warps(v.spec) * 4 * channels / 32;
             return Resources{.threads = channels, .dynamic_smem = mean + warp_maxima};
           },
       .params =

@@ -7,7 +7,7 @@ namespace sagegen::quantize_rows {
 
 struct Params {
   TensorParam rows;
-  Address codes;  // out s8 or s4 [B, H, LP, D]; not with amax
+  Address codes;  // out s8 or s4 [B, H, LP, Dc]; not with amax
   Address scale;  // out f32 [B, H, LP / group, scales], with 0 scales [B, H]; not with amax
   std::int32_t len;
   std::int32_t len_padded;

@@ -31,6 +31,19 @@ struct Spec {
 // Rows of one thread block.
 constexpr int block_rows(const Spec& spec) { return spec.smooth_block ? kMeanRows : spec.group; }
 
+// Of one thread block: lanes for the padding of codes, too.
+constexpr int threads(const Spec& spec) {
+  return lane_channels(code_channels(spec.codes, spec.head_dim));
+}
+// Scales whose rows lie in several warps, each of which has a maximum in shared memory for each of them.
+constexpr int scales_of_warps(const Spec& spec) {
+  constexpr int kWarp = 32;
+  const int groups = block_rows(spec) / spec.group;
+  if (spec.scales == 0) return 1;
+  const bool of_pairs = spec.scales == 4 && 2 * threads(spec) / kRowsPerPass > kWarp;
+  return spec.scales == 1 || of_pairs ? groups : 0;
+}
+
 using View = ViewOf<Spec, NoSchedule>;
 const FamilyOf<Spec>& family();
 

@@ -2,7 +2,7 @@
 // scale and log2(e) go into the scale of the codes (fold, for Q), so that attention works in base 2 with one
 // factor. Where the LSE is wanted, the term that smoothing K removes from it is computed with the queries,
 // while they are at hand in full precision. After that their own mean is subtracted, too (smooth_block).
-#include <algorithm>
+#include <functional>
 
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
@@ -34,7 +34,10 @@ class QuantizeRows {
 
   int passes() const { return spec_.group / kRowsPerPass; }  // of a group
 
-  int warp_maxima_bytes() const { return 4 * spec_.head_dim / 32; }
+  int warp_maxima_bytes() const { return 4 * threads_.threads() / 32; }
+  void of_own_channel(const std::function<void()>& body) const {
+    sagegen::of_own_channel(k_, threads_.threads(), spec_.head_dim, body);
+  }
   // Row of the block that this thread has a part of in a pass.
   I32 row(int pass) const { return threads_.row() + pass * kRowsPerPass; }
 
@@ -52,7 +55,7 @@ QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
     : k_(k),
       spec_(spec),
       p_(k.params<Params>()),
-      threads_(k, spec.head_dim),
+      threads_(k, spec.head_dim, code_channels(spec.codes, spec.head_dim)),
       block_(k.block_idx(0)),
       head_(k.block_idx(1)),
       batch_(k.block_idx(2)),
@@ -67,8 +70,8 @@ void QuantizeRows::build() {
   F32 least_amax = k_.f32(0.0f);
   if (spec_.smooth_block) least_amax = subtract_block_mean();
   const int groups = block_rows(spec_) / spec_.group;
-  if (spec_.scales <= 1)
-    warp_maxima_ = k_.shared(std::max(groups * spec_.scales, 1) * warp_maxima_bytes(), 16);
+  if (const int scales = scales_of_warps(spec_); scales > 0)
+    warp_maxima_ = k_.shared(scales * warp_maxima_bytes(), 16);
   if (spec_.amax) return write_amax(least_amax);
   if (spec_.scales == 0) {
     const CodeScale code = code_scale(k_, amax_of_head(), largest_code(spec_.codes));
@@ -107,11 +110,13 @@ void QuantizeRows::write_group(int group, F32 least_amax) {
 }
 
 void QuantizeRows::write_codes(int pass, const CodeScale& code) {
-  const int row_bytes = spec_.head_dim * bits(spec_.codes) / 8;
+  const int row_bytes = code_row_bytes(spec_.codes, spec_.head_dim);
   const I32 channel_bytes = threads_.channel() * bits(spec_.codes) / 8;
   const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{row_bytes};
-  store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(pass)], code.inverse,
-              codes + (row(pass) * row_bytes + channel_bytes));
+  threads_.of_channels(code_channels(spec_.codes, spec_.head_dim), [&] {
+    store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(pass)], code.inverse,
+                codes + (row(pass) * row_bytes + channel_bytes));
+  });
 }
 
 void QuantizeRows::write_scale(I64 index, F32 scale) {
@@ -134,7 +139,7 @@ void QuantizeRows::write_amax(F32 least_amax) {
 F32 QuantizeRows::amax_of_head() {
   const GlobalPtr maxima = maxima_of_head();
   const Var<F32> amax = k_.var(k_.f32(0.0f));
-  k_.for_range(k_.thread_idx(), k_.grid_dim(0), spec_.head_dim,
+  k_.for_range(k_.thread_idx(), k_.grid_dim(0), threads_.threads(),
                [&](I32 block) { amax = k_.max(amax.get(), k_.load<F32>(maxima + block * 4)); });
   return amax_of_scale(0, amax);
 }
@@ -143,18 +148,22 @@ F32 QuantizeRows::amax_of_head() {
 RowPart QuantizeRows::mean_of_rows() {
   const auto p = k_.params<SmoothParams>();
   const std::int64_t row_bytes = 4 * spec_.head_dim;
-  const SharedPtr means = k_.shared(4 * spec_.head_dim, 16);
+  const SharedPtr means = k_.shared(4 * threads_.threads(), 16);
   const I32 channel_bytes = k_.thread_idx() * 4;
   const I64 first = k_.to_i64(head_index_) * k_.to_i64(p(&SmoothParams::chunks)) * row_bytes;
   const GlobalPtr sums = p(&SmoothParams::sum_partial) + first + channel_bytes;
   const Var<F32> sum = k_.var(k_.f32(0.0f));
-  k_.for_range(k_.i32(0), p(&SmoothParams::chunks), 1, [&](I32 chunk) {
-    sum = sum.get() + k_.load<F32>(sums + k_.to_i64(chunk) * row_bytes);
+  of_own_channel([&] {
+    k_.for_range(k_.i32(0), p(&SmoothParams::chunks), 1, [&](I32 chunk) {
+      sum = sum.get() + k_.load<F32>(sums + k_.to_i64(chunk) * row_bytes);
+    });
   });
   const F32 mean = sum.get() / k_.to_f32(p_(&Params::len));
   k_.store(means + channel_bytes, mean);
   k_.if_(k_.block_idx(0) == 0, [&] {
-    k_.store(p(&SmoothParams::mean) + k_.to_i64(head_index_) * row_bytes + channel_bytes, mean);
+    of_own_channel([&] {
+      k_.store(p(&SmoothParams::mean) + k_.to_i64(head_index_) * row_bytes + channel_bytes, mean);
+    });
   });
   k_.barrier();
   return load_f32x8(k_, means + threads_.channel() * 4);
@@ -185,7 +194,7 @@ F32 QuantizeRows::subtract_block_mean() {
     for (std::size_t pass = 1; pass < rows_.size(); ++pass)
       sums[i] = k_.fma(rows_[pass][i], k_.f32(kPart), sums[i]);
   }
-  const SharedPtr table = k_.shared(column_table_bytes(spec_.head_dim), 16);
+  const SharedPtr table = k_.shared(column_table_bytes(threads_.held_channels()), 16);
   store_columns(k_, threads_, sums, table);
   k_.barrier();
   const I32 left = p_(&Params::len) - first_row_;
@@ -194,9 +203,11 @@ F32 QuantizeRows::subtract_block_mean() {
   const I32 channel_bytes = k_.thread_idx() * 4;
   k_.store(table + channel_bytes, mean);  // where this thread alone has read
   const I64 index = k_.to_i64(head_index_) * k_.to_i64(k_.grid_dim(0)) + k_.to_i64(block_);
-  k_.store(k_.params<BlockMeanParams>()(&BlockMeanParams::mean) +
-               index * std::int64_t{4 * spec_.head_dim} + channel_bytes,
-           mean);
+  of_own_channel([&] {
+    k_.store(k_.params<BlockMeanParams>()(&BlockMeanParams::mean) +
+                 index * std::int64_t{4 * spec_.head_dim} + channel_bytes,
+             mean);
+  });
   k_.barrier();
   const RowPart means = load_f32x8(k_, table + threads_.channel() * 4);
   F32 size = k_.f32(0.0f);
@@ -212,9 +223,12 @@ F32 QuantizeRows::subtract_block_mean() {
 
 // Largest value of the rows that share a scale with this thread's. A thread has one row of every eight.
 F32 QuantizeRows::amax_of_scale(int group, F32 amax) {
-  if (spec_.scales <= 1)
-    return threads_.max_of_block(amax, warp_maxima_ + std::int64_t{group * warp_maxima_bytes()});
-  return spec_.scales == 4 ? threads_.max_of_row_pair(amax) : threads_.max_of_row(amax);
+  if (spec_.scales > 4) return threads_.max_of_row(amax);
+  const bool of_warps = scales_of_warps(spec_) > 0;
+  const SharedPtr scratch =
+      of_warps ? warp_maxima_ + std::int64_t{group * warp_maxima_bytes()} : SharedPtr{};
+  return spec_.scales == 4 ? threads_.max_of_row_pair(amax, scratch)
+                           : threads_.max_of_block(amax, scratch);
 }
 
 void QuantizeRows::write_lse_correction() {
@@ -226,7 +240,7 @@ void QuantizeRows::write_lse_correction() {
         p(&FoldParams::k_mean) +
         (k_.to_i64(kv_index) * std::int64_t{spec_.head_dim} + k_.to_i64(threads_.channel())) *
             std::int64_t{4};
-    const RowPart k_mean = load_f32x8(k_, mean);
+    const RowPart k_mean = threads_.load_f32(mean);
     for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
       const F32 correction = threads_.dot(rows_[pass], k_mean) * p(&FoldParams::softmax_scale);
       const GlobalPtr to =

@@ -56,7 +56,7 @@ const FamilyOf<Spec>& family() {
       .resources =
           [](const View& v) {
             // The tile as it comes and as it leaves; codes of f16 keep their place.
-            const int channels = v.spec.head_dim;
+            const int channels = threads(v.spec);  // one for each
             const int tiles = kKeys * channels * (bits(v.spec.io) + bits(v.spec.codes)) / 8;
             const int of_channel = v.spec.smooth ? 8 : 4;
             return Resources{

@@ -1,8 +1,8 @@
 // Launch parameters of quantize_values. grid (LkP / 64, Hkv, B). Block x == 0 writes the scales.
-//   e4m3: codes [B, Hkv, D, LkP], channel-major. Inside every 16 keys the order is
+//   e4m3: codes [B, Hkv, Dv, LkP], channel-major. Inside every 16 keys the order is
 //         0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15, which turns the score accumulators of m16n8k32 into
 //         its A operand without a shuffle. scale = amax / (448 / 2^octaves).
-//   f16:  codes [B, Hkv, LkP, D], keys in order. scale = amax / (1024 / 2^octaves).
+//   f16:  codes [B, Hkv, LkP, Dv], keys in order. scale = amax / (1024 / 2^octaves).
 // A channel whose amax is 2^-100 or less has codes 0; where amax is 0, the scale is 0 too.
 // smooth: amax and codes are of V less the mean; keys beyond kv_len have codes 0.
 #pragma once
@@ -34,8 +34,9 @@ struct Params {
 
 // With smooth.
 struct SmoothParams {
-  Address sum_partial, least_partial, largest_partial;  // in  f32 [B, Hkv, chunks, D] each
-  Address mean;                                         // out f32 [B, Hkv, D]
+  // in  f32 [B, Hkv, chunks, D] each, as kv_statistics leaves them
+  Address sum_partial, least_partial, largest_partial;
+  Address mean;  // out f32 [B, Hkv, D]
 
   static constexpr std::string_view kName = "v_mean";
   static std::vector<ParamField> fields() {

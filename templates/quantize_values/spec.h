@@ -17,6 +17,13 @@ struct Spec {
 inline constexpr int kKeys = 64;  // of one block
 inline constexpr int kMaxOctaves = 10;
 
+// Each warp turns 32 channels into e4m3; codes of f16 are written row by row.
+inline constexpr int kWarpChannels = 32;
+constexpr int threads(const Spec& spec) {
+  return spec.codes == DType::e4m3 ? rounded_up(spec.head_dim, kWarpChannels)
+                                   : lane_channels(value_channels(spec.head_dim));
+}
+
 using View = ViewOf<Spec, NoSchedule>;
 const FamilyOf<Spec>& family();
 

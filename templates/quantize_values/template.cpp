@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "sagegen/dsl/tile.h"
+#include "templates/kv_statistics/params.h"
 #include "templates/quantize_values/params.h"
 #include "templates/quantize_values/spec.h"
 #include "templates/shared/rows.h"
@@ -39,74 +40,77 @@ struct Channels {
   std::optional<SharedPtr> means;  // if V is smoothed
 };
 
-// Over all keys, of this thread's channel.
-F32 combined_chunks(KernelBuilder& k, GlobalPtr partials, I32 chunks, int head_dim, F32 start,
-                    Combine combine) {
-  const Var<F32> total = k.var(start);
-  k.for_range(k.i32(0), chunks, 1, [&](I32 chunk) {
-    const F32 partial = k.load<F32>(partials + k.to_i64(chunk) * std::int64_t{4 * head_dim});
-    total = combine(k, total, partial);
-  });
-  return total;
-}
-
 // Smoothed, a channel has its mean within its range, whatever rounding does to the sum, and what is left of a
 // constant one is 0. Where the range itself is beyond f32, the mean counts as 0.
-F32 mean_of_channel(KernelBuilder& k, F32 sum, F32 keys, F32 least, F32 largest) {
-  const F32 mean = k.min(k.max(sum / keys, least), largest);
+F32 mean_of_channel(KernelBuilder& k, DType io, F32 sum, F32 keys, F32 least, F32 largest) {
+  const F32 of_sum = sum / keys * (1 / kv_statistics::sum_factor(io));
+  const F32 mean = k.min(k.max(of_sum, least), largest);
   return k.select(largest - least <= std::numeric_limits<float>::max(), mean, k.f32(0.0f));
 }
 
-// Inverse scale, and mean, of this thread's channel, shared with the block. The caller has to wait.
+// Inverse scale, and mean, of this thread's channel, of padding 0, shared with the block. The caller has to wait.
 Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Spec& spec,
                         I32 head_index) {
-  const int head_dim = spec.head_dim;
+  const int head_dim = spec.head_dim, padded = threads(spec);
+  const auto of_channel = [&](const auto& body) { of_own_channel(k, padded, head_dim, body); };
   const I32 chunks = p(&Params::chunks);
   const I64 first = k.to_i64(head_index) * k.to_i64(chunks) * std::int64_t{4 * head_dim};
   const I32 channel_bytes = k.thread_idx() * 4;
   const I64 of_head = k.to_i64(head_index) * std::int64_t{4 * head_dim};
-  Channels channels{.inverses = k.shared(4 * head_dim, 16), .means = {}};
+  // Over all keys; padding has none.
+  const auto over_keys = [&](GlobalPtr partials, float start, Combine combine) {
+    const Var<F32> total = k.var(k.f32(start));
+    const GlobalPtr from = partials + first + channel_bytes;
+    of_channel([&] {
+      k.for_range(k.i32(0), chunks, 1, [&](I32 chunk) {
+        const F32 one = k.load<F32>(from + k.to_i64(chunk) * std::int64_t{4 * head_dim});
+        total = combine(k, total, one);
+      });
+    });
+    return total.get();
+  };
+  Channels channels{.inverses = k.shared(4 * padded, 16), .means = {}};
   F32 amax;
   if (spec.smooth) {
-    const auto of_mean = k.params<SmoothParams>();
-    const auto over_keys = [&](Address SmoothParams::*partials, float start, Combine combine) {
-      return combined_chunks(k, of_mean(partials) + first + channel_bytes, chunks, head_dim,
-                             k.f32(start), combine);
-    };
+    const auto partials = k.params<SmoothParams>();
     constexpr float kLargest = std::numeric_limits<float>::max();
-    const F32 sum = over_keys(&SmoothParams::sum_partial, 0, add);
-    const F32 least = over_keys(&SmoothParams::least_partial, kLargest, sagegen::least);
-    const F32 largest = over_keys(&SmoothParams::largest_partial, -kLargest, sagegen::largest);
-    const F32 mean = mean_of_channel(k, sum, k.to_f32(p(&Params::kv_len)), least, largest);
+    const F32 sum = over_keys(partials(&SmoothParams::sum_partial), 0, add);
+    const F32 least = over_keys(partials(&SmoothParams::least_partial), kLargest, sagegen::least);
+    const F32 largest =
+        over_keys(partials(&SmoothParams::largest_partial), -kLargest, sagegen::largest);
+    const F32 mean = mean_of_channel(k, spec.io, sum, k.to_f32(p(&Params::kv_len)), least, largest);
     amax = k.max(largest - mean, mean - least);
-    channels.means = k.shared(4 * head_dim, 16);
+    channels.means = k.shared(4 * padded, 16);
     k.store(*channels.means + channel_bytes, mean);
-    k.if_(k.block_idx(0) == 0,
-          [&] { k.store(of_mean(&SmoothParams::mean) + of_head + channel_bytes, mean); });
+    k.if_(k.block_idx(0) == 0, [&] {
+      of_channel(
+          [&] { k.store(partials(&SmoothParams::mean) + of_head + channel_bytes, mean); });
+    });
   } else {
-    amax = combined_chunks(k, p(&Params::amax_partial) + first + channel_bytes, chunks, head_dim,
-                           k.f32(0.0f), sagegen::largest);
+    amax = over_keys(p(&Params::amax_partial), 0, sagegen::largest);
   }
   const CodeScale code = code_scale(k, amax, largest_v_code(spec.codes, spec.octaves));
   k.store(channels.inverses + channel_bytes, code.inverse);
-  k.if_(k.block_idx(0) == 0,
-        [&] { k.store(p(&Params::scale) + of_head + channel_bytes, code.scale); });
+  k.if_(k.block_idx(0) == 0, [&] {
+    of_channel([&] { k.store(p(&Params::scale) + of_head + channel_bytes, code.scale); });
+  });
   return channels;
 }
 
 // Reading a 16-bit tile as if for P V hands every lane the keys of one channel in the order that the FP8
 // operand wants: 2t, 2t + 1, 2t + 8, 2t + 9 of every 16.
 void to_fp8(KernelBuilder& k, const Spec& spec) {
-  const int head_dim = spec.head_dim;
   const auto p = k.params<Params>();
   const Block block = locate(k, p);
-  const int threads = head_dim, warp_channels = 32;
-  const TileLayout in_layout = OperandV::layout(spec.io, kKeys, head_dim);
-  const TileLayout out_layout = OperandV::layout(DType::e4m3, kKeys, head_dim);
+  const int block_threads = threads(spec), stored = value_channels(spec.head_dim);
+  const TileLayout in_layout = OperandV::layout(spec.io, kKeys, block_threads);
+  const TileLayout out_layout = OperandV::layout(DType::e4m3, kKeys, block_threads);
   const SharedTile in{in_layout, k.shared(in_layout.bytes(), kBankBytes)};
   const SharedTile out{out_layout, k.shared(out_layout.bytes(), kBankBytes)};
 
-  copy_rows_async(k, in, {block.values, block.row_bytes}, k.thread_idx(), threads, block.left);
+  const int source_bytes = static_cast<int>(spec.head_dim * kElementBytes);
+  copy_rows_async(k, in, {block.values, block.row_bytes, source_bytes}, k.thread_idx(),
+                  block_threads, block.left);
   k.cp_async_commit();
   const Channels channels = share_channels(k, p, spec, block.head_index);
   k.cp_async_wait(0);
@@ -114,10 +118,10 @@ void to_fp8(KernelBuilder& k, const Spec& spec) {
 
   const OperandV operand(k, spec.io, in_layout);
   const LanePosition lane(k.thread_idx());
-  const I32 warp_channel = k.warp_idx() * warp_channels;
+  const I32 warp_channel = k.warp_idx() * kWarpChannels;
   const SharedTile warp_in = in.panels_from(k.warp_idx());
   const QuadRows warp_out(out.rows_from(warp_channel), lane);
-  for (int slice = 0; slice < warp_channels / OperandV::kChannels; ++slice) {
+  for (int slice = 0; slice < kWarpChannels / OperandV::kChannels; ++slice) {
     const auto fragments = operand.load(warp_in, slice);
     for (int half = 0; half < 2; ++half) {
       const int channel_block = 2 * slice + half;
@@ -142,16 +146,16 @@ void to_fp8(KernelBuilder& k, const Spec& spec) {
   k.barrier();
   const I64 padded = k.to_i64(p(&Params::kv_len_padded));
   const GlobalPtr to = p(&Params::codes) +
-                       k.to_i64(block.head_index) * padded * std::int64_t{head_dim} +
+                       k.to_i64(block.head_index) * padded * std::int64_t{stored} +
                        k.to_i64(block.first_key);
-  store_tile(k, out, k.thread_idx(), threads, to, padded, k.i32(head_dim));
+  store_tile(k, out, k.thread_idx(), block_threads, to, padded, k.i32(stored));
 }
 
 void to_f16(KernelBuilder& k, const Spec& spec) {
-  const int head_dim = spec.head_dim;
   const auto p = k.params<Params>();
   const Block block = locate(k, p);
-  const RowThreads threads(k, head_dim);
+  const int stored = value_channels(spec.head_dim);
+  const RowThreads threads(k, spec.head_dim, stored);
   const Channels channels = share_channels(k, p, spec, block.head_index);
   k.barrier();
   const I32 of_channels = threads.channel() * 4;
@@ -160,7 +164,7 @@ void to_f16(KernelBuilder& k, const Spec& spec) {
   if (channels.means) mean = load_f32x8(k, *channels.means + of_channels);
   const I64 first_row =
       k.to_i64(block.head_index) * k.to_i64(p(&Params::kv_len_padded)) + k.to_i64(block.first_key);
-  const GlobalPtr to = p(&Params::codes) + first_row * (head_dim * kElementBytes);
+  const GlobalPtr to = p(&Params::codes) + first_row * (stored * kElementBytes);
   for (int pass = 0; pass < kKeys / kRowsPerPass; ++pass) {
     const I32 row = threads.row() + pass * kRowsPerPass;
     const Pred there = row < block.left;
@@ -172,8 +176,10 @@ void to_f16(KernelBuilder& k, const Spec& spec) {
       codes[i] =
           k.pack2(DType::f16, part[2 * i] * inverse[2 * i], part[2 * i + 1] * inverse[2 * i + 1]);
     }
-    k.store_v4(to + (row * head_dim + threads.channel()) * static_cast<std::int32_t>(kElementBytes),
-               codes);
+    threads.of_channels(stored, [&] {
+      k.store_v4(to + (row * stored + threads.channel()) * static_cast<std::int32_t>(kElementBytes),
+                 codes);
+    });
   }
 }
 

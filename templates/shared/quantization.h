@@ -3,9 +3,12 @@
 // Shapes of the tensors between the kernels: B batch, Hq and Hkv heads, D head_dim, Lq and Lk lengths. LqP is
 // Lq rounded up to a multiple of the larger of q_group and cta_q, LkP is Lk rounded up to a multiple of the
 // larger of k_group and cta_k. They are contiguous. Rows of codes between the length and the padded length
-// are written as zero, so attention loads whole tiles without bounds.
+// are written as zero, so attention loads whole tiles without bounds. So are the channels of codes behind the last
+// one of the head: Dc = code_channels() of Q and K, Dv = value_channels() of V.
 #pragma once
 
+#include <bit>
+#include <cstdint>
 #include <string>
 
 #include "sagegen/fields.h"
@@ -94,6 +97,35 @@ constexpr int scales_per_group(Granularity g, int group, int of_thread) {
 constexpr int q_scales_per_group(Granularity g, int group) { return scales_per_group(g, group, 8); }
 constexpr int k_scales_per_group(Granularity g, int group) { return scales_per_group(g, group, 4); }
 
+// ---- channels ----
+// The one place that says how the channels of a head are padded. Only what lies in the workspace, in shared memory or
+// in registers is: the caller's tensors have head_dim channels.
+
+constexpr int rounded_up(int number, int unit) { return (number + unit - 1) / unit * unit; }
+
+// Codes of Q and K come in whole steps of their product, which are 32 bytes.
+constexpr int code_channels(DType codes, int head_dim) {
+  return rounded_up(head_dim, codes == DType::s4 ? 64 : 32);
+}
+constexpr int code_row_bytes(DType codes, int head_dim) {
+  return code_channels(codes, head_dim) * bits(codes) / 8;
+}
+
+// V comes in slices of P V: two column blocks, of which the last may be padding. Nothing is computed of that.
+inline constexpr int kSliceChannels = 16;
+constexpr int value_channels(int head_dim) { return rounded_up(head_dim, kSliceChannels); }
+
+// O as it lies in shared memory: whole lines, so that threads which read rows of it meet no bank twice.
+constexpr int output_row_bytes(int head_dim) { return rounded_up(2 * head_dim, 128); }
+
+// Channels that the lanes of a row hold, 8 each, in kernels that prepare inputs (shared/rows.h): shuffles reduce over
+// a power of two of lanes. Those behind the last channel hold zeros.
+constexpr int lane_channels(int channels) {
+  return static_cast<int>(std::bit_ceil(static_cast<unsigned>(channels)));
+}
+
+// ---- codes ----
+
 // Codes of Q and K are symmetric: -largest to largest.
 constexpr float largest_code(DType codes) { return codes == DType::s4 ? 7.0f : 127.0f; }
 
@@ -102,16 +134,23 @@ inline constexpr float kExactScores = 0x1p22f;
 // With Smoothing::qk a sum starts from m . k / (q scale * k scale) for the mean m of the queries. No |k| is more
 // than largest_code * k scale, so it stays below kExactScores if largest |q - m| counts as at least this times
 // the sum of |m| over the channels.
-constexpr float least_amax_of_mean(DType codes, int head_dim) {
-  const float largest = largest_code(codes), square = largest * largest;
+constexpr float square_of_largest_code(DType codes) {
+  return largest_code(codes) * largest_code(codes);
+}
+constexpr float room_for_mean(DType codes, int head_dim) {
   constexpr float kRoundings = 0.98f;  // of mean, scales and quotient; far more than they need
-  return square / (kRoundings * kExactScores - square * static_cast<float>(head_dim));
+  return kRoundings * kExactScores - square_of_largest_code(codes) * static_cast<float>(head_dim);
+}
+constexpr float least_amax_of_mean(DType codes, int head_dim) {
+  return square_of_largest_code(codes) / room_for_mean(codes, head_dim);
 }
 
 // The kernels that prepare inputs hold this many rows at a time (shared/rows.h). What their threads reduce over
 // their own rows meets in a table in shared memory, f32 [row of the pass, channel].
 inline constexpr int kRowsPerPass = 8;
-constexpr int column_table_bytes(int head_dim) { return kRowsPerPass * head_dim * 4; }
+constexpr int column_table_bytes(int channels) {
+  return kRowsPerPass * lane_channels(channels) * 4;
+}
 
 // A thread of a quantization kernel keeps its part of a group, one value per row, in registers between
 // finding the scale and applying it. Of 255 registers 256 values do not fit: they would spill.
@@ -119,6 +158,8 @@ inline constexpr int kMinGroup = 16, kMaxGroup = 128;
 
 // Values and advice of fields that several families have.
 Values head_dims();
+// The smallest of them that holds so many channels; the number itself if there is none.
+int head_dim_for(std::int64_t channels);
 Values io_types();
 Values pv_types();
 Values code_types();  // of Q and K
@@ -127,6 +168,8 @@ std::string head_dim_advice(int head_dim);
 std::string io_advice(int type);
 std::string codes_advice(int type);
 std::string pv_advice(int type);
+// Why sums of INT8 cannot start from the scores of mean queries.
+std::string no_room_for_mean(DType codes, int head_dim);
 std::string group_advice(int rows);
 
 }  // namespace sagegen

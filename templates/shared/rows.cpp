@@ -11,16 +11,29 @@ constexpr float kSmallestAmax = 0x1p-100f;
 
 }  // namespace
 
-RowThreads::RowThreads(KernelBuilder& k, int head_dim)
+template <Space S>
+RowPart load_f32x8(KernelBuilder& k, Ptr<S> from) {
+  RowPart part;
+  for (std::size_t half = 0; half < 2; ++half) {
+    const auto words = k.load_v4(from + static_cast<std::int64_t>(16 * half));
+    for (std::size_t i = 0; i < 4; ++i) part[4 * half + i] = k.as_f32(words[i]);
+  }
+  return part;
+}
+template RowPart load_f32x8(KernelBuilder&, GlobalPtr);
+template RowPart load_f32x8(KernelBuilder&, SharedPtr);
+
+RowThreads::RowThreads(KernelBuilder& k, int head_dim, int channels)
     : k_(k),
       head_dim_(head_dim),
-      lanes_(head_dim / 8),
+      lanes_(lane_channels(channels) / 8),
       row_(k.thread_idx() / lanes_),
       channel_(k.thread_idx() % lanes_ * 8) {}
 
 RowPart RowThreads::load(DType io, GlobalPtr row_start, Pred is_there) const {
   std::array<Var<I32>, 4> bits;
   for (Var<I32>& word : bits) word = k_.var(k_.i32(0));
+  if (head_dim_ < held_channels()) is_there = is_there && channel_ < head_dim_;
   k_.if_(is_there, [&] {
     const auto words = k_.load_v4(row_start + channel_ * static_cast<std::int32_t>(kElementBytes));
     for (std::size_t i = 0; i < 4; ++i) bits[i].set(words[i]);
@@ -31,6 +44,19 @@ RowPart RowThreads::load(DType io, GlobalPtr row_start, Pred is_there) const {
     part[2 * i] = pair[0];
     part[2 * i + 1] = pair[1];
   }
+  return part;
+}
+
+RowPart RowThreads::load_f32(GlobalPtr own_channels) const {
+  if (head_dim_ == held_channels()) return load_f32x8(k_, own_channels);
+  std::array<Var<F32>, 8> channels;
+  for (Var<F32>& channel : channels) channel = k_.var(k_.f32(0.0f));
+  of_channels(head_dim_, [&] {
+    const RowPart there = load_f32x8(k_, own_channels);
+    for (std::size_t i = 0; i < channels.size(); ++i) channels[i].set(there[i]);
+  });
+  RowPart part;
+  for (std::size_t i = 0; i < part.size(); ++i) part[i] = channels[i].get();
   return part;
 }
 
@@ -52,13 +78,19 @@ F32 RowThreads::max_of_lanes(F32 value, int count) const {
 
 F32 RowThreads::max_of_row(F32 value) const { return max_of_lanes(value, lanes_); }
 
-F32 RowThreads::max_of_row_pair(F32 value) const { return max_of_lanes(value, 2 * lanes_); }
+F32 RowThreads::max_of_row_pair(F32 value, SharedPtr scratch) const {
+  if (2 * lanes_ <= 32) return max_of_lanes(value, 2 * lanes_);
+  value = max_of_row(value);  // of the warp
+  k_.if_(k_.lane_idx() == 0, [&] { k_.store(scratch + k_.warp_idx() * 4, value); });
+  k_.barrier();
+  return k_.max(value, k_.load<F32>(scratch + (k_.warp_idx() ^ 1) * 4));
+}
 
 F32 RowThreads::max_of_block(F32 value, SharedPtr scratch) const {
   value = max_of_lanes(value, 32);
   k_.if_(k_.lane_idx() == 0, [&] { k_.store(scratch + k_.warp_idx() * 4, value); });
   k_.barrier();
-  for (int warp = 0; warp < head_dim_ / 32; ++warp) {
+  for (int warp = 0; warp < threads() / 32; ++warp) {
     value = k_.max(value, k_.load<F32>(scratch + std::int64_t{4 * warp}));
   }
   return value;
@@ -66,7 +98,7 @@ F32 RowThreads::max_of_block(F32 value, SharedPtr scratch) const {
 
 void store_columns(KernelBuilder& k, const RowThreads& threads, const RowPart& part,
                    SharedPtr table) {
-  const SharedPtr to = table + (threads.row() * threads.head_dim() + threads.channel()) * 4;
+  const SharedPtr to = table + (threads.row() * threads.held_channels() + threads.channel()) * 4;
   for (std::size_t half = 0; half < 2; ++half) {
     std::array<I32, 4> words;
     for (std::size_t i = 0; i < 4; ++i) words[i] = k.as_bits(part[4 * half + i]);
@@ -78,7 +110,8 @@ F32 combined_column(KernelBuilder& k, const RowThreads& threads, SharedPtr table
   const SharedPtr column = table + k.thread_idx() * 4;
   F32 total = k.load<F32>(column);
   for (int row = 1; row < kRowsPerPass; ++row) {
-    total = combine(k, total, k.load<F32>(column + std::int64_t{4 * row * threads.head_dim()}));
+    total =
+        combine(k, total, k.load<F32>(column + std::int64_t{4 * row * threads.held_channels()}));
   }
   return total;
 }
@@ -92,18 +125,6 @@ F32 max_abs(KernelBuilder& k, const RowPart& part, F32 at_least) {
   for (const F32 value : part) largest = k.max(largest, k.abs(value));
   return largest;
 }
-
-template <Space S>
-RowPart load_f32x8(KernelBuilder& k, Ptr<S> from) {
-  RowPart part;
-  for (std::size_t half = 0; half < 2; ++half) {
-    const auto words = k.load_v4(from + static_cast<std::int64_t>(16 * half));
-    for (std::size_t i = 0; i < 4; ++i) part[4 * half + i] = k.as_f32(words[i]);
-  }
-  return part;
-}
-template RowPart load_f32x8(KernelBuilder&, GlobalPtr);
-template RowPart load_f32x8(KernelBuilder&, SharedPtr);
 
 CodeScale code_scale(KernelBuilder& k, F32 amax, float largest_code) {
   const F32 largest = k.f32(largest_code);

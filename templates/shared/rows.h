@@ -1,8 +1,8 @@
 // The thread layout that the quantization kernels share, and what they do with rows.
 //
-// A block has head_dim threads. head_dim / 8 neighbouring lanes hold one row, 8 channels (16 bytes) each;
-// eight rows make a pass. So all rows of a thread have the same number modulo 8, which is what the
-// per-thread scales of SageAttention2 are about.
+// 8 channels (16 bytes) of a row are in each of as many neighbouring lanes as shuffles can reduce over, 4 to 32; eight
+// rows make a pass, which is a block. So all rows of a thread have the same number modulo 8, which is what the
+// per-thread scales of SageAttention2 are about. Lanes behind the last channel of the head hold zeros.
 #pragma once
 
 #include <array>
@@ -18,23 +18,33 @@ using RowPart = std::array<dsl::F32, 8>;  // the channels of a row that one thre
 
 class RowThreads {
  public:
-  RowThreads(dsl::KernelBuilder& k, int head_dim);
+  // channels: that rows have with their padding, where the threads are to write that, too.
+  RowThreads(dsl::KernelBuilder& k, int head_dim, int channels);
+  RowThreads(dsl::KernelBuilder& k, int head_dim) : RowThreads(k, head_dim, head_dim) {}
 
-  int head_dim() const { return head_dim_; }
-  int lanes() const { return lanes_; }           // that hold one row
-  dsl::I32 row() const { return row_; }          // in the pass
-  dsl::I32 channel() const { return channel_; }  // first of 8
+  int threads() const { return kRowsPerPass * lanes_; }  // of the block
+  int held_channels() const { return 8 * lanes_; }       // of a row
+  dsl::I32 row() const { return row_; }                  // in the pass
+  dsl::I32 channel() const { return channel_; }          // first of 8
 
   // 16 bytes of a row of 16-bit elements, zeros if it is not there.
   RowPart load(DType io, dsl::GlobalPtr row_start, dsl::Pred is_there) const;
+  // f32 of the channels that the lane holds, from the first on; zeros behind those of the head.
+  RowPart load_f32(dsl::GlobalPtr own_channels) const;
+  // What the lanes do that hold one of the first `channels` channels.
+  template <typename Body>
+  void of_channels(int channels, const Body& body) const {
+    if (channels >= held_channels()) return body();
+    k_.if_(channel_ < channels, body);
+  }
   // Sum of a value over the lanes of one row.
   dsl::F32 sum_of_row(dsl::F32 value) const;
   // Sum over the row of part * other.
   dsl::F32 dot(const RowPart& part, const RowPart& other) const;
-  // Largest of a value over the lanes of one row, or of two neighbouring rows.
+  // Largest of a value over the lanes of one row; of two neighbouring rows; of all rows of a pass.
   dsl::F32 max_of_row(dsl::F32 value) const;
-  dsl::F32 max_of_row_pair(dsl::F32 value) const;
-  // Largest over the block. scratch: 4 bytes per warp. Contains a barrier.
+  // Contain a barrier: over the block, and over rows in different warps. scratch: 4 bytes per warp.
+  dsl::F32 max_of_row_pair(dsl::F32 value, dsl::SharedPtr scratch) const;
   dsl::F32 max_of_block(dsl::F32 value, dsl::SharedPtr scratch) const;
 
  private:
@@ -42,18 +52,25 @@ class RowThreads {
 
   dsl::KernelBuilder& k_;
   int head_dim_;
-  int lanes_;
+  int lanes_;  // that hold one row
   dsl::I32 row_;
   dsl::I32 channel_;
 };
 
 // One number per channel of the block from those that each thread has of its own rows: they go to a table in
-// shared memory (column_table_bytes()), and behind a barrier thread i combines those of channel i.
+// shared memory (column_table_bytes()), and behind a barrier thread i combines those of channel i, which may be padding.
 void store_columns(dsl::KernelBuilder& k, const RowThreads& threads, const RowPart& part,
                    dsl::SharedPtr table);
 using Combine = dsl::F32 (*)(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
 dsl::F32 combined_column(dsl::KernelBuilder& k, const RowThreads& threads, dsl::SharedPtr table,
                          Combine combine);
+
+// What the threads do that have a channel of the head by their number.
+template <typename Body>
+void of_own_channel(dsl::KernelBuilder& k, int threads, int head_dim, const Body& body) {
+  if (threads == head_dim) return body();
+  k.if_(k.thread_idx() < head_dim, body);
+}
 
 dsl::F32 add(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);
 dsl::F32 least(dsl::KernelBuilder& k, dsl::F32 so_far, dsl::F32 value);

@@ -142,7 +142,7 @@ class BadKernels(CliTest):
         self.expect_error(SPEC, "spec error", [key, "warps 3", "stages 9"], "emit", key)
 
     def test_head_dim_0(self):
-        self.expect_error(SPEC, "spec error", ["head_dim 0", "64 and 128"], "emit", FWD.replace("d64", "d0"))
+        self.expect_error(SPEC, "spec error", ["head_dim 0", "192 and 256"], "emit", FWD.replace("d64", "d0"))
 
     def test_unknown_target(self):
         for command in ("list", "emit"):

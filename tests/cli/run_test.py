@@ -555,7 +555,7 @@ class Files(RunTest):
         self.expect_error(FILE, "file error", ["layer0"], *self.run_file(tensors))
 
     def test_other_head_dims_are_padded_and_said_so(self):
-        for channels, padded in ((32, 64), (72, 128)):
+        for channels, padded in ((24, 32), (40, 64), (104, 128)):
             result = self.expect(OK, *self.run_file(qkv(channels)))
             self.assertIn(f"padded with zeros from {channels} to {padded}", result.out)
             report = self.expect(OK, *self.run_file(qkv(channels)), "--json").json()
@@ -930,7 +930,7 @@ class Refusals(RunTest):
         small = ("run", "--device", "emulator")
         self.expect_error(USAGE, "usage error", ["head"], *small, "--head-dim", 0)
         # Of the attention kernel that was asked for, not of one that prepares for it.
-        self.expect_error(SPEC, "spec error", ["sage_fwd_d192", "head_dim 192"], *small, "--head-dim", 192, "--q-len", 8)
+        self.expect_error(SPEC, "spec error", ["sage_fwd_d320", "head_dim 320"], *small, "--head-dim", 320, "--q-len", 8)
         self.expect_error(USAGE, "usage error", [], *small, "--q-len", 0)
         self.expect_error(USAGE, "usage error", [], *small, "--q-len", -5)
         self.expect_error(USAGE, "usage error", ["3"], *small, "--heads", 4, "--kv-heads", 3)

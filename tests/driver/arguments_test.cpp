@@ -581,7 +581,7 @@ TEST_CASE("hnd and nhd give the strides of contiguous tensors") {
 TEST_CASE("a spec that no kernel can be is refused before anything is loaded") {
   const auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);
-  CHECK_THROWS_AS(attention::Plan(device, usual_kernel({.head_dim = 96}), fake_source()),
+  CHECK_THROWS_AS(attention::Plan(device, usual_kernel({.head_dim = 112}), fake_source()),
                   SpecError);
   CHECK(driver->live() == std::vector<std::string>{"primary context"});
 }

@@ -412,7 +412,7 @@ static void test_errors_name_what_was_asked(void) {
   EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(ampere, &fp8, &plan),
                "mode \"int8-fp8\" needs FP8 tensor cores");
   EXPECT(strstr(sagegen_last_error(), "8.0") && strstr(sagegen_last_error(), "int8-fp16"));
-  const int32_t head_dims[] = {96, 160};
+  const int32_t head_dims[] = {112, 320};
   for (int i = 0; i < 2; ++i) {
     const sagegen_attention_options odd = {.head_dim = head_dims[i]};
     EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(ampere, &odd, &plan),

@@ -187,9 +187,11 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   };
   const std::int64_t q_scale_bytes = 4 * b * hq * scales(lqp, spec.q_group, 8);
   const std::int64_t k_scale_bytes = 4 * b * hkv * scales(lkp, spec.k_group, 4);
-  const std::int64_t q_bytes = b * hq * lqp * d * bits(spec.qk) / 8;
-  const std::int64_t k_bytes = b * hkv * lkp * d * bits(spec.qk) / 8;
-  const std::int64_t v_bytes = b * hkv * lkp * d * (spec.pv == DType::e4m3 ? 1 : 2);
+  // Channels of codes: whole steps of 32 bytes of Q and K, of 16 channels of V.
+  const std::int64_t qk_step = spec.qk == DType::s4 ? 64 : 32;
+  const std::int64_t q_bytes = b * hq * lqp * round_up(d, qk_step) * bits(spec.qk) / 8;
+  const std::int64_t k_bytes = b * hkv * lkp * round_up(d, qk_step) * bits(spec.qk) / 8;
+  const std::int64_t v_bytes = b * hkv * lkp * round_up(d, 16) * (spec.pv == DType::e4m3 ? 1 : 2);
   const float scale = arguments.softmax_scale != 0.0f
                           ? arguments.softmax_scale
                           : static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
@@ -406,6 +408,16 @@ std::vector<sagegen::Kernel> every_plan() {
             }
           }
         }
+      }
+    }
+  }
+  // Heads whose codes have padding, and wide ones.
+  for (const int head_dim : {32, 72, 80, 96, 160, 192, 256}) {
+    for (const DType qk : {DType::s8, DType::s4}) {
+      for (const DType io : {DType::f16, DType::bf16}) {
+        attention::Spec spec{.head_dim = head_dim, .io = io, .qk = qk};
+        spec.smoothing = attention::usual_smoothing(qk);
+        for (const int sm : {80, 89}) plans.push_back(usual_kernel(spec, {.sm = sm}));
       }
     }
   }

@@ -152,10 +152,10 @@ TEST_CASE("errors of a plan name the attention that was asked for") {
   // As the first kernel that is loaded is one that prepares inputs, it used to be blamed.
   CHECK_THROWS_WITH(plan(driver, {.sm = 80}, DType::e4m3),
                     StartsWith("sage_fwd_d128_f16") && Contains("pv e4m3 is refused on sm_80"));
-  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, code_of, {.head_dim = 96}),
-                    StartsWith("sage_fwd_d96") && Contains("up to 128"));
-  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, code_of, {.head_dim = 160}),
-                    StartsWith("sage_fwd_d160") && !Contains("pad"));
+  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, code_of, {.head_dim = 112}),
+                    StartsWith("sage_fwd_d112") && Contains("up to 128"));
+  CHECK_THROWS_WITH(plan(driver, {.sm = 89}, DType::f16, code_of, {.head_dim = 320}),
+                    StartsWith("sage_fwd_d320") && !Contains("pad"));
   const auto fails_for = [&](const std::string& family, const std::string& words) {
     const auto source = [&](const sagegen::Kernel& kernel) {
       if (kernel.family().title == family) throw SpecError("nothing here");

@@ -14,6 +14,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -51,6 +52,17 @@ struct Case {
   EmulatorProfile profile = EmulatorProfile::sm_89;  // e4m3 PV; on sm_80 f16 PV
   std::string_view broken = "sage_fwd_";             // begins the key of the kernel that is
   bool causal = true;
+  int head_dim = kShape.head_dim;
+
+  reference::Inputs inputs() const {  // biased K: without the mean of K, its codes are coarse
+    static std::map<int, reference::Inputs> made;
+    reference::Inputs& inputs = made[head_dim];
+    reference::Shape shape = kShape;
+    shape.head_dim = head_dim;
+    if (inputs.q.data.empty())
+      inputs = reference::generate("k_bias", shape, 7, reference::IoType::f16);
+    return inputs;
+  }
 };
 
 const Artifact& emitted(const sagegen::Kernel& kernel) {
@@ -63,16 +75,16 @@ const Artifact& emitted(const sagegen::Kernel& kernel) {
 // What the kernels that quantize Q and K have in common but for their key.
 constexpr std::string_view kQuantizeQKey = "sage_quantrows_d64_f16_s8_r8_";
 constexpr std::string_view kQuantizeKKey = "sage_quantrows_d64_f16_s8_r4_";
+constexpr int kPadded = 72;  // codes of Q and K end with padding, and so does a slice of P V
+constexpr std::string_view kQuantizePaddedKKey = "sage_quantrows_d72_f16_s8_r4_";
 
-// The plan with one kernel edited, on biased K: without the mean of K, its codes are coarse.
+// The plan with one kernel edited.
 cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
-  static const reference::Inputs inputs =
-      reference::generate("k_bias", kShape, 7, reference::IoType::f16);
   cli::AttentionJob job;
-  job.inputs = inputs;
+  job.inputs = c.inputs();
   job.inputs.causal = c.causal;
   job.spec = attention::usual_spec(target);
-  job.spec.head_dim = kShape.head_dim;
+  job.spec.head_dim = c.head_dim;
   job.spec.causal = c.causal;
   const sagegen::Kernel asked(attention::family(), job.spec, target);
   job.schedule = asked.view(attention::family()).schedule;
@@ -115,8 +127,8 @@ Judgement judge(const Case& c, const cli::AttentionResult& result) {
     reference::Output exact, model;
     cli::AccuracyBound o_bound;
   };
-  static std::map<std::pair<EmulatorProfile, bool>, Expected> all;
-  const auto [place, made] = all.try_emplace({c.profile, c.causal});
+  static std::map<std::tuple<EmulatorProfile, bool, int>, Expected> all;
+  const auto [place, made] = all.try_emplace({c.profile, c.causal, c.head_dim});
   Expected& expected = place->second;
   if (made) {
     const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
@@ -150,6 +162,9 @@ constexpr Case kFullAttention89{EmulatorProfile::sm_89, "sage_fwd_", false};
 constexpr Case kQuantizeK{EmulatorProfile::sm_89, kQuantizeKKey};
 constexpr Case kQuantizeQ{EmulatorProfile::sm_89, kQuantizeQKey};
 constexpr Case kQuantizeV{EmulatorProfile::sm_89, "sage_quantv_"};
+constexpr Case kPaddedAttention89{EmulatorProfile::sm_89, "sage_fwd_", true, kPadded};
+constexpr Case kPaddedAttention80{EmulatorProfile::sm_80, "sage_fwd_", true, kPadded};
+constexpr Case kQuantizePaddedK{EmulatorProfile::sm_89, kQuantizePaddedKKey, true, kPadded};
 constexpr Case kStatistics{EmulatorProfile::sm_89, "sage_kvstats_"};
 
 const char* const kCopy = R"(^\s*cp\.async\.cg)";
@@ -435,6 +450,31 @@ const std::vector<Mutation>& mutations() {
        [at = in_quantize_k(&quantize_rows::SmoothParams::chunks)](PtxEdit& t) {
          t.shift_parameter(at, -1);
        }},
+      // ---- padding of channels: 72 to 96 in Q and K, to 80 in V ----
+      {"the padding of codes is not stored",
+       kQuantizePaddedK,
+       {"uninitialized"},
+       [](PtxEdit& t) {
+         t.replace(R"(setp\.gt(\.s32\s+%p\d+, %r\d+), 95;)", "setp.gt$1, 71;", kAll);
+       }},
+      {"lanes of the padding load what lies behind a row",
+       kQuantizePaddedK,
+       {"out-of-bounds", "uninitialized"},
+       [](PtxEdit& t) {
+         t.replace(R"(setp\.gt(\.s32\s+%p\d+, %r\d+), 71;)", "setp.gt$1, 95;", kAll);
+       }},
+      {"chunks that a row of V lacks are copied instead of filled with zero",
+       kPaddedAttention80,
+       {"out-of-bounds"},
+       [](PtxEdit& t) {
+         t.replace(R"(selp\.b32(\s+%r\d+), 16, 0, %p\d+;)", "mov.b32$1, 16;", kAll);
+       }},
+      {"the last pass of a copy goes past the tile",
+       kPaddedAttention89,
+       {"out-of-bounds", "race", "uninitialized", "copy-in-flight"},
+       [](PtxEdit& t) {
+         t.replace(R"(setp\.gt(\.\w32\s+%p\d+, %r\d+), 63;)", "setp.gt$1, 255;", kAll);
+       }},
       {"amax without the absolute value",
        kQuantizeQ,
        {kBound},
@@ -448,7 +488,8 @@ std::string kind_of(const Case& c) { return std::string(c.broken) + " on " + to_
 // ---- the tests ------------------------------------------------------------------------------------
 
 TEST_CASE("the unmutated kernels are clean, within the bound and the same under every policy") {
-  for (const Case& c : {kAttention80, kAttention89, kFullAttention89}) {
+  for (const Case& c :
+       {kAttention80, kAttention89, kFullAttention89, kPaddedAttention80, kPaddedAttention89}) {
     const cli::AttentionResult expected = run(c, nullptr, {});
     CHECK(expected.findings.empty());
     REQUIRE_FALSE(expected.o.empty());

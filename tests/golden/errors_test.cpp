@@ -200,7 +200,7 @@ TEST_CASE("tiles are read as what they hold, and inside") {
     return SharedTile{layout, t.k.shared(layout.bytes(), kBankBytes)};
   };
   const TileLayout rows{64, 128, OperandA::kPanelBytes, DType::s8};
-  const TileLayout columns{64, 128, OperandB::kPanelBytes, DType::s8};
+  const TileLayout columns{64, 128, dsl::panel_of_rows(128), DType::s8};
   rejects([&](Kernel& t) { OperandA(t.k, tile(t, {64, 128, 32})); }, "set TileLayout::type");
   rejects([&](Kernel& t) { OperandA(t.k, tile(t, columns)); }, "panels of 32 bytes");
   rejects([&](Kernel& t) { OperandA(t.k, tile(t, rows)).load(4, 0); }, "block (4, 0) of 16 rows");

@@ -119,8 +119,9 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
     return (length + unit - 1) / unit * unit;
   };
   const attention::Schedule& schedule = kernel.view(attention::family()).schedule;
-  out.q_len_padded = rounded_up(shape.q_len, out.spec.q_group, schedule.cta_q);
-  REQUIRE(schedule.cta_q == kMeanRows);  // so that smoothing pads no more
+  out.q_len_padded =
+      rounded_up(shape.q_len, out.spec.smoothing == Smoothing::qk ? kMeanRows : out.spec.q_group,
+                 schedule.cta_q);
   out.kv_len_padded = rounded_up(shape.kv_len, out.spec.k_group, schedule.cta_k);
   for (const auto& [name, offset, bytes] : plan.scratch(shape))
     out.regions[std::string(name)] = {offset, bytes};
@@ -142,6 +143,11 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   out.bytes.resize(workspace.bytes());
   workspace.download(out.bytes);
   return out;
+}
+
+// Of Q and K: whole steps of 32 bytes; of V: of 16 channels.
+std::int64_t padded(std::int64_t channels, std::int64_t step) {
+  return (channels + step - 1) / step * step;
 }
 
 // Counts codes; fails on one that f32 arithmetic cannot explain.
@@ -229,10 +235,10 @@ void check_rows(const Workspace& w, const RowsOfHead& where, const ref::RowCodes
     } else {
       REQUIRE(std::isfinite(scale));
     }
-    for (std::int64_t c = 0; c < want.channels; ++c) {
-      const double code =
-          w.code(where.codes, (where.head_index * where.padded + r) * want.channels + c);
-      if (there) {
+    const std::int64_t stored = padded(want.channels, w.spec.qk == DType::s4 ? 64 : 32);
+    for (std::int64_t c = 0; c < stored; ++c) {
+      const double code = w.code(where.codes, (where.head_index * where.padded + r) * stored + c);
+      if (there && c < want.channels) {
         check.integer(want.scaled[static_cast<std::size_t>(r * want.channels + c)], code);
       } else {
         REQUIRE(code == 0.0);
@@ -377,12 +383,14 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
                               .v_max = fp8         ? of_fp8
                                        : half_sums ? 1.0
                                                    : 1024.0};
-  const std::int64_t padded = w.kv_len_padded, channels = in.v.channels;
+  const std::int64_t keys = w.kv_len_padded, channels = in.v.channels;
+  const std::int64_t stored = padded(channels, 16);
   CodeCheck check;
   for (std::int64_t head = 0; head < in.v.batch * in.v.heads; ++head) {
     const ref::ChannelCodes want =
         ref::quantize_values(in.v, head / in.v.heads, head % in.v.heads, model);
     INFO("V, head " << head);
+    std::vector<double> beside;  // by channel: what the mean may be off by, in codes
     for (std::int64_t c = 0; c < channels; ++c) {
       const double scale = want.scale[static_cast<std::size_t>(c)];
       double of_mean = 0;  // how far it may be off: f32 sums of as large numbers
@@ -398,17 +406,19 @@ void check_v(const Workspace& w, const ref::Inputs& in) {
       }
       REQUIRE(w.at<float>(w.region("v_scale"), head * channels + c) ==
               Approx(scale).epsilon(kFloatError).margin(2 * of_mean / model.v_max));
-      for (std::int64_t p = 0; p < padded; ++p) {
+      beside.push_back(scale > 0 ? std::min(2 * of_mean / scale, model.v_max) : 0);
+    }
+    for (std::int64_t c = 0; c < stored; ++c) {
+      for (std::int64_t p = 0; p < keys; ++p) {
         const std::int64_t key =
             fp8 ? p / 16 * 16 + kKeyOrder[static_cast<std::size_t>(p % 16)] : p;
         const double code = fp8 ? ref::e4m3_value(w.at<std::uint8_t>(
-                                      w.region("v_codes"), (head * channels + c) * padded + p))
+                                      w.region("v_codes"), (head * stored + c) * keys + p))
                                 : ref::f16_value(w.at<std::uint16_t>(
-                                      w.region("v_codes"), (head * padded + p) * channels + c));
-        if (key < in.v.tokens) {
-          const double beside = scale > 0 ? std::min(2 * of_mean / scale, model.v_max) : 0;
+                                      w.region("v_codes"), (head * keys + p) * stored + c));
+        if (key < in.v.tokens && c < channels) {
           check.floating(want.scaled[static_cast<std::size_t>(key * channels + c)], code, model.pv,
-                         beside);
+                         beside[static_cast<std::size_t>(c)]);
         } else {
           REQUIRE(code == 0.0);
         }
@@ -456,6 +466,28 @@ TEST_CASE("codes and scales are those of double arithmetic, for every dtype and 
             }
           }
         }
+      }
+    }
+  }
+}
+
+// Each head_dim with one dtype and smoothing of every granularity and type of codes, in turn.
+TEST_CASE("codes of heads of every size end with zeros") {
+  int turn = 0;
+  for (const int head_dim : {32, 72, 80, 96, 160, 192, 256}) {
+    for (const Granularity granularity : kGranularities) {
+      for (const DType codes : {DType::s8, DType::s4}) {
+        ++turn;
+        const bool no_room = codes == DType::s8 && head_dim == 256;
+        check_codes({.io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16,
+                     .head_dim = head_dim,
+                     .granularity = granularity,
+                     .codes = codes,
+                     .smoothing = turn % 3 != 0 && !no_room ? Smoothing::qk : Smoothing::k,
+                     .pv = turn / 3 % 2 == 0 ? DType::e4m3 : DType::f16,
+                     .accumulation = turn % 5 == 0 ? Accumulation::f32_f16 : Accumulation::f32,
+                     .distribution = "outlier",
+                     .shape = kRagged});
       }
     }
   }

@@ -1,5 +1,7 @@
 #include "tests/numerics/scene.h"
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 
@@ -17,6 +19,45 @@ const attention::Spec& spec_of(const Kernel& kernel) {
 }
 const attention::Schedule& schedule_of(const Kernel& kernel) {
   return kernel.view(attention::family()).schedule;
+}
+
+namespace {
+
+// More than the rules allow in each direction, and numbers between those that they allow.
+constexpr std::array kQueryTiles = {8, 16, 32, 48, 64, 96, 128, 192, 256, 512};
+constexpr std::array kKeyTiles = {8, 16, 32, 48, 64, 96, 128, 256};
+constexpr std::array kWarps = {1, 2, 3, 4, 5, 8, 16};
+constexpr std::array kStages = {0, 1, 2, 3, 4, 5};
+
+}  // namespace
+
+bool is_legal(const Kernel& kernel) {
+  const auto legal = [](const Kernel& each) { return each.violations().empty(); };
+  if (!legal(kernel)) return false;
+  const std::vector<Kernel> inputs = kernel.inputs();
+  return std::all_of(inputs.begin(), inputs.end(), legal);
+}
+
+std::vector<Kernel> legal_schedules(const Kernel& numbers) {
+  std::vector<Kernel> legal;
+  const auto add = [&](const attention::Schedule& schedule) {
+    attention::Spec spec = spec_of(numbers);
+    const Kernel kernel(attention::family(), spec, schedule, numbers.target());
+    if (is_legal(kernel)) return legal.push_back(kernel);
+    spec.q_group = spec.k_group = 128;
+    const Kernel wider(attention::family(), spec, schedule, numbers.target());
+    if (is_legal(wider)) legal.push_back(wider);
+  };
+  for (const int cta_q : kQueryTiles) {
+    for (const int cta_k : kKeyTiles) {
+      for (const int warps : kWarps) {
+        for (const int stages : kStages) {
+          add({.cta_q = cta_q, .cta_k = cta_k, .warps = warps, .stages = stages});
+        }
+      }
+    }
+  }
+  return legal;
 }
 
 Artifact emitted(const Kernel& kernel) {

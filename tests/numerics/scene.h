@@ -13,6 +13,12 @@ namespace sagegen::test {
 const attention::Spec& spec_of(const Kernel& kernel);
 const attention::Schedule& schedule_of(const Kernel& kernel);
 
+// It, and the kernels that prepare its inputs.
+bool is_legal(const Kernel& kernel);
+// All schedules of what `numbers` computes, cta_q outermost. A tile may need larger groups of scales: where
+// its own refuse a schedule, it gets the largest, which refuse nothing that smaller ones let through.
+std::vector<Kernel> legal_schedules(const Kernel& numbers);
+
 // Emitted once per kernel: hundreds of launches share those that prepare inputs.
 Artifact emitted(const Kernel& kernel);
 

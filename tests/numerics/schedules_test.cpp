@@ -29,6 +29,8 @@ namespace rt = sagegen::runtime;
 namespace ref = sagegen::reference;
 using attention::CausalAlignment;
 using cli::Layout;
+using test::is_legal;
+using test::legal_schedules;
 using test::Scene;
 using test::schedule_of;
 using test::spec_of;
@@ -37,46 +39,10 @@ namespace {
 
 // ---- what is legal -----------------------------------------------------------------------------
 
-// More than the rules allow in each direction, and numbers between those that they allow.
-constexpr std::array kQueryTiles = {8, 16, 32, 48, 64, 96, 128, 192, 256, 512};
-constexpr std::array kKeyTiles = {8, 16, 32, 48, 64, 96, 128, 256};
-constexpr std::array kWarps = {1, 2, 3, 4, 5, 8, 16};
-constexpr std::array kStages = {0, 1, 2, 3, 4, 5};
 constexpr std::array kGroups = {8, 16, 32, 64, 128, 256};
 
 Kernel with(const attention::Spec& spec, const attention::Schedule& schedule, Target target) {
   return {attention::family(), spec, schedule, target};
-}
-
-bool is_legal(const Kernel& kernel) {
-  const auto legal = [](const Kernel& each) { return each.violations().empty(); };
-  if (!legal(kernel)) return false;
-  const std::vector<Kernel> inputs = kernel.inputs();
-  return std::all_of(inputs.begin(), inputs.end(), legal);
-}
-
-// All schedules of what `numbers` computes, cta_q outermost. A tile may need larger groups of scales: where
-// its own refuse a schedule, it gets the largest, which refuse nothing that smaller ones let through.
-std::vector<Kernel> legal_schedules(const Kernel& numbers) {
-  std::vector<Kernel> legal;
-  const auto add = [&](const attention::Schedule& schedule) {
-    attention::Spec spec = spec_of(numbers);
-    const Kernel kernel = with(spec, schedule, numbers.target());
-    if (is_legal(kernel)) return legal.push_back(kernel);
-    spec.q_group = spec.k_group = 128;
-    const Kernel wider = with(spec, schedule, numbers.target());
-    if (is_legal(wider)) legal.push_back(wider);
-  };
-  for (const int cta_q : kQueryTiles) {
-    for (const int cta_k : kKeyTiles) {
-      for (const int warps : kWarps) {
-        for (const int stages : kStages) {
-          add({.cta_q = cta_q, .cta_k = cta_k, .warps = warps, .stages = stages});
-        }
-      }
-    }
-  }
-  return legal;
 }
 
 Kernel numbers_of(int head_dim, bool causal, DType io, DType pv, Target target,

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,7 +29,14 @@ const std::vector<std::string>& keys() {
       "sage_fwd_d128_f16_qk_s8b_g128x64_sm0_pv_f16_f32__q64k32w4s3__sm86",
       "sage_fwd_d64_bf16_qk_s8t_g32x64_smk_pv_f16_f32_causal_window_sinks__q128k64w4s2__sm120",
       "sage_fwd_d128_bf16_qk_s8t_g32x128_smk_pv_e4m3_f32x2__q64k128w4s1__sm120",
-      "sage_fwd_d64_f16_qk_s8t_g16x128_smk_pv_e4m3_f32x2_bias_blocksparse__q64k64w4s2__sm89"};
+      "sage_fwd_d64_f16_qk_s8t_g16x128_smk_pv_e4m3_f32x2_bias_blocksparse__q64k64w4s2__sm89",
+      "sage_fwd_d72_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w8s2__sm89",
+      "sage_fwd_d72_f16_qk_s8t_g32x64_smk_pv_f16_f32__q128k64w8s2__sm80",
+      "sage_fwd_d72_bf16_qk_s8t_g32x64_smk_pv_f16_f32__q128k32w4s2__sm86",
+      "sage_fwd_d96_f16_qk_s4t_g32x64_smqk_pv_e4m3_f32x2__q128k64w4s2__sm89",
+      "sage_fwd_d160_f16_qk_s4t_g32x64_smqk_pv_f16_f32__q64k64w4s1__sm80",
+      "sage_fwd_d160_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q64k64w4s1__sm120",
+      "sage_fwd_d256_f16_qk_s8t_g32x64_smk_pv_f16_f32__q64k32w4s1__sm89"};
   return all;
 }
 
@@ -101,11 +109,13 @@ TEST_CASE("every element is held exactly once by a warp") {
               tile = c.view.schedule.cta_k;
     CHECK(l.queries == rows);
     CHECK(l.keys == tile);
-    check_covers(l.q, rows, d);
-    check_covers(l.k, tile, d);
+    // Codes have their padding, and so has V.
+    const int code_d = code_channels(c.view.spec.qk, d);
+    check_covers(l.q, rows, code_d);
+    check_covers(l.k, tile, code_d);
     check_covers(l.scores, rows, tile);
     check_covers(l.p, rows, tile);
-    check_covers(l.v, tile, d);
+    check_covers(l.v, tile, value_channels(d));
     check_covers(l.o, rows, d);
   });
 }
@@ -216,9 +226,9 @@ TEST_CASE("no access of a kernel has a bank conflict, and without the swizzle th
       // Every chunk is copied once.
       CHECK(conflicts_of(tile.accesses[0]).requests * kLanes ==
             static_cast<int>(tile.places.size()));
-      // Eight rows of 64, 128 or 256 bytes one after the other: 4 or 8 of them in a bank group.
+      // Eight rows one after the other: of 64 bytes 4 in a bank group, of 128 and 256 all, of 96 two.
       const Conflicts plain = conflicts_of(in_order(tile, tile.accesses[1]));
-      CHECK(plain.worst == std::min(8, tile.row_bytes / 16));
+      CHECK(plain.worst == std::gcd(8, tile.row_bytes / 16));
       worst = std::max(worst, plain.worst);
     }
   });
@@ -248,8 +258,9 @@ TEST_CASE("the whole kernel makes these accesses and no others") {
     const attention::View& view = c.view;
     if (view.spec.bias || view.spec.blocksparse || view.spec.sinks) return;  // want tensors
     const bool mean_scores = view.spec.smoothing == Smoothing::qk;  // are copied with K, in no tile
-    // Rows of Q are padded to whole groups.
-    const int queries = std::max(view.schedule.cta_q, view.spec.q_group);
+    // Rows of Q are padded to whole groups, and to those that share a mean.
+    const int queries =
+        std::max({view.schedule.cta_q, view.spec.q_group, mean_scores ? kMeanRows : 0});
     const auto blocks = static_cast<std::uint64_t>(queries / view.schedule.cta_q);
     std::map<std::string, std::uint64_t> expected;  // by opcode, of one tile of keys
     for (const Tile& tile : c.layouts.tiles) {

@@ -58,8 +58,10 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
       {"target",
        [](Parts& s) { s.target = {.sm = 90, .suffix = 'a'}; },
        {"target sm_90a is not supported", "sm_80, sm_86, sm_89, sm_120"}},
-      {"head_dim 0", [](Parts& s) { s.spec.head_dim = 0; }, {"head_dim 0", "64 and 128"}},
-      {"head_dim 96", [](Parts& s) { s.spec.head_dim = 96; }, {"head_dim 96", "pad"}},
+      {"head_dim 0",
+       [](Parts& s) { s.spec.head_dim = 0; },
+       {"head_dim 0", "32, 64, 72, 80, 96, 128, 160, 192 and 256"}},
+      {"head_dim 112", [](Parts& s) { s.spec.head_dim = 112; }, {"head_dim 112", "pad", "to 128"}},
       {"head_dim < 0", [](Parts& s) { s.spec.head_dim = -64; }, {"head_dim -64"}},
       {"io", [](Parts& s) { s.spec.io = DType::f32; }, {"io f32", "f16 or bf16"}},
       {"s4",
@@ -120,6 +122,14 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
          s.schedule.warps = 8;
        },
        {"cta_q 256 with smoothing qk", "128 queries have one", "use cta_q 128"}},
+      {"mean scores beside INT8 sums of 256 channels",
+       [](Parts& s) {
+         s.spec.head_dim = 256;
+         s.spec.smoothing = Smoothing::qk;
+         s.schedule = {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
+       },
+       {"smoothing qk with qk s8 at head_dim 256", "256 products of codes up to 127", "2^22",
+        "use smoothing k, or qk s4"}},
       {"cta_k 48",
        [](Parts& s) { s.schedule.cta_k = 48; },
        {"cta_k 48", "power of two", "from 16 to 128"}},
@@ -156,6 +166,19 @@ TEST_CASE("each rule on the schedule fires alone, with its numbers and the way o
          s.schedule.cta_k = 16;
        },
        {"warps 4 with a tile of K of 16 rows of 64 bytes", "128 threads", "fewer warps"}},
+      {"a tile of which the threads' first pass has too little",
+       [](Parts& s) {
+         s.spec.head_dim = 32;
+         s.schedule = {.cta_q = 128, .cta_k = 64, .warps = 8, .stages = 2};
+       },
+       {"warps 8 with a tile of K of 64 rows of 32 bytes", "256 threads", "less than one"}},
+      {"registers of a wide head",
+       [](Parts& s) {
+         s.spec.head_dim = 256;
+         s.schedule.stages = 1;
+       },
+       {"cta_k 64 with 32 rows of Q per warp", "head_dim 256", "320 registers",
+        "warps with 16 rows"}},
       {"padding of keys",
        [](Parts& s) {
          s.spec.pv = DType::f16;
@@ -196,6 +219,9 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
         {"smooth with fold is refused", "choose one"});
   check(Kernel(quantize_rows::family(), {.smooth_block = true}, sm89),
         {"smooth_block without fold is refused", "set fold, or take smooth"});
+  check(
+      Kernel(quantize_rows::family(), {.head_dim = 256, .fold = true, .smooth_block = true}, sm89),
+      {"smooth_block with codes s8 at head_dim 256", "2^22", "use codes s4"});
   check(Kernel(quantize_rows::family(), {.scales = 2}, sm89), {"scales 2 is refused: it must be"});
   check(Kernel(quantize_rows::family(), {.scales = 64}, sm89),
         {"scales 64 with group 32 is refused", "use scales 32"});
@@ -218,13 +244,13 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
 
 TEST_CASE("several mistakes are reported together, and validate() shows them all") {
   Parts parts;
-  parts.spec.head_dim = 96;
+  parts.spec.head_dim = 112;
   parts.schedule.stages = 9;
   parts.spec.qk = DType::f16;
   const Kernel kernel = parts.kernel();
   CHECK(kernel.violations().size() == 3);
   CHECK_THROWS_AS(kernel.validate(), SpecError);
-  CHECK_THROWS_WITH(kernel.validate(), Contains(kernel.key()) && Contains("head_dim 96") &&
+  CHECK_THROWS_WITH(kernel.validate(), Contains(kernel.key()) && Contains("head_dim 112") &&
                                            Contains("stages 9") && Contains("qk f16"));
   CHECK_NOTHROW(Parts().kernel().validate());
 
@@ -254,9 +280,11 @@ TEST_CASE("the advice on a head_dim fits it, in every family") {
     CHECK(of_attention == of_rows);
     return of_attention;
   };
+  CHECK_THAT(sentence(16), Contains("up to 32 and"));
   CHECK_THAT(sentence(48), Contains("up to 64 and"));
-  CHECK_THAT(sentence(96), Contains("up to 128 and"));
-  for (const int head_dim : {160, 256}) {
+  CHECK_THAT(sentence(88), Contains("up to 96 and"));
+  CHECK_THAT(sentence(200), Contains("up to 256 and"));
+  for (const int head_dim : {257, 512}) {
     CHECK_THAT(sentence(head_dim), Contains("larger heads are not generated yet"));
     CHECK_THAT(sentence(head_dim), !Contains("pad"));
   }
@@ -292,6 +320,39 @@ std::vector<std::string> words_of_inputs(const Kernel& kernel) {
 
 }  // namespace
 
+// What host and kernels pad, by hand.
+TEST_CASE("channels are padded to whole steps of Q K and whole slices of P V") {
+  struct Padded {
+    int head_dim, s8, s4, value;  // channels
+  };
+  for (const Padded& p :
+       {Padded{32, 32, 64, 32}, Padded{64, 64, 64, 64}, Padded{72, 96, 128, 80},
+        Padded{80, 96, 128, 80}, Padded{96, 96, 128, 96}, Padded{128, 128, 128, 128},
+        Padded{160, 160, 192, 160}, Padded{192, 192, 192, 192}, Padded{256, 256, 256, 256}}) {
+    INFO("head_dim " << p.head_dim);
+    CHECK(head_dims().has(p.head_dim));
+    CHECK(code_channels(DType::s8, p.head_dim) == p.s8);
+    CHECK(code_channels(DType::s4, p.head_dim) == p.s4);
+    CHECK(code_row_bytes(DType::s8, p.head_dim) == p.s8);
+    CHECK(code_row_bytes(DType::s4, p.head_dim) == p.s4 / 2);
+    CHECK(value_channels(p.head_dim) == p.value);
+    CHECK(output_row_bytes(p.head_dim) % 128 == 0);
+    CHECK(output_row_bytes(p.head_dim) >= 2 * p.head_dim);
+    // Lanes that hold a row are a power of two, at most a warp.
+    CHECK(lane_channels(p.head_dim) >= p.head_dim);
+    CHECK(32 * 8 % lane_channels(p.head_dim) == 0);
+    // Sums of the largest codes are exact, and all of INT4 have room for the mean's.
+    CHECK(127.0 * 127.0 * p.head_dim < kExactScores);
+    CHECK(room_for_mean(DType::s4, p.head_dim) > kExactScores / 2);
+    CHECK((room_for_mean(DType::s8, p.head_dim) > 0) == (p.head_dim < 256));
+  }
+  CHECK(head_dims().allowed.size() == 9);
+  for (const auto& [channels, head_dim] :
+       {std::pair{1, 32}, std::pair{65, 72}, std::pair{96, 96}, std::pair{97, 128},
+        std::pair{256, 256}, std::pair{257, 257}})
+    CHECK(head_dim_for(channels) == head_dim);
+}
+
 TEST_CASE("resources of the default attention kernels, by hand") {
   // Q 128 x 128, two stages of K 64 x 128 and V 64 x 128 (one byte) or twice that (f16).
   Parts parts;
@@ -303,6 +364,15 @@ TEST_CASE("resources of the default attention kernels, by hand") {
   parts.schedule = {.cta_q = 64, .cta_k = 32, .warps = 2, .stages = 3};
   CHECK(parts.kernel().resources().threads == 64);
   CHECK(parts.kernel().resources().dynamic_smem == 4096 + 3 * (2048 + 4096));
+
+  // Codes of 72 channels are padded to 96 and V to 80; O is 128 rows of 256 bytes.
+  Parts padded{.spec = {.head_dim = 72}};
+  CHECK(padded.kernel().resources().dynamic_smem == 12288 + 2 * (6144 + 5120));
+  padded.spec.qk = DType::s4;
+  padded.schedule.stages = 1;
+  CHECK(padded.kernel().resources().dynamic_smem == 32768);
+  const Kernel rows(quantize_rows::family(), {.head_dim = 72, .fold = true}, Target{89});
+  CHECK(rows.resources().threads == 128);
 
   // The mma of e4m3 with f16 accumulators is of PTX 8.7.
   Parts half_sums;
@@ -321,7 +391,7 @@ TEST_CASE("defaults are valid on every target, and eight warps share an SM") {
       CHECK(usual.q_group == (granularity == Granularity::per_thread ? 32 : 128));
       CHECK((usual.pv == DType::e4m3) == info.has(Feature::fp8_mma));
       CHECK((usual.accumulation == Accumulation::two_level_f32) == info.has(Feature::fp8_mma));
-      for (const int head_dim : {64, 128}) {
+      for (const int head_dim : head_dims().allowed) {
         Spec spec = usual;
         spec.head_dim = head_dim;
         const Kernel kernel(attention::family(), spec, info.target);

@@ -69,7 +69,8 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
   const Case cases[] = {
       {"", {"it ends where the word sage belongs"}},
       {"huge_fwd_d128", {"\"huge\" at position 1 is not the word sage"}},
-      {"sage", {"it ends where a family of kernels: fwd, kvstats, meanscores, quantrows, quantv belongs"}},
+      {"sage",
+       {"it ends where a family of kernels: fwd, kvstats, meanscores, quantrows, quantv belongs"}},
       {"sage_", {"it ends where a family of kernels: fwd"}},
       {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, kvstats"}},
       {"sage_fwd", {"it ends where d<head_dim>"}},
@@ -133,8 +134,8 @@ TEST_CASE("an error message shows hostile text short and printable") {
 }
 
 TEST_CASE("a key names the family's numbers too where rules refuse them") {
-  const Kernel kernel = parse_key(with("d128", "d96"));
-  CHECK(kernel.view(attention::family()).spec.head_dim == 96);
+  const Kernel kernel = parse_key(with("d128", "d112"));
+  CHECK(kernel.view(attention::family()).spec.head_dim == 112);
   CHECK_FALSE(kernel.violations().empty());
 }
 
@@ -219,7 +220,7 @@ TEST_CASE("a kernel from a text of options") {
       {"half", "option \"half\" is refused: write name=value"},
       {"io=half", "io = \"half\" is refused: it must be f16 or bf16"},
       {"io=", "io = \"\" is refused"},
-      {"head_dim=+64", "head_dim = \"+64\" is refused: it must be 64 or 128"},
+      {"head_dim=+64", "head_dim = \"+64\" is refused: it must be 32, 64, 72,"},
       {"head_dim=64.0", "head_dim = \"64.0\" is refused"},
       {"causal=1", "causal = \"1\" is refused: it must be false or true"},
       {"io=f16 io=f16", "option io stands twice in \"io=f16 io=f16\""},
@@ -235,7 +236,7 @@ TEST_CASE("a kernel from a text of options") {
   }
   CHECK_THROWS_WITH(key("", {75}), Contains("sm_75 is not supported"));
   // The form only, as with keys.
-  CHECK_FALSE(kernel_of_options(attention::family(), "head_dim=96", {89}).violations().empty());
+  CHECK_FALSE(kernel_of_options(attention::family(), "head_dim=112", {89}).violations().empty());
 }
 
 TEST_CASE("families are found by title, and a kernel tells whose it is") {

@@ -208,7 +208,7 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
        "set.toml:3:11: causal = \"yes\" is refused: it must be false or true"},
       {head + "head_dim = [64.0]\n", "set.toml:3:13: head_dim must be strings, whole numbers"},
       {head + "head_dim = [99999999999]\n",
-       "set.toml:3:13: head_dim = \"99999999999\" is refused: it must be 64 or 128"},
+       "set.toml:3:13: head_dim = \"99999999999\" is refused: it must be 32, 64, 72,"},
       {head + "head_dim = [-1]\n", "set.toml:3:13: head_dim = \"-1\" is refused"},
       {"[[attention]]\ntargets = [\"sm_80\",\n\"sm_77\"]\n",
        "set.toml:3:1: unknown target \"sm_77\"; use one of sm_80, sm_86, sm_89, sm_120"},
@@ -218,7 +218,7 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
        "set.toml:3:29: schedule \"q128k64w4\" is refused: s<stages>, for example s2 belongs"},
       {head + "schedules = [\"q128k64w4s9\"]\n", "set.toml:1:1: "},
       {head + "\n" + "[[attention]]\ntargets = [\"sm_80\"]\npv = [\"e4m3\"]\n", "set.toml:4:1: "},
-      {head + "head_dim = [96]\n", "set.toml:1:1: "},
+      {head + "head_dim = [112]\n", "set.toml:1:1: "},
       {"[[quantize_values]]\ntargets = [\"sm_89\"]\nschedules = [\"q64\"]\n",
        "set.toml:3:1: unknown key \"schedules\"; valid are targets, head_dim, io, codes"},
   };
@@ -226,8 +226,8 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
     INFO(c.text);
     CHECK_THAT(toml_error(c.text), StartsWith(c.message));
   }
-  CHECK_THAT(toml_error(head + "head_dim = [96]\n"),
-             Contains("d96") && Contains("head_dim 96 is refused"));
+  CHECK_THAT(toml_error(head + "head_dim = [112]\n"),
+             Contains("d112") && Contains("head_dim 112 is refused"));
   CHECK_THROWS_WITH(read_set_file("/nonexistent/x.toml"),
                     "cannot read the set description /nonexistent/x.toml: "
                     "No such file or directory");

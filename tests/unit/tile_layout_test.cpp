@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "sagegen/dsl/tile.h"
+#include "templates/shared/quantization.h"
 
 using namespace sagegen;
 using dsl::kBankBytes;
@@ -24,19 +25,21 @@ struct Case {
 // The tiles of every schedule that the rules allow, by what reads them.
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const int head_dim : {64, 128}) {
+  for (const int head_dim : head_dims().allowed) {
     const std::string d = ", head_dim " + std::to_string(head_dim);
     for (const int rows : {16, 32, 64, 128, 256}) {
       const std::string n = std::to_string(rows) + " rows" + d;
-      all.push_back({"queries, " + n, {rows, head_dim, dsl::OperandA::kPanelBytes}});
-      all.push_back({"INT4 queries, " + n, {rows, head_dim / 2, dsl::OperandA::kPanelBytes}});
-      all.push_back({"output, " + n, {rows, 2 * head_dim, kBankBytes}});
+      const int int8 = code_row_bytes(DType::s8, head_dim),
+                int4 = code_row_bytes(DType::s4, head_dim), values = value_channels(head_dim);
+      all.push_back({"queries, " + n, {rows, int8, dsl::OperandA::kPanelBytes}});
+      all.push_back({"INT4 queries, " + n, {rows, int4, dsl::OperandA::kPanelBytes}});
+      all.push_back({"output, " + n, {rows, output_row_bytes(head_dim), kBankBytes}});
       if (rows < 32) continue;
-      all.push_back({"keys, " + n, dsl::OperandB::layout(DType::s8, rows, head_dim)});
-      all.push_back({"INT4 keys, " + n, dsl::OperandB::layout(DType::s4, rows, head_dim / 2)});
-      all.push_back({"f16 values, " + n, dsl::OperandV::layout(DType::f16, rows, head_dim)});
+      all.push_back({"keys, " + n, dsl::OperandB::layout(DType::s8, rows, int8)});
+      all.push_back({"INT4 keys, " + n, dsl::OperandB::layout(DType::s4, rows, int4)});
+      all.push_back({"f16 values, " + n, dsl::OperandV::layout(DType::f16, rows, values)});
       if (rows < 64) continue;
-      all.push_back({"e4m3 values, " + n, dsl::OperandV::layout(DType::e4m3, rows, head_dim)});
+      all.push_back({"e4m3 values, " + n, dsl::OperandV::layout(DType::e4m3, rows, values)});
     }
   }
   return all;

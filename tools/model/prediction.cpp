@@ -45,7 +45,7 @@ HotPath modelled_path(const Code& code, const Gpu& gpu) {
 
 }  // namespace
 
-LoopCounts count_loop(const HotPath& path, int architecture, int head_dim) {
+LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head) {
   LoopCounts counts;
   std::int64_t products = 0;
   for (const Step& step : path.steps) {
@@ -58,12 +58,12 @@ LoopCounts count_loop(const HotPath& path, int architecture, int head_dim) {
     if (is_integer(work.kind)) products += work.multiplications;
   }
   counts.spills = counts.of(OperationClass::spill);
-  if (head_dim <= 0 || products == 0 || products % head_dim != 0) {
+  if (head.multiplied <= 0 || products == 0 || products % head.multiplied != 0) {
     throw NotModelled("the loop does " + std::to_string(products) +
                       " integer multiplications, which are no scores of head_dim " +
-                      std::to_string(head_dim));
+                      std::to_string(head.multiplied));
   }
-  counts.scores = static_cast<int>(products / head_dim);
+  counts.scores = static_cast<int>(products / head.multiplied);
   return counts;
 }
 
@@ -104,10 +104,11 @@ int blocks_per_sm(const Code& code, const Launch& launch, const Gpu& gpu) {
   return std::min({by_registers, gpu.shared_bytes / shared, gpu.warps / warps});
 }
 
-ModelledLoop modelled_loop(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu) {
+ModelledLoop modelled_loop(const Code& code, const Launch& launch, HeadChannels head,
+                           const Gpu& gpu) {
   ModelledLoop loop;
   loop.path = modelled_path(code, gpu);
-  loop.counts = count_loop(loop.path, code.architecture, head_dim);
+  loop.counts = count_loop(loop.path, code.architecture, head);
   require_rates(loop.counts, gpu);
   if (launch.threads < kThreads || launch.threads % kThreads != 0) {
     throw NotModelled("a block has " + std::to_string(launch.threads) +
@@ -129,9 +130,9 @@ ModelledLoop modelled_loop(const Code& code, const Launch& launch, int head_dim,
   return loop;
 }
 
-Prediction predict(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu,
+Prediction predict(const Code& code, const Launch& launch, HeadChannels head, const Gpu& gpu,
                    const Assumptions& assumptions) {
-  const ModelledLoop modelled = modelled_loop(code, launch, head_dim, gpu);
+  const ModelledLoop modelled = modelled_loop(code, launch, head, gpu);
   Prediction result;
   result.counts = modelled.counts;
   result.blocks = modelled.blocks;
@@ -143,7 +144,7 @@ Prediction predict(const Code& code, const Launch& launch, int head_dim, const G
   result.lowest = loop.lowest;
   result.highest = loop.highest;
   const auto tops_at = [&](double cycles, int subcores) {
-    const double operations = 4.0 * head_dim * result.counts.scores;
+    const double operations = 4.0 * head.all * result.counts.scores;
     return operations * subcores * gpu.sms * gpu.clock_ghz / cycles / 1e3;
   };
   result.tops = tops_at(result.cycles, modelled.busy_subcores);

@@ -25,9 +25,17 @@ class NotModelled : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Channels of a head: those that there are, and those that Q K^T multiplies, which may end with padding.
+struct HeadChannels {
+  HeadChannels(int head_dim) : all(head_dim), multiplied(head_dim) {}
+  HeadChannels(int head_dim, int multiplied_channels)
+      : all(head_dim), multiplied(multiplied_channels) {}
+  int all, multiplied;
+};
+
 // Counts of what a warp issues in one iteration, for a tile of its own.
 struct LoopCounts {
-  int scores = 0;  // integer products / head_dim
+  int scores = 0;  // integer products / multiplied channels
   int instructions = 0;
   int stall_sum = 0;  // of the stall counts, in cycles: a lone warp takes at least that long
   int spills = 0;     // loads and stores of local memory
@@ -42,7 +50,7 @@ struct LoopCounts {
   }
 };
 // Throws NotModelled if the integer products make no whole number of scores.
-LoopCounts count_loop(const HotPath& path, int architecture, int head_dim);
+LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head);
 
 // Cycles that a resource is busy for one warp's tile; the loop cannot be faster than the largest. Of a sub-core, but
 // shared memory: of the SM, while its four sub-cores do a tile each.
@@ -71,7 +79,8 @@ struct ModelledLoop {
 
 // Throws NotModelled: the code is for another architecture than the GPU, has no loop with Q K and P V on tensor
 // cores, multiplies by wgmma, multiplies what the GPU has no rate for, or needs more than an SM has.
-ModelledLoop modelled_loop(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu);
+ModelledLoop modelled_loop(const Code& code, const Launch& launch, HeadChannels head,
+                           const Gpu& gpu);
 
 struct Prediction {
   LoopCounts counts;
@@ -81,11 +90,12 @@ struct Prediction {
   double cycles = 0;               // of a sub-core for one warp's tile
   double lowest = 0, highest = 0;  // of the runs that the cycles are the mean of
   double tops = 0;                 // 1e12 operations per second, 4 head_dim per score
-  double roof = 0;                 // the same if the tensor cores never waited
+  double roof =
+      0;  // the same if the tensor cores never waited; what they do for padding takes time
 };
 
 // Throws NotModelled as modelled_loop() does.
-Prediction predict(const Code& code, const Launch& launch, int head_dim, const Gpu& gpu,
+Prediction predict(const Code& code, const Launch& launch, HeadChannels head, const Gpu& gpu,
                    const Assumptions& assumptions = {});
 
 }  // namespace sagegen::model

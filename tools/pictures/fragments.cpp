@@ -321,7 +321,7 @@ void draw_legend(Svg& svg, double y) {
 }  // namespace
 
 std::string draw_fragments(const Layouts& l, const std::string& title) {
-  const std::vector<int> channels = numbers(l.head_dim);
+  const std::vector<int> channels = numbers(l.value_channels);
   const std::vector<int>* v_scale = l.v_is_scaled ? &channels : nullptr;
   const bool permuted = l.stored_key != numbers(l.keys);
   const std::string qk = shape(l.q, 16, l.qk), pv = shape(l.p, 16, l.pv);

@@ -63,7 +63,7 @@ struct Layouts {
   std::vector<int> q_scale, k_scale;  // by query, by key: the number of its scale
   std::vector<int> stored_key;        // by place in the order in which V's codes are stored
   int queries = 0, keys = 0;          // of a warp; of a tile
-  int head_dim = 0;
+  int value_channels = 0;             // of V, its padding included
   DType qk = DType::s8, pv = DType::f16;
   bool v_is_scaled = false;   // by channel
   std::array<Tile, 3> tiles;  // Q, K, V

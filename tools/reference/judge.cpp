@@ -90,7 +90,7 @@ class Ranges {
         mean_error_(ranges_.size(), 0.0),
         amax_(ranges_.size(), 0.0) {
     if (m.smooth_v) {
-      mean_ = channel_mean(in.v, batch, head);
+      mean_ = value_mean(in.v, batch, head);
       mean_error_ = bounds::mean_error(in.v, batch, head);
     }
     for (std::int64_t n = 0; n < in.v.tokens; ++n) {

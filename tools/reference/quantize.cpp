@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -131,13 +132,27 @@ double round_pv(QuantModel::Pv format, double x) {
   return x;
 }
 
+std::vector<double> value_mean(const Tensor& v, std::int64_t batch, std::int64_t head) {
+  std::vector<double> mean = channel_mean(v, batch, head);
+  for (std::size_t c = 0; c < mean.size(); ++c) {
+    double least = v.row(batch, head, 0)[c], largest = least;
+    for (std::int64_t n = 1; n < v.tokens; ++n) {
+      const double value = v.row(batch, head, n)[c];
+      least = std::min(least, value);
+      largest = std::max(largest, value);
+    }
+    if (largest - least > std::numeric_limits<float>::max()) mean[c] = 0;
+  }
+  return mean;
+}
+
 ChannelCodes quantize_values(const Tensor& v, std::int64_t batch, std::int64_t head,
                              const QuantModel& model) {
   const auto channels = static_cast<std::size_t>(v.channels);
   ChannelCodes out;
   out.scale.assign(channels, 0.0);
   out.mean.assign(channels, 0.0);
-  if (model.smooth_v && v.tokens > 0) out.mean = channel_mean(v, batch, head);
+  if (model.smooth_v && v.tokens > 0) out.mean = value_mean(v, batch, head);
   std::vector<double> inverse(channels, 1.0);
   if (model.v_scaled) {
     for (std::int64_t n = 0; n < v.tokens; ++n) {

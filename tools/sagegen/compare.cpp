@@ -117,7 +117,7 @@ Layer compare_layer(const CompareCommand& command, const std::string& name, Targ
   layer.inputs = load_run_inputs(input);
   if (!layer.inputs.warning.empty()) output.progress("warning: " + layer.inputs.warning);
 
-  attention::Spec asked{.head_dim = kernel_head_dim(layer.inputs.values.q.channels),
+  attention::Spec asked{.head_dim = head_dim_for(layer.inputs.values.q.channels),
                         .io = layer.inputs.io,
                         .causal = layer.inputs.values.causal};
   ask_for_mods(command.mods, asked);

@@ -33,9 +33,11 @@ std::string all_gpus() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-int head_dim_of(const Kernel& kernel) {
-  if (&kernel.family() == &attention::family())
-    return kernel.view(attention::family()).spec.head_dim;
+model::HeadChannels channels_of(const Kernel& kernel) {
+  if (&kernel.family() == &attention::family()) {
+    const attention::Spec& spec = kernel.view(attention::family()).spec;
+    return {spec.head_dim, code_channels(spec.qk, spec.head_dim)};
+  }
   throw SpecError(
       fmt::format("the model is about loops that multiply on tensor cores, and {} is no attention "
                   "kernel; use the key of one",
@@ -139,16 +141,16 @@ Json json_of(const model::Gpu& gpu, const Assembly& assembly, const model::Predi
           {"roof_tops", p.roof}};
 }
 
-// What all of the model begins with, and how its refusals are told. use(gpu, assembly, launch, head_dim)
+// What all of the model begins with, and how its refusals are told. use(gpu, assembly, launch, head)
 template <typename Use>
 auto modelled(const Kernel& kernel, const std::string& gpu_name, const Use& use) {
-  const int head_dim = head_dim_of(kernel);
+  const model::HeadChannels head = channels_of(kernel);
   const model::Gpu& gpu = gpu_of_target(kernel.target(), gpu_name);
   const Assembly assembly = assembled(kernel);
   const Resources need = kernel.resources();
   const model::Launch launch{.threads = need.threads, .dynamic_shared = need.dynamic_smem};
   try {
-    return use(gpu, assembly, launch, head_dim);
+    return use(gpu, assembly, launch, head);
   } catch (const model::NotModelled& error) {
     throw SpecError(fmt::format("{} on {} is not modelled: {}; use another key or --gpu",
                                 kernel.key(), gpu.name, error.what()));
@@ -187,7 +189,7 @@ std::string why_no_model() {
 
 std::vector<double> predicted_tops(const Kernel& kernel,
                                    const std::vector<const model::Gpu*>& gpus) {
-  const int head_dim = head_dim_of(kernel);
+  const model::HeadChannels head = channels_of(kernel);
   const Assembly assembly = assembled(kernel);
   const Resources need = kernel.resources();
   std::vector<double> tops;
@@ -195,7 +197,7 @@ std::vector<double> predicted_tops(const Kernel& kernel,
     try {
       tops.push_back(model::predict(assembly.code,
                                     {.threads = need.threads, .dynamic_shared = need.dynamic_smem},
-                                    head_dim, *gpu)
+                                    head, *gpu)
                          .tops);
     } catch (const model::NotModelled&) {
       tops.push_back(std::numeric_limits<double>::quiet_NaN());
@@ -207,9 +209,9 @@ std::vector<double> predicted_tops(const Kernel& kernel,
 ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
   return modelled(kernel, gpu_name,
                   [&](const model::Gpu& gpu, const Assembly& assembly, const model::Launch& launch,
-                      int head_dim) {
+                      model::HeadChannels head) {
                     const model::Prediction prediction =
-                        model::predict(assembly.code, launch, head_dim, gpu);
+                        model::predict(assembly.code, launch, head, gpu);
                     return ModelReport{.text = text_of(kernel, gpu, assembly, prediction),
                                        .json = json_of(gpu, assembly, prediction)};
                   });
@@ -218,10 +220,9 @@ ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
 std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu_name) {
   return modelled(kernel, gpu_name,
                   [&](const model::Gpu& gpu, const Assembly& assembly, const model::Launch& launch,
-                      int head_dim) {
+                      model::HeadChannels head) {
                     return pictures::draw_pipeline(
-                        model::modelled_loop(assembly.code, launch, head_dim, gpu), gpu,
-                        kernel.key());
+                        model::modelled_loop(assembly.code, launch, head, gpu), gpu, kernel.key());
                   });
 }
 

@@ -59,7 +59,7 @@ AttentionJob job_of(const RunCommand& command, const RunInputs& inputs, const Ke
 }
 
 Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
-  attention::Spec asked{.head_dim = kernel_head_dim(inputs.values.q.channels),
+  attention::Spec asked{.head_dim = head_dim_for(inputs.values.q.channels),
                         .io = inputs.io,
                         .causal = inputs.values.causal};
   ask_for_mods(command.mods, asked);

@@ -131,7 +131,7 @@ void check_shape(const reference::Shape& shape) {
                                  shape.kv_heads, shape.q_heads));
   }
   constexpr double kLargest = 1 << 28;
-  const double channels = kernel_head_dim(shape.head_dim);  // as padded
+  const double channels = head_dim_for(shape.head_dim);  // as padded
   const double q = 1.0 * shape.batch * shape.q_heads * shape.q_len * channels;
   const double k = 1.0 * shape.batch * shape.kv_heads * shape.kv_len * channels;
   if (q > kLargest || k > kLargest) {
@@ -219,13 +219,6 @@ void define_inputs(CLI::App& app, InputOptions& input) {
 
 std::string_view causal_word(Causal causal) {
   return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
-}
-
-int kernel_head_dim(std::int64_t channels) {
-  for (int head_dim : {64, 128}) {
-    if (channels <= head_dim) return head_dim;
-  }
-  return static_cast<int>(channels);
 }
 
 RunInputs load_run_inputs(const InputOptions& options) {

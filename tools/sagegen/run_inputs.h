@@ -42,9 +42,6 @@ struct RunInputs {
 // All but --prefix, of which commands take one or several.
 void define_inputs(CLI::App& app, InputOptions& input);
 
-// The smallest head_dim with kernels that holds `channels`; what no kernel holds is left to the rules.
-int kernel_head_dim(std::int64_t channels);
-
 // Throws FileError (naming file, tensor, index), UsageError.
 RunInputs load_run_inputs(const InputOptions& options);
 

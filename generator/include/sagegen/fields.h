@@ -124,7 +124,7 @@ std::string json_text(const Fields& fields, const void* object);
 // "head_dim=128 io=f16 causal=false"
 std::string options_text(const Fields& fields, const void* object);
 
-// "head_dim 96 is refused: ..." for every field that holds no legal value.
+// "head_dim 100 is refused: ..." for every field that holds no legal value.
 std::vector<std::string> refused_values(const Fields& fields, const void* object);
 
 // "g<number>", "f16 or bf16": what belongs into a key or a text.

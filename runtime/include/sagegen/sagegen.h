@@ -93,7 +93,7 @@ typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sag
 
 /* Zero-initialize, then set what differs. */
 typedef struct sagegen_attention_options {
-  int32_t head_dim; /* channels of one head, for example 64 or 128 */
+  int32_t head_dim; /* channels of one head: 32, 64, 72, 80, 96, 128, 160, 192 or 256 */
   int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
   int32_t mask;     /* sagegen_mask */
   int32_t smoothing; /* sagegen_smoothing */

@@ -96,7 +96,7 @@ Probe tile_probe(const Kernel& kernel, TileName name) {
       }
     } else {
       const OperandV operand(k, plan.pv, layout);
-      for (int slice = 0; slice < plan.head_dim / OperandV::kChannels; ++slice) {
+      for (int slice = 0; slice < plan.slices(); ++slice) {
         for (const auto& step : operand.load(tile, slice)) {
           for (const MmaB& half : step) results.add(half);
         }
@@ -141,9 +141,9 @@ Probe product_probe(const Kernel& kernel) {
     }
 
     const OperandV operand(k, plan.pv, plan.v_tile);
-    for (int slice = 0; slice < plan.head_dim / OperandV::kChannels; ++slice) {
+    for (int slice = 0; slice < plan.slices(); ++slice) {
       const auto v = operand.load({plan.v_tile, values}, slice);
-      Accumulator o(plan.warp_rows, OperandV::kChannels, k.i32(0));
+      Accumulator o(plan.warp_rows, plan.slice_channels(slice), k.i32(0));
       for (std::size_t step = 0; step < v.size(); ++step) {
         for (int column = 0; column < o.column_blocks(); ++column) {
           multiply_add(k, plan.pv_mma(), p[step], v[step][static_cast<std::size_t>(column)], o,

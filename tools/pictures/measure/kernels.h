@@ -41,6 +41,7 @@ struct Sizes {
   explicit Sizes(const attention::AttentionPlan& plan)
       : threads(plan.threads),
         head_dim(plan.head_dim),
+        value_channels(plan.value_channels),
         cta_q(plan.cta_q),
         cta_k(plan.cta_k),
         warp_rows(plan.warp_rows),
@@ -53,8 +54,8 @@ struct Sizes {
         pv(plan.pv),
         v_quantized(plan.v_quantized),
         layouts{plan.q_tile, plan.k_tile, plan.v_tile} {}
-  int threads, head_dim, cta_q, cta_k, warp_rows, q_group, k_group, q_scales, k_scales,
-      code_row_bytes;
+  int threads, head_dim, value_channels, cta_q, cta_k, warp_rows, q_group, k_group, q_scales,
+      k_scales, code_row_bytes;
   DType qk, pv;
   bool v_quantized;
   std::array<dsl::TileLayout, 3> layouts;  // by TileName

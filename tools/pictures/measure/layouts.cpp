@@ -48,7 +48,7 @@ Layouts measure_layouts(const Kernel& asked) {
   number_scales(granularity, result.k_scale);
   result.queries = s.warp_rows;
   result.keys = s.cta_k;
-  result.head_dim = s.head_dim;
+  result.value_channels = s.value_channels;
   result.qk = s.qk;
   result.pv = s.pv;
   result.v_is_scaled = s.v_quantized;
@@ -63,7 +63,7 @@ Layouts measure_layouts(const Kernel& asked) {
       return Element{.row = result.stored_key[static_cast<std::size_t>(byte % s.cta_k)],
                      .column = byte / s.cta_k};
     }
-    return Element{.row = byte / 2 / s.head_dim, .column = byte / 2 % s.head_dim};
+    return Element{.row = byte / 2 / s.value_channels, .column = byte / 2 % s.value_channels};
   };
   const bool by_channel = s.pv == DType::e4m3;
   const MeasuredTile q = measure_tile(device, kernel, TileName::q),

@@ -61,12 +61,13 @@ Words run_product(const runtime::Device& device, const ParamLayout& layout, cons
     return asks_for(Coordinate::key) ? term_of(question.digit(row), term) : 1;
   });
   const int element_bytes = s.pv == DType::e4m3 ? 1 : 2;
-  Bytes v(static_cast<std::size_t>(k_rows * s.head_dim * element_bytes), 0);
+  const int row_channels = s.v_quantized ? s.value_channels : s.head_dim;
+  Bytes v(static_cast<std::size_t>(k_rows * row_channels * element_bytes), 0);
   for (int key = 0; key < k_rows; ++key) {
     for (int channel = 0; channel < s.head_dim; ++channel) {
       const std::uint32_t code =
           code_of(s.pv, asks_for(Coordinate::channel) ? question.digit(channel) : 1);
-      const int index = s.pv == DType::e4m3 ? channel * k_rows + key : key * s.head_dim + channel;
+      const int index = s.pv == DType::e4m3 ? channel * k_rows + key : key * row_channels + channel;
       std::memcpy(v.data() + index * element_bytes, &code, static_cast<std::size_t>(element_bytes));
     }
   }

@@ -32,7 +32,8 @@ std::vector<int> measure_stored_keys(const runtime::Device& device, const Kernel
     const runtime::Buffer amax =
         upload(device, std::vector<float>(static_cast<std::size_t>(spec.head_dim),
                                           largest_v_code(spec.codes, spec.octaves)));
-    const runtime::Buffer codes(device, static_cast<std::size_t>(padded * spec.head_dim));
+    const runtime::Buffer codes(device,
+                                static_cast<std::size_t>(padded * value_channels(spec.head_dim)));
     const runtime::Buffer scale(device, static_cast<std::size_t>(spec.head_dim) * 4);
     ParamPack params(layout);
     params.set(qv::Params{.v = {.data = from.data(),

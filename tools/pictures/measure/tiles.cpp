@@ -30,7 +30,8 @@ TileRun run_tile(const runtime::Device& device, const ParamLayout& layout, const
   return {.memory = download<std::uint8_t>(memory), .results = download<std::uint32_t>(results)};
 }
 
-// Passes of a copy follow each other through the tile: a thread's n-th chunk is that of its n-th pass.
+// Passes of a copy follow each other through the tile: a thread's n-th chunk is that of the n-th pass in which its warp
+// takes part.
 Access copies_of(const MeasuredTile& tile) {
   std::vector<std::vector<int>> of_thread(static_cast<std::size_t>(tile.threads));
   for (std::size_t chunk = 0; chunk < tile.copied_by.size(); ++chunk) {
@@ -39,11 +40,12 @@ Access copies_of(const MeasuredTile& tile) {
   }
   Access access{.name = "cp.async", .requests = {}};
   for (int warp = 0; warp < tile.threads / kLanes; ++warp) {
-    for (std::size_t pass = 0; pass < of_thread[0].size(); ++pass) {
+    const std::size_t passes = of_thread[static_cast<std::size_t>(warp * kLanes)].size();
+    for (std::size_t pass = 0; pass < passes; ++pass) {
       Request request{};
       for (int lane = 0; lane < kLanes; ++lane) {
         const auto& mine = of_thread[static_cast<std::size_t>(warp * kLanes + lane)];
-        require(mine.size() == of_thread[0].size(), "threads copy unequal numbers of chunks");
+        require(mine.size() == passes, "lanes of a warp copy unequal numbers of chunks");
         request[static_cast<std::size_t>(lane)] = mine[pass];
       }
       access.requests.push_back(request);

@@ -74,20 +74,24 @@ struct SharedTile {
 };
 
 // Copies a tile from global memory to shared memory with cp.async, 16 bytes per thread and pass; rows from
-// valid_rows on are filled with zeros and not read. thread: the thread's index among `threads`.
+// valid_rows on are filled with zeros and not read. Threads whose pass would leave the tile or, where its rows are no
+// multiple of a pass, the panel, sit it out. thread: the thread's index among `threads`.
 struct TileSource {
   GlobalPtr data;
   I64 row_stride;  // bytes
+  // That a row has in global memory, whole chunks. What it lacks of the tile's is filled with zeros. 0: as many.
+  int row_bytes = 0;
 };
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, SourceLoc loc = SourceLoc::here());
 void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, I32 valid_rows, SourceLoc loc = SourceLoc::here());
 
-// Writes the first valid_rows rows of a tile to global memory, 16 bytes per thread and pass. thread: the
-// thread's index among `threads`.
+// Writes the first valid_rows rows of a tile to global memory, 16 bytes per thread and pass; of each the first
+// row_bytes, whole chunks, or all if that is 0. thread: the thread's index among `threads`.
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
-                I64 row_stride, I32 valid_rows, SourceLoc loc = SourceLoc::here());
+                I64 row_stride, I32 valid_rows, int row_bytes = 0,
+                SourceLoc loc = SourceLoc::here());
 
 // ---- operands of mma: shared memory -> registers ------------------------------------------------
 
@@ -108,11 +112,12 @@ class OperandA {
   SharedTile tile_;  // as this lane addresses it
 };
 
-// B operand: rows of the tile are columns of B, bytes run along k. Panels of 64 bytes, or of 32 where rows have
-// no more.
+// Panels of B operands: of 64 bytes, or of 32 where rows are no multiple of that.
+constexpr int panel_of_rows(int row_bytes) { return row_bytes % 64 == 0 ? 64 : 32; }
+
+// B operand: rows of the tile are columns of B, bytes run along k.
 class OperandB {
  public:
-  static constexpr int kPanelBytes = 64;
   static TileLayout layout(DType type, int rows, int row_bytes);
   OperandB(KernelBuilder& k, const TileLayout& layout, SourceLoc loc = SourceLoc::here());
   // Two column blocks, columns 16 column_pair .. +15, of one k step.
@@ -122,15 +127,14 @@ class OperandB {
  private:
   KernelBuilder* k_;
   TileLayout layout_;
-  std::array<I32, 2> lane_offset_;  // of even and odd k steps
+  std::array<I32, 2> lane_offset_;  // of the k steps of a panel
 };
 
 // B operand of P V for either type of V. FP8 values lie channel-major (rows are channels, bytes run along
 // the keys), FP16 and BF16 values key-major (rows are keys): B as it is written in a book, its rows along
-// the tile's. Panels of 64 bytes.
+// the tile's.
 class OperandV {
  public:
-  static constexpr int kPanelBytes = 64;
   static constexpr int kChannels = 16;  // of one slice: two column blocks
   static TileLayout layout(DType type, int keys, int channels);
   OperandV(KernelBuilder& k, DType type, const TileLayout& layout,
@@ -143,7 +147,7 @@ class OperandV {
   KernelBuilder* k_;
   TileLayout layout_;
   DType type_;
-  std::array<I32, 2> lane_offset_;  // of even and odd k steps (FP8) or slices (FP16)
+  std::array<I32, 2> lane_offset_;  // of the k steps (FP8) or slices (FP16) of a panel
 };
 
 // ---- accumulators -------------------------------------------------------------------------------
