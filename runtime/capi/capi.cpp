@@ -174,7 +174,7 @@ Target fp8_target(const Device& device, std::string_view mode) {
     throw SpecError(fmt::format(
         "attention: mode \"{}\" needs FP8 tensor cores, and {} (compute capability {}.{}) "
         "has "
-        "none; use FP16 P V (int8-fp16, int4-fp16), or null for what suits the device",
+        "none; use P V of 16 bits (int8-fp16, int4-fp16, 16bit), or null for what suits the device",
         mode, device.name(), device.compute_capability() / 10, device.compute_capability() % 10));
   }
   return target;
@@ -233,10 +233,7 @@ Asked asked_for(const sagegen_attention_options& options, const Device& device) 
   spec.head_dim = options.head_dim;
   spec.io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16;
   spec.causal = options.mask == SAGEGEN_MASK_CAUSAL;
-  if (named != nullptr) {
-    spec = attention::with_pv(spec, named->pv);
-    spec.qk = named->qk;
-  }
+  if (named != nullptr) spec = attention::with_mode(spec, *named);
   spec.smoothing = smoothing_of(options, spec.qk);
   return {sagegen::Kernel(attention::family(), spec, target), fp8 ? "" : best_target_note(device)};
 }

@@ -1,5 +1,5 @@
 // Quantized attention, SageAttention2 algorithm 1: INT8 or INT4 Q K^T, online softmax in base 2, P V in FP8 with
-// two-level accumulation or in FP16. A thread block walks the keys for cta_q queries of one head; each
+// two-level accumulation or in FP16; either product in the io dtype, too. A thread block walks the keys for cta_q queries of one head; each
 // warp owns 16 or 32 of them.
 #include "templates/attention/attention.h"
 
@@ -21,8 +21,9 @@ I32 inner_end(const AttentionBlock& block, const Scores& scores, const TileRange
               int ahead) {
   KernelBuilder& k = block.k;
   const int tile_keys = block.plan.cta_k;
-  const I32 whole_values = block.p(&Params::kv_len) / tile_keys;
-  const I32 whole = block.plan.v_quantized ? tiles.end : k.min(tiles.end, whole_values);
+  const I32 whole_rows = block.p(&Params::kv_len) / tile_keys;
+  const bool padded = block.plan.qk_quantized && block.plan.v_quantized;
+  const I32 whole = padded ? tiles.end : k.min(tiles.end, whole_rows);
   const I32 end = k.min(block.mods.whole_tiles_end(block.at.first_query, tile_keys), whole - ahead);
   return k.select(scores.next_is_large(), k.i32(0), end);
 }
@@ -45,8 +46,8 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   scores.next_tile();
 
   enum Source { kKeys, kValues };
-  const auto keys = [&](RingPart, I32 tile, SharedPtr to) {
-    inputs.load_keys(k.reread_thread_idx(), tile, {plan.k_tile, to});
+  const auto keys = [&](RingPart part, I32 tile, SharedPtr to) {
+    inputs.load_keys(k.reread_thread_idx(), tile, {plan.k_tile, to}, part == RingPart::inner);
     if (plan.mean_scores)
       inputs.load_mean_scores(k.reread_thread_idx(), tile, to + std::int64_t{plan.k_tile.bytes()});
   };

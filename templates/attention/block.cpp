@@ -16,6 +16,21 @@ static_assert(kSliceChannels == OperandV::kChannels);
 constexpr int kScaleBytes = 4;
 constexpr int kOctavesOfOne = 10;  // below the largest code of f16, 1024
 
+Mma mma_of(DType type) {
+  switch (type) {
+    case DType::s4:
+      return Mma::s4;
+    case DType::f16:
+      return Mma::f16;
+    case DType::bf16:
+      return Mma::bf16;
+    case DType::e4m3:
+      return Mma::e4m3;
+    default:
+      return Mma::s8;
+  }
+}
+
 }  // namespace
 
 AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
@@ -32,6 +47,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       qk(view.spec.qk),
       pv(view.spec.pv),
       granularity(view.spec.granularity),
+      qk_quantized(qk_is_quantized(view.spec)),
       v_quantized(v_is_quantized(view.spec)),
       smooth(smooths_k(view.spec.smoothing)),
       smooth_v(view.spec.v_smoothing == ValueSmoothing::mean),
@@ -45,18 +61,23 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
       last_queries_first(mods.later_queries_see_more()),
-      queries_in_registers(head_dim <= 64),
+      // Queries of 16 bits take twice as many as codes: not beside what mods compute for each score.
+      queries_in_registers(head_dim <= 64 &&
+                           (qk_quantized || !(mods.change_scores() || mods.hide_elements()))),
       // At head_dim 128 it saves 2 to 4 % of the instructions with FP8 P V and spills with FP16, and the second
       // loop takes a kernel's emission beyond 20 ms.
-      inner_loop(queries_in_registers && mods.first_tiles_may_be_whole()),
+      inner_loop(head_dim <= 64 && mods.first_tiles_may_be_whole()),
       p_offset(sagegen::attention::p_offset(view.spec)),
       maximum_step(scaled_scores ? 0 : sagegen::attention::maximum_step(view.spec)),
       v_octaves(v_quantized ? code_octaves(view.spec).v : kOctavesOfOne),
       v_code(largest_v_code(pv, v_octaves)),
-      q_tile{cta_q, code_row_bytes(), OperandA::kPanelBytes, qk},
-      k_tile(OperandB::layout(qk, cta_k, code_row_bytes())),
+      q_tile{cta_q, qk_row_bytes(), OperandA::kPanelBytes, qk},
+      k_tile(OperandB::layout(qk, cta_k, qk_row_bytes())),
       v_tile(OperandV::layout(pv, cta_k, value_channels)),
       o_tile{cta_q, output_row_bytes(head_dim), kBankBytes} {}
+
+Mma AttentionPlan::qk_mma() const { return mma_of(qk); }
+Mma AttentionPlan::pv_mma() const { return mma_of(pv); }
 
 int AttentionPlan::k_stage_bytes() const {
   return k_tile.bytes() + (mean_scores ? mean_score_bytes(cta_k) : 0);
@@ -92,29 +113,38 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
                                  const AttentionPosition& at, const ParamReader<Params>& p)
     : k_(k), plan_(plan), kv_len_(p(&Params::kv_len)) {
-  const std::int64_t row_bytes = plan.code_row_bytes();
   const I32 q_rows = p(&Params::q_len_padded), k_rows = p(&Params::kv_len_padded);
   const I64 first_q_row = k.to_i64(at.q_index) * k.to_i64(q_rows) + k.to_i64(at.first_query);
   const I64 first_k_row = k.to_i64(at.kv_index) * k.to_i64(k_rows);
-  q_codes_ = p(&Params::q_codes) + first_q_row * row_bytes;
-  k_codes_ = p(&Params::k_codes) + first_k_row * row_bytes;
-
-  const std::int64_t channels = plan.value_channels;
-  value_row_bytes_ = plan.v_tile.row_bytes;
-  if (!plan.v_quantized) {
-    values_ = head_of(k, p, &Params::v, at.batch, at.kv_head);
-    value_row_stride_ = p(&Params::v, &TensorParam::stride_token) * kElementBytes;
-    value_tile_bytes_ = value_row_stride_ * std::int64_t{plan.cta_k};
-    value_row_bytes_ = static_cast<int>(plan.head_dim * kElementBytes);
-  } else if (plan.pv == DType::e4m3) {
-    values_ = p(&Params::v, &TensorParam::data) + first_k_row * channels;
-    value_row_stride_ = k.to_i64(k_rows);
-    value_tile_bytes_ = k.i64(plan.cta_k);
+  const auto by_row = [&](GlobalPtr codes, std::int64_t row_bytes) {
+    return Rows{codes + first_k_row * row_bytes, k.i64(row_bytes), k.i64(plan.cta_k * row_bytes),
+                static_cast<int>(row_bytes), /*padded=*/true};
+  };
+  if (plan.qk_quantized) {
+    const std::int64_t row_bytes = plan.qk_row_bytes();
+    queries_ = {p(&Params::q_codes) + first_q_row * row_bytes, k.i64(row_bytes)};
+    keys_ = by_row(p(&Params::k_codes), row_bytes);
   } else {
-    values_ = p(&Params::v, &TensorParam::data) + first_k_row * (channels * kElementBytes);
-    value_row_stride_ = k.i64(channels * kElementBytes);
-    value_tile_bytes_ = k.i64(plan.cta_k * channels * kElementBytes);
+    const auto unquantized = k.params<UnquantizedParams>();
+    using P = UnquantizedParams;
+    const I64 row_stride = unquantized(&P::q, &TensorParam::stride_token) * kElementBytes;
+    queries_ = {
+        head_of(k, unquantized, &P::q, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride,
+        row_stride, plan.row_bytes()};
+    queries_left_ = p(&Params::q_len) - at.first_query;
+    keys_ = caller_rows(unquantized, &P::k, at);
   }
+
+  const auto v_codes = [&] { return p(&Params::v, &TensorParam::data); };
+  if (!plan.v_quantized) {
+    values_ = caller_rows(p, &Params::v, at);
+  } else if (plan.pv == DType::e4m3) {  // by channel
+    values_ = {v_codes() + first_k_row * std::int64_t{plan.value_channels}, k.to_i64(k_rows),
+               k.i64(plan.cta_k), plan.cta_k, /*padded=*/true};
+  } else {
+    values_ = by_row(v_codes(), plan.value_channels * kElementBytes);
+  }
+  if (!plan.qk_quantized) return;
 
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
     if (per_group == 0) return base + k.to_i64(index) * std::int64_t{kScaleBytes};
@@ -135,14 +165,37 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   }
 }
 
-void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
-  copy_tile_async(k_, to, {q_codes_, k_.i64(plan_.code_row_bytes())}, thread, plan_.threads);
+template <typename P>
+AttentionInputs::Rows AttentionInputs::caller_rows(const ParamReader<P>& p, TensorParam P::*tensor,
+                                                   const AttentionPosition& at) const {
+  const GlobalPtr data = head_of(k_, p, tensor, at.batch, at.kv_head);
+  const I64 row_stride = p(tensor, &TensorParam::stride_token) * kElementBytes;
+  return {data, row_stride, row_stride * std::int64_t{plan_.cta_k}, plan_.row_bytes(),
+          /*padded=*/false};
 }
 
-void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to) const {
-  const std::int64_t tile_bytes = plan_.k_tile.bytes();
-  const GlobalPtr from = k_codes_ + k_.to_i64(tile) * tile_bytes;
-  copy_tile_async(k_, to, {from, k_.i64(plan_.code_row_bytes())}, thread, plan_.threads);
+void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
+  if (plan_.qk_quantized) return copy_tile_async(k_, to, queries_, thread, plan_.threads);
+  copy_rows_async(k_, to, queries_, thread, plan_.threads, queries_left_);
+}
+
+void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to, bool whole) const {
+  load_tile(keys_, thread, tile, to, whole);
+}
+
+void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to, bool whole) const {
+  load_tile(values_, thread, tile, to, whole);
+}
+
+void AttentionInputs::load_tile(const Rows& rows, I32 thread, I32 tile, const SharedTile& to,
+                                bool whole) const {
+  const TileSource from{rows.data + k_.to_i64(tile) * rows.tile_bytes, rows.row_stride,
+                        rows.row_bytes};
+  if (rows.padded || whole) return copy_tile_async(k_, to, from, thread, plan_.threads);
+  const I32 left = kv_len_ - tile * plan_.cta_k;
+  k_.if_else(
+      left >= plan_.cta_k, [&] { copy_tile_async(k_, to, from, thread, plan_.threads); },
+      [&] { copy_rows_async(k_, to, from, thread, plan_.threads, left); });
 }
 
 void AttentionInputs::load_mean_scores(I32 thread, I32 tile, SharedPtr to) const {
@@ -151,17 +204,6 @@ void AttentionInputs::load_mean_scores(I32 thread, I32 tile, SharedPtr to) const
     const GlobalPtr from = mean_scores_ + k_.to_i64(tile) * std::int64_t{bytes};
     k_.cp_async_16(to + thread * kChunkBytes, from + thread * kChunkBytes);
   });
-}
-
-// The caller's V ends at kv_len; codes are padded with zeros.
-void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to, bool whole) const {
-  const TileSource from{values_ + k_.to_i64(tile) * value_tile_bytes_, value_row_stride_,
-                        value_row_bytes_};
-  if (plan_.v_quantized || whole) return copy_tile_async(k_, to, from, thread, plan_.threads);
-  const I32 left = kv_len_ - tile * plan_.cta_k;
-  k_.if_else(
-      left >= plan_.cta_k, [&] { copy_tile_async(k_, to, from, thread, plan_.threads); },
-      [&] { copy_rows_async(k_, to, from, thread, plan_.threads, left); });
 }
 
 F32 AttentionInputs::q_scale(const AttentionPosition& at) const {

@@ -9,6 +9,7 @@
 #include "templates/attention/mods.h"
 #include "templates/attention/params.h"
 #include "templates/attention/spec.h"
+#include "templates/shared/tensor.h"
 
 namespace sagegen::attention {
 
@@ -24,7 +25,7 @@ struct AttentionPlan {
   int q_group, k_group;
   DType io, qk, pv;
   Granularity granularity;
-  bool v_quantized, smooth, smooth_v;
+  bool qk_quantized, v_quantized, smooth, smooth_v;
   bool two_level;      // P V of a tile is summed from zero, then added to O in f32
   bool half_sums;      // that sum is one of f16
   bool finish_sums;    // O takes such sums up early, lest registers run short
@@ -40,8 +41,9 @@ struct AttentionPlan {
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
   bool per_token() const { return granularity == Granularity::per_token; }
-  int code_row_bytes() const { return sagegen::code_row_bytes(qk, head_dim); }
-  dsl::Mma qk_mma() const { return qk == DType::s4 ? dsl::Mma::s4 : dsl::Mma::s8; }
+  int row_bytes() const { return static_cast<int>(head_dim * kElementBytes); }  // of the caller
+  int qk_row_bytes() const { return code_row_bytes(qk, head_dim); }
+  dsl::Mma qk_mma() const;
   int qk_steps() const { return q_tile.row_bytes / 32; }                    // of the product Q K^T
   int slices() const { return value_channels / dsl::OperandV::kChannels; }  // of P V
   // Channels of a slice that O has.
@@ -51,7 +53,7 @@ struct AttentionPlan {
   int k_stage_bytes() const;  // keys, and scores of the mean query
   int stage_bytes() const { return k_stage_bytes() + v_tile.bytes(); }
   int shared_bytes() const;  // queries and stages, in the end O
-  dsl::Mma pv_mma() const { return pv == DType::e4m3 ? dsl::Mma::e4m3 : dsl::Mma::f16; }
+  dsl::Mma pv_mma() const;
 };
 
 // Position of block, warp and lane. Indices count heads over all batches.
@@ -73,15 +75,15 @@ class AttentionInputs {
   AttentionInputs(dsl::KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
                   const dsl::ParamReader<Params>& p);
 
-  // Asynchronous copies to shared memory; the caller commits and waits.
+  // Asynchronous copies to shared memory; the caller commits and waits. whole: the tile is known to have cta_k
+  // keys.
   void load_queries(dsl::I32 thread, const dsl::SharedTile& to) const;
-  void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to) const;
+  void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole) const;
   // f32 [cta_k], in the order of mean_scores.
   void load_mean_scores(dsl::I32 thread, dsl::I32 tile, dsl::SharedPtr to) const;
-  // whole: the tile is known to have cta_k keys.
   void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole) const;
 
-  // Scales of the scores that a lane holds: softmax_scale * log2(e) is part of the first.
+  // Scales of the scores that a lane holds, of codes: softmax_scale * log2(e) is part of the first.
   dsl::F32 q_scale(const AttentionPosition& at) const;
   dsl::F32 k_scale(dsl::I32 thread, dsl::I32 tile) const;
   // Per token: of the lane's rows; of its keys of a tile.
@@ -89,12 +91,26 @@ class AttentionInputs {
   std::vector<dsl::F32> k_scales(dsl::I32 thread, dsl::I32 tile) const;
 
  private:
+  // Keys or values of a head; tile_bytes: from one tile to the next; row_bytes: that the source has. Codes are padded
+  // with zeros; the caller's rows end with the last one.
+  struct Rows {
+    dsl::GlobalPtr data;
+    dsl::I64 row_stride, tile_bytes;
+    int row_bytes;
+    bool padded;
+  };
+  template <typename P>
+  Rows caller_rows(const dsl::ParamReader<P>& p, TensorParam P::*tensor,
+                   const AttentionPosition& at) const;
+  void load_tile(const Rows& rows, dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to,
+                 bool whole) const;
+
   dsl::KernelBuilder& k_;
   const AttentionPlan& plan_;
-  dsl::I32 kv_len_;
-  dsl::GlobalPtr q_codes_, k_codes_, values_, q_scale_, k_scale_, mean_scores_;
-  dsl::I64 value_row_stride_, value_tile_bytes_;
-  int value_row_bytes_;  // of a row as the source has it
+  dsl::I32 kv_len_, queries_left_;
+  dsl::TileSource queries_;  // of the block
+  Rows keys_, values_;
+  dsl::GlobalPtr q_scale_, k_scale_, mean_scores_;
 };
 
 // What all parts of the template see.

@@ -53,7 +53,8 @@ std::string k_scales(const Spec& spec) {
 }
 
 std::string v_codes(const Spec& spec) {
-  if (!v_is_quantized(spec)) return "V: read as the caller gives it (f16), no scale";
+  if (!v_is_quantized(spec))
+    return fmt::format("V: read as the caller gives it ({}), no scale", to_string(spec.io));
   return fmt::format("V{}: {} codes, one f32 scale per channel = amax / {}; {}",
                      spec.v_smoothing == ValueSmoothing::mean
                          ? " less its mean over all keys, which O gets back"
@@ -64,6 +65,14 @@ std::string v_codes(const Spec& spec) {
                          ? "stored channel-major [batch, kv_heads, channels, keys], every 16 keys "
                            "in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15"
                          : "keys in order");
+}
+
+// Empty where nothing is.
+std::string padded_channels(const Spec& spec) {
+  const int codes = code_channels(spec.qk, spec.head_dim), values = value_channels(spec.head_dim);
+  if (codes == spec.head_dim && values == spec.head_dim) return "";
+  return fmt::format("channels are padded with zeros: to {} in Q and K, to {} in V",
+                     codes, values);
 }
 
 std::string p_v_sums(const Spec& spec, int cta_k) {
@@ -89,6 +98,30 @@ std::string p_format(const Spec& spec) {
                      std::exp2(p_offset(spec)), against);
 }
 
+std::vector<std::string> quantization_lines(const Spec& spec, int cta_k) {
+  std::vector<std::string> lines;
+  if (qk_is_quantized(spec)) {
+    lines = {
+        fmt::format("Q and K: {} codes, scales {}", to_string(spec.qk),
+                    to_string(spec.granularity)),
+        smooths_k(spec.smoothing)
+            ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
+            : "K: quantized as it is",
+        q_smoothing(spec), q_scales(spec), k_scales(spec)};
+  } else {
+    lines = {
+        fmt::format("Q and K: read as the caller gives them ({}), no scales; Q K^T is summed "
+                    "in f32, then times softmax_scale * log2(e)",
+                    to_string(spec.qk))};
+  }
+  for (const std::string& line :
+       {v_codes(spec), p_format(spec), p_v_sums(spec, cta_k),
+        std::string("the row sum is that of the rounded P: one more channel of P V, whose V is "
+                    "constant")})
+    lines.push_back(line);
+  return lines;
+}
+
 }  // namespace
 
 std::vector<Section> describe(const View& view) {
@@ -97,8 +130,8 @@ std::vector<Section> describe(const View& view) {
   const int rows = s.cta_q / s.warps;
   const bool fp8 = spec.pv == DType::e4m3;
   const int pv_depth = fp8 ? 32 : 16;
-  const bool int4 = spec.qk == DType::s4;
-  const int qk_depth = int4 ? 64 : 32, qk_run = qk_depth / 8;  // channels of an mma, of a register
+  const int qk_depth = 256 / bits(spec.qk),
+            qk_run = qk_depth / 8;  // channels of an mma, of a register
   const int qk_mma = rows / 16 * (s.cta_k / 8) * (code_channels(spec.qk, spec.head_dim) / qk_depth);
   const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);
 
@@ -110,16 +143,8 @@ std::vector<Section> describe(const View& view) {
 #include "templates/attention/mods/mods.def"
   if (what.lines.size() == 1) what.lines.push_back("every query sees every key");
   what.lines.push_back("lengths, strides, the GQA ratio and the LSE output are launch arguments");
-  const Section quantization{
-      "quantization",
-      {fmt::format("Q and K: {} codes, scales {}", to_string(spec.qk), to_string(spec.granularity)),
-       smooths_k(spec.smoothing)
-           ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
-           : "K: quantized as it is",
-       q_smoothing(spec), q_scales(spec), k_scales(spec), v_codes(spec), p_format(spec),
-       p_v_sums(spec, s.cta_k),
-       "the row sum is that of the rounded P: one more channel of P V, whose V is constant"}};
-  const Section tiling{
+  const Section quantization{"quantization", quantization_lines(spec, s.cta_k)};
+  Section tiling{
       "tiling",
       {fmt::format("a block owns {} queries of one head; each of {} warps owns {} of them", s.cta_q,
                    s.warps, rows),
@@ -130,7 +155,9 @@ std::vector<Section> describe(const View& view) {
        fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k{} {}), {} mma of P V and {} of "
                    "the row sum ({})",
                    qk_mma, qk_depth, to_string(spec.qk), pv_mma, pv_mma / (spec.head_dim / 8),
-                   fp8 ? "m16n8k32 e4m3" : "m16n8k16 f16")}};
+                   fp8 ? "m16n8k32 e4m3" : fmt::format("m16n8k16 {}", to_string(spec.pv)))}};
+  if (const std::string padded = padded_channels(spec); !padded.empty())
+    tiling.lines.push_back(padded);
   const Section fragments{
       "fragments",
       {"lane l of a warp: g = l / 4, t = l mod 4",
@@ -142,7 +169,7 @@ std::vector<Section> describe(const View& view) {
                    qk_depth, qk_run, qk_run - 1, qk_depth / 2),
        fmt::format("scores (C): keys 2t, 2t + 1 of every 8, of queries g and g + 8{}{}",
                    rows == 32 ? ", g + 16 and g + 24" : "",
-                   per_thread(spec)
+                   per_thread(spec) && qk_is_quantized(spec)
                        ? ": one Q scale (row mod 8 = g) and one K scale ((key mod 8) / 2 = t)"
                        : ""),
        fp8 ? "P (A of m16n8k32): the lane's own scores of 32 keys; the stored order of V's keys "

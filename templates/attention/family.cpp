@@ -82,6 +82,30 @@ bool sums_e4m3_in_f16(const Spec& spec) {
   return spec.pv == DType::e4m3 && spec.accumulation == Accumulation::f32_f16;
 }
 
+bool is_16_bits(DType type) { return type == DType::f16 || type == DType::bf16; }
+
+// Of P V where FP8 is none: products of codes are summed as f16, those of unquantized Q and K go on as they are.
+DType pv_of_16_bits(const Spec& spec) { return qk_is_quantized(spec) ? DType::f16 : spec.qk; }
+
+Values qk_types() {
+  return words<DType>(
+      {{DType::s8, "s8"}, {DType::s4, "s4"}, {DType::f16, "f16"}, {DType::bf16, "bf16"}});
+}
+std::string qk_advice(int) {
+  return "the first product takes Q and K as codes, s8 or s4, or as they are, f16 or bf16";
+}
+Values pv_types() {
+  return words<DType>({{DType::f16, "f16"}, {DType::bf16, "bf16"}, {DType::e4m3, "e4m3"}});
+}
+std::string pv_advice(int) { return "the second product takes P and V as e4m3, f16 or bf16"; }
+
+// What only codes of Q and K have.
+bool has_no_scales_to_group(const Spec& spec) {
+  const Spec usual;
+  return !qk_is_quantized(spec) && (spec.granularity != usual.granularity ||
+                                    spec.q_group != usual.q_group || spec.k_group != usual.k_group);
+}
+
 std::string tile_advice(int smallest, int largest) {
   return fmt::format("a tile has a power of two of rows, from {} to {}", smallest, largest);
 }
@@ -91,8 +115,55 @@ RuleLayers<View> rules() {
       // Each is about the target, or about two fields of which the others say nothing.
       {{[](const View& v) { return v.spec.pv == DType::e4m3 && !v.target.has(Feature::fp8_mma); },
         [](const View& v) {
-          return fmt::format("pv e4m3 is refused on {}: its tensor cores have no FP8; use pv f16",
-                             v.target.name);
+          return fmt::format("pv e4m3 is refused on {}: its tensor cores have no FP8; use pv {}",
+                             v.target.name, to_string(pv_of_16_bits(v.spec)));
+        }},
+       {[](const View& v) { return !qk_is_quantized(v.spec) && v.spec.qk != v.spec.io; },
+        [](const View& v) {
+          return fmt::format(
+              "qk {} with io {} is refused: Q and K that are not quantized are read as the caller "
+              "has them; use qk {}, or io {}",
+              to_string(v.spec.qk), to_string(v.spec.io), to_string(v.spec.io),
+              to_string(v.spec.qk));
+        }},
+       {[](const View& v) { return has_no_scales_to_group(v.spec); },
+        [](const View& v) {
+          const Spec usual;
+          return fmt::format(
+              "granularity {}, q_group {} and k_group {} with qk {} are refused: Q and K that are "
+              "not quantized have no scales; leave them as they are by default, {}, {} and {}",
+              to_string(v.spec.granularity), v.spec.q_group, v.spec.k_group, to_string(v.spec.qk),
+              to_string(usual.granularity), usual.q_group, usual.k_group);
+        }},
+       {[](const View& v) {
+          return !qk_is_quantized(v.spec) && v.spec.smoothing != Smoothing::none;
+        },
+        [](const View& v) {
+          return fmt::format(
+              "smoothing {} with qk {} is refused: means are subtracted so that codes lose less, "
+              "and there are none; use smoothing none",
+              to_string(v.spec.smoothing), to_string(v.spec.qk));
+        }},
+       {[](const View& v) { return is_16_bits(v.spec.pv) && v.spec.pv != pv_of_16_bits(v.spec); },
+        [](const View& v) {
+          const DType other = pv_of_16_bits(v.spec);
+          return qk_is_quantized(v.spec)
+                     ? fmt::format(
+                           "pv {} with qk {} is refused: V of bf16 is quantized to f16, which is "
+                           "as fast and rounds P less; use pv {}",
+                           to_string(v.spec.pv), to_string(v.spec.qk), to_string(other))
+                     : fmt::format(
+                           "pv {} with qk {} is refused: beside Q and K that are not quantized V "
+                           "is read as it is, or quantized to FP8; use pv {} or e4m3",
+                           to_string(v.spec.pv), to_string(v.spec.qk), to_string(other));
+        }},
+       {[](const View& v) {
+          return v.spec.pv == DType::bf16 && v.spec.accumulation == Accumulation::f32_f16;
+        },
+        [](const View&) {
+          return std::string(
+              "accumulation f32_f16 with pv bf16 is refused: tensor cores sum products of bf16 in "
+              "f32 only; use accumulation f32");
         }},
        {[](const View& v) { return v.spec.qk == DType::s4 && !v.target.has(Feature::s4_mma); },
         [](const View& v) {
@@ -130,7 +201,9 @@ RuleLayers<View> rules() {
                              to_string(v.spec.pv),
                              tile_advice(smallest_cta_k(v.spec.pv), kMaxGroup));
         }},
-       {[](const View& v) { return v.spec.k_group % v.schedule.cta_k != 0; },
+       {[](const View& v) {
+          return qk_is_quantized(v.spec) && v.spec.k_group % v.schedule.cta_k != 0;
+        },
         [](const View& v) {
           return fmt::format(
               "k_group {} with cta_k {} is refused: all keys of a tile lie in one group of scales; "
@@ -217,6 +290,7 @@ RuleLayers<View> rules() {
 ParamLayout params(const View& v) {
   ParamLayout layout;
   layout.add<Params>();
+  if (!qk_is_quantized(v.spec)) layout.add<UnquantizedParams>();
   if (smooths_k(v.spec.smoothing)) layout.add<SmoothingParams>();
   if (v.spec.smoothing == Smoothing::qk) layout.add<MeanScoreParams>();
   if (v.spec.v_smoothing == ValueSmoothing::mean) layout.add<ValueMeanParams>();
@@ -229,7 +303,8 @@ ParamLayout params(const View& v) {
 void complete(Spec& spec, const Given& given, const TargetInfo& target) {
   if (!is_given(given, "q_group") && spec.granularity == Granularity::per_block) spec.q_group = 128;
   if (!is_given(given, "smoothing")) spec.smoothing = usual_smoothing(spec.qk);
-  if (!is_given(given, "pv")) spec.pv = target.has(Feature::fp8_mma) ? DType::e4m3 : DType::f16;
+  if (!is_given(given, "pv"))
+    spec.pv = target.has(Feature::fp8_mma) ? DType::e4m3 : pv_of_16_bits(spec);
   if (!is_given(given, "accumulation")) {
     spec.accumulation = spec.pv == DType::e4m3 ? Accumulation::two_level_f32 : Accumulation::f32;
   }
@@ -250,16 +325,21 @@ Schedule usual(const Spec& spec, const TargetInfo& target) {
     // O of 32 queries leaves a warp no registers for scores. Of blocks of four warps with 16 each, a second one is worth
     // more than a second buffer.
     schedule = {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
-    if (spec.pv == DType::f16 && !two_fit(spec, schedule, target)) schedule.cta_k = 32;
+    if (is_16_bits(spec.pv) && !two_fit(spec, schedule, target)) schedule.cta_k = 32;
     return schedule;
   }
   // With 32 queries a warp needs registers that would do for three blocks, and shared memory has room for two: the
   // assembler saves registers, and nobody has them. Twice as many warps use them.
-  if (spec.head_dim == 72 || spec.head_dim == 80) schedule.warps = 8;
+  const bool codes = qk_is_quantized(spec);
+  if (codes && (spec.head_dim == 72 || spec.head_dim == 80)) schedule.warps = 8;
+  if (two_fit(spec, schedule, target)) return schedule;
   // Where FP16 tiles are too large for two blocks, one buffer that keys and values use in turns is worth the second
-  // block.
-  if (!two_fit(spec, schedule, target)) schedule.stages = 1;
-  return schedule;
+  // block; where 16-bit queries are, fewer of them are, in warps of 16 rows.
+  schedule.stages = 1;
+  if (codes || two_fit(spec, schedule, target)) return schedule;
+  schedule = {.cta_q = 64, .cta_k = 32, .warps = 4, .stages = 2};
+  if (two_fit(spec, schedule, target) && schedule.cta_k >= smallest_cta_k(spec.pv)) return schedule;
+  return {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
 }
 
 std::vector<Kernel> inputs(const View& v) {
@@ -287,7 +367,7 @@ std::vector<Kernel> inputs(const View& v) {
     rows.amax = false;
     kernels.push_back({quantize_rows::family(), rows, target});
   };
-  quantize();
+  if (qk_is_quantized(s)) quantize();
   if (quantized_v) {
     kernels.push_back(
         {quantize_values::family(),
@@ -298,6 +378,7 @@ std::vector<Kernel> inputs(const View& v) {
           .smooth = smooth_v},
          target});
   }
+  if (!qk_is_quantized(s)) return kernels;
   rows.scales = q_scales_per_group(s.granularity, s.q_group);
   rows.group = s.q_group;
   rows.smooth = false;
@@ -321,7 +402,7 @@ const FamilyOf<Spec, Schedule>& family() {
               {
                   field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                   field<&Spec::io>("io", "", io_types(), io_advice),
-                  field<&Spec::qk>("qk", "qk_", code_types(), codes_advice),
+                  field<&Spec::qk>("qk", "qk_", qk_types(), qk_advice),
                   joined(field<&Spec::granularity>(
                       "granularity", "",
                       words<Granularity>({{Granularity::per_thread, "per_thread", "t"},
@@ -399,21 +480,31 @@ Spec with_pv(Spec spec, DType pv) {
   return spec;
 }
 
-Smoothing usual_smoothing(DType qk) { return qk == DType::s4 ? Smoothing::qk : Smoothing::k; }
+Smoothing usual_smoothing(DType qk) {
+  if (is_16_bits(qk)) return Smoothing::none;
+  return qk == DType::s4 ? Smoothing::qk : Smoothing::k;
+}
 
 std::span<const Mode> modes() {
-  static constexpr Mode kModes[] = {{"int8-fp8", DType::s8, DType::e4m3},
-                                    {"int8-fp16", DType::s8, DType::f16},
-                                    {"int4-fp8", DType::s4, DType::e4m3},
-                                    {"int4-fp16", DType::s4, DType::f16}};
+  static constexpr Mode kModes[] = {
+      {"int8-fp8", DType::s8, DType::e4m3}, {"int8-fp16", DType::s8, DType::f16},
+      {"int4-fp8", DType::s4, DType::e4m3}, {"int4-fp16", DType::s4, DType::f16},
+      {"bf16-fp8", {}, DType::e4m3},        {"16bit", {}, {}}};
   return kModes;
+}
+
+Spec with_mode(Spec spec, const Mode& mode) {
+  spec.qk = mode.qk.value_or(spec.io);
+  spec.smoothing = usual_smoothing(spec.qk);
+  return with_pv(spec, mode.pv.value_or(spec.io));
 }
 
 std::string_view mode_name(const Spec& spec) {
   for (const Mode& mode : modes()) {
-    if (mode.qk == spec.qk && mode.pv == spec.pv) return mode.name;
+    const Spec named = with_mode(spec, mode);
+    if (named.qk == spec.qk && named.pv == spec.pv) return mode.name;
   }
-  throw InternalError("no mode has these codes of Q and K and this P V");
+  throw InternalError("no mode has these types of Q and K and this P V");
 }
 
 bool runs_on(const Spec& spec, int compute_capability) {
@@ -431,14 +522,16 @@ CodeOctaves code_octaves(const Spec& spec) {
 
 float p_offset(const Spec& spec) {
   constexpr float kLog2OfLargestE4m3 = 8.807354922f;  // log2(448)
-  const float largest = spec.pv == DType::f16 ? 0 : kLog2OfLargestE4m3;
+  const float largest = spec.pv == DType::e4m3 ? kLog2OfLargestE4m3 : 0;
   const float offset = largest - static_cast<float>(code_octaves(spec).p);
   return maximum_step(spec) != 0 ? std::floor(offset) : offset;
 }
 
+bool qk_is_quantized(const Spec& spec) { return !is_16_bits(spec.qk); }
+
 bool v_is_quantized(const Spec& spec) {
-  return spec.pv == DType::e4m3 || spec.io != DType::f16 ||
-         spec.accumulation == Accumulation::f32_f16 || spec.v_smoothing == ValueSmoothing::mean;
+  return spec.pv != spec.io || spec.accumulation == Accumulation::f32_f16 ||
+         spec.v_smoothing == ValueSmoothing::mean;
 }
 
 std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {

@@ -62,7 +62,7 @@ std::vector<F32> taken_by_smoothing(const AttentionBlock& block, const Scores& s
   return taken;
 }
 
-// What integer products of a lane are worth, in base 2: whole scores where mods want them.
+// What products of a lane are worth, in base 2: whole scores where mods want them.
 class Worth {
  public:
   Worth(const AttentionBlock& block, I32 tile, const Scores& scores)
@@ -115,7 +115,8 @@ void modify(const AttentionBlock& block, const Ring::Tile& tile, Scores& scores)
     scores.elements.update_if(k, k.pred(true), [&]() -> Accumulator::Update {
       return [&, lane = lane_scores(), worth = Worth(block, tile.index(), scores)](
                  int row, int column, F32 e) {
-        return mods.changed(lane.element(row, column), worth.score(row, column, e - Scores::kBias));
+        return mods.changed(lane.element(row, column),
+                            worth.score(row, column, scores.unbiased(e)));
       };
     });
     const auto hide = [&]() -> Accumulator::Update {
@@ -134,7 +135,7 @@ void modify(const AttentionBlock& block, const Ring::Tile& tile, Scores& scores)
     scale_left = k.f32(1.0f);
     bias_left = k.f32(0.0f);
     return [&, lane = lane_scores()](int row, int column, F32 e) mutable {
-      return k.select(lane.hidden(row, column), k.f32(kHidden), (e - Scores::kBias) * unit);
+      return k.select(lane.hidden(row, column), k.f32(kHidden), scores.unbiased(e) * unit);
     };
   };
   scores.elements.update_if(k, hides || scores.is_large(unit), scale_and_hide, before, hide_before);

@@ -12,8 +12,10 @@ namespace {
 constexpr float kFirstMaximum = std::numeric_limits<float>::lowest();
 constexpr float kLn2 = 0.693147182f;
 
-// An operand register of P V that holds nothing but v_code: 448 or 1024, and so many octaves less.
+// An operand register of P V that holds nothing but v_code: 448 or 1024, and so many octaves less. bf16 is never
+// a code of V: 1.
 std::int32_t repeated(const AttentionPlan& plan) {
+  if (plan.pv == DType::bf16) return 0x3F803F80;
   if (plan.pv == DType::e4m3) return 0x01010101 * (0x7E - (plan.v_octaves << 3));
   return 0x00010001 * (0x6400 - (plan.v_octaves << 10));
 }

@@ -10,7 +10,7 @@ struct Params {
   Address q_scale;  // f32 [B, Hq, LqP / q_group, 8 or 1]
   Address k_codes;  // s8 or s4 [B, Hkv, LkP, Dc]
   Address k_scale;  // f32 [B, Hkv, LkP / k_group, 4 or 1]
-  TensorParam v;    // codes of quantize_values, contiguous (strides unused), or the caller's f16 V
+  TensorParam v;    // codes of quantize_values, contiguous (strides unused), or the caller's V
   Address v_scale;  // f32 [B, Hkv, D]; unused with the caller's V
   TensorParam o;    // out: io dtype, caller's strides
   Address lse;      // out f32 [B, Hq, Lq], natural logarithm; 0 for none
@@ -36,6 +36,18 @@ struct Params {
             param_field("kv_len", &P::kv_len),
             param_field("kv_len_padded", &P::kv_len_padded),
             param_field("heads_per_kv_head", &P::heads_per_kv_head)};
+  }
+};
+
+// With Q and K of the io dtype. The addresses and lengths of their codes above are unused then.
+struct UnquantizedParams {
+  TensorParam q, k;  // the caller's
+  float unit;        // softmax_scale * log2(e)
+
+  static constexpr std::string_view kName = "unquantized";
+  static std::vector<ParamField> fields() {
+    using P = UnquantizedParams;
+    return {param_field("q", &P::q), param_field("k", &P::k), param_field("unit", &P::unit)};
   }
 };
 

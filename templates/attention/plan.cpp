@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "sagegen/error.h"
@@ -50,6 +51,9 @@ constexpr const char* kPlan = "attention";
 constexpr std::int64_t kKeysPerChunk = 512;
 constexpr std::int64_t kMaxChunks = 16;
 constexpr std::int64_t kChunkStep = 64;
+
+// Kernels take subnormal numbers for 0.
+constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 
 enum Step {
   kStatistics,
@@ -199,10 +203,12 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
     return scratch_bytes(kPlan, {shape.batch, shape.kv_heads, rows, bytes});
   };
   layout.bytes = {};
-  layout.bytes[kQCodes] = of_queries(layout.q_len_padded, code_row);
-  layout.bytes[kQScale] = of_queries(q_scales, kF32);
-  layout.bytes[kKCodes] = of_keys(layout.kv_len_padded, code_row);
-  layout.bytes[kKScale] = of_keys(k_scales, kF32);
+  if (qk_is_quantized(spec)) {
+    layout.bytes[kQCodes] = of_queries(layout.q_len_padded, code_row);
+    layout.bytes[kQScale] = of_queries(q_scales, kF32);
+    layout.bytes[kKCodes] = of_keys(layout.kv_len_padded, code_row);
+    layout.bytes[kKScale] = of_keys(k_scales, kF32);
+  }
   if (v_is_quantized(spec)) {
     layout.bytes[kVCodes] =
         of_keys(layout.kv_len_padded, value_channels(spec.head_dim) * bits(spec.pv) / 8);
@@ -450,6 +456,10 @@ struct Call {
                       .kv_len = narrow(shape.kv_len),
                       .kv_len_padded = narrow(layout.kv_len_padded),
                       .heads_per_kv_head = heads_per_kv_head()});
+    if (!qk_is_quantized(spec)) {
+      params.set(UnquantizedParams{
+          .q = arguments.q.param(), .k = arguments.k.param(), .unit = softmax_scale() * kLog2E});
+    }
     if (smooths_k()) params.set(SmoothingParams{.lse_correction = at(kLseCorrection)});
     if (smooths_q()) {
       params.set(MeanScoreParams{.mean_scores = at(kMeanScores),
@@ -486,6 +496,12 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
                     "1 / sqrt(head_dim)",
                     scale, kLargestSoftmaxScale));
   }
+  if (scale != 0.0f && !qk_is_quantized(spec) && scale < kSmallestNormal) {
+    throw ArgumentError(
+        fmt::format("attention: softmax_scale is {}; with Q and K that are not quantized it must "
+                    "be at least {}, the least normal number of f32",
+                    scale, kSmallestNormal));
+  }
   if (arguments.causal != CausalAlignment::top_left &&
       arguments.causal != CausalAlignment::bottom_right) {
     throw ArgumentError(fmt::format("attention: causal is {}; it must be top_left or bottom_right",
@@ -516,9 +532,10 @@ Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& sou
             : "";
     throw DriverError(
         error.result(), error.call(),
-        fmt::format("{}{}\nOr take FP16 P V (pv f16, mode int8-fp16 or int4-fp16): of FP8 P V "
-                    "there is no PTX for older drivers.",
-                    error.what(), of_sums));
+        fmt::format("{}{}\nOr take {}: of FP8 P V there is no PTX for older drivers.", error.what(),
+                    of_sums,
+                    qk_is_quantized(spec) ? "FP16 P V (pv f16, mode int8-fp16 or int4-fp16)"
+                                          : "P V of the type of Q and K (mode 16bit)"));
   }
 }
 

@@ -28,7 +28,8 @@ struct Shape {
 enum class CausalAlignment { top_left, bottom_right };
 
 // Q, K and V hold finite numbers, and scaled scores are within f32: nothing checks that on the device, and
-// a NaN or infinity in them leaves O undefined.
+// a NaN or infinity in them leaves O undefined. Where Q and K are not quantized, products of their elements and the
+// sums of these are within f32, too, as those of f16 always are.
 inline constexpr float kLargestSoftmaxScale = 1e25f;
 
 // What mods ask for: mods/NAME.h. Of a mod that the kernel does not have, only the default is taken.
@@ -50,10 +51,15 @@ struct Arguments {
   //   FP8   1/16, plus 2.2e-6 for each key whose weight is less than 3.5e-5 of the largest
   //   FP16  2^-11, plus 3e-8 for each key whose weight is less than 6.1e-5 of the largest; with
   //         Accumulation::f32 the tensor core truncates another 8.2e-8 per key
+  //   BF16  2^-8, and the same of the tensor core
+  // Q and K that are not quantized change a score by what the tensor core truncates of Q K^T: 2.2e-6 of the largest
+  // product, or sum on the way, per 16 channels, times softmax_scale.
   // Accumulation::f32_f16 rounds sums of P: 2^-8 at most, usually 2^-11. A key that weighs little costs twice as
   // much in FP8, of twice the weight, with CodeRange::fine_v four times; 512 times less in FP16.
   runtime::DevicePtr lse = 0;
-  float softmax_scale = 0.0f;  // 0: 1 / sqrt(head_dim); otherwise > 0, at most kLargestSoftmaxScale
+  // 0: 1 / sqrt(head_dim); otherwise > 0, at most kLargestSoftmaxScale, and no subnormal number where Q and K are not
+  // quantized.
+  float softmax_scale = 0.0f;
   // Where query i stands among the keys, for mods that count keys from there (causal, window): at key i, or
   // so that the last query stands at the last key.
   CausalAlignment causal = CausalAlignment::top_left;
@@ -78,7 +84,8 @@ class Plan {
   ~Plan();
   Plan(Plan&&) noexcept;
 
-  // Bytes of workspace that run() needs for this shape, 256-byte aligned; fewer where no LSE is wanted. Throws
+  // Bytes of workspace that run() needs for this shape, 256-byte aligned; fewer where no LSE is wanted, and 0, for
+  // which a null pointer will do, where nothing is quantized. Throws
   // ArgumentError if the shape is not possible (zero or negative sizes, kv_heads does not divide q_heads, too
   // large).
   std::size_t workspace_bytes(const Shape& shape, Lse lse = Lse::wanted) const;

@@ -17,20 +17,28 @@ constexpr std::int32_t kShortScaleBits = ~3;
 }  // namespace
 
 Scores::Scores(const AttentionBlock& block)
-    : elements(block.plan.warp_rows, block.plan.cta_k, block.k.i32(kBiasBits)),
+    : elements(block.plan.warp_rows, block.plan.cta_k, start_bits(block)),
       block_(block),
       q_(block.k, SharedTile{block.plan.q_tile, block.shared}.rows_from(block.at.warp_row)),
       k_(block.k, block.plan.k_tile),
       next_scale_(block.k.var(block.k.f32(0.0f))) {}
 
+I32 Scores::start_bits(const AttentionBlock& block) {
+  return block.k.i32(block.plan.qk_quantized ? kBiasBits : 0);
+}
+
+F32 Scores::unbiased(F32 element) const {
+  return block_.plan.qk_quantized ? element - kBias : element;
+}
+
 void Scores::load_scales(I32 tile, I32 thread) {
-  if (block_.plan.per_token()) return;
+  if (block_.plan.per_token() || !block_.plan.qk_quantized) return;
   loaded_q_scale_ = block_.inputs.q_scale({block_.k, block_.plan, block_.p, thread});
   loaded_k_scale_ = block_.inputs.k_scale(thread, tile);
 }
 
 void Scores::next_tile() {
-  if (block_.plan.per_token()) return;
+  if (block_.plan.per_token() || !block_.plan.qk_quantized) return;
   KernelBuilder& k = block_.k;
   F32 product = loaded_q_scale_ * loaded_k_scale_;
   if (block_.plan.mean_scores) product = k.max(product, k.f32(kSmallestUnit));
@@ -40,12 +48,13 @@ void Scores::next_tile() {
 
 // Bits of positive f32 are ordered as their values.
 Pred Scores::is_large(F32 unit) const {
+  if (!block_.plan.qk_quantized) return block_.k.pred(false);
   return block_.k.as_bits(unit) >
          (block_.plan.maximum_step == 0 ? kLargestFoldedUnitBits : kLargestExactUnitBits);
 }
 
 Pred Scores::next_is_large() const {
-  if (block_.plan.scaled_scores) return block_.k.pred(false);
+  if (block_.plan.scaled_scores || !block_.plan.qk_quantized) return block_.k.pred(false);
   return block_.k.any(is_large(next_scale_));
 }
 
@@ -91,9 +100,14 @@ void Scores::start_from_mean_scores(SharedPtr from) {
 
 void Scores::multiply(SharedPtr keys) {
   const AttentionPlan& plan = block_.plan;
-  elements = Accumulator(plan.warp_rows, plan.cta_k, block_.k.i32(kBiasBits));
-  scale = plan.per_token() ? block_.k.f32(1.0f) : next_scale_.get();
-  bias = block_.k.f32(kBias);
+  elements = Accumulator(plan.warp_rows, plan.cta_k, start_bits(block_));
+  if (plan.qk_quantized) {
+    scale = plan.per_token() ? block_.k.f32(1.0f) : next_scale_.get();
+    bias = block_.k.f32(kBias);
+  } else {
+    scale = block_.k.f32(1.0f);
+    bias = block_.k.f32(0.0f);
+  }
   scaled = false;
   if (plan.mean_scores) start_from_mean_scores(keys + std::int64_t{plan.k_tile.bytes()});
   for (int step = 0; step < plan.qk_steps(); ++step) {
@@ -103,6 +117,18 @@ void Scores::multiply(SharedPtr keys) {
       for (int half = 0; half < 2; ++half) {
         multiply_add(block_.k, plan.qk_mma(), q, key[half], elements, 2 * pair + half);
       }
+    }
+  }
+  if (!plan.qk_quantized) scale_sums();
+}
+
+void Scores::scale_sums() {
+  KernelBuilder& k = block_.k;
+  const F32 unit = k.params<UnquantizedParams>()(&UnquantizedParams::unit);
+  for (int row = 0; row < elements.lane_rows(); ++row) {
+    for (int column = 0; column < elements.lane_columns(); ++column) {
+      I32& element = elements.at(row, column);
+      element = k.as_bits(k.as_f32(element) * unit);
     }
   }
 }

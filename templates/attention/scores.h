@@ -14,6 +14,10 @@ namespace sagegen::attention {
 //
 // Where the mean of the queries was subtracted, sums start from its scores instead of 0, to the nearest unit
 // (SageAttention2 equation 5): one fma makes the f32 1.5 * 2^23 + score / unit, whose bits are the start.
+//
+// Sums of unquantized Q and K are f32 without a bias, and are scaled as soon as they are there. The softmax could
+// scale them, too; but where the last bit of a score is worth octaves, what it takes off the scores, which is an f32,
+// would miss their largest by as many, and all weights of the row would be 0 or infinite.
 class Scores {
  public:
   explicit Scores(const AttentionBlock& block);
@@ -29,6 +33,9 @@ class Scores {
 
   void multiply(dsl::SharedPtr keys);
 
+  // What a product is in units of the scale.
+  dsl::F32 unbiased(dsl::F32 element) const;
+
   static constexpr float kBias = 12582912.0f;
   // The softmax's fma scales the scores and takes bias and maximum off by one constant. Maxima that are multiples
   // of a step make it exact while a unit of s is less than the step; else its last bit is worth up to 1.5 units. Where
@@ -41,8 +48,10 @@ class Scores {
   bool scaled = false;                // some may be: larger than 2^22 steps of the maximum
 
  private:
+  static dsl::I32 start_bits(const AttentionBlock& block);
   RowOperands queries(int k_step) const;
   void start_from_mean_scores(dsl::SharedPtr from);
+  void scale_sums();
 
   const AttentionBlock& block_;
   const dsl::OperandA q_;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -13,14 +14,14 @@
 namespace sagegen::attention {
 
 struct Spec {
-  int head_dim = 128;                                 // channels of one head
-  DType io = DType::f16;                              // of Q, K, V and O: f16 or bf16
-  DType qk = DType::s8;                               // codes of Q and K: s8 or s4
+  int head_dim = 128;     // channels of one head
+  DType io = DType::f16;  // of Q, K, V and O: f16 or bf16
+  DType qk = DType::s8;  // of Q and K in the first product: codes, s8 or s4, or the io dtype itself
   Granularity granularity = Granularity::per_thread;  // which elements share a scale
   int q_group = 32;  // rows of Q that are scaled together: 8 scales (per thread) or 1 (per block)
   int k_group = 64;  // rows of K that are scaled together: 4 scales (per thread) or 1 (per block)
   Smoothing smoothing = Smoothing::k;  // what is subtracted before quantization
-  DType pv = DType::e4m3;              // of P and V in the second product: f16 or e4m3
+  DType pv = DType::e4m3;              // of P and V in the second product: f16, bf16 or e4m3
   Accumulation accumulation = Accumulation::two_level_f32;  // how P V is summed over key tiles
   CodeRange code_range = CodeRange::usual;                  // where codes of P and V end
   ValueSmoothing v_smoothing = ValueSmoothing::none;        // what is subtracted from V
@@ -47,19 +48,25 @@ Spec usual_spec(Target target, Granularity granularity = Granularity::per_thread
 // The same with P V in another dtype and the accumulation that goes with it.
 Spec with_pv(Spec spec, DType pv);
 
-// What SageAttention2 smooths: K, and with INT4 codes Q, too.
+// What SageAttention2 smooths: K, and with INT4 codes Q, too. Nothing where Q and K have no codes.
 Smoothing usual_smoothing(DType qk);
 
-// Formats of the two products by the name that people give them: "int4-fp8" is INT4 Q K^T and FP8 P V.
+// Formats of the two products by the name that people give them: "int4-fp8" is INT4 Q K^T and FP8 P V. No format:
+// that of io, 16-bit floating point.
 struct Mode {
   std::string_view name;
-  DType qk, pv;
+  std::optional<DType> qk, pv;
 };
 std::span<const Mode> modes();
 std::string_view mode_name(const Spec& spec);
+// The formats that a mode has with the io of the spec, and the accumulation and smoothing that go with them.
+Spec with_mode(Spec spec, const Mode& mode);
 
+// True if Q and K reach the kernel as codes of quantize_rows with their scales; false if the kernel reads the
+// caller's Q and K.
+bool qk_is_quantized(const Spec& spec);
 // True if V reaches the kernel as codes of quantize_values with one f32 scale per channel; false if the
-// kernel reads the caller's V (f16 in, f16 PV, sums of f32, no mean subtracted).
+// kernel reads the caller's V (P V of the io dtype, sums of f32, no mean subtracted).
 bool v_is_quantized(const Spec& spec);
 // By how many octaves the codes of P and V end below those that f32 accumulators take.
 CodeOctaves code_octaves(const Spec& spec);

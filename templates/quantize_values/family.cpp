@@ -32,7 +32,7 @@ const FamilyOf<Spec>& family() {
       .room = "templates/quantize_values",
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
-               field<&Spec::codes>("codes", "", pv_types(), pv_advice),
+               field<&Spec::codes>("codes", "", value_code_types(), value_codes_advice),
                later(field<&Spec::octaves>("octaves", "o", range(0, kMaxOctaves), octaves_advice)),
                flag<&Spec::smooth>("smooth", "smooth")},
       .rules = {{{[](const View& v) {

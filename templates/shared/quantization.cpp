@@ -68,7 +68,7 @@ int head_dim_for(std::int64_t channels) {
   return static_cast<int>(channels);
 }
 Values io_types() { return words<DType>({{DType::f16, "f16"}, {DType::bf16, "bf16"}}); }
-Values pv_types() { return words<DType>({{DType::f16, "f16"}, {DType::e4m3, "e4m3"}}); }
+Values value_code_types() { return words<DType>({{DType::f16, "f16"}, {DType::e4m3, "e4m3"}}); }
 Values code_types() { return words<DType>({{DType::s8, "s8"}, {DType::s4, "s4"}}); }
 Values groups() { return numbers({16, 32, 64, 128}); }
 
@@ -98,7 +98,7 @@ std::string io_advice(int) { return "Q, K, V and O are f16 or bf16; convert them
 
 std::string codes_advice(int) { return "Q and K are quantized to integers; use s8 or s4"; }
 
-std::string pv_advice(int) { return "the second product takes P and V as f16 or e4m3"; }
+std::string value_codes_advice(int) { return "V is quantized to f16 or e4m3; use one of them"; }
 
 std::string group_advice(int) {
   return fmt::format(

@@ -103,9 +103,9 @@ constexpr int k_scales_per_group(Granularity g, int group) { return scales_per_g
 
 constexpr int rounded_up(int number, int unit) { return (number + unit - 1) / unit * unit; }
 
-// Codes of Q and K come in whole steps of their product, which are 32 bytes.
+// Q and K come in whole steps of their product, which are 32 bytes.
 constexpr int code_channels(DType codes, int head_dim) {
-  return rounded_up(head_dim, codes == DType::s4 ? 64 : 32);
+  return rounded_up(head_dim, 256 / bits(codes));
 }
 constexpr int code_row_bytes(DType codes, int head_dim) {
   return code_channels(codes, head_dim) * bits(codes) / 8;
@@ -161,13 +161,13 @@ Values head_dims();
 // The smallest of them that holds so many channels; the number itself if there is none.
 int head_dim_for(std::int64_t channels);
 Values io_types();
-Values pv_types();
-Values code_types();  // of Q and K
+Values value_code_types();  // of V
+Values code_types();        // of Q and K
 Values groups();
 std::string head_dim_advice(int head_dim);
 std::string io_advice(int type);
 std::string codes_advice(int type);
-std::string pv_advice(int type);
+std::string value_codes_advice(int type);
 // Why sums of INT8 cannot start from the scores of mean queries.
 std::string no_room_for_mean(DType codes, int head_dim);
 std::string group_advice(int rows);

@@ -36,7 +36,7 @@ Code attention_like(const Instruction& qk, int qk_count, const Instruction& pv, 
 const Gpu& gpu(const char* name) { return *find_gpu(name); }
 constexpr Launch kLaunch{.threads = 128, .dynamic_shared = 24576};
 
-TEST_CASE("a loop is counted by class, per score of its integer product") {
+TEST_CASE("a loop is counted by class, per score of its product Q K") {
   const std::vector<Instruction> more{plain(0x021, {.stall = 4}), plain(0x183, {.stall = 2}),
                                       plain(0x187)};
   const Code code = attention_like(imma_s8(), kProducts, qmma_f32(), kProducts, more);
@@ -60,6 +60,20 @@ TEST_CASE("a loop is counted by class, per score of its integer product") {
   const LoopCounts counts4 = count_loop(*four_bits, 89, kHeadDim);
   CHECK(counts4.scores == kScores);
   CHECK(counts4.multiplications[static_cast<std::size_t>(MmaKind::s4)] == kScores * kHeadDim);
+
+  // Of f16, twice as many: beside P V of FP8 all are of Q K; else half of what is left without the sum of P, which is
+  // eight channels more.
+  const auto beside_fp8 =
+      hot_path(attention_like(hmma_f32(), 2 * kProducts, qmma_f32(), kProducts));
+  REQUIRE(beside_fp8);
+  CHECK(count_loop(*beside_fp8, 89, kHeadDim).scores == kScores);
+  constexpr int kSumProducts = kScores * 8 / (16 * 8 * 16);
+  const auto all_f16 =
+      hot_path(attention_like(hmma_f32(), 4 * kProducts, hmma_f32(), kSumProducts));
+  REQUIRE(all_f16);
+  CHECK(count_loop(*all_f16, 89, kHeadDim).scores == kScores);
+  CHECK_THROWS_WITH(count_loop(*all_f16, 89, 128),
+                    Catch::Contains("of Q K and P V, which are no scores of head_dim 128"));
 }
 
 TEST_CASE("the roof is what the rates of both products allow") {
@@ -152,7 +166,7 @@ TEST_CASE("what is not modelled is refused, with the rule") {
   CHECK(refusal(code, "RTX4090").empty());
   CHECK(refusal(code, "A100") == "the code is for sm_89, and the GPU is A100 (sm_80)");
   CHECK_THAT(refusal({.architecture = 89, .instructions = {plain(operation::kExit)}}, "RTX4090"),
-             Catch::Contains("no loop with an integer product"));
+             Catch::Contains("no loop with the two products"));
   Code ampere = code;
   ampere.architecture = 80;
   CHECK_THAT(refusal(ampere, "A100"),

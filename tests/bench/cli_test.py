@@ -206,6 +206,16 @@ class Sagegen(BenchTest):
         self.assertEqual(len(sagegen.Sagegen.variants(machine, options)), len(every))
         self.assertTrue(any("f32f16" in family for family in every))
 
+    def test_kernels_of_unquantized_q_and_k_have_names(self):
+        from attention.contestants import sagegen
+        keys = ["sage_fwd_d64_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32__q128k64w4s2__sm80",
+                "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32_causal__q128k64w4s1__sm80",
+                "sage_fwd_d64_bf16_qk_bf16t_g32x64_sm0_pv_e4m3_f32x2__q128k64w4s2__sm89"]
+        best = sagegen.best_families(keys)
+        self.assertEqual({sagegen.short_name(family): sagegen.precision(family) for family in best},
+                         {"16bit sm_80": "BF16 + BF16", "bf16-fp8 sm_89": "BF16 + FP8"})
+        self.assertEqual(sorted(len(kernels) for kernels in best.values()), [1, 2])
+
     def test_kernels_with_masks_that_no_shape_has_are_left_out(self):
         from attention.contestants import sagegen
         key = "sage_fwd_d64_bf16_qk_s8t_g32x64_smk_pv_e4m3_f32x2{}__q128k64w4s2__sm89"

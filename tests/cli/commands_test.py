@@ -290,6 +290,22 @@ class Emit(CliTest):
         with open(self.path("a", "b", f"{QUANTQ}.ptx"), encoding="utf-8") as file:
             self.assertEqual(file.read(), self.expect(OK, "emit", "--stdout", QUANTQ).out)
 
+    def test_a_mode(self):
+        def keys(*options):
+            return [kernel["key"] for kernel in self.expect_json(OK, "emit", *options)["kernels"]]
+        plain = keys("--mode", "16bit", "--target", "sm_86")
+        self.assertEqual(len(plain), 8)   # head dims, dtypes, causal and not; no kernel prepares anything
+        self.assertTrue(all("_sm0_" in key and key.endswith("__sm86") for key in plain))
+        of_all = keys("--mode", "bf16-fp8")
+        self.assertEqual({key.rsplit("__", 1)[1] for key in of_all}, {"sm89", "sm120"})
+        self.assertEqual(len(of_all), 2 * (8 + 4 + 4))
+        listed = self.expect_json(OK, "list", "--mode", "bf16-fp8")["kernels"]
+        self.assertEqual([kernel["key"] for kernel in listed], of_all)
+        self.assertEqual(set(keys("--mode", "int8-fp8", "--target", "sm_89")) - {kernel["key"] for kernel in self.expect_json(OK, "list")["kernels"]}, set())
+        self.expect_error(USAGE, "usage error", ["--mode bf16-fp8", "sm_80", "no FP8"], "emit", "--mode", "bf16-fp8", "--target", "sm_80")
+        self.expect_error(USAGE, "usage error", ["--mode", "the key says it"], "emit", "--mode", "16bit", QUANTQ)
+        self.expect_error(USAGE, "usage error", ["--mode", "17bit"], "emit", "--mode", "17bit")
+
     def test_report(self):
         report = self.expect_json(OK, "emit", "--time", "--repeats", "3", QUANTQ)
         self.assertEqual(report["repeats"], 3)

@@ -174,6 +174,25 @@ class Modes(RunTest):
                           "--target", "sm_89", "--q-len", 64, "--mode", "int4-fp8")
         self.expect_error(USAGE, "usage error", ["int4-fp16"], "run", *SMALL, "--mode", "int3")
 
+    @unittest.skipUnless(GENERATOR, "kernels that are not embedded")
+    def test_q_and_k_as_they_are(self):
+        for target, mode, dtype, pv in (("sm_80", "16bit", "f16", "f16"), ("sm_86", "16bit", "bf16", "bf16"), ("sm_120", "16bit", "bf16", "bf16"),
+                                        ("sm_89", "bf16-fp8", "f16", "e4m3"), ("sm_120", "bf16-fp8", "bf16", "e4m3")):
+            with self.subTest(target=target, mode=mode, dtype=dtype):
+                report = self.run_json(*SMALL, "--target", target, "--mode", mode, "--dtype", dtype)
+                self.assertEqual(report["mode"], mode)
+                self.assertIn(f"_qk_{dtype}t_g32x64_sm0_pv_{pv}_", report["kernels"][-1])
+                self.assertEqual(len(report["kernels"]), 3 if pv == "e4m3" else 1)
+                self.assertTrue(report["passed"])
+        for option, value, words in (("--smoothing", "k", ["smoothing k with qk f16", "use smoothing none"]),
+                                     ("--granularity", "per_block", ["granularity per_block", "have no scales"]),
+                                     ("--groups", "g16x64", ["q_group 16", "have no scales"])):
+            self.expect_error(SPEC, "spec error", words, "run", *SMALL, "--target", "sm_89", "--mode", "16bit", option, value)
+        self.expect_error(SPEC, "spec error", ["pv e4m3 is refused on sm_86", "use pv bf16"], "run", *SMALL, "--target", "sm_86",
+                          "--mode", "bf16-fp8", "--dtype", "bf16")
+        self.expect_error(SPEC, "spec error", ["accumulation f32_f16 with pv bf16"], "run", *SMALL, "--target", "sm_86",
+                          "--mode", "16bit", "--dtype", "bf16", "--accumulation", "f32_f16")
+
     def test_f16_values_cost_less_accuracy_than_fp8(self):
         fp8 = self.run_json(*SMALL, "--target", "sm_89")
         fp16 = self.run_json(*SMALL, "--target", "sm_80")
@@ -555,12 +574,30 @@ class Files(RunTest):
         self.expect_error(FILE, "file error", ["layer0"], *self.run_file(tensors))
 
     def test_other_head_dims_are_padded_and_said_so(self):
-        for channels, padded in ((24, 32), (40, 64), (104, 128)):
+        for channels, padded in ((24, 32 if GENERATOR else 64), (40, 64), (104, 128)):
             result = self.expect(OK, *self.run_file(qkv(channels)))
             self.assertIn(f"padded with zeros from {channels} to {padded}", result.out)
             report = self.expect(OK, *self.run_file(qkv(channels)), "--json").json()
             self.assertEqual((report["shape"]["head_dim"], report["kernel_head_dim"]), (channels, padded))
             self.assertTrue(report["passed"])
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_heads_of_other_sizes_run_from_ptx_that_a_set_made(self):
+        path = os.path.join(self.directory, "heads.toml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write('[[attention]]\ntargets = "sm_89"\nhead_dim = [72, 256]\n')
+        self.expect(OK, "emit", "--set", path, "--out", self.directory)
+        for channels in (72, 256):
+            arguments = ("--device", "emulator", "--target", "sm_89", "--head-dim", channels, "--q-len", 70)
+            report = self.run_json(*arguments, "--ptx", self.directory)
+            self.assertEqual((report["shape"]["head_dim"], report["kernel_head_dim"], report["passed"]),
+                             (channels, channels, True))
+            self.assertIn("padded with zeros: to 96" if channels == 72 else "head_dim 256",
+                          self.expect(OK, "inspect", report["kernels"][-1]).out)
+        # Embedded are others: padded by the tool, or refused.
+        small = ("--device", "emulator", "--target", "sm_89", "--q-len", 70, "--ptx", "embedded", "--head-dim")
+        self.assertEqual(self.run_json(*small, 72)["kernel_head_dim"], 128)
+        self.expect_error(SPEC, "spec error", ["_d256_", "sagegen emit"], "run", *small, 256)
 
     def test_damaged_files(self):
         good = safetensors(qkv())

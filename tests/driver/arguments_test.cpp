@@ -270,6 +270,54 @@ TEST_CASE("softmax scale") {
   });
 }
 
+namespace {
+
+sagegen::Kernel unquantized_kernel(std::string_view mode_name) {
+  for (const attention::Mode& mode : attention::modes()) {
+    if (mode.name != mode_name) continue;
+    return {attention::family(), attention::with_mode({.io = DType::bf16}, mode), Target{.sm = 89}};
+  }
+  throw std::invalid_argument("no such mode");
+}
+
+}  // namespace
+
+TEST_CASE("Q and K that are not quantized") {
+  for (const char* mode : {"16bit", "bf16-fp8"}) {
+    check_refusals(
+        {
+            {"a misaligned Q", [](Call& c) { c.arguments.q.data += 2; }, {"q is at", "16 bytes"}},
+            {"rows of K that are too close",
+             [](Call& c) { c.arguments.k.stride_token = 4; },
+             {"k.stride_token"}},
+            {"O over Q", [](Call& c) { c.arguments.o.data = kQ; }, {"o spans", "q spans"}},
+            {"O over K", [](Call& c) { c.arguments.o.data = kK; }, {"o spans", "k spans"}},
+            {"a subnormal scale",
+             [](Call& c) { c.arguments.softmax_scale = 1e-39f; },
+             {"softmax_scale is 1e-39", "not quantized", "at least 1.1754"}},
+        },
+        unquantized_kernel(mode));
+  }
+  // Codes have it in their scales.
+  FakePlan quantized;
+  Call subnormal;
+  subnormal.arguments.softmax_scale = 1e-39f;
+  REQUIRE_NOTHROW(run(quantized, subnormal));
+}
+
+TEST_CASE("a workspace of 0 bytes may be a null pointer, or lie anywhere") {
+  FakePlan plan(unquantized_kernel("16bit"));
+  for (const DevicePtr workspace : {DevicePtr{0}, kWorkspace, kWorkspace + 1, kO}) {
+    Call call;
+    call.workspace = workspace;
+    for (const DevicePtr lse : {DevicePtr{0}, kLse}) {
+      call.arguments.lse = lse;
+      REQUIRE_NOTHROW(run(plan, call));
+    }
+  }
+  CHECK(plan.driver->launches().size() == 8);
+}
+
 TEST_CASE("arguments of a mask or bias that the kernel does not have") {
   const auto absent = [](const std::string& mod) {
     return std::vector<std::string>{"arguments of " + mod + " are given", "sage_fwd_d128_",

@@ -423,6 +423,35 @@ static void test_errors_name_what_was_asked(void) {
   sagegen_device_destroy(ampere);
 }
 
+/* Modes whose kernels are not embedded: what was looked for says what the names mean. */
+static void test_unquantized_modes(sagegen_device* device) {
+  sagegen_attention* plan = NULL;
+  const struct {
+    sagegen_attention_options options;
+    const char* words;
+  } cases[] = {
+      {{.head_dim = 64, .mode = "16bit"}, "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32__q"},
+      {{.head_dim = 128, .dtype = SAGEGEN_BF16, .mask = SAGEGEN_MASK_CAUSAL, .mode = "16bit"},
+       "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32_causal__q"},
+      {{.head_dim = 64, .dtype = SAGEGEN_BF16, .mode = "bf16-fp8"},
+       "sage_fwd_d64_bf16_qk_bf16t_g32x64_sm0_pv_e4m3_f32x2__q"},
+      {{.head_dim = 64, .mode = "bf16-fp8"},
+       "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_e4m3_f32x2__q"},
+      {{.head_dim = 64, .smoothing = SAGEGEN_SMOOTH_K, .mode = "16bit"}, "use smoothing none"},
+      {{.mode = "head_dim=64 qk=f16 pv=f16"}, "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32__q"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i)
+    EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &cases[i].options, &plan),
+                 cases[i].words);
+  sagegen_device* ampere = NULL;
+  EXPECT(sagegen_device_create("emulator:sm_80", &ampere) == SAGEGEN_OK);
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(ampere, &cases[2].options, &plan),
+               "mode \"bf16-fp8\" needs FP8 tensor cores");
+  EXPECT(strstr(sagegen_last_error(), "16bit") != NULL);
+  sagegen_device_destroy(ampere);
+  EXPECT(plan == NULL);
+}
+
 /* PTX that cannot be read is the caller's affair, no bug of the library. */
 static void test_unreadable_ptx(sagegen_device* device) {
   char directory[] = "/tmp/sagegen_capi_XXXXXX", file[128];
@@ -545,6 +574,7 @@ int main(void) {
   test_mode_map(device);
   test_smoothing(device);
   test_errors_name_what_was_asked();
+  test_unquantized_modes(device);
   test_unreadable_ptx(device);
   test_misuse(device);
   sagegen_device_destroy(device);

@@ -165,7 +165,8 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   const attention::Spec& spec = plan.spec;
   const bool smooth = spec.smoothing != Smoothing::none;
   const bool smooth_q = spec.smoothing == Smoothing::qk;
-  const bool quantize_v = spec.pv == DType::e4m3 || spec.io == DType::bf16;
+  const bool quantize_qk = spec.qk == DType::s8 || spec.qk == DType::s4;
+  const bool quantize_v = spec.pv == DType::e4m3 || (quantize_qk && spec.io == DType::bf16);
 
   const std::int64_t b = shape.batch, hq = shape.q_heads, hkv = shape.kv_heads, d = spec.head_dim;
   const std::int64_t q_rows = smooth_q ? 128 : spec.q_group;  // of a block that quantizes Q
@@ -235,7 +236,8 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
       scratch("v_amax_partial", amax.partial, 4 * b * hkv * chunks * d);
     }
   }
-  for (int pass = per_tensor ? 0 : 1; pass < 2; ++pass) {  // the first finds the largest
+  // The first pass finds the largest.
+  for (int pass = per_tensor ? 0 : 1; quantize_qk && pass < 2; ++pass) {
     const FakeLaunch& launch = take("quantize_rows");
     CHECK(rows_of(launch).amax == (pass == 0));
     if (per_tensor) {
@@ -271,7 +273,7 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   }
   // A cap and a sink are of scores as they were.
   const bool correct_lse = smooth && (arguments.lse != 0 || spec.softcap || spec.sinks);
-  for (int pass = per_tensor ? 0 : 1; pass < 2; ++pass) {
+  for (int pass = per_tensor ? 0 : 1; quantize_qk && pass < 2; ++pass) {
     const FakeLaunch& launch = take("quantize_rows");
     CHECK(rows_of(launch).amax == (pass == 0));
     if (per_tensor) {
@@ -346,10 +348,19 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
       CHECK(p_part.first_head == part.first_head);
       CHECK(p_part.first_block == part.first_block);
     }
-    scratch("q_codes", p.q_codes, q_bytes);
-    scratch("q_scale", p.q_scale, q_scale_bytes);
-    scratch("k_codes", p.k_codes, k_bytes);
-    scratch("k_scale", p.k_scale, k_scale_bytes);
+    CHECK(parse_key(launch.kernel).params().has("unquantized") == !quantize_qk);
+    if (quantize_qk) {
+      scratch("q_codes", p.q_codes, q_bytes);
+      scratch("q_scale", p.q_scale, q_scale_bytes);
+      scratch("k_codes", p.k_codes, k_bytes);
+      scratch("k_scale", p.k_scale, k_scale_bytes);
+    } else {
+      const auto own = decode<attention::UnquantizedParams>(launch);
+      CHECK(same(own.q, arguments.q));
+      CHECK(same(own.k, arguments.k));
+      CHECK(own.unit == Approx(scale / std::log(2.0)).epsilon(2e-7));
+      CHECK((p.q_codes == 0 && p.q_scale == 0 && p.k_codes == 0 && p.k_scale == 0));
+    }
     if (quantize_v) {
       scratch("v_codes", p.v.data, v_bytes);
       scratch("v_scale", p.v_scale, 4 * b * hkv * d);
@@ -418,6 +429,24 @@ std::vector<sagegen::Kernel> every_plan() {
         attention::Spec spec{.head_dim = head_dim, .io = io, .qk = qk};
         spec.smoothing = attention::usual_smoothing(qk);
         for (const int sm : {80, 89}) plans.push_back(usual_kernel(spec, {.sm = sm}));
+      }
+    }
+  }
+  // Q and K as they are, alone and with each mod.
+  for (const TargetInfo& info : supported_targets()) {
+    for (const DType io : {DType::f16, DType::bf16}) {
+      for (const attention::Mode& mode : attention::modes()) {
+        if (mode.qk || (mode.pv == DType::e4m3 && !info.has(Feature::fp8_mma))) continue;
+        const attention::Spec plain = attention::with_mode({.io = io}, mode);
+        plans.emplace_back(attention::family(), plain, info.target);
+#define SAGEGEN_MOD(name)                                       \
+  {                                                             \
+    attention::Spec spec = plain;                               \
+    spec.name = true;                                           \
+    spec.head_dim = 64;                                         \
+    plans.emplace_back(attention::family(), spec, info.target); \
+  }
+#include "templates/attention/mods/mods.def"
       }
     }
   }
@@ -568,6 +597,20 @@ TEST_CASE("the workspace of a known shape has the size one computes by hand") {
       q_codes + q_scale + k_codes + k_scale + v_codes + v_scale + k_mean + correction;
   CHECK(plan.workspace_bytes(shape) == all);
   CHECK(plan.plan.workspace_bytes(shape, attention::Lse::unwanted) == all - correction);
+}
+
+TEST_CASE("unquantized Q and K need no workspace, and FP8 beside them that of V") {
+  const attention::Shape shape{.batch = 1, .q_heads = 2, .kv_heads = 1, .q_len = 129, .kv_len = 65};
+  for (const attention::Mode& mode : attention::modes()) {
+    if (mode.qk) continue;
+    const FakePlan plan(sagegen::Kernel(
+        attention::family(), attention::with_mode({.io = DType::bf16}, mode), Target{.sm = 89}));
+    INFO(mode.name);
+    const std::size_t v_codes = 128 * 128, v_scale = 128 * 4, v_amax = 128 * 4;
+    const std::size_t all = mode.pv ? v_codes + v_scale + v_amax : 0;
+    CHECK(plan.workspace_bytes(shape) == all);
+    CHECK(plan.plan.workspace_bytes(shape, attention::Lse::unwanted) == all);
+  }
 }
 
 TEST_CASE("strides beyond 2^32 elements and lengths near 2^31 arrive whole") {

@@ -53,6 +53,7 @@ struct Case {
   std::string_view broken = "sage_fwd_";             // begins the key of the kernel that is
   bool causal = true;
   int head_dim = kShape.head_dim;
+  std::string_view mode = {};  // empty: what is usual on the target
 
   reference::Inputs inputs() const {  // biased K: without the mean of K, its codes are coarse
     static std::map<int, reference::Inputs> made;
@@ -84,6 +85,8 @@ cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
   job.inputs = c.inputs();
   job.inputs.causal = c.causal;
   job.spec = attention::usual_spec(target);
+  for (const attention::Mode& mode : attention::modes())
+    if (mode.name == c.mode) job.spec = attention::with_mode(job.spec, mode);
   job.spec.head_dim = c.head_dim;
   job.spec.causal = c.causal;
   const sagegen::Kernel asked(attention::family(), job.spec, target);
@@ -127,8 +130,8 @@ Judgement judge(const Case& c, const cli::AttentionResult& result) {
     reference::Output exact, model;
     cli::AccuracyBound o_bound;
   };
-  static std::map<std::tuple<EmulatorProfile, bool, int>, Expected> all;
-  const auto [place, made] = all.try_emplace({c.profile, c.causal, c.head_dim});
+  static std::map<std::tuple<EmulatorProfile, bool, int, std::string_view>, Expected> all;
+  const auto [place, made] = all.try_emplace({c.profile, c.causal, c.head_dim, c.mode});
   Expected& expected = place->second;
   if (made) {
     const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
@@ -159,6 +162,8 @@ struct Mutation {
 constexpr Case kAttention89{EmulatorProfile::sm_89, "sage_fwd_"};
 constexpr Case kAttention80{EmulatorProfile::sm_80, "sage_fwd_"};
 constexpr Case kFullAttention89{EmulatorProfile::sm_89, "sage_fwd_", false};
+constexpr Case kUnquantized80{EmulatorProfile::sm_80, "sage_fwd_", true, "16bit"};
+constexpr Case kUnquantized89{EmulatorProfile::sm_89, "sage_fwd_", true, "bf16-fp8"};
 constexpr Case kQuantizeK{EmulatorProfile::sm_89, kQuantizeKKey};
 constexpr Case kQuantizeQ{EmulatorProfile::sm_89, kQuantizeQKey};
 constexpr Case kQuantizeV{EmulatorProfile::sm_89, "sage_quantv_"};
@@ -189,6 +194,12 @@ const std::vector<Mutation>& mutations() {
       sagegen::Kernel(quantize_rows::family(), {.smooth = true}, Target{.sm = 89}).params();
   const auto in_attention = [&](auto member) { return place(attend, member); };
   const auto in_quantize_k = [&](auto member) { return place(quantize_k, member); };
+  const ParamLayout unquantized =
+      sagegen::Kernel(attention::family(), attention::with_mode({}, attention::modes().back()),
+                      Target{.sm = 80})
+          .params();
+  const std::string unit = fmt::format(R"(ld\.param\.b32(\s+%r\d+), \[.*\+{}\];)",
+                                       place(unquantized, &attention::UnquantizedParams::unit));
   using Attend = attention::Params;
   using Rows = quantize_rows::Params;
   static const std::vector<Mutation> table = {
@@ -416,6 +427,34 @@ const std::vector<Mutation>& mutations() {
        kQuantizeV,
        {"out-of-bounds"},
        [](PtxEdit& t) { t.shift_parameter(offsetof(quantize_values::Params, kv_len), 1); }},
+
+      // ---- Q and K that are not quantized ----
+      {"rows behind the end are copied instead of filled with zero",
+       kUnquantized80,
+       {"out-of-bounds"},
+       [](PtxEdit& t) { t.replace(R"((cp\.async.*), 16, %r\d+;)", "$1, 16;", kAll); }},
+      {"rows behind the end are copied instead of filled with zero",
+       kUnquantized89,
+       {"out-of-bounds"},
+       [](PtxEdit& t) { t.replace(R"((cp\.async.*), 16, %r\d+;)", "$1, 16;", kAll); }},
+      {"scores are not scaled",
+       kUnquantized80,
+       {kBound},
+       [unit](PtxEdit& t) { t.replace(unit, "mov.b32$1, 0f3F800000;"); }},
+      {"scores are not scaled",
+       kUnquantized89,
+       {kBound},
+       [unit](PtxEdit& t) { t.replace(unit, "mov.b32$1, 0f3F800000;"); }},
+      {"rows of K lie one element too far apart",
+       kUnquantized80,
+       {"misaligned"},
+       [at = place(unquantized, &attention::UnquantizedParams::k) +
+             offsetof(TensorParam, stride_token)](PtxEdit& t) { t.shift_parameter(at, 1); }},
+      {"Q K^T with the halves of a B fragment swapped",
+       kUnquantized80,
+       {kBound},
+       [](PtxEdit& t) { t.replace(R"(^\s*\{(%r\d+), (%r\d+)\},$)", "{$2, $1},", kFirst); }},
+
       {"codes are not stored",
        kQuantizeK,
        {"uninitialized"},
@@ -483,13 +522,16 @@ const std::vector<Mutation>& mutations() {
   return table;
 }
 
-std::string kind_of(const Case& c) { return std::string(c.broken) + " on " + to_string(c.profile); }
+std::string kind_of(const Case& c) {
+  return std::string(c.broken) + std::string(c.mode) + " on " + to_string(c.profile);
+}
 
 // ---- the tests ------------------------------------------------------------------------------------
 
 TEST_CASE("the unmutated kernels are clean, within the bound and the same under every policy") {
   for (const Case& c :
-       {kAttention80, kAttention89, kFullAttention89, kPaddedAttention80, kPaddedAttention89}) {
+       {kAttention80, kAttention89, kFullAttention89, kPaddedAttention80, kPaddedAttention89,
+        kUnquantized80, kUnquantized89}) {
     const cli::AttentionResult expected = run(c, nullptr, {});
     CHECK(expected.findings.empty());
     REQUIRE_FALSE(expected.o.empty());

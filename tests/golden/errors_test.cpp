@@ -230,8 +230,22 @@ TEST_CASE("tiles are read as what they hold, and inside") {
       "0 threads cannot copy");
   rejects([&](Kernel& t) { copy_tile_async(t.k, tile(t, rows), from, t.a, 64); },
           "never given a value");
+  rejects(
+      [&](Kernel& t) {
+        copy_tile_async(t.k, tile(t, rows), {t.in, t.wide}, t.a, 8);
+      },
+      "8 threads cannot copy a tile of 64 rows of 128 bytes in passes of eight rows");
+  for (const int row_bytes : {144, 24, -16}) {
+    rejects(
+        [&](Kernel& t) {
+          copy_tile_async(t.k, tile(t, rows), {t.in, t.wide, row_bytes}, t.a, 64);
+        },
+        "do not fill a tile of rows of 128");
+  }
   rejects([&](Kernel& t) { store_tile(t.k, tile(t, rows), t.a, 0, t.out, t.wide, t.b); },
           "0 threads cannot store");
+  rejects([&](Kernel& t) { store_tile(t.k, tile(t, rows), t.a, 64, t.out, t.wide, t.b, 24); },
+          "64 threads cannot store 24 bytes of rows of 128");
   rejects(
       [&](Kernel& t) {
         store_tile(t.k, tile(t, {12, 64, 32}), t.a, 64, t.out, t.wide, t.b);

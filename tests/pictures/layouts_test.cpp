@@ -36,7 +36,10 @@ const std::vector<std::string>& keys() {
       "sage_fwd_d96_f16_qk_s4t_g32x64_smqk_pv_e4m3_f32x2__q128k64w4s2__sm89",
       "sage_fwd_d160_f16_qk_s4t_g32x64_smqk_pv_f16_f32__q64k64w4s1__sm80",
       "sage_fwd_d160_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q64k64w4s1__sm120",
-      "sage_fwd_d256_f16_qk_s8t_g32x64_smk_pv_f16_f32__q64k32w4s1__sm89"};
+      "sage_fwd_d256_f16_qk_s8t_g32x64_smk_pv_f16_f32__q64k32w4s1__sm89",
+      "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32__q128k64w4s2__sm80",
+      "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32_causal__q64k32w4s2__sm86",
+      "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_e4m3_f32x2__q64k64w4s1__sm120"};
   return all;
 }
 
@@ -196,6 +199,8 @@ TEST_CASE("keys of FP8 values are stored in the documented order, those of FP16 
 TEST_CASE("scales go by row mod 8 and (key mod 8) / 2 of a group, or by group") {
   each_case([](const Case& c) {
     const attention::Spec& spec = c.view.spec;
+    CHECK(c.layouts.qk_is_scaled == attention::qk_is_quantized(spec));
+    if (!c.layouts.qk_is_scaled) return;
     const bool per_thread = spec.granularity == Granularity::per_thread;
     for (int row = 0; row < c.layouts.queries; ++row) {
       const int group = row / spec.q_group;

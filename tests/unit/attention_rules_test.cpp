@@ -51,6 +51,20 @@ void check(const std::vector<Case>& cases) {
   }
 }
 
+std::vector<std::string> words_of_inputs(const Kernel& kernel) {
+  std::vector<std::string> words;
+  for (const Kernel& input : kernel.inputs()) words.emplace_back(input.family().word);
+  return words;
+}
+
+const attention::Mode& mode_of(std::string_view name) {
+  const auto modes = attention::modes();
+  const auto found = std::find_if(modes.begin(), modes.end(),
+                                  [&](const attention::Mode& mode) { return mode.name == name; });
+  REQUIRE(found != modes.end());
+  return *found;
+}
+
 }  // namespace
 
 TEST_CASE("each rule on problem and quantization fires alone, with its numbers and the way out") {
@@ -70,7 +84,9 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
          s.target = {.sm = 120};
        },
        {"qk s4 is refused on sm_120", "no INT4", "190 instructions", "use qk s8"}},
-      {"qk", [](Parts& s) { s.spec.qk = DType::e4m3; }, {"qk e4m3", "use s8 or s4"}},
+      {"qk",
+       [](Parts& s) { s.spec.qk = DType::e4m3; },
+       {"qk e4m3", "s8 or s4", "as they are, f16 or bf16"}},
       {"q_group 48",
        [](Parts& s) { s.spec.q_group = 48; },
        {"q_group 48", "power of two", "16 to 128"}},
@@ -79,7 +95,13 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
        {"q_group 256", "16 to 128", "register"}},
       {"k_group 256", [](Parts& s) { s.spec.k_group = 256; }, {"k_group 256", "16 to 128"}},
       {"k_group 0", [](Parts& s) { s.spec.k_group = 0; }, {"k_group 0"}},
-      {"pv", [](Parts& s) { s.spec.pv = DType::s8; }, {"pv s8", "f16 or e4m3"}},
+      {"pv", [](Parts& s) { s.spec.pv = DType::s8; }, {"pv s8", "e4m3, f16 or bf16"}},
+      {"V of bf16 beside codes",
+       [](Parts& s) {
+         s.spec.io = DType::bf16;
+         s.spec.pv = DType::bf16;
+       },
+       {"pv bf16 with qk s8", "use pv f16"}},
       {"pv e4m3 without FP8",
        [](Parts& s) { s.target = {.sm = 86}; },
        {"pv e4m3", "sm_86", "use pv f16"}},
@@ -242,16 +264,105 @@ TEST_CASE("each rule of the kernels that prepare inputs fires alone") {
   }
 }
 
+TEST_CASE("Q and K of 16 bits: each rule fires alone, with the way out") {
+  const auto changed = [](const char* mode, const std::function<void(Parts&)>& change) {
+    Parts parts;
+    parts.spec.io = DType::bf16;
+    parts.spec = attention::with_mode(parts.spec, mode_of(mode));
+    CHECK(parts.kernel().violations().empty());
+    change(parts);
+    return parts.kernel();
+  };
+  check(changed("bf16-fp8", [](Parts& s) { s.spec.io = DType::f16; }),
+        {"qk bf16 with io f16", "use qk f16, or io bf16"});
+  check(changed("bf16-fp8", [](Parts& s) { s.spec.granularity = Granularity::per_block; }),
+        {"granularity per_block, q_group 32 and k_group 64 with qk bf16", "have no scales",
+         "per_thread, 32 and 64"});
+  check(changed("16bit", [](Parts& s) { s.spec.q_group = 128; }), {"q_group 128", "no scales"});
+  check(changed("16bit", [](Parts& s) { s.spec.k_group = 128; }), {"k_group 128", "no scales"});
+  check(changed("16bit", [](Parts& s) { s.spec.smoothing = Smoothing::k; }),
+        {"smoothing k with qk bf16", "use smoothing none"});
+  check(changed("bf16-fp8", [](Parts& s) { s.spec.smoothing = Smoothing::qk; }),
+        {"smoothing qk with qk bf16", "use smoothing none"});
+  check(changed("16bit", [](Parts& s) { s.spec.pv = DType::f16; }),
+        {"pv f16 with qk bf16", "use pv bf16 or e4m3"});
+  check(changed("16bit", [](Parts& s) { s.spec.accumulation = Accumulation::f32_f16; }),
+        {"accumulation f32_f16 with pv bf16", "use accumulation f32"});
+  check(changed("bf16-fp8", [](Parts& s) { s.target = {.sm = 86}; }),
+        {"pv e4m3 is refused on sm_86", "use pv bf16"});
+  check(changed("16bit",
+                [](Parts& s) {
+                  s.schedule = {.cta_q = 128, .cta_k = 128, .warps = 8, .stages = 2};
+                  s.target = {.sm = 86};
+                }),
+        {"cta_q 128, cta_k 128, 2 stages at head_dim 128 and pv bf16", "163840 bytes"});
+  // Keys of a tile share no scale.
+  CHECK(changed("16bit",
+                [](Parts& s) {
+                  s.spec.head_dim = 64;
+                  s.schedule = {.cta_q = 64, .cta_k = 128, .warps = 4, .stages = 1};
+                })
+            .violations()
+            .empty());
+}
+
+TEST_CASE("modes by name, and the name of every mode") {
+  std::vector<std::string> names;
+  for (const attention::Mode& mode : attention::modes()) {
+    names.emplace_back(mode.name);
+    for (const DType io : {DType::f16, DType::bf16}) {
+      for (const TargetInfo& info : supported_targets()) {
+        const Spec spec = attention::with_mode({.io = io}, mode);
+        const Kernel kernel(attention::family(), spec, info.target);
+        INFO(kernel.key());
+        CHECK(attention::mode_name(spec) == mode.name);
+        const bool runs = (spec.pv != DType::e4m3 || info.has(Feature::fp8_mma)) &&
+                          (spec.qk != DType::s4 || info.has(Feature::s4_mma));
+        CHECK(kernel.violations().empty() == runs);
+        CHECK(parse_key(kernel.key()) == kernel);
+        if (attention::qk_is_quantized(spec)) continue;
+        CHECK(spec.qk == io);
+        CHECK(spec.smoothing == Smoothing::none);
+        CHECK(attention::v_is_quantized(spec) == (spec.pv == DType::e4m3));
+        // What is not given becomes the same.
+        Spec completed{.io = io, .qk = io};
+        attention::family().complete(&completed, {"qk"}, info);
+        CHECK(completed.smoothing == Smoothing::none);
+        CHECK(completed.pv == (info.has(Feature::fp8_mma) ? DType::e4m3 : io));
+      }
+    }
+  }
+  CHECK(names == std::vector<std::string>{"int8-fp8", "int8-fp16", "int4-fp8", "int4-fp16",
+                                          "bf16-fp8", "16bit"});
+  const Spec half = attention::with_mode({}, mode_of("16bit"));
+  CHECK((half.qk == DType::f16 && half.pv == DType::f16));
+  CHECK(half.accumulation == Accumulation::f32);
+}
+
+TEST_CASE("kernels of unquantized Q and K have inputs for V at most, and a block of their own") {
+  const auto words = [](const char* mode) {
+    return words_of_inputs(
+        Kernel(attention::family(), attention::with_mode({}, mode_of(mode)), Target{89}));
+  };
+  CHECK(words("16bit").empty());
+  CHECK(words("bf16-fp8") == std::vector<std::string>{"kvstats", "quantv"});
+  const Kernel codes(attention::family(), {}, Target{89});
+  const Kernel none(attention::family(), attention::with_mode({}, mode_of("16bit")), Target{89});
+  CHECK_FALSE(codes.params().has("unquantized"));
+  CHECK(none.params().has("unquantized"));
+  CHECK_FALSE(none.params().has("smoothing"));
+}
+
 TEST_CASE("several mistakes are reported together, and validate() shows them all") {
   Parts parts;
   parts.spec.head_dim = 112;
   parts.schedule.stages = 9;
-  parts.spec.qk = DType::f16;
+  parts.spec.qk = DType::e4m3;
   const Kernel kernel = parts.kernel();
   CHECK(kernel.violations().size() == 3);
   CHECK_THROWS_AS(kernel.validate(), SpecError);
   CHECK_THROWS_WITH(kernel.validate(), Contains(kernel.key()) && Contains("head_dim 112") &&
-                                           Contains("stages 9") && Contains("qk f16"));
+                                           Contains("stages 9") && Contains("qk e4m3"));
   CHECK_NOTHROW(Parts().kernel().validate());
 
   // The same of rules: two of one layer.
@@ -301,24 +412,16 @@ TEST_CASE("what the rules let through has the properties that the template relie
     REQUIRE((rows == 16 || rows == 32));
     // First and last row of every warp, first and last key of every tile, share a group.
     REQUIRE(spec.q_group % rows == 0);
-    REQUIRE(spec.k_group % schedule.cta_k == 0);
+    REQUIRE((spec.k_group % schedule.cta_k == 0 || !attention::qk_is_quantized(spec)));
     REQUIRE(std::max(spec.k_group, schedule.cta_k) % 64 == 0);
-    REQUIRE((spec.pv == DType::f16 || target.has(Feature::fp8_mma)));
+    REQUIRE((spec.pv != DType::e4m3 || target.has(Feature::fp8_mma)));
+    REQUIRE((attention::qk_is_quantized(spec) || spec.qk == spec.io));
+    REQUIRE((spec.pv != DType::bf16 || spec.qk == DType::bf16));
     REQUIRE((spec.accumulation != Accumulation::f32_f16 || schedule.cta_k <= kKeysOfHalfSums));
   }
 }
 
 // ---- defaults and inputs ------------------------------------------------------------------------
-
-namespace {
-
-std::vector<std::string> words_of_inputs(const Kernel& kernel) {
-  std::vector<std::string> words;
-  for (const Kernel& input : kernel.inputs()) words.emplace_back(input.family().word);
-  return words;
-}
-
-}  // namespace
 
 // What host and kernels pad, by hand.
 TEST_CASE("channels are padded to whole steps of Q K and whole slices of P V") {

@@ -307,6 +307,45 @@ TEST_CASE("a smoothed Q: nearly the same inputs pass, scores of another mean or 
 
 // Where keys are few different ones, codes of P on an edge fall the same way in hundreds of them: no random
 // walk. Queries with values half way between two codes, which a kernel may decide as it likes.
+// Q and K of 16 bits, with the P V that goes with them.
+TEST_CASE("unquantized Q and K: nearly the same inputs pass, wrong scores do not") {
+  for (const IoType io : {IoType::f16, IoType::bf16}) {
+    for (const bool e4m3 : {true, false}) {
+      for (const char* distribution : {"normal", "k_bias", "outlier", "sink", "peaked"}) {
+        INFO(distribution << (e4m3 ? ", e4m3" : "") << (io == IoType::f16 ? ", f16" : ", bf16"));
+        QuantModel quant = e4m3 ? fp8(io) : fp16(io);
+        quant.qk_bits = 16;
+        quant.smooth_k = false;
+        if (!e4m3) {
+          quant.v_scaled = false;
+          quant.v_max = 1;
+          quant.pv = io == IoType::f16 ? QuantModel::Pv::f16 : QuantModel::Pv::bf16;
+        }
+        const Scene scene(inputs_of(distribution, kShape, 1, io), quant, e4m3 ? kAda : kOthers);
+        const RowVerdict itself = scene.verdict(scene.right);
+        CHECK(itself.met());
+        CHECK(itself.worst_o.of_bound <= 1);
+        CHECK(scene.impossible(scene.right).none());
+        const auto with_scale = [&](double factor) {
+          Inputs other = scene.in;
+          other.softmax_scale = factor / 8;
+          return scene.verdict(scene.rounded(unrounded_model(other, quant, all_rows(other))));
+        };
+        CHECK(with_scale(1 + 4 * 0x1p-24).met());
+        CHECK(with_scale(1 - 4 * 0x1p-24).met());
+        // The LSE sees a wrong scale first: it is the score of the largest weight, nearly.
+        const RowVerdict wrong = with_scale(1.01);
+        CHECK(wrong.lse_beyond > 100);
+        // A channel that no product has.
+        Inputs without = scene.in;
+        for (std::int64_t n = 0; n < without.k.tokens; ++n) without.k.row(0, 0, n)[5] = 0;
+        CHECK_FALSE(
+            scene.verdict(scene.rounded(unrounded_model(without, quant, all_rows(without)))).met());
+      }
+    }
+  }
+}
+
 TEST_CASE("many keys that are alike: what a right kernel may decide otherwise passes") {
   std::mt19937_64 random(1);
   const auto uniform = [&] { return static_cast<float>(random() >> 40) * 0x1p-23f - 1; };
@@ -412,6 +451,22 @@ TEST_CASE("bounds by hand: one key, and keys that all have the same weight") {
   const double cut = 18 * 0x1p-13 * 2 * (16 + 32 + 48 + 64) / 64;
   CHECK(equal.o[0] == Approx(cut + 0x1p-11).epsilon(0.02));
   CHECK(equal.lse[0] == Approx(cut / 2).epsilon(0.02));
+  // Q and K of ones, and their sums after 16, 32, 48, 64 channels: the LSE is the score and log(1), up to ten f32
+  // roundings of the score, and logarithm and exponentials. The bound takes the score twice, as the maximum and as
+  // what the tile is scaled by.
+  {
+    Inputs ones = inputs_of("normal", {.q_len = 1, .kv_len = 1, .head_dim = 64});
+    std::fill(ones.q.data.begin(), ones.q.data.end(), 1.0f);
+    std::fill(ones.k.data.begin(), ones.k.data.end(), 1.0f);
+    QuantModel none = fp16();
+    none.qk_bits = 16;
+    none.smooth_k = false;
+    const double score = 64.0 / 8, of_sums = 18 * 0x1p-23 * (16 + 32 + 48 + 64) / 8;
+    const Allowance bound = allowance(ones, none, kOthers, all_rows(ones));
+    CHECK(bound.lse[0] >= of_sums + 10 * 0x1p-24 * score);
+    const double of_maximum = 0x1p-22 * (score + 16), rounded_score = 10 * 0x1p-24 * score;
+    CHECK(bound.lse[0] <= 2 * of_sums + 3 * rounded_score + of_maximum + 0x1p-18);
+  }
   // The same in f16: sums after 8, 16, ... keys, each to 2^-11.
   QuantModel quant = fp16();
   quant.v_scaled = true;

@@ -183,6 +183,26 @@ TEST_CASE("where the formats are exact the model is attention") {
   }
 }
 
+TEST_CASE("Q and K that have no codes are what they are") {
+  const Inputs in = random_inputs(40, 100, 16, 6);
+  QuantModel m{.qk_bits = 16, .smooth_k = false, .pv = QuantModel::Pv::exact};
+  m.output = IoType::f32;
+  const Output want = attention(in), got = model(in, m);
+  CHECK(compare(want.o, got.o).max_abs < 3e-7);
+  for (std::size_t i = 0; i < want.lse.size(); ++i)
+    REQUIRE(got.lse[i] == Approx(want.lse[i]).epsilon(1e-12));
+  // What is left is the rounding of P: 8 significant bits, or 11.
+  m.v_scaled = false;
+  m.p_max = 1;
+  m.pv = QuantModel::Pv::bf16;
+  const double bf16 = compare(want.o, model(in, m).o).relative_l1;
+  m.pv = QuantModel::Pv::f16;
+  const double f16 = compare(want.o, model(in, m).o).relative_l1;
+  CHECK(bf16 > 4 * f16);
+  CHECK(bf16 < 0x1p-8);
+  CHECK(f16 > 0);
+}
+
 TEST_CASE("smoothing removes an offset of K exactly and corrects the LSE") {
   // Keys in pairs k, -k have mean 0, and 50 is a whole number of steps: the smoothed codes are
   // those of the keys without the offset.
@@ -319,6 +339,7 @@ TEST_CASE("the output is on the grid of its dtype") {
 TEST_CASE("bad models are refused") {
   const Inputs in = random_inputs(8, 8, 8, 1);
   CHECK_THROWS_WITH(model(in, {.qk_bits = 5}), Catch::Contains("qk_bits is 5"));
+  CHECK_THROWS_WITH(model(in, {.qk_bits = 16}), Catch::Contains("smooth_k is for codes"));
   CHECK_THROWS_WITH(model(in, {.q_group = 12}), Catch::Contains("q_group 12"));
   CHECK_THROWS_WITH(model(in, {.tile_keys = 0}), Catch::Contains("tile_keys is 0"));
   CHECK_THROWS_AS(model(in, {.v_max = 0.0}), std::invalid_argument);

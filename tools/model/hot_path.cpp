@@ -54,8 +54,8 @@ using Choices = std::array<Choice, kSeen>;  // by what is seen
 
 class Paths {
  public:
-  Paths(const Code& code, const Flow& flow, const Loop& loop)
-      : code_(code), flow_(flow), loop_(loop), choices_(flow.size()) {
+  Paths(const Code& code, const Flow& flow, const Loop& loop, const QkProducts& qk)
+      : code_(code), flow_(flow), loop_(loop), qk_(qk), choices_(flow.size()) {
     in_loop_.resize(flow.size());
     for (const std::size_t i : loop.body) in_loop_[i] = true;
     for (const std::size_t i : from_last_to_first()) choose(i);
@@ -107,7 +107,9 @@ class Paths {
     const Instruction& instruction = code_.instructions[i];
     const Cost own = cost_of(instruction);
     const MmaWork work = mma_work(instruction);
-    const int sees = work.multiplications == 0 ? 0 : is_integer(work.kind) ? kQk : kPv;
+    const int sees = work.multiplications == 0 ? 0
+                     : !qk_.has(work.kind)     ? kPv
+                                               : (qk_.with_pv ? kBoth : kQk);
     const auto offer = [&](const Cost& rest, std::size_t next, int seen_after) {
       Choice& choice = choices_[i][static_cast<std::size_t>(seen_after | sees)];
       const Cost cost = own + rest;
@@ -129,6 +131,7 @@ class Paths {
   const Code& code_;
   const Flow& flow_;
   const Loop& loop_;
+  const QkProducts qk_;
   std::vector<bool> in_loop_;
   std::vector<Choices> choices_;
 };
@@ -146,12 +149,25 @@ bool contains(const Loop& outer, const Loop& inner) {
 
 }  // namespace
 
+QkProducts qk_products(MmaKindSet all) {
+  constexpr MmaKindSet kIntegers = set_of(MmaKind::s8) | set_of(MmaKind::s4),
+                       kF16 = set_of(MmaKind::f16_f32);
+  if ((all & kIntegers) != 0) return {.kinds = kIntegers};
+  return {.kinds = kF16, .with_pv = (all & ~kF16) == 0};
+}
+
 std::optional<HotPath> hot_path(const Code& code) {
+  MmaKindSet kinds = 0;
+  for (const Instruction& instruction : code.instructions) {
+    const MmaWork work = mma_work(instruction);
+    if (work.multiplications > 0) kinds |= set_of(work.kind);
+  }
+  const QkProducts qk = qk_products(kinds);
   const Flow flow = flow_of(code);
   const std::vector<Loop> loops = find_loops(code);
   std::vector<Candidate> candidates;
   for (const Loop& loop : loops) {
-    const Paths paths(code, flow, loop);
+    const Paths paths(code, flow, loop, qk);
     if (paths.best().exists) candidates.push_back({&loop, paths.best().cost, paths.steps()});
   }
   const auto is_outer = [&](const Candidate& one) {

@@ -37,8 +37,8 @@ HotPath modelled_path(const Code& code, const Gpu& gpu) {
   std::optional<HotPath> path = hot_path(code);
   if (!path) {
     throw NotModelled(
-        "the code has no loop with an integer product and another one on tensor cores, as "
-        "attention has");
+        "the code has no loop with the two products on tensor cores that attention has, Q K of "
+        "integers or of f16, and P V");
   }
   return std::move(*path);
 }
@@ -47,7 +47,6 @@ HotPath modelled_path(const Code& code, const Gpu& gpu) {
 
 LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head) {
   LoopCounts counts;
-  std::int64_t products = 0;
   for (const Step& step : path.steps) {
     const MmaWork work = mma_work(step.instruction);
     const OperationClass c = operation_info(step.instruction, architecture).operation_class;
@@ -55,15 +54,24 @@ LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head) 
     ++counts.of_class[static_cast<std::size_t>(c)];
     counts.stall_sum += step.instruction.control().stall;
     counts.multiplications[static_cast<std::size_t>(work.kind)] += work.multiplications;
-    if (is_integer(work.kind)) products += work.multiplications;
   }
   counts.spills = counts.of(OperationClass::spill);
-  if (head.multiplied <= 0 || products == 0 || products % head.multiplied != 0) {
-    throw NotModelled("the loop does " + std::to_string(products) +
-                      " integer multiplications, which are no scores of head_dim " +
-                      std::to_string(head.multiplied));
+  MmaKindSet kinds = 0;
+  for (std::size_t kind = 0; kind < kMmaKinds; ++kind)
+    if (counts.multiplications[kind] > 0) kinds |= set_of(static_cast<MmaKind>(kind));
+  const QkProducts qk = qk_products(kinds);
+  std::int64_t products = 0;
+  for (std::size_t kind = 0; kind < kMmaKinds; ++kind)
+    if (qk.has(static_cast<MmaKind>(kind))) products += counts.multiplications[kind];
+  // P V has as many as Q K, and the sum of P is eight channels more.
+  constexpr int kSumChannels = 8;
+  const int of_score = qk.with_pv ? head.multiplied + head.all + kSumChannels : head.multiplied;
+  if (head.multiplied <= 0 || products == 0 || products % of_score != 0) {
+    throw NotModelled("the loop does " + std::to_string(products) + " multiplications of Q K" +
+                      (qk.with_pv ? " and P V" : "") + ", which are no scores of head_dim " +
+                      std::to_string(head.all));
   }
-  counts.scores = static_cast<int>(products / head.multiplied);
+  counts.scores = static_cast<int>(products / of_score);
   return counts;
 }
 

@@ -35,7 +35,7 @@ struct HeadChannels {
 
 // Counts of what a warp issues in one iteration, for a tile of its own.
 struct LoopCounts {
-  int scores = 0;  // integer products / multiplied channels
+  int scores = 0;  // products of Q K / multiplied channels
   int instructions = 0;
   int stall_sum = 0;  // of the stall counts, in cycles: a lone warp takes at least that long
   int spills = 0;     // loads and stores of local memory
@@ -49,7 +49,7 @@ struct LoopCounts {
     return instructions_counted * kThreads / scores;
   }
 };
-// Throws NotModelled if the integer products make no whole number of scores.
+// Throws NotModelled if the products of Q K make no whole number of scores.
 LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head);
 
 // Cycles that a resource is busy for one warp's tile; the loop cannot be faster than the largest. Of a sub-core, but

@@ -323,6 +323,8 @@ void draw_legend(Svg& svg, double y) {
 std::string draw_fragments(const Layouts& l, const std::string& title) {
   const std::vector<int> channels = numbers(l.value_channels);
   const std::vector<int>* v_scale = l.v_is_scaled ? &channels : nullptr;
+  const std::vector<int>* q_scale = l.qk_is_scaled ? &l.q_scale : nullptr;
+  const std::vector<int>* k_scale = l.qk_is_scaled ? &l.k_scale : nullptr;
   const bool permuted = l.stored_key != numbers(l.keys);
   const std::string qk = shape(l.q, 16, l.qk), pv = shape(l.p, 16, l.pv);
   std::vector<Matrix> matrices;
@@ -332,7 +334,7 @@ std::string draw_fragments(const Layouts& l, const std::string& title) {
                       .shown = 1,
                       .row_name = "query",
                       .column_name = "channel",
-                      .row_scale = &l.q_scale,
+                      .row_scale = q_scale,
                       .note = {}});
   matrices.push_back({.name = "K",
                       .operand = "B of " + qk,
@@ -340,7 +342,7 @@ std::string draw_fragments(const Layouts& l, const std::string& title) {
                       .shown = 2,
                       .row_name = "key",
                       .column_name = "channel",
-                      .row_scale = &l.k_scale,
+                      .row_scale = k_scale,
                       .note = {}});
   matrices.push_back({.name = "scores",
                       .operand = "C of " + qk,
@@ -348,8 +350,8 @@ std::string draw_fragments(const Layouts& l, const std::string& title) {
                       .shown = 2,
                       .row_name = "query",
                       .column_name = "key",
-                      .row_scale = &l.q_scale,
-                      .column_scale = &l.k_scale,
+                      .row_scale = q_scale,
+                      .column_scale = k_scale,
                       .note = {}});
   matrices.push_back({.name = "P",
                       .operand = "A of " + pv,

@@ -65,6 +65,7 @@ struct Layouts {
   int queries = 0, keys = 0;          // of a warp; of a tile
   int value_channels = 0;             // of V, its padding included
   DType qk = DType::s8, pv = DType::f16;
+  bool qk_is_scaled = true;   // by q_scale and k_scale
   bool v_is_scaled = false;   // by channel
   std::array<Tile, 3> tiles;  // Q, K, V
 };

@@ -83,6 +83,7 @@ class RowBound {
         has_mods_(!mods.empty()),
         changes_(mods.change_scores()),
         of_each_(m.scales == QuantModel::Scales::per_token),
+        unquantized_(m.qk_bits == kUnquantized),
         step_(changes_ ? 0 : m.maximum_step),
         score_rounding_(kScoreRounding + (m.maximum_step > 0 ? kShortScale : 0)),
         cut_(kCutTerms * std::ldexp(1.0, -arithmetic.sum_bits)),
@@ -188,8 +189,14 @@ class RowBound {
       if (units + dot >= kExactUnits) own += unit * 0x1p-21 * (units + 1) * (dot + 1);
     }
     own += score_rounding_ * std::fabs(rounded);
-    start_own_[index(j)] = own;
+    sum_own_[index(j)] = own;
     return own;
+  }
+
+  double integer_product(const std::int16_t* q, const std::int16_t* k) const {
+    std::int32_t dot = 0;
+    for (std::int64_t c = 0; c < in_.k.channels; ++c) dot += q[c] * k[c];
+    return dot;
   }
 
   // Scores and, per key, the uncertainty of its score by itself.
@@ -208,7 +215,7 @@ class RowBound {
     const Starts* const starts =
         queries_.starts.empty() ? nullptr : &queries_.starts[index(token / kMeanRows)];
     const double q_scale_error = starts ? queries_.scale_error[index(token)] : 0;
-    start_own_.assign(starts ? score_.size() : 0, 0.0);
+    sum_own_.assign(starts || unquantized_ ? score_.size() : 0, 0.0);
     for (std::int64_t j = 0; j < visible_; ++j) {
       if (has_mods_) {
         place_.key = j;
@@ -217,13 +224,22 @@ class RowBound {
         if (j < first_ || mods_.hides(place_)) continue;
       }
       const std::int16_t* k = head_.keys.row(j);
-      std::int32_t dot = 0;
-      for (std::int64_t c = 0; c < in_.k.channels; ++c) dot += q[c] * k[c];
+      double dot = 0;
+      if (unquantized_) {
+        const Product product =
+            product_of(in_.q.row(place_.batch, place_.head, token),
+                       in_.k.row(place_.batch, head_.number, j), in_.k.channels, m_.output);
+        dot = product.sum;
+        sum_own_[index(j)] = scale_ * product.cut;
+      } else {
+        dot = integer_product(q, k);
+      }
       const double unit = q_scale * head_.keys.step[index(j)];
       double score = unit * dot;
       double rounding =
           (score_rounding_ + head_.key_scale_error[index(j)] + q_scale_error) * std::fabs(score);
-      if (starts) rounding += start(j, *starts, unit, std::abs(dot), score);
+      if (unquantized_) rounding += sum_own_[index(j)];
+      if (starts) rounding += start(j, *starts, unit, std::fabs(dot), score);
       double own = rounding;
       for (const int c : undecided) own += unit * (std::abs(k[c]) + 1);
       for (const int c : head_.keys.undecided[index(j)])
@@ -236,7 +252,7 @@ class RowBound {
       }
       if (top_ < 0 && score_[index(j)] > -kInfinity) top_ = j;
     }
-    if (!changes_ && !of_each_) fold_bias(q_scale);
+    if (!changes_ && !of_each_ && !unquantized_) fold_bias(q_scale);
   }
 
   // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that
@@ -347,14 +363,15 @@ class RowBound {
       const double low = round_pv(m_.pv, p * std::max(1 - down, 0.0));
       return std::max(high - code, code - low);
     }
-    const bool e4m3 = m_.pv == QuantModel::Pv::e4m3;
     const double high = top * std::exp2(std::min(x + uncertainty, shift_));
     const double off = std::max(high - p, p * (1 - std::exp2(-uncertainty)));
-    const double half_step = e4m3 ? 0x1p-4 : 0x1p-11, half_least = e4m3 ? 0x1p-10 : 0x1p-25;
     // Half a step of P 2^-c, times 2^c: P 2^-c lies in the octave of `high`, or lower.
     const double rounding =
-        high > 0 ? half_step * std::min(high, std::ldexp(std::exp2(shift_), std::ilogb(high))) : 0;
-    return off + rounding + std::min(half_least * std::exp2(shift_), high) + std::fabs(code - p);
+        high > 0
+            ? half_step(m_.pv) * std::min(high, std::ldexp(std::exp2(shift_), std::ilogb(high)))
+            : 0;
+    return off + rounding + std::min(half_least(m_.pv) * std::exp2(shift_), high) +
+           std::fabs(code - p);
   }
 
   void sums() {
@@ -397,7 +414,7 @@ class RowBound {
     tile_error_.push_back(weight > 0 ? weight_error / weight : 0);
     std::vector<double>& largest = largest_;
     largest.assign(index((keys + kFusedKeys - 1) / kFusedKeys), 0.0);
-    const double least = m_.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
+    const double least = smallest_normal(m_.pv);
     double sum = two_level_ ? 0 : s_;
     for (std::int64_t i = 0; i < keys; ++i) {
       const std::int64_t j = begin + i;
@@ -516,7 +533,7 @@ class RowBound {
     if (sink_ == -kInfinity) return 0;
     return s_error < s_ ? std::min((1 + share()) * s_error / (s_ - s_error), 1.0) : 1;
   }
-  // O of channel c, and 12. of the header.
+  // O of channel c, and 13. of the header.
   double finished(std::int64_t c) const {
     const double left = head_.value_scale[index(c)] * n_[index(c)] / s_;
     return head_.value_mean.empty() ? left : left + head_.value_mean[index(c)] * share();
@@ -550,7 +567,7 @@ class RowBound {
     double error =
         (score_rounding_ + head_.key_scale_error[index(j)]) * std::fabs(score_[index(j)]) +
         folded_ + kExponentials;
-    if (!start_own_.empty()) error += start_own_[index(j)];
+    if (!sum_own_.empty()) error += sum_own_[index(j)];
     return error;
   }
 
@@ -631,7 +648,7 @@ class RowBound {
       const double beside =
           octaves < 1 ? octaves * octaves : std::exp2(octaves) - 1 - octaves * std::numbers::ln2;
       double straight = code * (common_error(j) * std::numbers::ln2 + beside);
-      if (m_.pv == QuantModel::Pv::f16) straight += std::min(error, 0x1p-10 * code);
+      if (m_.pv != QuantModel::Pv::e4m3) straight += std::min(error, 2 * half_step(m_.pv) * code);
       linear += straight * std::sqrt(length);
       if (m_.pv == QuantModel::Pv::e4m3) edges[key_edge_[index(j)]].add(error, off, length);
       maxima.back().add(code * tile_error_[index(t)], off, length);
@@ -720,8 +737,9 @@ class RowBound {
   const QueryCodes& queries_;
   Place place_;
   const bool has_mods_, changes_;
-  const bool of_each_;  // score has a scale of its own: it is scaled before the softmax
-  const double step_;   // of maxima
+  const bool of_each_;      // score has a scale of its own: it is scaled before the softmax
+  const bool unquantized_;  // Q and K
+  const double step_;       // of maxima
   const double score_rounding_;
   const double cut_;
   const bool two_level_;
@@ -734,7 +752,7 @@ class RowBound {
   double sink_ = -kInfinity, sink_own_ = 0;       // among the scores, and its uncertainty
   double mean_score_ = 0, mean_score_error_ = 0;  // q . mean of K
   std::vector<double> common_, slope_;            // [key], of changed scores
-  std::vector<double> start_own_;                 // [key], with starts
+  std::vector<double> sum_own_;  // [key], of f32 sums and what sums start from; empty: 0
   std::vector<double> score_, own_, tile_maximum_, tile_own_;
   double folded_ = 0, of_tops_ = 0, shift_ = 0;
   double top_error_ = 0;                        // of the largest score, whichever key it belongs to
@@ -754,10 +772,8 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
                     const RowNumbers& rows, int threads, const Progress& progress) {
   check_rows(in, rows);
   const ModList mods(in);
-  if (m.tile_keys % kFusedKeys != 0 ||
-      (m.pv != QuantModel::Pv::e4m3 && m.pv != QuantModel::Pv::f16)) {
-    throw std::invalid_argument("bounds are for tiles of whole 16 keys, and P in e4m3 or f16");
-  }
+  if (m.tile_keys % kFusedKeys != 0 || m.pv == QuantModel::Pv::exact)
+    throw std::invalid_argument("bounds are for tiles of whole 16 keys, and P in a format");
   Allowance out;
   out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
   out.lse.resize(rows.size());

@@ -6,12 +6,23 @@
 
 #include "tools/reference/heads.h"
 #include "tools/reference/quantize.h"
+#include "tools/reference/rounding.h"
 
 namespace sagegen::reference::bounds {
 
 namespace {
 
 constexpr double kCodeRounding = 0x1p-21;  // as in the header of allowance.h
+// Of a fused sum of products of 16 bits along the channels.
+constexpr std::int64_t kFused = 16;
+constexpr double kCut = 18 * 0x1p-23;
+
+Codes no_codes(std::int64_t rows, std::int64_t channels) {
+  return {.channels = channels,
+          .codes = {},
+          .step = std::vector<double>(index(rows), 1.0),
+          .undecided = std::vector<std::vector<int>>(index(rows))};
+}
 
 // width(row, channel): how far from the middle between two codes the kernel may decide otherwise.
 template <typename Width>
@@ -35,6 +46,12 @@ void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b
   std::vector<double> keys = head_rows(in.k, b, h);
   head.mean.assign(index(channels), 0.0);
   head.mean_error = head.mean;
+  if (m.qk_bits == kUnquantized) {
+    head.keys = no_codes(n, channels);
+    head.key_slack.assign(index(n), 0.0);
+    head.key_scale_error = head.key_slack;
+    return;
+  }
   if (m.smooth_k) {
     head.mean = channel_mean(in.k, b, h);
     head.mean_error = mean_error(in.k, b, h);
@@ -78,8 +95,7 @@ void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t
   }
   head.values = Panels(n, channels);
   head.largest_value = Panels((n + kFusedKeys - 1) / kFusedKeys, channels);
-  // The tensor core gives a subnormal code the exponent of the smallest normal one.
-  const double least = m.pv == QuantModel::Pv::e4m3 ? 0x1p-6 : 0x1p-14;
+  const double least = smallest_normal(m.pv);
   for (std::int64_t j = 0; j < n; ++j) {
     for (std::int64_t c = 0; c < channels; ++c) {
       const double code = v.codes[index(j * channels + c)];
@@ -113,8 +129,44 @@ std::vector<double> mean_error(const Tensor& tensor, std::int64_t b, std::int64_
   return error;
 }
 
+double half_step(QuantModel::Pv format) {
+  return format == QuantModel::Pv::e4m3 ? 0x1p-4 : format == QuantModel::Pv::f16 ? 0x1p-11 : 0x1p-8;
+}
+
+// Of bf16, that of f32, below which f32 is 0.
+double half_least(QuantModel::Pv format) {
+  return format == QuantModel::Pv::e4m3  ? 0x1p-10
+         : format == QuantModel::Pv::f16 ? 0x1p-25
+                                         : 0x1p-126;
+}
+
+double smallest_normal(QuantModel::Pv format) {
+  return format == QuantModel::Pv::e4m3  ? 0x1p-6
+         : format == QuantModel::Pv::f16 ? 0x1p-14
+                                         : 0x1p-126;
+}
+
+// 12. of the header.
+Product product_of(const float* q, const float* k, std::int64_t channels, IoType io) {
+  const double least = power_of_two(format_of(io).min_exponent);
+  Product product;
+  for (std::int64_t first = 0; first < channels; first += kFused) {
+    double largest = std::fabs(product.sum);
+    const std::int64_t last = std::min(first + kFused, channels);
+    for (std::int64_t c = first; c < last; ++c) {
+      const double a = q[c], b = k[c];
+      product.sum += a * b;
+      largest = std::max(largest, std::max(std::fabs(a), least) * std::max(std::fabs(b), least));
+      if ((c + 1) % (kFused / 2) == 0) largest = std::max(largest, std::fabs(product.sum));
+    }
+    product.cut += kCut * std::max(largest, std::fabs(product.sum));
+  }
+  return product;
+}
+
 Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head) {
   Head head;
+  head.number = kv_head;
   take_keys(head, in, m, batch, kv_head);
   take_values(head, in, m, batch, kv_head);
   return head;
@@ -127,8 +179,6 @@ constexpr double kMeanAdditions = 26 * 0x1p-24;
 
 // What fused sums of 16 products cut from mean . key: at the end of each, or after half of it, and of its largest term.
 double cut_of_sums(const double* mean, const double* key, std::int64_t channels) {
-  constexpr std::int64_t kFused = 16;
-  constexpr double kCut = 18 * 0x1p-23;
   constexpr int kProducts = 3;  // high * high, high * low, low * high: the same sum goes on
   double sum = 0, cut = 0;
   for (std::int64_t first = 0; first < channels; first += kFused) {
@@ -172,6 +222,7 @@ QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, st
                        const std::vector<std::int64_t>& chosen, const Head& of_keys) {
   const RowGrouping grouping{.group = m.q_group, .scales = m.scales, .divisor = 1};
   const std::int64_t channels = in.q.channels;
+  if (m.qk_bits == kUnquantized) return {no_codes(in.q.tokens, channels), {}, {}};
   std::vector<double> rows = head_rows(in.q, b, h);
   if (!m.smooth_q) {
     return {take_codes(quantize_rows(rows, channels, m.qk_bits, grouping),

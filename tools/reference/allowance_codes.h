@@ -14,14 +14,23 @@ inline constexpr std::int64_t kFusedKeys = 16;  // of a fused sum
 
 inline std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-// Codes of one head of Q or K, [row, channel], and where they are undecided.
+// Of the formats of P and V, half a step: relative, and the smallest.
+double half_step(QuantModel::Pv format);
+double half_least(QuantModel::Pv format);
+// A tensor core gives a smaller number, and 0, the exponent of this one.
+double smallest_normal(QuantModel::Pv format);
+
+// Codes of one head of Q or K, [row, channel], and where they are undecided. Without codes: steps of 1, and
+// nothing is undecided.
 struct Codes {
   std::int64_t channels = 0;
   std::vector<std::int16_t> codes;
   std::vector<double> step;                 // [row]
   std::vector<std::vector<int>> undecided;  // [row], channels
 
-  const std::int16_t* row(std::int64_t r) const { return codes.data() + r * channels; }
+  const std::int16_t* row(std::int64_t r) const {
+    return codes.empty() ? nullptr : codes.data() + r * channels;
+  }
 };
 
 struct UndecidedValue {
@@ -31,6 +40,7 @@ struct UndecidedValue {
 
 // One key/value head as the bound needs it.
 struct Head {
+  std::int64_t number = 0;
   Codes keys;
   std::vector<double> key_slack;         // [key]: what an undecided code of the key is worth, in K
   std::vector<double> key_scale_error;   // [key]: relative, of the scale
@@ -56,6 +66,11 @@ struct QueryCodes : Codes {
 
 // d of allowance.h: what f32 makes of the mean over the keys, [channel].
 std::vector<double> mean_error(const Tensor& tensor, std::int64_t batch, std::int64_t head);
+// A sum of products of unquantized Q and K on a tensor core, and what it may lose.
+struct Product {
+  double sum = 0, cut = 0;
+};
+Product product_of(const float* q, const float* k, std::int64_t channels, IoType io);
 
 Head head_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t kv_head);
 QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t batch, std::int64_t head,

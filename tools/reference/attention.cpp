@@ -155,8 +155,9 @@ Rounding rounding_of(QuantModel::Pv format) {
 }
 
 void check(const QuantModel& m) {
-  require(m.qk_bits == 8 || m.qk_bits == 4,
-          fmt::format("qk_bits is {}; it can be 8 or 4", m.qk_bits));
+  require(m.qk_bits == 8 || m.qk_bits == 4 || m.qk_bits == kUnquantized,
+          fmt::format("qk_bits is {}; it can be 8, 4 or 16", m.qk_bits));
+  require(m.qk_bits != kUnquantized || !m.smooth_k, "smooth_k is for codes, of 8 or 4 bits");
   require(m.q_group >= 8 && m.q_group % 8 == 0 && m.k_group >= 8 && m.k_group % 8 == 0,
           fmt::format("q_group {} and k_group {} must be multiples of 8", m.q_group, m.k_group));
   require(m.tile_keys >= 8 && m.tile_keys % 8 == 0,

@@ -39,6 +39,11 @@ RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, i
   RowCodes out;
   out.channels = channels;
   out.rows = static_cast<std::int64_t>(data.size()) / channels;
+  if (bits == kUnquantized) {
+    out.codes = out.scaled = data;
+    out.row_scale.assign(static_cast<std::size_t>(out.rows), 1.0);
+    return out;
+  }
   out.codes.resize(data.size());
   out.scaled.resize(data.size());
   out.row_scale.resize(static_cast<std::size_t>(out.rows));

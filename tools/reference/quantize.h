@@ -13,6 +13,9 @@ namespace sagegen::reference {
 // the formats (README, "How accurate"), since the inverse of its scale would overflow f32.
 inline constexpr double kSmallestAmax = 0x1p-100;
 
+// QuantModel::qk_bits of Q and K that have no codes.
+inline constexpr int kUnquantized = 16;
+
 // Rows of one head quantized to symmetric integers: value = code * scale[group_of(row)].
 struct RowCodes {
   std::int64_t rows = 0, channels = 0;
@@ -29,7 +32,8 @@ struct RowGrouping {
   std::int64_t divisor = 1;  // 1 for Q (8 scales), 2 for K (4 scales)
 };
 
-// data: [row, channel]. bits: 8 or 4, scale = amax / 127 or amax / 7, nearest even. least_amax: [row], the same for
+// data: [row, channel]. bits: 8 or 4, scale = amax / 127 or amax / 7, nearest even; kUnquantized: codes are the data,
+// scales 1. least_amax: [row], the same for
 // all rows that share a scale; empty: 0.
 RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, int bits,
                        const RowGrouping& grouping, const std::vector<double>& least_amax = {});

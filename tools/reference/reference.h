@@ -61,7 +61,8 @@ Output attention(const Inputs& inputs, const RowNumbers& rows, int threads = 0,
 // The quantization alone: codes rounded as the formats round, everything else in double, the output
 // rounded to `output`. What is left between this and exact attention is the price of the formats.
 struct QuantModel {
-  int qk_bits = 8;  // 8 or 4: symmetric codes, amax / 127 or amax / 7
+  int qk_bits =
+      8;  // 8 or 4: symmetric codes, amax / 127 or amax / 7; 16: none, Q and K are what they are
   // Which rows share a scale: those of a lane of the attention kernel in a group of rows, all of a group, none, or all
   // of a head.
   enum class Scales { per_thread, per_block, per_token, per_tensor } scales = Scales::per_thread;

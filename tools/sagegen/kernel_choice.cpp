@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "sagegen/error.h"
+#include "templates/attention/spec.h"
 #include "tools/sagegen/default_set.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
@@ -30,7 +31,38 @@ std::vector<Kernel> kernels_for_targets(std::vector<Kernel> set, const std::vect
                                choice.set_file, fmt::join(there, ", ")));
 }
 
+std::vector<Kernel> kernels_of_mode(const std::string& name, const std::vector<Target>& targets) {
+  std::vector<Kernel> kernels;
+  Sentences refusals;
+  const auto note = [&](const Kernel&, const Sentences& sentences) {
+    refusals.insert(refusals.end(), sentences.begin(), sentences.end());
+  };
+  for (const attention::Mode& mode : attention::modes()) {
+    if (mode.name != name) continue;
+    for (const DType io : {DType::f16, DType::bf16}) {
+      const attention::Spec spec = attention::with_mode({.io = io}, mode);
+      const auto word = [](DType type) { return std::vector{std::string(to_string(type))}; };
+      const std::vector<Kernel> of_io = enumerate({.targets = targets,
+                                                   .fields = {{"head_dim", {"64", "128"}},
+                                                              {"io", word(io)},
+                                                              {"qk", word(spec.qk)},
+                                                              {"pv", word(spec.pv)},
+                                                              {"causal", {"false", "true"}}}},
+                                                  builtin_families(), note);
+      kernels.insert(kernels.end(), of_io.begin(), of_io.end());
+    }
+  }
+  if (kernels.empty()) throw UsageError(fmt::format("--mode {}: {}", name, refusals.at(0)));
+  return kernels;
+}
+
 }  // namespace
+
+std::vector<std::string> mode_names() {
+  std::vector<std::string> names;
+  for (const attention::Mode& mode : attention::modes()) names.emplace_back(mode.name);
+  return names;
+}
 
 void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
   const CLI::Option* keys = command.add_option(
@@ -40,6 +72,13 @@ void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
   CLI::Option* set = command.add_option("--set", choice.set_file,
                                         "set description in TOML (default: the default set)");
   refuse_beside(set, keys, "a kernel named by its key comes from no set");
+  CLI::Option* mode =
+      command
+          .add_option("--mode", choice.mode,
+                      "the usual attention kernels of a mode, with those that prepare their inputs")
+          ->check(CLI::IsMember(mode_names()));
+  refuse_beside(mode, keys, "the key says it");
+  refuse_beside(mode, set, "the set says it");
 }
 
 Kernel kernel_of_key(const std::string& text) {
@@ -61,7 +100,12 @@ std::vector<Kernel> chosen_kernels(const KernelChoice& choice) {
     targets.push_back(parse_target(choice.target));
   }
   std::vector<Kernel> wanted;
-  if (choice.keys.empty()) {
+  if (!choice.mode.empty()) {
+    if (targets.empty()) {
+      for (const TargetInfo& info : supported_targets()) targets.push_back(info.target);
+    }
+    wanted = kernels_of_mode(choice.mode, targets);
+  } else if (choice.keys.empty()) {
     wanted = choice.set_file.empty() ? default_set()
                                      : read_set(read_file(choice.set_file), choice.set_file);
     if (!targets.empty()) wanted = kernels_for_targets(std::move(wanted), targets, choice);

@@ -58,14 +58,33 @@ AttentionJob job_of(const RunCommand& command, const RunInputs& inputs, const Ke
   return job;
 }
 
+bool has_ptx(const runtime::ArtifactSource& source, const Kernel& kernel) {
+  try {
+    source(kernel);
+    return true;
+  } catch (const SpecError&) {
+    return false;
+  }
+}
+
+// Of the smallest head_dim that holds the channels. Where PTX is not made but looked up, of the smallest one that is there:
+// the inputs are padded.
 Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
-  attention::Spec asked{.head_dim = head_dim_for(inputs.values.q.channels),
-                        .io = inputs.io,
-                        .causal = inputs.values.causal};
-  ask_for_mods(command.mods, asked);
-  const Kernel kernel = kernel_by_words(command.kernel, asked, on.target);
+  const auto kernel_of = [&](int head_dim) {
+    attention::Spec asked{.head_dim = head_dim, .io = inputs.io, .causal = inputs.values.causal};
+    ask_for_mods(command.mods, asked);
+    return kernel_by_words(command.kernel, asked, on.target);
+  };
+  const Kernel kernel = kernel_of(head_dim_for(inputs.values.q.channels));
   validate_attention(kernel);
-  return kernel;
+  if (ptx_origin(command) == "generator") return kernel;
+  const runtime::ArtifactSource source = ptx_source(command, on);
+  for (const int head_dim : head_dims().allowed) {
+    if (head_dim < inputs.values.q.channels) continue;
+    const Kernel padded = kernel_of(head_dim);
+    if (padded.violations().empty() && has_ptx(source, padded)) return padded;
+  }
+  return kernel;  // what is missing is told when it is asked for
 }
 
 // ---- report ---------------------------------------------------------------------------------------

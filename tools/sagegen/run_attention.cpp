@@ -188,7 +188,7 @@ reference::QuantModel::Scales scales_of(Granularity granularity) {
 
 reference::QuantModel quant_model(const AttentionJob& job) {
   const attention::Spec& q = job.spec;
-  const bool fp8 = q.pv == DType::e4m3;
+  using Pv = reference::QuantModel::Pv;
   reference::QuantModel model;
   model.qk_bits = bits(q.qk);
   model.maximum_step = attention::maximum_step(q);
@@ -197,7 +197,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.k_group = q.k_group;
   model.smooth_k = smooths_k(q.smoothing);
   model.smooth_q = q.smoothing == Smoothing::qk;
-  model.pv = fp8 ? reference::QuantModel::Pv::e4m3 : reference::QuantModel::Pv::f16;
+  model.pv = q.pv == DType::e4m3 ? Pv::e4m3 : q.pv == DType::bf16 ? Pv::bf16 : Pv::f16;
   model.v_scaled = v_is_quantized(q);
   model.smooth_v = q.v_smoothing == ValueSmoothing::mean;
   model.v_max = largest_v_code(q.pv, attention::code_octaves(q).v);

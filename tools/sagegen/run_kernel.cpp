@@ -13,8 +13,8 @@ namespace sagegen::cli {
 namespace {
 
 std::vector<std::string> mode_words() {
-  std::vector<std::string> words{"int8", "int4"};
-  for (const attention::Mode& mode : attention::modes()) words.emplace_back(mode.name);
+  std::vector<std::string> words = mode_names();
+  words.insert(words.begin(), {"int8", "int4"});
   return words;
 }
 
@@ -50,8 +50,8 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
     refuse_beside(option, set, "the set says it; change the set, or leave one of the two out");
   };
   decided_by_both(app.add_option("--mode", options.mode,
-                                 "int8-fp8, int8-fp16, int4-fp8 or int4-fp16; int8 and int4: with "
-                                 "what the target does best")
+                                 "of Q K^T and P V; int8 and int4: with what the target does best; "
+                                 "16bit and bf16-fp8: Q and K as they are, f16 or bf16")
                       ->check(CLI::IsMember(mode_words()))
                       ->capture_default_str());
   decided_by_both(
@@ -120,8 +120,7 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
   if (options.mode == "int4") spec.qk = DType::s4;
   for (const attention::Mode& mode : attention::modes()) {
     if (mode.name != options.mode) continue;
-    spec.qk = mode.qk;
-    spec.pv = mode.pv;
+    spec = attention::with_mode(spec, mode);
     given.push_back("pv");
   }
   if (!options.accumulation.empty()) {

@@ -81,7 +81,8 @@ typedef struct sagegen_attention sagegen_attention;
 typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
 /* Which means are subtracted before quantization (SageAttention2): of K that over its tokens, which costs next to
  * nothing and matters where channels of K have a bias; of Q those of each 128 tokens, too, which INT4 needs
- * (predicted to cost up to 6 %; no GPU has been asked). Usual is K, and with INT4 both. The embedded kernels have what is usual, and none for
+ * (predicted to cost up to 6 %; no GPU has been asked). Usual is K, with INT4 both, and with bf16-fp8 and 16bit, which
+ * take no other, none. The embedded kernels have what is usual, and none for
  * f16 and head_dim 128 on sm_80 and sm_89; for the rest give ptx_directory. */
 typedef enum sagegen_smoothing {
   SAGEGEN_SMOOTH_USUAL = 0,
@@ -97,7 +98,8 @@ typedef struct sagegen_attention_options {
   int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
   int32_t mask;     /* sagegen_mask */
   int32_t smoothing; /* sagegen_smoothing */
-  /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V) with the
+  /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V), or with Q and K
+   * as they are, of whichever dtype, "bf16-fp8" or "16bit" (both products), which are not embedded, with the
    * schedule that is the default for them, or null for what suits the device and its driver best. Or all of it,
    * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest
    * is what is usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none
@@ -137,16 +139,17 @@ typedef struct sagegen_mod_argument {
   double number;
 } sagegen_mod_argument;
 
-/* Q, K and V hold finite numbers, and scaled scores are within f32: nothing checks that on the
- * device, and a NaN or infinity in them leaves O undefined. */
+/* Q, K and V hold finite numbers, and scaled scores are within f32, with modes bf16-fp8 and 16bit products of Q and
+ * K and their sums, too: nothing checks that on the device, and a NaN or infinity in them leaves O undefined. */
 typedef struct sagegen_arguments {
   sagegen_tensor q, k, v, o;
   /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. Of the weights in use, P as rounded.
    * Beside what the codes of Q and K change in the scores, that costs at most 1/16, plus 2.2e-6 for each
    * key whose weight is less than 3.5e-5 of the largest, with FP8 P; with FP16 P 2^-11 and 1.2e-7 per
-   * key. Usually it is far less. */
+   * key, with BF16 P 2^-8 and 8.2e-8 per key. Usually it is far less. */
   uint64_t lse;
-  float softmax_scale;              /* 0: 1 / sqrt(head_dim); otherwise > 0, at most 1e25 */
+  /* 0: 1 / sqrt(head_dim); otherwise > 0, at most 1e25, and with bf16-fp8 and 16bit not subnormal */
+  float softmax_scale;
   int32_t causal_alignment;         /* sagegen_causal_alignment; also of windows */
   const sagegen_mod_argument* mods; /* mod_count of them */
   size_t mod_count;
@@ -179,7 +182,7 @@ sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attent
                                                  const sagegen_shape* shape, size_t* bytes);
 
 /* Only enqueue launches on `stream`: nothing is allocated or synchronized, and a CUDA graph may
- * capture them. The workspace is aligned to 256 bytes; what a call writes (o, lse, workspace)
+ * capture them. The workspace is aligned to 256 bytes, or null if 0 bytes are needed; what a call writes (o, lse, workspace)
  * overlaps nothing. run = quantize, then attend; attend reads what quantize of the same shape and
  * arguments left in the workspace. */
 sagegen_status sagegen_attention_run(const sagegen_attention* attention, const sagegen_shape* shape,

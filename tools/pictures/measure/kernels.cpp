@@ -112,7 +112,7 @@ Probe product_probe(const Kernel& kernel) {
     const SharedPtr keys = block.shared + std::int64_t{plan.q_tile.bytes()};
     const SharedPtr values = keys + std::int64_t{plan.k_tile.bytes()};
     block.inputs.load_queries(thread, {plan.q_tile, block.shared});
-    block.inputs.load_keys(thread, tile, {plan.k_tile, keys});
+    block.inputs.load_keys(thread, tile, {plan.k_tile, keys}, true);
     block.inputs.load_values(thread, tile, {plan.v_tile, values}, true);
     wait_for_copies(k);
 

@@ -49,15 +49,16 @@ struct Sizes {
         k_group(plan.k_group),
         q_scales(q_scales_per_group(plan.granularity, plan.q_group)),
         k_scales(k_scales_per_group(plan.granularity, plan.k_group)),
-        code_row_bytes(plan.code_row_bytes()),
+        code_row_bytes(plan.qk_row_bytes()),
         qk(plan.qk),
         pv(plan.pv),
+        qk_quantized(plan.qk_quantized),
         v_quantized(plan.v_quantized),
         layouts{plan.q_tile, plan.k_tile, plan.v_tile} {}
   int threads, head_dim, value_channels, cta_q, cta_k, warp_rows, q_group, k_group, q_scales,
       k_scales, code_row_bytes;
   DType qk, pv;
-  bool v_quantized;
+  bool qk_quantized, v_quantized;
   std::array<dsl::TileLayout, 3> layouts;  // by TileName
 };
 

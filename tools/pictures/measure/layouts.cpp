@@ -51,6 +51,7 @@ Layouts measure_layouts(const Kernel& asked) {
   result.value_channels = s.value_channels;
   result.qk = s.qk;
   result.pv = s.pv;
+  result.qk_is_scaled = s.qk_quantized;
   result.v_is_scaled = s.v_quantized;
   result.stored_key = stored_keys(device, kernel, s);
 

@@ -35,6 +35,11 @@ Bytes codes_of(DType type, int rows, int row_bytes,
   Bytes bytes(static_cast<std::size_t>(rows * row_bytes), 0);
   for (int row = 0; row < rows; ++row) {
     for (int term = 0; term < kTerms; ++term) {
+      if (bits(type) == 16) {  // of floating point
+        const std::uint32_t one = code_of(type, code(row, term));
+        std::memcpy(bytes.data() + row * row_bytes + 2 * term, &one, 2);
+        continue;
+      }
       const int bit = term * bits(type);
       bytes[static_cast<std::size_t>(row * row_bytes + bit / 8)] |=
           static_cast<std::uint8_t>(code(row, term) << (bit % 8));
@@ -99,6 +104,13 @@ Words run_product(const runtime::Device& device, const ParamLayout& layout, cons
       .kv_len = s.cta_k,
       .kv_len_padded = k_rows,
       .heads_per_kv_head = 1});
+  if (!s.qk_quantized) {
+    const auto rows = [&](const runtime::Buffer& data) {
+      return TensorParam{
+          .data = data.data(), .stride_batch = 0, .stride_head = 0, .stride_token = s.head_dim};
+    };
+    params.set(attention::UnquantizedParams{.q = rows(q_codes), .k = rows(k_codes), .unit = 1.0f});
+  }
   params.set(ProbeParams{.source = 0, .thread_stride = 0, .memory = 0, .results = results.data()});
   launch(device, probe, params);
   return download<std::uint32_t>(results);
@@ -204,7 +216,7 @@ Sizes measure_products(const runtime::Device& device, const Kernel& kernel, Layo
       f.elements[i].*coordinate += digits[i] / divisor * weight;
     }
   };
-  std::array<int, kLanes> q_scale{}, k_scale{};
+  std::array<int, kLanes> q_scale{}, k_scale{};  // all 0 of Q and K without scales
   for (const int weight : {1, kDigits}) {
     const ProductRun by_query = products.run({Coordinate::query, weight});
     add(to.scores, &Element::row, by_query.scores, weight);

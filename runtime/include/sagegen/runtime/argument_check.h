@@ -23,7 +23,7 @@ class ArgumentCheck {
   // Contiguous bytes.
   void array(const char* name, DevicePtr data, std::uint64_t bytes, std::uint64_t alignment,
              Access access);
-  // The plan's scratch memory, of which `needed` bytes are used.
+  // The plan's scratch memory, of which `needed` bytes are used: if none, it may lie anywhere.
   void workspace(DevicePtr data, std::size_t bytes, std::size_t needed);
   // What is written overlaps nothing else. Overlap is judged by the ranges of addresses that tensors span.
   void overlaps() const;

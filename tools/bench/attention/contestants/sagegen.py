@@ -44,11 +44,21 @@ def best_families(keys):
 
 
 def short_name(family):
-    """"int8-fp8 sm_89" for the quantization of SageAttention2, the family itself for others."""
+    """"int8-fp8 sm_89" for the quantization of SageAttention2, "16bit sm_89" for none, the family itself for others."""
+    match = re.fullmatch(r"qk_bf16t_g32x64_sm0_pv_(e4m3_f32x2|bf16_f32)_sm(\w+)", family)
+    if match:
+        return f"{'bf16-fp8' if match[1].startswith('e4m3') else '16bit'} sm_{match[2]}"
     match = re.fullmatch(r"qk_s(8(?=t_g32x64_smk_)|4(?=t_g32x64_smqk_))\w+_pv_(e4m3_f32x2|f16_f32)_sm(\w+)", family)
     if not match:
         return family
     return f"int{match[1]}-{'fp8' if match[2].startswith('e4m3') else 'fp16'} sm_{match[3]}"
+
+
+def precision(family):
+    """"INT8 + FP8": of Q K and of P V."""
+    qk = next((name for word, name in (("qk_s4", "INT4"), ("qk_bf16", "BF16")) if word in family), "INT8")
+    pv = next((name for word, name in (("pv_e4m3", "FP8"), ("pv_bf16", "BF16")) if word in family), "FP16")
+    return f"{qk} + {pv}"
 
 
 class SagegenCall(Call):
@@ -64,7 +74,7 @@ class SagegenCall(Call):
             view(inputs.q, shape.q_heads, shape.q_len), view(inputs.k, shape.kv_heads, shape.kv_len),
             view(inputs.v, shape.kv_heads, shape.kv_len), view(self.result, shape.q_heads, shape.q_len))
         self.workspace_bytes = plan.workspace_bytes(self.shape)
-        self.owner, self.workspace = platform.scratch(self.workspace_bytes)
+        self.owner, self.workspace = platform.scratch(self.workspace_bytes) if self.workspace_bytes else (None, 0)
 
     def _enqueue(self, part):
         self.plan.enqueue(part, self.shape, self.arguments, self.workspace, self.workspace_bytes,
@@ -90,7 +100,7 @@ class Sagegen(Contestant):
         super().__init__(platform, options)
         self.name = f"sagegen {short_name(family)}".strip()
         self.notes = "" if self.name.endswith(family) else f"kernels {family}"
-        self.precision = ("INT4 + " if "qk_s4" in family else "INT8 + ") + ("FP8" if "pv_e4m3" in family else "FP16")
+        self.precision = precision(family)
         self.kernels, self.library, self.ptx_directory = kernels or {}, library, ptx_directory
         self.plans = {}
 
