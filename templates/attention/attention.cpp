@@ -42,7 +42,8 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
 
   inputs.load_queries(at.thread, {plan.q_tile, block.shared});
   k.cp_async_commit();
-  scores.load_scales(tiles.first, at.thread);
+  scores.load_q_scale(at.thread);
+  scores.load_k_scale(tiles.first, at.thread);
   scores.next_tile();
 
   enum Source { kKeys, kValues };
@@ -73,17 +74,23 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
 
   const auto step = [&](Ring::Tile& tile) {
     const bool inner = tile.part() == RingPart::inner;
-    const I32 next = tile.index() + 1;
+    const auto load_next_k_scale = [&] {
+      const I32 next = tile.index() + 1;
+      scores.load_k_scale(inner ? next : k.min(next, tiles.end - 1), k.reread_thread_idx());
+    };
+    scores.load_q_scale(k.reread_thread_idx());
     if (skipped) {  // the tile before this one may not have been here
-      scores.load_scales(tile.index(), k.reread_thread_idx());
+      scores.load_k_scale(tile.index(), k.reread_thread_idx());
       scores.next_tile();
-    } else {
-      scores.load_scales(inner ? next : k.min(next, tiles.end - 1), k.reread_thread_idx());
+    } else if (!plan.k_scale_late) {
+      load_next_k_scale();
     }
     scores.multiply(tile.wait(kKeys));  // S = Q K^T
     modify(block, tile, scores);        // what mods hide and change
     tile.release(kKeys);
-    softmax.update(scores);  // m = max(m, S), P = exp(S - m)
+    // m = max(m, S), P = exp(S - m)
+    softmax.update(scores, [&](int row, F32 factor) { output.rescale(row, factor); });
+    if (!skipped && plan.k_scale_late) load_next_k_scale();
     const SharedPtr v = tile.wait(kValues);
     softmax.sum(scores);     // l = l * rescale + sum of P
     output.add(softmax, v);  // O = O * rescale + P V

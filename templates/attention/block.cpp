@@ -31,6 +31,29 @@ Mma mma_of(DType type) {
   }
 }
 
+// Whether a warp keeps its queries in registers. Those of 16 bits take twice as many as codes: not beside what mods
+// compute for each score.
+bool holds_queries(const Spec& spec, const Mods& mods) {
+  return spec.head_dim <= 64 &&
+         (qk_is_quantized(spec) || !(mods.change_scores() || mods.hide_elements()));
+}
+
+// Whether the sums of P are computed before P V, by a branch. No product of P V starts before it then, so that stalls
+// are 6 to 20 % longer, and fewer registers are in use. At head_dim 128 it keeps INT8 kernels from spilling, on Hopper,
+// too: of FP8 summed in f16, on sm_120; of f32 sums those with a window and, in bf16, those of one stage.
+// Without it those of other sums are expected to be 1 to 3 % slower on sm_86 and sm_89, and 5 % faster on sm_120.
+bool needs_row_sums_early(const View& view, const Mods& mods) {
+  const Spec& spec = view.spec;
+  if (!qk_is_quantized(spec)) return !holds_queries(spec, mods);
+  if (spec.head_dim <= 64 || spec.qk != DType::s8) return false;
+  if (spec.accumulation == Accumulation::f32)
+    return mods.bound_from_below() || view.schedule.stages == 1;
+  if (spec.pv == DType::f16) return true;
+  constexpr int kBlackwell = 120;
+  const bool half_sums = spec.accumulation == Accumulation::f32_f16;
+  return half_sums == (view.target.target.sm >= kBlackwell);
+}
+
 }  // namespace
 
 AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
@@ -57,18 +80,19 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       // of FP16 P V spill at head_dim 128, those of FP8 at 256, and those of INT4 are expected to be 3 to 13 % slower.
       finish_sums(two_level &&
                   !(half_sums && qk == DType::s8 && head_dim <= (pv == DType::e4m3 ? 192 : 64))),
+      finish_row_sums(needs_row_sums_early(view, mods)),
       mean_scores(view.spec.smoothing == Smoothing::qk),
       scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
       last_queries_first(mods.later_queries_see_more()),
-      // Queries of 16 bits take twice as many as codes: not beside what mods compute for each score.
-      queries_in_registers(head_dim <= 64 &&
-                           (qk_quantized || !(mods.change_scores() || mods.hide_elements()))),
+      queries_in_registers(holds_queries(view.spec, mods)),
+      k_scale_late(!queries_in_registers && !two_level && qk == DType::s8 && !finish_row_sums),
       // At head_dim 128 it saves 2 to 4 % of the instructions with FP8 P V and spills with FP16, and the second
       // loop takes a kernel's emission beyond 20 ms.
       inner_loop(head_dim <= 64 && mods.first_tiles_may_be_whole()),
       p_offset(sagegen::attention::p_offset(view.spec)),
       maximum_step(scaled_scores ? 0 : sagegen::attention::maximum_step(view.spec)),
+      maximum_slack(sagegen::attention::maximum_slack(view.spec)),
       v_octaves(v_quantized ? code_octaves(view.spec).v : kOctavesOfOne),
       v_code(largest_v_code(pv, v_octaves)),
       q_tile{cta_q, qk_row_bytes(), OperandA::kPanelBytes, qk},

@@ -26,17 +26,20 @@ struct AttentionPlan {
   DType io, qk, pv;
   Granularity granularity;
   bool qk_quantized, v_quantized, smooth, smooth_v;
-  bool two_level;      // P V of a tile is summed from zero, then added to O in f32
-  bool half_sums;      // that sum is one of f16
-  bool finish_sums;    // O takes such sums up early, lest registers run short
-  bool mean_scores;    // sums of scores start from those of the mean query
-  bool scaled_scores;  // before the softmax: mods change them, or each has a scale of its own
-  bool whole_scores;   // the softmax sees scores from which K smoothing took nothing
+  bool two_level;        // P V of a tile is summed from zero, then added to O in f32
+  bool half_sums;        // that sum is one of f16
+  bool finish_sums;      // O takes such sums up early, lest registers run short
+  bool finish_row_sums;  // so do the sums of P
+  bool mean_scores;      // sums of scores start from those of the mean query
+  bool scaled_scores;    // before the softmax: mods change them, or each has a scale of its own
+  bool whole_scores;     // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
+  bool k_scale_late;          // that of the next tile is loaded beside P V, not beside Q K^T
   bool inner_loop;            // a loop without masks beside the one with; needs a few registers
   float p_offset;             // P <= 2^p_offset
   float maximum_step;         // octaves; maxima of rows are multiples of it; 0: of none
+  float maximum_slack;        // octaves that P may exceed 2^p_offset by before a maximum rises
   int v_octaves;              // of v_code, below the largest code that there is
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;

@@ -59,8 +59,7 @@ std::string v_codes(const Spec& spec) {
                      spec.v_smoothing == ValueSmoothing::mean
                          ? " less its mean over all keys, which O gets back"
                          : "",
-                     to_string(spec.pv),
-                     largest_v_code(spec.pv, code_octaves(spec).v),
+                     to_string(spec.pv), largest_v_code(spec.pv, code_octaves(spec).v),
                      spec.pv == DType::e4m3
                          ? "stored channel-major [batch, kv_heads, channels, keys], every 16 keys "
                            "in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15"
@@ -71,8 +70,7 @@ std::string v_codes(const Spec& spec) {
 std::string padded_channels(const Spec& spec) {
   const int codes = code_channels(spec.qk, spec.head_dim), values = value_channels(spec.head_dim);
   if (codes == spec.head_dim && values == spec.head_dim) return "";
-  return fmt::format("channels are padded with zeros: to {} in Q and K, to {} in V",
-                     codes, values);
+  return fmt::format("channels are padded with zeros: to {} in Q and K, to {} in V", codes, values);
 }
 
 std::string p_v_sums(const Spec& spec, int cta_k) {
@@ -94,8 +92,13 @@ std::string p_format(const Spec& spec) {
                                   ? ""
                                   : ", in octaves rounded up to the next whole number (but where "
                                     "masks change scores)";
-  return fmt::format("P: {}, at most {:.0f}, against the running maximum{}", to_string(spec.pv),
-                     std::exp2(p_offset(spec)), against);
+  const float slack = maximum_slack(spec);
+  const std::string stays =
+      slack == 0
+          ? ""
+          : fmt::format(", which stays while no score is more than {} octaves above it", slack);
+  return fmt::format("P: {}, at most {:.0f}, against the running maximum{}{}", to_string(spec.pv),
+                     std::exp2(p_offset(spec) + slack), stays, against);
 }
 
 std::vector<std::string> quantization_lines(const Spec& spec, int cta_k) {
@@ -130,7 +133,7 @@ std::vector<Section> describe(const View& view) {
   const int rows = s.cta_q / s.warps;
   const bool fp8 = spec.pv == DType::e4m3;
   const int pv_depth = fp8 ? 32 : 16;
-  const int qk_depth = 256 / bits(spec.qk),
+  const int qk_depth = product_channels(spec.qk),
             qk_run = qk_depth / 8;  // channels of an mma, of a register
   const int qk_mma = rows / 16 * (s.cta_k / 8) * (code_channels(spec.qk, spec.head_dim) / qk_depth);
   const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);

@@ -59,25 +59,67 @@ F32 OnlineSoftmax::on_grid(F32 score, bool may_be_large) const {
 // One fma per element. Roundings of the maximum go up and those of what is taken off go down, so that no P
 // exceeds 2^p_offset, where FP8 ends, however large the scores; a maximum that is a little high scales P
 // and its sum alike.
-void OnlineSoftmax::update(Scores& scores) {
-  KernelBuilder& k = block_.k;
-  const F32 scale = scores.scale, minus_bias = -scores.bias;
-  const bool steps = block_.plan.maximum_step != 0;
-  const F32 taken = steps ? scale * minus_bias  // exact
-                          : k.fma_up(scale, minus_bias, k.f32(-block_.plan.p_offset));
+void OnlineSoftmax::update(Scores& scores, const Rescale& rescale_earlier) {
   rescale_.clear();
+  if (block_.plan.maximum_slack != 0) raise_far_maxima(scores, rescale_earlier);
   for (int row = 0; row < scores.elements.lane_rows(); ++row) {
-    const F32 largest = lane_max(k, scores.elements, row), before = maximum_[row];
-    const F32 of_tile = quad_max(k, k.fma_up(largest, scale, taken));
-    const F32 maximum = k.max(before, steps ? on_grid(of_tile, scores.scaled) : of_tile);
-    rescale_.push_back(k.exp2(before - maximum));
-    const F32 shift = k.fma_down(scale, minus_bias, -maximum);
-    for (int column = 0; column < scores.elements.lane_columns(); ++column) {
-      I32& element = scores.elements.at(row, column);
-      element = k.as_bits(k.exp2(k.fma(k.as_f32(element), scale, shift)));
+    if (block_.plan.maximum_slack == 0) {
+      const F32 largest = lane_max(block_.k, scores.elements, row), before = maximum_[row];
+      maximum_[row] = block_.k.max(before, maximum_of_tile(scores, largest));
+      rescale_.push_back(block_.k.exp2(before - maximum_[row].get()));
     }
-    maximum_[row] = maximum;
+    exponentials(scores, row);
   }
+}
+
+// The scores of a row, of which this is the lane's largest.
+F32 OnlineSoftmax::maximum_of_tile(const Scores& scores, F32 largest) const {
+  KernelBuilder& k = block_.k;
+  const bool steps = block_.plan.maximum_step != 0;
+  const F32 minus_bias = -scores.bias;
+  const F32 taken = steps ? scores.scale * minus_bias  // exact
+                          : k.fma_up(scores.scale, minus_bias, k.f32(-block_.plan.p_offset));
+  const F32 of_tile = quad_max(k, k.fma_up(largest, scores.scale, taken));
+  return steps ? on_grid(of_tile, scores.scaled) : of_tile;
+}
+
+F32 OnlineSoftmax::shift_of(const Scores& scores, int row) const {
+  return block_.k.fma_down(scores.scale, -scores.bias, -maximum_[row].get());
+}
+
+void OnlineSoftmax::exponentials(Scores& scores, int row) const {
+  KernelBuilder& k = block_.k;
+  const F32 shift = shift_of(scores, row);
+  for (int column = 0; column < scores.elements.lane_columns(); ++column) {
+    I32& element = scores.elements.at(row, column);
+    element = k.as_bits(k.exp2(k.fma(k.as_f32(element), scores.scale, shift)));
+  }
+}
+
+// Lanes ask for themselves whether a P of theirs is too large, and one of a warp is enough for the branch. In
+// there each row answers for itself: what becomes of it does not depend on the other rows of its warp.
+void OnlineSoftmax::raise_far_maxima(Scores& scores, const Rescale& rescale_earlier) {
+  KernelBuilder& k = block_.k;
+  const F32 limit = k.f32(block_.plan.p_offset + block_.plan.maximum_slack);
+  std::vector<F32> largest, exponent;  // of the lane: its largest score, and log2 P of that
+  Pred far = k.pred(false);
+  for (int row = 0; row < scores.elements.lane_rows(); ++row) {
+    largest.push_back(lane_max(k, scores.elements, row));
+    exponent.push_back(k.fma(largest.back(), scores.scale, shift_of(scores, row)));
+    far = far || exponent.back() > limit;
+  }
+  k.if_(k.any(far), [&] {
+    for (int row = 0; row < scores.elements.lane_rows(); ++row) {
+      const auto r = static_cast<std::size_t>(row);
+      const F32 before = maximum_[row], of_tile = maximum_of_tile(scores, largest[r]);
+      const F32 maximum =
+          k.select(quad_max(k, exponent[r]) > limit, k.max(before, of_tile), before);
+      const F32 factor = k.exp2(before - maximum);  // 1 where the maximum stays
+      sum_[row] = sum_[row].get() * factor;
+      rescale_earlier(row, factor);
+      maximum_[row] = maximum;
+    }
+  });
 }
 
 // The sum of P is one more channel of P V, in which every V has the code v_code. So it has the roundings
@@ -97,7 +139,8 @@ void OnlineSoftmax::sum(Scores& scores) {
   for (std::size_t block = 0; block < p_[0].size(); ++block) {
     std::array<F32, 2> before;
     for (std::size_t half = 0; half < 2; ++half) {
-      before[half] = sum_[2 * block + half].get() * rescale_[2 * block + half];
+      before[half] = sum_[2 * block + half];
+      if (!rescale_.empty()) before[half] = before[half] * rescale_[2 * block + half];
     }
     const MmaB codes(plan.pv, {code, code});
     const auto sum_from = [&](auto sum) {
@@ -118,7 +161,7 @@ void OnlineSoftmax::sum(Scores& scores) {
       sum_[2 * block + half] = plan.two_level ? before[half] + tile[half] : tile[half];
     }
   }
-  if (!plan.queries_in_registers) block_.compute_here(sum_);
+  if (plan.finish_row_sums) block_.compute_here(sum_);
 }
 
 RowSums OnlineSoftmax::sums(const AttentionPosition& at) const {

@@ -1,6 +1,7 @@
 // The softmax over the keys that the walk has seen, SageAttention2 algorithm 1: maximum, sum, and P of a tile.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "templates/attention/scores.h"
@@ -13,18 +14,22 @@ struct RowSums {
   std::vector<dsl::F32> all;  // with that of the sink
 };
 
-// P = 2^(score - maximum + p_offset) <= 2^p_offset, where its format ends.
+// P = 2^(score - maximum + p_offset) <= 2^p_offset, where its format ends; or, where that has room, up to
+// maximum_slack octaves more: then the maximum is that of some tile before.
 class OnlineSoftmax {
  public:
   explicit OnlineSoftmax(const AttentionBlock& block);
 
-  // m = max(m, scores), P in place of the scores; what was summed before must be rescaled.
-  void update(Scores& scores);
+  // Multiplies what P V came to before by a factor, of a row of the lane.
+  using Rescale = std::function<void(int row, dsl::F32 factor)>;
+  // m = max(m, scores), P in place of the scores; what was summed before must be rescaled. Where maxima have slack,
+  // rescale_earlier() does that, in a branch, if at all.
+  void update(Scores& scores, const Rescale& rescale_earlier);
   // P becomes operands of P V; l = l * rescale + sum of P.
   void sum(Scores& scores);
 
   const std::vector<RowOperands>& p() const { return p_; }           // by k step
-  const std::vector<dsl::F32>& rescale() const { return rescale_; }  // by row of the lane
+  const std::vector<dsl::F32>& rescale() const { return rescale_; }  // by row; empty: it is done
   RowSums sums(const AttentionPosition& at) const;
 
   // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores, if the address
@@ -34,7 +39,11 @@ class OnlineSoftmax {
  private:
   // Of a row of the lane, among its scores.
   dsl::F32 sink(const AttentionPosition& at, int row) const;
+  void raise_far_maxima(Scores& scores, const Rescale& rescale_earlier);
+  dsl::F32 maximum_of_tile(const Scores& scores, dsl::F32 largest) const;
   dsl::F32 on_grid(dsl::F32 score, bool may_be_large) const;
+  dsl::F32 shift_of(const Scores& scores, int row) const;
+  void exponentials(Scores& scores, int row) const;
 
   const AttentionBlock& block_;
   std::vector<RowOperands> p_;

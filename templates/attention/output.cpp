@@ -26,6 +26,7 @@ Output::Output(const AttentionBlock& block)
 void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
   KernelBuilder& k = block_.k;
   const AttentionPlan& plan = block_.plan;
+  const std::vector<F32>& rescale = softmax.rescale();
   std::vector<Var<F32>> updated;
   for (int slice = 0; slice < plan.slices(); ++slice) {
     if (plan.finish_sums && updated.size() >= kUnfinished) {
@@ -36,13 +37,14 @@ void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
     const auto each = [&](const auto& visit) {
       for (int row = 0; row < pv.lane_rows(); ++row) {
         for (int column = 0; column < pv.lane_columns(); ++column) {
-          visit(o_.at(row, slice * kSliceColumns + column), softmax.rescale()[row],
-                pv.at(row, column));
+          visit(o_.at(row, slice * kSliceColumns + column), row, pv.at(row, column));
         }
       }
     };
     if (!plan.two_level) {
-      each([&](const Var<F32>& o, F32 rescale, I32& sum) { sum = k.as_bits(o.get() * rescale); });
+      each([&](const Var<F32>& o, int row, I32& sum) {
+        sum = k.as_bits(rescale.empty() ? o.get() : o.get() * rescale[row]);
+      });
     }
     const auto multiply = [&](auto& sums) {
       for (std::size_t step = 0; step < v.size(); ++step) {
@@ -58,10 +60,18 @@ void Output::add(const OnlineSoftmax& softmax, SharedPtr values) {
     } else {
       multiply(pv);
     }
-    each([&](const Var<F32>& o, F32 rescale, I32& sum) {
-      o = plan.two_level ? k.fma(o, rescale, k.as_f32(sum)) : k.as_f32(sum);
+    each([&](const Var<F32>& o, int row, I32& sum) {
+      const F32 tile = k.as_f32(sum);
+      o = plan.two_level ? k.fma(o, rescale[row], tile) : tile;
       updated.push_back(o);
     });
+  }
+}
+
+void Output::rescale(int row, F32 factor) const {
+  for (int column = 0; column < o_.lane_columns(); ++column) {
+    const Var<F32>& o = o_.at(row, column);
+    o = o.get() * factor;
   }
 }
 

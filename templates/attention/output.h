@@ -11,6 +11,8 @@ class Output {
  public:
   explicit Output(const AttentionBlock& block);
 
+  // O = O * factor, in a row of the lane.
+  void rescale(int row, dsl::F32 factor) const;
   // O = O * rescale + P V.
   void add(const OnlineSoftmax& softmax, dsl::SharedPtr values);
 

@@ -88,15 +88,23 @@ enum Tensor {
   kTensors
 };
 constexpr Scratch kScratch[kTensors] = {
-    {"q_codes", kQueries, kAttend},        {"q_scale", kQueries, kAttend},
-    {"k_codes", kKeys, kAttend},           {"k_scale", kKeys, kAttend},
-    {"v_codes", kValues, kAttend},         {"v_scale", kValues, kAttend},
-    {"k_sum_partial", kStatistics, kKeys}, {"v_amax_partial", kStatistics, kValues},
-    {"v_sum_partial", kStatistics, kValues}, {"v_least_partial", kStatistics, kValues},
+    {"q_codes", kQueries, kAttend},
+    {"q_scale", kQueries, kAttend},
+    {"k_codes", kKeys, kAttend},
+    {"k_scale", kKeys, kAttend},
+    {"v_codes", kValues, kAttend},
+    {"v_scale", kValues, kAttend},
+    {"k_sum_partial", kStatistics, kKeys},
+    {"v_amax_partial", kStatistics, kValues},
+    {"v_sum_partial", kStatistics, kValues},
+    {"v_least_partial", kStatistics, kValues},
     {"v_mean", kValues, kAttend},
-    {"k_mean", kLargestKeys, kAttend},     {"lse_correction", kQueries, kAttend},
-    {"q_mean", kLargestQueries, kAttend},  {"mean_scores", kMeanQueries, kAttend},
-    {"k_maxima", kLargestKeys, kKeys},     {"q_maxima", kLargestQueries, kQueries},
+    {"k_mean", kLargestKeys, kAttend},
+    {"lse_correction", kQueries, kAttend},
+    {"q_mean", kLargestQueries, kAttend},
+    {"mean_scores", kMeanQueries, kAttend},
+    {"k_maxima", kLargestKeys, kKeys},
+    {"q_maxima", kLargestQueries, kQueries},
 };
 
 Dim3 grid(std::int64_t x, std::int64_t y, std::int64_t z) {

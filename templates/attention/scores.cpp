@@ -31,9 +31,13 @@ F32 Scores::unbiased(F32 element) const {
   return block_.plan.qk_quantized ? element - kBias : element;
 }
 
-void Scores::load_scales(I32 tile, I32 thread) {
+void Scores::load_q_scale(I32 thread) {
   if (block_.plan.per_token() || !block_.plan.qk_quantized) return;
   loaded_q_scale_ = block_.inputs.q_scale({block_.k, block_.plan, block_.p, thread});
+}
+
+void Scores::load_k_scale(I32 tile, I32 thread) {
+  if (block_.plan.per_token() || !block_.plan.qk_quantized) return;
   loaded_k_scale_ = block_.inputs.k_scale(thread, tile);
 }
 

@@ -22,9 +22,10 @@ class Scores {
  public:
   explicit Scores(const AttentionBlock& block);
 
-  // Starts to load the scales of a tile; they are used from next_tile() on. The loads may take as long as
+  // Start to load the scales of a tile; they are used from next_tile() on. The loads may take as long as
   // the tile before.
-  void load_scales(dsl::I32 tile, dsl::I32 thread);
+  void load_q_scale(dsl::I32 thread);
+  void load_k_scale(dsl::I32 tile, dsl::I32 thread);
   void next_tile();
   // Whether the softmax must not scale the next tile, in any lane of the warp: it is no inner one then.
   dsl::Pred next_is_large() const;

@@ -81,6 +81,10 @@ float p_offset(const Spec& spec);
 // off the scores is exact while a unit of them is less, and of P an octave of range costs little beside INT4. 0:
 // maxima are what they are. A unit of INT8 scores is so small a part of an octave that it may round.
 float maximum_step(const Spec& spec);
+// A row keeps its maximum while no score is above it by more than this, in octaves: P is at most
+// 2^(p_offset + maximum_slack), and O and the sum of P are seldom rescaled. 0: the maximum is that of all scores so
+// far. FP16 ends 16 octaves above 1. INT8 kernels at head_dim 128 would spill.
+float maximum_slack(const Spec& spec);
 
 // With Smoothing::qk: of the scores of the mean query with the keys of a tile, in whole lines of shared memory.
 constexpr int mean_score_bytes(int cta_k) { return (4 * cta_k + 127) / 128 * 128; }

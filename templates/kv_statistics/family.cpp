@@ -16,7 +16,8 @@ std::vector<Section> describe(const View& v) {
     lines.push_back("sums K over chunks of keys, per channel: the mean that smoothing subtracts");
   if (v.spec.v_amax) lines.push_back("finds the largest |V| over chunks of keys, per channel");
   if (v.spec.v_range)
-    lines.push_back("sums V, and finds its least and its largest, over chunks of keys, per channel");
+    lines.push_back(
+        "sums V, and finds its least and its largest, over chunks of keys, per channel");
   lines.push_back("grid (chunks, kv_heads, batch)");
   return {{"what it computes", lines}};
 }

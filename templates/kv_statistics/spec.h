@@ -10,8 +10,8 @@ namespace sagegen::kv_statistics {
 struct Spec {
   int head_dim = 128;
   DType io = DType::f16;
-  bool k_sum = false;   // sum of K per channel
-  bool v_amax = false;  // largest |V| per channel
+  bool k_sum = false;    // sum of K per channel
+  bool v_amax = false;   // largest |V| per channel
   bool v_range = false;  // sum, least and largest V per channel
 };
 

@@ -96,8 +96,7 @@ void build(KernelBuilder& k, const Kernel& kernel) {
           for (std::size_t i = 0; i < total->size(); ++i) {
             F32 value = parts[pass][i];
             if (reduction.factor != 1) value = value * reduction.factor;
-            if (reduction.start != 0)
-              value = k.select(there[pass], value, k.f32(reduction.start));
+            if (reduction.start != 0) value = k.select(there[pass], value, k.f32(reduction.start));
             (*total)[i].set(reduction.combine(k, (*total)[i], value));
           }
         }

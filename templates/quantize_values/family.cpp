@@ -61,8 +61,7 @@ const FamilyOf<Spec>& family() {
             const int of_channel = v.spec.smooth ? 8 : 4;
             return Resources{
                 .threads = channels,
-                .dynamic_smem =
-                    of_channel * channels + (v.spec.codes == DType::e4m3 ? tiles : 0)};
+                .dynamic_smem = of_channel * channels + (v.spec.codes == DType::e4m3 ? tiles : 0)};
           },
       .params =
           [](const View& v) {

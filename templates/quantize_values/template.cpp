@@ -83,8 +83,7 @@ Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Sp
     channels.means = k.shared(4 * padded, 16);
     k.store(*channels.means + channel_bytes, mean);
     k.if_(k.block_idx(0) == 0, [&] {
-      of_channel(
-          [&] { k.store(partials(&SmoothParams::mean) + of_head + channel_bytes, mean); });
+      of_channel([&] { k.store(partials(&SmoothParams::mean) + of_head + channel_bytes, mean); });
     });
   } else {
     amax = over_keys(p(&Params::amax_partial), 0, sagegen::largest);

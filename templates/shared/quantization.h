@@ -103,9 +103,12 @@ constexpr int k_scales_per_group(Granularity g, int group) { return scales_per_g
 
 constexpr int rounded_up(int number, int unit) { return (number + unit - 1) / unit * unit; }
 
-// Q and K come in whole steps of their product, which are 32 bytes.
+// Q and K come in whole steps of their product, which are 32 bytes: so many channels.
+constexpr int product_channels(DType codes) {
+  return bits(codes) == 4 ? 64 : bits(codes) == 16 ? 16 : 32;
+}
 constexpr int code_channels(DType codes, int head_dim) {
-  return rounded_up(head_dim, 256 / bits(codes));
+  return rounded_up(head_dim, product_channels(codes));
 }
 constexpr int code_row_bytes(DType codes, int head_dim) {
   return code_channels(codes, head_dim) * bits(codes) / 8;

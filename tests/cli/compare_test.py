@@ -113,11 +113,11 @@ class Tables(CompareTest):
         self.without_ptxas()
         text = self.expect(OK, "compare", *SMALL).out
         for part in ("of the number formats alone", "speed    none: ", "ptxas" if GENERATOR else "built without it",
-                     "qk  granularity  smoothing  pv    accumulation   code_range", "cosine", "rel. L1", "worst row", "LSE", "140 of 140 rows"):
+                     "qk   granularity  smoothing  pv    accumulation   code_range", "cosine", "rel. L1", "worst row", "LSE", "140 of 140 rows"):
             self.assertIn(part, text)
         self.assertNotIn("TOPS", text)
         report = self.compare(*SMALL)
-        self.assertEqual(len(report["layers"][0]["kernels"]), 120)
+        self.assertEqual(len(report["layers"][0]["kernels"]), 125)
         self.assertNotIn("predicted_tops", report["layers"][0]["kernels"][0])
         self.assertIn("no_speed", report)
         self.assertNotIn("speed", report)
@@ -287,13 +287,13 @@ class Options(CompareTest):
 
     def test_kernels(self):
         for text, code, kind, part in (("io=bf16", USAGE, "usage error", "inputs, --dtype"),
-                                       ("qk=s5", SPEC, "spec error", "s8 or s4"),
+                                       ("qk=s5", SPEC, "spec error", "s8, s4, f16 or bf16"),
                                        ("colour=red", SPEC, "spec error", "colour"),
                                        ("schedule=q1", SPEC, "spec error", "q1")):
             self.expect_error(code, kind, [part], "compare", *SMALL, "--only", text)
         self.expect_error(SPEC, "spec error", ["no kernel for sm_120", "qk=s4", "no INT4"], "compare", *SMALL, "--target",
                           "sm_120", "--only", "qk=s4")
-        self.expect_error(SPEC, "spec error", ["head_dim 200"], "compare", "--head-dim", 200)
+        self.expect_error(SPEC, "spec error", ["head_dim 300"], "compare", "--head-dim", 300)
 
     def test_layers(self):
         self.expect_error(USAGE, "usage error", ["layer0 stands twice"], "compare", "--input", RECORDED, "--prefix", "layer0",

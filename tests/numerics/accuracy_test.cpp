@@ -6,6 +6,7 @@
 #include <array>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <set>
@@ -27,6 +28,7 @@ using cli::Layout;
 using test::inputs_for;
 using test::io_type;
 using test::Scene;
+using test::scores_by_tile;
 using test::spec_of;
 
 namespace {
@@ -429,6 +431,68 @@ TEST_CASE("scores near and far apart", "[full]") {
   }
 }
 
+// A maximum that may stay does so while scores rise by less than its slack of 8 octaves, however often they do.
+TEST_CASE("scores that rise from tile to tile, slowly and in jumps, in all rows and in one",
+          "[full]") {
+  struct Course {
+    const char* name;
+    std::function<double(std::int64_t tile)> octaves;
+  };
+  const Course kCourses[] = {
+      {"a part of an octave each", [](std::int64_t t) { return 0.9 * static_cast<double>(t); }},
+      {"less than the slack each", [](std::int64_t t) { return 7.3 * static_cast<double>(t); }},
+      {"more than the slack each", [](std::int64_t t) { return 8.7 * static_cast<double>(t); }},
+      {"one jump", [](std::int64_t t) { return t < 5 ? 0.0 : 40.0; }},
+      {"one jump just within the slack", [](std::int64_t t) { return t < 3 ? 0.0 : 7.0; }},
+      {"falling", [](std::int64_t t) { return -3.0 * static_cast<double>(t); }},
+      {"up and down", [](std::int64_t t) { return t % 3 == 0   ? 0.0
+                                                  : t % 3 == 1 ? 15.0
+                                                               : 6.0; }},
+  };
+  const std::pair<const char*, std::function<double(std::int64_t)>> kRows[] = {
+      {"all rows", [](std::int64_t) { return 1.0; }},
+      {"one row of 16", [](std::int64_t i) { return i % 16 == 5 ? 1.0 : 0.0; }},
+      {"rows that rise by more the later they are",
+       [](std::int64_t i) { return static_cast<double>(i % 40) / 20; }},
+  };
+  constexpr ref::Shape kShape{.q_heads = 1, .kv_heads = 1, .q_len = 90, .kv_len = 590};
+  struct On {
+    int sm, head_dim;
+    DType io, qk;
+    bool causal;
+  };
+  constexpr On kKernels[] = {
+      {80, 64, DType::f16, DType::s8, false},  {80, 64, DType::f16, DType::s8, true},
+      {80, 64, DType::bf16, DType::s8, false}, {86, 64, DType::bf16, DType::s8, true},
+      {80, 64, DType::f16, DType::s4, false},  {80, 128, DType::f16, DType::s4, true},
+      {86, 128, DType::bf16, DType::s4, true}, {80, 128, DType::f16, DType::s8, true},
+      {89, 64, DType::f16, DType::s8, true},   {120, 64, DType::f16, DType::s8, false}};
+  for (const On& on : kKernels) {
+    const Kernel kernel = attention_on(
+        on.sm, {.head_dim = on.head_dim, .io = on.io, .qk = on.qk, .causal = on.causal});
+    for (const Course& course : kCourses) {
+      for (const auto& [rows, worth] : kRows) {
+        for (const CausalAlignment alignment :
+             {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
+          if (!on.causal && alignment == CausalAlignment::bottom_right) continue;
+          INFO(kernel.key() << ", " << course.name << ", " << rows);
+          Scene scene{.kernel = kernel,
+                      .inputs = scores_by_tile(kernel, kShape, 41, course.octaves, worth)};
+          scene.alignment = alignment;
+          check(scene);
+        }
+      }
+    }
+    for (const double scale : {1e-5, 1e20}) {
+      Scene scene{
+          .kernel = kernel,
+          .inputs = scores_by_tile(kernel, kShape, 43, kCourses[1].octaves, kRows[2].second)};
+      scene.inputs.softmax_scale = scale;
+      check(scene);
+    }
+  }
+}
+
 // Both types of P, all accumulations and ranges of codes that a target has, head_dim 64.
 std::vector<Kernel> every_pv(DType io) {
   std::vector<Kernel> kernels;
@@ -562,14 +626,18 @@ TEST_CASE("the largest codes of P and V in every key of a tile come to finite su
         const Verdict of_one_sign = check(scene);
         for (std::size_t i = 0; i < of_one_sign.result.o.size(); ++i)
           REQUIRE(of_one_sign.result.o[i] == (i % 64 % 2 == 0 ? 3 : -3));
-        // In every channel 40 keys of a tile are positive and 24 negative, in turns and in runs.
+        // In every channel 40 keys of a tile are positive and 24 negative, in turns and in runs; where V is smoothed,
+        // as many of each, so that the mean is 0.
+        const bool smooth = spec.v_smoothing == ValueSmoothing::mean;
+        const std::size_t positive = smooth ? 32 : 40;
         for (std::size_t i = 0; i < v.data.size(); ++i) {
           const std::size_t key = i / 64 % 64, turn = i % 64 % 2 == 0 ? key * 5 % 64 : key;
-          v.data[i] = turn < 40 ? 3.0f : -3.0f;
+          v.data[i] = turn < positive ? 3.0f : -3.0f;
         }
         const Verdict of_both = check(scene);
+        const double mean = 3.0 * (2.0 * static_cast<double>(positive) - 64) / 64;
         for (const double o : of_both.result.o)
-          REQUIRE(o == Approx(3.0 * (40 - 24) / 64).epsilon(3e-3));
+          REQUIRE(o == Approx(mean).epsilon(3e-3).margin(smooth ? 2e-3 : 0));
       }
     }
   }

@@ -461,8 +461,8 @@ TEST_CASE("every mask and bias, alone and together, in every setting", "[full]")
 #define SAGEGEN_MOD(name) CHECK(met.contains(#name));
 #include "templates/attention/mods/mods.def"
   const std::size_t all = kTargets.size() * kSmoothings.size() + kHeadDims.size() + kIo.size() + 2 +
-                          kValueSmoothings.size() +
-                          kDistributions.size() * kSmoothings.size() + 2 * kAlignments.size();
+                          kValueSmoothings.size() + kDistributions.size() * kSmoothings.size() +
+                          2 * kAlignments.size();
   for (const auto& [mod, settings] : met) {
     INFO(mod << " has met " << fmt::format("{}", fmt::join(settings, "; ")));
     CHECK(settings.size() == all);
@@ -540,6 +540,44 @@ TEST_CASE("masks and biases of scores near and far apart", "[full]") {
                 {.batch = 1, .q_heads = 2, .kv_heads = 1, .q_len = 65, .kv_len = 129}, ++seed)};
         scene.inputs.softmax_scale = scale;
         check(scene, mods);
+      }
+    }
+  }
+}
+
+// Maxima that may stay: from sinks below all scores, among them and above all; from the first tile that a query sees.
+TEST_CASE("masks and biases of scores that rise from tile to tile", "[full]") {
+  const std::function<double(std::int64_t)> courses[] = {
+      [](std::int64_t t) { return 0.9 * static_cast<double>(t); },
+      [](std::int64_t t) { return 7.3 * static_cast<double>(t); },
+      [](std::int64_t t) { return t < 3 ? 0.0 : 30.0; },
+      [](std::int64_t t) { return -7.3 * static_cast<double>(t); }};
+  const auto worth = [](std::int64_t query) { return query % 3 == 0 ? 0.2 : 1.0; };
+  const std::vector<Setting> settings{
+      {.sm = 80, .head_dim = 64, .io = DType::f16},
+      {.sm = 86, .head_dim = 64, .io = DType::bf16},
+      {.sm = 80, .head_dim = 128, .io = DType::f16, .smoothing = Smoothing::qk, .qk = DType::s4}};
+  for (const Mods& mods : std::vector<Mods>{{"sinks -60"},
+                                            {"sinks 0"},
+                                            {"sinks 4"},
+                                            {"sinks 60"},
+                                            {"window 70,0"},
+                                            {"causal", "window 100,-1", "sinks 2"},
+                                            {"mask qk"},
+                                            {"alibi 1"},
+                                            {"softcap 30"},
+                                            {"bias qk hidden"},
+                                            {"blocksparse 0.5"}}) {
+    for (const Setting& setting : settings) {
+      const Kernel kernel = kernel_of(setting, mods);
+      for (const auto& course : courses) {
+        for (const CausalAlignment alignment : kAlignments) {
+          const ref::Shape shape{.q_heads = 2, .kv_heads = 1, .q_len = 70, .kv_len = 400};
+          check({.kernel = kernel,
+                 .inputs = test::scores_by_tile(kernel, shape, 91, course, worth),
+                 .alignment = alignment},
+                mods);
+        }
       }
     }
   }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
+#include <numbers>
 #include <utility>
 
 #include <fmt/format.h>
@@ -73,6 +75,27 @@ ref::Inputs inputs_for(const Kernel& kernel, const std::string& distribution, re
                        std::uint64_t seed) {
   shape.head_dim = spec_of(kernel).head_dim;
   return ref::generate(distribution, shape, seed, io_type(spec_of(kernel).io));
+}
+
+ref::Inputs scores_by_tile(const Kernel& kernel, ref::Shape shape, std::uint64_t seed,
+                           const std::function<double(std::int64_t tile)>& octaves,
+                           const std::function<double(std::int64_t query)>& worth) {
+  ref::Inputs in = inputs_for(kernel, "normal", shape, seed);
+  constexpr float kNoise = 0.25f, kQuery = 4;
+  for (ref::Tensor* tensor : {&in.q, &in.k}) {
+    for (float& x : tensor->data) x *= kNoise;
+  }
+  const double scale = std::sqrt(static_cast<double>(in.q.channels)) * std::numbers::ln2;
+  for (std::int64_t head = 0; head < in.q.heads; ++head) {
+    for (std::int64_t i = 0; i < in.q.tokens; ++i)
+      in.q.row(0, head, i)[0] = kQuery * static_cast<float>(worth(i));
+  }
+  for (std::int64_t head = 0; head < in.k.heads; ++head) {
+    for (std::int64_t j = 0; j < in.k.tokens; ++j)
+      in.k.row(0, head, j)[0] = static_cast<float>(scale / kQuery * octaves(j / 64));
+  }
+  for (ref::Tensor* tensor : {&in.q, &in.k}) ref::round_to(io_type(spec_of(kernel).io), *tensor);
+  return in;
 }
 
 cli::RunDevice device_of(const Scene& scene) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,11 @@ reference::IoType io_type(DType io);
 // Of the kernel's head_dim, rounded to its dtype.
 reference::Inputs inputs_for(const Kernel& kernel, const std::string& distribution,
                              reference::Shape shape, std::uint64_t seed);
+
+// Scores that go up and down by tiles of 64 keys: by `octaves` of the tile, times what a query is worth.
+reference::Inputs scores_by_tile(const Kernel& kernel, reference::Shape shape, std::uint64_t seed,
+                                 const std::function<double(std::int64_t tile)>& octaves,
+                                 const std::function<double(std::int64_t query)>& worth);
 
 struct Scene {
   Kernel kernel;             // of attention

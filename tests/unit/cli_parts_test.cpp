@@ -114,7 +114,10 @@ TEST_CASE("the model of a job follows its quantization") {
   CHECK_FALSE(model.smooth_k);
   CHECK(model.q_group == 128);
   CHECK_FALSE(model.v_scaled);  // f16 V is read as it is
-  CHECK(model.p_max == 1.0);
+  CHECK((model.p_max == 1.0 && model.maximum_slack == 0));
+  job.spec.head_dim = 64;  // its registers do for maxima that stay
+  CHECK(quant_model(job).maximum_slack == 8);
+  job.spec.head_dim = 128;
   job.spec.io = DType::bf16;
   model = quant_model(job);
   CHECK((model.v_scaled && model.v_max == 1024.0));

@@ -305,6 +305,35 @@ TEST_CASE("P is rounded against the running maximum of its own tile") {
   CHECK(std::fabs(model(in, m).o[0] / exact - 1.0) > 0.005);
 }
 
+TEST_CASE("a maximum stays while no score is above it by more than its slack") {
+  // Two tiles; the scores of the second are 5.3 octaves higher. Against its own maximum its P is 1, against that of the
+  // first one a number that f16 has not.
+  Inputs in;
+  in.q = Tensor(1, 1, 1, 8);
+  in.k = Tensor(1, 1, 128, 8);
+  in.v = in.k;
+  in.softmax_scale = std::log(2.0);
+  in.q.data[0] = 127;
+  constexpr double kOctaves = 5.3;
+  for (std::int64_t j = 64; j < 128; ++j) in.k.row(0, 0, j)[0] = static_cast<float>(kOctaves / 127);
+  for (std::int64_t j = 0; j < 64; ++j) in.v.row(0, 0, j)[0] = 1;
+  QuantModel m;
+  m.smooth_k = m.v_scaled = false;
+  m.pv = QuantModel::Pv::f16;
+  m.p_max = 1;
+  m.output = IoType::f32;
+  const double octaves = static_cast<double>(static_cast<float>(kOctaves / 127)) * 127;
+  const double p = std::exp2(octaves), rounded = round_ieee(p, format_of(IoType::f16));
+  REQUIRE(std::fabs(rounded / p - 1) > 1e-5);
+  const auto close_to = [](double x) { return Approx(x).epsilon(1e-7); };
+  CHECK(model(in, m).o[0] == close_to(1 / (1 + p)));
+  m.maximum_slack = 5;
+  CHECK(model(in, m).o[0] == close_to(1 / (1 + p)));
+  m.maximum_slack = 6;
+  CHECK(model(in, m).o[0] == close_to(1 / (1 + rounded)));
+  CHECK(model(in, m).lse[0] == close_to(std::log(64 * (1 + rounded))));
+}
+
 TEST_CASE("zero channels, zero rows and masked rows give no NaN") {
   Inputs in = generate("zero_parts",
                        {.q_heads = 2, .kv_heads = 1, .q_len = 90, .kv_len = 70, .head_dim = 64}, 3,

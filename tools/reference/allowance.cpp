@@ -33,13 +33,13 @@ constexpr double kSmallShift = 0x1p-6;  // of the maximum, octaves: above, P rou
 constexpr double kF32Sum = 0x1p-23;
 constexpr double kQuotient = 0x1p-20;
 constexpr double kMeanRounding = 0x1p-22;  // of V, times a share, added to what is left of V
-constexpr double kLogarithm = 0x1p-20;  // lg2.approx is within 2^-22 absolute near 1
-constexpr double kFlushed = 0x1p-126;   // f32 below this is 0
-constexpr double kDeviations = 6;       // of a sum of keys that are wrong by themselves
-constexpr double kWalk = 3;             // what keys reach that do not pull the same way
-constexpr double kWideLse = 0x1p-6;     // above, the LSE's bound is worth a closer look
-constexpr int kShifts = 8;              // steps of it
-constexpr double kGone = 400;           // octaves; P is 2^-400 then
+constexpr double kLogarithm = 0x1p-20;     // lg2.approx is within 2^-22 absolute near 1
+constexpr double kFlushed = 0x1p-126;      // f32 below this is 0
+constexpr double kDeviations = 6;          // of a sum of keys that are wrong by themselves
+constexpr double kWalk = 3;                // what keys reach that do not pull the same way
+constexpr double kWideLse = 0x1p-6;        // above, the LSE's bound is worth a closer look
+constexpr int kShifts = 8;                 // steps of it
+constexpr double kGone = 400;              // octaves; P is 2^-400 then
 constexpr double kCutTerms = 18;
 constexpr double kHalfRounding = 0x1p-11, kHalfLeast = 0x1p-25;  // of a sum in f16
 constexpr std::int64_t kKeysOfRounding = 8;
@@ -258,6 +258,7 @@ class RowBound {
   // The running maximum of each tile, and what the kernel's may differ by. top_: the first key that
   // is seen.
   void maxima() {
+    if (m_.maximum_slack > 0) return maxima_with_slack();
     tile_maximum_.clear();
     tile_own_.clear();
     maximum_ = score_[index(top_)];
@@ -330,6 +331,83 @@ class RowBound {
       shift_ += std::min(kF32Sum * 2 * largest, std::log2(m_.p_max) + kSmallShift);
   }
 
+  // A score that is uncertain: the largest of a tile.
+  struct Top {
+    std::int64_t key;
+    double score = -kInfinity, low = -kInfinity, high = -kInfinity;
+  };
+  Top top_of(std::int64_t begin, std::int64_t end) const {
+    Top top{.key = begin};
+    for (std::int64_t j = begin; j < end; ++j) {
+      const double score = score_[index(j)], own = own_[index(j)];
+      if (score > top.score) top.key = j;
+      top.score = std::max(top.score, score);
+      top.low = std::max(top.low, score - own);
+      top.high = std::max(top.high, score + own);
+    }
+    return top;
+  }
+
+  // How far the largest score may be off, whichever key it belongs to, or the sink. The maximum may be below it.
+  double error_of_largest() const {
+    double largest = sink_, own = sink_own_, high = sink_ + sink_own_;
+    for (std::int64_t j = 0; j < visible_; ++j) {
+      if (score_[index(j)] > largest) {
+        largest = score_[index(j)];
+        own = own_[index(j)];
+      }
+      high = std::max(high, score_[index(j)] + own_[index(j)]);
+    }
+    return std::max(own, high - largest);
+  }
+
+  // 14. of the header. top_: the key that the last maximum belongs to, if any.
+  void maxima_with_slack() {
+    const auto grid = [&](double x) { return step_ > 0 ? on_grid(x, m_.p_max, step_) : x; };
+    double largest = 0;
+    for (const double score : score_)
+      if (score > -kInfinity) largest = std::max(largest, std::fabs(score));
+    const double rounding = kF32Sum * 2 * (largest + 16) + folded_ + kExponentials;
+    std::vector<double> shifts;  // by tile
+    tile_maximum_.clear();
+    tile_own_.clear();
+    maximum_ = grid(sink_);
+    top_ = -1;
+    top_error_ = error_of_largest();
+    double top_own = sink_own_;
+    for (std::int64_t begin = 0; begin < visible_; begin += m_.tile_keys) {
+      const Top top = top_of(begin, std::min<std::int64_t>(begin + m_.tile_keys, visible_));
+      const double limit = maximum_ + m_.maximum_slack;
+      const double off = (step_ > 0 ? shift_of_sink() : top_own) + rounding;
+      const bool decided = top.low > limit + off || top.high <= limit - off;
+      shifts.push_back(decided ? 0 : m_.maximum_slack + step_);
+      if (top.score > limit) {
+        top_ = top.key;
+        top_own = own_[index(top_)];
+        maximum_ = grid(top.score);
+        shifts.back() += step_ > 0 ? std::max(grid(top.high) - maximum_, maximum_ - grid(top.low))
+                                   : top_own + top.high - top.score;
+      }
+      tile_maximum_.push_back(maximum_);
+      tile_own_.push_back(top_own);
+    }
+    of_tops_ = 0;
+    shift_ = shift_of_sink();
+    for (std::int64_t t = 0; t < static_cast<std::int64_t>(shifts.size()); ++t) {
+      if (is_gone(t)) continue;
+      shift_ = std::max(shift_, shifts[index(t)]);
+      if (step_ == 0) of_tops_ = std::max(of_tops_, tile_own_[index(t)]);
+    }
+    if (step_ > 0 && largest <= kExactUnits * step_) return;
+    shift_ += std::min(rounding, std::log2(m_.p_max) + m_.maximum_slack + kSmallShift);
+  }
+  // What a sink that is uncertain does to the grid.
+  double shift_of_sink() const {
+    if (step_ == 0 || sink_ == -kInfinity) return 0;
+    const auto grid = [&](double x) { return on_grid(x, m_.p_max, step_); };
+    return std::max(grid(sink_ + sink_own_) - grid(sink_), grid(sink_) - grid(sink_ - sink_own_));
+  }
+
   // A tile of keys that mods take so far below the rest that nothing of it is left in the end, nor
   // of what f32 does to scores of that size.
   bool is_gone(std::int64_t t) const {
@@ -354,7 +432,7 @@ class RowBound {
 
   // How far the kernel's code of P may be from the model's.
   double code_error(double x, double p, double code, double uncertainty) const {
-    const double top = m_.p_max;
+    const double top = m_.p_max * std::exp2(m_.maximum_slack);
     if (shift_ <= kSmallShift && uncertainty <= 1) {
       const double octaves = uncertainty + lower_shift();
       const double up = octaves * std::numbers::ln2 * (1 + octaves);
@@ -363,7 +441,7 @@ class RowBound {
       const double low = round_pv(m_.pv, p * std::max(1 - down, 0.0));
       return std::max(high - code, code - low);
     }
-    const double high = top * std::exp2(std::min(x + uncertainty, shift_));
+    const double high = m_.p_max * std::exp2(std::min(x + uncertainty, m_.maximum_slack + shift_));
     const double off = std::max(high - p, p * (1 - std::exp2(-uncertainty)));
     // Half a step of P 2^-c, times 2^c: P 2^-c lies in the octave of `high`, or lower.
     const double rounding =
@@ -634,8 +712,7 @@ class RowBound {
         const double* v =
             head_.values.data.data() + first * index(head_.values.rows) + index(j * kWidth);
         for (std::size_t c = 0; c < kWidth; ++c) {
-          const double one =
-              (v[c] - mean[first + c]) * scale[first + c] + of_sink[first + c];
+          const double one = (v[c] - mean[first + c]) * scale[first + c] + of_sink[first + c];
           off[first + c] = one;
           squared[c] += one * one;
         }
@@ -692,8 +769,8 @@ class RowBound {
         for (std::int64_t j = begin; j < end; ++j) {
           const double x = score_[index(j)] - maximum - shift;
           const double off = own_[index(j)] + kExponentials;
-          sum_high += round_pv(m_.pv, m_.p_max * std::exp2(std::min(x + off, 0.0)));
-          sum_low += round_pv(m_.pv, m_.p_max * std::exp2(std::min(x - off, 0.0)));
+          sum_high += round_pv(m_.pv, m_.p_max * std::exp2(std::min(x + off, m_.maximum_slack)));
+          sum_low += round_pv(m_.pv, m_.p_max * std::exp2(std::min(x - off, m_.maximum_slack)));
         }
         if (i > 0) {
           most = std::max(most, sum_before * std::exp2(shift));
@@ -747,7 +824,7 @@ class RowBound {
   const double scale_;
 
   std::int64_t first_ = 0, visible_ = 0;
-  std::int64_t top_ = 0;  // the key with the largest score; -1 if the sink is larger
+  std::int64_t top_ = 0;  // the key that the maximum belongs to; -1 if that is the sink's
   double maximum_ = 0;
   double sink_ = -kInfinity, sink_own_ = 0;       // among the scores, and its uncertainty
   double mean_score_ = 0, mean_score_error_ = 0;  // q . mean of K

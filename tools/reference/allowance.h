@@ -75,6 +75,10 @@
 //    a sink. m is off by d, as K's is, which O gets too, and as much again where V is nothing but rounding errors;
 //    what is left of V is to codes and scale what 1 says of K, and there are two roundings. With a sink of weight W
 //    and keys of weight N in all, s = N / (N + W), so |ds| <= (1 + s) dS / (S - dS); in 9, V - o has m (1 - s) in it.
+// 14. Maxima that stay while no score is above them by more than a slack are those of the model, and move where the
+//    model's do, but where a score is as near to that limit as it and the maximum are uncertain: from there on the kernel's
+//    maximum is higher or lower by no more than the slack and a step, for neither leaves a P above its end. P is then as
+//    much below the largest P, or above.
 #pragma once
 
 #include <vector>

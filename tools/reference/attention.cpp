@@ -268,6 +268,7 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
                     .p_max = m.p_max,
                     .round_p = rounding_of(m.pv),
                     .maximum_step = mods.change_scores() ? 0 : m.maximum_step,
+                    .maximum_slack = m.maximum_slack,
                     .mods = mods.empty() ? nullptr : &mods},
                    threads, progress, make_kv, make_queries);
 }

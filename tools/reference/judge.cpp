@@ -170,8 +170,8 @@ class Ranges {
   void widen(Range& range, std::size_t c, double cut) const {
     const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
     const double left = std::max(std::fabs(low - mean_[c]), std::fabs(high - mean_[c]));
-    const double slack = (cut + 0x1p-20) * left + 0x1p-126 + 0x1p-22 * std::fabs(mean_[c]) +
-                         3 * mean_error_[c];
+    const double slack =
+        (cut + 0x1p-20) * left + 0x1p-126 + 0x1p-22 * std::fabs(mean_[c]) + 3 * mean_error_[c];
     const Format format = format_of(m_.output);
     range.low = round_satfinite(low - slack, format);
     range.high = round_satfinite(high + slack, format);

@@ -64,7 +64,7 @@ struct ChannelCodes {
   std::vector<double> codes;   // [token, channel], on the grid of the format
   std::vector<double> scaled;  // [token, channel], before rounding
   std::vector<double> scale;   // [channel]; 0 if the channel is all zero
-  std::vector<double> mean;    // [channel]; 0 without smoothing, and where differences are beyond f32
+  std::vector<double> mean;  // [channel]; 0 without smoothing, and where differences are beyond f32
 };
 // What smoothing subtracts, [channel].
 std::vector<double> value_mean(const Tensor& v, std::int64_t batch, std::int64_t head);

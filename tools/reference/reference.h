@@ -73,12 +73,15 @@ struct QuantModel {
   bool smooth_q = false;
   enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
   bool v_scaled = true;  // per-channel scale of V (amax / v_max)
-  bool smooth_v = false;  // of V the mean over the keys is subtracted, and added to O. Only with v_scaled
+  bool smooth_v =
+      false;  // of V the mean over the keys is subtracted, and added to O. Only with v_scaled
   double v_max = 448.0;
   double p_max = 448.0;  // static scale of P: 448 for e4m3, 1 for f16
   // Maxima, less log2(p_max), are rounded up to multiples of this many octaves, but those of scores that mods
   // change; 0: they are not.
   double maximum_step = 0;
+  // A row keeps its maximum until a score is above it by more than this many octaves.
+  double maximum_slack = 0;
   int tile_keys = 64;  // P is quantized against the running maximum of the tiles so far
   IoType output = IoType::f16;
   friend bool operator==(const QuantModel&, const QuantModel&) = default;

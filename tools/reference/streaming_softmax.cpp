@@ -81,7 +81,7 @@ double softmax_step(double* scores, std::int64_t visible, std::int64_t tile,
   double top = maximum;
   double of_tile = -kInfinity;
   for (std::int64_t j = 0; j < visible; ++j) of_tile = std::max(of_tile, scores[j]);
-  if (of_tile > -kInfinity)
+  if (of_tile > maximum + options.maximum_slack)
     top = std::max(top, on_grid(of_tile, options.p_max, options.maximum_step));
   for (std::int64_t j = 0; j < visible; ++j) {
     scores[j] = std::exp2(scores[j] - top) * options.p_max;

@@ -39,7 +39,8 @@ struct KeyValues {
   std::vector<double> key_scale;    // [key]
   Panels values;                    // [key, channel]
   std::vector<double> value_scale;  // [channel], applied to the finished row
-  std::vector<double> value_mean;   // [channel], of which a row gets what its keys have of the weights; empty: none
+  std::vector<double>
+      value_mean;  // [channel], of which a row gets what its keys have of the weights; empty: none
 };
 
 struct Queries {
@@ -64,7 +65,8 @@ struct SoftmaxOptions {
   std::int64_t tile_keys = 64;     // the running maximum moves once per tile; a multiple of 8
   double p_max = 1.0;              // probabilities are multiplied by this before they are rounded
   Rounding round_p;
-  double maximum_step = 0;  // see on_grid()
+  double maximum_step = 0;   // see on_grid()
+  double maximum_slack = 0;  // in octaves: the maximum moves where a score is above it by more
   // If any but the causal mask, which is above: changed scores take the place of scores, hidden
   // keys weigh nothing, a sink is in the first maximum and sum. Where changes do not keep the
   // differences of a row's scores, they get scores with lse_shift.

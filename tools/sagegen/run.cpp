@@ -77,8 +77,8 @@ Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunD
   };
   const Kernel kernel = kernel_of(head_dim_for(inputs.values.q.channels));
   validate_attention(kernel);
-  if (ptx_origin(command) == "generator") return kernel;
-  const runtime::ArtifactSource source = ptx_source(command, on);
+  if (ptx_origin(command.ptx) == "generator") return kernel;
+  const runtime::ArtifactSource source = ptx_source(command.ptx, on);
   for (const int head_dim : head_dims().allowed) {
     if (head_dim < inputs.values.q.channels) continue;
     const Kernel padded = kernel_of(head_dim);

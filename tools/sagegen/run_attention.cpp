@@ -192,6 +192,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   reference::QuantModel model;
   model.qk_bits = bits(q.qk);
   model.maximum_step = attention::maximum_step(q);
+  model.maximum_slack = attention::maximum_slack(q);
   model.scales = scales_of(q.granularity);
   model.q_group = q.q_group;
   model.k_group = q.k_group;

@@ -240,13 +240,14 @@ std::string judgement_text(const Judgement& judgement, const AttentionJob& job,
                               "(--judge-seed {}; --json names them)\n",
                               judged, all, options.seed);
   text += impossible_text(judgement.impossible, job);
-  text += std::isfinite(judgement.limit)
-              ? fmt::format("bound    relative L1 <= {} x model + {:.2g} + {:.2g} = {:.6g} ({}): {}\n",
-                            judgement.bound.factor, judgement.bound.offset, judgement.slack,
-                            judgement.limit, judgement.bound.arithmetic,
-                            verdict_word(judgement.within_limit))
-              : "bound    none on relative L1, since exact attention is 0 or the model overflows: "
-                "rows have their own\n";
+  text +=
+      std::isfinite(judgement.limit)
+          ? fmt::format("bound    relative L1 <= {} x model + {:.2g} + {:.2g} = {:.6g} ({}): {}\n",
+                        judgement.bound.factor, judgement.bound.offset, judgement.slack,
+                        judgement.limit, judgement.bound.arithmetic,
+                        verdict_word(judgement.within_limit))
+          : "bound    none on relative L1, since exact attention is 0 or the model overflows: "
+            "rows have their own\n";
   text += fmt::format("rows     each element within the bound of its row's formats: {}\n",
                       judgement.row.rows_beyond == 0
                           ? "met"

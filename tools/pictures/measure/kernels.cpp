@@ -117,7 +117,8 @@ Probe product_probe(const Kernel& kernel) {
     wait_for_copies(k);
 
     Scores scores(block);
-    scores.load_scales(tile, thread);
+    scores.load_q_scale(thread);
+    scores.load_k_scale(tile, thread);
     scores.next_tile();
     if (plan.queries_in_registers) scores.hold_queries();
     scores.multiply(keys);
