@@ -158,6 +158,15 @@ RuleLayers<View> rules() {
                            to_string(v.spec.pv), to_string(v.spec.qk), to_string(other));
         }},
        {[](const View& v) {
+          return v.spec.pv == DType::bf16 && v.spec.v_smoothing != ValueSmoothing::none;
+        },
+        [](const View& v) {
+          return fmt::format(
+              "v_smoothing {} with pv bf16 is refused: products of bf16 take V as it is, without a "
+              "scale; use v_smoothing none, or pv e4m3",
+              to_string(v.spec.v_smoothing));
+        }},
+       {[](const View& v) {
           return v.spec.pv == DType::bf16 && v.spec.accumulation == Accumulation::f32_f16;
         },
         [](const View&) {

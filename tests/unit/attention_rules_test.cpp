@@ -279,6 +279,8 @@ TEST_CASE("Q and K of 16 bits: each rule fires alone, with the way out") {
         {"granularity per_block, q_group 32 and k_group 64 with qk bf16", "have no scales",
          "per_thread, 32 and 64"});
   check(changed("16bit", [](Parts& s) { s.spec.q_group = 128; }), {"q_group 128", "no scales"});
+  check(changed("16bit", [](Parts& s) { s.spec.v_smoothing = ValueSmoothing::mean; }),
+        {"v_smoothing mean with pv bf16", "use v_smoothing none, or pv e4m3"});
   check(changed("16bit", [](Parts& s) { s.spec.k_group = 128; }), {"k_group 128", "no scales"});
   check(changed("16bit", [](Parts& s) { s.spec.smoothing = Smoothing::k; }),
         {"smoothing k with qk bf16", "use smoothing none"});

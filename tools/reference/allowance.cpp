@@ -438,7 +438,9 @@ class RowBound {
       const double up = octaves * std::numbers::ln2 * (1 + octaves);
       const double down = (uncertainty + shift_) * std::numbers::ln2;
       const double high = round_pv(m_.pv, std::min(p * (1 + up), top));
-      const double low = round_pv(m_.pv, p * std::max(1 - down, 0.0));
+      const double least = p * std::max(1 - down, 0.0);
+      // An exponential below the smallest normal f32 is 0; only bf16 has numbers there.
+      const double low = least < kFlushed ? 0 : round_pv(m_.pv, least);
       return std::max(high - code, code - low);
     }
     const double high = m_.p_max * std::exp2(std::min(x + uncertainty, m_.maximum_slack + shift_));
@@ -616,18 +618,21 @@ class RowBound {
     const double left = head_.value_scale[index(c)] * n_[index(c)] / s_;
     return head_.value_mean.empty() ? left : left + head_.value_mean[index(c)] * share();
   }
+  double error_of_mean(std::size_t c) const {
+    return head_.value_mean.empty() ? 0 : 2 * head_.value_mean_error[c];
+  }
   double mean_error(std::int64_t c, double s_error) const {
     if (head_.value_mean.empty()) return 0;
     const double left = head_.value_scale[index(c)] * std::fabs(n_[index(c)]) / s_,
                  mean = std::fabs(head_.value_mean[index(c)]);
-    return 2 * head_.value_mean_error[index(c)] + left * head_.value_scale_error[index(c)] +
+    return error_of_mean(index(c)) + left * head_.value_scale_error[index(c)] +
            mean * share_error(s_error) + kMeanRounding * (mean + left);
   }
 
   void outputs(double* o, double* of_codes) const {
     const Format format = format_of(m_.output);
     for (std::int64_t c = 0; c < in_.q.channels; ++c) {
-      *of_codes += quotient(c, n_error_[index(c)], s_error_);
+      *of_codes += quotient(c, n_error_[index(c)], s_error_) + error_of_mean(index(c));
       const double s_error = s_error_ + s_cut_;
       const double error =
           quotient(c, n_error_[index(c)] + n_cut_[index(c)], s_error) + mean_error(c, s_error);
@@ -685,7 +690,7 @@ class RowBound {
     *distance = std::min(*distance, codes * (1 + kQuotient) + std::sqrt(rest));
     double of_values = 0;
     for (std::size_t c = 0; c < channels; ++c)
-      of_values += head_.value_scale[c] * n_values_[c] / least_sum;
+      of_values += head_.value_scale[c] * n_values_[c] / least_sum + error_of_mean(c);
     *of_codes = std::min(*of_codes, std::sqrt(static_cast<double>(channels)) * codes + of_values);
   }
 
@@ -725,7 +730,10 @@ class RowBound {
       const double beside =
           octaves < 1 ? octaves * octaves : std::exp2(octaves) - 1 - octaves * std::numbers::ln2;
       double straight = code * (common_error(j) * std::numbers::ln2 + beside);
-      if (m_.pv != QuantModel::Pv::e4m3) straight += std::min(error, 2 * half_step(m_.pv) * code);
+      if (m_.pv != QuantModel::Pv::e4m3) {
+        const bool vanishes = code <= 4 * kFlushed;  // as all that are as small do
+        straight += vanishes ? error : std::min(error, 2 * half_step(m_.pv) * code);
+      }
       linear += straight * std::sqrt(length);
       if (m_.pv == QuantModel::Pv::e4m3) edges[key_edge_[index(j)]].add(error, off, length);
       maxima.back().add(code * tile_error_[index(t)], off, length);

@@ -70,9 +70,10 @@
 //    are nothing but rounding errors have them.
 // 12. Unquantized Q and K. There are no codes, no scales, no mean and no bias: what is left of 1 and 2 is ten roundings,
 //    and what the tensor core cuts from the sum over the channels: as in 6, 18 * 2^-23 of the largest term, or sum so
-//    far, per 16 channels. Cuts go towards 0: all keys may have them the same way. P in bf16 has half a step of 2^-8.
+//    far, per 16 channels. Cuts go towards 0: all keys may have them the same way. P in bf16 has half a step of 2^-8,
+//    and is 0 below 2^-126.
 // 13. A smoothed V. O gets the mean m of a channel times the share s of the weights that keys have, which is 1 without
-//    a sink. m is off by d, as K's is, which O gets too, and as much again where V is nothing but rounding errors;
+//    a sink. m is off by d, as K's is, and in bf16 by 2^-118, which O gets too, and as much again where V is nothing but rounding errors;
 //    what is left of V is to codes and scale what 1 says of K, and there are two roundings. With a sink of weight W
 //    and keys of weight N in all, s = N / (N + W), so |ds| <= (1 + s) dS / (S - dS); in 9, V - o has m (1 - s) in it.
 // 14. Maxima that stay while no score is above them by more than a slack are those of the model, and move where the

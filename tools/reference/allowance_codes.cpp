@@ -87,7 +87,7 @@ void take_values(Head& head, const Inputs& in, const QuantModel& m, std::int64_t
   ChannelCodes v = quantize_values(in.v, b, h, m);
   if (m.smooth_v) {
     head.value_mean = v.mean;
-    head.value_mean_error = mean_error(in.v, b, h);
+    head.value_mean_error = value_mean_error(in.v, b, h, m.output);
     for (std::size_t c = 0; c < v.scale.size(); ++c) {
       const double amax = v.scale[c] * m.v_max, off = head.value_mean_error[c];
       head.value_scale_error.push_back(amax > 0 ? std::min(off / amax, 1.0) : 0);
@@ -125,6 +125,14 @@ std::vector<double> mean_error(const Tensor& tensor, std::int64_t b, std::int64_
   for (std::int64_t j = 0; j < tensor.tokens; ++j) {
     for (std::size_t c = 0; c < error.size(); ++c)
       error[c] += additions * 0x1p-24 / keys * std::fabs(tensor.row(b, h, j)[c]);
+  }
+  return error;
+}
+
+std::vector<double> value_mean_error(const Tensor& v, std::int64_t b, std::int64_t h, IoType io) {
+  std::vector<double> error = mean_error(v, b, h);
+  if (io == IoType::bf16) {
+    for (double& of_channel : error) of_channel += 0x1p-118;
   }
   return error;
 }

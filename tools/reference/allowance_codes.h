@@ -66,6 +66,9 @@ struct QueryCodes : Codes {
 
 // d of allowance.h: what f32 makes of the mean over the keys, [channel].
 std::vector<double> mean_error(const Tensor& tensor, std::int64_t batch, std::int64_t head);
+// The same of V: sums of bf16 are taken of V * 2^-31, so that none is beyond f32, and are multiples of its smallest number.
+std::vector<double> value_mean_error(const Tensor& v, std::int64_t batch, std::int64_t head,
+                                     IoType io);
 // A sum of products of unquantized Q and K on a tensor core, and what it may lose.
 struct Product {
   double sum = 0, cut = 0;

@@ -91,7 +91,7 @@ class Ranges {
         amax_(ranges_.size(), 0.0) {
     if (m.smooth_v) {
       mean_ = value_mean(in.v, batch, head);
-      mean_error_ = bounds::mean_error(in.v, batch, head);
+      mean_error_ = bounds::value_mean_error(in.v, batch, head, m.output);
     }
     for (std::int64_t n = 0; n < in.v.tokens; ++n) {
       const float* row = in.v.row(batch, head, n);
@@ -103,8 +103,8 @@ class Ranges {
   const std::vector<Range>& of(std::int64_t visible) {
     if (visible <= seen_) return ranges_;
     for (; seen_ < visible; ++seen_) include(ranges_, seen_);
-    const double cut = cut_of(visible);
-    for (std::size_t c = 0; c < ranges_.size(); ++c) widen(ranges_[c], c, cut);
+    const double cut = cut_of(visible), least = rounded_least(visible);
+    for (std::size_t c = 0; c < ranges_.size(); ++c) widen(ranges_[c], c, cut, least);
     return ranges_;
   }
 
@@ -126,12 +126,15 @@ class Ranges {
       }
       n += whole ? kTile : 1;
     }
-    const double cut = cut_of(keys.end - keys.begin + m_.tile_keys);
+    const std::int64_t walked = keys.end - keys.begin + m_.tile_keys;
+    const double cut = cut_of(walked), least = rounded_least(walked);
     for (std::size_t c = 0; c < ranges_.size(); ++c) {
-      widen(ranges_[c], c, cut);
+      const double slack = widen(ranges_[c], c, cut, least);
       if (!zero) continue;
-      ranges_[c].low = std::min(ranges_[c].low, 0.0);
-      ranges_[c].high = std::max(ranges_[c].high, 0.0);
+      const double beside_zero =
+          m_.smooth_v ? slack : 0;  // what is left of V and the mean come to it
+      ranges_[c].low = std::min(ranges_[c].low, -beside_zero);
+      ranges_[c].high = std::max(ranges_[c].high, beside_zero);
     }
     return ranges_;
   }
@@ -156,6 +159,14 @@ class Ranges {
     return tiles_[static_cast<std::size_t>(tile)];
   }
 
+  // The least that f16 rounds sums of a tile by, of all tiles, in codes of V: beside a mean that is added it shows.
+  double rounded_least(std::int64_t visible) const {
+    const double runs =
+                     static_cast<double>((std::min<std::int64_t>(visible, m_.tile_keys) + 7) / 8),
+                 tiles = static_cast<double>((visible + m_.tile_keys - 1) / m_.tile_keys);
+    return arithmetic_.half_roundings * runs * tiles * 0x1p-25 * 2 / m_.p_max;
+  }
+
   // Section 6 of allowance.h with all terms as large as the largest, for P V and for the sum of P.
   double cut_of(std::int64_t visible) const {
     const std::int64_t summed =
@@ -167,14 +178,18 @@ class Ranges {
            (18 * std::ldexp(fused, -arithmetic_.sum_bits) + rounded * 0x1p-11 + tiles * 0x1p-23);
   }
 
-  void widen(Range& range, std::size_t c, double cut) const {
+  // Returns by how much.
+  double widen(Range& range, std::size_t c, double cut, double least) const {
     const double low = dequantized(range.least, c, -1), high = dequantized(range.largest, c, 1);
     const double left = std::max(std::fabs(low - mean_[c]), std::fabs(high - mean_[c]));
-    const double slack =
-        (cut + 0x1p-20) * left + 0x1p-126 + 0x1p-22 * std::fabs(mean_[c]) + 3 * mean_error_[c];
+    const double of_mean = m_.smooth_v ? least * amax_[c] / m_.v_max +
+                                             0x1p-22 * std::fabs(mean_[c]) + 3 * mean_error_[c]
+                                       : 0;
+    const double slack = (cut + 0x1p-20) * left + 0x1p-126 + of_mean;
     const Format format = format_of(m_.output);
     range.low = round_satfinite(low - slack, format);
     range.high = round_satfinite(high + slack, format);
+    return slack;
   }
 
   // The code that V gets, or the one beside it if f32 arithmetic may decide so.
