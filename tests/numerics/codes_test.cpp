@@ -546,6 +546,25 @@ TEST_CASE("codes of V less its mean") {
   }
 }
 
+TEST_CASE("nothing is left of a channel of V that is constant, however its sum rounds") {
+  for (const DType io : {DType::f16, DType::bf16}) {
+    const Setup setup{.io = io,
+                      .head_dim = 64,
+                      .v_smoothing = ValueSmoothing::mean,
+                      .shape = {.q_len = 1, .kv_len = 100007, .head_dim = 64}};
+    ref::Inputs in = ref::generate("normal", setup.shape, 5, io_type(io));
+    for (std::size_t i = 0; i < in.v.data.size(); ++i)
+      in.v.data[i] = 1 + static_cast<float>(16 * (i % 64) + 1) / 1024;
+    ref::round_to(io_type(io), in.v);
+    const Workspace w = run_kernels(setup, in);
+    for (std::int64_t c = 0; c < 64; ++c) {
+      INFO("channel " << c);
+      CHECK(w.at<float>(w.region("v_mean"), c) == in.v.data[static_cast<std::size_t>(c)]);
+      CHECK(w.at<float>(w.region("v_scale"), c) == 0);
+    }
+  }
+}
+
 TEST_CASE("codes at lengths around the groups, chunks and tiles") {
   for (const std::int64_t length : {1, 7, 31, 32, 33, 63, 64, 65, 127, 128, 129, 513, 1100}) {
     for (const Smoothing smoothing : {Smoothing::k, Smoothing::qk}) {
