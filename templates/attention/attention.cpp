@@ -1,6 +1,6 @@
 // Quantized attention, SageAttention2 algorithm 1: INT8 or INT4 Q K^T, online softmax in base 2, P V in FP8 with
-// two-level accumulation or in FP16; either product in the io dtype, too. A thread block walks the keys for cta_q queries of one head; each
-// warp owns 16 or 32 of them.
+// two-level accumulation or in FP16; either product in the io dtype, too. A thread block walks the keys for cta_q
+// queries of one head; each warp owns 16 or 32 of them.
 #include "templates/attention/attention.h"
 
 #include <utility>
