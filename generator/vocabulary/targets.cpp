@@ -67,7 +67,7 @@ const std::vector<TargetInfo>& supported_targets() {
        .ptx_version = 70,
        .smem_per_block = 163 * kKiB,
        .smem_per_sm = 164 * kKiB,
-       .features = features(Feature::s4_mma),
+       .features = features(Feature::s4_mma, Feature::warps_take_turns),
        .devices = "A100, A30"},
       {.target = {.sm = 86},
        .name = "sm_86",
@@ -88,7 +88,7 @@ const std::vector<TargetInfo>& supported_targets() {
        .ptx_version = 87,
        .smem_per_block = 99 * kKiB,
        .smem_per_sm = 100 * kKiB,
-       .features = features(Feature::fp8_mma),
+       .features = features(Feature::fp8_mma, Feature::warps_take_turns),
        .devices = "RTX 5050 to 5090, RTX PRO 6000 Blackwell"},
   };
   return targets;

@@ -3,6 +3,7 @@
 // queries of one head; each warp owns 16 or 32 of them.
 #include "templates/attention/attention.h"
 
+#include <functional>
 #include <utility>
 
 #include "sagegen/dsl/ring.h"
@@ -88,12 +89,25 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
     scores.multiply(tile.wait(kKeys));  // S = Q K^T
     modify(block, tile, scores);        // what mods hide and change
     tile.release(kKeys);
-    // m = max(m, S), P = exp(S - m)
-    softmax.update(scores, [&](int row, F32 factor) { output.rescale(row, factor); });
-    if (!skipped && plan.k_scale_late) load_next_k_scale();
-    const SharedPtr v = tile.wait(kValues);
-    softmax.sum(scores);     // l = l * rescale + sum of P
-    output.add(softmax, v);  // O = O * rescale + P V
+    const auto wait_for_values = [&] {
+      if (!skipped && plan.k_scale_late) load_next_k_scale();
+      return tile.wait(kValues);
+    };
+    const auto weigh = [&](const std::function<SharedPtr()>& values_of_tile) {
+      // m = max(m, S), P = exp(S - m)
+      softmax.update(scores, [&](int row, F32 factor) { output.rescale(row, factor); });
+      const SharedPtr v = values_of_tile();
+      block.apart_if(plan.apart == Apart::products, [&] {
+        softmax.sum(scores);     // l = l * rescale + sum of P
+        output.add(softmax, v);  // O = O * rescale + P V
+      });
+    };
+    if (plan.apart == Apart::exponentials) {
+      const SharedPtr v = wait_for_values();  // by the whole block
+      block.apart_if(true, [&] { weigh([&] { return v; }); });
+    } else {
+      weigh(wait_for_values);
+    }
     tile.release(kValues);
     if (!skipped) scores.next_tile();
     return inner ? scores.next_is_large() : k.pred(false);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 #include "sagegen/dsl/tile.h"
@@ -14,6 +15,9 @@
 namespace sagegen::attention {
 
 using RowOperands = std::vector<dsl::MmaA>;  // by row block
+
+// What the assembler is kept from mixing with what comes before it in a tile.
+enum class Apart { none, exponentials, products };
 
 // What spec and mods fix.
 struct AttentionPlan {
@@ -35,6 +39,7 @@ struct AttentionPlan {
   bool whole_scores;     // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
   bool queries_in_registers;  // few channels leave enough of them
+  Apart apart;                // exponentials and products, or products alone
   bool k_scale_late;          // that of the next tile is loaded beside P V, not beside Q K^T
   bool inner_loop;            // a loop without masks beside the one with; needs a few registers
   float p_offset;             // P <= 2^p_offset
@@ -125,6 +130,8 @@ struct AttentionBlock {
   dsl::I32 last_query() const;  // of the block that exists
   // What K smoothing took from the scores of a row, in natural logarithms.
   dsl::F32 taken_by_smoothing(const AttentionPosition& from, dsl::I32 query) const;
+  // Emits it behind a branch that is always taken: the assembler moves nothing across. No launch has a negative kv_len.
+  void apart_if(bool is_apart, const std::function<void()>& emit) const;
   // Makes the assembler compute the values here (dsl::finish): no launch has a negative kv_len.
   void compute_here(const std::vector<dsl::Var<dsl::F32>>& values) const;
 

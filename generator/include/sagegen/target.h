@@ -14,10 +14,13 @@ struct Target {
   friend bool operator==(const Target&, const Target&) = default;
 };
 
-// What one tensor-core instruction of the target multiplies.
+// What one tensor-core instruction of the target multiplies, and what suits it.
 enum class Feature : unsigned {
   fp8_mma = 1u << 0,  // mma.sync e4m3
   s4_mma = 1u << 1,   // mma.sync s4
+  // Warps that take turns at the tensor cores are expected to be faster than warps that mix their instructions with
+  // others (the model of `sagegen inspect --model`).
+  warps_take_turns = 1u << 2,
 };
 using Features = unsigned;  // of Feature, or-ed
 template <typename... Each>
