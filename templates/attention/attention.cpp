@@ -4,6 +4,7 @@
 #include "templates/attention/attention.h"
 
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "sagegen/dsl/ring.h"
@@ -28,6 +29,34 @@ I32 inner_end(const AttentionBlock& block, const Scores& scores, const TileRange
   const I32 end = k.min(block.mods.whole_tiles_end(block.at.first_query, tile_keys), whole - ahead);
   return k.select(scores.next_is_large(), k.i32(0), end);
 }
+
+// Skip-softmax (BLASST, arXiv 2512.12087): a warp leaves out P and P V of tiles that weigh next to nothing, and counts them.
+class LightTiles {
+ public:
+  explicit LightTiles(const AttentionBlock& block)
+      : block_(block),
+        skipped_(block.k.var(block.k.i32(0))),
+        computed_(block.k.var(block.k.i32(0))) {}
+  void leave_out_or(Pred is_light, const std::function<void()>& compute) {
+    block_.k.if_else(
+        is_light, [&] { skipped_ = skipped_.get() + 1; },
+        [&] {
+          computed_ = computed_.get() + 1;
+          compute();
+        });
+  }
+  // Of a warp that has a query.
+  void report(const AttentionPosition& at) {
+    KernelBuilder& k = block_.k;
+    const Pred has_query = at.first_query + at.warp_row < block_.p(&Params::q_len);
+    k.if_(has_query && at.thread % 32 == 0,
+          [&] { block_.mods.count_tiles(at.batch, skipped_, computed_); });
+  }
+
+ private:
+  const AttentionBlock& block_;
+  Var<I32> skipped_, computed_;
+};
 
 }  // namespace
 
@@ -68,6 +97,8 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
                 .buffers = block.shared + std::int64_t{plan.q_tile.bytes()},
                 .sources = {{plan.k_stage_bytes(), keys}, {plan.v_tile.bytes(), values}},
                 .skipped = skipped});
+  std::optional<LightTiles> light_tiles;
+  if (block.mods.skip_light_tiles()) light_tiles.emplace(block);
   if (plan.queries_in_registers) {
     ring.wait_for_earlier_copies();
     scores.hold_queries();
@@ -102,9 +133,12 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
         output.add(softmax, v);  // O = O * rescale + P V
       });
     };
-    if (plan.apart == Apart::exponentials) {
+    if (light_tiles || plan.apart == Apart::exponentials) {
+      const Pred is_light = light_tiles ? softmax.is_light(scores) : k.pred(false);
       const SharedPtr v = wait_for_values();  // by the whole block
-      block.apart_if(true, [&] { weigh([&] { return v; }); });
+      const auto weigh_with = [&] { weigh([&] { return v; }); };
+      light_tiles ? light_tiles->leave_out_or(is_light, weigh_with)
+                  : block.apart_if(true, weigh_with);
     } else {
       weigh(wait_for_values);
     }
@@ -120,6 +154,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
 
   const AttentionPosition position = block.here();
   const RowSums sums = softmax.sums(position);
+  if (light_tiles) light_tiles->report(position);
   softmax.write_lse(position, sums.all);
   output.write(position, sums);  // O / l
 }

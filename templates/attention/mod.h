@@ -13,6 +13,7 @@
 //   ALiBi                   changes: score - slope[head] * log2(e) * distance
 //   boolean mask            hides: an element of [batch, head, query, key]
 //   block-sparse mask       skipped: a bit of [batch, head, query tile, key tile]
+//   skip-softmax            least_weight: a threshold of the request; count_tiles
 #pragma once
 
 #include <functional>
@@ -65,6 +66,12 @@ struct Mod {
   // True if no query of the block sees any key of the tile: it is neither copied nor computed. The same
   // for all threads of the block. first_query: of the block; tile: in tiles of cta_k keys.
   std::function<dsl::Pred(const ScoreRow& first_query, dsl::I32 tile)> skipped;
+
+  // log2 of a share, in [0, 1), of the largest weight that a row has seen so far. A warp computes neither P nor P V of a
+  // tile in which no weight of its rows reaches that. Asked once. The same for all threads of the block.
+  std::function<dsl::F32(dsl::I32 batch)> least_weight;
+  // Told by one thread of each warp, in the end, how many tiles it left out so, and how many it computed.
+  std::function<void(dsl::I32 batch, dsl::I32 skipped, dsl::I32 computed)> count_tiles;
 
   // Blocks of later queries have more to do: they start first.
   bool later_queries_see_more = false;

@@ -31,6 +31,7 @@ bool Mods::change_scores() const { return any(mods_, &Mod::changes); }
 bool Mods::hide_elements() const { return any(mods_, &Mod::hides); }
 bool Mods::have_sink() const { return any(mods_, &Mod::sink); }
 bool Mods::skip_tiles() const { return any(mods_, &Mod::skipped); }
+bool Mods::skip_light_tiles() const { return any(mods_, &Mod::least_weight); }
 bool Mods::later_queries_see_more() const { return any(mods_, &Mod::later_queries_see_more); }
 bool Mods::change_whole_scores() const { return any(mods_, &Mod::changes_whole_scores); }
 
@@ -112,6 +113,21 @@ Pred Mods::skipped(const ScoreRow& first_query, I32 tile) const {
     if (mod.skipped) skipped = skipped || mod.skipped(first_query, tile);
   }
   return skipped;
+}
+
+F32 Mods::least_weight(I32 batch) const {
+  F32 least;
+  for (const Mod& mod : mods_) {
+    if (!mod.least_weight) continue;
+    if (least.v != nullptr) throw InternalError("mods: two of them have a least weight");
+    least = mod.least_weight(batch);
+  }
+  return least;
+}
+
+void Mods::count_tiles(I32 batch, I32 skipped, I32 computed) const {
+  for (const Mod& mod : mods_)
+    if (mod.count_tiles) mod.count_tiles(batch, skipped, computed);
 }
 
 }  // namespace sagegen::attention

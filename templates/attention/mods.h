@@ -23,6 +23,7 @@ class Mods {
   bool hide_elements() const;
   bool have_sink() const;
   bool skip_tiles() const;
+  bool skip_light_tiles() const;
   bool later_queries_see_more() const;
 
   // Tiles that a block of queries first .. last walks. One tile at least, all of which is hidden if none of
@@ -47,6 +48,9 @@ class Mods {
   // In base 2, of all sinks together; have_sink() says whether there is one.
   dsl::F32 sink(const ScoreRow& row) const;
   dsl::Pred skipped(const ScoreRow& first_query, dsl::I32 tile) const;
+  // skip_light_tiles() says whether there is one.
+  dsl::F32 least_weight(dsl::I32 batch) const;
+  void count_tiles(dsl::I32 batch, dsl::I32 skipped, dsl::I32 computed) const;
 
  private:
   dsl::I32 seen_end(dsl::I32 query) const;

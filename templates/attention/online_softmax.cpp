@@ -24,8 +24,12 @@ std::int32_t repeated(const AttentionPlan& plan) {
 
 OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
   KernelBuilder& k = block.k;
+  if (block.mods.skip_light_tiles()) {
+    // Maxima that are multiples of a step are up to a step above the scores.
+    least_weight_ = block.mods.least_weight(block.at.batch) - block.plan.maximum_step;
+  }
   for (int row = 0; row < block.plan.warp_rows / 8; ++row) {
-    F32 maximum = k.f32(kFirstMaximum);
+    F32 maximum = first_maximum(row);
     if (block.mods.have_sink()) {
       const F32 score = sink(block.at, row);
       const bool steps = block.plan.maximum_step != 0;
@@ -35,6 +39,15 @@ OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
     maximum_.push_back(k.var(maximum));
     sum_.push_back(k.var(k.f32(0.0f)));
   }
+}
+
+// Rows behind the last query see no tile that is worth its while, lest they keep others from leaving one out.
+F32 OnlineSoftmax::first_maximum(int row) const {
+  KernelBuilder& k = block_.k;
+  if (!block_.mods.skip_light_tiles()) return k.f32(kFirstMaximum);
+  const Pred is_there =
+      block_.at.lane_query + Accumulator::tile_row(row) < block_.p(&Params::q_len);
+  return k.select(is_there, k.f32(kFirstMaximum), k.f32(-kFirstMaximum));
 }
 
 F32 OnlineSoftmax::sink(const AttentionPosition& at, int row) const {
@@ -56,6 +69,24 @@ F32 OnlineSoftmax::on_grid(F32 score, bool may_be_large) const {
   return k.fma_up(k.fma_up(score, one, rounder), one, -(rounder + p_offset));
 }
 
+Pred OnlineSoftmax::is_light(Scores& scores) {
+  KernelBuilder& k = block_.k;
+  const AttentionPlan& plan = block_.plan;
+  Pred light = k.pred(true);
+  maximum_of_tile_.clear();
+  for (int row = 0; row < scores.elements.lane_rows(); ++row) {
+    const F32 largest = lane_max(k, scores.elements, row);
+    if (plan.maximum_slack != 0) {
+      const F32 exponent = k.fma(largest, scores.scale, shift_of(scores, row));
+      light = light && exponent < least_weight_ + plan.p_offset;
+    } else {
+      maximum_of_tile_.push_back(maximum_of_tile(scores, largest));
+      light = light && maximum_of_tile_.back() < maximum_[row].get() + least_weight_;
+    }
+  }
+  return k.all(light);
+}
+
 // One fma per element. Roundings of the maximum go up and those of what is taken off go down, so that no P
 // exceeds 2^p_offset, where FP8 ends, however large the scores; a maximum that is a little high scales P
 // and its sum alike.
@@ -64,8 +95,11 @@ void OnlineSoftmax::update(Scores& scores, const Rescale& rescale_earlier) {
   if (block_.plan.maximum_slack != 0) raise_far_maxima(scores, rescale_earlier);
   for (int row = 0; row < scores.elements.lane_rows(); ++row) {
     if (block_.plan.maximum_slack == 0) {
-      const F32 largest = lane_max(block_.k, scores.elements, row), before = maximum_[row];
-      maximum_[row] = block_.k.max(before, maximum_of_tile(scores, largest));
+      const F32 before = maximum_[row];
+      const F32 of_tile = maximum_of_tile_.empty()
+                              ? maximum_of_tile(scores, lane_max(block_.k, scores.elements, row))
+                              : maximum_of_tile_[static_cast<std::size_t>(row)];
+      maximum_[row] = block_.k.max(before, of_tile);
       rescale_.push_back(block_.k.exp2(before - maximum_[row].get()));
     }
     exponentials(scores, row);

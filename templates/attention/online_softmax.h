@@ -22,6 +22,9 @@ class OnlineSoftmax {
 
   // Multiplies what P V came to before by a factor, of a row of the lane.
   using Rescale = std::function<void(int row, dsl::F32 factor)>;
+  // Whether no weight of the warp's rows in the tile reaches the share of the largest so far that mods ask for: then the
+  // tile may count for nothing, and is to be left out. Comes before update(), where mods ask at all.
+  dsl::Pred is_light(Scores& scores);
   // m = max(m, scores), P in place of the scores; what was summed before must be rescaled. Where maxima have slack,
   // rescale_earlier() does that, in a branch, if at all.
   void update(Scores& scores, const Rescale& rescale_earlier);
@@ -41,6 +44,7 @@ class OnlineSoftmax {
   dsl::F32 sink(const AttentionPosition& at, int row) const;
   void raise_far_maxima(Scores& scores, const Rescale& rescale_earlier);
   dsl::F32 maximum_of_tile(const Scores& scores, dsl::F32 largest) const;
+  dsl::F32 first_maximum(int row) const;
   dsl::F32 on_grid(dsl::F32 score, bool may_be_large) const;
   dsl::F32 shift_of(const Scores& scores, int row) const;
   void exponentials(Scores& scores, int row) const;
@@ -48,6 +52,8 @@ class OnlineSoftmax {
   const AttentionBlock& block_;
   std::vector<RowOperands> p_;
   std::vector<dsl::F32> rescale_;
+  dsl::F32 least_weight_;                  // octaves; none if no mod asks
+  std::vector<dsl::F32> maximum_of_tile_;  // by row, of is_light(); without slack
   // By row of the lane: the maximum score less p_offset; the sum of P times v_code.
   std::vector<dsl::Var<dsl::F32>> maximum_, sum_;
 };

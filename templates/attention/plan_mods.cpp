@@ -25,7 +25,7 @@ void refuse_of_absent(const char* mod, const Kernel& kernel, const Arguments& ar
 void check_memory(ArgumentCheck& check, const std::vector<ModTensor>& tensors) {
   for (const ModTensor& tensor : tensors) {
     check.array(tensor.name, tensor.data, tensor.bytes, tensor.alignment,
-                ArgumentCheck::Access::read);
+                tensor.written ? ArgumentCheck::Access::write : ArgumentCheck::Access::read);
   }
 }
 

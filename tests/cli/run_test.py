@@ -434,7 +434,7 @@ class Mods(RunTest):
     KEY = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_{}__q128k64w4s2__sm89"
     LENGTHS = ("--device", "emulator", "--heads", 2, "--q-len", 70, "--kv-len", 65)
     USUAL = {"window": "128,0", "softcap": "30", "bias": "hqk", "alibi": "0.5", "mask": "bqk", "sinks": "0",
-             "blocksparse": "0.5"}
+             "blocksparse": "0.5", "skipsoftmax": "0.001"}
 
     def mods_line(self, *arguments):
         lines = self.expect(OK, "run", *arguments).out.splitlines()
@@ -443,7 +443,7 @@ class Mods(RunTest):
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_each_alone_and_all_together(self):
         given = {"window": "40,3", "softcap": "5", "bias": "bk", "alibi": "0.25", "mask": "hk", "sinks": "2.5",
-                 "blocksparse": "0.7"}
+                 "blocksparse": "0.7", "skipsoftmax": "0.25"}
         for mod, text in given.items():
             with self.subTest(mod=mod):
                 report = self.run_json(*SMALL, f"--{mod}", text)
@@ -455,7 +455,7 @@ class Mods(RunTest):
         for causal, word in (((), ""), (("--causal", "bottom-right"), "causal_")):
             report = self.run_json(*SMALL, "--batch", 2, "--kv-heads", 1, *causal, *options)
             self.assertEqual(report["mods"], [f"{mod} {text}" for mod, text in given.items()])
-            self.assertEqual(report["kernels"][-1], self.KEY.format(word + "window_softcap_bias_alibi_mask_sinks_blocksparse"))
+            self.assertEqual(report["kernels"][-1], self.KEY.format(word + "window_softcap_bias_alibi_mask_sinks_blocksparse_skipsoftmax"))
             self.assertTrue(report["passed"])
         self.assertEqual(self.mods_line(*SMALL, "--sinks", 1, "--window", "5,-1"), ["mods     window 5,-1, sinks 1"])
 
@@ -472,15 +472,27 @@ class Mods(RunTest):
 
         # No bound on any side, all tiles, sinks that weigh nothing: as without it. Anything less: another result.
         plain = errors()
-        for same in (("--window", "-1,-1"), ("--window", "1000,1000"), ("--blocksparse", 1), ("--sinks", -1e4)):
+        for same in (("--window", "-1,-1"), ("--window", "1000,1000"), ("--blocksparse", 1), ("--sinks", -1e4),
+                     ("--skipsoftmax", 0)):
             self.assertEqual(errors(*same), plain, same)
         seen = {tuple(plain)}
         for other in (("--window", "30,-1"), ("--window", "29,-1"), ("--softcap", 1), ("--softcap", 2),
                       ("--bias", "hqk"), ("--alibi", 0.1), ("--mask", "k"), ("--mask", "qk"), ("--sinks", 0), ("--sinks", 1),
-                      ("--blocksparse", 0)):
+                      ("--blocksparse", 0), ("--skipsoftmax", 0.9)):
             metrics = tuple(errors(*other))
             self.assertNotIn(metrics, seen, other)
             seen.add(metrics)
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_tiles_that_were_skipped(self):
+        sparse = (*SMALL, "--dist", "sink", "--kv-len", 700, "--skipsoftmax")
+        counts = [self.run_json(*sparse, threshold)["skipsoftmax"] for threshold in (0, 0.5)]
+        self.assertEqual(counts[0]["skipped"], 0)
+        self.assertGreater(counts[1]["skipped"], 0)
+        self.assertEqual(sum(counts[0].values()), sum(counts[1].values()))
+        lines = self.expect(OK, "run", *sparse, 0.5).out.splitlines()
+        self.assertIn(f"tiles    warps skipped {counts[1]['skipped']} of {sum(counts[1].values())}", lines)
+        self.assertNotIn("skipsoftmax", self.run_json(*SMALL))
 
     def test_keys_without(self):
         for mod, text in self.USUAL.items():
@@ -545,7 +557,9 @@ schedules = "q64k64w4s3"
                 ("--alibi", "steep", ["it is a number"]), ("--alibi", "inf", ["it is a number"]),
                 ("--sinks", "many", ["it is a number"]), ("--sinks", "inf", ["it is a number"]),
                 ("--blocksparse", "2", ["a share of tiles, from 0 to 1"]), ("--blocksparse", "-0.1", ["from 0 to 1"]),
-                ("--blocksparse", "half", ["it is a number"]), ("--blocksparse", "nan", ["it is a number"])):
+                ("--blocksparse", "half", ["it is a number"]), ("--blocksparse", "nan", ["it is a number"]),
+                ("--skipsoftmax", "1", ["at least 0 and less than 1"]), ("--skipsoftmax", "-1", ["less than 1"]),
+                ("--skipsoftmax", "few", ["it is a number"])):
             self.expect_error(USAGE, "usage error", [f"{option} {text} is refused", *words], "run", *SMALL, option, text)
         for option in self.USUAL:
             self.expect_error(USAGE, "usage error", [f"--{option}", "is refused"], "run", *SMALL, f"--{option}", "")
@@ -559,7 +573,7 @@ schedules = "q64k64w4s3"
     def test_help(self):
         text = self.expect(OK, "run", "--help").out
         for part in ("--window LEFT,RIGHT", "--softcap CAP", "--bias AXES", "--alibi SLOPE", "--mask AXES", "--sinks MEAN",
-                     "--blocksparse SHARE"):
+                     "--blocksparse SHARE", "--skipsoftmax THRESHOLD"):
             self.assertIn(part, text)
 
 

@@ -94,6 +94,7 @@ Call call_with_all_mods() {
   mods.mask = scores_at(kMask);
   mods.sinks = {.logits = kSinks};
   mods.blocksparse = {.bits = kBits, .tile_queries = 128, .tile_keys = 64};
+  mods.skipsoftmax = {.thresholds = kThresholds, .counts = kCounts};
   return call;
 }
 
@@ -337,6 +338,10 @@ TEST_CASE("arguments of a mask or bias that the kernel does not have") {
       {"sinks", [](C& c) { c.arguments.mods.sinks.logits = kSinks; }, absent("sinks")},
       {"bits", [](C& c) { c.arguments.mods.blocksparse.bits = kBits; }, absent("blocksparse")},
       {"tiles", [](C& c) { c.arguments.mods.blocksparse.tile_keys = 64; }, absent("blocksparse")},
+      {"threshold", [](C& c) { c.arguments.mods.skipsoftmax.threshold = 0.1f; },
+       absent("skipsoftmax")},
+      {"counts", [](C& c) { c.arguments.mods.skipsoftmax.counts = kCounts; },
+       absent("skipsoftmax")},
   };
   check_refusals(refusals);
   // One that has all but the mod.
@@ -379,6 +384,12 @@ TEST_CASE("addresses of masks and biases") {
       {"bits at 1",
        [](C& c) { c.arguments.mods.blocksparse.bits += 1; },
        {"blocksparse.bits is at", "4 bytes"}},
+      {"thresholds at 2",
+       [](C& c) { c.arguments.mods.skipsoftmax.thresholds += 2; },
+       {"skipsoftmax.thresholds is at", "4 bytes"}},
+      {"counts at 2",
+       [](C& c) { c.arguments.mods.skipsoftmax.counts += 2; },
+       {"skipsoftmax.counts is at", "4 bytes"}},
       {"bias at the end of memory",
        [](C& c) { c.arguments.mods.bias.data = ~DevicePtr{0} - 2 * kScoreElements + 1; },
        {"bias.data at", "address space"}},
@@ -396,7 +407,26 @@ TEST_CASE("addresses of masks and biases") {
   call.arguments.mods.mask.data += 1;
   call.arguments.mods.sinks.logits += 4;
   call.arguments.mods.blocksparse.bits += 4;
+  call.arguments.mods.skipsoftmax.counts += 4;
   REQUIRE_NOTHROW(run(plan, call));
+  call.arguments.mods.skipsoftmax = {};  // nobody skips, and nobody counts
+  REQUIRE_NOTHROW(run(plan, call));
+}
+
+TEST_CASE("thresholds of tiles") {
+  using C = Call;
+  const auto threshold = [](float value) {
+    return [value](C& c) { c.arguments.mods.skipsoftmax = {.threshold = value}; };
+  };
+  const char* share = "a share of the largest weight";
+  check_mod_refusals({
+      {"negative", threshold(-0.1f), {"skipsoftmax: threshold is -0.1", share, "less than 1"}},
+      {"one", threshold(1), {"skipsoftmax: threshold is 1;", share}},
+      {"NaN", threshold(kNan), {"skipsoftmax: threshold is nan", share}},
+      {"both",
+       [](C& c) { c.arguments.mods.skipsoftmax.threshold = 0.5f; },
+       {"threshold is 0.5, and thresholds are given, too", "one for all requests"}},
+  });
 }
 
 TEST_CASE("strides of masks and biases") {
@@ -553,6 +583,18 @@ TEST_CASE("what is written overlaps no mask and no bias") {
       {"workspace in the bits",
        [](C& c) { c.workspace = kBits; },
        {"workspace", "blocksparse.bits spans"}},
+      {"counts in o",
+       [](C& c) { c.arguments.mods.skipsoftmax.counts = kO + 400; },
+       {"o spans", "skipsoftmax.counts spans"}},
+      {"counts in k",
+       [](C& c) { c.arguments.mods.skipsoftmax.counts = kK; },
+       {"skipsoftmax.counts spans", "k spans"}},
+      {"counts are the thresholds",
+       [](C& c) { c.arguments.mods.skipsoftmax.counts = kThresholds - 12; },
+       {"skipsoftmax.counts spans", "skipsoftmax.thresholds spans"}},
+      {"workspace in the counts",
+       [](C& c) { c.workspace = kCounts; },
+       {"workspace", "skipsoftmax.counts spans"}},
   });
   // Touching is no overlap, and what is read may be one.
   FakePlan plan(kernel_with_all_mods());
@@ -577,6 +619,8 @@ TEST_CASE("arguments of masks and biases by name") {
   set_mod_argument(mods, "alibi.slopes", 32, 0);
   set_mod_argument(mods, "sinks.logits", 64, 0);
   set_mod_argument(mods, "blocksparse.tile_keys", 128, 0);
+  set_mod_argument(mods, "skipsoftmax.threshold", 0, 0.25);
+  set_mod_argument(mods, "skipsoftmax.counts", 96, 0);
   set_mod_argument(mods, "window.left", 6, 0);  // the last one counts
   attention::ModArguments same;
   same.window = {.left = 6, .right = -1};
@@ -587,6 +631,7 @@ TEST_CASE("arguments of masks and biases by name") {
   same.alibi.slopes = 32;
   same.sinks.logits = 64;
   same.blocksparse.tile_keys = 128;
+  same.skipsoftmax = {.threshold = 0.25f, .counts = 96};
 #define SAGEGEN_MOD(name) CHECK((mods.name == same.name));
 #include "templates/attention/mods/mods.def"
   for (const char* name : {"", "window", "window.", ".left", "left", "window.left.", "Window.left",

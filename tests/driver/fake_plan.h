@@ -26,6 +26,8 @@ inline constexpr DevicePtr kBias = 0x7'0000'0000'0000;
 inline constexpr DevicePtr kMask = 0x8'0000'0000'0000;
 inline constexpr DevicePtr kSinks = 0x9'0000'0000'0000;
 inline constexpr DevicePtr kBits = 0xa'0000'0000'0000;
+inline constexpr DevicePtr kThresholds = 0xd'0000'0000'0000;
+inline constexpr DevicePtr kCounts = 0xc'0000'0000'0000;
 inline constexpr DevicePtr kSlopes = 0xb'0000'0000'0000;
 
 // HND tensors at these addresses.

@@ -151,6 +151,11 @@ void check_mods(const FakeLaunch& launch, const attention::Spec& spec,
     CHECK(p.bits == mods.blocksparse.bits);
     CHECK(p.row_words == round_up(tiles, 32) / 32);
   }
+  if (spec.skipsoftmax) {
+    const auto p = decode<attention::skipsoftmax::Params>(launch);
+    CHECK(p.threshold == mods.skipsoftmax.threshold);
+    CHECK((p.thresholds == mods.skipsoftmax.thresholds && p.counts == mods.skipsoftmax.counts));
+  }
 }
 
 quantize_rows::Spec rows_of(const FakeLaunch& launch) {
@@ -492,6 +497,13 @@ attention::ModArguments random_mods(std::mt19937& random, const attention::Spec&
     mods.blocksparse = {
         .bits = kBits + 4, .tile_queries = schedule.cta_q, .tile_keys = schedule.cta_k};
   }
+  if (spec.skipsoftmax) {
+    mods.skipsoftmax = {.counts = kCounts};
+    if (below(2) == 0)
+      mods.skipsoftmax.threshold = static_cast<float>(below(1000)) / 1000;
+    else
+      mods.skipsoftmax.thresholds = kThresholds;
+  }
   return mods;
 }
 
@@ -648,6 +660,7 @@ TEST_CASE("parameter blocks of masks and biases hold what one computes by hand")
   mods.mask = {kMask, 5, 0, 1LL << 40, 7};
   mods.sinks = {kSinks};
   mods.blocksparse = {kBits, 128, 64};
+  mods.skipsoftmax = {0.125f, 0, kCounts};
   REQUIRE(arguments.lse == 0);
   plan.run(shape, arguments);
   const FakeLaunch& launch = plan.driver->launches().back();
@@ -672,6 +685,8 @@ TEST_CASE("parameter blocks of masks and biases hold what one computes by hand")
   CHECK(decode<attention::sinks::Params>(launch).logits == kSinks);
   const auto sparse = decode<attention::blocksparse::Params>(launch);
   CHECK((sparse.bits == kBits && sparse.row_words == 2));  // 33 tiles
+  const auto skip = decode<attention::skipsoftmax::Params>(launch);
+  CHECK((skip.threshold == 0.125f && skip.thresholds == 0 && skip.counts == kCounts));
   CHECK(decode<attention::SmoothingParams>(launch).lse_correction != 0);
 
   arguments.causal = attention::CausalAlignment::top_left;
@@ -714,8 +729,9 @@ TEST_CASE("what smoothing takes from scores is kept for those who see whole scor
     CHECK_FALSE(kept({seeing}, Smoothing::none, 0));
     CHECK_FALSE(kept({seeing}, Smoothing::none, kLse));
   }
-  const std::vector<bool Spec::*> blind{&Spec::causal, &Spec::window, &Spec::bias,
-                                        &Spec::alibi,  &Spec::mask,   &Spec::blocksparse};
+  const std::vector<bool Spec::*> blind{&Spec::causal,     &Spec::window, &Spec::bias,
+                                        &Spec::alibi,      &Spec::mask,   &Spec::blocksparse,
+                                        &Spec::skipsoftmax};
   CHECK_FALSE(kept(blind, Smoothing::k, 0));
   CHECK(kept(blind, Smoothing::k, kLse));
 }

@@ -474,7 +474,7 @@ struct MeasuredMod {
 constexpr MeasuredMod kMeasuredMods[] = {
     {"none", 6.79, 8.27},   {"window", 6.75, 8.58},       {"softcap", 12.34, 13.94},
     {"bias", 14.06, 15.84}, {"alibi", 11.02, 12.63},      {"mask", 14.75, 16.94},
-    {"sinks", 6.78, 8.27},  {"blocksparse", 11.36, 13.5},
+    {"sinks", 6.78, 8.27},  {"blocksparse", 11.36, 13.5}, {"skipsoftmax", 6.99, 12.8},
 };
 
 TEST_CASE("what a mod adds to the loop") {
@@ -498,7 +498,8 @@ TEST_CASE("what a mod adds to the loop") {
     if (model::ptxas_major_version() != kMeasuredWith) continue;
     const MeasuredMod& mod = kMeasuredMods[i / 2];
     // Where tiles are skipped nothing is done in every iteration: slow paths count, too.
-    const bool skips = mod.mod == std::string("blocksparse");
+    const bool skips =
+        mod.mod == std::string("blocksparse") || mod.mod == std::string("skipsoftmax");
     const LoopCost cost =
         cost_of(jobs[i].assembled.cubin, head_dim, skips ? Count::all : Count::every_iteration);
     CHECK(cost.scores > 0);

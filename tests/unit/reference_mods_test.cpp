@@ -276,6 +276,8 @@ TEST_CASE("mods that do not fit are refused with what they asked for") {
   };
   refused(sinks({1, 2, 3}), "attention sinks: 3 values for 4 heads");
   refused(alibi({1}, 0), "ALiBi: 1 values for 4 heads");
+  refused(skip_softmax({0.1f}), "skip-softmax: 1 thresholds for a batch of 2");
+  CHECK_THROWS_WITH(skip_softmax({1.0f}), Catch::Contains("threshold is 1;"));
   refused(bias(std::vector<float>(67 * 149 - 1), {0, 0, 149, 1}), "ends at element 9982");
   refused(mask({1, 1}, {0, 0, 0, -1}), "boolean mask: stride -1 is negative");
   refused(block_sparse({1, 2}, 64, 64, {0, 0, 2}), "block-sparse mask: [2, 4, 2, 1]");
@@ -426,6 +428,29 @@ TEST_CASE("judge: a bias in f32 passes, one without log2(e) or of another head d
     CHECK(judge.refused({bias(values, {0, 0, 0, 1})}) > 100);
     CHECK(judge.refused({}) > 200);
   });
+}
+
+TEST_CASE("judge: tiles below the threshold may be left out, others not") {
+  std::vector<float> levels(200, 0);  // of keys; the second tile weighs little
+  std::fill(levels.begin() + 64, levels.begin() + 128, -6.0f);
+  const ScoreMod level = bias(levels, {0, 0, 0, 1});
+  const auto without = [](std::int64_t tile) {
+    ScoreMod mod;
+    mod.hides = [=](const Place& p) { return p.key / 64 == tile; };
+    return mod;
+  };
+  for (const bool e4m3 : {true, false}) {
+    const Judge may(inputs_with({level, skip_softmax({0.2f})}, kJudged, "normal"), e4m3);
+    CHECK(may.passes(may.with({level})));
+    CHECK(may.passes(may.with({level, without(1)})));
+    CHECK(may.refused({level, without(2)}) > 200);
+    CHECK(*std::min_element(may.bounds.light.begin(), may.bounds.light.end()) > 0);
+    for (const float threshold : {0.0f, 1e-5f}) {
+      const Judge must(inputs_with({level, skip_softmax({threshold})}, kJudged, "normal"), e4m3);
+      CHECK(*std::max_element(must.bounds.light.begin(), must.bounds.light.end()) == 0);
+      if (!e4m3) CHECK(must.refused({level, without(1)}) > 200);
+    }
+  }
 }
 
 // Both have the roundings of f32, each its own.

@@ -8,6 +8,7 @@
 #include <numbers>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "tools/reference/allowance_codes.h"
 #include "tools/reference/heads.h"
@@ -92,7 +93,7 @@ class RowBound {
         scale_(base2_scale(in)) {}
 
   void compute(const float* q, std::int64_t token, double* o, double* lse, double* distance,
-               double* of_codes) {
+               double* of_codes, double* of_light) {
     const KeySpan seen = mods_.keys_of(token);
     first_ = seen.begin;
     visible_ = seen.end;
@@ -106,9 +107,11 @@ class RowBound {
       return;
     }
     maxima();
+    find_light_tiles();
     sums();
     outputs(o, of_codes);
     whole_row(token, o, distance, of_codes);
+    if (of_light != nullptr) *of_light = cost_of_light();
     *lse = lse_bound(q);
   }
 
@@ -414,6 +417,34 @@ class RowBound {
     return has_mods_ && tile_maximum_[index(t)] + 2 * tile_own_[index(t)] < maximum_ - kGone;
   }
 
+  // 15. of the header.
+  void find_light_tiles() {
+    light_.assign(tile_maximum_.size(), false);
+    const double share = has_mods_ ? mods_.least_weight(place_.batch) : 0;
+    if (share == 0) return;
+    double before = sink_ + sink_own_;  // the largest score so far
+    for (std::size_t t = 0; t < light_.size(); ++t) {
+      const auto begin = static_cast<std::int64_t>(t) * m_.tile_keys;
+      const Top top = top_of(begin, std::min<std::int64_t>(begin + m_.tile_keys, visible_));
+      const double off =
+          2 * (of_tops_ + folded_ + kExponentials) + kScoreRounding * std::fabs(before);
+      light_[t] = top.low < before + std::log2(share) + off;
+      before = std::max(before, top.high);
+    }
+  }
+
+  // Of all channels, in units of O.
+  double cost_of_light() const {
+    const double s_error = std::min(s_light_, s_ / 2);
+    double cost = 0;
+    for (std::int64_t c = 0; c < in_.q.channels; ++c) {
+      const double value = std::fabs(n_[index(c)]) / s_;
+      cost +=
+          head_.value_scale[index(c)] * (n_light_[index(c)] + value * s_light_) / (s_ - s_error);
+    }
+    return cost;
+  }
+
   // What the sink adds to S, and how far the kernel's may be off: as a tile before the first one.
   double sink_weight() const { return m_.p_max * std::exp2(sink_ - maximum_); }
   double sink_error() const {
@@ -460,11 +491,12 @@ class RowBound {
     n_error_.assign(width, 0.0);
     n_cut_.assign(width, 0.0);
     n_values_.assign(width, 0.0);
+    n_light_.assign(width, 0.0);
     key_code_.clear();
     key_edge_.clear();
     key_error_.clear();
     tile_error_.clear();
-    s_ = s_error_ = s_cut_ = 0;
+    s_ = s_error_ = s_cut_ = s_light_ = 0;
     if (sink_ > -kInfinity) {
       s_ = sink_weight();
       s_error_ = sink_error();
@@ -505,10 +537,14 @@ class RowBound {
           (weight + weight_error) * code_error(x, p, code, uncertainty(j)) + weight_error * code;
       double& top = largest[index(i / kFusedKeys)];
       top = std::max({top, weight * code, weight * least});
-      s_error_ += error_[index(i)];
       key_code_.push_back(code_[index(i)]);
       if (m_.pv == QuantModel::Pv::e4m3) key_edge_.push_back(edge_of(p, code));
       key_error_.push_back(error_[index(i)]);
+      if (light_[index(t)]) {
+        error_[index(i)] += code_[index(i)];
+        s_light_ += error_[index(i)];
+      }
+      s_error_ += error_[index(i)];
     }
     double of_codes = 0, cut = 0;
     for (std::int64_t i = 0; i < keys; ++i) {
@@ -589,6 +625,7 @@ class RowBound {
     for (std::size_t c = 0; c < kWidth; ++c) {
       total[c] = two_level_ ? total[c] + sum[c] : sum[c];
       n_error_[index(channel) + c] += error[c];
+      if (light_[index(begin / m_.tile_keys)]) n_light_[index(channel) + c] += error[c];
       n_cut_[index(channel) + c] += cut[c] + kF32Sum * std::fabs(total[c]);
     }
   }
@@ -700,6 +737,8 @@ class RowBound {
     const std::int16_t* q = queries_.row(token);
     const std::vector<int>& undecided = queries_.undecided[index(token)];
     std::vector<Pull> of_q(undecided.size()), of_k(channels), edges(400), maxima;
+    Pull light;  // a tile
+    double of_light = 0;
     std::vector<double> off(padded), mean(padded), scale(padded, 0.0);  // padding weighs nothing
     std::copy_n(head_.value_scale.begin(), channels, scale.begin());
     for (std::size_t c = 0; c < padded; ++c) mean[c] = n_[c] / s_;
@@ -711,6 +750,7 @@ class RowBound {
       const std::int64_t t = j / m_.tile_keys;
       if (maxima.empty() || tile_maximum_[index(t)] != maximum) maxima.emplace_back();
       maximum = tile_maximum_[index(t)];
+      if (j % m_.tile_keys == 0) of_light += std::exchange(light, {}).length();
       if (has_mods_ && key_code_[index(j)] == 0 && key_error_[index(j)] == 0) continue;
       std::array<double, kWidth> squared{};
       for (std::size_t first = 0; first < padded; first += kWidth) {
@@ -736,6 +776,7 @@ class RowBound {
       }
       linear += straight * std::sqrt(length);
       if (m_.pv == QuantModel::Pv::e4m3) edges[key_edge_[index(j)]].add(error, off, length);
+      if (light_[index(t)]) light.add(code + error, off, length);
       maxima.back().add(code * tile_error_[index(t)], off, length);
       double octave = code * scale_ * queries_.step[index(token)] * std::numbers::ln2;
       if (changes_) octave *= slope_[index(j)];
@@ -745,7 +786,7 @@ class RowBound {
       for (std::size_t i = 0; i < undecided.size(); ++i)
         of_q[i].add(octave * head_.keys.step[index(j)] * k[undecided[i]], off, length);
     }
-    double total = kDeviations * std::sqrt(squares) + linear;
+    double total = kDeviations * std::sqrt(squares) + linear + of_light + light.length();
     if (sink_ > -kInfinity) {
       double length = 0;  // of o: the sink's V is 0
       for (std::int64_t c = 0; c < in_.q.channels; ++c) length += finished(c) * finished(c);
@@ -786,7 +827,7 @@ class RowBound {
         }
         sum_before = sum_high;
       }
-      low += weight * least;
+      if (!light_[index(begin / m_.tile_keys)]) low += weight * least;
       high += weight * most;
     }
     low -= s_cut_;
@@ -845,6 +886,9 @@ class RowBound {
   std::vector<double> n_, n_error_, n_cut_;     // [channel]: sum, error of codes, of summing
   std::vector<double> n_values_;                // part of n_error_: codes of V
   std::vector<double> key_code_, key_error_;    // of all keys, weighted
+  std::vector<bool> light_;                     // [tile]: it may be left out
+  std::vector<double> n_light_;                 // part of n_error_: such tiles
+  double s_light_ = 0;                          // part of s_error_
   std::vector<std::size_t> key_edge_;           // of all keys, in e4m3: edge_of()
   std::vector<double> tile_error_;              // relative, of a tile's weight
   double s_ = 0, s_error_ = 0, s_cut_ = 0;
@@ -864,6 +908,9 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
   out.lse.resize(rows.size());
   out.distance.resize(rows.size());
   out.codes.resize(rows.size());
+  const bool may_skip = std::any_of(in.mods.begin(), in.mods.end(),
+                                    [](const ScoreMod& mod) { return bool(mod.least_weight); });
+  if (may_skip) out.light.resize(rows.size());
   for_each_kv_head(in, rows, [&](const HeadRows& group) {
     const Head head = head_codes(in, m, group.batch, group.kv_head);
     std::int64_t row = group.first_row;
@@ -878,7 +925,8 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
           const std::int64_t token = tokens[static_cast<std::size_t>(i)];
           bound.compute(in.q.row(group.batch, q_head, token), token,
                         out.o.data() + (row + i) * in.q.channels, out.lse.data() + row + i,
-                        out.distance.data() + row + i, out.codes.data() + row + i);
+                        out.distance.data() + row + i, out.codes.data() + row + i,
+                        may_skip ? out.light.data() + row + i : nullptr);
         }
         if (progress) progress(last - first);
       });

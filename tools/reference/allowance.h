@@ -80,6 +80,10 @@
 //    model's do, but where a score is as near to that limit as it and the maximum are uncertain: from there on the kernel's
 //    maximum is higher or lower by no more than the slack and a step, for neither leaves a P above its end. P is then as
 //    much below the largest P, or above.
+// 15. Tiles that weigh so little that mods let a kernel leave them out (skip-softmax): of a row, those without a score that is
+//    for certain as near to the largest one before as the threshold asks. Whether a warp does depends on its other rows, so each
+//    of these tiles may be there or not, all its keys together: their codes of P are added to their errors. The kernel's
+//    largest one before may be a step, a shift and a rounding off; it is a slack lower, never higher.
 #pragma once
 
 #include <vector>
@@ -102,6 +106,8 @@ struct Allowance {
   // [row]: the sum over channels of what 1 to 5 alone may cost, which is by chance: most rows lose little,
   // one where codes are undecided much.
   std::vector<double> codes;
+  // [row]: the sum over channels of what tiles that may be left out may cost; empty where mods want none left out.
+  std::vector<double> light;
 };
 
 // Of `rows`. Throws std::invalid_argument as attention() does. `model` is to have P in a format.

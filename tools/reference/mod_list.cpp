@@ -49,6 +49,13 @@ double ModList::changed(const Place& place, double score) const {
   return score;
 }
 
+double ModList::least_weight(std::int64_t batch) const {
+  double least = 0;
+  for (const ScoreMod& mod : in_->mods)
+    if (mod.least_weight) least = std::max(least, mod.least_weight(batch));
+  return least;
+}
+
 double ModList::sink(std::int64_t batch, std::int64_t head) const {
   double sum = -kInfinity;
   for (const ScoreMod& mod : in_->mods) {

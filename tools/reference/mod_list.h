@@ -27,6 +27,8 @@ class ModList {
   // Whether the query sees the key, whatever its score.
   bool sees(const Place& place) const;
   double changed(const Place& place, double score) const;
+  // The share of the largest weight so far below which tiles may be left out; 0: none may.
+  double least_weight(std::int64_t batch) const;
   // Of all sinks together; -infinity: none.
   double sink(std::int64_t batch, std::int64_t head) const;
 

@@ -104,6 +104,25 @@ ScoreMod soft_cap(double cap, double tanh_error) {
   return mod;
 }
 
+ScoreMod skip_softmax(std::vector<float> thresholds) {
+  for (const float threshold : thresholds) {
+    require(threshold >= 0 && threshold < 1,
+            fmt::format("skip-softmax: a threshold is {}; it must be at least 0 and less than 1",
+                        threshold));
+  }
+  ScoreMod mod;
+  mod.name = "skip-softmax";
+  mod.check = [name = mod.name, count = thresholds.size()](const Extent& e) {
+    require(static_cast<std::int64_t>(count) == e.batch,
+            fmt::format("{}: {} thresholds for a batch of {}; give one for each", name, count,
+                        e.batch));
+  };
+  mod.least_weight = [thresholds = std::move(thresholds)](std::int64_t batch) {
+    return static_cast<double>(thresholds[static_cast<std::size_t>(batch)]);
+  };
+  return mod;
+}
+
 ScoreMod sinks(std::vector<float> logits) {
   for (const float logit : logits) {
     require(fits(logit),

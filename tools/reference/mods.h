@@ -49,6 +49,10 @@ struct ScoreMod {
   // none.
   std::function<double(std::int64_t batch, std::int64_t head)> sink;
 
+  // A share of the largest weight that a row has seen so far: a kernel may leave out tiles in which no key has that
+  // much. 0, as without it: none. No part of what is exact.
+  std::function<double(std::int64_t batch)> least_weight;
+
   // What allowance() has to know of `changes`, as a function f of the score: f'(score), none if it
   // is 1 everywhere (a term that is added); the largest |f'| and |f''|; how far a kernel's f32
   // arithmetic may take f(before) = after off, for an exact `before`. Roundings of the scores
@@ -69,6 +73,9 @@ ScoreMod window(std::int64_t left, std::int64_t right, std::int64_t offset);
 // cap tanh(score / cap), cap > 0 and finite. tanh_error: relative, of the device's tanh (2^-11: PTX
 // ISA, tanh.approx.f32).
 ScoreMod soft_cap(double cap, double tanh_error = 0x1p-11);
+
+// One share per batch, in [0, 1).
+ScoreMod skip_softmax(std::vector<float> thresholds);
 
 // One logit per head of Q.
 ScoreMod sinks(std::vector<float> logits);

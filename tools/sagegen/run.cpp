@@ -121,6 +121,10 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"load_ms", result.load_ms},
               {"run_ms", result.run_ms}};
   if (!inputs.warning.empty()) fields["warnings"].push_back(inputs.warning);
+  if (result.tiles) {
+    fields["skipsoftmax"] = {{"skipped", result.tiles->skipped},
+                             {"computed", result.tiles->computed}};
+  }
   if (on.emulator) fields["checks"] = command.emulator.checks == runtime::Checks::on ? "on" : "off";
   return fields;
 }
@@ -152,6 +156,10 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
                       to_string(on.target), ptx_words(ptx_origin(command.ptx)), result.load_ms,
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
   for (const std::string& kernel : result.kernels) text += fmt::format("         {}\n", kernel);
+  if (result.tiles) {
+    const auto [skipped, computed] = *result.tiles;
+    text += fmt::format("tiles    warps skipped {} of {}\n", skipped, skipped + computed);
+  }
   return text;
 }
 

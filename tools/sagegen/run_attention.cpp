@@ -1,5 +1,6 @@
 #include "tools/sagegen/run_attention.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -91,6 +92,24 @@ std::vector<double> download_o(const DeviceTensor& o, const AttentionJob& job) {
   return values;
 }
 
+// What the kernel counted in one of the mods' tensors.
+std::optional<TileCounts> tile_counts(const attention::ModArguments& mods,
+                                      const std::vector<runtime::Buffer>& tensors) {
+  const runtime::DevicePtr counts = mods.skipsoftmax.counts;
+  const auto tensor = std::find_if(
+      tensors.begin(), tensors.end(),
+      [&](const runtime::Buffer& buffer) { return counts != 0 && buffer.data() == counts; });
+  if (tensor == tensors.end()) return {};
+  std::vector<std::uint32_t> values(tensor->bytes() / sizeof(std::uint32_t));
+  tensor->download(std::as_writable_bytes(std::span(values)));
+  TileCounts tiles;
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    tiles.skipped += values[i];
+    tiles.computed += values[i + 1];
+  }
+  return tiles;
+}
+
 }  // namespace
 
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
@@ -163,6 +182,7 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
   std::vector<float> lse_values(rows);
   lse.download(std::as_writable_bytes(std::span(lse_values)));
   result.lse.assign(lse_values.begin(), lse_values.end());
+  result.tiles = tile_counts(mods, mod_tensors);
   if (on.emulator) result.findings = on.emulator->findings();
   return result;
 }

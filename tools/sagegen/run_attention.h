@@ -1,7 +1,9 @@
 // One attention on a device, from host tensors to host tensors, and its judges.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,14 +30,20 @@ struct AttentionJob {
       mods = {};
 };
 
+// Of warps, over all requests.
+struct TileCounts {
+  std::uint64_t skipped = 0, computed = 0;
+};
+
 struct AttentionResult {
   std::vector<std::string> kernels;  // as loaded, in launch order
   std::string note;                  // which of them are of an older target than asked for, if any
   std::vector<double> o, lse;        // shapes of reference::Output; empty if a launch failed
   std::vector<runtime::Finding> findings;
-  double emit_ms = 0;  // PTX of all kernels made or looked up
-  double load_ms = 0;  // emit_ms and loading it
-  double run_ms = 0;   // host time of the launches; says nothing about a GPU's speed
+  std::optional<TileCounts> tiles;  // of kernels with skipsoftmax
+  double emit_ms = 0;               // PTX of all kernels made or looked up
+  double load_ms = 0;               // emit_ms and loading it
+  double run_ms = 0;                // host time of the launches; says nothing about a GPU's speed
 };
 
 // Channels beyond those of the inputs are zero on the device and cut from the result. Findings of the

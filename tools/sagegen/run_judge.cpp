@@ -38,7 +38,7 @@ LseError lse_error(const std::vector<double>& expected, const std::vector<double
 // `bound` is of the mean over many rows, where codes on the edge between two values fall now on this side, now
 // on that. Few rows are no mean: one of them may lose what its undecided codes can cost (as independent ones
 // add up, not at their worst). Where sums over all keys are cut to 13 bits, all rows lose, and no more than
-// their bounds.
+// their bounds. Tiles that may be left out cost what they weigh.
 double l1_slack(const reference::Allowance& allowance, const reference::Output& exact,
                 const reference::DeviceArithmetic& arithmetic) {
   const auto sum = [](const std::vector<double>& values) {
@@ -54,9 +54,8 @@ double l1_slack(const reference::Allowance& allowance, const reference::Output& 
     of_rows +=
         std::min(whole, std::accumulate(begin, begin + static_cast<std::ptrdiff_t>(channels), 0.0));
   }
-  return (all_are_cut ? of_rows
-                      : *std::max_element(allowance.codes.begin(), allowance.codes.end())) /
-         sum(exact.o);
+  const double of_codes = *std::max_element(allowance.codes.begin(), allowance.codes.end());
+  return ((all_are_cut ? of_rows : of_codes) + sum(allowance.light)) / sum(exact.o);
 }
 
 Json json_of(const reference::Metrics& metrics) {

@@ -187,6 +187,20 @@ void make_blocksparse(Making& m) {
   };
 }
 
+// The counts lie on the device until somebody asks.
+void make_skipsoftmax(Making& m) {
+  const double threshold = m.numbers(1)[0];
+  if (!(threshold >= 0 && threshold < 1))
+    m.refuse("it is a share of a row's largest weight, at least 0 and less than 1");
+  const auto batch = static_cast<std::size_t>(m.extent.batch);
+  const std::vector<float> thresholds(batch, static_cast<float>(threshold));
+  m.twin = reference::skip_softmax(thresholds);
+  m.give = [=](auto& to, const auto& put) {
+    const std::vector<std::uint32_t> zeros(2 * batch);
+    to.skipsoftmax = {.threshold = thresholds[0], .counts = put(std::as_bytes(std::span(zeros)))};
+  };
+}
+
 // In the order of mods.def. causal is older, and an option of its own.
 struct RunMod {
   std::string name;
@@ -211,6 +225,8 @@ const std::vector<RunMod>& run_mods() {
        "MEAN: a made-up logit per head, about MEAN, counts in every sum"},
       {"blocksparse", &Spec::blocksparse, "0.5", make_blocksparse,
        "SHARE: of the kernel's tiles this share, made up, is computed"},
+      {"skipsoftmax", &Spec::skipsoftmax, "0.001", make_skipsoftmax,
+       "THRESHOLD: warps leave out tiles in which no weight is this share of the largest before"},
   };
   return mods;
 }

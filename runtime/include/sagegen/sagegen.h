@@ -94,9 +94,9 @@ typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sag
 
 /* Zero-initialize, then set what differs. */
 typedef struct sagegen_attention_options {
-  int32_t head_dim; /* channels of one head: 32, 64, 72, 80, 96, 128, 160, 192 or 256 */
-  int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
-  int32_t mask;     /* sagegen_mask */
+  int32_t head_dim;  /* channels of one head: 32, 64, 72, 80, 96, 128, 160, 192 or 256 */
+  int32_t dtype;     /* sagegen_dtype of Q, K, V and O */
+  int32_t mask;      /* sagegen_mask */
   int32_t smoothing; /* sagegen_smoothing */
   /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V), or with Q and K
    * as they are, of whichever dtype, "bf16-fp8" or "16bit" (both products), which are not embedded, with the
@@ -131,7 +131,8 @@ typedef enum sagegen_causal_alignment {
  * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" and "alibi.slopes" (addresses of f32
  * [q_heads]), "bias.data", "mask.data" and their "stride_batch", "stride_head", "stride_query", "stride_key" (in
  * elements of the kernel's dtype or bytes; 0: one value for the axis), "blocksparse.bits",
- * "blocksparse.tile_queries", "blocksparse.tile_keys". A kernel has a mod if its options say so: mode
+ * "blocksparse.tile_queries", "blocksparse.tile_keys", "skipsoftmax.threshold" (a number), "skipsoftmax.thresholds"
+ * (address of f32 [batch]), "skipsoftmax.counts" (address of u32 [batch, 2], which the kernel adds to). A kernel has a mod if its options say so: mode
  * "head_dim=128 causal=true window=true". */
 typedef struct sagegen_mod_argument {
   const char* name;

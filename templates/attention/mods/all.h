@@ -7,5 +7,6 @@
 #include "templates/attention/mods/causal.h"
 #include "templates/attention/mods/mask.h"
 #include "templates/attention/mods/sinks.h"
+#include "templates/attention/mods/skipsoftmax.h"
 #include "templates/attention/mods/softcap.h"
 #include "templates/attention/mods/window.h"

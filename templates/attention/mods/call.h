@@ -40,6 +40,7 @@ struct ModTensor {
   Address data;
   std::uint64_t bytes;      // from data on, that the kernel may read
   std::uint64_t alignment;  // of data, in bytes
+  bool written = false;     // by the kernel, which may read it, too
 };
 
 // A tensor [batch, q_heads, q_len, kv_len] of the caller. Strides in elements, at least 0; 0 is one value for
