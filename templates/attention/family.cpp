@@ -144,6 +144,13 @@ RuleLayers<View> rules() {
               "and there are none; use smoothing none",
               to_string(v.spec.smoothing), to_string(v.spec.qk));
         }},
+       {[](const View& v) { return !qk_is_quantized(v.spec) && v.spec.rotation != Rotation::none; },
+        [](const View& v) {
+          return fmt::format(
+              "rotation {} with qk {} is refused: rows are rotated so that codes lose less, and "
+              "there are none; use rotation none",
+              to_string(v.spec.rotation), to_string(v.spec.qk));
+        }},
        {[](const View& v) { return is_16_bits(v.spec.pv) && v.spec.pv != pv_of_16_bits(v.spec); },
         [](const View& v) {
           const DType other = pv_of_16_bits(v.spec);
@@ -372,6 +379,7 @@ std::vector<Kernel> inputs(const View& v) {
   rows.scales = k_scales_per_group(s.granularity, s.k_group);
   rows.group = s.k_group;
   rows.smooth = smooth;
+  rows.rotate = s.rotation == Rotation::hadamard;
   const auto quantize = [&] {
     rows.amax = rows.scales == 0;
     if (rows.amax) kernels.push_back({quantize_rows::family(), rows, target});
@@ -439,6 +447,10 @@ const FamilyOf<Spec, Schedule>& family() {
                       "v_smoothing", "",
                       words<ValueSmoothing>({{ValueSmoothing::none, "none", "smv0"},
                                              {ValueSmoothing::mean, "mean", "smv"}}))),
+                  later(field<&Spec::rotation>(
+                      "rotation", "",
+                      words<Rotation>({{Rotation::none, "none", "rot0"},
+                                       {Rotation::hadamard, "hadamard", "hadamard"}}))),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
               },

@@ -25,6 +25,7 @@ struct Spec {
   Accumulation accumulation = Accumulation::two_level_f32;  // how P V is summed over key tiles
   CodeRange code_range = CodeRange::usual;                  // where codes of P and V end
   ValueSmoothing v_smoothing = ValueSmoothing::none;        // what is subtracted from V
+  Rotation rotation = Rotation::none;                       // of Q and K before quantization
 #define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
 #include "templates/attention/mods/mods.def"
   friend bool operator==(const Spec&, const Spec&) = default;

@@ -16,6 +16,10 @@ std::vector<Section> describe(const View& v) {
         "{}, head_dim]",
         kMeanRows, kMeanRows));
   }
+  if (s.rotate) {
+    lines.push_back(
+        fmt::format("rotates each {} channels by a Hadamard matrix", rotation_block(s.head_dim)));
+  }
   if (s.scales == 0) {
     lines.push_back(
         fmt::format("one scale per head, f32 [batch, heads]; of {} rows at a time", s.group));
@@ -66,7 +70,7 @@ const FamilyOf<Spec>& family() {
                field<&Spec::group>("group", "g", groups(), group_advice),
                flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold"),
                flag<&Spec::smooth_block>("smooth_block", "smoothblock"),
-               flag<&Spec::amax>("amax", "amax")},
+               flag<&Spec::amax>("amax", "amax"), flag<&Spec::rotate>("rotate", "rotate")},
       .rules = {{{[](const View& v) { return v.spec.smooth && v.spec.fold; },
                   [](const View&) {
                     return std::string(

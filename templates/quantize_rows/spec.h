@@ -24,6 +24,8 @@ struct Spec {
   // Subtract from each row the mean of its block of kMeanRows rows, per channel; of queries. No scale is so
   // small that the mean's scores would not fit into integer sums (least_amax_of_mean()).
   bool smooth_block = false;
+  // Rotate rows after all that is subtracted (Rotation::hadamard).
+  bool rotate = false;
   bool amax =
       false;  // with 0 scales: no codes, but the largest |x| of the rows that a thread block has
 };

@@ -1,7 +1,9 @@
 // Rows to integer codes: the mean over all rows is subtracted per channel (smooth, for K), or the softmax
 // scale and log2(e) go into the scale of the codes (fold, for Q), so that attention works in base 2 with one
 // factor. Where the LSE is wanted, the term that smoothing K removes from it is computed with the queries,
-// while they are at hand in full precision. After that their own mean is subtracted, too (smooth_block).
+// while they are at hand in full precision. After that their own mean is subtracted, too (smooth_block), and rows may be
+// rotated.
+#include <cmath>
 #include <functional>
 
 #include "templates/quantize_rows/params.h"
@@ -24,6 +26,9 @@ class QuantizeRows {
   void load_rows();
   void write_lse_correction();
   F32 subtract_block_mean();
+  RowPart rotated(const RowPart& part) const {
+    return threads_.hadamard(part, rotation_block(spec_.head_dim));
+  }
   void write_group(int group, F32 least_amax);
   void write_codes(int pass, const CodeScale& code);
   void write_scale(I64 index, F32 scale);
@@ -69,6 +74,9 @@ void QuantizeRows::build() {
   if (spec_.fold && !spec_.amax) write_lse_correction();
   F32 least_amax = k_.f32(0.0f);
   if (spec_.smooth_block) least_amax = subtract_block_mean();
+  if (spec_.rotate) {
+    for (RowPart& part : rows_) part = rotated(part);
+  }
   const int groups = block_rows(spec_) / spec_.group;
   if (const int scales = scales_of_warps(spec_); scales > 0)
     warp_maxima_ = k_.shared(scales * warp_maxima_bytes(), 16);
@@ -120,6 +128,8 @@ void QuantizeRows::write_codes(int pass, const CodeScale& code) {
 }
 
 void QuantizeRows::write_scale(I64 index, F32 scale) {
+  if (spec_.rotate)  // rows are less by as much
+    scale = scale * std::sqrt(static_cast<float>(rotation_block(spec_.head_dim)));
   if (spec_.fold) scale = scale * (k_.params<FoldParams>()(&FoldParams::softmax_scale) * kLog2E);
   k_.store(p_(&Params::scale) + index * std::int64_t{4}, scale);
 }
@@ -212,7 +222,8 @@ F32 QuantizeRows::subtract_block_mean() {
   const RowPart means = load_f32x8(k_, table + threads_.channel() * 4);
   F32 size = k_.f32(0.0f);
   const float least = least_amax_of_mean(spec_.codes, spec_.head_dim);
-  for (const F32 one : means) size = k_.fma(k_.abs(one), k_.f32(least), size);
+  for (const F32 one : spec_.rotate ? rotated(means) : means)
+    size = k_.fma(k_.abs(one), k_.f32(least), size);
   for (std::size_t pass = 0; pass < rows_.size(); ++pass) {
     const Pred is_there = row(static_cast<int>(pass)) < left;
     for (std::size_t i = 0; i < means.size(); ++i)

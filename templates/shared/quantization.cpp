@@ -26,6 +26,10 @@ std::string_view to_string(ValueSmoothing value) {
   return value == ValueSmoothing::mean ? "mean" : "none";
 }
 
+std::string_view to_string(Rotation value) {
+  return value == Rotation::hadamard ? "hadamard" : "none";
+}
+
 std::string_view to_string(Smoothing value) {
   switch (value) {
     case Smoothing::none:

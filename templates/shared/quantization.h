@@ -33,6 +33,11 @@ constexpr bool smooths_k(Smoothing s) { return s != Smoothing::none; }
 // Whether of V the mean over all keys, per channel, is subtracted before quantization: codes then are of what is left,
 // and O gets the mean back (SageAttention2's smooth_v). It takes the offset of a channel from what e4m3 has to round.
 enum class ValueSmoothing { none, mean };
+// An orthogonal transform of Q and K, of channels, that leaves scores as they are: it spreads what single channels have of
+// a row over all of them. hadamard: that of Hadamard, of each rotation_block() channels (QuaRot, arXiv 2404.00456).
+enum class Rotation { none, hadamard };
+// Channels that are transformed together: a power of two that divides head_dim, the largest.
+constexpr int rotation_block(int head_dim) { return head_dim & -head_dim; }
 
 // Rows of Q that share a mean: what the paper's thread block works on, whatever ours does.
 inline constexpr int kMeanRows = 128;
@@ -52,6 +57,7 @@ enum class CodeRange { usual, fine_v };
 std::string_view to_string(Granularity value);
 std::string_view to_string(Smoothing value);
 std::string_view to_string(ValueSmoothing value);
+std::string_view to_string(Rotation value);
 std::string_view to_string(Accumulation value);
 std::string_view to_string(CodeRange value);
 

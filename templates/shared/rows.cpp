@@ -66,6 +66,24 @@ F32 RowThreads::dot(const RowPart& part, const RowPart& other) const {
   return sum_of_row(sum);
 }
 
+// Channels c and c ^ 1, c ^ 2, c ^ 4 are in the same lane, others in lanes whose numbers differ in one bit.
+RowPart RowThreads::hadamard(RowPart part, int block) const {
+  for (F32& x : part) x = x * (1.0f / static_cast<float>(block));
+  for (std::size_t step = 1; step < part.size(); step *= 2) {
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      if ((i & step) != 0) continue;
+      const F32 a = part[i], b = part[i + step];
+      part[i] = a + b;
+      part[i + step] = a - b;
+    }
+  }
+  for (int channels = 8; channels < block; channels *= 2) {
+    const F32 sign = k_.select((channel_ & channels) == 0, k_.f32(1.0f), k_.f32(-1.0f));
+    for (F32& x : part) x = k_.fma(x, sign, k_.shuffle_xor(x, channels / 8));
+  }
+  return part;
+}
+
 F32 RowThreads::sum_of_row(F32 value) const {
   for (int mask = 1; mask < lanes_; mask *= 2) value = value + k_.shuffle_xor(value, mask);
   return value;

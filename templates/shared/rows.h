@@ -37,6 +37,9 @@ class RowThreads {
     if (channels >= held_channels()) return body();
     k_.if_(channel_ < channels, body);
   }
+  // What a Hadamard matrix makes of each `block` channels of a row, divided by `block`: no number of it is larger than the
+  // row's largest. block: a power of two that divides the channels of the head.
+  RowPart hadamard(RowPart part, int block) const;
   // Sum of a value over the lanes of one row.
   dsl::F32 sum_of_row(dsl::F32 value) const;
   // Sum over the row of part * other.

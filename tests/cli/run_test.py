@@ -216,6 +216,17 @@ class Modes(RunTest):
         self.assertTrue(any("_vrange__" in name for name in smoothed["kernels"]), smoothed["kernels"])
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_rotation_of_q_and_k(self):
+        plain, rotated = (self.run_json(*SMALL, "--target", "sm_80", "--mode", "int4-fp16", "--dist", "outlier", "--smoothing", "k",
+                                        "--rotation", word) for word in ("none", "hadamard"))
+        self.assertEqual((plain["rotation"], rotated["rotation"]), ("none", "hadamard"))
+        self.assertLess(rotated["relative_l1"], 0.95 * plain["relative_l1"])
+        self.assertIn("_f32_hadamard__", rotated["kernels"][-1])
+        self.assertEqual(sum(name.split("__")[0].endswith("_rotate") for name in rotated["kernels"]), 2)
+        self.expect_error(USAGE, "usage error", ["rotation hadamard of 60 channels", "padded to 64"], "run", *SMALL, "--head-dim", 60,
+                          "--rotation", "hadamard")
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_what_f16_rounds_beside_a_mean_is_no_error(self):
         # Keys weigh so little beside the sink that f16 has few bits of their products, and the mean of V is added to those.
         for dist in ("normal", "outlier"):

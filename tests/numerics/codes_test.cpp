@@ -48,6 +48,7 @@ struct Setup {
       Accumulation::f32;  // as far as it matters to codes: sums of f16, or others
   CodeRange code_range = CodeRange::usual;
   ValueSmoothing v_smoothing = ValueSmoothing::none;
+  Rotation rotation = Rotation::none;
   std::string distribution = "normal";
   ref::Shape shape;
 };
@@ -107,6 +108,7 @@ Workspace run_kernels(const Setup& setup, const ref::Inputs& in) {
   out.spec.accumulation = setup.accumulation;
   out.spec.code_range = setup.code_range;
   out.spec.v_smoothing = setup.v_smoothing;
+  out.spec.rotation = setup.rotation;
   const Kernel kernel(attention::family(), out.spec, target);
   const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
   const attention::Shape shape{.batch = in.q.batch,
@@ -206,6 +208,14 @@ ref::QuantModel::Scales model_scales(const attention::Spec& spec) {
       .at(spec.granularity);
 }
 
+// As far as codes of Q and K depend on it.
+ref::QuantModel model_of(const attention::Spec& spec) {
+  return {.scales = model_scales(spec),
+          .q_group = spec.q_group,
+          .k_group = spec.k_group,
+          .rotate = spec.rotation == Rotation::hadamard};
+}
+
 int scales_of_group(const attention::Spec& spec, int group, int of_threads) {
   switch (spec.granularity) {
     case Granularity::per_thread:
@@ -298,6 +308,7 @@ void check_means(const Workspace& w, const ref::Inputs& in, std::int64_t b, std:
 }
 
 void check_q(const Workspace& w, const ref::Inputs& in) {
+  const ref::QuantModel model = model_of(w.spec);
   const double softmax_scale = 1.0 / std::sqrt(static_cast<double>(in.q.channels));
   CodeCheck check;
   for (std::int64_t head = 0; head < in.q.batch * in.q.heads; ++head) {
@@ -306,7 +317,7 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
     INFO("Q, batch " << b << ", head " << h);
     ref::SmoothedQueries smoothed{.rows = rows, .means = {}, .least_amax = {}};
     if (w.spec.smoothing == Smoothing::qk) {
-      smoothed = ref::smooth_queries(rows, in.q.channels, bits(w.spec.qk));
+      smoothed = ref::smooth_queries(rows, in.q.channels, bits(w.spec.qk), model.rotate);
       check_means(w, in, b, h, smoothed.means);
     }
     check_rows(
@@ -318,8 +329,8 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
          .group = w.spec.q_group,
          .scales_per_group = scales_of_group(w.spec, w.spec.q_group, 8),
          .scale_factor = softmax_scale * std::numbers::log2e},
-        ref::quantize_rows(smoothed.rows, in.q.channels, bits(w.spec.qk),
-                           {.group = w.spec.q_group, .scales = model_scales(w.spec), .divisor = 1},
+        ref::quantize_rows(ref::to_quantize(smoothed.rows, in.q.channels, model), in.q.channels,
+                           bits(w.spec.qk), ref::grouping_of_queries(model, in.q.channels),
                            smoothed.least_amax),
         check);
 
@@ -339,6 +350,7 @@ void check_q(const Workspace& w, const ref::Inputs& in) {
 }
 
 void check_k(const Workspace& w, const ref::Inputs& in) {
+  const ref::QuantModel model = model_of(w.spec);
   CodeCheck check;
   for (std::int64_t head = 0; head < in.k.batch * in.k.heads; ++head) {
     const std::int64_t b = head / in.k.heads, h = head % in.k.heads;
@@ -351,19 +363,18 @@ void check_k(const Workspace& w, const ref::Inputs& in) {
           w.at<float>(w.region("k_mean"), head * in.k.channels + static_cast<std::int64_t>(c)) ==
           Approx(mean[c]).epsilon(kFloatError).margin(kFloatError));
     }
-    check_rows(
-        w,
-        {.codes = w.region("k_codes"),
-         .scales = w.region("k_scale"),
-         .head_index = head,
-         .padded = w.kv_len_padded,
-         .group = w.spec.k_group,
-         .scales_per_group = scales_of_group(w.spec, w.spec.k_group, 4),
-         .divisor = 2,
-         .scale_factor = 1.0},
-        ref::quantize_rows(rows, in.k.channels, bits(w.spec.qk),
-                           {.group = w.spec.k_group, .scales = model_scales(w.spec), .divisor = 2}),
-        check);
+    check_rows(w,
+               {.codes = w.region("k_codes"),
+                .scales = w.region("k_scale"),
+                .head_index = head,
+                .padded = w.kv_len_padded,
+                .group = w.spec.k_group,
+                .scales_per_group = scales_of_group(w.spec, w.spec.k_group, 4),
+                .divisor = 2,
+                .scale_factor = 1.0},
+               ref::quantize_rows(ref::to_quantize(rows, in.k.channels, model), in.k.channels,
+                                  bits(w.spec.qk), ref::grouping_of_keys(model, in.k.channels)),
+               check);
   }
   check.finish();
 }
@@ -505,6 +516,27 @@ TEST_CASE("codes of biased K, outliers, zero channels and zero rows") {
                        .distribution = d.name,
                        .shape = kRagged});
         }
+      }
+    }
+  }
+}
+
+// Each head_dim with every type of codes, granularity and smoothing, in turn: blocks of 8 to 256 channels.
+TEST_CASE("codes of rotated Q and K") {
+  int turn = 0;
+  for (const int head_dim : {32, 64, 72, 80, 96, 128, 160, 192, 256}) {
+    for (const DType codes : {DType::s8, DType::s4}) {
+      for (const char* distribution : {"normal", "outlier", "k_bias", "zero_parts"}) {
+        ++turn;
+        const bool no_room = codes == DType::s8 && head_dim == 256;
+        check_codes({.io = turn / 2 % 2 == 0 ? DType::f16 : DType::bf16,
+                     .head_dim = head_dim,
+                     .granularity = kGranularities[static_cast<std::size_t>(turn / 3 % 4)],
+                     .codes = codes,
+                     .smoothing = turn % 3 != 0 && !no_room ? Smoothing::qk : Smoothing::k,
+                     .rotation = Rotation::hadamard,
+                     .distribution = distribution,
+                     .shape = kRagged});
       }
     }
   }

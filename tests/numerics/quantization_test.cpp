@@ -181,6 +181,34 @@ TEST_CASE("a channel's offset costs a smoothed V nothing", "[fast]") {
   }
 }
 
+// A rotation spreads what single channels have over all of them. Where the means took it already, it is worth nothing.
+TEST_CASE("rotating Q and K serves codes of rows with outliers, and costs others nothing",
+          "[full]") {
+  constexpr ref::Shape kShape{.q_heads = 2, .kv_heads = 1, .q_len = 200, .kv_len = 300};
+  for (const int sm : {80, 89}) {
+    for (const DType qk : {DType::s8, DType::s4}) {
+      for (const int head_dim : {64, 96, 128}) {
+        for (const Smoothing smoothing : {Smoothing::none, Smoothing::k, Smoothing::qk}) {
+          const auto error = [&](const char* distribution, Rotation rotation) {
+            const Kernel kernel =
+                kernel_of(sm, smoothing, {.head_dim = head_dim, .qk = qk, .rotation = rotation});
+            return checked(
+                       {.kernel = kernel, .inputs = inputs_for(kernel, distribution, kShape, 4)})
+                .relative_l1;
+          };
+          const double plain = error("outlier", Rotation::none),
+                       rotated = error("outlier", Rotation::hadamard);
+          INFO("sm_" << sm << ", " << to_string(qk) << ", head_dim " << head_dim << ", smoothing "
+                     << to_string(smoothing) << ": relative L1 " << plain << ", rotated "
+                     << rotated);
+          CHECK(rotated < (smoothing == Smoothing::qk ? 1.05 : 0.95) * plain);
+          CHECK(error("normal", Rotation::hadamard) < 1.05 * error("normal", Rotation::none));
+        }
+      }
+    }
+  }
+}
+
 // All that a kernel sees of the problem is its part: batches, heads, or blocks of queries.
 TEST_CASE("attention in parts is attention", "[fast]") {
   const Kernel kernel =

@@ -282,6 +282,8 @@ TEST_CASE("Q and K of 16 bits: each rule fires alone, with the way out") {
   check(changed("16bit", [](Parts& s) { s.spec.v_smoothing = ValueSmoothing::mean; }),
         {"v_smoothing mean with pv bf16", "use v_smoothing none, or pv e4m3"});
   check(changed("16bit", [](Parts& s) { s.spec.k_group = 128; }), {"k_group 128", "no scales"});
+  check(changed("bf16-fp8", [](Parts& s) { s.spec.rotation = Rotation::hadamard; }),
+        {"rotation hadamard with qk bf16", "use rotation none"});
   check(changed("16bit", [](Parts& s) { s.spec.smoothing = Smoothing::k; }),
         {"smoothing k with qk bf16", "use smoothing none"});
   check(changed("bf16-fp8", [](Parts& s) { s.spec.smoothing = Smoothing::qk; }),

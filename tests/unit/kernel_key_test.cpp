@@ -58,6 +58,10 @@ TEST_CASE("the keys of default kernels are the documented ones") {
         "sage_quantv_d128_f16_e4m3_o7_smooth__sm89");
   CHECK(Kernel(attention::family(), {.v_smoothing = ValueSmoothing::mean, .causal = true}, sm89)
             .key() == with("f32x2_", "f32x2_smv_"));
+  CHECK(Kernel(attention::family(), {.rotation = Rotation::hadamard, .causal = true}, sm89).key() ==
+        with("f32x2_", "f32x2_hadamard_"));
+  CHECK(Kernel(quantize_rows::family(), {.fold = true, .rotate = true}, sm89).key() ==
+        "sage_quantrows_d128_f16_s8_r8_g32_fold_rotate__sm89");
   CHECK(attention.on(Target{120}).key() == kGood.substr(0, kGood.size() - 2) + "120");
 }
 
@@ -95,7 +99,7 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
        {"\"f32x3\" at position 45 is not f32, f32x2 or f32f16 (accumulation)"}},
       {with("causal", "diagonal"),
        {"\"diagonal\" at position 51 is not \"__\", usual or finev (code_range), smv0 or smv "
-        "(v_smoothing), causal (causal)"}},
+        "(v_smoothing), rot0 or hadamard (rotation), causal (causal)"}},
       {with("__q", "_q"), {"\"q128k64w4s2\" at position 58 is not \"__\""}},
       {with("q128k64w4s2", "q128k64w4"),
        {"in \"q128k64w4\" at position 59, s<stages>, for example s2 belongs at 68"}},

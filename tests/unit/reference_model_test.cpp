@@ -8,7 +8,10 @@
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
+#include "tools/reference/quantize.h"
 #include "tools/reference/reference.h"
 #include "tools/reference/rounding.h"
 
@@ -279,6 +282,37 @@ TEST_CASE("a smoothed Q gives the scores of deviations, and of means to whole un
         REQUIRE(got.o[static_cast<std::size_t>((150 + i) * 24) + c] ==
                 Approx(o[c] / sum).epsilon(1e-6).margin(1e-6));
       }
+    }
+  }
+}
+
+// Products are what they were; a row of one channel is spread over its block, and a row that has the same in all is one.
+TEST_CASE("a rotation leaves products as they are") {
+  std::mt19937 random(5);
+  std::normal_distribution<double> normal;
+  for (const auto& [channels, block] : {std::pair{64, 64}, {72, 8}, {96, 32}, {100, 4}, {7, 1}}) {
+    INFO(channels << " channels");
+    CHECK(rotation_block(channels) == block);
+    const auto width = static_cast<std::size_t>(channels), size = static_cast<std::size_t>(block);
+    std::vector<double> rows(4 * width, 0.0);
+    for (std::size_t i = 0; i < 2 * width; ++i) rows[i] = normal(random);
+    rows[2 * width] = 3;
+    std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(3 * width), size, 2.0);
+    const std::vector<double> out = rotated(rows, channels);
+    for (std::size_t a = 0; a < 4; ++a) {
+      for (std::size_t b = 0; b < 4; ++b) {
+        double before = 0, after = 0;
+        for (std::size_t c = 0; c < width; ++c) {
+          before += rows[a * width + c] * rows[b * width + c];
+          after += out[a * width + c] * out[b * width + c];
+        }
+        CHECK(after == Approx(before).margin(1e-9));
+      }
+    }
+    const double root = std::sqrt(static_cast<double>(block));
+    for (std::size_t c = 0; c < width; ++c) {
+      CHECK(out[2 * width + c] == Approx(c < size ? 3 / root : 0).margin(1e-12));
+      CHECK(out[3 * width + c] == Approx(c == 0 ? 2 * root : 0).margin(1e-12));
     }
   }
 }

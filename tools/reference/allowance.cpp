@@ -217,7 +217,8 @@ class RowBound {
     const double q_scale = queries_.step[index(token)] * scale_;
     const Starts* const starts =
         queries_.starts.empty() ? nullptr : &queries_.starts[index(token / kMeanRows)];
-    const double q_scale_error = starts ? queries_.scale_error[index(token)] : 0;
+    const double q_scale_error =
+        queries_.scale_error.empty() ? 0 : queries_.scale_error[index(token)];
     sum_own_.assign(starts || unquantized_ ? score_.size() : 0, 0.0);
     for (std::int64_t j = 0; j < visible_; ++j) {
       if (has_mods_) {

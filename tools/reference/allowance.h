@@ -84,6 +84,9 @@
 //    for certain as near to the largest one before as the threshold asks. Whether a warp does depends on its other rows, so each
 //    of these tiles may be there or not, all its keys together: their codes of P are added to their errors. The kernel's
 //    largest one before may be a step, a shift and a rounding off; it is a slack lower, never higher.
+// 16. Rotated Q and K. A row of b channels goes through log2(b) additions and two roundings more: it is off by (2 + log2(b))
+//    * 2^-24 of the sum of its |x|, divided by sqrt(b), which is to codes and scales what the mean of K is; and so are the
+//    errors of means, of all channels together, divided by sqrt(b).
 #pragma once
 
 #include <vector>

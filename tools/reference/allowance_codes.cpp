@@ -41,6 +41,42 @@ Codes take_codes(RowCodes rows, const Width& width) {
   return out;
 }
 
+// How far f32 may take rows off that are quantized: [row, channel]; and at most in the rows that share a scale, [row].
+struct RowErrors {
+  std::int64_t channels = 0;
+  std::vector<double> off, worst;
+  double of(std::int64_t row, std::int64_t channel) const {
+    return off[index(row * channels + channel)];
+  }
+};
+
+// rows: before they are rotated. of_mean(row, channel): how far their mean may be off. 16. of the header.
+template <typename OfMean>
+RowErrors row_errors(const std::vector<double>& rows, std::int64_t channels, const QuantModel& m,
+                     const RowGrouping& grouping, const OfMean& of_mean) {
+  const std::int64_t count = static_cast<std::int64_t>(rows.size()) / channels;
+  RowErrors errors{.channels = channels, .off = std::vector<double>(rows.size()), .worst = {}};
+  const std::int64_t block = m.rotate ? rotation_block(channels) : 1;
+  const double norm = 1 / std::sqrt(static_cast<double>(block));
+  const double rounding = m.rotate ? (2 + std::log2(static_cast<double>(block))) * 0x1p-24 : 0;
+  std::vector<double> worst;  // by scale
+  for (std::int64_t r = 0; r < count; ++r) {
+    const auto scale = index(scale_index(r, grouping));
+    if (worst.size() <= scale) worst.resize(scale + 1, 0.0);
+    for (std::int64_t first = 0; first < channels; first += block) {
+      double off = 0;
+      for (std::int64_t c = first; c < first + block; ++c)
+        off += of_mean(r, c) + rounding * std::fabs(rows[index(r * channels + c)]);
+      off *= norm;
+      std::fill_n(errors.off.begin() + r * channels + first, block, off);
+      worst[scale] = std::max(worst[scale], off);
+    }
+  }
+  for (std::int64_t r = 0; r < count; ++r)
+    errors.worst.push_back(worst[index(scale_index(r, grouping))]);
+  return errors;
+}
+
 void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h) {
   const std::int64_t n = in.k.tokens, channels = in.k.channels;
   std::vector<double> keys = head_rows(in.k, b, h);
@@ -57,18 +93,22 @@ void take_keys(Head& head, const Inputs& in, const QuantModel& m, std::int64_t b
     head.mean_error = mean_error(in.k, b, h);
     for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= head.mean[i % head.mean.size()];
   }
-  const double worst = *std::max_element(head.mean_error.begin(), head.mean_error.end());
-  RowCodes rows = quantize_rows(keys, channels, m.qk_bits,
-                                {.group = m.k_group, .scales = m.scales, .divisor = 2});
+  const RowGrouping grouping = grouping_of_keys(m, channels);
+  const RowErrors errors =
+      row_errors(keys, channels, m, grouping,
+                 [&](std::int64_t, std::int64_t c) { return head.mean_error[index(c)]; });
+  RowCodes rows =
+      quantize_rows(to_quantize(std::move(keys), channels, m), channels, m.qk_bits, grouping);
   const double limit = m.qk_bits == 4 ? 7 : 127;
   const std::vector<double> step = rows.row_scale;
   head.keys = take_codes(std::move(rows), [&](std::int64_t r, std::int64_t c, double x) {
-    const double of_mean = head.mean_error[index(c)] + worst * x / limit;
+    const double of_mean = errors.of(r, c) + errors.worst[index(r)] * x / limit;
     return of_mean > 0 ? x * kCodeRounding + of_mean / step[index(r)] : x * kCodeRounding;
   });
   head.key_slack.resize(index(n));
   head.key_scale_error.resize(index(n));
   for (std::size_t j = 0; j < step.size(); ++j) {
+    const double worst = errors.worst[j];
     head.key_slack[j] = step[j] + 4 * worst;
     const double amax = limit * step[j];
     head.key_scale_error[j] = worst > 0 && amax > worst ? worst / amax : 0;
@@ -228,11 +268,11 @@ Starts take_starts(const Inputs& in, const QuantModel& m, const Head& head,
 
 QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, std::int64_t h,
                        const std::vector<std::int64_t>& chosen, const Head& of_keys) {
-  const RowGrouping grouping{.group = m.q_group, .scales = m.scales, .divisor = 1};
   const std::int64_t channels = in.q.channels;
+  const RowGrouping grouping = grouping_of_queries(m, channels);
   if (m.qk_bits == kUnquantized) return {no_codes(in.q.tokens, channels), {}, {}};
   std::vector<double> rows = head_rows(in.q, b, h);
-  if (!m.smooth_q) {
+  if (!m.smooth_q && !m.rotate) {
     return {take_codes(quantize_rows(rows, channels, m.qk_bits, grouping),
                        [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; }),
             {},
@@ -241,34 +281,38 @@ QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, st
   // What f32 makes of the means: [run, channel].
   const std::int64_t runs = (in.q.tokens + kMeanRows - 1) / kMeanRows;
   std::vector<double> mean_error(index(runs * channels), 0.0);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
+  for (std::size_t i = 0; m.smooth_q && i < rows.size(); ++i) {
     const std::int64_t row = static_cast<std::int64_t>(i) / channels, run = row / kMeanRows;
     const auto count = static_cast<double>(std::min(kMeanRows, in.q.tokens - run * kMeanRows));
     mean_error[index(run * channels + static_cast<std::int64_t>(i) % channels)] +=
         kMeanAdditions * std::fabs(rows[i]) / count;
   }
-  const auto worst = [&](std::int64_t run) {
-    const auto first = mean_error.begin() + run * channels;
-    return *std::max_element(first, first + channels);
-  };
-  const SmoothedQueries smoothed = smooth_queries(std::move(rows), channels, m.qk_bits);
-  RowCodes codes = quantize_rows(smoothed.rows, channels, m.qk_bits, grouping, smoothed.least_amax);
+  SmoothedQueries smoothed{.rows = std::move(rows), .means = {}, .least_amax = {}};
+  if (m.smooth_q)
+    smoothed = smooth_queries(std::move(smoothed.rows), channels, m.qk_bits, m.rotate);
+  const RowErrors errors =
+      row_errors(smoothed.rows, channels, m, grouping, [&](std::int64_t r, std::int64_t c) {
+        return mean_error[index(r / kMeanRows * channels + c)];
+      });
+  RowCodes codes = quantize_rows(to_quantize(std::move(smoothed.rows), channels, m), channels,
+                                 m.qk_bits, grouping, smoothed.least_amax);
   const double limit = m.qk_bits == 4 ? 7 : 127;
   const std::vector<double> step = codes.row_scale;
   QueryCodes out{take_codes(std::move(codes),
                             [&](std::int64_t r, std::int64_t c, double x) {
-                              const std::int64_t run = r / kMeanRows;
                               const double of_mean =
-                                  mean_error[index(run * channels + c)] + worst(run) * x / limit;
+                                  errors.of(r, c) + errors.worst[index(r)] * x / limit;
                               return of_mean > 0 ? x * kCodeRounding + of_mean / step[index(r)]
                                                  : x * kCodeRounding;
                             }),
                  {},
-                 std::vector<Starts>(index(runs))};
+                 {}};
   for (std::int64_t r = 0; r < in.q.tokens; ++r) {
-    const double amax = limit * step[index(r)], off = worst(r / kMeanRows);
+    const double amax = limit * step[index(r)], off = errors.worst[index(r)];
     out.scale_error.push_back(off > 0 ? std::min(off / amax, 1.0) : 0.0);
   }
+  if (!m.smooth_q) return out;
+  out.starts.resize(index(runs));
   const std::int64_t kv_head = h / (in.q.heads / in.k.heads);
   const std::vector<double> keys = smoothed_keys(in.k, b, kv_head, m);
   for (const std::int64_t row : chosen) {

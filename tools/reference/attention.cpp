@@ -224,9 +224,8 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
   const auto channels = static_cast<std::size_t>(in.k.channels);
 
   const auto make_kv = [&](std::int64_t b, std::int64_t h) {
-    const std::vector<double> keys = smoothed_keys(in.k, b, h, m);
-    RowCodes k = quantize_rows(keys, in.k.channels, m.qk_bits,
-                               {.group = m.k_group, .scales = m.scales, .divisor = 2});
+    RowCodes k = quantize_rows(to_quantize(smoothed_keys(in.k, b, h, m), in.k.channels, m),
+                               in.k.channels, m.qk_bits, grouping_of_keys(m, in.k.channels));
     ChannelCodes v = quantize_values(in.v, b, h, m);
     KeyValues kv = pack(k.codes, v.codes, in.k.tokens, in.k.channels);
     kv.key_scale = std::move(k.row_scale);
@@ -237,10 +236,11 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
   const auto make_queries = [&](std::int64_t b, std::int64_t h,
                                 const std::vector<std::int64_t>& tokens) {
     SmoothedQueries smoothed{.rows = head_rows(in.q, b, h), .means = {}, .least_amax = {}};
-    if (m.smooth_q) smoothed = smooth_queries(std::move(smoothed.rows), in.q.channels, m.qk_bits);
+    if (m.smooth_q)
+      smoothed = smooth_queries(std::move(smoothed.rows), in.q.channels, m.qk_bits, m.rotate);
     const RowCodes q =
-        quantize_rows(smoothed.rows, in.q.channels, m.qk_bits,
-                      {.group = m.q_group, .scales = m.scales, .divisor = 1}, smoothed.least_amax);
+        quantize_rows(to_quantize(std::move(smoothed.rows), in.q.channels, m), in.q.channels,
+                      m.qk_bits, grouping_of_queries(m, in.q.channels), smoothed.least_amax);
     Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens, b, h);
     queries.whole_starts = m.scales != QuantModel::Scales::per_token;
     if (m.smooth_q)

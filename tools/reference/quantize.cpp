@@ -1,6 +1,7 @@
 #include "tools/reference/quantize.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -16,6 +17,8 @@ namespace {
 
 constexpr std::int64_t kRowPeriod = 8;  // rows of the score fragment that one thread steps over
 
+}  // namespace
+
 std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping) {
   const std::int64_t run = row / grouping.group;
   switch (grouping.scales) {
@@ -30,8 +33,6 @@ std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping) {
   }
   return 0;
 }
-
-}  // namespace
 
 RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, int bits,
                        const RowGrouping& grouping, const std::vector<double>& least_amax) {
@@ -60,7 +61,7 @@ RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, i
   }
   for (std::int64_t r = 0; r < out.rows; ++r) {
     const double top = amax[static_cast<std::size_t>(scale_index(r, grouping))];
-    const double inverse = top > kSmallestAmax ? limit / top : 0.0;
+    const double inverse = top > grouping.smallest ? limit / top : 0.0;
     out.row_scale[static_cast<std::size_t>(r)] = top / limit;
     for (std::int64_t c = 0; c < channels; ++c) {
       const auto i = static_cast<std::size_t>(r * channels + c);
@@ -81,7 +82,53 @@ std::vector<double> channel_mean(const Tensor& tensor, std::int64_t batch, std::
   return mean;
 }
 
-SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits) {
+std::int64_t rotation_block(std::int64_t channels) {
+  std::int64_t block = 1;
+  while (channels % (2 * block) == 0) block *= 2;
+  return block;
+}
+
+// Element (i, j) of a block's matrix is -1 to the number of bits that i and j have in common.
+std::vector<double> rotated(const std::vector<double>& rows, std::int64_t channels) {
+  const auto block = static_cast<std::size_t>(rotation_block(channels));
+  const double norm = 1 / std::sqrt(static_cast<double>(block));
+  std::vector<double> out(rows.size(), 0.0);
+  for (std::size_t first = 0; first < rows.size(); first += block) {
+    for (std::size_t i = 0; i < block; ++i) {
+      for (std::size_t j = 0; j < block; ++j) {
+        const bool minus = std::popcount(i & j) % 2 != 0;
+        out[first + i] += (minus ? -norm : norm) * rows[first + j];
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<double> to_quantize(std::vector<double> rows, std::int64_t channels,
+                                const QuantModel& model) {
+  return model.rotate ? rotated(rows, channels) : std::move(rows);
+}
+
+namespace {
+
+RowGrouping grouping_of(const QuantModel& model, std::int64_t channels, int group,
+                        std::int64_t divisor) {
+  RowGrouping grouping{.group = group, .scales = model.scales, .divisor = divisor};
+  if (model.rotate) grouping.smallest *= std::sqrt(static_cast<double>(rotation_block(channels)));
+  return grouping;
+}
+
+}  // namespace
+
+RowGrouping grouping_of_queries(const QuantModel& model, std::int64_t channels) {
+  return grouping_of(model, channels, model.q_group, 1);
+}
+RowGrouping grouping_of_keys(const QuantModel& model, std::int64_t channels) {
+  return grouping_of(model, channels, model.k_group, 2);
+}
+
+SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits,
+                               bool rotate) {
   const double limit = bits == 4 ? 7.0 : 127.0;
   const double least =
       limit * limit / (0.98 * 0x1p22 - limit * limit * static_cast<double>(channels));
@@ -90,15 +137,17 @@ SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, 
   SmoothedQueries out;
   for (std::size_t first = 0; first < count; first += kMeanRows) {
     const std::size_t last = std::min(first + kMeanRows, count);
-    double size = 0.0;
+    std::vector<double> means;
     for (std::size_t c = 0; c < width; ++c) {
       double sum = 0.0;
       for (std::size_t r = first; r < last; ++r) sum += rows[r * width + c];
       const double mean = sum / static_cast<double>(last - first);
       for (std::size_t r = first; r < last; ++r) rows[r * width + c] -= mean;
-      out.means.push_back(mean);
-      size += std::fabs(mean);
+      means.push_back(mean);
     }
+    out.means.insert(out.means.end(), means.begin(), means.end());
+    double size = 0.0;
+    for (const double mean : rotate ? rotated(means, channels) : means) size += std::fabs(mean);
     out.least_amax.insert(out.least_amax.end(), last - first, least * size);
   }
   out.rows = std::move(rows);

@@ -29,14 +29,26 @@ struct RowCodes {
 struct RowGrouping {
   std::int64_t group = 32;
   QuantModel::Scales scales = QuantModel::Scales::per_thread;
-  std::int64_t divisor = 1;  // 1 for Q (8 scales), 2 for K (4 scales)
+  std::int64_t divisor = 1;         // 1 for Q (8 scales), 2 for K (4 scales)
+  double smallest = kSmallestAmax;  // of rotated rows: times sqrt(rotation_block())
 };
+RowGrouping grouping_of_queries(const QuantModel& model, std::int64_t channels);
+RowGrouping grouping_of_keys(const QuantModel& model, std::int64_t channels);
+
+// Which scale, of those of a head, row r uses: the same number for the same one.
+std::int64_t scale_index(std::int64_t row, const RowGrouping& grouping);
 
 // data: [row, channel]. bits: 8 or 4, scale = amax / 127 or amax / 7, nearest even; kUnquantized: codes are the data,
 // scales 1. least_amax: [row], the same for
 // all rows that share a scale; empty: 0.
 RowCodes quantize_rows(const std::vector<double>& data, std::int64_t channels, int bits,
                        const RowGrouping& grouping, const std::vector<double>& least_amax = {});
+
+// The rotation of QuantModel::rotate, of rows [row, channel]. to_quantize: the rows as they are if the model has none.
+std::int64_t rotation_block(std::int64_t channels);
+std::vector<double> rotated(const std::vector<double>& rows, std::int64_t channels);
+std::vector<double> to_quantize(std::vector<double> rows, std::int64_t channels,
+                                const QuantModel& model);
 
 // Queries of one head less the mean m of each run of kMeanRows (the last run may be shorter). No scale of theirs is
 // so small that m . key would leave the integer sums, which end at 2^22 units: in units of q scale * k scale it is
@@ -47,7 +59,8 @@ struct SmoothedQueries {
   std::vector<double> means;       // [run, channel]
   std::vector<double> least_amax;  // [row]
 };
-SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits);
+SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits,
+                               bool rotate = false);  // |m| of rotated means
 // Keys of one head less their mean, if the model smooths K.
 std::vector<double> smoothed_keys(const Tensor& k, std::int64_t batch, std::int64_t head,
                                   const QuantModel& model);

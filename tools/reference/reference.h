@@ -71,6 +71,9 @@ struct QuantModel {
   // Of Q the mean of each 128 rows, whose scores come back rounded to whole units, q scale * k scale, but where each
   // score has a unit of its own (per_token). Only with smooth_k.
   bool smooth_q = false;
+  // Codes are of rows of Q and K times a Hadamard matrix of 1 / sqrt(b) and -1 / sqrt(b), of each b channels, b the
+  // largest power of two that divides them: scores are what they were. After the means are subtracted.
+  bool rotate = false;
   enum class Pv { exact, f16, bf16, e4m3 } pv = Pv::e4m3;
   bool v_scaled = true;  // per-channel scale of V (amax / v_max)
   bool smooth_v =

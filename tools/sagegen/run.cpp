@@ -101,6 +101,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"accumulation", to_string(job.spec.accumulation)},
               {"code_range", to_string(job.spec.code_range)},
               {"v_smoothing", to_string(job.spec.v_smoothing)},
+              {"rotation", to_string(job.spec.rotation)},
               {"dtype", to_string(job.spec.io)},
               {"input", inputs.origin},
               {"shape",
@@ -147,10 +148,11 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
     text +=
         fmt::format(", checks {}", command.emulator.checks == runtime::Checks::on ? "on" : "off");
   if (!on.why_no_gpu.empty()) text += fmt::format("; no GPU: {}", on.why_no_gpu);
-  text += fmt::format("\nmode     {}, {} scales, smoothing {}{}, accumulation {}\n",
+  text += fmt::format("\nmode     {}, {} scales, smoothing {}{}{}, accumulation {}\n",
                       attention::mode_name(job.spec), to_string(job.spec.granularity),
                       to_string(job.spec.smoothing),
                       job.spec.v_smoothing == ValueSmoothing::mean ? " and of V" : "",
+                      job.spec.rotation == Rotation::hadamard ? ", rotation hadamard" : "",
                       to_string(job.spec.accumulation));
   text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
                       to_string(on.target), ptx_words(ptx_origin(command.ptx)), result.load_ms,
@@ -324,6 +326,7 @@ SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
               {"device", on.name},
               {"smoothing", to_string(spec.smoothing)},
               {"v_smoothing", to_string(spec.v_smoothing)},
+              {"rotation", to_string(spec.rotation)},
               {"passed", line.passed}};
   fields.update(line.fields);
   line.fields = fields;

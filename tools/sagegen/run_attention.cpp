@@ -220,6 +220,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.smooth_q = q.smoothing == Smoothing::qk;
   model.pv = q.pv == DType::e4m3 ? Pv::e4m3 : q.pv == DType::bf16 ? Pv::bf16 : Pv::f16;
   model.v_scaled = v_is_quantized(q);
+  model.rotate = q.rotation == Rotation::hadamard;
   model.smooth_v = q.v_smoothing == ValueSmoothing::mean;
   model.v_max = largest_v_code(q.pv, attention::code_octaves(q).v);
   model.p_max = std::round(std::exp2(attention::p_offset(q)));

@@ -47,6 +47,13 @@ AttentionJob make_job(const RunInputs& inputs, const Kernel& kernel, const ModOp
   job.schedule = kernel.view(attention::family()).schedule;
   job.causal = inputs.causal == Causal::bottom_right ? attention::CausalAlignment::bottom_right
                                                      : attention::CausalAlignment::top_left;
+  if (job.spec.rotation != Rotation::none && job.inputs.q.channels != job.spec.head_dim) {
+    throw UsageError(fmt::format(
+        "rotation {} of {} channels is refused: they are padded to {}, and a rotation of those "
+        "would mix in what is not there; leave --rotation out, or take one of head_dim {}",
+        to_string(job.spec.rotation), job.inputs.q.channels, job.spec.head_dim,
+        fmt::join(head_dims().allowed, ", ")));
+  }
   RunMods made = make_mods(mods, kernel, inputs.values, seed);
   job.inputs.mods = std::move(made.twins);
   job.mods = std::move(made.give);

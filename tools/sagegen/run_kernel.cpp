@@ -87,6 +87,11 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
                                  "quantization, and added to the result")
                       ->check(CLI::IsMember({"none", "mean"}))
                       ->capture_default_str());
+  decided_by_both(app.add_option("--rotation", options.rotation,
+                                 "none or hadamard: of Q and K before quantization, so that no "
+                                 "channel is much larger than others")
+                      ->check(CLI::IsMember({"none", "hadamard"}))
+                      ->capture_default_str());
   options.named = key;
   options.of_set = set;
 }
@@ -129,6 +134,7 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
   }
   set_field(family.what, &spec, "code_range", options.code_range);
   set_field(family.what, &spec, "v_smoothing", options.v_smoothing);
+  set_field(family.what, &spec, "rotation", options.rotation);
   if (!options.groups.empty()) set_groups(options.groups, spec, given);
   if (!options.smoothing.empty()) {
     set_field(family.what, &spec, "smoothing", options.smoothing);
