@@ -132,15 +132,20 @@ void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& fr
   const I32 thread_row = thread / chunks % layout.rows;
   const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
   const I32 shared_offset = layout.offset(thread_row, thread_chunk);
-  const GlobalPtr thread_from =
-      from.data + k.to_i64(thread_row) * from.row_stride + k.to_i64(thread_chunk * kChunkBytes);
+  const GlobalPtr thread_from = from.row_offset
+                                    ? from.data + k.to_i64(thread_chunk * kChunkBytes)
+                                    : from.data + k.to_i64(thread_row) * from.row_stride +
+                                          k.to_i64(thread_chunk * kChunkBytes);
+  const auto from_row = [&](int row) {
+    if (from.row_offset) return thread_from + from.row_offset(thread_row + row);
+    return row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
+  };
   const int most_panels = std::max(threads / panel_chunks, 1);  // of a pass
   for (int panel = 0; panel < panels; panel += most_panels) {
     const int pass_panels = std::min(most_panels, panels - panel), chunk = panel * chunks;
     for (int first = 0; first < panel_chunks; first += threads) {
       const int row = first / chunks, left = pass_panels * panel_chunks - first;
-      const GlobalPtr row_from =
-          row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
+      const GlobalPtr row_from = from_row(row);
       const auto copy_chunk = [&] {
         CopiedChunk copied{.to = address(to, shared_offset, row, chunk),
                            .from = row_from + static_cast<std::int64_t>(chunk * kChunkBytes),
@@ -187,6 +192,13 @@ void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& f
 
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
                 I64 row_stride, I32 valid_rows, int row_bytes, SourceLoc loc) {
+  const auto row_offset = [&](I32 row) { return k.to_i64(row) * row_stride; };
+  store_tile(k, from, thread, threads, to, row_offset, valid_rows, row_bytes, loc);
+}
+
+void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
+                const std::function<I64(I32 row)>& row_offset, I32 valid_rows, int row_bytes,
+                SourceLoc loc) {
   const Caller caller(k, loc);
   require_layout(from.layout, loc);
   if (row_bytes == 0) row_bytes = from.layout.row_bytes;
@@ -203,7 +215,7 @@ void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int thread
     const SharedPtr from_tile = from.base + std::int64_t{from.offset};
     k.for_range(thread / row_chunks, k.min(valid_rows, k.i32(from.layout.rows)), rows,
                 [&](I32 row) {
-                  k.store_v4(to_chunk + k.to_i64(row) * row_stride,
+                  k.store_v4(to_chunk + row_offset(row),
                              k.load_v4(from_tile + from.layout.offset(row, chunk)));
                 });
   };

@@ -1,6 +1,6 @@
 // Quantized attention, SageAttention2 algorithm 1: INT8 or INT4 Q K^T, online softmax in base 2, P V in FP8 with
 // two-level accumulation or in FP16; either product in the io dtype, too. A thread block walks the keys for cta_q
-// queries of one head; each warp owns 16 or 32 of them.
+// queries of one head, or cta_q rows of the heads that share K and V (pack_gqa); each warp owns 16 or 32 of them.
 #include "templates/attention/attention.h"
 
 #include <functional>
@@ -26,7 +26,7 @@ I32 inner_end(const AttentionBlock& block, const Scores& scores, const TileRange
   const I32 whole_rows = block.p(&Params::kv_len) / tile_keys;
   const bool padded = block.plan.qk_quantized && block.plan.v_quantized;
   const I32 whole = padded ? tiles.end : k.min(tiles.end, whole_rows);
-  const I32 end = k.min(block.mods.whole_tiles_end(block.at.first_query, tile_keys), whole - ahead);
+  const I32 end = k.min(block.mods.whole_tiles_end(block.first_query(), tile_keys), whole - ahead);
   return k.select(scores.next_is_large(), k.i32(0), end);
 }
 
@@ -48,7 +48,7 @@ class LightTiles {
   // Of a warp that has a query.
   void report(const AttentionPosition& at) {
     KernelBuilder& k = block_.k;
-    const Pred has_query = at.first_query + at.warp_row < block_.p(&Params::q_len);
+    const Pred has_query = at.first_query + at.warp_row < block_.rows();
     k.if_(has_query && at.thread % 32 == 0,
           [&] { block_.mods.count_tiles(at.batch, skipped_, computed_); });
   }
@@ -68,7 +68,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   Scores scores(block);
   Output output(block);
   OnlineSoftmax softmax(block);
-  const TileRange tiles = block.mods.tiles(at.first_query, block.last_query(), plan.cta_k);
+  const TileRange tiles = block.mods.tiles(block.first_query(), block.last_query(), plan.cta_k);
 
   inputs.load_queries(at.thread, {plan.q_tile, block.shared});
   k.cp_async_commit();
@@ -88,7 +88,7 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   std::function<Pred(I32)> skipped;
   if (block.mods.skip_tiles()) {
     skipped = [&](I32 tile) {
-      return block.mods.skipped({at.batch, at.q_head, at.first_query, at.q_index}, tile);
+      return block.mods.skipped(block.score_row(at, at.first_query), tile);
     };
   }
   Ring ring(k, {.stages = plan.stages,

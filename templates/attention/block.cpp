@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "templates/shared/packed_rows.h"
 #include "templates/shared/rows.h"
 #include "templates/shared/tensor.h"
 
@@ -91,6 +92,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       finish_sums(two_level &&
                   !(half_sums && qk == DType::s8 && head_dim <= (pv == DType::e4m3 ? 192 : 64))),
       finish_row_sums(needs_row_sums_early(view, mods)),
+      pack_gqa(view.spec.pack_gqa),
       mean_scores(view.spec.smoothing == Smoothing::qk),
       scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
@@ -139,6 +141,13 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
     q_head = q_head + part(&MeanScoreParams::first_head);
     first_query = first_query + part(&MeanScoreParams::first_block) * kMeanRows;
   }
+  if (plan.pack_gqa) {  // the grid has heads of K and V
+    kv_head = q_head;
+    q_head = kv_head * p(&Params::heads_per_kv_head);
+    q_index = kv_index = batch * heads + kv_head;
+    lane_query = first_query + warp_row + lane.row;
+    return;
+  }
   kv_head = q_head / p(&Params::heads_per_kv_head);
   q_index = batch * heads + q_head;
   kv_index = q_index / p(&Params::heads_per_kv_head);
@@ -167,6 +176,14 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
         head_of(k, unquantized, &P::q, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride,
         row_stride, plan.row_bytes()};
     queries_left_ = p(&Params::q_len) - at.first_query;
+    if (plan.pack_gqa) {
+      const PackedRows rows(k);
+      queries_.data = head_of(k, unquantized, &P::q, at.batch, at.q_head);
+      queries_.row_offset = [=, first = at.first_query](I32 row) {
+        return rows.offset(unquantized, &P::q, first + row);
+      };
+      queries_left_ = p(&Params::q_len) * rows.heads() - at.first_query;
+    }
     keys_ = caller_rows(unquantized, &P::k, at);
   }
 
@@ -192,7 +209,9 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
 
   if (plan.mean_scores) {
     const auto part = k.params<MeanScoreParams>();
-    const I32 blocks = k.grid_dim(0) / (kMeanRows / plan.cta_q);
+    const int tiles =
+        kMeanRows / plan.cta_q;  // of a block of means, but for the last of packed rows
+    const I32 blocks = (plan.pack_gqa ? k.grid_dim(0) + (tiles - 1) : k.grid_dim(0)) / tiles;
     const I32 block = at.first_query / kMeanRows - part(&MeanScoreParams::first_block);
     const I32 head = k.block_idx(2) * k.grid_dim(1) + k.block_idx(1);
     const I64 row = k.to_i64(head) * k.to_i64(blocks) + k.to_i64(block);
@@ -286,14 +305,30 @@ AttentionBlock::AttentionBlock(KernelBuilder& builder, const View& view, Mods bl
       inputs(k, plan, at, p),
       shared(k.shared(plan.shared_bytes(), kBankBytes)) {}
 
-I32 AttentionBlock::last_query() const {
-  return k.min(at.first_query + plan.cta_q, p(&Params::q_len)) - 1;
+I32 AttentionBlock::rows() const {
+  const I32 q_len = p(&Params::q_len);
+  return plan.pack_gqa ? q_len * PackedRows(k).heads() : q_len;
 }
 
-F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 query) const {
-  const I64 row = k.to_i64(from.q_index) * k.to_i64(p(&Params::q_len_padded)) + k.to_i64(query);
+I32 AttentionBlock::last_query() const {
+  return query_of(k.min(at.first_query + plan.cta_q, rows()) - 1);
+}
+
+I32 AttentionBlock::query_of(I32 row) const {
+  return plan.pack_gqa ? PackedRows(k).query(row) : row;
+}
+
+ScoreRow AttentionBlock::score_row(const AttentionPosition& from, I32 row) const {
+  if (!plan.pack_gqa) return {from.batch, from.q_head, row, from.q_index};
+  const PackedRows rows(k);
+  const I32 head = rows.head(row);
+  return {from.batch, from.q_head + head, rows.query(row), from.kv_index * rows.heads() + head};
+}
+
+F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 row) const {
+  const I64 index = k.to_i64(from.q_index) * k.to_i64(p(&Params::q_len_padded)) + k.to_i64(row);
   const GlobalPtr rows = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
-  return k.load<F32>(rows + row * std::int64_t{4});
+  return k.load<F32>(rows + index * std::int64_t{4});
 }
 
 void AttentionBlock::apart_if(bool is_apart, const std::function<void()>& emit) const {

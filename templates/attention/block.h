@@ -34,6 +34,7 @@ struct AttentionPlan {
   bool half_sums;        // that sum is one of f16
   bool finish_sums;      // O takes such sums up early, lest registers run short
   bool finish_row_sums;  // so do the sums of P
+  bool pack_gqa;         // rows of the block are of several heads
   bool mean_scores;      // sums of scores start from those of the mean query
   bool scaled_scores;    // before the softmax: mods change them, or each has a scale of its own
   bool whole_scores;     // the softmax sees scores from which K smoothing took nothing
@@ -64,7 +65,8 @@ struct AttentionPlan {
   dsl::Mma pv_mma() const;
 };
 
-// Position of block, warp and lane. Indices count heads over all batches.
+// Position of block, warp and lane. Indices count heads over all batches. With pack_gqa queries are rows
+// (shared/params.h), q_head is the first head of the group, and q_index is kv_index.
 struct AttentionPosition {
   AttentionPosition(dsl::KernelBuilder& k, const AttentionPlan& plan,
                     const dsl::ParamReader<Params>& p, dsl::I32 thread_index);
@@ -127,9 +129,14 @@ struct AttentionBlock {
 
   // The position from a thread index that is read here: nothing of it stays in registers on the way.
   AttentionPosition here() const { return {k, plan, p, k.reread_thread_idx()}; }
-  dsl::I32 last_query() const;  // of the block that exists
+  dsl::I32 rows() const;  // of Q that exist, of the block's head or group of heads
+  // Of the block that exist: with pack_gqa, too, which queries these are, not which rows.
+  dsl::I32 first_query() const { return query_of(at.first_query); }
+  dsl::I32 last_query() const;
+  dsl::I32 query_of(dsl::I32 row) const;
+  ScoreRow score_row(const AttentionPosition& from, dsl::I32 row) const;
   // What K smoothing took from the scores of a row, in natural logarithms.
-  dsl::F32 taken_by_smoothing(const AttentionPosition& from, dsl::I32 query) const;
+  dsl::F32 taken_by_smoothing(const AttentionPosition& from, dsl::I32 row) const;
   // Emits it behind a branch that is always taken: the assembler moves nothing across. No launch has a negative kv_len.
   void apart_if(bool is_apart, const std::function<void()>& emit) const;
   // Makes the assembler compute the values here (dsl::finish): no launch has a negative kv_len.

@@ -16,19 +16,21 @@ std::string own_scales(const Spec& spec, std::string_view name, std::string_view
   if (spec.granularity == Granularity::per_token)
     return fmt::format("{}: one scale per row. f32 [batch, {}, rows]", name, heads);
   if (spec.granularity == Granularity::per_tensor)
-    return fmt::format("{}: one scale per head. f32 [batch, {}]", name, heads);
+    return fmt::format("{}: one scale per {}head. f32 [batch, {}]", name,
+                       name == "Q" && spec.pack_gqa ? "K and V " : "", heads);
   return "";
 }
 
 std::string q_scales(const Spec& spec) {
-  if (std::string own = own_scales(spec, "Q", "q_heads"); !own.empty()) return own;
+  const std::string_view heads = spec.pack_gqa ? "kv_heads" : "q_heads";
+  if (std::string own = own_scales(spec, "Q", heads); !own.empty()) return own;
   if (per_thread(spec)) {
     return fmt::format(
         "Q: groups of {} rows with 8 scales each; row r of a group uses scale r mod 8. "
-        "f32 [batch, q_heads, rows / {}, 8]",
-        spec.q_group, spec.q_group);
+        "f32 [batch, {}, rows / {}, 8]",
+        spec.q_group, heads, spec.q_group);
   }
-  return fmt::format("Q: one scale per {} rows. f32 [batch, q_heads, rows / {}, 1]", spec.q_group,
+  return fmt::format("Q: one scale per {} rows. f32 [batch, {}, rows / {}, 1]", spec.q_group, heads,
                      spec.q_group);
 }
 
@@ -149,16 +151,24 @@ std::vector<Section> describe(const View& view) {
   const Section quantization{"quantization", quantization_lines(spec, s.cta_k)};
   Section tiling{
       "tiling",
-      {fmt::format("a block owns {} queries of one head; each of {} warps owns {} of them", s.cta_q,
+      {fmt::format("a block owns {} {}; each of {} warps owns {} of them", s.cta_q,
+                   spec.pack_gqa ? "rows of Q of the heads that share one of K and V"
+                                 : "queries of one head",
                    s.warps, rows),
        fmt::format("keys come in tiles of {}, {} tiles of K and V in flight or in use", s.cta_k,
                    s.stages),
-       fmt::format("grid (padded q_len / {}, q_heads, batch){}", s.cta_q,
+       fmt::format("grid (padded {} / {}, {}, batch){}", spec.pack_gqa ? "q_len * G" : "q_len",
+                   s.cta_q, spec.pack_gqa ? "kv_heads" : "q_heads",
                    spec.smoothing == Smoothing::qk ? ", or that of a part of the problem" : ""),
        fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k{} {}), {} mma of P V and {} of "
                    "the row sum ({})",
                    qk_mma, qk_depth, to_string(spec.qk), pv_mma, pv_mma / (spec.head_dim / 8),
                    fp8 ? "m16n8k32 e4m3" : fmt::format("m16n8k16 {}", to_string(spec.pv)))}};
+  if (spec.pack_gqa) {
+    tiling.lines.push_back(
+        "row r is query r / G of head r mod G of the G = q_heads / kv_heads heads that share one "
+        "of K and V, which a block reads once for all of its rows; keys are not split over blocks");
+  }
   if (const std::string padded = padded_channels(spec); !padded.empty())
     tiling.lines.push_back(padded);
   const Section fragments{

@@ -14,6 +14,7 @@
 #include "templates/mean_scores/spec.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/spec.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::attention {
 namespace {
@@ -23,6 +24,9 @@ constexpr int kRegisters = 255;  // of a thread
 // The most that scores and sums of P V may take of them: what else the loop keeps needs some 45. If each score waits
 // for a load, too, it needs more.
 constexpr int kMostAccumulators = 208, kMostBesideLoads = 159;
+
+// Rows of a warp, of which packed queries are seldom many more.
+constexpr int kPackedRows = 16;
 
 // FP8 V lies in panels of 64 keys; an FP16 tensor-core instruction sums P V over 16.
 constexpr int smallest_cta_k(DType pv) { return pv == DType::e4m3 ? 64 : 16; }
@@ -188,6 +192,13 @@ RuleLayers<View> rules() {
               "a routine of about 190 instructions for each product; use qk s8",
               v.target.name);
         }},
+       {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
+        [](const View&) {
+          return std::string(
+              "pack_gqa with blocksparse is refused: a bit is about a tile of queries of one head, "
+              "and packed tiles have rows of all heads that share K and V; leave pack_gqa out, or "
+              "use mask");
+        }},
        {[](const View& v) { return warp_rows(v) != 16 && warp_rows(v) != 32; },
         [](const View& v) {
           return fmt::format(
@@ -310,6 +321,7 @@ ParamLayout params(const View& v) {
   if (smooths_k(v.spec.smoothing)) layout.add<SmoothingParams>();
   if (v.spec.smoothing == Smoothing::qk) layout.add<MeanScoreParams>();
   if (v.spec.v_smoothing == ValueSmoothing::mean) layout.add<ValueMeanParams>();
+  if (v.spec.pack_gqa) layout.add<PackParams>();
 #define SAGEGEN_MOD(name) \
   if (v.spec.name) layout.add<name::Params>();
 #include "templates/attention/mods/mods.def"
@@ -317,7 +329,10 @@ ParamLayout params(const View& v) {
 }
 
 void complete(Spec& spec, const Given& given, const TargetInfo& target) {
-  if (!is_given(given, "q_group") && spec.granularity == Granularity::per_block) spec.q_group = 128;
+  if (!is_given(given, "q_group")) {
+    if (spec.granularity == Granularity::per_block) spec.q_group = 128;
+    if (spec.pack_gqa && qk_is_quantized(spec)) spec.q_group = kPackedRows;
+  }
   if (!is_given(given, "smoothing")) spec.smoothing = usual_smoothing(spec.qk);
   if (!is_given(given, "pv"))
     spec.pv = target.has(Feature::fp8_mma) ? DType::e4m3 : pv_of_16_bits(spec);
@@ -332,11 +347,25 @@ bool two_fit(const Spec& spec, const Schedule& schedule, const TargetInfo& targe
   return 2 * (shared_bytes(spec, schedule) + kSystemSmemPerBlock) <= target.smem_per_sm;
 }
 
+// Few rows: what counts is how fast a block gets through K and V. By the model a block of any of these sizes takes 11
+// bytes of them in a cycle with FP8 P V, and 16 with FP16, which is more than an SM's share of what memory delivers (3 on
+// GeForce, 10 to 13 on an A100). So tiles are small, for there to be little padding, and a second buffer, which keeps
+// loads under way, is worth more than a second block, of which there seldom are so many.
+Schedule usual_packed(const Spec& spec, const TargetInfo& target) {
+  Schedule schedule{.cta_q = 2 * kPackedRows, .cta_k = 64, .warps = 2, .stages = 3};
+  const auto fits = [&] { return shared_bytes(spec, schedule) <= target.smem_per_block; };
+  if (!two_fit(spec, schedule, target)) schedule.stages = 2;
+  if (!fits() && is_16_bits(spec.pv)) schedule.cta_k = 32;
+  if (!fits()) schedule.stages = 1;
+  return schedule;
+}
+
 // Chosen by the model of `sagegen inspect --model`.
 Schedule usual(const Spec& spec, const TargetInfo& target) {
   constexpr int kWide = 128;
   Schedule schedule;
   if (!head_dims().has(spec.head_dim)) return schedule;  // refused, and of any size
+  if (spec.pack_gqa) return usual_packed(spec, target);
   if (spec.head_dim > kWide) {
     // O of 32 queries leaves a warp no registers for scores. Of blocks of four warps with 16 each, a second one is worth
     // more than a second buffer.
@@ -402,6 +431,7 @@ std::vector<Kernel> inputs(const View& v) {
   rows.smooth = false;
   rows.fold = true;
   rows.smooth_block = s.smoothing == Smoothing::qk;
+  rows.pack_gqa = s.pack_gqa;
   quantize();
   if (rows.smooth_block)
     kernels.push_back({mean_scores::family(), {.head_dim = s.head_dim, .io = s.io}, target});
@@ -451,6 +481,7 @@ const FamilyOf<Spec, Schedule>& family() {
                       "rotation", "",
                       words<Rotation>({{Rotation::none, "none", "rot0"},
                                        {Rotation::hadamard, "hadamard", "hadamard"}}))),
+                  flag<&Spec::pack_gqa>("pack_gqa", "packgqa"),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
               },

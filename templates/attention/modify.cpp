@@ -21,11 +21,17 @@ class LaneScores {
     const AttentionPosition at = block.here();
     const I32 first_key = tile * block.plan.cta_k + 2 * at.lane.quad;
     first_ = {{at.batch, at.q_head, at.lane_query, at.q_index}, first_key, first_key};
+    for (int row = 0; block.plan.pack_gqa && row < scores.elements.lane_rows(); ++row)
+      packed_.push_back(block.score_row(at, at.lane_query + Accumulator::tile_row(row)));
   }
 
   ScoreElement element(int row, int column) const {
     ScoreElement element = first_;
-    element.query = first_.query + Accumulator::tile_row(row);
+    if (packed_.empty()) {
+      element.query = query(row);
+    } else {
+      static_cast<ScoreRow&>(element) = packed_[static_cast<std::size_t>(row)];
+    }
     element.behind_first = Accumulator::tile_column(column);
     element.key = first_.key + element.behind_first;
     return element;
@@ -39,14 +45,19 @@ class LaneScores {
   }
 
  private:
+  I32 query(int row) const {
+    return packed_.empty() ? first_.query + Accumulator::tile_row(row)
+                           : packed_[static_cast<std::size_t>(row)].query;
+  }
   const KeyRange& seen(int row) {
     std::optional<KeyRange>& seen = seen_[static_cast<std::size_t>(row)];
-    if (!seen) seen = mods_->keys_of(first_.query + Accumulator::tile_row(row), first_.key);
+    if (!seen) seen = mods_->keys_of(query(row), first_.key);
     return *seen;
   }
 
   const Mods* mods_;
   ScoreElement first_;
+  std::vector<ScoreRow> packed_;               // with pack_gqa, by row
   std::vector<std::optional<KeyRange>> seen_;  // by row, from the first key on; where first asked
 };
 
@@ -95,7 +106,7 @@ void modify(const AttentionBlock& block, const Ring::Tile& tile, Scores& scores)
   const Mods& mods = block.mods;
   const bool inner = tile.part() == RingPart::inner;
   const Pred hides = inner ? k.pred(false)
-                           : mods.may_hide(block.at.first_query, block.last_query(), tile.index(),
+                           : mods.may_hide(block.first_query(), block.last_query(), tile.index(),
                                            block.plan.cta_k);
   const F32 unit = scores.scale;
   const auto lane_scores = [&] { return LaneScores(block, tile.index(), scores); };

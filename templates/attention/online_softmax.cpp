@@ -45,14 +45,13 @@ OnlineSoftmax::OnlineSoftmax(const AttentionBlock& block) : block_(block) {
 F32 OnlineSoftmax::first_maximum(int row) const {
   KernelBuilder& k = block_.k;
   if (!block_.mods.skip_light_tiles()) return k.f32(kFirstMaximum);
-  const Pred is_there =
-      block_.at.lane_query + Accumulator::tile_row(row) < block_.p(&Params::q_len);
+  const Pred is_there = block_.at.lane_query + Accumulator::tile_row(row) < block_.rows();
   return k.select(is_there, k.f32(kFirstMaximum), k.f32(-kFirstMaximum));
 }
 
 F32 OnlineSoftmax::sink(const AttentionPosition& at, int row) const {
   const I32 query = at.lane_query + Accumulator::tile_row(row);
-  const F32 score = block_.mods.sink({at.batch, at.q_head, query, at.q_index});
+  const F32 score = block_.mods.sink(block_.score_row(at, query));
   if (block_.plan.whole_scores) return score;
   return score - block_.taken_by_smoothing(at, query) * kLog2E;
 }
@@ -216,7 +215,7 @@ void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32
   const auto& p = block_.p;
   const GlobalPtr lse = p(&Params::lse);
   const AttentionPlan& plan = block_.plan;
-  const I32 q_len = p(&Params::q_len);
+  const I32 q_len = p(&Params::q_len), rows_of_q = block_.rows();
   const int rows = static_cast<int>(sums.size());
   k.if_(!k.is_null(lse), [&] {
     F32 maximum = maximum_[0], sum = sums[0];
@@ -226,10 +225,11 @@ void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32
       sum = k.select(mine, sums[row], sum);
     }
     const I32 query = at.lane_query + at.lane.quad * Accumulator::tile_row(1);
-    k.if_(query < q_len && at.lane.quad < rows, [&] {
+    k.if_(query < rows_of_q && at.lane.quad < rows, [&] {
       const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
       if (!plan.whole_scores) value = value.get() + block_.taken_by_smoothing(at, query);
-      const I64 row = k.to_i64(at.q_index) * k.to_i64(q_len) + k.to_i64(query);
+      const ScoreRow of = block_.score_row(at, query);
+      const I64 row = k.to_i64(of.head_of_all) * k.to_i64(q_len) + k.to_i64(of.query);
       k.store(lse + row * std::int64_t{4}, value.get());
     });
   });

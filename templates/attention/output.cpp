@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "templates/shared/packed_rows.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen::attention {
@@ -116,11 +117,19 @@ void Output::write(const AttentionPosition& at, const RowSums& sums) const {
     }
   }
   k.barrier();
+  const int row_bytes = static_cast<int>(plan.head_dim * kElementBytes);
+  if (plan.pack_gqa) {
+    const PackedRows rows(k);
+    return store_tile(
+        k, out, at.thread, plan.threads, head_of(k, p, &Params::o, at.batch, at.q_head),
+        [&](I32 row) { return rows.offset(p, &Params::o, at.first_query + row); },
+        block_.rows() - at.first_query, row_bytes);
+  }
   const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
   const GlobalPtr first_row =
       head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride;
   store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
-             p(&Params::q_len) - at.first_query, static_cast<int>(plan.head_dim * kElementBytes));
+             p(&Params::q_len) - at.first_query, row_bytes);
 }
 
 }  // namespace sagegen::attention

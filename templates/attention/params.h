@@ -1,4 +1,6 @@
-// Launch parameters of attention. grid (LqP / cta_q, Hq, B).
+// Launch parameters of attention. grid (LqP / cta_q, Hq, B); with pack_gqa (shared/params.h, whose block follows)
+// (LqP / cta_q, Hkv, B), and what is by query here is by row: LqP is Lq * Hq / Hkv padded, and what lies in the
+// workspace for [Hq, LqP] does so for [Hkv, LqP].
 #pragma once
 
 #include "sagegen/params.h"
@@ -76,7 +78,7 @@ struct ValueMeanParams {
 // ones on, and blocks of kMeanRows queries from the first one on, for which the scores of mean queries exist.
 struct MeanScoreParams {
   Address mean_scores;  // f32 [batches, heads, blocks of the part, LkP]
-  std::int32_t heads;   // Hq: the grid has those of the part
+  std::int32_t heads;   // Hq, with pack_gqa Hkv: the grid has those of the part
   std::int32_t first_batch, first_head, first_block;
 
   static constexpr std::string_view kName = "mean_scores";

@@ -20,6 +20,7 @@
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/params.h"
 #include "templates/quantize_values/spec.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::attention {
 
@@ -152,13 +153,28 @@ void check_shape(const Shape& shape) {
 // A part of the problem that is attended at a time.
 struct Part {
   std::int64_t first_batch = 0, batches = 0;
-  std::int64_t first_head = 0, heads = 0;    // of Q
+  std::int64_t first_head = 0, heads = 0;    // of Q; with pack_gqa of K and V
   std::int64_t first_block = 0, blocks = 0;  // of kMeanRows queries
 };
 
+// Heads that have rows of Q of their own, and the rows that each of them has.
+std::int64_t row_heads(const Spec& spec, const Shape& shape) {
+  return spec.pack_gqa ? shape.kv_heads : shape.q_heads;
+}
+// What they are padded to: whole tiles and groups of scales, and, but for packed rows, whole blocks of means.
+std::int64_t padded_rows(const Spec& spec, const Schedule& schedule, const Shape& shape) {
+  if (!spec.pack_gqa) {
+    const int group = spec.smoothing == Smoothing::qk ? kMeanRows : spec.q_group;
+    return padded_length(kPlan, "q_len", shape.q_len, group, schedule.cta_q);
+  }
+  const int group = qk_is_quantized(spec) ? spec.q_group : schedule.cta_q;
+  return padded_length(kPlan, "q_len * q_heads / kv_heads",
+                       shape.q_len * (shape.q_heads / shape.kv_heads), group, schedule.cta_q);
+}
+
 // How a call is cut into tiles and chunks, and where its scratch tensors lie.
 struct Layout {
-  std::int64_t q_len_padded, kv_len_padded;
+  std::int64_t q_len_padded, kv_len_padded;  // q_len_padded: of rows with pack_gqa
   std::int64_t chunk_len;  // keys that one block of kv_statistics reduces
   std::int64_t chunks;
   Part part;                                 // the largest; the whole problem without mean scores
@@ -186,8 +202,7 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   check_shape(shape);
   Layout layout;
   const bool mean_scores = spec.smoothing == Smoothing::qk;
-  layout.q_len_padded = padded_length(kPlan, "q_len", shape.q_len,
-                                      mean_scores ? kMeanRows : spec.q_group, schedule.cta_q);
+  layout.q_len_padded = padded_rows(spec, schedule, shape);
   layout.kv_len_padded = padded_length(kPlan, "kv_len", shape.kv_len, spec.k_group, schedule.cta_k);
   const std::int64_t wanted =
       std::clamp<std::int64_t>(ceil_div(shape.kv_len, kKeysPerChunk), 1, kMaxChunks);
@@ -205,7 +220,7 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   const std::int64_t code_row = code_row_bytes(spec.qk, spec.head_dim);
   constexpr std::int64_t kF32 = sizeof(float);
   const auto of_queries = [&](std::int64_t rows, std::int64_t bytes) {
-    return scratch_bytes(kPlan, {shape.batch, shape.q_heads, rows, bytes});
+    return scratch_bytes(kPlan, {shape.batch, row_heads(spec, shape), rows, bytes});
   };
   const auto of_keys = [&](std::int64_t rows, std::int64_t bytes) {
     return scratch_bytes(kPlan, {shape.batch, shape.kv_heads, rows, bytes});
@@ -236,10 +251,10 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   if (spec.granularity == Granularity::per_tensor) {
     layout.bytes[kKMaxima] = of_keys(layout.kv_len_padded / spec.k_group, kF32);
     layout.bytes[kQMaxima] =
-        of_queries(layout.q_len_padded / (mean_scores ? kMeanRows : spec.q_group), kF32);
+        of_queries(ceil_div(layout.q_len_padded, mean_scores ? kMeanRows : spec.q_group), kF32);
   }
   layout.part = {.batches = shape.batch,
-                 .heads = shape.q_heads,
+                 .heads = row_heads(spec, shape),
                  .blocks = ceil_div(layout.q_len_padded, kMeanRows)};
   if (mean_scores) {
     layout.bytes[kQMean] = of_queries(layout.part.blocks * channels, kF32);
@@ -322,6 +337,8 @@ struct Call {
   }
   static std::int32_t narrow(std::int64_t length) { return static_cast<std::int32_t>(length); }
   std::int32_t heads_per_kv_head() const { return narrow(shape.q_heads / shape.kv_heads); }
+  std::int64_t row_heads() const { return attention::row_heads(spec, shape); }
+  std::int32_t row_heads_per_kv_head() const { return narrow(row_heads() / shape.kv_heads); }
   float softmax_scale() const {
     if (arguments.softmax_scale != 0.0f) return arguments.softmax_scale;
     return static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
@@ -391,31 +408,32 @@ struct Call {
     params.set(room::Params{.rows = arguments.q.param(),
                             .codes = at(kQCodes),
                             .scale = at(kQScale),
-                            .len = narrow(shape.q_len),
+                            .len = narrow(shape.q_len * (shape.q_heads / row_heads())),
                             .len_padded = narrow(layout.q_len_padded)});
     params.set(room::FoldParams{.k_mean = at(kKMean),
                                 .lse_correction = at(kLseCorrection),
                                 .softmax_scale = softmax_scale(),
-                                .heads_per_kv_head = heads_per_kv_head()});
+                                .heads_per_kv_head = row_heads_per_kv_head()});
+    if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     if (smooths_q()) params.set(room::BlockMeanParams{.mean = at(kQMean)});
     if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kQMaxima)});
     const std::int64_t rows = smooths_q() ? kMeanRows : spec.q_group;
-    steps.launch(step, grid(layout.q_len_padded / rows, shape.q_heads, shape.batch), params,
+    steps.launch(step, grid(ceil_div(layout.q_len_padded, rows), row_heads(), shape.batch), params,
                  stream);
   }
 
   // Part after part, as the scores of mean queries of one part take the place of the last one's.
   void attend(StreamHandle stream) const {
     if (!smooths_q()) return attend(layout.part, stream);
-    const std::int64_t blocks = layout.q_len_padded / kMeanRows;
+    const std::int64_t blocks = ceil_div(layout.q_len_padded, kMeanRows);
     const Part& largest = layout.part;
     Part part;
     for (std::int64_t b = 0; b < shape.batch; b += largest.batches) {
       part.first_batch = b;
       part.batches = std::min(largest.batches, shape.batch - b);
-      for (std::int64_t h = 0; h < shape.q_heads; h += largest.heads) {
+      for (std::int64_t h = 0; h < row_heads(); h += largest.heads) {
         part.first_head = h;
-        part.heads = std::min(largest.heads, shape.q_heads - h);
+        part.heads = std::min(largest.heads, row_heads() - h);
         for (std::int64_t x = 0; x < blocks; x += largest.blocks) {
           part.first_block = x;
           part.blocks = std::min(largest.blocks, blocks - x);
@@ -436,9 +454,9 @@ struct Call {
                             .softmax_scale = softmax_scale(),
                             .kv_len = narrow(shape.kv_len),
                             .kv_len_padded = narrow(layout.kv_len_padded),
-                            .heads = narrow(shape.q_heads),
-                            .heads_per_kv_head = heads_per_kv_head(),
-                            .blocks_of_head = narrow(layout.q_len_padded / kMeanRows),
+                            .heads = narrow(row_heads()),
+                            .heads_per_kv_head = row_heads_per_kv_head(),
+                            .blocks_of_head = narrow(ceil_div(layout.q_len_padded, kMeanRows)),
                             .first_batch = narrow(part.first_batch),
                             .first_head = narrow(part.first_head),
                             .first_block = narrow(part.first_block),
@@ -471,14 +489,19 @@ struct Call {
     if (smooths_k()) params.set(SmoothingParams{.lse_correction = at(kLseCorrection)});
     if (smooths_q()) {
       params.set(MeanScoreParams{.mean_scores = at(kMeanScores),
-                                 .heads = narrow(shape.q_heads),
+                                 .heads = narrow(row_heads()),
                                  .first_batch = narrow(part.first_batch),
                                  .first_head = narrow(part.first_head),
                                  .first_block = narrow(part.first_block)});
     }
     if (smooths_v()) params.set(ValueMeanParams{.v_mean = at(kVMean)});
     set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
-    const std::int64_t queries = smooths_q() ? part.blocks * kMeanRows : layout.q_len_padded;
+    if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
+    // The last block of means may have fewer rows.
+    const std::int64_t queries =
+        smooths_q()
+            ? std::min(part.blocks * kMeanRows, layout.q_len_padded - part.first_block * kMeanRows)
+            : layout.q_len_padded;
     steps.launch(kAttend, grid(queries / schedule.cta_q, part.heads, part.batches), params, stream);
   }
 };

@@ -26,6 +26,8 @@ struct Spec {
   CodeRange code_range = CodeRange::usual;                  // where codes of P and V end
   ValueSmoothing v_smoothing = ValueSmoothing::none;        // what is subtracted from V
   Rotation rotation = Rotation::none;                       // of Q and K before quantization
+  // Whether tiles of queries hold rows of all heads that share a KV head, query by query: for few queries of many.
+  bool pack_gqa = false;
 #define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
 #include "templates/attention/mods/mods.def"
   friend bool operator==(const Spec&, const Spec&) = default;

@@ -2,6 +2,7 @@
 
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::quantize_rows {
 namespace {
@@ -52,6 +53,11 @@ std::vector<Section> describe(const View& v) {
     lines.push_back(
         "on request computes q . mean(K), which corrects the LSE for the smoothing of K");
   }
+  if (s.pack_gqa) {
+    lines.push_back(
+        "rows are those of all query heads that share a KV head, query by query; heads are those "
+        "of K and V");
+  }
   lines.push_back(fmt::format("grid (padded length / {}, heads, batch)", block_rows(s)));
   return {{"what it computes", lines}};
 }
@@ -70,7 +76,8 @@ const FamilyOf<Spec>& family() {
                field<&Spec::group>("group", "g", groups(), group_advice),
                flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold"),
                flag<&Spec::smooth_block>("smooth_block", "smoothblock"),
-               flag<&Spec::amax>("amax", "amax"), flag<&Spec::rotate>("rotate", "rotate")},
+               flag<&Spec::amax>("amax", "amax"), flag<&Spec::rotate>("rotate", "rotate"),
+               flag<&Spec::pack_gqa>("pack_gqa", "packgqa")},
       .rules = {{{[](const View& v) { return v.spec.smooth && v.spec.fold; },
                   [](const View&) {
                     return std::string(
@@ -90,6 +97,13 @@ const FamilyOf<Spec>& family() {
                         "amax with scales {} is refused: groups find the largest of their rows "
                         "themselves; use scales 0, or leave amax out",
                         v.spec.scales);
+                  }},
+                 {[](const View& v) { return v.spec.pack_gqa && !v.spec.fold; },
+                  [](const View&) {
+                    return std::string(
+                        "pack_gqa without fold is refused: rows of several heads are packed where "
+                        "they are queries, whose scales hold the softmax scale; set fold, or leave "
+                        "pack_gqa out");
                   }},
                  {[](const View& v) { return v.spec.smooth_block && !v.spec.fold; },
                   [](const View&) {
@@ -123,6 +137,7 @@ const FamilyOf<Spec>& family() {
             if (v.spec.smooth_block) layout.add<BlockMeanParams>();
             if (v.spec.scales == 0) layout.add<MaximaParams>();
             if (v.spec.fold) layout.add<FoldParams>();
+            if (v.spec.pack_gqa) layout.add<PackParams>();
             return layout;
           },
       .describe = describe,

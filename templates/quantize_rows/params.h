@@ -1,4 +1,5 @@
-// Launch parameters of quantize_rows. grid (padded length / block_rows(), heads, B).
+// Launch parameters of quantize_rows. grid (padded length / block_rows(), rounded up, heads, B). With pack_gqa heads are
+// those of K and V, and lengths count rows.
 #pragma once
 
 #include "sagegen/params.h"
@@ -35,7 +36,7 @@ struct SmoothParams {
 
 // With smooth_block.
 struct BlockMeanParams {
-  Address mean;  // out f32 [B, H, LP / kMeanRows, D]
+  Address mean;  // out f32 [B, H, LP / kMeanRows, rounded up, D]
 
   static constexpr std::string_view kName = "block_mean";
   static std::vector<ParamField> fields() { return {param_field("mean", &BlockMeanParams::mean)}; }
@@ -55,7 +56,7 @@ struct FoldParams {
   // out f32 [B, H, LP]: (q . k_mean) * softmax_scale, or 0 for none; not with amax
   Address lse_correction;
   float softmax_scale;             // > 0
-  std::int32_t heads_per_kv_head;  // H / Hkv
+  std::int32_t heads_per_kv_head;  // H / Hkv; 1 with pack_gqa
 
   static constexpr std::string_view kName = "fold";
   static std::vector<ParamField> fields() {

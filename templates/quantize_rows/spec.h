@@ -28,6 +28,9 @@ struct Spec {
   bool rotate = false;
   bool amax =
       false;  // with 0 scales: no codes, but the largest |x| of the rows that a thread block has
+  // Rows are those of all query heads that share a KV head, query by query (shared/params.h). They are padded to whole
+  // groups, even where blocks of kMeanRows have a mean.
+  bool pack_gqa = false;
 };
 
 // Rows of one thread block.

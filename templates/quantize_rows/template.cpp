@@ -8,6 +8,7 @@
 
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
+#include "templates/shared/packed_rows.h"
 #include "templates/shared/rows.h"
 
 namespace sagegen::quantize_rows {
@@ -42,6 +43,11 @@ class QuantizeRows {
   int warp_maxima_bytes() const { return 4 * threads_.threads() / 32; }
   void of_own_channel(const std::function<void()>& body) const {
     sagegen::of_own_channel(k_, threads_.threads(), spec_.head_dim, body);
+  }
+  // Does it with the rows of a pass, or of a group, that the workspace has: blocks of packed rows may reach behind.
+  void of_padded_rows(int pass, const std::function<void()>& body) const {
+    if (!spec_.pack_gqa || !spec_.smooth_block) return body();
+    k_.if_(first_row_ + pass * kRowsPerPass < p_(&Params::len_padded), body);
   }
   // Row of the block that this thread has a part of in a pass.
   I32 row(int pass) const { return threads_.row() + pass * kRowsPerPass; }
@@ -99,7 +105,8 @@ void QuantizeRows::write_group(int group, F32 least_amax) {
       amax = max_abs(k_, rows_[static_cast<std::size_t>(pass)], amax);
     return code_scale(k_, amax_of_scale(group, amax), largest_code(spec_.codes));
   };
-  const I32 groups_of_head = k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
+  const I32 groups_of_head = spec_.pack_gqa ? p_(&Params::len_padded) / spec_.group
+                                            : k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
   const I64 group_index = k_.to_i64(head_index_ * groups_of_head) +
                           k_.to_i64(block_ * (block_rows(spec_) / spec_.group) + group);
   const I64 first_scale = group_index * std::int64_t{spec_.scales};
@@ -111,7 +118,9 @@ void QuantizeRows::write_group(int group, F32 least_amax) {
       const int rows_per_scale = of_rows ? 1 : kRowsPerPass / spec_.scales;
       const Pred writes = threads_.channel() == 0 && threads_.row() % rows_per_scale == 0;
       const I32 index = threads_.row() / rows_per_scale + (of_rows ? pass * kRowsPerPass : 0);
-      k_.if_(writes, [&] { write_scale(first_scale + k_.to_i64(index), code.scale); });
+      of_padded_rows(first + pass, [&] {
+        k_.if_(writes, [&] { write_scale(first_scale + k_.to_i64(index), code.scale); });
+      });
     }
     write_codes(first + pass, code);
   }
@@ -121,9 +130,11 @@ void QuantizeRows::write_codes(int pass, const CodeScale& code) {
   const int row_bytes = code_row_bytes(spec_.codes, spec_.head_dim);
   const I32 channel_bytes = threads_.channel() * bits(spec_.codes) / 8;
   const GlobalPtr codes = p_(&Params::codes) + first_padded_row_ * std::int64_t{row_bytes};
-  threads_.of_channels(code_channels(spec_.codes, spec_.head_dim), [&] {
-    store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(pass)], code.inverse,
-                codes + (row(pass) * row_bytes + channel_bytes));
+  of_padded_rows(pass, [&] {
+    threads_.of_channels(code_channels(spec_.codes, spec_.head_dim), [&] {
+      store_codes(k_, spec_.codes, rows_[static_cast<std::size_t>(pass)], code.inverse,
+                  codes + (row(pass) * row_bytes + channel_bytes));
+    });
   });
 }
 
@@ -183,11 +194,16 @@ void QuantizeRows::load_rows() {
   RowPart mean;
   if (spec_.smooth) mean = mean_of_rows();
   const I64 row_bytes = p_(&Params::rows, &TensorParam::stride_token) * kElementBytes;
-  const GlobalPtr rows = head_of(k_, p_, &Params::rows, batch_, head_);
+  const I32 head = spec_.pack_gqa ? head_ * PackedRows(k_).heads() : head_;
+  const GlobalPtr rows = head_of(k_, p_, &Params::rows, batch_, head);
   for (int pass = 0; pass < block_rows(spec_) / kRowsPerPass; ++pass) {
     const I32 index = first_row_ + row(pass);
     const Pred is_there = index < p_(&Params::len);
-    RowPart part = threads_.load(spec_.io, rows + k_.to_i64(index) * row_bytes, is_there);
+    const auto offset = [&] {
+      return spec_.pack_gqa ? PackedRows(k_).offset(p_, &Params::rows, index)
+                            : k_.to_i64(index) * row_bytes;
+    };
+    RowPart part = threads_.load(spec_.io, rows + offset(), is_there);
     for (std::size_t i = 0; spec_.smooth && i < part.size(); ++i) {
       part[i] = k_.select(is_there, part[i] - mean[i], k_.f32(0.0f));
     }
@@ -257,7 +273,8 @@ void QuantizeRows::write_lse_correction() {
       const GlobalPtr to =
           lse_correction +
           (first_padded_row_ + k_.to_i64(row(static_cast<int>(pass)))) * std::int64_t{4};
-      k_.if_(threads_.channel() == 0, [&] { k_.store(to, correction); });
+      of_padded_rows(static_cast<int>(pass),
+                     [&] { k_.if_(threads_.channel() == 0, [&] { k_.store(to, correction); }); });
     }
   });
 }

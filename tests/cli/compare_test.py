@@ -161,6 +161,9 @@ class Tables(CompareTest):
         for both in (("--only", "qk=s4 smoothing=qk", "qk=s8 smoothing=k"),
                      ("--only", "qk=s4 smoothing=qk", "--only", "qk=s8 smoothing=k")):
             self.assertEqual(keys(*both), some + others)
+        packed = keys("--only", "qk=s8 smoothing=k pack_gqa=true")   # not among the others unless a text says so
+        self.assertEqual((len(packed), all("_packgqa__" in key for key in packed)), (8, True))
+        self.assertFalse(any("_packgqa__" in key for key in others + keys()))
 
     def test_a_set(self):
         self.without_ptxas()

@@ -227,6 +227,18 @@ class Modes(RunTest):
                           "--rotation", "hadamard")
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_rows_of_heads_that_share_k_and_v(self):
+        few = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--q-len", 3, "--kv-len", 100, "--heads", 10, "--kv-heads", 2)
+        plain, packed = (self.run_json(*few, "--causal", "bottom-right", *flag) for flag in ([], ["--pack-gqa"]))
+        self.assertEqual((plain["pack_gqa"], packed["pack_gqa"]), (False, True))
+        self.assertIn("_g16x64_smk_pv_e4m3_f32x2_packgqa_causal__q32k64w2s3__", packed["kernels"][-1])
+        self.assertTrue(any("_g16_fold_packgqa__" in name for name in packed["kernels"]), packed["kernels"])
+        self.assertIn("heads that share K and V packed", self.expect(OK, "run", *few, "--pack-gqa", "--mode", "16bit").out)
+        self.assertIn("row r is query r / G of head r mod G", self.expect(OK, "inspect", packed["kernels"][-1]).out)
+        self.expect_error(SPEC, "spec error", ["pack_gqa with blocksparse", "leave pack_gqa out"], "run", *few, "--pack-gqa", "--blocksparse", 0.5)
+        self.expect_error(USAGE, "usage error", ["--pack-gqa", "the key says it"], "run", packed["kernels"][-1], "--pack-gqa")
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_what_f16_rounds_beside_a_mean_is_no_error(self):
         # Keys weigh so little beside the sink that f16 has few bits of their products, and the mean of V is added to those.
         for dist in ("normal", "outlier"):

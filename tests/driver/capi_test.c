@@ -423,7 +423,7 @@ static void test_errors_name_what_was_asked(void) {
   sagegen_device_destroy(ampere);
 }
 
-/* Modes whose kernels are not embedded: what was looked for says what the names mean. */
+/* Modes and options whose kernels are not embedded: what was looked for says what the names mean. */
 static void test_unquantized_modes(sagegen_device* device) {
   sagegen_attention* plan = NULL;
   const struct {
@@ -439,6 +439,9 @@ static void test_unquantized_modes(sagegen_device* device) {
        "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_e4m3_f32x2__q"},
       {{.head_dim = 64, .smoothing = SAGEGEN_SMOOTH_K, .mode = "16bit"}, "use smoothing none"},
       {{.mode = "head_dim=64 qk=f16 pv=f16"}, "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32__q"},
+      {{.mode = "head_dim=64 io=bf16 pack_gqa=true causal=true"},
+       "sage_fwd_d64_bf16_qk_s8t_g16x64_smk_pv_e4m3_f32x2_packgqa_causal__q32k64w2s3__sm89"},
+      {{.mode = "head_dim=64 pack_gqa=true blocksparse=true"}, "leave pack_gqa out"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i)
     EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &cases[i].options, &plan),

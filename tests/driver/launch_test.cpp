@@ -17,6 +17,7 @@
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/params.h"
+#include "templates/shared/params.h"
 #include "tests/driver/fake_plan.h"
 
 using namespace sagegen;
@@ -162,6 +163,16 @@ quantize_rows::Spec rows_of(const FakeLaunch& launch) {
   return parse_key(launch.kernel).view(quantize_rows::family()).spec;
 }
 
+// Quotients by the number of heads, as kernels take them.
+void check_pack(const FakeLaunch& launch, std::int64_t heads) {
+  const auto pack = decode<PackParams>(launch);
+  CHECK(pack.heads == heads);
+  const std::uint64_t m = static_cast<std::uint32_t>(pack.reciprocal);
+  for (const std::uint64_t row : {std::uint64_t{0}, static_cast<std::uint64_t>(heads) - 1,
+                                  static_cast<std::uint64_t>(heads), std::uint64_t{0x7FFFFFFF}})
+    CHECK((row * m >> pack.shift) == row / static_cast<std::uint64_t>(heads));
+}
+
 // Runs the plan and checks everything that one launch sequence has to satisfy.
 void check_call(FakePlan& plan, const attention::Shape& shape,
                 const attention::Arguments& arguments) {
@@ -175,8 +186,12 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
 
   const std::int64_t b = shape.batch, hq = shape.q_heads, hkv = shape.kv_heads, d = spec.head_dim;
   const std::int64_t q_rows = smooth_q ? 128 : spec.q_group;  // of a block that quantizes Q
-  const std::int64_t lqp =
-      round_up(shape.q_len, std::max<std::int64_t>(q_rows, plan.schedule.cta_q));
+  // Heads that have rows of Q, and their rows: packed ones are padded to tiles and groups of scales, whatever has a mean.
+  const bool packed = spec.pack_gqa;
+  const std::int64_t hr = packed ? hkv : hq, lq = shape.q_len * (hq / hr);
+  const std::int64_t unit = !packed ? q_rows : quantize_qk ? spec.q_group : 16;
+  const std::int64_t lqp = round_up(lq, std::max<std::int64_t>(unit, plan.schedule.cta_q));
+  const std::int64_t blocks = round_up(lqp, 128) / 128;
   const std::int64_t lkp = round_up(shape.kv_len, std::max(spec.k_group, plan.schedule.cta_k));
   const bool per_tensor = spec.granularity == Granularity::per_tensor;
   const auto scales = [&](std::int64_t rows, std::int64_t group, std::int64_t of_threads) {
@@ -191,11 +206,11 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
         return std::int64_t{1};
     }
   };
-  const std::int64_t q_scale_bytes = 4 * b * hq * scales(lqp, spec.q_group, 8);
+  const std::int64_t q_scale_bytes = 4 * b * hr * scales(lqp, spec.q_group, 8);
   const std::int64_t k_scale_bytes = 4 * b * hkv * scales(lkp, spec.k_group, 4);
   // Channels of codes: whole steps of 32 bytes of Q and K, of 16 channels of V.
   const std::int64_t qk_step = spec.qk == DType::s4 ? 64 : 32;
-  const std::int64_t q_bytes = b * hq * lqp * round_up(d, qk_step) * bits(spec.qk) / 8;
+  const std::int64_t q_bytes = b * hr * lqp * round_up(d, qk_step) * bits(spec.qk) / 8;
   const std::int64_t k_bytes = b * hkv * lkp * round_up(d, qk_step) * bits(spec.qk) / 8;
   const std::int64_t v_bytes = b * hkv * lkp * round_up(d, 16) * (spec.pv == DType::e4m3 ? 1 : 2);
   const float scale = arguments.softmax_scale != 0.0f
@@ -283,34 +298,35 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     CHECK(rows_of(launch).amax == (pass == 0));
     if (per_tensor) {
       scratch("q_maxima", decode<quantize_rows::MaximaParams>(launch).maxima,
-              4 * b * hq * (lqp / q_rows));
+              4 * b * hr * (round_up(lqp, q_rows) / q_rows));
     }
     const auto p = decode<quantize_rows::Params>(launch);
     const auto fold = decode<quantize_rows::FoldParams>(launch);
-    CHECK(is_grid(launch, lqp / q_rows, hq, b));
+    CHECK(is_grid(launch, round_up(lqp, q_rows) / q_rows, hr, b));
     if (smooth_q) {
       scratch("q_mean", decode<quantize_rows::BlockMeanParams>(launch).mean,
-              4 * b * hq * (lqp / 128) * d);
+              4 * b * hr * blocks * d);
     }
     CHECK(same(p.rows, arguments.q));
-    CHECK(p.len == shape.q_len);
+    CHECK(p.len == lq);
     CHECK(p.len_padded == lqp);
-    CHECK(fold.heads_per_kv_head == hq / hkv);
+    CHECK(fold.heads_per_kv_head == hr / hkv);
+    if (packed) check_pack(launch, hq / hkv);
     CHECK(fold.softmax_scale == scale);
     CHECK((fold.lse_correction != 0) == correct_lse);
     if (smooth) scratch("k_mean", fold.k_mean, 4 * b * hkv * d);
-    if (correct_lse) scratch("lse_correction", fold.lse_correction, 4 * b * hq * lqp);
+    if (correct_lse) scratch("lse_correction", fold.lse_correction, 4 * b * hr * lqp);
     scratch("q_codes", p.codes, q_bytes);
     scratch("q_scale", p.scale, q_scale_bytes);
   }
   std::int64_t largest_part = 0;
   // One attention of everything, or parts that have everything once: batches, heads, blocks of 128 queries.
   std::int64_t done = 0;
-  const std::int64_t blocks = lqp / 128, all = smooth_q ? b * hq * blocks : 1;
+  const std::int64_t all = smooth_q ? b * hr * blocks : 1;
   std::set<std::array<std::int64_t, 3>> attended;
   while (done < all) {
     mean_scores::Params part{};
-    std::int64_t part_heads = hq, part_batches = b;
+    std::int64_t part_heads = hr, part_batches = b;
     if (smooth_q) {
       const FakeLaunch& launch = take("mean_scores");
       part = decode<mean_scores::Params>(launch);
@@ -320,10 +336,10 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
       CHECK(same(part.k, arguments.k));
       CHECK(part.softmax_scale == scale);
       CHECK((part.kv_len == shape.kv_len && part.kv_len_padded == lkp));
-      CHECK((part.heads == hq && part.heads_per_kv_head == hq / hkv));
+      CHECK((part.heads == hr && part.heads_per_kv_head == hr / hkv));
       CHECK(part.blocks_of_head == blocks);
       scratch("k_mean", part.k_mean, 4 * b * hkv * d);
-      scratch("q_mean", part.q_mean, 4 * b * hq * blocks * d);
+      scratch("q_mean", part.q_mean, 4 * b * hr * blocks * d);
       const std::int64_t bytes = 4 * part_batches * part_heads * part.blocks * lkp;
       CHECK((bytes <= plan.options.mean_score_bytes || part.blocks == 1));
       largest_part = std::max(largest_part, bytes);
@@ -343,12 +359,14 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     }
     const FakeLaunch& launch = take("attention");
     const auto p = decode<attention::Params>(launch);
-    CHECK(is_grid(launch, (smooth_q ? part.blocks * 128 : lqp) / plan.schedule.cta_q, part_heads,
-                  part_batches));
+    const std::int64_t part_rows =
+        smooth_q ? std::min<std::int64_t>(part.blocks * 128, lqp - part.first_block * 128) : lqp;
+    CHECK(is_grid(launch, part_rows / plan.schedule.cta_q, part_heads, part_batches));
+    if (packed) check_pack(launch, hq / hkv);
     if (smooth_q) {
       const auto p_part = decode<attention::MeanScoreParams>(launch);
       CHECK(p_part.mean_scores == part.scores);
-      CHECK(p_part.heads == hq);
+      CHECK(p_part.heads == hr);
       CHECK(p_part.first_batch == part.first_batch);
       CHECK(p_part.first_head == part.first_head);
       CHECK(p_part.first_block == part.first_block);
@@ -378,7 +396,7 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
     if (smooth) {
       const Address correction = decode<attention::SmoothingParams>(launch).lse_correction;
       CHECK((correction != 0) == correct_lse);
-      if (correct_lse) scratch("lse_correction", correction, 4 * b * hq * lqp);
+      if (correct_lse) scratch("lse_correction", correction, 4 * b * hr * lqp);
     }
     CHECK(p.q_len == shape.q_len);
     CHECK(p.q_len_padded == lqp);
@@ -389,7 +407,7 @@ void check_call(FakePlan& plan, const attention::Shape& shape,
   }
   if (smooth_q) {
     for (const auto& [batch, head, row_block] : attended)
-      CHECK((batch < b && head < hq && row_block < blocks));
+      CHECK((batch < b && head < hr && row_block < blocks));
   }
   CHECK(next == launches.size());
   workspace.check();
@@ -434,6 +452,19 @@ std::vector<sagegen::Kernel> every_plan() {
         attention::Spec spec{.head_dim = head_dim, .io = io, .qk = qk};
         spec.smoothing = attention::usual_smoothing(qk);
         for (const int sm : {80, 89}) plans.push_back(usual_kernel(spec, {.sm = sm}));
+      }
+    }
+  }
+  // Rows of several heads in a tile, with every mode.
+  for (const TargetInfo& info : supported_targets()) {
+    for (const attention::Mode& mode : attention::modes()) {
+      for (const Granularity granularity : {Granularity::per_thread, Granularity::per_tensor}) {
+        attention::Spec spec = attention::with_mode({.head_dim = 64}, mode);
+        spec.pack_gqa = spec.causal = true;
+        if (mode.qk) spec.granularity = granularity;
+        if (mode.qk) spec.q_group = 16;
+        const sagegen::Kernel kernel(attention::family(), spec, info.target);
+        if (kernel.violations().empty()) plans.push_back(kernel);
       }
     }
   }
@@ -623,6 +654,45 @@ TEST_CASE("unquantized Q and K need no workspace, and FP8 beside them that of V"
     CHECK(plan.workspace_bytes(shape) == all);
     CHECK(plan.plan.workspace_bytes(shape, attention::Lse::unwanted) == all);
   }
+}
+
+TEST_CASE(
+    "few queries of many heads need the workspace of their rows, not of a tile for each head") {
+  // 32 heads of Q on 4 of K and V, one query each: 8 rows, in tiles of 32 and groups of 16.
+  const attention::Shape shape{
+      .batch = 1, .q_heads = 32, .kv_heads = 4, .q_len = 1, .kv_len = 4096};
+  const auto of_queries = [&](attention::Spec spec) {
+    spec.q_group = spec.pack_gqa ? 16 : 32;
+    const FakePlan plan(sagegen::Kernel(attention::family(), spec, Target{.sm = 89}));
+    std::size_t bytes = 0;
+    for (const auto& tensor : plan.plan.scratch(shape)) {
+      for (const char* name : {"q_codes", "q_scale", "lse_correction", "q_mean"})
+        bytes += tensor.name == name ? static_cast<std::size_t>(tensor.bytes) : 0;
+    }
+    return bytes;
+  };
+  const std::size_t rows = 4 * 32, codes = rows * 128, scales = rows / 16 * 8 * 4, lse = rows * 4;
+  CHECK(of_queries({.pack_gqa = true}) == codes + scales + lse);
+  const std::size_t padded = 32 * 128;
+  CHECK(of_queries({}) == padded * 128 + padded / 32 * 8 * 4 + padded * 4);
+  // Four queries fill the tile; five need another one.
+  attention::Shape more = shape;
+  const FakePlan plan(
+      sagegen::Kernel(attention::family(), {.q_group = 16, .pack_gqa = true}, Target{.sm = 89}));
+  more.q_len = 4;
+  CHECK(plan.workspace_bytes(more) == plan.workspace_bytes(shape));
+  more.q_len = 5;
+  CHECK(plan.workspace_bytes(more) > plan.workspace_bytes(shape));
+  // A mean of Q is of rows that are there: no block of 128 is padded for it.
+  attention::Spec int4{.qk = DType::s4, .smoothing = Smoothing::qk, .pack_gqa = true};
+  CHECK(of_queries(int4) == codes / 2 + scales + lse + 4 * 128 * 4);
+  // The whole of it: those of K and V are the same.
+  const FakePlan unpacked(sagegen::Kernel(attention::family(), {}, Target{.sm = 89}));
+  CHECK(unpacked.workspace_bytes(shape) - plan.workspace_bytes(shape) >=
+        of_queries({}) - of_queries({.pack_gqa = true}) - 4096);
+  // Rows of a KV head are 32-bit numbers, too.
+  more = {.batch = 1, .q_heads = 64, .kv_heads = 1, .q_len = std::int64_t{1} << 26, .kv_len = 64};
+  CHECK_THROWS_WITH(plan.workspace_bytes(more), Catch::Contains("q_len * q_heads / kv_heads"));
 }
 
 TEST_CASE("strides beyond 2^32 elements and lengths near 2^31 arrive whole") {

@@ -27,6 +27,7 @@
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/params.h"
+#include "templates/shared/params.h"
 #include "tests/emulator/ptx_edit.h"
 #include "tools/reference/reference.h"
 #include "tools/sagegen/run_attention.h"
@@ -54,6 +55,7 @@ struct Case {
   bool causal = true;
   int head_dim = kShape.head_dim;
   std::string_view mode = {};  // empty: what is usual on the target
+  bool pack_gqa = false;
 
   reference::Inputs inputs() const {  // biased K: without the mean of K, its codes are coarse
     static std::map<int, reference::Inputs> made;
@@ -89,6 +91,10 @@ cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
     if (mode.name == c.mode) job.spec = attention::with_mode(job.spec, mode);
   job.spec.head_dim = c.head_dim;
   job.spec.causal = c.causal;
+  if (c.pack_gqa) {
+    job.spec.pack_gqa = true;
+    if (attention::qk_is_quantized(job.spec)) job.spec.q_group = 16;
+  }
   const sagegen::Kernel asked(attention::family(), job.spec, target);
   job.schedule = asked.view(attention::family()).schedule;
   job.source = [c, edit](const sagegen::Kernel& kernel) {
@@ -130,8 +136,8 @@ Judgement judge(const Case& c, const cli::AttentionResult& result) {
     reference::Output exact, model;
     cli::AccuracyBound o_bound;
   };
-  static std::map<std::tuple<EmulatorProfile, bool, int, std::string_view>, Expected> all;
-  const auto [place, made] = all.try_emplace({c.profile, c.causal, c.head_dim, c.mode});
+  static std::map<std::tuple<EmulatorProfile, bool, int, std::string_view, bool>, Expected> all;
+  const auto [place, made] = all.try_emplace({c.profile, c.causal, c.head_dim, c.mode, c.pack_gqa});
   Expected& expected = place->second;
   if (made) {
     const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
@@ -171,6 +177,11 @@ constexpr Case kPaddedAttention89{EmulatorProfile::sm_89, "sage_fwd_", true, kPa
 constexpr Case kPaddedAttention80{EmulatorProfile::sm_80, "sage_fwd_", true, kPadded};
 constexpr Case kQuantizePaddedK{EmulatorProfile::sm_89, kQuantizePaddedKKey, true, kPadded};
 constexpr Case kStatistics{EmulatorProfile::sm_89, "sage_kvstats_"};
+constexpr Case kPackedAttention{.profile = EmulatorProfile::sm_89, .pack_gqa = true};
+constexpr Case kPackedUnquantized{
+    .profile = EmulatorProfile::sm_80, .mode = "16bit", .pack_gqa = true};
+constexpr Case kPackedQueries{
+    .profile = EmulatorProfile::sm_89, .broken = "sage_quantrows_d64_f16_s8_r8_", .pack_gqa = true};
 
 const char* const kCopy = R"(^\s*cp\.async\.cg)";
 const char* const kWait = R"(cp\.async\.wait_group)";
@@ -183,6 +194,18 @@ const char* const kRowShuffle = R"(shfl\.sync\.bfly\.b32\s+(%r\d+), (%r\d+), 1, 
 template <typename Block, typename T>
 std::size_t place(const ParamLayout& layout, T Block::*member) {
   return layout.offset<Block>() + member_offset(member);
+}
+
+// Heads for tokens, in the tensor at this place of the parameters.
+void swap_strides(PtxEdit& t, std::size_t tensor) {
+  const auto load = [](const std::string& at) {
+    return fmt::format(R"((ld\.param\.b64\s+%rd\d+, \[[^\]]*\+){}\];)", at);
+  };
+  const std::string head = std::to_string(tensor + offsetof(TensorParam, stride_head)),
+                    token = std::to_string(tensor + offsetof(TensorParam, stride_token));
+  t.replace(load(head), "$01other];", kAll);
+  t.replace(load(token), fmt::format("$01{}];", head), kAll);
+  t.replace(load("other"), fmt::format("$01{}];", token), kAll);
 }
 
 const std::vector<Mutation>& mutations() {
@@ -202,6 +225,19 @@ const std::vector<Mutation>& mutations() {
                                        place(unquantized, &attention::UnquantizedParams::unit));
   using Attend = attention::Params;
   using Rows = quantize_rows::Params;
+  const auto packed_params = [](attention::Spec spec, int sm) {
+    spec.pack_gqa = true;
+    return sagegen::Kernel(attention::family(), spec, Target{.sm = sm}).params();
+  };
+  const ParamLayout packed = packed_params({.causal = true}, 89);
+  attention::Spec causal = attention::with_mode({}, attention::modes().back());
+  causal.causal = true;
+  const ParamLayout packed_unquantized = packed_params(causal, 80);
+  const ParamLayout packed_queries =
+      sagegen::Kernel(quantize_rows::family(), {.fold = true, .pack_gqa = true}, Target{.sm = 89})
+          .params();
+  const auto in_packed = [&](auto member) { return place(packed, member); };
+  const auto in_packed_queries = [&](auto member) { return place(packed_queries, member); };
   static const std::vector<Mutation> table = {
       // ---- asynchronous copies ----
       {"all cp.async waits dropped",
@@ -522,6 +558,43 @@ const std::vector<Mutation>& mutations() {
        [](PtxEdit& t) {
          t.replace(R"(setp\.gt(\.\w32\s+%p\d+, %r\d+), 63;)", "setp.gt$1, 255;", kAll);
        }},
+      // ---- rows of several heads ----
+      {"query and head of a row of O are swapped",
+       kPackedAttention,
+       {kBound, "out-of-bounds"},
+       [at = in_packed(&Attend::o)](PtxEdit& t) { swap_strides(t, at); }},
+      {"query and head of a row of Q are swapped",
+       kPackedQueries,
+       {kBound, "out-of-bounds"},
+       [at = in_packed_queries(&Rows::rows)](PtxEdit& t) { swap_strides(t, at); }},
+      {"query and head of a row of Q are swapped",
+       kPackedUnquantized,
+       {kBound, "out-of-bounds"},
+       [at = place(packed_unquantized, &attention::UnquantizedParams::q)](PtxEdit& t) {
+         swap_strides(t, at);
+       }},
+      {"one head more than there are",
+       kPackedAttention,
+       {kBound, "out-of-bounds"},
+       [at = in_packed(&PackParams::heads)](PtxEdit& t) { t.shift_parameter(at, 1); }},
+      {"one head less than there are",
+       kPackedQueries,
+       {kBound, "out-of-bounds"},
+       [at = in_packed_queries(&PackParams::heads)](PtxEdit& t) { t.shift_parameter(at, -1); }},
+      {"one head more than there are",
+       kPackedUnquantized,
+       {kBound, "out-of-bounds"},
+       [at = place(packed_unquantized, &PackParams::heads)](PtxEdit& t) {
+         t.shift_parameter(at, 1);
+       }},
+      {"queries have twice as many heads",
+       kPackedAttention,
+       {kBound, "out-of-bounds"},
+       [at = in_packed(&PackParams::shift)](PtxEdit& t) { t.shift_parameter(at, 1); }},
+      {"queries have half as many heads",
+       kPackedAttention,
+       {kBound, "out-of-bounds"},
+       [at = in_packed(&PackParams::shift)](PtxEdit& t) { t.shift_parameter(at, -1); }},
       {"amax without the absolute value",
        kQuantizeQ,
        {kBound},
@@ -531,14 +604,16 @@ const std::vector<Mutation>& mutations() {
 }
 
 std::string kind_of(const Case& c) {
-  return std::string(c.broken) + std::string(c.mode) + " on " + to_string(c.profile);
+  return std::string(c.broken) + std::string(c.mode) + (c.pack_gqa ? "packed" : "") + " on " +
+         to_string(c.profile);
 }
 
 // ---- the tests ------------------------------------------------------------------------------------
 
 TEST_CASE("the unmutated kernels are clean, within the bound and the same under every policy") {
-  for (const Case& c : {kAttention80, kAttention89, kFullAttention89, kPaddedAttention80,
-                        kPaddedAttention89, kUnquantized80, kUnquantized89}) {
+  for (const Case& c :
+       {kAttention80, kAttention89, kFullAttention89, kPaddedAttention80, kPaddedAttention89,
+        kUnquantized80, kUnquantized89, kPackedAttention, kPackedUnquantized}) {
     const cli::AttentionResult expected = run(c, nullptr, {});
     CHECK(expected.findings.empty());
     REQUIRE_FALSE(expected.o.empty());

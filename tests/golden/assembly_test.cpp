@@ -336,6 +336,46 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("usual kernels of packed rows assemble without a spill or a remark") {
+  test::skip_without_ptxas();
+  std::vector<Job> jobs;
+  std::set<std::string> known;
+  const auto add = [&](const Kernel& kernel) {
+    if (known.insert(kernel.key()).second) jobs.push_back({kernel, kernel.target(), {}});
+  };
+  for (const TargetInfo& info : supported_targets()) {
+    for (const attention::Mode& mode : attention::modes()) {
+      for (const int head_dim : {64, 128}) {
+        for (const DType io : {DType::f16, DType::bf16}) {
+          for (const bool causal : {false, true}) {
+            attention::Spec spec = attention::with_mode({.head_dim = head_dim, .io = io}, mode);
+            spec.pack_gqa = true;
+            spec.causal = causal;
+            if (mode.qk) spec.q_group = 16;
+            const Kernel kernel(attention::family(), spec, info.target);
+            if (!kernel.violations().empty()) continue;
+            add(kernel);
+            for (const Kernel& input : kernel.inputs()) add(input);
+            if (info.target.sm != 89 || io == DType::bf16 || !causal) continue;
+#define SAGEGEN_MOD(mod) spec.mod = true;
+#include "templates/attention/mods/mods.def"
+            spec.blocksparse = false;  // refused
+            add(Kernel(attention::family(), spec, info.target));
+          }
+        }
+      }
+    }
+  }
+  REQUIRE(jobs.size() > 100);
+  assemble_all(jobs);
+  for (const Job& job : jobs) {
+    INFO(job.kernel.key() << ":\n" << job.assembled.report);
+    CHECK_FALSE(model::has_remark(job.assembled.report));
+    if (is_attention(job.kernel) && model::ptxas_major_version() != kMeasuredWith) continue;
+    CHECK(model::complaint(job.assembled.report).empty());
+  }
+}
+
 // Where tensor cores have no INT4, assemblers put a call of a long routine in its place.
 TEST_CASE("INT4 products are instructions of the tensor cores, as many as half of those of INT8") {
   test::skip_without_ptxas();

@@ -483,5 +483,32 @@ TEST_CASE("products of matrices from tiles, of every type that mma takes") {
   check_product(DType::f16, /*by_key=*/true, 64, /*in_f16=*/true);
 }
 
+TEST_CASE("rows of a tile come from anywhere, and go anywhere") {
+  constexpr int kRows = 32, kRowBytes = 64, kThere = 29, kThreads = 64;
+  const std::vector<std::int32_t> in = words(kRows * kRowBytes / 4);
+  const auto out =
+      run<std::int32_t>(in, in.size(), kThreads, [&](KernelBuilder& k, const Buffers& at) {
+        const TileLayout layout{kRows, kRowBytes, 32};
+        const SharedTile tile{layout, k.shared(layout.bytes(), kBankBytes)};
+        TileSource from{at.in, {}};
+        from.row_offset = [&](I32 row) { return k.to_i64((row * 5 + 3) % kRows * kRowBytes); };
+        copy_rows_async(k, tile, from, k.thread_idx(), kThreads, k.i32(kThere));
+        k.cp_async_commit();
+        k.cp_async_wait(0);
+        k.barrier();
+        store_tile(
+            k, tile, k.thread_idx(), kThreads, at.out,
+            [&](I32 row) { return k.to_i64((31 - row) * kRowBytes); }, k.i32(kRows));
+      });
+  for (int row = 0; row < kRows; ++row) {
+    for (int word = 0; word < kRowBytes / 4; ++word) {
+      const std::size_t from =
+          static_cast<std::size_t>((row * 5 + 3) % kRows * kRowBytes / 4 + word);
+      const std::size_t to = static_cast<std::size_t>((kRows - 1 - row) * kRowBytes / 4 + word);
+      CHECK(out[to] == (row < kThere ? in[from] : 0));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sagegen::golden

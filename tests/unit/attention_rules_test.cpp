@@ -11,6 +11,7 @@
 #include "templates/kv_statistics/spec.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/spec.h"
+#include "templates/shared/params.h"
 #include "tests/families/random_kernels.h"
 
 using namespace sagegen;
@@ -116,6 +117,10 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
          s.spec.pv = DType::f16;
        },
        {"code_range fine_v with accumulation f32_f16 and pv f16", "pv e4m3"}},
+      {"packed tiles and bits of tiles of one head",
+       [](Parts& s) { s.spec.pack_gqa = s.spec.blocksparse = true; },
+       {"pack_gqa with blocksparse", "a tile of queries of one head", "leave pack_gqa out",
+        "use mask"}},
       {"code_range",
        [](Parts& s) { s.spec.code_range = static_cast<CodeRange>(7); },
        {"code_range 7", "usual or fine_v"}},
@@ -578,6 +583,70 @@ TEST_CASE("which kernels make one attention") {
 
   spec.io = DType::bf16;  // V must become f16
   CHECK(inputs(80) == Words{"kvstats", "quantrows", "quantv", "quantrows"});
+}
+
+TEST_CASE("packed rows have small tiles, and groups that go with them") {
+  const auto kernel = [](const std::string& options, int sm = 89) {
+    return kernel_of_options(attention::family(), options, Target{.sm = sm});
+  };
+  const auto group = [&](const std::string& options) {
+    return kernel(options).view(attention::family()).spec.q_group;
+  };
+  CHECK(group("pack_gqa") == 16);
+  CHECK(group("pack_gqa granularity=per_block") == 16);
+  CHECK(group("pack_gqa q_group=64") == 64);
+  CHECK(group("pack_gqa qk=f16") == 32);  // of none
+  CHECK(group("") == 32);
+  for (const int head_dim : head_dims().allowed) {
+    for (const TargetInfo& info : supported_targets()) {
+      for (const attention::Mode& mode : attention::modes()) {
+        Spec spec = attention::with_mode({.head_dim = head_dim}, mode);
+        spec.pack_gqa = true;
+        Spec completed = spec;
+        attention::family().complete(&completed, {"qk", "pv", "smoothing", "accumulation"}, info);
+        const Kernel usual(attention::family(), completed, info.target);
+        spec.pack_gqa = false;
+        const bool legal = Kernel(attention::family(), spec, info.target).violations().empty();
+        INFO(usual.key());
+        CHECK(usual.violations().empty() == legal);
+        if (!legal) continue;
+        const Schedule& schedule = usual.view(attention::family()).schedule;
+        CHECK((schedule.cta_q == 32 && schedule.warps == 2));
+        CHECK((schedule.stages >= 2 || head_dim > 128));
+      }
+    }
+  }
+  const std::vector<Kernel> inputs = kernel("pack_gqa head_dim=64 qk=s4").inputs();
+  CHECK(inputs[1].key() == "sage_quantrows_d64_f16_s4_r4_g64_smooth__sm89");
+  CHECK(inputs[3].key() == "sage_quantrows_d64_f16_s4_r8_g16_fold_smoothblock_packgqa__sm89");
+  CHECK(inputs[4].key() == "sage_meanscores_d64_f16__sm89");
+  check(Kernel(quantize_rows::family(), {.pack_gqa = true}, Target{.sm = 89}),
+        {"pack_gqa without fold", "set fold"});
+}
+
+// Of all that there may be, for rows around multiples of it, near zero and near the last one.
+TEST_CASE("quotients by a number of heads are exact") {
+  constexpr std::uint64_t kRows = std::uint64_t{1} << 31;
+  std::uint64_t wrong = 0;
+  for (std::uint64_t heads = 1; heads <= 65535; ++heads) {
+    const PackParams pack = PackParams::of(static_cast<std::int32_t>(heads));
+    const std::uint64_t m = static_cast<std::uint32_t>(pack.reciprocal);
+    const std::uint64_t last = (kRows - 1) / heads;
+    for (const std::uint64_t query :
+         {std::uint64_t{0}, std::uint64_t{1}, last / 3, last - 1, last}) {
+      for (const std::uint64_t row : {query * heads, query * heads + heads - 1}) {
+        if (row < kRows) wrong += (row * m >> pack.shift) != row / heads;
+      }
+    }
+  }
+  CHECK(wrong == 0);
+  for (const std::uint64_t heads : {1, 2, 3, 7, 71}) {
+    const PackParams pack = PackParams::of(static_cast<std::int32_t>(heads));
+    const std::uint64_t m = static_cast<std::uint32_t>(pack.reciprocal);
+    for (std::uint64_t row = 0; row < 100000; ++row)
+      wrong += (row * m >> pack.shift) != row / heads;
+  }
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("every field that inputs depend on reaches them, and no other does") {

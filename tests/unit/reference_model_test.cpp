@@ -317,6 +317,62 @@ TEST_CASE("a rotation leaves products as they are") {
   }
 }
 
+// Of one head whose tokens are those of all heads that share K and V, by turns.
+TEST_CASE("rows of packed heads share scales and means as tokens of one head do") {
+  constexpr std::int64_t kHeads = 3, kTokens = 50, kChannels = 32;
+  Inputs in = random_inputs(kTokens, 70, kChannels, 5);
+  in.q = Tensor(2, 2 * kHeads, kTokens, kChannels);
+  in.k = Tensor(2, 2, 70, kChannels);
+  in.v = in.k;
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal(0.5f, 1.0f);
+  for (Tensor* t : {&in.q, &in.k, &in.v}) {
+    for (float& x : t->data) x = normal(random);
+    round_to(IoType::f16, *t);
+  }
+  Inputs as_one = in;
+  as_one.q = Tensor(2, 2, kTokens * kHeads, kChannels);
+  const auto row_as_one = [&](std::int64_t head, std::int64_t token) {
+    return token * kHeads + head % kHeads;
+  };
+  const auto each_row = [&](const auto& visit) {
+    for (std::int64_t b = 0; b < 2; ++b) {
+      for (std::int64_t h = 0; h < 2 * kHeads; ++h) {
+        for (std::int64_t n = 0; n < kTokens; ++n) visit(b, h, n);
+      }
+    }
+  };
+  each_row([&](std::int64_t b, std::int64_t h, std::int64_t n) {
+    std::copy_n(in.q.row(b, h, n), kChannels, as_one.q.row(b, h / kHeads, row_as_one(h, n)));
+  });
+  for (const auto scales : {QuantModel::Scales::per_thread, QuantModel::Scales::per_block,
+                            QuantModel::Scales::per_token, QuantModel::Scales::per_tensor}) {
+    for (const bool smooth_q : {false, true}) {
+      QuantModel m = f16_pv();
+      m.qk_bits = 4;
+      m.scales = scales;
+      m.q_group = 16;
+      m.smooth_q = smooth_q;
+      const Output expected = model(as_one, m);
+      const Output apart = model(in, m);
+      m.packed_heads = true;
+      const Output got = model(in, m);
+      std::size_t row = 0, wrong = 0;
+      each_row([&](std::int64_t b, std::int64_t h, std::int64_t n) {
+        const auto at =
+            static_cast<std::size_t>((b * 2 + h / kHeads) * kTokens * kHeads + row_as_one(h, n));
+        wrong += got.lse[row] != expected.lse[at];
+        for (std::size_t c = 0; c < kChannels; ++c)
+          wrong += got.o[row * kChannels + c] != expected.o[at * kChannels + c];
+        ++row;
+      });
+      CHECK(wrong == 0);
+      const bool shared = scales != QuantModel::Scales::per_token || smooth_q;
+      CHECK((got.o != apart.o) == shared);
+    }
+  }
+}
+
 TEST_CASE("P is rounded against the running maximum of its own tile") {
   // Two tiles; the second holds the larger score. Rounded against the final maximum, the p of the
   // first tile would be 2^-9.6 * 448, a coarse value of e4m3; against its own maximum it is exact.

@@ -212,13 +212,14 @@ class RowBound {
     }
     folded_ = 0;
     place_.query = token;
-    const std::int16_t* q = queries_.row(token);
-    const std::vector<int>& undecided = queries_.undecided[index(token)];
-    const double q_scale = queries_.step[index(token)] * scale_;
+    const std::int64_t row = queries_.order.of(token);
+    const std::int16_t* q = queries_.row(row);
+    const std::vector<int>& undecided = queries_.undecided[index(row)];
+    const double q_scale = queries_.step[index(row)] * scale_;
     const Starts* const starts =
-        queries_.starts.empty() ? nullptr : &queries_.starts[index(token / kMeanRows)];
+        queries_.starts.empty() ? nullptr : &queries_.starts[index(row / kMeanRows)];
     const double q_scale_error =
-        queries_.scale_error.empty() ? 0 : queries_.scale_error[index(token)];
+        queries_.scale_error.empty() ? 0 : queries_.scale_error[index(row)];
     sum_own_.assign(starts || unquantized_ ? score_.size() : 0, 0.0);
     for (std::int64_t j = 0; j < visible_; ++j) {
       if (has_mods_) {
@@ -735,8 +736,9 @@ class RowBound {
   // The length of sum dP (V - o), from codes of Q and K, scores and codes of P.
   double pulls(std::int64_t token) const {
     const auto channels = index(in_.q.channels), padded = n_.size();
-    const std::int16_t* q = queries_.row(token);
-    const std::vector<int>& undecided = queries_.undecided[index(token)];
+    const std::int64_t row = queries_.order.of(token);
+    const std::int16_t* q = queries_.row(row);
+    const std::vector<int>& undecided = queries_.undecided[index(row)];
     std::vector<Pull> of_q(undecided.size()), of_k(channels), edges(400), maxima;
     Pull light;  // a tile
     double of_light = 0;
@@ -779,7 +781,7 @@ class RowBound {
       if (m_.pv == QuantModel::Pv::e4m3) edges[key_edge_[index(j)]].add(error, off, length);
       if (light_[index(t)]) light.add(code + error, off, length);
       maxima.back().add(code * tile_error_[index(t)], off, length);
-      double octave = code * scale_ * queries_.step[index(token)] * std::numbers::ln2;
+      double octave = code * scale_ * queries_.step[index(row)] * std::numbers::ln2;
       if (changes_) octave *= slope_[index(j)];
       for (const int c : head_.keys.undecided[index(j)])
         of_k[index(c)].add(octave * head_.key_slack[index(j)] * q[c], off, length);

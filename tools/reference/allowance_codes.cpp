@@ -270,20 +270,23 @@ QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, st
                        const std::vector<std::int64_t>& chosen, const Head& of_keys) {
   const std::int64_t channels = in.q.channels;
   const RowGrouping grouping = grouping_of_queries(m, channels);
-  if (m.qk_bits == kUnquantized) return {no_codes(in.q.tokens, channels), {}, {}};
-  std::vector<double> rows = head_rows(in.q, b, h);
+  const RowOrder order = row_order(in, m, h);
+  const std::int64_t row_count = in.q.tokens * order.step;
+  if (m.qk_bits == kUnquantized) return {no_codes(row_count, channels), {}, {}, order};
+  std::vector<double> rows = query_rows(in, m, b, h);
   if (!m.smooth_q && !m.rotate) {
     return {take_codes(quantize_rows(rows, channels, m.qk_bits, grouping),
                        [](std::int64_t, std::int64_t, double x) { return x * kCodeRounding; }),
             {},
-            {}};
+            {},
+            order};
   }
   // What f32 makes of the means: [run, channel].
-  const std::int64_t runs = (in.q.tokens + kMeanRows - 1) / kMeanRows;
+  const std::int64_t runs = (row_count + kMeanRows - 1) / kMeanRows;
   std::vector<double> mean_error(index(runs * channels), 0.0);
   for (std::size_t i = 0; m.smooth_q && i < rows.size(); ++i) {
     const std::int64_t row = static_cast<std::int64_t>(i) / channels, run = row / kMeanRows;
-    const auto count = static_cast<double>(std::min(kMeanRows, in.q.tokens - run * kMeanRows));
+    const auto count = static_cast<double>(std::min(kMeanRows, row_count - run * kMeanRows));
     mean_error[index(run * channels + static_cast<std::int64_t>(i) % channels)] +=
         kMeanAdditions * std::fabs(rows[i]) / count;
   }
@@ -306,8 +309,9 @@ QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, st
                                                  : x * kCodeRounding;
                             }),
                  {},
-                 {}};
-  for (std::int64_t r = 0; r < in.q.tokens; ++r) {
+                 {},
+                 order};
+  for (std::int64_t r = 0; r < row_count; ++r) {
     const double amax = limit * step[index(r)], off = errors.worst[index(r)];
     out.scale_error.push_back(off > 0 ? std::min(off / amax, 1.0) : 0.0);
   }
@@ -315,8 +319,8 @@ QueryCodes query_codes(const Inputs& in, const QuantModel& m, std::int64_t b, st
   out.starts.resize(index(runs));
   const std::int64_t kv_head = h / (in.q.heads / in.k.heads);
   const std::vector<double> keys = smoothed_keys(in.k, b, kv_head, m);
-  for (const std::int64_t row : chosen) {
-    const std::int64_t run = row / kMeanRows;
+  for (const std::int64_t token : chosen) {
+    const std::int64_t run = order.of(token) / kMeanRows;
     if (!out.starts[index(run)].score.empty()) continue;
     out.starts[index(run)] =
         take_starts(in, m, of_keys, keys, smoothed.means.data() + run * channels,

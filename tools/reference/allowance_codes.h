@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "tools/reference/quantize.h"
 #include "tools/reference/reference.h"
 #include "tools/reference/streaming_softmax.h"
 
@@ -62,6 +63,7 @@ struct Starts {
 struct QueryCodes : Codes {
   std::vector<double> scale_error;  // [row]: relative, of the scale; empty: 0
   std::vector<Starts> starts;       // by row / kMeanRows, of the chosen rows; empty: none
+  RowOrder order = {};              // of the head's tokens among the rows
 };
 
 // d of allowance.h: what f32 makes of the mean over the keys, [channel].

@@ -66,9 +66,10 @@ KeyValues pack(const std::vector<double>& keys, const std::vector<double>& value
   return kv;
 }
 
-// The queries of one head that are asked for, by token.
+// The queries of one head that are asked for, by token; order: of the head's among `rows`.
 Queries chosen_queries(const std::vector<double>& rows, std::int64_t channels, double scale,
-                       std::vector<std::int64_t> tokens, std::int64_t batch, std::int64_t head) {
+                       std::vector<std::int64_t> tokens, std::int64_t batch, std::int64_t head,
+                       const RowOrder& order = {}) {
   const std::size_t count = tokens.size();
   Queries queries{.count = static_cast<std::int64_t>(count),
                   .channels = channels,
@@ -80,7 +81,7 @@ Queries chosen_queries(const std::vector<double>& rows, std::int64_t channels, d
                   .head = head};
   queries.rows.reserve(count * static_cast<std::size_t>(channels));
   for (const std::int64_t token : queries.position) {
-    const auto row = rows.begin() + token * channels;
+    const auto row = rows.begin() + order.of(token) * channels;
     queries.rows.insert(queries.rows.end(), row, row + channels);
   }
   return queries;
@@ -88,14 +89,14 @@ Queries chosen_queries(const std::vector<double>& rows, std::int64_t channels, d
 
 // Scores of the mean queries of those runs that have chosen queries.
 void add_starts(Queries& queries, const std::vector<double>& means, const std::vector<double>& keys,
-                double scale) {
-  queries.start_rows = kMeanRows;
+                double scale, const RowOrder& order) {
   queries.starts.resize(means.size() / static_cast<std::size_t>(queries.channels));
   for (const std::int64_t token : queries.position) {
-    std::vector<double>& starts = queries.starts[static_cast<std::size_t>(token / kMeanRows)];
+    const std::int64_t run = order.of(token) / kMeanRows;
+    queries.start_run.push_back(run);
+    std::vector<double>& starts = queries.starts[static_cast<std::size_t>(run)];
     if (!starts.empty()) continue;
-    starts =
-        mean_scores(means.data() + token / kMeanRows * queries.channels, keys, queries.channels);
+    starts = mean_scores(means.data() + run * queries.channels, keys, queries.channels);
     for (double& start : starts) start *= scale;
   }
 }
@@ -235,18 +236,19 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
   };
   const auto make_queries = [&](std::int64_t b, std::int64_t h,
                                 const std::vector<std::int64_t>& tokens) {
-    SmoothedQueries smoothed{.rows = head_rows(in.q, b, h), .means = {}, .least_amax = {}};
+    const RowOrder order = row_order(in, m, h);
+    SmoothedQueries smoothed{.rows = query_rows(in, m, b, h), .means = {}, .least_amax = {}};
     if (m.smooth_q)
       smoothed = smooth_queries(std::move(smoothed.rows), in.q.channels, m.qk_bits, m.rotate);
     const RowCodes q =
         quantize_rows(to_quantize(std::move(smoothed.rows), in.q.channels, m), in.q.channels,
                       m.qk_bits, grouping_of_queries(m, in.q.channels), smoothed.least_amax);
-    Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens, b, h);
+    Queries queries = chosen_queries(q.codes, in.q.channels, scale, tokens, b, h, order);
     queries.whole_starts = m.scales != QuantModel::Scales::per_token;
     if (m.smooth_q)
-      add_starts(queries, smoothed.means, smoothed_keys(in.k, b, h / group, m), scale);
+      add_starts(queries, smoothed.means, smoothed_keys(in.k, b, h / group, m), scale, order);
     for (std::size_t i = 0; i < tokens.size(); ++i)
-      queries.scale[i] = q.row_scale[static_cast<std::size_t>(tokens[i])] * scale;
+      queries.scale[i] = q.row_scale[static_cast<std::size_t>(order.of(tokens[i]))] * scale;
     if (m.smooth_k && in.k.tokens > 0) {
       // Smoothing lowers every score of a row by the same amount; only the LSE sees it, and some mods.
       const std::vector<double> mean = channel_mean(in.k, b, h / group);

@@ -154,6 +154,27 @@ SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, 
   return out;
 }
 
+RowOrder row_order(const Inputs& in, const QuantModel& model, std::int64_t head) {
+  if (!model.packed_heads) return {};
+  const std::int64_t sharing = in.q.heads / in.k.heads;
+  return {.first = head % sharing, .step = sharing};
+}
+
+std::vector<double> query_rows(const Inputs& in, const QuantModel& model, std::int64_t batch,
+                               std::int64_t head) {
+  const RowOrder order = row_order(in, model, head);
+  const std::int64_t first_head = head - order.first;
+  std::vector<double> rows;
+  rows.reserve(static_cast<std::size_t>(in.q.tokens * order.step * in.q.channels));
+  for (std::int64_t token = 0; token < in.q.tokens; ++token) {
+    for (std::int64_t h = first_head; h < first_head + order.step; ++h) {
+      const float* row = in.q.row(batch, h, token);
+      rows.insert(rows.end(), row, row + in.q.channels);
+    }
+  }
+  return rows;
+}
+
 std::vector<double> smoothed_keys(const Tensor& k, std::int64_t batch, std::int64_t head,
                                   const QuantModel& model) {
   std::vector<double> keys = head_rows(k, batch, head);

@@ -50,7 +50,7 @@ std::vector<double> rotated(const std::vector<double>& rows, std::int64_t channe
 std::vector<double> to_quantize(std::vector<double> rows, std::int64_t channels,
                                 const QuantModel& model);
 
-// Queries of one head less the mean m of each run of kMeanRows (the last run may be shorter). No scale of theirs is
+// Rows of queries less the mean m of each run of kMeanRows (the last run may be shorter). No scale of theirs is
 // so small that m . key would leave the integer sums, which end at 2^22 units: in units of q scale * k scale it is
 // at most limit * sum |m| / q scale, and the codes add limit^2 per channel. Two in a hundred are kept free.
 inline constexpr std::int64_t kMeanRows = 128;
@@ -61,6 +61,15 @@ struct SmoothedQueries {
 };
 SmoothedQueries smooth_queries(std::vector<double> rows, std::int64_t channels, int bits,
                                bool rotate = false);  // |m| of rotated means
+// Where the tokens of a head lie among the rows that are quantized together.
+struct RowOrder {
+  std::int64_t first = 0, step = 1;
+  std::int64_t of(std::int64_t token) const { return first + token * step; }
+};
+RowOrder row_order(const Inputs& in, const QuantModel& model, std::int64_t head);
+// These rows, [row, channel]: of one head of Q or, if the model packs heads, of all that share its head of K.
+std::vector<double> query_rows(const Inputs& in, const QuantModel& model, std::int64_t batch,
+                               std::int64_t head);
 // Keys of one head less their mean, if the model smooths K.
 std::vector<double> smoothed_keys(const Tensor& k, std::int64_t batch, std::int64_t head,
                                   const QuantModel& model);

@@ -67,6 +67,9 @@ struct QuantModel {
   // of a head.
   enum class Scales { per_thread, per_block, per_token, per_tensor } scales = Scales::per_thread;
   int q_group = 32, k_group = 64;  // rows
+  // Rows of Q are counted over all heads that share a head of K and V: token 0 of each of these heads, then token 1, and
+  // so on. It is such rows that share scales, and means.
+  bool packed_heads = false;
   bool smooth_k = true;
   // Of Q the mean of each 128 rows, whose scores come back rounded to whole units, q scale * k scale, but where each
   // score has a unit of its own (per_token). Only with smooth_k.

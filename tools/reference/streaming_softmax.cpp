@@ -46,7 +46,7 @@ void product(const double* a, std::int64_t a_stride, std::int64_t rows, const do
 // Of query r, by key; null if it has none.
 const double* starts_of(const Queries& queries, std::int64_t r) {
   if (queries.starts.empty()) return nullptr;
-  const std::int64_t run = queries.position[static_cast<std::size_t>(r)] / queries.start_rows;
+  const std::int64_t run = queries.start_run[static_cast<std::size_t>(r)];
   return queries.starts[static_cast<std::size_t>(run)].data();
 }
 

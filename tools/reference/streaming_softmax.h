@@ -50,9 +50,9 @@ struct Queries {
   std::vector<double> lse_shift;       // [query], added to the natural logarithm of the sum
   std::vector<std::int64_t> position;  // [query], its token, for the mask; ascending
   std::int64_t batch = 0, head = 0;    // theirs, for mods
-  // By position / start_rows: [key], in base 2. Empty: none.
+  // Of runs of queries: [key], in base 2. Empty: none.
   std::vector<std::vector<double>> starts = {};
-  std::int64_t start_rows = 1;
+  std::vector<std::int64_t> start_run = {};  // [query], its run; empty if there are no starts
   bool whole_starts = true;
 };
 

@@ -18,14 +18,15 @@ constexpr const char* kSchedule = "schedule";
 
 // Head dim, dtype and mods: what has to be computed, and not how.
 bool is_problem(const Field& field) {
-  return field.is_flag || field.name == "head_dim" || field.name == "io";
+  return (field.is_flag && field.name != "pack_gqa") || field.name == "head_dim" ||
+         field.name == "io";
 }
 
-// What is the same in all candidates unless a text names it: groups, V as it is and no rotation, lest a table of so many
-// doubles.
+// What is the same in all candidates unless a text names it: groups, V as it is, no rotation, and tiles of one head's
+// queries, lest a table of so many doubles.
 bool is_varied(const Field& field) {
   return !is_problem(field) && field.name != "q_group" && field.name != "k_group" &&
-         field.name != "v_smoothing" && field.name != "rotation";
+         field.name != "v_smoothing" && field.name != "rotation" && field.name != "pack_gqa";
 }
 
 // What may be said of a field. A model tells no sums of f32 apart, so there the usual ones stand for all.

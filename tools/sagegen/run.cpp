@@ -102,6 +102,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"code_range", to_string(job.spec.code_range)},
               {"v_smoothing", to_string(job.spec.v_smoothing)},
               {"rotation", to_string(job.spec.rotation)},
+              {"pack_gqa", job.spec.pack_gqa},
               {"dtype", to_string(job.spec.io)},
               {"input", inputs.origin},
               {"shape",
@@ -148,12 +149,13 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
     text +=
         fmt::format(", checks {}", command.emulator.checks == runtime::Checks::on ? "on" : "off");
   if (!on.why_no_gpu.empty()) text += fmt::format("; no GPU: {}", on.why_no_gpu);
-  text += fmt::format("\nmode     {}, {} scales, smoothing {}{}{}, accumulation {}\n",
+  text += fmt::format("\nmode     {}, {} scales, smoothing {}{}{}, accumulation {}{}\n",
                       attention::mode_name(job.spec), to_string(job.spec.granularity),
                       to_string(job.spec.smoothing),
                       job.spec.v_smoothing == ValueSmoothing::mean ? " and of V" : "",
                       job.spec.rotation == Rotation::hadamard ? ", rotation hadamard" : "",
-                      to_string(job.spec.accumulation));
+                      to_string(job.spec.accumulation),
+                      job.spec.pack_gqa ? ", heads that share K and V packed" : "");
   text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
                       to_string(on.target), ptx_words(ptx_origin(command.ptx)), result.load_ms,
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
@@ -327,6 +329,7 @@ SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
               {"smoothing", to_string(spec.smoothing)},
               {"v_smoothing", to_string(spec.v_smoothing)},
               {"rotation", to_string(spec.rotation)},
+              {"pack_gqa", spec.pack_gqa},
               {"passed", line.passed}};
   fields.update(line.fields);
   line.fields = fields;

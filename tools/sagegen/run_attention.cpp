@@ -216,6 +216,7 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.scales = scales_of(q.granularity);
   model.q_group = q.q_group;
   model.k_group = q.k_group;
+  model.packed_heads = q.pack_gqa;
   model.smooth_k = smooths_k(q.smoothing);
   model.smooth_q = q.smoothing == Smoothing::qk;
   model.pv = q.pv == DType::e4m3 ? Pv::e4m3 : q.pv == DType::bf16 ? Pv::bf16 : Pv::f16;

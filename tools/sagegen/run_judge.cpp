@@ -137,7 +137,10 @@ reference::RowNumbers rows_to_judge(const AttentionJob& job, const JudgeOptions&
   const std::int64_t keys = job.inputs.k.tokens;
   std::int64_t count = options.rows.value_or(std::max(kFewestRows, kScores / keys));
   if (count == 0) count = row_count(job);
-  return reference::sample_rows(job.inputs, count, job.schedule.cta_q, options.seed);
+  std::int64_t tile_rows = job.schedule.cta_q;
+  if (job.spec.pack_gqa)
+    tile_rows = std::max<std::int64_t>(tile_rows / (job.inputs.q.heads / job.inputs.k.heads), 1);
+  return reference::sample_rows(job.inputs, count, tile_rows, options.seed);
 }
 
 Place place_of(std::int64_t row, const reference::Tensor& q) {

@@ -92,6 +92,9 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
                                  "channel is much larger than others")
                       ->check(CLI::IsMember({"none", "hadamard"}))
                       ->capture_default_str());
+  decided_by_both(app.add_flag("--pack-gqa", options.pack_gqa,
+                               "tiles of queries hold rows of all heads that share one of K and V: "
+                               "for few queries of many heads"));
   options.named = key;
   options.of_set = set;
 }
@@ -135,6 +138,7 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
   set_field(family.what, &spec, "code_range", options.code_range);
   set_field(family.what, &spec, "v_smoothing", options.v_smoothing);
   set_field(family.what, &spec, "rotation", options.rotation);
+  spec.pack_gqa = options.pack_gqa;
   if (!options.groups.empty()) set_groups(options.groups, spec, given);
   if (!options.smoothing.empty()) {
     set_field(family.what, &spec, "smoothing", options.smoothing);

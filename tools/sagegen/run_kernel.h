@@ -18,6 +18,7 @@ struct RunKernelOptions {
   const CLI::Option* of_set = nullptr;
   std::string mode = "int8", granularity = "per_thread", smoothing, accumulation, groups, schedule,
               code_range = "usual", v_smoothing = "none", rotation = "none";
+  bool pack_gqa = false;
 };
 
 void define_run_kernel(CLI::App& app, RunKernelOptions& options);

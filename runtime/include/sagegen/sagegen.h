@@ -103,7 +103,7 @@ typedef struct sagegen_attention_options {
    * schedule that is the default for them, or null for what suits the device and its driver best. Or all of it,
    * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest
    * is what is usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none
-   * schedule=q64k64w4s2"), or the key of an attention kernel ("sage_fwd_..."). */
+   * schedule=q64k64w4s2", "head_dim=128 pack_gqa=true" for few queries of many heads), or the key of an attention kernel ("sage_fwd_..."). */
   const char* mode;
   /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
    * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */

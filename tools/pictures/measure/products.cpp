@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "templates/quantize_values/spec.h"
+#include "templates/shared/params.h"
 #include "tools/pictures/measure/digits.h"
 
 namespace sagegen::pictures {
@@ -111,6 +112,7 @@ Words run_product(const runtime::Device& device, const ParamLayout& layout, cons
     };
     params.set(attention::UnquantizedParams{.q = rows(q_codes), .k = rows(k_codes), .unit = 1.0f});
   }
+  if (layout.has(PackParams::kName)) params.set(PackParams::of(1));  // rows are queries
   params.set(ProbeParams{.source = 0, .thread_stride = 0, .memory = 0, .results = results.data()});
   launch(device, probe, params);
   return download<std::uint32_t>(results);

@@ -81,6 +81,9 @@ struct TileSource {
   I64 row_stride;  // bytes
   // That a row has in global memory, whole chunks. What it lacks of the tile's is filled with zeros. 0: as many.
   int row_bytes = 0;
+  // Bytes from data to a row of the tile, where rows are no constant stride apart; row_stride is unused then. Asked
+  // of rows that are not read, too.
+  std::function<I64(I32 row)> row_offset = {};
 };
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, SourceLoc loc = SourceLoc::here());
@@ -91,6 +94,10 @@ void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& f
 // row_bytes, whole chunks, or all if that is 0. thread: the thread's index among `threads`.
 void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
                 I64 row_stride, I32 valid_rows, int row_bytes = 0,
+                SourceLoc loc = SourceLoc::here());
+// The same to rows that lie row_offset(row) bytes from `to`.
+void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int threads, GlobalPtr to,
+                const std::function<I64(I32 row)>& row_offset, I32 valid_rows, int row_bytes = 0,
                 SourceLoc loc = SourceLoc::here());
 
 // ---- operands of mma: shared memory -> registers ------------------------------------------------
