@@ -54,6 +54,30 @@ class Model(CliTest):
         self.assertEqual(large["instructions"], small["instructions"])
         self.assertGreater(large["roof_tops"], 1.5 * small["roof_tops"])
 
+    @needs_ptxas
+    def test_schedules_the_fastest_first(self):
+        # Wide heads have the fewest.
+        key = "sage_fwd_d256_f16_qk_s8t_g128x128_smk_pv_f16_f32__q64k64w4s1__sm80"
+        report = self.expect_json(OK, "inspect", "--schedules", key)["schedules"]
+        self.assertEqual((report["kind"], report["gpu"]), ("prediction", "A100"))
+        lines = report["schedules"]
+        self.assertGreater(len(lines), 5)
+        self.assertEqual(len({line["schedule"] for line in lines}), len(lines))
+        self.assertIn(key, [line["key"] for line in lines])
+        for line in lines:
+            self.assertEqual(line["key"].split("__")[1], line["schedule"])
+        known = [line for line in lines if "tops" in line]
+        self.assertEqual(known, lines[:len(known)])
+        order = [(line["spilled_bytes"] == 0, line["tops"]) for line in known]
+        self.assertEqual(order, sorted(order, reverse=True))
+        one = self.model(key)
+        mine = next(line for line in lines if line["key"] == key)
+        self.assertEqual([mine[name] for name in ("tops", "registers", "blocks_per_sm")],
+                         [one[name] for name in ("tops", "registers", "blocks_per_sm")])
+        text = self.expect(OK, "inspect", "--schedules", key).out
+        self.assertRegex(text, r"q64k64w4s1 .* the key's")
+        self.assertIn("no measurement", text)
+
     @unittest.skipUnless(GENERATOR, "built without the generator")
     def test_what_is_refused(self):
         self.expect_error(USAGE, "usage error", ["RTX4091", "use one of A100 (sm_80), ", "RTX5090 (sm_120)"], "inspect",

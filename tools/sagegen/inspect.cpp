@@ -13,7 +13,7 @@ namespace {
 
 struct InspectCommand {
   std::string key, gpu, svg;
-  bool model = false;
+  bool model = false, schedules = false;
 };
 
 // Target and launch, the same for every family.
@@ -49,10 +49,15 @@ Exit print_others(const Kernel& kernel, const InspectCommand& command, Output& o
     text += report.text;
     json["model"] = report.json;
   }
+  if (command.schedules) {
+    const ModelReport report = schedules_report(kernel, command.gpu);
+    text += (text.empty() ? "" : "\n") + report.text;
+    json["schedules"] = report.json;
+  }
   if (!command.svg.empty()) {
     const Drawings drawings =
         write_drawings(kernel, command.svg, command.gpu, command.model || !command.gpu.empty());
-    if (command.model) text += "\n";
+    if (!text.empty()) text += "\n";
     for (const std::string& file : drawings.files) text += file + "\n";
     json["drawings"] = drawings.files;
     if (!drawings.no_pipeline.empty()) {
@@ -66,11 +71,14 @@ Exit print_others(const Kernel& kernel, const InspectCommand& command, Output& o
 }
 
 Exit print_description(const InspectCommand& command, Output& output) {
-  if (!command.gpu.empty() && !command.model && command.svg.empty())
-    throw UsageError("--gpu says nothing without --model or --svg; give one of these, or none");
+  if (!command.gpu.empty() && !command.model && !command.schedules && command.svg.empty()) {
+    throw UsageError(
+        "--gpu says nothing without --model, --schedules or --svg; give one of these, or none");
+  }
   const Kernel kernel = kernel_of_key(command.key);
   kernel.validate();
-  if (command.model || !command.svg.empty()) return print_others(kernel, command, output);
+  if (command.model || command.schedules || !command.svg.empty())
+    return print_others(kernel, command, output);
   std::vector<Section> sections = kernel.describe();
   sections.push_back(resources_section(kernel));
   std::string text = kernel.key() + "\n";
@@ -102,20 +110,25 @@ void add_inspect(App& app) {
       "  sagegen inspect sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89\n"
       "  sagegen inspect --model --gpu L40S KEY        what its machine code lets expect; needs "
       "ptxas\n"
+      "  sagegen inspect --schedules KEY               every schedule of it, the fastest first\n"
       "  sagegen inspect --svg svg/ KEY                draws fragments, shared memory and pipeline",
       [](CLI::App& app_command, InspectCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();
         app_command.add_flag("--model", command.model,
                              "predict the speed of an attention kernel from its machine code "
                              "instead; no measurement");
+        app_command.add_flag("--schedules", command.schedules,
+                             "predict every schedule that the rules let through instead, the "
+                             "fastest first");
         refuse_empty(app_command.add_option(
             "--svg", command.svg,
             "draw an attention kernel instead, into this folder: fragments.svg, "
             "shared_memory.svg and, with ptxas, pipeline.svg"));
-        CLI::Option* gpu = app_command.add_option(
-            "--gpu", command.gpu,
-            "of --model and of the pipeline: for this GPU, such as RTX4090 (default: the usual one "
-            "of the target)");
+        CLI::Option* gpu =
+            app_command.add_option("--gpu", command.gpu,
+                                   "of --model, --schedules and of the pipeline: for this GPU, "
+                                   "such as RTX4090 (default: the usual one "
+                                   "of the target)");
         refuse_empty(gpu);
       },
       print_description);

@@ -1,6 +1,9 @@
 #include "tools/sagegen/inspect_model.h"
 
+#include <algorithm>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include <fmt/format.h>
@@ -10,8 +13,10 @@
 #include "tools/model/prediction.h"
 #include "tools/model/ptxas.h"
 #include "tools/pictures/pictures.h"
+#include "tools/reference/parallel_for.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/progress.h"
 
 namespace sagegen::cli {
 namespace {
@@ -215,6 +220,87 @@ ModelReport model_report(const Kernel& kernel, const std::string& gpu_name) {
                     return ModelReport{.text = text_of(kernel, gpu, assembly, prediction),
                                        .json = json_of(gpu, assembly, prediction)};
                   });
+}
+
+namespace {
+
+// A schedule of a kernel, and what is expected of it.
+struct Expected {
+  Kernel kernel;
+  int registers = 0, spilled_bytes = 0;
+  std::optional<model::Prediction> prediction;
+  std::string why_none = {};  // of the prediction
+};
+
+bool inputs_are_legal(const Kernel& kernel) {
+  return std::ranges::all_of(kernel.inputs(),
+                             [](const Kernel& input) { return input.violations().empty(); });
+}
+
+Expected expected_of(const Kernel& kernel, const model::Gpu& gpu, model::HeadChannels head) {
+  const Assembly assembly = assembled(kernel);
+  Expected expected{.kernel = kernel,
+                    .registers = assembly.code.registers,
+                    .spilled_bytes = assembly.spilled_bytes};
+  const Resources need = kernel.resources();
+  try {
+    expected.prediction = model::predict(
+        assembly.code, {.threads = need.threads, .dynamic_shared = need.dynamic_smem}, head, gpu);
+  } catch (const model::NotModelled& error) {
+    expected.why_none = error.what();
+  }
+  return expected;
+}
+
+// Spills last, and what nobody knows anything of after them.
+double rank_of(const Expected& expected) {
+  if (!expected.prediction) return -1e30;
+  return expected.prediction->tops - (expected.spilled_bytes > 0 ? 1e6 : 0);
+}
+
+}  // namespace
+
+ModelReport schedules_report(const Kernel& kernel, const std::string& gpu_name) {
+  const model::HeadChannels head = channels_of(kernel);
+  const model::Gpu& gpu = gpu_of_target(kernel.target(), gpu_name);
+  if (const std::string why = why_no_model(); !why.empty()) throw FileError(why);
+  std::vector<Kernel> kernels = kernel.schedules();
+  std::erase_if(kernels, [](const Kernel& each) { return !inputs_are_legal(each); });
+  std::vector<std::optional<Expected>> made(kernels.size());
+  Progress progress("assembling schedules", kernels.size());
+  reference::parallel_for(static_cast<std::int64_t>(kernels.size()), 0, [&](std::int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    made[at] = expected_of(kernels[at], gpu, head);
+    progress.advance();
+  });
+  std::ranges::stable_sort(made, std::greater(),
+                           [](const std::optional<Expected>& each) { return rank_of(*each); });
+  Table table({"schedule", "TOPS", "of roof", "blocks", "registers", "spilled", ""});
+  Json json = Json::array();
+  for (const std::optional<Expected>& each : made) {
+    const std::string how = each->kernel.how();
+    const std::string note = each->kernel == kernel ? "the key's" : each->why_none;
+    const auto& p = each->prediction;
+    table.add({how, p ? fmt::format("{:.0f}", p->tops) : "-",
+               p ? fmt::format("{:.0f} %", 100 * p->tops / p->roof) : "-",
+               p ? std::to_string(p->blocks) : "-", std::to_string(each->registers),
+               std::to_string(each->spilled_bytes), note});
+    Json line{{"schedule", how},
+              {"key", each->kernel.key()},
+              {"registers", each->registers},
+              {"spilled_bytes", each->spilled_bytes}};
+    if (p) {
+      line.update(Json{{"tops", p->tops}, {"roof_tops", p->roof}, {"blocks_per_sm", p->blocks}});
+    } else {
+      line["not_modelled"] = each->why_none;
+    }
+    json.push_back(line);
+  }
+  const std::string text =
+      fmt::format("{}\n\nprediction for {}, no measurement: {} schedules, ptxas {}\n\n{}\n  {}\n",
+                  kernel.key(), gpu.name, made.size(), model::ptxas_version(), table.text(),
+                  "differences below 10 % rank nothing");
+  return {.text = text, .json = {{"kind", "prediction"}, {"gpu", gpu.name}, {"schedules", json}}};
 }
 
 std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu_name) {

@@ -32,6 +32,10 @@ struct ModelReport {
 };
 ModelReport model_report(const Kernel& kernel, const std::string& gpu);
 
+// The same of every schedule that the rules of the kernel, and of those that prepare its inputs, let through, the fastest
+// first: the order in which a tuner would try them. Those that spill or are not modelled come last.
+ModelReport schedules_report(const Kernel& kernel, const std::string& gpu);
+
 // The main loop on a sub-core, as SVG; the same of arguments and errors.
 std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu);
 
