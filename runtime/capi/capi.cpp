@@ -283,6 +283,32 @@ attention::Arguments arguments_of(const sagegen_arguments& arguments) {
           .mods = mods};
 }
 
+attention::CodeStrides strides_of(const sagegen_code_strides& strides) {
+  return {.batch = strides.batch, .head = strides.head, .row = strides.row};
+}
+
+attention::QueryCodes codes_of(const sagegen_query_codes& codes) {
+  return {.codes = codes.codes,
+          .scale = codes.scale,
+          .mean = codes.mean,
+          .lse_correction = codes.lse_correction,
+          .strides = strides_of(codes.strides),
+          .scale_stride = codes.scale_stride,
+          .scale_is_folded = codes.scale_is_folded != 0};
+}
+
+attention::KeyValueCodes codes_of(const sagegen_key_value_codes& codes) {
+  return {.k_codes = codes.k_codes,
+          .k_scale = codes.k_scale,
+          .k_mean = codes.k_mean,
+          .v_codes = codes.v_codes,
+          .v_scale = codes.v_scale,
+          .v_mean = codes.v_mean,
+          .k_strides = strides_of(codes.k_strides),
+          .v_strides = strides_of(codes.v_strides),
+          .k_scale_stride = codes.k_scale_stride};
+}
+
 using Enqueue = void (attention::Plan::*)(const attention::Shape&, const attention::Arguments&,
                                           DevicePtr, std::size_t, StreamHandle) const;
 
@@ -488,4 +514,82 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
                                         size_t workspace_bytes, void* stream) {
   return enqueue(&attention::Plan::attend, "sagegen_attention_attend", attention, shape, arguments,
                  workspace, workspace_bytes, stream);
+}
+
+sagegen_status sagegen_attention_code_sizes(const sagegen_attention* attention,
+                                            const sagegen_shape* shape, int32_t lse,
+                                            sagegen_code_sizes* sizes) {
+  constexpr const char* kCall = "sagegen_attention_code_sizes";
+  return guarded([&] {
+    need(attention, kCall, "attention");
+    need(shape, kCall, "shape");
+    need(sizes, kCall, "sizes");
+    const attention::CodeSizes of = attention->plan.code_sizes(
+        shape_of(*shape), lse != 0 ? attention::Lse::wanted : attention::Lse::unwanted);
+    *sizes = {.q_codes = of.q_codes,
+              .q_scale = of.q_scale,
+              .q_mean = of.q_mean,
+              .lse_correction = of.lse_correction,
+              .k_codes = of.k_codes,
+              .k_scale = of.k_scale,
+              .k_mean = of.k_mean,
+              .v_codes = of.v_codes,
+              .v_scale = of.v_scale,
+              .v_mean = of.v_mean,
+              .workspace = of.workspace};
+  });
+}
+
+sagegen_status sagegen_attention_quantize_queries(const sagegen_attention* attention,
+                                                  const sagegen_shape* shape,
+                                                  const sagegen_arguments* arguments,
+                                                  const sagegen_key_value_codes* keys_values,
+                                                  const sagegen_query_codes* to, uint64_t workspace,
+                                                  size_t workspace_bytes, void* stream) {
+  constexpr const char* kCall = "sagegen_attention_quantize_queries";
+  return guarded([&] {
+    need(attention, kCall, "attention");
+    need(shape, kCall, "shape");
+    need(arguments, kCall, "arguments");
+    need(to, kCall, "to");
+    const attention::KeyValueCodes of =
+        keys_values == nullptr ? attention::KeyValueCodes{} : codes_of(*keys_values);
+    attention->plan.quantize_queries(shape_of(*shape), arguments_of(*arguments), of, codes_of(*to),
+                                     workspace, workspace_bytes, static_cast<StreamHandle>(stream));
+  });
+}
+
+sagegen_status sagegen_attention_quantize_keys_values(const sagegen_attention* attention,
+                                                      const sagegen_shape* shape,
+                                                      const sagegen_arguments* arguments,
+                                                      const sagegen_key_value_codes* to,
+                                                      uint64_t workspace, size_t workspace_bytes,
+                                                      void* stream) {
+  constexpr const char* kCall = "sagegen_attention_quantize_keys_values";
+  return guarded([&] {
+    need(attention, kCall, "attention");
+    need(shape, kCall, "shape");
+    need(arguments, kCall, "arguments");
+    need(to, kCall, "to");
+    attention->plan.quantize_keys_values(shape_of(*shape), arguments_of(*arguments), codes_of(*to),
+                                         workspace, workspace_bytes,
+                                         static_cast<StreamHandle>(stream));
+  });
+}
+
+sagegen_status sagegen_attention_attend_codes(
+    const sagegen_attention* attention, const sagegen_shape* shape,
+    const sagegen_query_codes* queries, const sagegen_key_value_codes* keys_values,
+    const sagegen_arguments* arguments, uint64_t workspace, size_t workspace_bytes, void* stream) {
+  constexpr const char* kCall = "sagegen_attention_attend_codes";
+  return guarded([&] {
+    need(attention, kCall, "attention");
+    need(shape, kCall, "shape");
+    need(queries, kCall, "queries");
+    need(keys_values, kCall, "keys_values");
+    need(arguments, kCall, "arguments");
+    attention->plan.attend_codes(shape_of(*shape), codes_of(*queries), codes_of(*keys_values),
+                                 arguments_of(*arguments), workspace, workspace_bytes,
+                                 static_cast<StreamHandle>(stream));
+  });
 }

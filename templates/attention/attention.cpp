@@ -24,7 +24,7 @@ I32 inner_end(const AttentionBlock& block, const Scores& scores, const TileRange
   KernelBuilder& k = block.k;
   const int tile_keys = block.plan.cta_k;
   const I32 whole_rows = block.p(&Params::kv_len) / tile_keys;
-  const bool padded = block.plan.qk_quantized && block.plan.v_quantized;
+  const bool padded = block.plan.qk_quantized && block.plan.v_quantized && !block.plan.given;
   const I32 whole = padded ? tiles.end : k.min(tiles.end, whole_rows);
   const I32 end = k.min(block.mods.whole_tiles_end(block.first_query(), tile_keys), whole - ahead);
   return k.select(scores.next_is_large(), k.i32(0), end);

@@ -85,6 +85,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       v_quantized(v_is_quantized(view.spec)),
       smooth(smooths_k(view.spec.smoothing)),
       smooth_v(view.spec.v_smoothing == ValueSmoothing::mean),
+      given(takes_given_codes(view.spec)),
       two_level(view.spec.accumulation != Accumulation::f32),
       half_sums(view.spec.accumulation == Accumulation::f32_f16),
       // A branch that keeps instructions from overlapping. Sums of f16 take half the registers; without it kernels
@@ -164,7 +165,9 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
     return Rows{codes + first_k_row * row_bytes, k.i64(row_bytes), k.i64(plan.cta_k * row_bytes),
                 static_cast<int>(row_bytes), /*padded=*/true};
   };
-  if (plan.qk_quantized) {
+  if (plan.qk_quantized && plan.given) {
+    find_given_codes(at, p);
+  } else if (plan.qk_quantized) {
     const std::int64_t row_bytes = plan.qk_row_bytes();
     queries_ = {p(&Params::q_codes) + first_q_row * row_bytes, k.i64(row_bytes)};
     keys_ = by_row(p(&Params::k_codes), row_bytes);
@@ -190,13 +193,15 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
   const auto v_codes = [&] { return p(&Params::v, &TensorParam::data); };
   if (!plan.v_quantized) {
     values_ = caller_rows(p, &Params::v, at);
+  } else if (plan.given) {
+    values_ = given_values(at, p);
   } else if (plan.pv == DType::e4m3) {  // by channel
     values_ = {v_codes() + first_k_row * std::int64_t{plan.value_channels}, k.to_i64(k_rows),
                k.i64(plan.cta_k), plan.cta_k, /*padded=*/true};
   } else {
     values_ = by_row(v_codes(), plan.value_channels * kElementBytes);
   }
-  if (!plan.qk_quantized) return;
+  if (!plan.qk_quantized || plan.given) return;
 
   const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
     if (per_group == 0) return base + k.to_i64(index) * std::int64_t{kScaleBytes};
@@ -228,8 +233,49 @@ AttentionInputs::Rows AttentionInputs::caller_rows(const ParamReader<P>& p, Tens
           /*padded=*/false};
 }
 
+template <typename P>
+GlobalPtr AttentionInputs::given_head(const ParamReader<P>& p, TensorParam P::*tensor, I32 batch,
+                                      I32 head) const {
+  return p(tensor, &TensorParam::data) + (k_.to_i64(batch) * p(tensor, &TensorParam::stride_batch) +
+                                          k_.to_i64(head) * p(tensor, &TensorParam::stride_head));
+}
+
+// Rows end with the last query and key; so do scales, which a warp behind the last query reads, too.
+void AttentionInputs::find_given_codes(const AttentionPosition& at, const ParamReader<Params>& p) {
+  using P = GivenParams;
+  const auto given = k_.params<P>();
+  const int row_bytes = given_row_bytes(plan_.qk, plan_.head_dim);
+  const I64 q_stride = given(&P::q, &TensorParam::stride_token);
+  const I64 k_stride = given(&P::k, &TensorParam::stride_token);
+  queries_ = {given_head(given, &P::q, at.batch, at.q_head) + k_.to_i64(at.first_query) * q_stride,
+              q_stride, row_bytes};
+  queries_left_ = p(&Params::q_len) - at.first_query;
+  keys_ = {given_head(given, &P::k, at.batch, at.kv_head), k_stride,
+           k_stride * std::int64_t{plan_.cta_k}, row_bytes, /*padded=*/false};
+  const auto scales = [&](GlobalPtr base, I32 index, I32 of_head) {
+    return base + k_.to_i64(index) * k_.to_i64(of_head) * std::int64_t{kScaleBytes};
+  };
+  q_scale_ = scales(p(&Params::q_scale), at.q_index, given(&P::q_scales));
+  k_scale_ = scales(p(&Params::k_scale), at.kv_index, given(&P::k_scales));
+  last_q_group_ = (p(&Params::q_len) - 1) / plan_.q_group;
+}
+
+// FP8 codes lie by channel, whose keys fill whole tiles; f16 ones by key.
+AttentionInputs::Rows AttentionInputs::given_values(const AttentionPosition& at,
+                                                    const ParamReader<Params>& p) const {
+  const GlobalPtr data = given_head(p, &Params::v, at.batch, at.kv_head);
+  const I64 stride = p(&Params::v, &TensorParam::stride_token);
+  if (plan_.pv == DType::e4m3) {
+    const int missing = plan_.value_channels - plan_.head_dim;
+    return {data,        stride,          k_.i64(plan_.cta_k),
+            plan_.cta_k, /*padded=*/true, missing == 0 ? 0 : plan_.head_dim};
+  }
+  return {data, stride, stride * std::int64_t{plan_.cta_k}, plan_.row_bytes(), /*padded=*/false};
+}
+
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
-  if (plan_.qk_quantized) return copy_tile_async(k_, to, queries_, thread, plan_.threads);
+  if (plan_.qk_quantized && !plan_.given)
+    return copy_tile_async(k_, to, queries_, thread, plan_.threads);
   copy_rows_async(k_, to, queries_, thread, plan_.threads, queries_left_);
 }
 
@@ -245,6 +291,8 @@ void AttentionInputs::load_tile(const Rows& rows, I32 thread, I32 tile, const Sh
                                 bool whole) const {
   const TileSource from{rows.data + k_.to_i64(tile) * rows.tile_bytes, rows.row_stride,
                         rows.row_bytes};
+  if (rows.rows != 0)
+    return copy_rows_async(k_, to, from, thread, plan_.threads, k_.i32(rows.rows));
   if (rows.padded || whole) return copy_tile_async(k_, to, from, thread, plan_.threads);
   const I32 left = kv_len_ - tile * plan_.cta_k;
   k_.if_else(
@@ -261,11 +309,15 @@ void AttentionInputs::load_mean_scores(I32 thread, I32 tile, SharedPtr to) const
 }
 
 F32 AttentionInputs::q_scale(const AttentionPosition& at) const {
-  if (plan_.granularity == Granularity::per_tensor) return k_.load<F32>(q_scale_);
-  const I32 group = (at.first_query + at.warp_row) / plan_.q_group;
+  const auto whole = [&](F32 scale) {
+    return plan_.given ? scale * k_.params<GivenParams>()(&GivenParams::unit) : scale;
+  };
+  if (plan_.granularity == Granularity::per_tensor) return whole(k_.load<F32>(q_scale_));
+  I32 group = (at.first_query + at.warp_row) / plan_.q_group;
+  if (plan_.given) group = k_.min(group, last_q_group_);
   const int scales = q_scales_per_group(plan_.granularity, plan_.q_group);
   const I32 index = scales == 1 ? group : group * scales + at.lane.row;
-  return k_.load<F32>(q_scale_ + index * kScaleBytes);
+  return whole(k_.load<F32>(q_scale_ + index * kScaleBytes));
 }
 
 F32 AttentionInputs::k_scale(I32 thread, I32 tile) const {
@@ -326,7 +378,12 @@ ScoreRow AttentionBlock::score_row(const AttentionPosition& from, I32 row) const
 }
 
 F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 row) const {
-  const I64 index = k.to_i64(from.q_index) * k.to_i64(p(&Params::q_len_padded)) + k.to_i64(row);
+  I32 rows_of_head = p(&Params::q_len_padded);
+  if (plan.given) {  // not padded
+    rows_of_head = p(&Params::q_len);
+    row = k.min(row, rows_of_head - 1);
+  }
+  const I64 index = k.to_i64(from.q_index) * k.to_i64(rows_of_head) + k.to_i64(row);
   const GlobalPtr rows = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
   return k.load<F32>(rows + index * std::int64_t{4});
 }

@@ -30,6 +30,7 @@ struct AttentionPlan {
   DType io, qk, pv;
   Granularity granularity;
   bool qk_quantized, v_quantized, smooth, smooth_v;
+  bool given;            // codes are the caller's
   bool two_level;        // P V of a tile is summed from zero, then added to O in f32
   bool half_sums;        // that sum is one of f16
   bool finish_sums;      // O takes such sums up early, lest registers run short
@@ -108,10 +109,17 @@ class AttentionInputs {
     dsl::I64 row_stride, tile_bytes;
     int row_bytes;
     bool padded;
+    int rows = 0;  // that every tile has in global memory; 0: all of it, or up to the last key
   };
   template <typename P>
   Rows caller_rows(const dsl::ParamReader<P>& p, TensorParam P::*tensor,
                    const AttentionPosition& at) const;
+  // What the caller gives, by strides in bytes.
+  template <typename P>
+  dsl::GlobalPtr given_head(const dsl::ParamReader<P>& p, TensorParam P::*tensor, dsl::I32 batch,
+                            dsl::I32 head) const;
+  void find_given_codes(const AttentionPosition& at, const dsl::ParamReader<Params>& p);
+  Rows given_values(const AttentionPosition& at, const dsl::ParamReader<Params>& p) const;
   void load_tile(const Rows& rows, dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to,
                  bool whole) const;
 
@@ -121,6 +129,7 @@ class AttentionInputs {
   dsl::TileSource queries_;  // of the block
   Rows keys_, values_;
   dsl::GlobalPtr q_scale_, k_scale_, mean_scores_;
+  dsl::I32 last_q_group_;  // given codes have scales up to this one
 };
 
 // What all parts of the template see.

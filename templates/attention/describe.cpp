@@ -68,6 +68,13 @@ std::string v_codes(const Spec& spec) {
                          : "keys in order");
 }
 
+std::string given_codes(const Spec& spec) {
+  return fmt::format("codes and scales are the caller's, by strides, rows as long as the problem{}",
+                     qk_is_quantized(spec)
+                         ? "; the softmax scale is a launch argument unless it is in those of Q"
+                         : "");
+}
+
 // Empty where nothing is.
 std::string padded_channels(const Spec& spec) {
   const int codes = code_channels(spec.qk, spec.head_dim), values = value_channels(spec.head_dim);
@@ -119,6 +126,7 @@ std::vector<std::string> quantization_lines(const Spec& spec, int cta_k) {
                     "in f32, then times softmax_scale * log2(e)",
                     to_string(spec.qk))};
   }
+  if (takes_given_codes(spec)) lines.push_back(given_codes(spec));
   for (const std::string& line :
        {v_codes(spec), p_format(spec), p_v_sums(spec, cta_k),
         std::string("the row sum is that of the rounded P: one more channel of P V, whose V is "

@@ -110,6 +110,66 @@ bool has_no_scales_to_group(const Spec& spec) {
                                     spec.q_group != usual.q_group || spec.k_group != usual.k_group);
 }
 
+// Whether rows of given codes are whole chunks of 16 bytes.
+bool has_whole_chunks(DType codes, int head_dim) {
+  return given_row_bytes(codes, head_dim) % 16 == 0;
+}
+int channels_of_whole_chunks(DType codes, int head_dim) {
+  while (!has_whole_chunks(codes, head_dim)) head_dim = head_dim_for(head_dim + 1);
+  return head_dim;
+}
+
+// Of codes that the caller gives, which nobody pads.
+std::vector<Rule<View>> given_rules() {
+  return {
+      {[](const View& v) {
+         return takes_given_codes(v.spec) && !qk_is_quantized(v.spec) && !v_is_quantized(v.spec);
+       },
+       [](const View& v) {
+         return fmt::format(
+             "inputs given with qk {} and pv {} is refused: nothing is quantized, so there are no "
+             "codes to give; use inputs own",
+             to_string(v.spec.qk), to_string(v.spec.pv));
+       }},
+      {[](const View& v) { return takes_given_codes(v.spec) && v.spec.smoothing == Smoothing::qk; },
+       [](const View&) {
+         return std::string(
+             "inputs given with smoothing qk is refused: scores of mean queries are computed from "
+             "the K that is quantized; use smoothing none or k, or inputs own");
+       }},
+      {[](const View& v) {
+         return takes_given_codes(v.spec) && v.spec.granularity == Granularity::per_token;
+       },
+       [](const View&) {
+         return std::string(
+             "inputs given with granularity per_token is refused: scales of whole tiles are read, "
+             "and given ones end with the last row; use granularity per_thread, per_block or "
+             "per_tensor, or inputs own");
+       }},
+      {[](const View& v) {
+         return takes_given_codes(v.spec) && qk_is_quantized(v.spec) &&
+                !has_whole_chunks(v.spec.qk, v.spec.head_dim);
+       },
+       [](const View& v) {
+         return fmt::format(
+             "inputs given with qk {} at head_dim {} is refused: rows of codes are read 16 bytes "
+             "at a time, and {} bytes are no whole number of that; pad the channels with zeros to "
+             "{}",
+             to_string(v.spec.qk), v.spec.head_dim, given_row_bytes(v.spec.qk, v.spec.head_dim),
+             channels_of_whole_chunks(v.spec.qk, v.spec.head_dim));
+       }},
+      {[](const View& v) {
+         return takes_given_codes(v.spec) && v.spec.pv == DType::e4m3 &&
+                v.schedule.cta_k != kGivenValueKeys;
+       },
+       [](const View& v) {
+         return fmt::format(
+             "cta_k {} with inputs given and pv e4m3 is refused: codes of V are given in whole "
+             "blocks of {} keys; use cta_k {}",
+             v.schedule.cta_k, kGivenValueKeys, kGivenValueKeys);
+       }}};
+}
+
 std::string tile_advice(int smallest, int largest) {
   return fmt::format("a tile has a power of two of rows, from {} to {}", smallest, largest);
 }
@@ -192,6 +252,21 @@ RuleLayers<View> rules() {
               "a routine of about 190 instructions for each product; use qk s8",
               v.target.name);
         }},
+       {[](const View& v) {
+          return takes_given_codes(v.spec) && v.spec.rotation != Rotation::none;
+        },
+        [](const View& v) {
+          return fmt::format(
+              "rotation {} with inputs given is refused: the kernel has no quantizers, and scores "
+              "of rotated codes are those of others; rotate what is given, and use rotation none",
+              to_string(v.spec.rotation));
+        }},
+       {[](const View& v) { return takes_given_codes(v.spec) && v.spec.pack_gqa; },
+        [](const View&) {
+          return std::string(
+              "pack_gqa with inputs given is refused: codes of Q would have to be quantized in the "
+              "order of packed rows; use pack_gqa with inputs own, or leave it out");
+        }},
        {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
         [](const View&) {
           return std::string(
@@ -264,6 +339,7 @@ RuleLayers<View> rules() {
               "the codes of V come in blocks of 64; use k_group 64",
               v.spec.k_group, v.schedule.cta_k);
         }}},
+      given_rules(),
       // From here on a warp owns 16 or 32 rows, and the tiles are whole.
       {{[](const View& v) { return uncopied(v).has_value(); },
         [](const View& v) {
@@ -322,6 +398,7 @@ ParamLayout params(const View& v) {
   if (v.spec.smoothing == Smoothing::qk) layout.add<MeanScoreParams>();
   if (v.spec.v_smoothing == ValueSmoothing::mean) layout.add<ValueMeanParams>();
   if (v.spec.pack_gqa) layout.add<PackParams>();
+  if (takes_given_codes(v.spec) && qk_is_quantized(v.spec)) layout.add<GivenParams>();
 #define SAGEGEN_MOD(name) \
   if (v.spec.name) layout.add<name::Params>();
 #include "templates/attention/mods/mods.def"
@@ -333,7 +410,8 @@ void complete(Spec& spec, const Given& given, const TargetInfo& target) {
     if (spec.granularity == Granularity::per_block) spec.q_group = 128;
     if (spec.pack_gqa && qk_is_quantized(spec)) spec.q_group = kPackedRows;
   }
-  if (!is_given(given, "smoothing")) spec.smoothing = usual_smoothing(spec.qk);
+  if (!is_given(given, "smoothing"))
+    spec.smoothing = takes_given_codes(spec) ? Smoothing::none : usual_smoothing(spec.qk);
   if (!is_given(given, "pv"))
     spec.pv = target.has(Feature::fp8_mma) ? DType::e4m3 : pv_of_16_bits(spec);
   if (!is_given(given, "accumulation")) {
@@ -391,6 +469,7 @@ Schedule usual(const Spec& spec, const TargetInfo& target) {
 
 std::vector<Kernel> inputs(const View& v) {
   const Spec& s = v.spec;
+  if (takes_given_codes(s)) return {};
   const Target target = v.target.target;
   const bool smooth = smooths_k(s.smoothing), quantized_v = v_is_quantized(s);
   const bool smooth_v = s.v_smoothing == ValueSmoothing::mean;
@@ -481,6 +560,9 @@ const FamilyOf<Spec, Schedule>& family() {
                       "rotation", "",
                       words<Rotation>({{Rotation::none, "none", "rot0"},
                                        {Rotation::hadamard, "hadamard", "hadamard"}}))),
+                  later(field<&Spec::inputs>("inputs", "",
+                                             words<InputSource>({{InputSource::own, "own"},
+                                                                 {InputSource::given, "given"}}))),
                   flag<&Spec::pack_gqa>("pack_gqa", "packgqa"),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
@@ -563,6 +645,13 @@ std::string_view mode_name(const Spec& spec) {
 bool runs_on(const Spec& spec, int compute_capability) {
   constexpr int kLastWithInt4 = 89;
   return spec.qk != DType::s4 || compute_capability <= kLastWithInt4;
+}
+
+Kernel with_own_codes(const Kernel& kernel) {
+  const View view = kernel.view(family());
+  Spec spec = view.spec;
+  spec.inputs = InputSource::own;
+  return {family(), spec, view.schedule, view.target.target};
 }
 
 float maximum_step(const Spec& spec) {

@@ -90,4 +90,18 @@ struct MeanScoreParams {
   }
 };
 
+// With InputSource::given and codes of Q and K. Addresses of codes above are unused then, and the strides of v count.
+struct GivenParams {
+  TensorParam q, k;                 // s8 or s4, packed; strides in bytes, as those of v are
+  std::int32_t q_scales, k_scales;  // from one head to the next, over all batches
+  float unit;                       // what the scales of Q lack: softmax_scale * log2(e), or 1
+
+  static constexpr std::string_view kName = "given";
+  static std::vector<ParamField> fields() {
+    using P = GivenParams;
+    return {param_field("q", &P::q), param_field("k", &P::k), param_field("q_scales", &P::q_scales),
+            param_field("k_scales", &P::k_scales), param_field("unit", &P::unit)};
+  }
+};
+
 }  // namespace sagegen::attention

@@ -6,11 +6,13 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "sagegen/error.h"
 #include "sagegen/runtime/argument_check.h"
 #include "templates/attention/params.h"
+#include "templates/attention/plan_codes_check.h"
 #include "templates/attention/plan_mods.h"
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
@@ -263,8 +265,47 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
         kPlan,
         {layout.part.batches, layout.part.heads, layout.part.blocks, layout.kv_len_padded * kF32});
   }
+  if (takes_given_codes(spec)) layout.bytes = {};  // the caller has them
   layout.placed = map.place(layout.bytes, kPlan);
   return layout;
+}
+
+// What is left in the workspace of calls whose codes are in tensors of the caller, by call.
+constexpr Tensor kOfQueries[] = {kQMaxima};
+constexpr Tensor kOfKeysValues[] = {kKSums, kVMaxima, kVSums, kVLeast, kKMaxima};
+constexpr Tensor kOfAttention[] = {kMeanScores};
+
+Layout with_scratch(Layout layout, const ScratchMap& map, std::span<const Tensor> scratch) {
+  const std::array<std::int64_t, kTensors> all = std::exchange(layout.bytes, {});
+  for (const Tensor tensor : scratch) layout.bytes[tensor] = all[tensor];
+  layout.placed = map.place(layout.bytes, kPlan);
+  return layout;
+}
+
+// Where the caller's codes are, by tensor; 0: in the workspace, or nowhere.
+using CallerTensors = std::array<DevicePtr, kTensors>;
+
+void set(CallerTensors& tensors, const QueryCodes& codes) {
+  tensors[kQCodes] = codes.codes;
+  tensors[kQScale] = codes.scale;
+  tensors[kQMean] = codes.mean;
+  tensors[kLseCorrection] = codes.lse_correction;
+}
+
+void set(CallerTensors& tensors, const KeyValueCodes& codes) {
+  tensors[kKCodes] = codes.k_codes;
+  tensors[kKScale] = codes.k_scale;
+  tensors[kKMean] = codes.k_mean;
+  tensors[kVCodes] = codes.v_codes;
+  tensors[kVScale] = codes.v_scale;
+  tensors[kVMean] = codes.v_mean;
+}
+
+TensorParam rows_of(DevicePtr data, const CodeStrides& strides) {
+  return {.data = data,
+          .stride_batch = strides.batch,
+          .stride_head = strides.head,
+          .stride_token = strides.row};
 }
 
 }  // namespace
@@ -290,6 +331,10 @@ struct Plan::Impl {
 
   void check(const Shape& shape, const Arguments& arguments, const Layout& layout,
              DevicePtr workspace, std::size_t workspace_bytes) const;
+  void check_numbers(const Arguments& arguments) const;
+  void check_attended(ArgumentCheck& check, const Shape& shape, const Arguments& arguments) const;
+  // Refuses a call that has something quantized, where the codes are given.
+  void need_quantizers(const char* call) const;
 
   Layout layout_of(const Shape& shape, Lse lse) const {
     return attention::layout_of(spec, schedule, scratch, options, shape, lse);
@@ -325,6 +370,9 @@ struct Call {
   const Arguments& arguments;
   const Layout& layout;
   DevicePtr workspace;
+  CallerTensors caller = {};
+  const QueryCodes* queries_given = nullptr;  // with InputSource::given
+  const KeyValueCodes* keys_given = nullptr;
 
   bool smooths_k() const { return sagegen::smooths_k(spec.smoothing); }
   bool smooths_v() const { return spec.v_smoothing == ValueSmoothing::mean; }
@@ -332,6 +380,7 @@ struct Call {
   bool per_tensor() const { return spec.granularity == Granularity::per_tensor; }
   // Address of a scratch tensor, 0 if it is absent.
   Address at(Tensor tensor) const {
+    if (caller[tensor] != 0) return caller[tensor];
     if (layout.bytes[tensor] == 0) return 0;
     return workspace + static_cast<DevicePtr>(layout.placed.offset[tensor]);
   }
@@ -422,6 +471,19 @@ struct Call {
                  stream);
   }
 
+  GivenParams given_params() const {
+    const auto scales = [](std::int64_t stride, std::int64_t of_head) {
+      return narrow(stride == 0 ? of_head : stride);
+    };
+    const QueryCodes& q = *queries_given;
+    const KeyValueCodes& k = *keys_given;
+    return {.q = rows_of(q.codes, q.strides),
+            .k = rows_of(k.k_codes, k.k_strides),
+            .q_scales = scales(q.scale_stride, given_q_scales(spec, shape.q_len)),
+            .k_scales = scales(k.k_scale_stride, given_k_scales(spec, shape.kv_len)),
+            .unit = q.scale_is_folded ? 1.0f : softmax_scale() * kLog2E};
+  }
+
   // Part after part, as the scores of mean queries of one part take the place of the last one's.
   void attend(StreamHandle stream) const {
     if (!smooths_q()) return attend(layout.part, stream);
@@ -467,8 +529,8 @@ struct Call {
 
   void attend(const Part& part, StreamHandle stream) const {
     ParamPack params = steps.params(kAttend);
-    const TensorParam v_codes{
-        .data = at(kVCodes), .stride_batch = 0, .stride_head = 0, .stride_token = 0};
+    const TensorParam v_codes =
+        rows_of(at(kVCodes), keys_given ? keys_given->v_strides : CodeStrides{});
     params.set(Params{.q_codes = at(kQCodes),
                       .q_scale = at(kQScale),
                       .k_codes = at(kKCodes),
@@ -495,6 +557,7 @@ struct Call {
                                  .first_block = narrow(part.first_block)});
     }
     if (smooths_v()) params.set(ValueMeanParams{.v_mean = at(kVMean)});
+    if (queries_given != nullptr && qk_is_quantized(spec)) params.set(given_params());
     set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
     if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     // The last block of means may have fewer rows.
@@ -520,6 +583,17 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
                Access::read);
   check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
                Access::write);
+  check_numbers(arguments);
+  check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
+  if (arguments.lse != 0) {
+    const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
+    check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
+  }
+  check_mods(check, kernel, spec, arguments.mods, mod_call(shape, arguments, schedule));
+  check.overlaps();
+}
+
+void Plan::Impl::check_numbers(const Arguments& arguments) const {
   const float scale = arguments.softmax_scale;
   if (scale != 0.0f && !(scale > 0.0f && scale <= kLargestSoftmaxScale)) {
     throw ArgumentError(
@@ -538,13 +612,43 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
     throw ArgumentError(fmt::format("attention: causal is {}; it must be top_left or bottom_right",
                                     static_cast<int>(arguments.causal)));
   }
-  check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
+}
+
+// What attention itself reads and writes of the arguments, beside codes.
+void Plan::Impl::check_attended(ArgumentCheck& check, const Shape& shape,
+                                const Arguments& arguments) const {
+  using Access = ArgumentCheck::Access;
+  const auto read = [&](const char* name, const runtime::TensorView& view, std::int64_t heads,
+                        std::int64_t tokens) {
+    check.tensor(name, view, shape.batch, heads, tokens, spec.head_dim, Access::read);
+  };
+  if (spec.smoothing == Smoothing::qk && arguments.k.data == 0) {
+    throw ArgumentError(fmt::format(
+        "attention: k is a null pointer, and {} has smoothing qk: the scores of mean queries are "
+        "computed from the K that was quantized, of which codes are not enough; give k, or take a "
+        "kernel with smoothing k",
+        kernel.key()));
+  }
+  if (!qk_is_quantized(spec)) read("q", arguments.q, shape.q_heads, shape.q_len);
+  if (!qk_is_quantized(spec) || spec.smoothing == Smoothing::qk)
+    read("k", arguments.k, shape.kv_heads, shape.kv_len);
+  if (!v_is_quantized(spec)) read("v", arguments.v, shape.kv_heads, shape.kv_len);
+  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
+               Access::write);
+  check_numbers(arguments);
   if (arguments.lse != 0) {
     const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
     check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
   }
   check_mods(check, kernel, spec, arguments.mods, mod_call(shape, arguments, schedule));
-  check.overlaps();
+}
+
+void Plan::Impl::need_quantizers(const char* call) const {
+  if (!takes_given_codes(spec)) return;
+  throw ArgumentError(
+      fmt::format("attention: {} has inputs=given: its codes are the caller's, and it has nothing "
+                  "that {} could run; call attend_codes()",
+                  kernel.key(), call));
 }
 
 Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& source,
@@ -589,6 +693,9 @@ std::vector<Plan::ScratchTensor> Plan::scratch(const Shape& shape, Lse lse) cons
 void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, DevicePtr workspace,
                    std::size_t workspace_bytes, StreamHandle stream) const {
   const Impl& plan = *impl_;
+  plan.need_quantizers(part == Part::all        ? "run()"
+                       : part == Part::quantize ? "quantize()"
+                                                : "attend()");
   const Layout layout = plan.layout_of(shape, arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
   plan.check(shape, arguments, layout, workspace, workspace_bytes);
   const Call call{.spec = plan.spec,
@@ -624,6 +731,149 @@ void Plan::quantize(const Shape& shape, const Arguments& arguments, DevicePtr wo
 void Plan::attend(const Shape& shape, const Arguments& arguments, DevicePtr workspace,
                   std::size_t workspace_bytes, StreamHandle stream) const {
   enqueue(Part::attend, shape, arguments, workspace, workspace_bytes, stream);
+}
+
+CodeSizes Plan::code_sizes(const Shape& shape, Lse lse) const {
+  const Impl& plan = *impl_;
+  const Layout layout = plan.layout_of(shape, lse);
+  if (takes_given_codes(plan.spec)) {
+    return given_sizes(plan.spec, shape, lse == Lse::wanted || mods_need_lse_correction(plan.spec));
+  }
+  const auto scratch = [&](std::span<const Tensor> tensors) {
+    return with_scratch(layout, plan.scratch, tensors).placed.bytes;
+  };
+  const auto& bytes = layout.bytes;
+  return {
+      .q_codes = bytes[kQCodes],
+      .q_scale = bytes[kQScale],
+      .q_mean = bytes[kQMean],
+      .lse_correction = bytes[kLseCorrection],
+      .k_codes = bytes[kKCodes],
+      .k_scale = bytes[kKScale],
+      .k_mean = bytes[kKMean],
+      .v_codes = bytes[kVCodes],
+      .v_scale = bytes[kVScale],
+      .v_mean = bytes[kVMean],
+      .workspace = std::max({scratch(kOfQueries), scratch(kOfKeysValues), scratch(kOfAttention)})};
+}
+
+void Plan::quantize_queries(const Shape& shape, const Arguments& arguments,
+                            const KeyValueCodes& keys_values, const QueryCodes& to,
+                            DevicePtr workspace, std::size_t workspace_bytes,
+                            StreamHandle stream) const {
+  const Impl& plan = *impl_;
+  const Spec& spec = plan.spec;
+  plan.need_quantizers("quantize_queries()");
+  if (!qk_is_quantized(spec)) {
+    throw ArgumentError(
+        fmt::format("attention: {} reads Q and K as they are, and has no codes of Q; give q and k "
+                    "to attend_codes()",
+                    plan.kernel.key()));
+  }
+  Shape of_queries = shape;
+  of_queries.kv_len = 1;
+  const Lse lse = to.lse_correction == 0 ? Lse::unwanted : Lse::wanted;
+  const CodeSizes sizes = code_sizes(of_queries, lse);
+  const Layout layout = with_scratch(plan.layout_of(of_queries, lse), plan.scratch, kOfQueries);
+  ArgumentCheck check(kPlan);
+  check.tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
+               CodeAccess::read);
+  plan.check_numbers(arguments);
+  check_query_codes(check, plan.kernel, of_queries, to, sizes, CodeAccess::write);
+  if (sizes.lse_correction != 0) {
+    check.array("k_mean", keys_values.k_mean, static_cast<std::uint64_t>(sizes.k_mean), 16,
+                CodeAccess::read);
+  }
+  check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
+  check.overlaps();
+  Call call{.spec = spec,
+            .schedule = plan.schedule,
+            .steps = plan.steps,
+            .shape = of_queries,
+            .arguments = arguments,
+            .layout = layout,
+            .workspace = workspace};
+  set(call.caller, to);
+  call.caller[kKMean] = keys_values.k_mean;
+  Device::Scope scope(plan.steps.device());
+  call.queries(kLargestQueries, stream);
+  call.queries(kQueries, stream);
+  scope.restore();
+}
+
+void Plan::quantize_keys_values(const Shape& shape, const Arguments& arguments,
+                                const KeyValueCodes& to, DevicePtr workspace,
+                                std::size_t workspace_bytes, StreamHandle stream) const {
+  const Impl& plan = *impl_;
+  const Spec& spec = plan.spec;
+  plan.need_quantizers("quantize_keys_values()");
+  if (!qk_is_quantized(spec) && !v_is_quantized(spec)) {
+    throw ArgumentError(
+        fmt::format("attention: {} reads K and V as they are, and has no codes of them; give k and "
+                    "v to attend_codes()",
+                    plan.kernel.key()));
+  }
+  Shape of_keys = shape;
+  of_keys.q_heads = std::max<std::int64_t>(shape.kv_heads, 1);
+  of_keys.q_len = 1;
+  const CodeSizes sizes = code_sizes(of_keys);
+  const Layout layout =
+      with_scratch(plan.layout_of(of_keys, Lse::unwanted), plan.scratch, kOfKeysValues);
+  ArgumentCheck check(kPlan);
+  const auto read = [&](const char* name, const runtime::TensorView& view) {
+    check.tensor(name, view, shape.batch, shape.kv_heads, shape.kv_len, spec.head_dim,
+                 CodeAccess::read);
+  };
+  if (qk_is_quantized(spec)) read("k", arguments.k);
+  if (v_is_quantized(spec)) read("v", arguments.v);
+  check_key_value_codes(check, plan.kernel, of_keys, to, sizes, CodeAccess::write);
+  check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
+  check.overlaps();
+  Call call{.spec = spec,
+            .schedule = plan.schedule,
+            .steps = plan.steps,
+            .shape = of_keys,
+            .arguments = arguments,
+            .layout = layout,
+            .workspace = workspace};
+  set(call.caller, to);
+  Device::Scope scope(plan.steps.device());
+  call.statistics(stream);
+  call.keys(kLargestKeys, stream);
+  call.keys(kKeys, stream);
+  call.values(stream);
+  scope.restore();
+}
+
+void Plan::attend_codes(const Shape& shape, const QueryCodes& queries,
+                        const KeyValueCodes& keys_values, const Arguments& arguments,
+                        DevicePtr workspace, std::size_t workspace_bytes,
+                        StreamHandle stream) const {
+  const Impl& plan = *impl_;
+  const Lse lse = arguments.lse == 0 ? Lse::unwanted : Lse::wanted;
+  const CodeSizes sizes = code_sizes(shape, lse);
+  const Layout layout = with_scratch(plan.layout_of(shape, lse), plan.scratch, kOfAttention);
+  ArgumentCheck check(kPlan);
+  plan.check_attended(check, shape, arguments);
+  check_query_codes(check, plan.kernel, shape, queries, sizes, CodeAccess::read);
+  check_key_value_codes(check, plan.kernel, shape, keys_values, sizes, CodeAccess::read);
+  check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
+  check.overlaps();
+  const bool given = takes_given_codes(plan.spec);
+  Call call{.spec = plan.spec,
+            .schedule = plan.schedule,
+            .steps = plan.steps,
+            .shape = shape,
+            .arguments = arguments,
+            .layout = layout,
+            .workspace = workspace,
+            .queries_given = given ? &queries : nullptr,
+            .keys_given = given ? &keys_values : nullptr};
+  set(call.caller, queries);
+  set(call.caller, keys_values);
+  Device::Scope scope(plan.steps.device());
+  call.attend(stream);
+  scope.restore();
 }
 
 const Kernel& Plan::kernel() const { return impl_->kernel; }

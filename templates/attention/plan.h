@@ -13,6 +13,7 @@
 #include "sagegen/runtime/plan.h"
 #include "sagegen/runtime/tensor.h"
 #include "templates/attention/mods/all.h"
+#include "templates/attention/plan_codes.h"
 #include "templates/attention/spec.h"
 
 namespace sagegen::attention {
@@ -111,6 +112,29 @@ class Plan {
                 std::size_t workspace_bytes, runtime::StreamHandle stream) const;
   void attend(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
               std::size_t workspace_bytes, runtime::StreamHandle stream) const;
+
+  // The same in pieces, whose tensors the caller owns (plan_codes.h): K and V are quantized once, and attended with as
+  // many Q as there are, of whichever lengths. All of it gives the bits that run() gives. Checks are those of run(), and
+  // the codes are among what may not overlap.
+
+  // What the caller allocates for a shape; lse: for lse_correction.
+  CodeSizes code_sizes(const Shape& shape, Lse lse = Lse::wanted) const;
+  // Reads q and softmax_scale of the arguments, and where to.lse_correction is not 0 keys_values.k_mean; of the shape
+  // all but kv_len.
+  void quantize_queries(const Shape& shape, const Arguments& arguments,
+                        const KeyValueCodes& keys_values, const QueryCodes& to,
+                        runtime::DevicePtr workspace, std::size_t workspace_bytes,
+                        runtime::StreamHandle stream) const;
+  // Reads k and v of the arguments, those of them that the kernel has as codes; of the shape batch, kv_heads and kv_len.
+  void quantize_keys_values(const Shape& shape, const Arguments& arguments, const KeyValueCodes& to,
+                            runtime::DevicePtr workspace, std::size_t workspace_bytes,
+                            runtime::StreamHandle stream) const;
+  // Attends codes of whichever origin. Of q, k and v only those are read that the kernel does not have as codes, and with
+  // Smoothing::qk k, for the scores of mean queries. softmax_scale is that of quantize_queries(); with given codes it is
+  // multiplied into the scales of Q, unless it is folded in.
+  void attend_codes(const Shape& shape, const QueryCodes& queries, const KeyValueCodes& keys_values,
+                    const Arguments& arguments, runtime::DevicePtr workspace,
+                    std::size_t workspace_bytes, runtime::StreamHandle stream) const;
 
   const Kernel& kernel() const;                   // as asked for
   std::vector<std::string> kernel_names() const;  // entry points as loaded, in launch order

@@ -13,6 +13,11 @@
 
 namespace sagegen::attention {
 
+// Whose codes a kernel attends. own: those of the kernels that prepare its inputs, in tensors padded to whole tiles,
+// with softmax_scale * log2(e) in the scales of Q. given: the caller's, by strides, in rows that end where the problem
+// does, and the softmax scale is a launch argument: codes of SageAttention, say. No kernel prepares anything then.
+enum class InputSource { own, given };
+
 struct Spec {
   int head_dim = 128;     // channels of one head
   DType io = DType::f16;  // of Q, K, V and O: f16 or bf16
@@ -26,6 +31,7 @@ struct Spec {
   CodeRange code_range = CodeRange::usual;                  // where codes of P and V end
   ValueSmoothing v_smoothing = ValueSmoothing::none;        // what is subtracted from V
   Rotation rotation = Rotation::none;                       // of Q and K before quantization
+  InputSource inputs = InputSource::own;                    // of codes and scales: whose they are
   // Whether tiles of queries hold rows of all heads that share a KV head, query by query: for few queries of many.
   bool pack_gqa = false;
 #define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
@@ -71,6 +77,14 @@ bool qk_is_quantized(const Spec& spec);
 // True if V reaches the kernel as codes of quantize_values with one f32 scale per channel; false if the
 // kernel reads the caller's V (P V of the io dtype, sums of f32, no mean subtracted).
 bool v_is_quantized(const Spec& spec);
+// True if codes and scales are the caller's.
+inline bool takes_given_codes(const Spec& spec) { return spec.inputs == InputSource::given; }
+// The kernel that does the same with codes of its own.
+Kernel with_own_codes(const Kernel& kernel);
+// Bytes of a row of codes of Q or K as long as it is: without padding.
+constexpr int given_row_bytes(DType codes, int head_dim) { return head_dim * bits(codes) / 8; }
+// Given FP8 codes of V have the keys of whole blocks of so many.
+inline constexpr int kGivenValueKeys = 64;
 // By how many octaves the codes of P and V end below those that f32 accumulators take.
 CodeOctaves code_octaves(const Spec& spec);
 

@@ -175,6 +175,8 @@ class Tables(CompareTest):
         self.expect_error(SPEC, "spec error", ["a.toml has no attention kernel for sm_80", "io=bf16"], "compare", *of_set,
                           "--dtype", "bf16")
         self.expect_error(USAGE, "usage error", ["--set", "--only"], "compare", *of_set, "--only", "qk=s8")
+        self.expect_error(USAGE, "usage error", ["inputs=given", "changes no error", "leave inputs out"], "compare", *SMALL,
+                          "--only", "qk=s8 inputs=given")
 
 
 @needs_ptxas

@@ -239,6 +239,16 @@ class Modes(RunTest):
         self.expect_error(USAGE, "usage error", ["--pack-gqa", "the key says it"], "run", packed["kernels"][-1], "--pack-gqa")
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_a_kernel_of_given_codes_gets_those_of_its_twin(self):
+        own = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89"
+        given = own.replace("f32x2__", "f32x2_given__")
+        reports = [self.run_json(key, *SMALL, "--target", "sm_89") for key in (own, given)]
+        for name in METRICS:
+            self.assertEqual(reports[0][name], reports[1][name])
+        self.assertEqual(reports[0]["kernels"][:-1], reports[1]["kernels"][:-1])
+        self.assertEqual(reports[1]["kernels"][-1], given)
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_what_f16_rounds_beside_a_mean_is_no_error(self):
         # Keys weigh so little beside the sink that f16 has few bits of their products, and the mean of V is added to those.
         for dist in ("normal", "outlier"):

@@ -301,6 +301,117 @@ static void test_mods(sagegen_device* device) {
   EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
 }
 
+static uint64_t rooms[32];
+static size_t room_count = 0;
+
+static uint64_t room(sagegen_device* device, int64_t bytes) {
+  uint64_t address = 0;
+  if (bytes == 0) return 0;
+  EXPECT(sagegen_memory_alloc(device, (size_t)bytes, &address) == SAGEGEN_OK);
+  rooms[room_count++] = address;
+  return address;
+}
+
+static void free_rooms(sagegen_device* device) {
+  while (room_count > 0) EXPECT(sagegen_memory_free(device, rooms[--room_count]) == SAGEGEN_OK);
+}
+
+/* K and V quantized once, then attended with two Q: what run() computes of each. */
+static void test_codes(sagegen_device* device, const char* mode) {
+  static uint16_t inputs[4][kElements], outputs[2][kElements];
+  static float lse[2][kHeads * kTokens];
+  uint64_t memory[4], workspace = 0;
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < 4; ++i) {
+    fill(inputs[i], i + 21);
+    memory[i] = room(device, sizeof inputs[i]);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], sizeof inputs[i]) == SAGEGEN_OK);
+  }
+  sagegen_attention* plan = NULL;
+  const sagegen_attention_options options = {
+      .head_dim = kChannels, .dtype = SAGEGEN_BF16, .mode = mode};
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  if (plan == NULL) return;
+  sagegen_arguments arguments = {.k = hnd(memory[2]), .v = hnd(memory[3])};
+  arguments.o = hnd(room(device, sizeof outputs[0]));
+  arguments.lse = room(device, sizeof lse[0]);
+
+  sagegen_code_sizes sizes = {0};
+  EXPECT(sagegen_attention_code_sizes(plan, &kShape, 1, &sizes) == SAGEGEN_OK);
+  EXPECT(sizes.q_codes > 0 && sizes.k_mean > 0 && sizes.v_mean == 0 && sizes.lse_correction > 0);
+  const sagegen_query_codes queries = {.codes = room(device, sizes.q_codes),
+                                       .scale = room(device, sizes.q_scale),
+                                       .mean = room(device, sizes.q_mean),
+                                       .lse_correction = room(device, sizes.lse_correction)};
+  const sagegen_key_value_codes keys_values = {.k_codes = room(device, sizes.k_codes),
+                                               .k_scale = room(device, sizes.k_scale),
+                                               .k_mean = room(device, sizes.k_mean),
+                                               .v_codes = room(device, sizes.v_codes),
+                                               .v_scale = room(device, sizes.v_scale)};
+  const uint64_t small = room(device, sizes.workspace);
+  const size_t small_bytes = (size_t)sizes.workspace;
+  EXPECT(sagegen_attention_workspace_bytes(plan, &kShape, &bytes) == SAGEGEN_OK);
+  EXPECT(small_bytes < bytes);
+  workspace = room(device, (int64_t)bytes);
+  EXPECT(sagegen_attention_quantize_keys_values(plan, &kShape, &arguments, &keys_values, small,
+                                                small_bytes, NULL) == SAGEGEN_OK);
+  for (int i = 0; i < 2; ++i) {
+    arguments.q = hnd(memory[i]);
+    EXPECT(sagegen_attention_quantize_queries(plan, &kShape, &arguments, &keys_values, &queries,
+                                              small, small_bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_attention_attend_codes(plan, &kShape, &queries, &keys_values, &arguments, small,
+                                          small_bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[0], arguments.o.data, sizeof outputs[0]) ==
+           SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, lse[0], arguments.lse, sizeof lse[0]) == SAGEGEN_OK);
+    EXPECT(sagegen_attention_run(plan, &kShape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[1], arguments.o.data, sizeof outputs[1]) ==
+           SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, lse[1], arguments.lse, sizeof lse[1]) == SAGEGEN_OK);
+    EXPECT(memcmp(outputs[0], outputs[1], sizeof outputs[0]) == 0);
+    EXPECT(memcmp(lse[0], lse[1], sizeof lse[0]) == 0);
+  }
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_quantize_queries(plan, &kShape, &arguments, NULL, &queries, small,
+                                                  small_bytes, NULL),
+               "k_mean is a null pointer");
+  sagegen_query_codes less = queries;
+  less.scale = 0;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_attend_codes(plan, &kShape, &less, &keys_values, &arguments, small,
+                                              small_bytes, NULL),
+               "q_scale is a null pointer");
+  for (int field = 0; field < 6; ++field) { /* what only kernels of given codes have */
+    sagegen_query_codes q = queries;
+    sagegen_key_value_codes kv = keys_values;
+    int64_t* strides[] = {&q.strides.row,      &q.scale_stride,    &kv.k_strides.head,
+                          &kv.v_strides.batch, &kv.k_scale_stride, NULL};
+    const char* words[] = {"codes of Q", "codes of Q", "codes of K",
+                           "codes of V", "codes of K", "codes of Q"};
+    if (strides[field] == NULL)
+      q.scale_is_folded = 1;
+    else
+      *strides[field] = kChannels;
+    EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+                 sagegen_attention_attend_codes(plan, &kShape, &q, &kv, &arguments, small,
+                                                small_bytes, NULL),
+                 words[field]);
+    EXPECT(strstr(sagegen_last_error(), "inputs=given") != NULL);
+  }
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_attend_codes(plan, &kShape, NULL, &keys_values, &arguments, small,
+                                              small_bytes, NULL),
+               "queries is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_quantize_keys_values(plan, &kShape, &arguments, NULL, small,
+                                                      small_bytes, NULL),
+               "to is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_code_sizes(plan, &kShape, 0, NULL),
+               "sizes is null");
+  sagegen_attention_destroy(plan);
+  free_rooms(device);
+}
+
 static void test_kernels(sagegen_device* device) {
   size_t count = 0, loaded = 0;
   for (const char* key; (key = sagegen_device_kernel(device, count)) != NULL; ++count) {
@@ -573,6 +684,8 @@ int main(void) {
   test_attention(device, NULL, SAGEGEN_MASK_NONE);
   test_attention(device, "int8-fp16", SAGEGEN_MASK_CAUSAL);
   test_mods(device);
+  test_codes(device, "int8-fp8");
+  test_codes(device, "int8-fp16");
   test_kernels(device);
   test_mode_map(device);
   test_smoothing(device);

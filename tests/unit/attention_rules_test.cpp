@@ -127,6 +127,66 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
   });
 }
 
+TEST_CASE(
+    "each rule on codes that the caller gives fires alone, with its numbers and the way out") {
+  const auto given = [](Parts& s) { s.spec.inputs = attention::InputSource::given; };
+  check({
+      {"nothing to give",
+       [=](Parts& s) {
+         given(s);
+         s.spec.qk = s.spec.pv = DType::f16;
+         s.spec.smoothing = Smoothing::none;
+         s.spec.accumulation = Accumulation::f32;
+       },
+       {"inputs given with qk f16 and pv f16", "no codes to give", "use inputs own"}},
+      {"scores of mean queries",
+       [=](Parts& s) {
+         given(s);
+         s.spec.smoothing = Smoothing::qk;
+       },
+       {"inputs given with smoothing qk", "use smoothing none or k"}},
+      {"scales of rows that are not there",
+       [=](Parts& s) {
+         given(s);
+         s.spec.granularity = Granularity::per_token;
+       },
+       {"inputs given with granularity per_token", "use granularity per_thread"}},
+      {"rows of no whole chunks",
+       [=](Parts& s) {
+         given(s);
+         s.spec.head_dim = 72;
+       },
+       {"inputs given with qk s8 at head_dim 72", "72 bytes", "to 80"}},
+      {"rows of INT4",
+       [=](Parts& s) {
+         given(s);
+         s.spec.qk = DType::s4;
+         s.spec.head_dim = 72;
+       },
+       {"inputs given with qk s4 at head_dim 72", "36 bytes", "to 96"}},
+      {"tiles of more keys than blocks of V",
+       [=](Parts& s) {
+         given(s);
+         s.spec.k_group = s.schedule.cta_k = 128;
+       },
+       {"cta_k 128 with inputs given and pv e4m3", "blocks of 64 keys", "use cta_k 64"}},
+  });
+  // V of 16-bit Q and K may be given, at any head_dim; nothing prepares it.
+  Parts values;
+  given(values);
+  values.spec.head_dim = 72;
+  values.spec.qk = DType::f16;
+  values.spec.smoothing = Smoothing::none;
+  values.schedule = {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
+  CHECK(values.kernel().violations().empty());
+  CHECK(values.kernel().inputs().empty());
+  // What is usual: a K that was smoothed elsewhere leaves its LSE to be corrected there.
+  const Kernel usual = kernel_of_options(attention::family(), "inputs=given", {.sm = 89});
+  CHECK(usual.view(attention::family()).spec.smoothing == Smoothing::none);
+  CHECK(usual.key() ==
+        "sage_fwd_d128_f16_qk_s8t_g32x64_sm0_pv_e4m3_f32x2_given__q128k64w4s2__sm89");
+}
+
 TEST_CASE("each rule on the schedule fires alone, with its numbers and the way out") {
   check({
       {"no warps", [](Parts& s) { s.schedule.warps = 0; }, {"warps 0", "1 to 8"}},

@@ -65,6 +65,8 @@ TEST_CASE("the keys of default kernels are the documented ones") {
   CHECK(
       Kernel(attention::family(), {.q_group = 16, .pack_gqa = true, .causal = true}, sm89).key() ==
       "sage_fwd_d128_f16_qk_s8t_g16x64_smk_pv_e4m3_f32x2_packgqa_causal__q32k64w2s2__sm89");
+  CHECK(Kernel(attention::family(), {.inputs = attention::InputSource::given, .causal = true}, sm89)
+            .key() == with("f32x2_", "f32x2_given_"));
   CHECK(attention.on(Target{120}).key() == kGood.substr(0, kGood.size() - 2) + "120");
 }
 
@@ -103,7 +105,7 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {with("causal", "diagonal"),
        {"\"diagonal\" at position 51 is not \"__\", usual or finev (code_range), smv0 or smv "
         "(v_smoothing), rot0 or hadamard "
-        "(rotation), packgqa (pack_gqa), causal (causal)"}},
+        "(rotation), own or given (inputs), packgqa (pack_gqa), causal (causal)"}},
       {with("__q", "_q"), {"\"q128k64w4s2\" at position 58 is not \"__\""}},
       {with("q128k64w4s2", "q128k64w4"),
        {"in \"q128k64w4\" at position 59, s<stages>, for example s2 belongs at 68"}},

@@ -23,10 +23,12 @@ bool is_problem(const Field& field) {
 }
 
 // What is the same in all candidates unless a text names it: groups, V as it is, no rotation, and tiles of one head's
-// queries, lest a table of so many doubles.
+// queries, lest a table of so many doubles; and whose the codes are, which changes none of them.
 bool is_varied(const Field& field) {
-  return !is_problem(field) && field.name != "q_group" && field.name != "k_group" &&
-         field.name != "v_smoothing" && field.name != "rotation" && field.name != "pack_gqa";
+  for (const char* same : {"q_group", "k_group", "v_smoothing", "rotation", "pack_gqa", "inputs"}) {
+    if (field.name == same) return false;
+  }
+  return !is_problem(field);
 }
 
 // What may be said of a field. A model tells no sums of f32 apart, so there the usual ones stand for all.
@@ -95,6 +97,11 @@ std::vector<Kernel> combinations(const std::string& only, const attention::Spec&
           "leave it out",
           only, field.name));
     }
+    if (is_named && field.name == "inputs") {
+      throw UsageError(fmt::format(
+          "--only \"{}\" is refused: whose the codes are changes no error; leave inputs out",
+          only));
+    }
     if (!is_named && is_varied(field)) choices.push_back(choices_of(field, errors));
   }
   std::vector<Kernel> found;
@@ -110,6 +117,7 @@ std::vector<Kernel> of_set(const std::string& file, const attention::Spec& asked
       chosen_kernels({.keys = {}, .set_file = file, .target = to_string(target)});
   std::erase_if(kernels, [&](const Kernel& kernel) {
     return &kernel.family() != &attention::family() ||
+           kernel.view(attention::family()).spec.inputs == attention::InputSource::given ||
            problem_text(kernel.view(attention::family()).spec) != problem_text(asked);
   });
   if (!kernels.empty()) return kernels;

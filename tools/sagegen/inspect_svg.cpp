@@ -44,7 +44,8 @@ std::pair<std::string, std::string> try_pipeline(const Kernel& kernel, const std
 Drawings write_drawings(const Kernel& kernel, const std::string& folder, const std::string& gpu,
                         bool need_pipeline) {
   require_attention(kernel);
-  const pictures::Layouts layouts = kernel_layouts(kernel);
+  // Tiles and fragments are those of a kernel that copies codes of its own.
+  const pictures::Layouts layouts = kernel_layouts(attention::with_own_codes(kernel));
   std::vector<std::pair<fs::path, std::string>> files{
       {fs::path(folder) / "fragments.svg", pictures::draw_fragments(layouts, kernel.key())},
       {fs::path(folder) / "shared_memory.svg",

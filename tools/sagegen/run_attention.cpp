@@ -4,7 +4,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "sagegen/runtime/error.h"
 #include "tools/reference/rounding.h"
@@ -110,6 +113,115 @@ std::optional<TileCounts> tile_counts(const attention::ModArguments& mods,
   return tiles;
 }
 
+// Codes of kernels that quantize for themselves, as given ones: padded rows by their strides, and the softmax scale in
+// those of Q.
+class GivenCodes {
+ public:
+  GivenCodes(const AttentionJob& job, const RunDevice& on, const attention::Shape& shape)
+      : spec_(job.spec),
+        shape_(shape),
+        device_(on.device),
+        own_(on.device,
+             attention::with_own_codes(
+                 Kernel(attention::family(), job.spec, job.schedule, on.target)),
+             job.source),
+        sizes_(own_.code_sizes(shape)),
+        queries_{.codes = room(sizes_.q_codes),
+                 .scale = room(sizes_.q_scale),
+                 .lse_correction = room(sizes_.lse_correction)},
+        keys_values_{.k_codes = room(sizes_.k_codes),
+                     .k_scale = room(sizes_.k_scale),
+                     .k_mean = room(sizes_.k_mean),
+                     .v_codes = room(sizes_.v_codes),
+                     .v_scale = room(sizes_.v_scale),
+                     .v_mean = room(sizes_.v_mean)} {}
+
+  std::vector<std::string> quantizers() const {
+    std::vector<std::string> names = own_.kernel_names();
+    names.pop_back();  // attention itself
+    return names;
+  }
+
+  void run(const attention::Plan& plan, const attention::Arguments& arguments,
+           const runtime::Stream& stream) {
+    const runtime::DevicePtr workspace = room(sizes_.workspace);
+    const auto bytes = static_cast<std::size_t>(sizes_.workspace);
+    own_.quantize_keys_values(shape_, arguments, keys_values_, workspace, bytes, stream.handle());
+    if (sizes_.q_codes != 0) {
+      own_.quantize_queries(shape_, arguments, keys_values_, queries_, workspace, bytes,
+                            stream.handle());
+    }
+    stream.synchronize();
+    plan.attend_codes(shape_, given_queries(), given_keys_values(), arguments, 0, 0,
+                      stream.handle());
+  }
+
+ private:
+  runtime::DevicePtr room(std::int64_t bytes) {
+    if (bytes == 0) return 0;
+    return buffers_.emplace_back(device_, static_cast<std::size_t>(bytes)).data();
+  }
+  // [batch, heads, rows, row] of so many bytes in all.
+  attention::CodeStrides strides(std::int64_t bytes, std::int64_t heads, std::int64_t row) const {
+    return {.batch = bytes / shape_.batch, .head = bytes / shape_.batch / heads, .row = row};
+  }
+
+  attention::QueryCodes given_queries() {
+    attention::QueryCodes given = queries_;
+    if (sizes_.q_codes == 0) return given;
+    const std::int64_t row = code_row_bytes(spec_.qk, spec_.head_dim);
+    given.strides = strides(sizes_.q_codes, shape_.q_heads, row);
+    given.scale_stride = sizes_.q_scale / shape_.batch / shape_.q_heads / 4;
+    given.scale_is_folded = true;
+    if (given.lse_correction != 0) given.lse_correction = unpadded(given.lse_correction);
+    return given;
+  }
+
+  attention::KeyValueCodes given_keys_values() const {
+    attention::KeyValueCodes given = keys_values_;
+    given.k_mean = 0;
+    if (sizes_.k_codes != 0) {
+      given.k_strides =
+          strides(sizes_.k_codes, shape_.kv_heads, code_row_bytes(spec_.qk, spec_.head_dim));
+      given.k_scale_stride = sizes_.k_scale / shape_.batch / shape_.kv_heads / 4;
+    }
+    if (sizes_.v_codes != 0) {
+      const std::int64_t channels = value_channels(spec_.head_dim);
+      const std::int64_t of_head = sizes_.v_codes / shape_.batch / shape_.kv_heads;
+      given.v_strides = strides(sizes_.v_codes, shape_.kv_heads,
+                                spec_.pv == DType::e4m3 ? of_head / channels : 2 * channels);
+    }
+    return given;
+  }
+
+  // f32 [batch, heads, rows] without the rows of padding.
+  runtime::DevicePtr unpadded(runtime::DevicePtr data) {
+    const std::int64_t heads = shape_.batch * shape_.q_heads;
+    std::vector<float> padded(static_cast<std::size_t>(sizes_.lse_correction) / sizeof(float));
+    for (const runtime::Buffer& buffer : buffers_) {
+      if (buffer.data() == data) buffer.download(std::as_writable_bytes(std::span(padded)));
+    }
+    const auto rows = static_cast<std::int64_t>(padded.size()) / heads;
+    std::vector<float> values;
+    for (std::int64_t head = 0; head < heads; ++head) {
+      const auto first = padded.begin() + head * rows;
+      values.insert(values.end(), first, first + shape_.q_len);
+    }
+    const runtime::DevicePtr to = room(static_cast<std::int64_t>(values.size() * sizeof(float)));
+    buffers_.back().upload(std::as_bytes(std::span(values)));
+    return to;
+  }
+
+  const attention::Spec& spec_;
+  attention::Shape shape_;
+  runtime::Device device_;
+  std::vector<runtime::Buffer> buffers_;
+  attention::Plan own_;
+  attention::CodeSizes sizes_;
+  attention::QueryCodes queries_;
+  attention::KeyValueCodes keys_values_;
+};
+
 }  // namespace
 
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
@@ -141,6 +253,12 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
   AttentionResult result;
   result.kernels = plan.kernel_names();
   result.note = plan.note();
+  std::optional<GivenCodes> given;
+  if (attention::takes_given_codes(job.spec)) {
+    given.emplace(job, on, shape);
+    const std::vector<std::string> quantizers = given->quantizers();
+    result.kernels.insert(result.kernels.begin(), quantizers.begin(), quantizers.end());
+  }
 
   const DeviceTensor q = upload(on.device, in.q, job);
   const DeviceTensor k = upload(on.device, in.k, job);
@@ -170,7 +288,10 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
                                        .mods = mods};
   const auto run_begin = Clock::now();
   try {
-    plan.run(shape, arguments, workspace.data(), workspace_bytes, stream.handle());
+    if (given)
+      given->run(plan, arguments, stream);
+    else
+      plan.run(shape, arguments, workspace.data(), workspace_bytes, stream.handle());
     stream.synchronize();
   } catch (const runtime::DriverError&) {
     if (on.emulator) result.findings = on.emulator->findings();

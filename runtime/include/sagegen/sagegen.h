@@ -198,6 +198,88 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
                                         const sagegen_arguments* arguments, uint64_t workspace,
                                         size_t workspace_bytes, void* stream);
 
+/* ---- attention on codes -------------------------------------------------------------------------
+ *
+ * The same in pieces, whose tensors the caller owns: K and V are quantized once and attended with as many Q as there
+ * are, of whichever lengths, or all of them were quantized elsewhere. docs/reference.md, "Codes and scales", has the
+ * formulas. Zero-initialize the structs, then set what the kernel has: what sagegen_attention_code_sizes gives no bytes
+ * stays 0.
+ *
+ * Below, LqP and LkP are q_len and kv_len rounded up as there; Dc and Dv channels rounded up. A kernel whose mode says
+ * "inputs=given" has neither: codes are as long as the problem and lie by strides, as those of SageAttention do, and
+ * only sagegen_attention_attend_codes attends them. */
+
+/* Bytes between neighbours, multiples of 16; 0: one row for the whole axis. That of an axis of size 1 is ignored. All 0
+ * without inputs=given, where tensors are contiguous. */
+typedef struct sagegen_code_strides {
+  int64_t batch, head, row; /* row: token; of FP8 codes of V channel */
+} sagegen_code_strides;
+
+/* Addresses; aligned to 16 bytes, scales of inputs=given to 4. */
+typedef struct sagegen_query_codes {
+  uint64_t codes; /* INT8 or two INT4 in a byte, the first in the low half: [batch, q_heads, LqP, Dc] */
+  uint64_t scale; /* f32 [batch, q_heads, LqP / q_group, 8 or 1], or one per row or head */
+  uint64_t mean;  /* f32 [batch, q_heads, LqP / 128, head_dim]: with smoothing qk */
+  /* f32 [batch, q_heads, LqP], q_len with inputs=given: what K smoothing took from scores, in natural logarithms.
+   * Needed for an LSE, and by sinks and soft caps. */
+  uint64_t lse_correction;
+  /* Only with inputs=given: */
+  sagegen_code_strides strides; /* of codes */
+  int64_t scale_stride;         /* scales from one head to the next; 0: no gap */
+  int32_t scale_is_folded;      /* not 0: softmax_scale * log2(e) is in the scales */
+} sagegen_query_codes;
+
+typedef struct sagegen_key_value_codes {
+  uint64_t k_codes; /* [batch, kv_heads, LkP, Dc] */
+  uint64_t k_scale; /* f32 [batch, kv_heads, LkP / k_group, 4 or 1], or one per row or head */
+  uint64_t k_mean;  /* f32 [batch, kv_heads, head_dim]: with K smoothing */
+  /* FP8 [batch, kv_heads, Dv, LkP], in every 16 keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15; or FP16
+   * [batch, kv_heads, LkP, Dv] */
+  uint64_t v_codes;
+  uint64_t v_scale; /* f32 [batch, kv_heads, head_dim] */
+  uint64_t v_mean;  /* f32 [batch, kv_heads, head_dim]: with v_smoothing=mean */
+  /* Only with inputs=given: */
+  sagegen_code_strides k_strides, v_strides; /* of codes */
+  int64_t k_scale_stride;                    /* as scale_stride of Q */
+} sagegen_key_value_codes;
+
+/* Bytes of these tensors without gaps, and of the workspace that each call below needs at most. 0: the kernel has
+ * none. */
+typedef struct sagegen_code_sizes {
+  int64_t q_codes, q_scale, q_mean, lse_correction;
+  int64_t k_codes, k_scale, k_mean, v_codes, v_scale, v_mean;
+  int64_t workspace;
+} sagegen_code_sizes;
+
+/* lse: not 0 if lse_correction is wanted; it has bytes without, too, where masks and biases need it. */
+sagegen_status sagegen_attention_code_sizes(const sagegen_attention* attention,
+                                            const sagegen_shape* shape, int32_t lse,
+                                            sagegen_code_sizes* sizes);
+/* Reads q and softmax_scale of the arguments, and where to->lse_correction is not 0 k_mean of keys_values, which may be
+ * null otherwise; of the shape all but kv_len. */
+sagegen_status sagegen_attention_quantize_queries(const sagegen_attention* attention,
+                                                  const sagegen_shape* shape,
+                                                  const sagegen_arguments* arguments,
+                                                  const sagegen_key_value_codes* keys_values,
+                                                  const sagegen_query_codes* to, uint64_t workspace,
+                                                  size_t workspace_bytes, void* stream);
+/* Reads k and v of the arguments, and batch, kv_heads and kv_len of the shape. */
+sagegen_status sagegen_attention_quantize_keys_values(const sagegen_attention* attention,
+                                                      const sagegen_shape* shape,
+                                                      const sagegen_arguments* arguments,
+                                                      const sagegen_key_value_codes* to,
+                                                      uint64_t workspace, size_t workspace_bytes,
+                                                      void* stream);
+/* Of q, k and v only those are read that the kernel does not have as codes, and with smoothing qk k. softmax_scale is
+ * that of the scales of Q; with inputs=given it is multiplied into them, unless scale_is_folded. */
+sagegen_status sagegen_attention_attend_codes(const sagegen_attention* attention,
+                                              const sagegen_shape* shape,
+                                              const sagegen_query_codes* queries,
+                                              const sagegen_key_value_codes* keys_values,
+                                              const sagegen_arguments* arguments,
+                                              uint64_t workspace, size_t workspace_bytes,
+                                              void* stream);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -40,7 +40,7 @@ class ArgumentCheck {
   template <typename... Arguments>
   [[noreturn]] void refuse(std::string_view format, const Arguments&... arguments) const;
 
-  static constexpr std::size_t kMost = 16;
+  static constexpr std::size_t kMost = 32;
   const char* plan_;
   std::array<Range, kMost> ranges_;
   std::size_t count_ = 0;
