@@ -243,7 +243,9 @@ attention::Shape shape_of(const sagegen_shape& shape) {
           .q_heads = shape.q_heads,
           .kv_heads = shape.kv_heads,
           .q_len = shape.q_len,
-          .kv_len = shape.kv_len};
+          .kv_len = shape.kv_len,
+          .total_q = shape.total_q,
+          .total_kv = shape.total_kv};
 }
 
 TensorView view_of(const sagegen_tensor& tensor) {
@@ -280,7 +282,9 @@ attention::Arguments arguments_of(const sagegen_arguments& arguments) {
           .causal = arguments.causal_alignment == SAGEGEN_BOTTOM_RIGHT
                         ? attention::CausalAlignment::bottom_right
                         : attention::CausalAlignment::top_left,
-          .mods = mods};
+          .mods = mods,
+          .cu_seqlens_q = arguments.cu_seqlens_q,
+          .cu_seqlens_kv = arguments.cu_seqlens_kv};
 }
 
 attention::CodeStrides strides_of(const sagegen_code_strides& strides) {

@@ -23,7 +23,7 @@ I32 inner_end(const AttentionBlock& block, const Scores& scores, const TileRange
               int ahead) {
   KernelBuilder& k = block.k;
   const int tile_keys = block.plan.cta_k;
-  const I32 whole_rows = block.p(&Params::kv_len) / tile_keys;
+  const I32 whole_rows = block.kv_len() / tile_keys;
   const bool padded = block.plan.qk_quantized && block.plan.v_quantized && !block.plan.given;
   const I32 whole = padded ? tiles.end : k.min(tiles.end, whole_rows);
   const I32 end = k.min(block.mods.whole_tiles_end(block.first_query(), tile_keys), whole - ahead);
@@ -46,9 +46,9 @@ class LightTiles {
         });
   }
   // Of a warp that has a query.
-  void report(const AttentionPosition& at) {
+  void report(const AttentionPosition& at, const BlockSequences& sequences) {
     KernelBuilder& k = block_.k;
-    const Pred has_query = at.first_query + at.warp_row < block_.rows();
+    const Pred has_query = at.first_query + at.warp_row < block_.rows(sequences);
     k.if_(has_query && at.thread % 32 == 0,
           [&] { block_.mods.count_tiles(at.batch, skipped_, computed_); });
   }
@@ -58,10 +58,7 @@ class LightTiles {
   Var<I32> skipped_, computed_;
 };
 
-}  // namespace
-
-void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
-  const AttentionBlock block(k, view, Mods(k, std::move(mods)));
+void attend(KernelBuilder& k, const AttentionBlock& block) {
   const AttentionPlan& plan = block.plan;
   const AttentionPosition& at = block.at;
   const AttentionInputs& inputs = block.inputs;
@@ -153,10 +150,19 @@ void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   ring.walk(RingPart::edge, next, tiles.end, step);
 
   const AttentionPosition position = block.here();
+  const BlockSequences sequences = block.reread_sequences();
   const RowSums sums = softmax.sums(position);
-  if (light_tiles) light_tiles->report(position);
-  softmax.write_lse(position, sums.all);
-  output.write(position, sums);  // O / l
+  if (light_tiles) light_tiles->report(position, sequences);
+  softmax.write_lse(position, sequences, sums.all);
+  output.write(position, sequences, sums);  // O / l
+}
+
+}  // namespace
+
+void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
+  const AttentionBlock block(k, view, Mods(k, std::move(mods)));
+  if (!block.plan.varlen) return attend(k, block);
+  k.if_(block.at.first_query < block.q_len(), [&] { attend(k, block); });
 }
 
 void build(KernelBuilder& k, const Kernel& kernel) {

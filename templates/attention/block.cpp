@@ -98,6 +98,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       scaled_scores(mods.change_scores() || per_token()),
       whole_scores(!smooth || mods.change_whole_scores()),
       last_queries_first(mods.later_queries_see_more()),
+      varlen(view.spec.varlen),
       queries_in_registers(holds_queries(view.spec, mods)),
       apart(apart_of(view, mods)),
       k_scale_late(!queries_in_registers && !two_level && qk == DType::s8 && !finish_row_sums),
@@ -155,12 +156,47 @@ AttentionPosition::AttentionPosition(KernelBuilder& k, const AttentionPlan& plan
   lane_query = first_query + warp_row + lane.row;
 }
 
+namespace {
+
+I32 batch_of(KernelBuilder& k, bool mean_scores) {
+  const I32 batch = k.block_idx(2);
+  return mean_scores ? batch + k.params<MeanScoreParams>()(&MeanScoreParams::first_batch) : batch;
+}
+
+BlockSequences sequences_of(KernelBuilder& k, const Spec& spec) {
+  if (!spec.varlen) return {};
+  const I32 batch = batch_of(k, spec.smoothing == Smoothing::qk);
+  return {sequence_of<SequencesOf::queries>(k, batch), sequence_of<SequencesOf::keys>(k, batch)};
+}
+
+Mods placed(KernelBuilder& k, const Spec& spec, const BlockSequences& sequences, Mods mods) {
+  if (!spec.varlen) return mods;
+  const I32 bottom_right = k.params<VarlenParams>()(&VarlenParams::bottom_right);
+  mods.place(sequences.keys.len, (sequences.keys.len - sequences.queries.len) & bottom_right);
+  return mods;
+}
+
+// Of the workspace, as the queries of the sequence begin.
+I64 first_row_of_queries(KernelBuilder& k, const AttentionPlan& plan,
+                         const BlockSequences& sequences, const AttentionPosition& at,
+                         const ParamReader<Params>& p) {
+  if (plan.varlen)
+    return first_workspace_row<SequencesOf::queries>(k, sequences.queries, at.batch, at.q_head);
+  return k.to_i64(at.q_index) * k.to_i64(p(&Params::q_len_padded));
+}
+
+}  // namespace
+
 AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
-                                 const AttentionPosition& at, const ParamReader<Params>& p)
-    : k_(k), plan_(plan), kv_len_(p(&Params::kv_len)) {
+                                 const AttentionPosition& at, const BlockSequences& sequences,
+                                 const ParamReader<Params>& p)
+    : k_(k), plan_(plan), kv_len_(plan.varlen ? sequences.keys.len : p(&Params::kv_len)) {
   const I32 q_rows = p(&Params::q_len_padded), k_rows = p(&Params::kv_len_padded);
-  const I64 first_q_row = k.to_i64(at.q_index) * k.to_i64(q_rows) + k.to_i64(at.first_query);
-  const I64 first_k_row = k.to_i64(at.kv_index) * k.to_i64(k_rows);
+  const I64 first_q_row =
+      first_row_of_queries(k, plan, sequences, at, p) + k.to_i64(at.first_query);
+  const I64 first_k_row =
+      plan.varlen ? first_workspace_row<SequencesOf::keys>(k, sequences.keys, at.batch, at.kv_head)
+                  : k.to_i64(at.kv_index) * k.to_i64(k_rows);
   const auto by_row = [&](GlobalPtr codes, std::int64_t row_bytes) {
     return Rows{codes + first_k_row * row_bytes, k.i64(row_bytes), k.i64(plan.cta_k * row_bytes),
                 static_cast<int>(row_bytes), /*padded=*/true};
@@ -175,10 +211,11 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
     const auto unquantized = k.params<UnquantizedParams>();
     using P = UnquantizedParams;
     const I64 row_stride = unquantized(&P::q, &TensorParam::stride_token) * kElementBytes;
+    const I32 first_row = plan.varlen ? sequences.queries.first + at.first_query : at.first_query;
     queries_ = {
-        head_of(k, unquantized, &P::q, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride,
+        head_of(k, unquantized, &P::q, at.batch, at.q_head) + k.to_i64(first_row) * row_stride,
         row_stride, plan.row_bytes()};
-    queries_left_ = p(&Params::q_len) - at.first_query;
+    queries_left_ = (plan.varlen ? sequences.queries.len : p(&Params::q_len)) - at.first_query;
     if (plan.pack_gqa) {
       const PackedRows rows(k);
       queries_.data = head_of(k, unquantized, &P::q, at.batch, at.q_head);
@@ -187,29 +224,39 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
       };
       queries_left_ = p(&Params::q_len) * rows.heads() - at.first_query;
     }
-    keys_ = caller_rows(unquantized, &P::k, at);
+    keys_ = caller_rows(unquantized, &P::k, at, sequences);
   }
 
   const auto v_codes = [&] { return p(&Params::v, &TensorParam::data); };
   if (!plan.v_quantized) {
-    values_ = caller_rows(p, &Params::v, at);
+    values_ = caller_rows(p, &Params::v, at, sequences);
   } else if (plan.given) {
     values_ = given_values(at, p);
   } else if (plan.pv == DType::e4m3) {  // by channel
     values_ = {v_codes() + first_k_row * std::int64_t{plan.value_channels}, k.to_i64(k_rows),
                k.i64(plan.cta_k), plan.cta_k, /*padded=*/true};
+    if (plan.varlen) {  // all channels of a head, then those of the next
+      const I64 of_head = first_k_row - k.to_i64(sequences.keys.start);
+      values_.row_stride = k.to_i64(k.params<KeySequences>()(&KeySequences::head_rows));
+      values_.data =
+          v_codes() + of_head * std::int64_t{plan.value_channels} + k.to_i64(sequences.keys.start);
+    }
   } else {
     values_ = by_row(v_codes(), plan.value_channels * kElementBytes);
   }
   if (!plan.qk_quantized || plan.given) return;
 
-  const auto scales = [&](GlobalPtr base, I32 index, I32 rows, int group, int per_group) {
+  const auto scales = [&](GlobalPtr base, I32 index, I64 first_row, I32 rows, int group,
+                          int per_group) {
     if (per_group == 0) return base + k.to_i64(index) * std::int64_t{kScaleBytes};
+    if (plan.varlen) return base + first_row / group * std::int64_t{kScaleBytes * per_group};
     return base + k.to_i64(index) * k.to_i64(rows / group) * std::int64_t{kScaleBytes * per_group};
   };
-  q_scale_ = scales(p(&Params::q_scale), at.q_index, q_rows, plan.q_group,
+  I64 q_scale_row;
+  if (plan.varlen) q_scale_row = first_row_of_queries(k, plan, sequences, at, p);
+  q_scale_ = scales(p(&Params::q_scale), at.q_index, q_scale_row, q_rows, plan.q_group,
                     q_scales_per_group(plan.granularity, plan.q_group));
-  k_scale_ = scales(p(&Params::k_scale), at.kv_index, k_rows, plan.k_group,
+  k_scale_ = scales(p(&Params::k_scale), at.kv_index, first_k_row, k_rows, plan.k_group,
                     k_scales_per_group(plan.granularity, plan.k_group));
 
   if (plan.mean_scores) {
@@ -226,9 +273,11 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
 
 template <typename P>
 AttentionInputs::Rows AttentionInputs::caller_rows(const ParamReader<P>& p, TensorParam P::*tensor,
-                                                   const AttentionPosition& at) const {
-  const GlobalPtr data = head_of(k_, p, tensor, at.batch, at.kv_head);
+                                                   const AttentionPosition& at,
+                                                   const BlockSequences& sequences) const {
+  GlobalPtr data = head_of(k_, p, tensor, at.batch, at.kv_head);
   const I64 row_stride = p(tensor, &TensorParam::stride_token) * kElementBytes;
+  if (plan_.varlen) data = data + k_.to_i64(sequences.keys.first) * row_stride;
   return {data, row_stride, row_stride * std::int64_t{plan_.cta_k}, plan_.row_bytes(),
           /*padded=*/false};
 }
@@ -351,15 +400,16 @@ std::vector<F32> AttentionInputs::k_scales(I32 thread, I32 tile) const {
 AttentionBlock::AttentionBlock(KernelBuilder& builder, const View& view, Mods block_mods)
     : k(builder),
       p(k.params<Params>()),
-      mods(std::move(block_mods)),
+      sequences(sequences_of(k, view.spec)),
+      mods(placed(k, view.spec, sequences, std::move(block_mods))),
       plan(view, mods),
       at(k, plan, p, k.thread_idx()),
-      inputs(k, plan, at, p),
+      inputs(k, plan, at, sequences, p),
       shared(k.shared(plan.shared_bytes(), kBankBytes)) {}
 
-I32 AttentionBlock::rows() const {
-  const I32 q_len = p(&Params::q_len);
-  return plan.pack_gqa ? q_len * PackedRows(k).heads() : q_len;
+I32 AttentionBlock::rows(const BlockSequences& of) const {
+  const I32 len = q_len(of);
+  return plan.pack_gqa ? len * PackedRows(k).heads() : len;
 }
 
 I32 AttentionBlock::last_query() const {
@@ -377,13 +427,25 @@ ScoreRow AttentionBlock::score_row(const AttentionPosition& from, I32 row) const
   return {from.batch, from.q_head + head, rows.query(row), from.kv_index * rows.heads() + head};
 }
 
+I32 AttentionBlock::q_len(const BlockSequences& of) const {
+  return plan.varlen ? of.queries.len : p(&Params::q_len);
+}
+
+I32 AttentionBlock::kv_len() const { return plan.varlen ? sequences.keys.len : p(&Params::kv_len); }
+
+BlockSequences AttentionBlock::reread_sequences() const {
+  if (!plan.varlen) return {};
+  return {sequence_of<SequencesOf::queries>(k, batch_of(k, plan.mean_scores)), {}};
+}
+
 F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 row) const {
-  I32 rows_of_head = p(&Params::q_len_padded);
+  I64 index;
   if (plan.given) {  // not padded
-    rows_of_head = p(&Params::q_len);
-    row = k.min(row, rows_of_head - 1);
+    const I32 last = p(&Params::q_len) - 1;
+    index = k.to_i64(from.q_index) * k.to_i64(last + 1) + k.to_i64(k.min(row, last));
+  } else {
+    index = first_row_of_queries(k, plan, sequences, from, p) + k.to_i64(row);
   }
-  const I64 index = k.to_i64(from.q_index) * k.to_i64(rows_of_head) + k.to_i64(row);
   const GlobalPtr rows = k.params<SmoothingParams>()(&SmoothingParams::lse_correction);
   return k.load<F32>(rows + index * std::int64_t{4});
 }

@@ -10,6 +10,7 @@
 #include "templates/attention/mods.h"
 #include "templates/attention/params.h"
 #include "templates/attention/spec.h"
+#include "templates/shared/sequence.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen::attention {
@@ -40,6 +41,7 @@ struct AttentionPlan {
   bool scaled_scores;    // before the softmax: mods change them, or each has a scale of its own
   bool whole_scores;     // the softmax sees scores from which K smoothing took nothing
   bool last_queries_first;
+  bool varlen;
   bool queries_in_registers;  // few channels leave enough of them
   Apart apart;                // exponentials and products, or products alone
   bool k_scale_late;          // that of the next tile is loaded beside P V, not beside Q K^T
@@ -79,12 +81,17 @@ struct AttentionPosition {
   dsl::I32 lane_query;  // of the first row that the lane holds
 };
 
+// The queries and the keys of the block's sequence; nothing without varlen.
+struct BlockSequences {
+  Sequence queries, keys;
+};
+
 // Codes and scales of the block's queries and of its head's keys and values. What depends on the thread is
 // computed where it is used, from a thread index that the caller reads there: registers are short.
 class AttentionInputs {
  public:
   AttentionInputs(dsl::KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
-                  const dsl::ParamReader<Params>& p);
+                  const BlockSequences& sequences, const dsl::ParamReader<Params>& p);
 
   // Asynchronous copies to shared memory; the caller commits and waits. whole: the tile is known to have cta_k
   // keys.
@@ -113,7 +120,7 @@ class AttentionInputs {
   };
   template <typename P>
   Rows caller_rows(const dsl::ParamReader<P>& p, TensorParam P::*tensor,
-                   const AttentionPosition& at) const;
+                   const AttentionPosition& at, const BlockSequences& sequences) const;
   // What the caller gives, by strides in bytes.
   template <typename P>
   dsl::GlobalPtr given_head(const dsl::ParamReader<P>& p, TensorParam P::*tensor, dsl::I32 batch,
@@ -138,12 +145,19 @@ struct AttentionBlock {
 
   // The position from a thread index that is read here: nothing of it stays in registers on the way.
   AttentionPosition here() const { return {k, plan, p, k.reread_thread_idx()}; }
-  dsl::I32 rows() const;  // of Q that exist, of the block's head or group of heads
+  dsl::I32 rows(
+      const BlockSequences& of) const;  // of Q that exist, of the block's head or group of heads
+  dsl::I32 rows() const { return rows(sequences); }
   // Of the block that exist: with pack_gqa, too, which queries these are, not which rows.
   dsl::I32 first_query() const { return query_of(at.first_query); }
   dsl::I32 last_query() const;
   dsl::I32 query_of(dsl::I32 row) const;
   ScoreRow score_row(const AttentionPosition& from, dsl::I32 row) const;
+  // Lengths of the block's sequence; of one that is passed, as they were read there.
+  dsl::I32 q_len(const BlockSequences& of) const;
+  dsl::I32 q_len() const { return q_len(sequences); }
+  dsl::I32 kv_len() const;
+  BlockSequences reread_sequences() const;
   // What K smoothing took from the scores of a row, in natural logarithms.
   dsl::F32 taken_by_smoothing(const AttentionPosition& from, dsl::I32 row) const;
   // Emits it behind a branch that is always taken: the assembler moves nothing across. No launch has a negative kv_len.
@@ -153,6 +167,7 @@ struct AttentionBlock {
 
   dsl::KernelBuilder& k;
   const dsl::ParamReader<Params> p;
+  const BlockSequences sequences;
   const Mods mods;
   const AttentionPlan plan;
   const AttentionPosition at;

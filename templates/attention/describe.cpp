@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "templates/attention/mods/all.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::attention {
 namespace {
@@ -155,6 +156,7 @@ std::vector<Section> describe(const View& view) {
   if (spec.mod) what.lines.push_back(fmt::format("{}: {}", #mod, mod::kWhat));
 #include "templates/attention/mods/mods.def"
   if (what.lines.size() == 1) what.lines.push_back("every query sees every key");
+  if (spec.varlen) what.lines.push_back(kPackedSequences);
   what.lines.push_back("lengths, strides, the GQA ratio and the LSE output are launch arguments");
   const Section quantization{"quantization", quantization_lines(spec, s.cta_k)};
   Section tiling{

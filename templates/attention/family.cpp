@@ -267,6 +267,15 @@ RuleLayers<View> rules() {
               "pack_gqa with inputs given is refused: codes of Q would have to be quantized in the "
               "order of packed rows; use pack_gqa with inputs own, or leave it out");
         }},
+       {[](const View& v) {
+          return v.spec.varlen && (v.spec.pack_gqa || takes_given_codes(v.spec));
+        },
+        [](const View& v) {
+          return fmt::format(
+              "varlen with {} is refused: packed sequences lie in the workspace by queries of a "
+              "head, as its own quantizers leave them; leave one of the two out",
+              v.spec.pack_gqa ? "pack_gqa" : "inputs given");
+        }},
        {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
         [](const View&) {
           return std::string(
@@ -399,6 +408,7 @@ ParamLayout params(const View& v) {
   if (v.spec.v_smoothing == ValueSmoothing::mean) layout.add<ValueMeanParams>();
   if (v.spec.pack_gqa) layout.add<PackParams>();
   if (takes_given_codes(v.spec) && qk_is_quantized(v.spec)) layout.add<GivenParams>();
+  if (v.spec.varlen) layout.add<QuerySequences>().add<KeySequences>().add<VarlenParams>();
 #define SAGEGEN_MOD(name) \
   if (v.spec.name) layout.add<name::Params>();
 #include "templates/attention/mods/mods.def"
@@ -480,7 +490,8 @@ std::vector<Kernel> inputs(const View& v) {
                         .io = s.io,
                         .k_sum = smooth,
                         .v_amax = quantized_v && !smooth_v,
-                        .v_range = smooth_v},
+                        .v_range = smooth_v,
+                        .varlen = s.varlen},
                        target});
   }
   quantize_rows::Spec rows{.head_dim = s.head_dim, .io = s.io, .codes = s.qk};
@@ -488,6 +499,7 @@ std::vector<Kernel> inputs(const View& v) {
   rows.group = s.k_group;
   rows.smooth = smooth;
   rows.rotate = s.rotation == Rotation::hadamard;
+  rows.varlen = s.varlen;
   const auto quantize = [&] {
     rows.amax = rows.scales == 0;
     if (rows.amax) kernels.push_back({quantize_rows::family(), rows, target});
@@ -501,7 +513,8 @@ std::vector<Kernel> inputs(const View& v) {
                         .io = s.io,
                         .codes = s.pv,
                         .octaves = code_octaves(s).v,
-                        .smooth = smooth_v},
+                        .smooth = smooth_v,
+                        .varlen = s.varlen},
                        target});
   }
   if (!qk_is_quantized(s)) return kernels;
@@ -513,7 +526,8 @@ std::vector<Kernel> inputs(const View& v) {
   rows.pack_gqa = s.pack_gqa;
   quantize();
   if (rows.smooth_block)
-    kernels.push_back({mean_scores::family(), {.head_dim = s.head_dim, .io = s.io}, target});
+    kernels.push_back(
+        {mean_scores::family(), {.head_dim = s.head_dim, .io = s.io, .varlen = s.varlen}, target});
   return kernels;
 }
 
@@ -564,6 +578,7 @@ const FamilyOf<Spec, Schedule>& family() {
                                              words<InputSource>({{InputSource::own, "own"},
                                                                  {InputSource::given, "given"}}))),
                   flag<&Spec::pack_gqa>("pack_gqa", "packgqa"),
+                  later(flag<&Spec::varlen>("varlen", "varlen")),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
 #include "templates/attention/mods/mods.def"
               },

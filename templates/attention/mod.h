@@ -36,6 +36,7 @@ struct ScoreRow {
 // One of its scores. Behind the last key and the last query of the problem there are more: a hook that
 // loads must stay inside its tensor there.
 struct ScoreElement : ScoreRow {
+  dsl::I32 position;  // of the query among the keys, but for the offset that is a launch argument
   dsl::I32 key;
   // key = first_key + behind_first, and first_key is the same for all elements of a lane: what depends on it
   // and on the row is computed once.
@@ -44,11 +45,13 @@ struct ScoreElement : ScoreRow {
 };
 
 struct Mod {
-  // The keys that a query sees, if they are one range, as distances from key `origin`. Neither end may
+  // The keys that a query sees, if they are one range, as distances from key `origin`. query: its position (above),
+  // which for most kernels is its number. Neither end may
   // fall as the query rises, and a query may be negative or behind the last one. So a block knows from its
   // first and last query which tiles any of its queries sees (no others are walked) and which tiles
   // all of them see (nothing is checked there); elsewhere an element costs a comparison with a constant.
   std::function<KeyRange(dsl::I32 query, dsl::I32 origin)> keys_of;
+  bool keys_are_all = false;  // that there are: of a batch of sequences, another number
 
   // Whether a query does not see a key, if these keys are no range. Asked in every tile.
   std::function<dsl::Pred(const ScoreElement&)> hides;

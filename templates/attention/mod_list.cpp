@@ -11,6 +11,7 @@ Mod key_length(KernelBuilder& k) {
   const I32 kv_len = k.params<Params>()(&Params::kv_len);
   Mod mod;
   mod.keys_of = [=](I32, I32 origin) { return KeyRange{.begin = {}, .end = kv_len - origin}; };
+  mod.keys_are_all = true;
   return mod;
 }
 

@@ -20,7 +20,10 @@ class LaneScores {
       : mods_(&block.mods), seen_(static_cast<std::size_t>(scores.elements.lane_rows())) {
     const AttentionPosition at = block.here();
     const I32 first_key = tile * block.plan.cta_k + 2 * at.lane.quad;
-    first_ = {{at.batch, at.q_head, at.lane_query, at.q_index}, first_key, first_key};
+    first_ = {{at.batch, at.q_head, at.lane_query, at.q_index},
+              block.mods.position(at.lane_query),
+              first_key,
+              first_key};
     for (int row = 0; block.plan.pack_gqa && row < scores.elements.lane_rows(); ++row)
       packed_.push_back(block.score_row(at, at.lane_query + Accumulator::tile_row(row)));
   }
@@ -29,8 +32,10 @@ class LaneScores {
     ScoreElement element = first_;
     if (packed_.empty()) {
       element.query = query(row);
+      element.position = first_.position + Accumulator::tile_row(row);
     } else {
       static_cast<ScoreRow&>(element) = packed_[static_cast<std::size_t>(row)];
+      element.position = mods_->position(element.query);
     }
     element.behind_first = Accumulator::tile_column(column);
     element.key = first_.key + element.behind_first;

@@ -27,6 +27,16 @@ Mods::Mods(KernelBuilder& k, std::vector<Mod> mods) : k_(&k), mods_(std::move(mo
   }
 }
 
+void Mods::place(I32 kv_len, I32 further) {
+  further_ = further;
+  for (Mod& mod : mods_) {
+    if (!mod.keys_are_all) continue;
+    mod.keys_of = [=](I32, I32 origin) { return KeyRange{.begin = {}, .end = kv_len - origin}; };
+  }
+}
+
+I32 Mods::position(I32 query) const { return further_.v == nullptr ? query : query + further_; }
+
 bool Mods::change_scores() const { return any(mods_, &Mod::changes); }
 bool Mods::hide_elements() const { return any(mods_, &Mod::hides); }
 bool Mods::have_sink() const { return any(mods_, &Mod::sink); }
@@ -66,7 +76,7 @@ KeyRange Mods::keys_of(I32 query, I32 origin) const {
   KeyRange all;
   for (const Mod& mod : mods_) {
     if (!mod.keys_of) continue;
-    const auto [begin, end] = mod.keys_of(query, origin);
+    const auto [begin, end] = mod.keys_of(position(query), origin);
     if (is_bound(begin)) all.begin = is_bound(all.begin) ? k_->max(all.begin, begin) : begin;
     if (is_bound(end)) all.end = is_bound(all.end) ? k_->min(all.end, end) : end;
   }

@@ -17,6 +17,9 @@ class Mods {
   // One of them bounds the keys from above (key_length): there is a last tile.
   Mods(dsl::KernelBuilder& k, std::vector<Mod> mods);
 
+  // Of a sequence of a batch: it has so many keys, and its queries stand so much further among them.
+  void place(dsl::I32 kv_len, dsl::I32 further);
+
   // Whether any mod has the hook.
   bool change_scores() const;
   bool change_whole_scores() const;
@@ -40,6 +43,8 @@ class Mods {
   // False if all these queries see all keys of the tile.
   dsl::Pred may_hide(dsl::I32 first_query, dsl::I32 last_query, dsl::I32 tile, int tile_keys) const;
 
+  // Of a query, among the keys, as ScoreElement::position.
+  dsl::I32 position(dsl::I32 query) const;
   // What a query sees of the keys from `origin` on, as far as it is a range: its end is not empty.
   KeyRange keys_of(dsl::I32 query, dsl::I32 origin) const;
   // The rest of it; hide_elements() says whether there is one.
@@ -57,6 +62,7 @@ class Mods {
 
   dsl::KernelBuilder* k_;
   std::vector<Mod> mods_;
+  dsl::I32 further_;  // empty: not at all
 };
 
 }  // namespace sagegen::attention

@@ -209,13 +209,27 @@ RowSums OnlineSoftmax::sums(const AttentionPosition& at) const {
   return sums;
 }
 
+I64 OnlineSoftmax::lse_row(const AttentionPosition& at, const BlockSequences& sequences,
+                           I32 query) const {
+  KernelBuilder& k = block_.k;
+  if (!block_.plan.varlen) {
+    const ScoreRow of = block_.score_row(at, query);
+    return k.to_i64(of.head_of_all) * k.to_i64(block_.p(&Params::q_len)) + k.to_i64(of.query);
+  }
+  const auto p = k.params<QuerySequences>();
+  const I32 head = at.batch * p(&QuerySequences::heads) + at.q_head;
+  return k.to_i64(head) * k.to_i64(p(&QuerySequences::total)) +
+         k.to_i64(sequences.queries.first + query);
+}
+
 // All lanes of a quad hold the same rows: each writes one.
-void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32>& sums) const {
+void OnlineSoftmax::write_lse(const AttentionPosition& at, const BlockSequences& sequences,
+                              const std::vector<F32>& sums) const {
   KernelBuilder& k = block_.k;
   const auto& p = block_.p;
   const GlobalPtr lse = p(&Params::lse);
   const AttentionPlan& plan = block_.plan;
-  const I32 q_len = p(&Params::q_len), rows_of_q = block_.rows();
+  const I32 rows_of_q = block_.rows(sequences);
   const int rows = static_cast<int>(sums.size());
   k.if_(!k.is_null(lse), [&] {
     F32 maximum = maximum_[0], sum = sums[0];
@@ -228,8 +242,7 @@ void OnlineSoftmax::write_lse(const AttentionPosition& at, const std::vector<F32
     k.if_(query < rows_of_q && at.lane.quad < rows, [&] {
       const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
       if (!plan.whole_scores) value = value.get() + block_.taken_by_smoothing(at, query);
-      const ScoreRow of = block_.score_row(at, query);
-      const I64 row = k.to_i64(of.head_of_all) * k.to_i64(q_len) + k.to_i64(of.query);
+      const I64 row = lse_row(at, sequences, query);
       k.store(lse + row * std::int64_t{4}, value.get());
     });
   });

@@ -37,11 +37,14 @@ class OnlineSoftmax {
 
   // The natural logarithm of the sum of exp(score), plus what smoothing took from the scores, if the address
   // of LSE is not null. Where no key is visible the sum is 0 and the result -inf.
-  void write_lse(const AttentionPosition& at, const std::vector<dsl::F32>& sums) const;
+  void write_lse(const AttentionPosition& at, const BlockSequences& sequences,
+                 const std::vector<dsl::F32>& sums) const;
 
  private:
   // Of a row of the lane, among its scores.
   dsl::F32 sink(const AttentionPosition& at, int row) const;
+  dsl::I64 lse_row(const AttentionPosition& at, const BlockSequences& sequences,
+                   dsl::I32 query) const;
   void raise_far_maxima(Scores& scores, const Rescale& rescale_earlier);
   dsl::F32 maximum_of_tile(const Scores& scores, dsl::F32 largest) const;
   dsl::F32 first_maximum(int row) const;

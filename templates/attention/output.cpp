@@ -77,7 +77,8 @@ void Output::rescale(int row, F32 factor) const {
 }
 
 // Through shared memory, so that rows leave in one piece.
-void Output::write(const AttentionPosition& at, const RowSums& sums) const {
+void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
+                   const RowSums& sums) const {
   KernelBuilder& k = block_.k;
   const AttentionPlan& plan = block_.plan;
   const auto& p = block_.p;
@@ -126,10 +127,11 @@ void Output::write(const AttentionPosition& at, const RowSums& sums) const {
         block_.rows() - at.first_query, row_bytes);
   }
   const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
+  const I32 first = plan.varlen ? sequences.queries.first + at.first_query : at.first_query;
   const GlobalPtr first_row =
-      head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(at.first_query) * row_stride;
+      head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(first) * row_stride;
   store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
-             p(&Params::q_len) - at.first_query, row_bytes);
+             block_.q_len(sequences) - at.first_query, row_bytes);
 }
 
 }  // namespace sagegen::attention

@@ -18,7 +18,8 @@ class Output {
 
   // O / sum, times the scale of the channel of V, and of the channel's mean, if V is smoothed, what keys have of the
   // weights. Overwrites the shared memory of the block. A row whose sum is 0 is 0.
-  void write(const AttentionPosition& at, const RowSums& sums) const;
+  void write(const AttentionPosition& at, const BlockSequences& sequences,
+             const RowSums& sums) const;
 
  private:
   const AttentionBlock& block_;

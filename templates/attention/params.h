@@ -4,6 +4,7 @@
 #pragma once
 
 #include "sagegen/params.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::attention {
 
@@ -101,6 +102,18 @@ struct GivenParams {
     using P = GivenParams;
     return {param_field("q", &P::q), param_field("k", &P::k), param_field("q_scales", &P::q_scales),
             param_field("k_scales", &P::k_scales), param_field("unit", &P::unit)};
+  }
+};
+
+// With varlen, beside QuerySequences and KeySequences (shared/params.h). Codes, scales of groups and corrections
+// of the LSE lie in rows of the workspace as said there; lse is f32 [Hq, total], or [B, Hq, Lq] if nothing is packed.
+struct VarlenParams {
+  std::int32_t
+      bottom_right;  // all bits: queries stand kv_len - q_len further among the keys; 0: no query does
+
+  static constexpr std::string_view kName = "varlen";
+  static std::vector<ParamField> fields() {
+    return {param_field("bottom_right", &VarlenParams::bottom_right)};
   }
 };
 

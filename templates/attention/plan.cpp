@@ -14,6 +14,7 @@
 #include "templates/attention/params.h"
 #include "templates/attention/plan_codes_check.h"
 #include "templates/attention/plan_mods.h"
+#include "templates/attention/plan_packed.h"
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
 #include "templates/mean_scores/params.h"
@@ -48,12 +49,6 @@ using runtime::StreamHandle;
 namespace {
 
 constexpr const char* kPlan = "attention";
-
-// Enough chunks that the reduction over keys fills a GPU, few enough that reading the partial
-// results back costs nothing.
-constexpr std::int64_t kKeysPerChunk = 512;
-constexpr std::int64_t kMaxChunks = 16;
-constexpr std::int64_t kChunkStep = 64;
 
 // Kernels take subnormal numbers for 0.
 constexpr float kSmallestNormal = std::numeric_limits<float>::min();
@@ -144,6 +139,10 @@ void check_shape(const Shape& shape) {
        {"kv_heads", shape.kv_heads, kMaxGridYZ, "a grid has no more blocks in y; split the heads"},
        {"q_len", shape.q_len, kMaxLength, "lengths are 32-bit numbers"},
        {"kv_len", shape.kv_len, kMaxLength, "lengths are 32-bit numbers"}});
+  if (shape.total_q != 0 || shape.total_kv != 0) {
+    check_sizes(kPlan, {{"total_q", shape.total_q, kMaxLength, "lengths are 32-bit numbers"},
+                        {"total_kv", shape.total_kv, kMaxLength, "lengths are 32-bit numbers"}});
+  }
   if (shape.q_heads % shape.kv_heads != 0) {
     throw ArgumentError(
         fmt::format("attention shape: {} query heads cannot share {} key/value heads evenly; "
@@ -177,8 +176,9 @@ std::int64_t padded_rows(const Spec& spec, const Schedule& schedule, const Shape
 // How a call is cut into tiles and chunks, and where its scratch tensors lie.
 struct Layout {
   std::int64_t q_len_padded, kv_len_padded;  // q_len_padded: of rows with pack_gqa
-  std::int64_t chunk_len;  // keys that one block of kv_statistics reduces
+  std::int64_t chunk_len;                    // keys that one block of kv_statistics reduces
   std::int64_t chunks;
+  WorkspaceRows queries, keys;
   Part part;                                 // the largest; the whole problem without mean scores
   std::array<std::int64_t, kTensors> bytes;  // 0: absent
   ScratchMap::Placed placed;
@@ -206,18 +206,22 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   const bool mean_scores = spec.smoothing == Smoothing::qk;
   layout.q_len_padded = padded_rows(spec, schedule, shape);
   layout.kv_len_padded = padded_length(kPlan, "kv_len", shape.kv_len, spec.k_group, schedule.cta_k);
-  const std::int64_t wanted =
-      std::clamp<std::int64_t>(ceil_div(shape.kv_len, kKeysPerChunk), 1, kMaxChunks);
+  const std::int64_t wanted = most_chunks(shape.kv_len);
   layout.chunk_len = ceil_div(ceil_div(shape.kv_len, wanted), kChunkStep) * kChunkStep;
-  layout.chunks = ceil_div(shape.kv_len, layout.chunk_len);
+  // Chunks of one sequence may be more than those of a longer one.
+  layout.chunks = is_packed(shape) ? wanted : ceil_div(shape.kv_len, layout.chunk_len);
+  layout.queries = workspace_rows("total_q", shape.batch, shape.total_q, layout.q_len_padded,
+                                  mean_scores ? kMeanRows : spec.q_group, schedule.cta_q);
+  layout.keys = workspace_rows("total_kv", shape.batch, shape.total_kv, layout.kv_len_padded,
+                               spec.k_group, schedule.cta_k);
 
   const auto scales = [](std::int64_t rows, int group, int per_group) {
     return per_group == 0 ? 1 : rows / group * per_group;
   };
   const std::int64_t q_scales =
-      scales(layout.q_len_padded, spec.q_group, q_scales_per_group(spec.granularity, spec.q_group));
-  const std::int64_t k_scales = scales(layout.kv_len_padded, spec.k_group,
-                                       k_scales_per_group(spec.granularity, spec.k_group));
+      scales(layout.queries.rows, spec.q_group, q_scales_per_group(spec.granularity, spec.q_group));
+  const std::int64_t k_scales =
+      scales(layout.keys.rows, spec.k_group, k_scales_per_group(spec.granularity, spec.k_group));
   const std::int64_t channels = spec.head_dim;
   const std::int64_t code_row = code_row_bytes(spec.qk, spec.head_dim);
   constexpr std::int64_t kF32 = sizeof(float);
@@ -227,16 +231,28 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   const auto of_keys = [&](std::int64_t rows, std::int64_t bytes) {
     return scratch_bytes(kPlan, {shape.batch, shape.kv_heads, rows, bytes});
   };
+  // Of rows that lie as those of codes do: sequences of a batch within a head if they are packed.
+  const auto in_rows = [&](std::int64_t heads, const WorkspaceRows& of, std::int64_t rows,
+                           std::int64_t bytes) {
+    return scratch_bytes(kPlan, {of.batches, heads, rows, bytes});
+  };
+  const auto of_query_rows = [&](std::int64_t rows, std::int64_t bytes) {
+    return in_rows(row_heads(spec, shape), layout.queries, rows, bytes);
+  };
+  const auto of_key_rows = [&](std::int64_t rows, std::int64_t bytes) {
+    return in_rows(shape.kv_heads, layout.keys, rows, bytes);
+  };
+  const bool per_tensor = spec.granularity == Granularity::per_tensor;
   layout.bytes = {};
   if (qk_is_quantized(spec)) {
-    layout.bytes[kQCodes] = of_queries(layout.q_len_padded, code_row);
-    layout.bytes[kQScale] = of_queries(q_scales, kF32);
-    layout.bytes[kKCodes] = of_keys(layout.kv_len_padded, code_row);
-    layout.bytes[kKScale] = of_keys(k_scales, kF32);
+    layout.bytes[kQCodes] = of_query_rows(layout.queries.rows, code_row);
+    layout.bytes[kQScale] = per_tensor ? of_queries(1, kF32) : of_query_rows(q_scales, kF32);
+    layout.bytes[kKCodes] = of_key_rows(layout.keys.rows, code_row);
+    layout.bytes[kKScale] = per_tensor ? of_keys(1, kF32) : of_key_rows(k_scales, kF32);
   }
   if (v_is_quantized(spec)) {
     layout.bytes[kVCodes] =
-        of_keys(layout.kv_len_padded, value_channels(spec.head_dim) * bits(spec.pv) / 8);
+        of_key_rows(layout.keys.rows, value_channels(spec.head_dim) * bits(spec.pv) / 8);
     layout.bytes[kVScale] = of_keys(channels, kF32);
     layout.bytes[kVMaxima] = of_keys(layout.chunks * channels, kF32);
     if (spec.v_smoothing == ValueSmoothing::mean) {
@@ -248,9 +264,9 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
     layout.bytes[kKSums] = of_keys(layout.chunks * channels, kF32);
     layout.bytes[kKMean] = of_keys(channels, kF32);
     if (lse == Lse::wanted || mods_need_lse_correction(spec))
-      layout.bytes[kLseCorrection] = of_queries(layout.q_len_padded, kF32);
+      layout.bytes[kLseCorrection] = of_query_rows(layout.queries.rows, kF32);
   }
-  if (spec.granularity == Granularity::per_tensor) {
+  if (per_tensor) {
     layout.bytes[kKMaxima] = of_keys(layout.kv_len_padded / spec.k_group, kF32);
     layout.bytes[kQMaxima] =
         of_queries(ceil_div(layout.q_len_padded, mean_scores ? kMeanRows : spec.q_group), kF32);
@@ -259,7 +275,7 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
                  .heads = row_heads(spec, shape),
                  .blocks = ceil_div(layout.q_len_padded, kMeanRows)};
   if (mean_scores) {
-    layout.bytes[kQMean] = of_queries(layout.part.blocks * channels, kF32);
+    layout.bytes[kQMean] = of_query_rows(ceil_div(layout.queries.rows, kMeanRows) * channels, kF32);
     layout.part = part_within(options.mean_score_bytes, layout.part, layout.kv_len_padded * kF32);
     layout.bytes[kMeanScores] = scratch_bytes(
         kPlan,
@@ -351,7 +367,8 @@ struct Plan::Impl {
 namespace {
 
 ModCall mod_call(const Shape& shape, const Arguments& arguments, const Schedule& schedule) {
-  const bool top_left = arguments.causal == CausalAlignment::top_left;
+  // Of packed sequences the kernel adds what is each one's own.
+  const bool top_left = arguments.causal == CausalAlignment::top_left || is_packed(shape);
   return {.batch = shape.batch,
           .q_heads = shape.q_heads,
           .q_len = shape.q_len,
@@ -393,21 +410,35 @@ struct Call {
     return static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
   }
 
+  // Of a tensor of the caller: packed, all batches are one.
+  TensorParam tensor(const runtime::TensorView& view) const {
+    TensorParam param = view.param();
+    if (is_packed(shape)) param.stride_batch = 0;
+    return param;
+  }
+
+  template <SequencesOf Of>
+  SequenceParams<Of> sequences(OfSequences of) const {
+    return sequence_params<Of>(of, shape, arguments,
+                               of == OfSequences::queries ? layout.queries : layout.keys);
+  }
+
   void statistics(StreamHandle stream) const {
     if (!steps.has(kStatistics)) return;
     namespace room = kv_statistics;
     ParamPack params = steps.params(kStatistics);
     if (smooths_k())
-      params.set(room::KSumParams{.tokens = arguments.k.param(), .partial = at(kKSums)});
+      params.set(room::KSumParams{.tokens = tensor(arguments.k), .partial = at(kKSums)});
     if (smooths_v()) {
-      params.set(room::VRangeParams{.tokens = arguments.v.param(),
+      params.set(room::VRangeParams{.tokens = tensor(arguments.v),
                                     .sum_partial = at(kVSums),
                                     .least_partial = at(kVLeast),
                                     .largest_partial = at(kVMaxima)});
     } else if (v_is_quantized(spec)) {
-      params.set(room::VAmaxParams{.tokens = arguments.v.param(), .partial = at(kVMaxima)});
+      params.set(room::VAmaxParams{.tokens = tensor(arguments.v), .partial = at(kVMaxima)});
     }
     params.set(room::Params{.kv_len = narrow(shape.kv_len), .chunk_len = narrow(layout.chunk_len)});
+    if (spec.varlen) params.set(sequences<SequencesOf::keys>(OfSequences::keys));
     steps.launch(kStatistics, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
   }
 
@@ -415,7 +446,7 @@ struct Call {
     if (!steps.has(step)) return;
     namespace room = quantize_rows;
     ParamPack params = steps.params(step);
-    params.set(room::Params{.rows = arguments.k.param(),
+    params.set(room::Params{.rows = tensor(arguments.k),
                             .codes = at(kKCodes),
                             .scale = at(kKScale),
                             .len = narrow(shape.kv_len),
@@ -425,6 +456,7 @@ struct Call {
           .sum_partial = at(kKSums), .mean = at(kKMean), .chunks = narrow(layout.chunks)});
     }
     if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kKMaxima)});
+    if (spec.varlen) params.set(sequences<SequencesOf::rows>(OfSequences::keys));
     steps.launch(step, grid(layout.kv_len_padded / spec.k_group, shape.kv_heads, shape.batch),
                  params, stream);
   }
@@ -433,7 +465,7 @@ struct Call {
     if (!steps.has(kValues)) return;
     namespace room = quantize_values;
     ParamPack params = steps.params(kValues);
-    params.set(room::Params{.v = arguments.v.param(),
+    params.set(room::Params{.v = tensor(arguments.v),
                             .amax_partial = smooths_v() ? 0 : at(kVMaxima),
                             .codes = at(kVCodes),
                             .scale = at(kVScale),
@@ -446,6 +478,7 @@ struct Call {
                                     .largest_partial = at(kVMaxima),
                                     .mean = at(kVMean)});
     }
+    if (spec.varlen) params.set(sequences<SequencesOf::keys>(OfSequences::keys));
     steps.launch(kValues, grid(layout.kv_len_padded / room::kKeys, shape.kv_heads, shape.batch),
                  params, stream);
   }
@@ -454,7 +487,7 @@ struct Call {
     if (!steps.has(step)) return;
     namespace room = quantize_rows;
     ParamPack params = steps.params(step);
-    params.set(room::Params{.rows = arguments.q.param(),
+    params.set(room::Params{.rows = tensor(arguments.q),
                             .codes = at(kQCodes),
                             .scale = at(kQScale),
                             .len = narrow(shape.q_len * (shape.q_heads / row_heads())),
@@ -466,6 +499,7 @@ struct Call {
     if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     if (smooths_q()) params.set(room::BlockMeanParams{.mean = at(kQMean)});
     if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kQMaxima)});
+    if (spec.varlen) params.set(sequences<SequencesOf::rows>(OfSequences::queries));
     const std::int64_t rows = smooths_q() ? kMeanRows : spec.q_group;
     steps.launch(step, grid(ceil_div(layout.q_len_padded, rows), row_heads(), shape.batch), params,
                  stream);
@@ -509,7 +543,7 @@ struct Call {
   void mean_queries(const Part& part, StreamHandle stream) const {
     namespace room = mean_scores;
     ParamPack params = steps.params(kMeanQueries);
-    params.set(room::Params{.k = arguments.k.param(),
+    params.set(room::Params{.k = tensor(arguments.k),
                             .k_mean = at(kKMean),
                             .q_mean = at(kQMean),
                             .scores = at(kMeanScores),
@@ -523,6 +557,10 @@ struct Call {
                             .first_head = narrow(part.first_head),
                             .first_block = narrow(part.first_block),
                             .blocks = narrow(part.blocks)});
+    if (spec.varlen) {
+      params.set(sequences<SequencesOf::queries>(OfSequences::queries));
+      params.set(sequences<SequencesOf::keys>(OfSequences::keys));
+    }
     steps.launch(kMeanQueries, grid(layout.kv_len_padded / room::kKeys, part.heads, part.batches),
                  params, stream);
   }
@@ -535,9 +573,9 @@ struct Call {
                       .q_scale = at(kQScale),
                       .k_codes = at(kKCodes),
                       .k_scale = at(kKScale),
-                      .v = v_is_quantized(spec) ? v_codes : arguments.v.param(),
+                      .v = v_is_quantized(spec) ? v_codes : tensor(arguments.v),
                       .v_scale = at(kVScale),
-                      .o = arguments.o.param(),
+                      .o = tensor(arguments.o),
                       .lse = arguments.lse,
                       .q_len = narrow(shape.q_len),
                       .q_len_padded = narrow(layout.q_len_padded),
@@ -546,7 +584,7 @@ struct Call {
                       .heads_per_kv_head = heads_per_kv_head()});
     if (!qk_is_quantized(spec)) {
       params.set(UnquantizedParams{
-          .q = arguments.q.param(), .k = arguments.k.param(), .unit = softmax_scale() * kLog2E});
+          .q = tensor(arguments.q), .k = tensor(arguments.k), .unit = softmax_scale() * kLog2E});
     }
     if (smooths_k()) params.set(SmoothingParams{.lse_correction = at(kLseCorrection)});
     if (smooths_q()) {
@@ -558,6 +596,12 @@ struct Call {
     }
     if (smooths_v()) params.set(ValueMeanParams{.v_mean = at(kVMean)});
     if (queries_given != nullptr && qk_is_quantized(spec)) params.set(given_params());
+    if (spec.varlen) {
+      params.set(sequences<SequencesOf::queries>(OfSequences::queries));
+      params.set(sequences<SequencesOf::keys>(OfSequences::keys));
+      const bool moves = arguments.causal == CausalAlignment::bottom_right && is_packed(shape);
+      params.set(VarlenParams{.bottom_right = moves ? -1 : 0});
+    }
     set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
     if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     // The last block of means may have fewer rows.
@@ -575,18 +619,24 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
                        DevicePtr workspace, std::size_t workspace_bytes) const {
   using Access = ArgumentCheck::Access;
   ArgumentCheck check(kPlan);
-  check.tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
-               Access::read);
-  check.tensor("k", arguments.k, shape.batch, shape.kv_heads, shape.kv_len, spec.head_dim,
-               Access::read);
-  check.tensor("v", arguments.v, shape.batch, shape.kv_heads, shape.kv_len, spec.head_dim,
-               Access::read);
-  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
-               Access::write);
+  check_packing(kernel, spec, shape, arguments);
+  const bool packed = is_packed(shape);
+  const std::int64_t batch = packed ? 1 : shape.batch;
+  const std::int64_t q_rows = packed ? shape.total_q : shape.q_len;
+  const std::int64_t kv_rows = packed ? shape.total_kv : shape.kv_len;
+  check.tensor("q", arguments.q, batch, shape.q_heads, q_rows, spec.head_dim, Access::read);
+  check.tensor("k", arguments.k, batch, shape.kv_heads, kv_rows, spec.head_dim, Access::read);
+  check.tensor("v", arguments.v, batch, shape.kv_heads, kv_rows, spec.head_dim, Access::read);
+  check.tensor("o", arguments.o, batch, shape.q_heads, q_rows, spec.head_dim, Access::write);
+  if (packed) {
+    const auto sums = static_cast<std::uint64_t>(shape.batch + 1) * sizeof(std::int32_t);
+    check.array("cu_seqlens_q", arguments.cu_seqlens_q, sums, sizeof(std::int32_t), Access::read);
+    check.array("cu_seqlens_kv", arguments.cu_seqlens_kv, sums, sizeof(std::int32_t), Access::read);
+  }
   check_numbers(arguments);
   check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
   if (arguments.lse != 0) {
-    const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
+    const auto rows = static_cast<std::uint64_t>(batch * shape.q_heads * q_rows);
     check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
   }
   check_mods(check, kernel, spec, arguments.mods, mod_call(shape, arguments, schedule));
@@ -764,6 +814,7 @@ void Plan::quantize_queries(const Shape& shape, const Arguments& arguments,
   const Impl& plan = *impl_;
   const Spec& spec = plan.spec;
   plan.need_quantizers("quantize_queries()");
+  refuse_packed(shape, arguments);
   if (!qk_is_quantized(spec)) {
     throw ArgumentError(
         fmt::format("attention: {} reads Q and K as they are, and has no codes of Q; give q and k "
@@ -807,6 +858,7 @@ void Plan::quantize_keys_values(const Shape& shape, const Arguments& arguments,
   const Impl& plan = *impl_;
   const Spec& spec = plan.spec;
   plan.need_quantizers("quantize_keys_values()");
+  refuse_packed(shape, arguments);
   if (!qk_is_quantized(spec) && !v_is_quantized(spec)) {
     throw ArgumentError(
         fmt::format("attention: {} reads K and V as they are, and has no codes of them; give k and "
@@ -850,6 +902,7 @@ void Plan::attend_codes(const Shape& shape, const QueryCodes& queries,
                         DevicePtr workspace, std::size_t workspace_bytes,
                         StreamHandle stream) const {
   const Impl& plan = *impl_;
+  refuse_packed(shape, arguments);
   const Lse lse = arguments.lse == 0 ? Lse::unwanted : Lse::wanted;
   const CodeSizes sizes = code_sizes(shape, lse);
   const Layout layout = with_scratch(plan.layout_of(shape, lse), plan.scratch, kOfAttention);

@@ -24,6 +24,10 @@ struct Shape {
   std::int64_t kv_heads = 1;  // divides q_heads
   std::int64_t q_len = 1;
   std::int64_t kv_len = 1;
+  // Of packed tensors (Arguments::cu_seqlens_q): the rows of all sequences together; q_len and kv_len are the most that
+  // one of them may have. 0: nothing is packed, and every sequence has q_len queries and kv_len keys.
+  std::int64_t total_q = 0;
+  std::int64_t total_kv = 0;
 };
 
 enum class CausalAlignment { top_left, bottom_right };
@@ -46,8 +50,8 @@ void set_mod_argument(ModArguments& arguments, std::string_view name, std::int64
 
 struct Arguments {
   runtime::TensorView q, k, v, o;
-  // f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. It is that of the weights in use, P as
-  // rounded, so that partial results merge as if computed at once. Beside what the codes of Q and K
+  // f32 [batch, q_heads, q_len], of packed tensors [q_heads, total_q], natural logarithm; 0: not wanted. It is that of
+  // the weights in use, P as rounded, so that partial results merge as if computed at once. Beside what the codes of Q and K
   // change in the scores, the rounding of P costs at most, and usually far less:
   //   FP8   1/16, plus 2.2e-6 for each key whose weight is less than 3.5e-5 of the largest
   //   FP16  2^-11, plus 3e-8 for each key whose weight is less than 6.1e-5 of the largest; with
@@ -65,6 +69,17 @@ struct Arguments {
   // so that the last query stands at the last key.
   CausalAlignment causal = CausalAlignment::top_left;
   ModArguments mods = {};
+  // i32 [batch + 1] on the device, for kernels with varlen; 0: nothing is packed. Sequence b has rows cu_seqlens[b] to
+  // cu_seqlens[b + 1] - 1 of the packed tensors, which are [total, heads, head_dim] with strides of tokens and heads;
+  // that of batches is ignored. Masks and biases count queries and keys from the first of a sequence; tensors of
+  // scores and tiles are as large as those of a batch of the largest lengths.
+  // Kernels read the lengths when they run, and the host never: what is captured in a graph may be replayed with other
+  // ones. Each sequence gives what it would give as a batch of its own, the same bits; one without queries nothing, and
+  // queries without keys O = 0 and the LSE -infinity (that of a sink, if there is one). These kernels take batches of
+  // equal lengths, too.
+  // Sums that are negative, fall, exceed the total or leave more than the largest length are undefined in what they
+  // compute, and harmless to memory: nothing outside of the tensors and of the workspace is read or written.
+  runtime::DevicePtr cu_seqlens_q = 0, cu_seqlens_kv = 0;
 };
 
 enum class Lse { unwanted, wanted };

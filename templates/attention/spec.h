@@ -34,7 +34,8 @@ struct Spec {
   InputSource inputs = InputSource::own;                    // of codes and scales: whose they are
   // Whether tiles of queries hold rows of all heads that share a KV head, query by query: for few queries of many.
   bool pack_gqa = false;
-#define SAGEGEN_MOD(name) bool name = false;                // whether the kernel has it
+  bool varlen = false;                        // batches of packed sequences
+#define SAGEGEN_MOD(name) bool name = false;  // whether the kernel has it
 #include "templates/attention/mods/mods.def"
   friend bool operator==(const Spec&, const Spec&) = default;
 };

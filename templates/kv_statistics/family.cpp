@@ -2,6 +2,7 @@
 
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::kv_statistics {
 namespace {
@@ -18,6 +19,7 @@ std::vector<Section> describe(const View& v) {
   if (v.spec.v_range)
     lines.push_back(
         "sums V, and finds its least and its largest, over chunks of keys, per channel");
+  if (v.spec.varlen) lines.push_back(kPackedSequences);
   lines.push_back("grid (chunks, kv_heads, batch)");
   return {{"what it computes", lines}};
 }
@@ -32,7 +34,8 @@ const FamilyOf<Spec>& family() {
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
                flag<&Spec::k_sum>("k_sum", "ksum"), flag<&Spec::v_amax>("v_amax", "vmax"),
-               flag<&Spec::v_range>("v_range", "vrange")},
+               flag<&Spec::v_range>("v_range", "vrange"),
+               later(flag<&Spec::varlen>("varlen", "varlen"))},
       .rules = {{{[](const View& v) { return reductions(v.spec) == 0; },
                   [](const View&) {
                     return std::string(
@@ -57,7 +60,9 @@ const FamilyOf<Spec>& family() {
             if (v.spec.k_sum) layout.add<KSumParams>();
             if (v.spec.v_amax) layout.add<VAmaxParams>();
             if (v.spec.v_range) layout.add<VRangeParams>();
-            return layout.add<Params>();
+            layout.add<Params>();
+            if (v.spec.varlen) layout.add<KeySequences>();
+            return layout;
           },
       .describe = describe,
   });

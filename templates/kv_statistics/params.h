@@ -8,7 +8,8 @@ namespace sagegen::kv_statistics {
 
 struct Params {
   std::int32_t kv_len;
-  std::int32_t chunk_len;  // keys per chunk; chunks = ceil(kv_len / chunk_len)
+  std::int32_t
+      chunk_len;  // keys per chunk; chunks = ceil(kv_len / chunk_len). varlen: unused, each sequence has its own
 
   static constexpr std::string_view kName = "kv_statistics";
   static std::vector<ParamField> fields() {

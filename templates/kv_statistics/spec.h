@@ -13,6 +13,7 @@ struct Spec {
   bool k_sum = false;    // sum of K per channel
   bool v_amax = false;   // largest |V| per channel
   bool v_range = false;  // sum, least and largest V per channel
+  bool varlen = false;   // batches of packed sequences (shared/params.h)
 };
 
 using View = ViewOf<Spec, NoSchedule>;

@@ -1,11 +1,13 @@
 // Partial reductions over the keys of one chunk: the sum of K per channel, for smoothing, and the
 // largest |V| per channel, for its scale, or the sum and the range of V, for both. One pass.
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "templates/kv_statistics/params.h"
 #include "templates/kv_statistics/spec.h"
 #include "templates/shared/rows.h"
+#include "templates/shared/sequence.h"
 
 namespace sagegen::kv_statistics {
 
@@ -60,18 +62,25 @@ std::vector<Source> sources_of(KernelBuilder& k, const Spec& spec) {
   return sources;
 }
 
-}  // namespace
+// Rows of a chunk, among those of a head of the caller.
+struct ChunkRows {
+  I32 first, count;
+};
 
-void build(KernelBuilder& k, const Kernel& kernel) {
-  const Spec& spec = kernel.view(family()).spec;
+ChunkRows rows_of_chunk(KernelBuilder& k, I32 chunk) {
+  const auto p = k.params<Params>();
+  const I32 first_row = chunk * p(&Params::chunk_len);
+  const I32 rows = k.min(p(&Params::chunk_len), p(&Params::kv_len) - first_row);
+  return {first_row, rows};
+}
+
+void reduce(KernelBuilder& k, const Spec& spec, const std::optional<ChunkRows>& of_sequence) {
   const int head_dim = spec.head_dim;
   const std::vector<Source> sources = sources_of(k, spec);
-  const auto p = k.params<Params>();
   const RowThreads threads(k, head_dim);
 
   const I32 chunk = k.block_idx(0), head = k.block_idx(1), batch = k.block_idx(2);
-  const I32 first_row = chunk * p(&Params::chunk_len);
-  const I32 rows = k.min(p(&Params::chunk_len), p(&Params::kv_len) - first_row);
+  const auto [first_row, rows] = of_sequence ? *of_sequence : rows_of_chunk(k, chunk);
 
   std::vector<Reduction> reductions;
   for (const Source& source : sources)
@@ -126,6 +135,19 @@ void build(KernelBuilder& k, const Kernel& kernel) {
               total);
     });
   }
+}
+
+}  // namespace
+
+void build(KernelBuilder& k, const Kernel& kernel) {
+  const Spec& spec = kernel.view(family()).spec;
+  if (!spec.varlen) return reduce(k, spec, {});
+  const Sequence keys = sequence_of<SequencesOf::keys>(k, k.block_idx(2));
+  const I32 chunk_len = chunks_of(k, keys).len, first_row = k.block_idx(0) * chunk_len;
+  k.if_(first_row < keys.len, [&] {
+    const I32 rows = k.min(chunk_len, keys.len - first_row);
+    reduce(k, spec, ChunkRows{keys.first + first_row, rows});
+  });
 }
 
 }  // namespace sagegen::kv_statistics

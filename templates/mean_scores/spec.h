@@ -10,6 +10,7 @@ namespace sagegen::mean_scores {
 struct Spec {
   int head_dim = 128;
   DType io = DType::f16;  // of K
+  bool varlen = false;    // batches of packed sequences (shared/params.h)
 };
 
 inline constexpr int kKeys = 64;  // of one block

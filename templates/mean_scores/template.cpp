@@ -3,12 +3,14 @@
 // leave out 2^-22 (f16) or 2^-16 (bf16) of a product. K is not taken as it is, and the mean's score off the sums: where
 // the mean is large, the sums would keep less of what is left.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "sagegen/dsl/tile.h"
 #include "templates/mean_scores/params.h"
 #include "templates/mean_scores/spec.h"
 #include "templates/shared/rows.h"
+#include "templates/shared/sequence.h"
 
 namespace sagegen::mean_scores {
 
@@ -40,9 +42,15 @@ Factors factors(KernelBuilder& k, DType type) {
   return {k.f32(1.0f), k.f32(0.5f), unit * 2.0f};
 }
 
+// Of a block: varlen.
+struct Sequences {
+  Sequence queries, keys;
+};
+
 // The keys of the block less their mean, in two tiles.
 void store_keys(KernelBuilder& k, const Spec& spec, const RowThreads& threads, I32 head_index,
-                GlobalPtr from, F32 factor, const std::array<SharedTile, 2>& tiles) {
+                GlobalPtr from, const std::optional<Sequences>& sequences, F32 factor,
+                const std::array<SharedTile, 2>& tiles) {
   const auto p = k.params<Params>();
   const I32 first_key = k.block_idx(0) * kKeys;
   const I64 stride = p(&Params::k, &TensorParam::stride_token) * kElementBytes;
@@ -53,7 +61,7 @@ void store_keys(KernelBuilder& k, const Spec& spec, const RowThreads& threads, I
   const RowPart mean = threads.load_f32(of_mean);
   for (int pass = 0; pass < kKeys / kRowsPerPass; ++pass) {
     const I32 row = threads.row() + pass * kRowsPerPass, key = first_key + row;
-    const Pred is_there = key < p(&Params::kv_len);
+    const Pred is_there = key < (sequences ? sequences->keys.len : p(&Params::kv_len));
     const RowPart part = threads.load(spec.io, from + k.to_i64(key) * stride, is_there);
     std::array<I32, 4> high, low;
     for (std::size_t i = 0; i < high.size(); ++i) {
@@ -101,14 +109,19 @@ Means load_means(KernelBuilder& k, const Spec& spec, const std::array<GlobalPtr,
   return means;
 }
 
-}  // namespace
+GlobalPtr head_of_keys(KernelBuilder& k, I32 batch, I32 kv_head,
+                       const std::optional<Sequences>& sequences) {
+  const auto p = k.params<Params>();
+  const GlobalPtr head = head_of(k, p, &Params::k, batch, kv_head);
+  if (!sequences) return head;
+  return head + k.to_i64(sequences->keys.first) *
+                    (p(&Params::k, &TensorParam::stride_token) * kElementBytes);
+}
 
-void build(KernelBuilder& k, const Kernel& kernel) {
-  const Spec& spec = kernel.view(family()).spec;
+void compute(KernelBuilder& k, const Spec& spec, I32 batch, I32 head,
+             const std::optional<Sequences>& sequences) {
   const auto p = k.params<Params>();
   const std::int64_t row_bytes = std::int64_t{kF32} * spec.head_dim;
-  const I32 batch = p(&Params::first_batch) + k.block_idx(2);
-  const I32 head = p(&Params::first_head) + k.block_idx(1);
   const I32 head_index = batch * p(&Params::heads) + head;
   const I32 kv_head = head / p(&Params::heads_per_kv_head);
   const Factors factor = factors(k, spec.io);
@@ -118,13 +131,17 @@ void build(KernelBuilder& k, const Kernel& kernel) {
   const std::array<SharedTile, 2> keys{SharedTile{layout, shared},
                                        SharedTile{layout, shared + std::int64_t{layout.bytes()}}};
   store_keys(k, spec, RowThreads(k, spec.head_dim, channels(spec)), head_index,
-             head_of(k, p, &Params::k, batch, kv_head), factor.of_keys, keys);
+             head_of_keys(k, batch, kv_head, sequences), sequences, factor.of_keys, keys);
   k.barrier();
 
   const LanePosition lane(k.thread_idx());
   const OperandB operand(k, layout);
-  const I64 first_mean = k.to_i64(head_index) * k.to_i64(p(&Params::blocks_of_head)) +
-                         k.to_i64(p(&Params::first_block));
+  const auto mean_of_head = [&] {
+    if (!sequences) return k.to_i64(head_index) * k.to_i64(p(&Params::blocks_of_head));
+    return first_workspace_row<SequencesOf::queries>(k, sequences->queries, batch, head) /
+           kMeanRows;
+  };
+  const I64 first_mean = mean_of_head() + k.to_i64(p(&Params::first_block));
   const GlobalPtr q_mean = p(&Params::q_mean) + first_mean * row_bytes;
   const I32 blocks = p(&Params::blocks);
   const I64 keys_bytes = k.to_i64(p(&Params::kv_len_padded)) * std::int64_t{kF32};
@@ -135,12 +152,15 @@ void build(KernelBuilder& k, const Kernel& kernel) {
                            k.to_i64(lane.quad * (4 * kF32));
   const Mma kind = spec.io == DType::f16 ? Mma::f16 : Mma::bf16;
 
-  k.for_range(k.warp_idx() * kRows, blocks, threads(spec) / 32 * kRows, [&](I32 first) {
+  const I32 there =
+      sequences ? k.min(blocks, sequences->queries.padded / kMeanRows - p(&Params::first_block))
+                : blocks;
+  k.for_range(k.warp_idx() * kRows, there, threads(spec) / 32 * kRows, [&](I32 first) {
     std::array<I32, 2> rows;
     std::array<GlobalPtr, 2> from_rows;
     for (std::size_t i = 0; i < 2; ++i) {
       rows[i] = first + Accumulator::tile_row(static_cast<int>(i)) + lane.row;
-      from_rows[i] = q_mean + k.to_i64(k.min(rows[i], blocks - 1)) * row_bytes;
+      from_rows[i] = q_mean + k.to_i64(k.min(rows[i], there - 1)) * row_bytes;
     }
     const Means means = load_means(k, spec, from_rows, lane.quad, factor.of_means);
     Accumulator sums(kRows, kKeys, k.f32(0.0f));
@@ -158,7 +178,7 @@ void build(KernelBuilder& k, const Kernel& kernel) {
     }
     for (int i = 0; i < 2; ++i) {
       const auto row = static_cast<std::size_t>(i);
-      k.if_(rows[row] < blocks, [&] {
+      k.if_(rows[row] < there, [&] {
         const GlobalPtr to = scores + k.to_i64(rows[row]) * keys_bytes;
         for (int four = 0; four < sums.lane_columns(); four += 4) {  // of every 16 keys
           std::array<I32, 4> values;
@@ -171,6 +191,20 @@ void build(KernelBuilder& k, const Kernel& kernel) {
       });
     }
   });
+}
+
+}  // namespace
+
+void build(KernelBuilder& k, const Kernel& kernel) {
+  const Spec& spec = kernel.view(family()).spec;
+  const auto p = k.params<Params>();
+  const I32 batch = p(&Params::first_batch) + k.block_idx(2);
+  const I32 head = p(&Params::first_head) + k.block_idx(1);
+  if (!spec.varlen) return compute(k, spec, batch, head, {});
+  const Sequences sequences{sequence_of<SequencesOf::queries>(k, batch),
+                            sequence_of<SequencesOf::keys>(k, batch)};
+  k.if_(k.block_idx(0) * kKeys < sequences.keys.padded,
+        [&] { compute(k, spec, batch, head, sequences); });
 }
 
 }  // namespace sagegen::mean_scores

@@ -58,6 +58,7 @@ std::vector<Section> describe(const View& v) {
         "rows are those of all query heads that share a KV head, query by query; heads are those "
         "of K and V");
   }
+  if (s.varlen) lines.push_back(kPackedSequences);
   lines.push_back(fmt::format("grid (padded length / {}, heads, batch)", block_rows(s)));
   return {{"what it computes", lines}};
 }
@@ -77,7 +78,8 @@ const FamilyOf<Spec>& family() {
                flag<&Spec::smooth>("smooth", "smooth"), flag<&Spec::fold>("fold", "fold"),
                flag<&Spec::smooth_block>("smooth_block", "smoothblock"),
                flag<&Spec::amax>("amax", "amax"), flag<&Spec::rotate>("rotate", "rotate"),
-               flag<&Spec::pack_gqa>("pack_gqa", "packgqa")},
+               flag<&Spec::pack_gqa>("pack_gqa", "packgqa"),
+               later(flag<&Spec::varlen>("varlen", "varlen"))},
       .rules = {{{[](const View& v) { return v.spec.smooth && v.spec.fold; },
                   [](const View&) {
                     return std::string(
@@ -138,6 +140,7 @@ const FamilyOf<Spec>& family() {
             if (v.spec.scales == 0) layout.add<MaximaParams>();
             if (v.spec.fold) layout.add<FoldParams>();
             if (v.spec.pack_gqa) layout.add<PackParams>();
+            if (v.spec.varlen) layout.add<RowSequences>();
             return layout;
           },
       .describe = describe,

@@ -31,6 +31,7 @@ struct Spec {
   // Rows are those of all query heads that share a KV head, query by query (shared/params.h). They are padded to whole
   // groups, even where blocks of kMeanRows have a mean.
   bool pack_gqa = false;
+  bool varlen = false;  // batches of packed sequences (shared/params.h)
 };
 
 // Rows of one thread block.

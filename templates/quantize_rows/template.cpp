@@ -5,11 +5,13 @@
 // rotated.
 #include <cmath>
 #include <functional>
+#include <optional>
 
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/shared/packed_rows.h"
 #include "templates/shared/rows.h"
+#include "templates/shared/sequence.h"
 
 namespace sagegen::quantize_rows {
 
@@ -23,6 +25,13 @@ class QuantizeRows {
   void build();
 
  private:
+  void build_block();
+  std::optional<Sequence> sequence() const;
+  I64 first_padded_row() const;
+  I32 len() const { return sequence_ ? sequence_->len : p_(&Params::len); }
+  I32 blocks_of_head() const;
+  I64 index_of_group(int group) const;
+  I64 index_of_block() const;
   RowPart mean_of_rows();
   void load_rows();
   void write_lse_correction();
@@ -57,6 +66,7 @@ class QuantizeRows {
   const ParamReader<Params> p_;
   const RowThreads threads_;
   const I32 block_, head_, batch_, head_index_, first_row_;
+  const std::optional<Sequence> sequence_;  // varlen
   const I64 first_padded_row_;
   std::vector<RowPart> rows_;  // by pass
   SharedPtr warp_maxima_;      // [group, warp]: a scratch of max_of_block() each
@@ -72,10 +82,32 @@ QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
       batch_(k.block_idx(2)),
       head_index_(batch_ * k.grid_dim(1) + head_),
       first_row_(block_ * block_rows(spec)),
-      first_padded_row_(k.to_i64(head_index_) * k.to_i64(p_(&Params::len_padded)) +
-                        k.to_i64(first_row_)) {}
+      sequence_(sequence()),
+      first_padded_row_(first_padded_row()) {}
+
+std::optional<Sequence> QuantizeRows::sequence() const {
+  if (!spec_.varlen) return {};
+  return sequence_of<SequencesOf::rows>(k_, batch_);
+}
+
+I64 QuantizeRows::first_padded_row() const {
+  const auto of_head = [&] {
+    return sequence_ ? first_workspace_row<SequencesOf::rows>(k_, *sequence_, batch_, head_)
+                     : k_.to_i64(head_index_) * k_.to_i64(p_(&Params::len_padded));
+  };
+  return of_head() + k_.to_i64(first_row_);
+}
+
+I32 QuantizeRows::blocks_of_head() const {
+  return sequence_ ? sequence_->padded / block_rows(spec_) : k_.grid_dim(0);
+}
 
 void QuantizeRows::build() {
+  if (!sequence_) return build_block();
+  k_.if_(first_row_ < sequence_->padded, [&] { build_block(); });
+}
+
+void QuantizeRows::build_block() {
   load_rows();
   if (spec_.fold && !spec_.amax) write_lse_correction();
   F32 least_amax = k_.f32(0.0f);
@@ -97,6 +129,15 @@ void QuantizeRows::build() {
   for (int group = 0; group < groups; ++group) write_group(group, least_amax);
 }
 
+// Counted over all heads.
+I64 QuantizeRows::index_of_group(int group) const {
+  if (sequence_) return first_padded_row_ / spec_.group + k_.i64(group);
+  const I32 groups_of_head = spec_.pack_gqa ? p_(&Params::len_padded) / spec_.group
+                                            : k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
+  return k_.to_i64(head_index_ * groups_of_head) +
+         k_.to_i64(block_ * (block_rows(spec_) / spec_.group) + group);
+}
+
 void QuantizeRows::write_group(int group, F32 least_amax) {
   const int first = group * passes();
   const auto scale_of = [&](int first_pass, int count) {
@@ -105,10 +146,7 @@ void QuantizeRows::write_group(int group, F32 least_amax) {
       amax = max_abs(k_, rows_[static_cast<std::size_t>(pass)], amax);
     return code_scale(k_, amax_of_scale(group, amax), largest_code(spec_.codes));
   };
-  const I32 groups_of_head = spec_.pack_gqa ? p_(&Params::len_padded) / spec_.group
-                                            : k_.grid_dim(0) * (block_rows(spec_) / spec_.group);
-  const I64 group_index = k_.to_i64(head_index_ * groups_of_head) +
-                          k_.to_i64(block_ * (block_rows(spec_) / spec_.group) + group);
+  const I64 group_index = index_of_group(group);
   const I64 first_scale = group_index * std::int64_t{spec_.scales};
   const bool of_rows = spec_.scales == spec_.group;
   CodeScale code;
@@ -160,7 +198,7 @@ void QuantizeRows::write_amax(F32 least_amax) {
 F32 QuantizeRows::amax_of_head() {
   const GlobalPtr maxima = maxima_of_head();
   const Var<F32> amax = k_.var(k_.f32(0.0f));
-  k_.for_range(k_.thread_idx(), k_.grid_dim(0), threads_.threads(),
+  k_.for_range(k_.thread_idx(), blocks_of_head(), threads_.threads(),
                [&](I32 block) { amax = k_.max(amax.get(), k_.load<F32>(maxima + block * 4)); });
   return amax_of_scale(0, amax);
 }
@@ -174,12 +212,14 @@ RowPart QuantizeRows::mean_of_rows() {
   const I64 first = k_.to_i64(head_index_) * k_.to_i64(p(&SmoothParams::chunks)) * row_bytes;
   const GlobalPtr sums = p(&SmoothParams::sum_partial) + first + channel_bytes;
   const Var<F32> sum = k_.var(k_.f32(0.0f));
+  const I32 chunks = sequence_ ? chunks_of(k_, *sequence_).count : p(&SmoothParams::chunks);
   of_own_channel([&] {
-    k_.for_range(k_.i32(0), p(&SmoothParams::chunks), 1, [&](I32 chunk) {
+    k_.for_range(k_.i32(0), chunks, 1, [&](I32 chunk) {
       sum = sum.get() + k_.load<F32>(sums + k_.to_i64(chunk) * row_bytes);
     });
   });
-  const F32 mean = sum.get() / k_.to_f32(p_(&Params::len));
+  const F32 rows = sequence_ ? rows_to_divide_by(k_, *sequence_) : k_.to_f32(p_(&Params::len));
+  const F32 mean = sum.get() / rows;
   k_.store(means + channel_bytes, mean);
   k_.if_(k_.block_idx(0) == 0, [&] {
     of_own_channel([&] {
@@ -195,10 +235,11 @@ void QuantizeRows::load_rows() {
   if (spec_.smooth) mean = mean_of_rows();
   const I64 row_bytes = p_(&Params::rows, &TensorParam::stride_token) * kElementBytes;
   const I32 head = spec_.pack_gqa ? head_ * PackedRows(k_).heads() : head_;
-  const GlobalPtr rows = head_of(k_, p_, &Params::rows, batch_, head);
+  GlobalPtr rows = head_of(k_, p_, &Params::rows, batch_, head);
+  if (sequence_) rows = rows + k_.to_i64(sequence_->first) * row_bytes;
   for (int pass = 0; pass < block_rows(spec_) / kRowsPerPass; ++pass) {
     const I32 index = first_row_ + row(pass);
-    const Pred is_there = index < p_(&Params::len);
+    const Pred is_there = index < len();
     const auto offset = [&] {
       return spec_.pack_gqa ? PackedRows(k_).offset(p_, &Params::rows, index)
                             : k_.to_i64(index) * row_bytes;
@@ -209,6 +250,12 @@ void QuantizeRows::load_rows() {
     }
     rows_.push_back(part);
   }
+}
+
+// Counted over all heads.
+I64 QuantizeRows::index_of_block() const {
+  if (sequence_) return first_padded_row_ / block_rows(spec_);
+  return k_.to_i64(head_index_) * k_.to_i64(k_.grid_dim(0)) + k_.to_i64(block_);
 }
 
 // Rows behind the last one stay 0. Returns the least amax of a scale.
@@ -223,12 +270,12 @@ F32 QuantizeRows::subtract_block_mean() {
   const SharedPtr table = k_.shared(column_table_bytes(threads_.held_channels()), 16);
   store_columns(k_, threads_, sums, table);
   k_.barrier();
-  const I32 left = p_(&Params::len) - first_row_;
+  const I32 left = len() - first_row_;
   const F32 total = combined_column(k_, threads_, table, add);
   const F32 mean = total / (k_.to_f32(k_.min(left, k_.i32(kMeanRows))) * kPart);
   const I32 channel_bytes = k_.thread_idx() * 4;
   k_.store(table + channel_bytes, mean);  // where this thread alone has read
-  const I64 index = k_.to_i64(head_index_) * k_.to_i64(k_.grid_dim(0)) + k_.to_i64(block_);
+  const I64 index = index_of_block();
   of_own_channel([&] {
     k_.store(k_.params<BlockMeanParams>()(&BlockMeanParams::mean) +
                  index * std::int64_t{4 * spec_.head_dim} + channel_bytes,

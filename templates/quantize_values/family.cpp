@@ -2,21 +2,24 @@
 
 #include "templates/quantize_values/params.h"
 #include "templates/quantize_values/spec.h"
+#include "templates/shared/params.h"
 
 namespace sagegen::quantize_values {
 namespace {
 
 std::vector<Section> describe(const View& v) {
-  return {{"what it computes",
-           {fmt::format("head_dim {}, input {}", v.spec.head_dim, to_string(v.spec.io)),
-            fmt::format("V{}: {} codes, one f32 scale per channel = amax / {}; {}",
-                        v.spec.smooth ? " less its mean over the keys" : "",
-                        to_string(v.spec.codes), largest_v_code(v.spec.codes, v.spec.octaves),
-                        v.spec.codes == DType::e4m3
-                            ? "stored channel-major [batch, kv_heads, channels, keys], every 16 "
-                              "keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15"
-                            : "keys in order"),
-            fmt::format("grid (padded kv_len / {}, kv_heads, batch)", kKeys)}}};
+  Sentences lines{
+      fmt::format("head_dim {}, input {}", v.spec.head_dim, to_string(v.spec.io)),
+      fmt::format("V{}: {} codes, one f32 scale per channel = amax / {}; {}",
+                  v.spec.smooth ? " less its mean over the keys" : "", to_string(v.spec.codes),
+                  largest_v_code(v.spec.codes, v.spec.octaves),
+                  v.spec.codes == DType::e4m3
+                      ? "stored channel-major [batch, kv_heads, channels, keys], every 16 "
+                        "keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15"
+                      : "keys in order"),
+      fmt::format("grid (padded kv_len / {}, kv_heads, batch)", kKeys)};
+  if (v.spec.varlen) lines.push_back(kPackedSequences);
+  return {{"what it computes", lines}};
 }
 
 std::string octaves_advice(int) {
@@ -34,7 +37,8 @@ const FamilyOf<Spec>& family() {
                field<&Spec::io>("io", "", io_types(), io_advice),
                field<&Spec::codes>("codes", "", value_code_types(), value_codes_advice),
                later(field<&Spec::octaves>("octaves", "o", range(0, kMaxOctaves), octaves_advice)),
-               flag<&Spec::smooth>("smooth", "smooth")},
+               flag<&Spec::smooth>("smooth", "smooth"),
+               later(flag<&Spec::varlen>("varlen", "varlen"))},
       .rules = {{{[](const View& v) {
                     return v.spec.codes == DType::e4m3 && !v.target.has(Feature::fp8_mma);
                   },
@@ -68,6 +72,7 @@ const FamilyOf<Spec>& family() {
             ParamLayout layout;
             layout.add<Params>();
             if (v.spec.smooth) layout.add<SmoothParams>();
+            if (v.spec.varlen) layout.add<KeySequences>();
             return layout;
           },
       .describe = describe,

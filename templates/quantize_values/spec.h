@@ -12,6 +12,7 @@ struct Spec {
   DType codes = DType::e4m3;  // or f16
   int octaves = 0;            // by which codes end below 448 (e4m3) or 1024 (f16)
   bool smooth = false;        // subtracts the mean over the keys, per channel
+  bool varlen = false;        // batches of packed sequences (shared/params.h)
 };
 
 inline constexpr int kKeys = 64;  // of one block

@@ -8,6 +8,7 @@
 #include "templates/quantize_values/params.h"
 #include "templates/quantize_values/spec.h"
 #include "templates/shared/rows.h"
+#include "templates/shared/sequence.h"
 
 namespace sagegen::quantize_values {
 
@@ -17,21 +18,36 @@ namespace {
 
 struct Block {
   I32 first_key, head, batch, head_index;
-  GlobalPtr values;  // the block's first key
+  I32 index, first_code;  // of the head of the codes, and the block's first row there
+  GlobalPtr values;       // the block's first key
   I64 row_bytes;
-  I32 left;  // keys from the first on; not positive if the block is padding
+  I32 left;                          // keys from the first on; not positive if the block is padding
+  std::optional<Sequence> sequence;  // varlen
 };
 
-Block locate(KernelBuilder& k, const ParamReader<Params>& p) {
+Block locate(KernelBuilder& k, const ParamReader<Params>& p, const Spec& spec) {
   Block b;
   b.first_key = k.block_idx(0) * kKeys;
   b.head = k.block_idx(1);
   b.batch = k.block_idx(2);
-  b.head_index = b.batch * k.grid_dim(1) + b.head;
+  b.head_index = b.index = b.batch * k.grid_dim(1) + b.head;
+  b.first_code = b.first_key;
   b.row_bytes = p(&Params::v, &TensorParam::stride_token) * kElementBytes;
   b.values = head_of(k, p, &Params::v, b.batch, b.head) + k.to_i64(b.first_key) * b.row_bytes;
   b.left = p(&Params::kv_len) - b.first_key;
+  if (!spec.varlen) return b;
+  b.sequence = sequence_of<SequencesOf::keys>(k, b.batch);
+  b.index = b.batch * k.params<KeySequences>()(&KeySequences::heads) + b.head;
+  b.first_code = b.sequence->start + b.first_key;
+  b.values = b.values + k.to_i64(b.sequence->first) * b.row_bytes;
+  b.left = b.sequence->len - b.first_key;
   return b;
+}
+
+// From one channel, or head of rows, of the codes to the next.
+I64 rows_of_head(KernelBuilder& k, const ParamReader<Params>& p, const Block& block) {
+  return k.to_i64(block.sequence ? k.params<KeySequences>()(&KeySequences::head_rows)
+                                 : p(&Params::kv_len_padded));
 }
 
 // What quantizes a channel: in shared memory, f32 [channel] each.
@@ -50,10 +66,12 @@ F32 mean_of_channel(KernelBuilder& k, DType io, F32 sum, F32 keys, F32 least, F3
 
 // Inverse scale, and mean, of this thread's channel, of padding 0, shared with the block. The caller has to wait.
 Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Spec& spec,
-                        I32 head_index) {
+                        const Block& block) {
+  const I32 head_index = block.head_index;
   const int head_dim = spec.head_dim, padded = threads(spec);
   const auto of_channel = [&](const auto& body) { of_own_channel(k, padded, head_dim, body); };
   const I32 chunks = p(&Params::chunks);
+  const I32 there = block.sequence ? chunks_of(k, *block.sequence).count : chunks;
   const I64 first = k.to_i64(head_index) * k.to_i64(chunks) * std::int64_t{4 * head_dim};
   const I32 channel_bytes = k.thread_idx() * 4;
   const I64 of_head = k.to_i64(head_index) * std::int64_t{4 * head_dim};
@@ -62,7 +80,7 @@ Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Sp
     const Var<F32> total = k.var(k.f32(start));
     const GlobalPtr from = partials + first + channel_bytes;
     of_channel([&] {
-      k.for_range(k.i32(0), chunks, 1, [&](I32 chunk) {
+      k.for_range(k.i32(0), there, 1, [&](I32 chunk) {
         const F32 one = k.load<F32>(from + k.to_i64(chunk) * std::int64_t{4 * head_dim});
         total = combine(k, total, one);
       });
@@ -78,7 +96,9 @@ Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Sp
     const F32 least = over_keys(partials(&SmoothParams::least_partial), kLargest, sagegen::least);
     const F32 largest =
         over_keys(partials(&SmoothParams::largest_partial), -kLargest, sagegen::largest);
-    const F32 mean = mean_of_channel(k, spec.io, sum, k.to_f32(p(&Params::kv_len)), least, largest);
+    const F32 keys =
+        block.sequence ? rows_to_divide_by(k, *block.sequence) : k.to_f32(p(&Params::kv_len));
+    const F32 mean = mean_of_channel(k, spec.io, sum, keys, least, largest);
     amax = k.max(largest - mean, mean - least);
     channels.means = k.shared(4 * padded, 16);
     k.store(*channels.means + channel_bytes, mean);
@@ -98,9 +118,8 @@ Channels share_channels(KernelBuilder& k, const ParamReader<Params>& p, const Sp
 
 // Reading a 16-bit tile as if for P V hands every lane the keys of one channel in the order that the FP8
 // operand wants: 2t, 2t + 1, 2t + 8, 2t + 9 of every 16.
-void to_fp8(KernelBuilder& k, const Spec& spec) {
+void to_fp8(KernelBuilder& k, const Spec& spec, const Block& block) {
   const auto p = k.params<Params>();
-  const Block block = locate(k, p);
   const int block_threads = threads(spec), stored = value_channels(spec.head_dim);
   const TileLayout in_layout = OperandV::layout(spec.io, kKeys, block_threads);
   const TileLayout out_layout = OperandV::layout(DType::e4m3, kKeys, block_threads);
@@ -111,7 +130,7 @@ void to_fp8(KernelBuilder& k, const Spec& spec) {
   copy_rows_async(k, in, {block.values, block.row_bytes, source_bytes}, k.thread_idx(),
                   block_threads, block.left);
   k.cp_async_commit();
-  const Channels channels = share_channels(k, p, spec, block.head_index);
+  const Channels channels = share_channels(k, p, spec, block);
   k.cp_async_wait(0);
   k.barrier();
 
@@ -143,26 +162,24 @@ void to_fp8(KernelBuilder& k, const Spec& spec) {
     }
   }
   k.barrier();
-  const I64 padded = k.to_i64(p(&Params::kv_len_padded));
-  const GlobalPtr to = p(&Params::codes) +
-                       k.to_i64(block.head_index) * padded * std::int64_t{stored} +
-                       k.to_i64(block.first_key);
+  const I64 padded = rows_of_head(k, p, block);
+  const GlobalPtr to = p(&Params::codes) + k.to_i64(block.index) * padded * std::int64_t{stored} +
+                       k.to_i64(block.first_code);
   store_tile(k, out, k.thread_idx(), block_threads, to, padded, k.i32(stored));
 }
 
-void to_f16(KernelBuilder& k, const Spec& spec) {
+void to_f16(KernelBuilder& k, const Spec& spec, const Block& block) {
   const auto p = k.params<Params>();
-  const Block block = locate(k, p);
   const int stored = value_channels(spec.head_dim);
   const RowThreads threads(k, spec.head_dim, stored);
-  const Channels channels = share_channels(k, p, spec, block.head_index);
+  const Channels channels = share_channels(k, p, spec, block);
   k.barrier();
   const I32 of_channels = threads.channel() * 4;
   const RowPart inverse = load_f32x8(k, channels.inverses + of_channels);
   RowPart mean;
   if (channels.means) mean = load_f32x8(k, *channels.means + of_channels);
   const I64 first_row =
-      k.to_i64(block.head_index) * k.to_i64(p(&Params::kv_len_padded)) + k.to_i64(block.first_key);
+      k.to_i64(block.index) * rows_of_head(k, p, block) + k.to_i64(block.first_code);
   const GlobalPtr to = p(&Params::codes) + first_row * (stored * kElementBytes);
   for (int pass = 0; pass < kKeys / kRowsPerPass; ++pass) {
     const I32 row = threads.row() + pass * kRowsPerPass;
@@ -186,7 +203,10 @@ void to_f16(KernelBuilder& k, const Spec& spec) {
 
 void build(KernelBuilder& k, const Kernel& kernel) {
   const Spec& spec = kernel.view(family()).spec;
-  (spec.codes == DType::e4m3 ? to_fp8 : to_f16)(k, spec);
+  const Block block = locate(k, k.params<Params>(), spec);
+  const auto quantize = [&] { (spec.codes == DType::e4m3 ? to_fp8 : to_f16)(k, spec, block); };
+  if (!block.sequence) return quantize();
+  k.if_(block.first_key < block.sequence->padded, quantize);
 }
 
 }  // namespace sagegen::quantize_values

@@ -1,6 +1,7 @@
 // Blocks of launch parameters that several families have.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <string_view>
@@ -38,5 +39,56 @@ struct PackParams {
             .shift = shift};
   }
 };
+
+// Sequences of different lengths, packed one after the other. Lengths lie on the device, as sums: sequence b of a batch has
+// rows sums[b] to sums[b + 1] - 1 of the packed tensor. The host knows bounds of them; grids and workspace follow from these.
+//
+// In the workspace, sequence b of a head begins at row (sums[b] / granule + b) * granule: no kernel has to know how
+// long the padded sequences before it are. Each has room for ceil(len / granule) granules and for one at least, as the
+// next one begins so many later, and (total / granule + batch) * granule rows are enough for all.
+enum class SequencesOf { rows, queries, keys };
+
+template <SequencesOf Of>
+struct SequenceParams {
+  Address sums;          // i32 [B + 1]; 0: no packed call, all sequences are as long as they may be
+  std::int32_t total;    // rows of the packed tensor; else of a sequence
+  std::int32_t longest;  // rows that a sequence may have
+  std::int32_t granule;  // rows: a power of two
+  std::int32_t head_rows;  // from one head of the workspace to the next
+  std::int32_t heads;      // from one batch to the next; 0 if packed: all batches lie in a head
+
+  static constexpr std::string_view kName = Of == SequencesOf::rows      ? "sequences"
+                                            : Of == SequencesOf::queries ? "query_sequences"
+                                                                         : "key_sequences";
+  static std::vector<ParamField> fields() {
+    using P = SequenceParams;
+    return {param_field("sums", &P::sums),           param_field("total", &P::total),
+            param_field("longest", &P::longest),     param_field("granule", &P::granule),
+            param_field("head_rows", &P::head_rows), param_field("heads", &P::heads)};
+  }
+};
+using RowSequences = SequenceParams<SequencesOf::rows>;
+using QuerySequences = SequenceParams<SequencesOf::queries>;
+using KeySequences = SequenceParams<SequencesOf::keys>;
+
+// Rows of a head of the workspace.
+constexpr std::int64_t packed_rows(std::int64_t total, std::int64_t batch, std::int64_t granule) {
+  return (total / granule + batch) * granule;
+}
+
+// For `sagegen inspect`.
+inline constexpr const char* kPackedSequences =
+    "sequences of a batch may be packed: it reads their lengths on the device, and grids are those "
+    "of the largest";
+
+// Keys are reduced in chunks (kv_statistics): enough of them that the reduction fills a GPU, few enough that reading
+// the partial results back costs nothing. Those of a sequence depend on its own length, as do the sums of its chunks.
+inline constexpr int kKeysPerChunk = 512;
+inline constexpr int kMostChunks = 16;
+inline constexpr int kChunkStep = 64;
+// The most that sequences of up to so many keys have.
+constexpr std::int64_t most_chunks(std::int64_t keys) {
+  return std::clamp<std::int64_t>((keys + kKeysPerChunk - 1) / kKeysPerChunk, 1, kMostChunks);
+}
 
 }  // namespace sagegen

@@ -1101,5 +1101,71 @@ class Refusals(RunTest):
         self.assertIn("no GPU:", result.out)
 
 
+PACKED = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64)
+
+
+@unittest.skipUnless(GENERATOR, "kernels with varlen are not embedded")
+class Packed(RunTest):
+    def test_each_sequence_is_judged(self):
+        for more in ((), ("--mode", "int4-fp8"), ("--mode", "16bit", "--layout", "nhd"),
+                     ("--granularity", "per_tensor", "--dtype", "bf16"), ("--window", "20,3", "--bias", "bhqk")):
+            report = self.run_json(*PACKED, "--seqlens", "100,37,0,130", "--kv-seqlens", "64,0,5,200", "--causal",
+                                   "bottom-right", "--kv-heads", 1, *more)
+            self.assertTrue(all("_varlen" in kernel for kernel in report["kernels"]))
+            self.assertTrue(report["passed"])
+            self.assertEqual(report["findings"], [])
+            sequences = report["sequences"]
+            self.assertEqual([one["q_len"] for one in sequences], [100, 37, 0, 130])
+            self.assertEqual([one["kv_len"] for one in sequences], [64, 0, 5, 200])
+            self.assertTrue(all(one["passed"] for one in sequences))
+            self.assertGreater(sequences[3]["relative_l1"], 0)
+            self.assertLessEqual(sequences[3]["relative_l1"], sequences[3]["bound"]["relative_l1"])
+
+    def test_text(self):
+        text = self.expect(OK, "run", *PACKED, "--seqlens", "10,0,65", "--kv-seqlens", "0,3,65").out
+        for part in ("passed  sequence 0: 10 queries, 0 keys: no keys", "passed  sequence 1: 0 queries, 3 keys: no queries",
+                     "passed  sequence 2: 65 queries, 65 keys: relative L1", "findings 0"):
+            self.assertIn(part, text)
+
+    def test_lengths_of_keys_are_those_of_queries(self):
+        sequences = self.run_json(*PACKED, "--seqlens", "3,70")["sequences"]
+        self.assertEqual([one["kv_len"] for one in sequences], [3, 70])
+
+    def test_a_named_kernel(self):
+        key = "sage_fwd_d64_bf16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_varlen__q128k64w4s2__sm89"
+        self.assertTrue(self.run_json(key, "--device", "emulator", "--seqlens", "3,70")["passed"])
+        self.assertTrue(self.run_json(key, "--device", "emulator", "--q-len", 70)["passed"])
+        plain = key.replace("_varlen", "")
+        result = sagegen("run", plain, "--device", "emulator", "--seqlens", "3,70")
+        self.assertNotEqual(result.code, OK)
+        self.assertIn("take one with varlen=true", result.err)
+
+    def test_a_broken_kernel_fails(self):
+        self.expect(OK, "emit", "--out", self.path("ptx"),
+                    *self.run_json(*PACKED, "--seqlens", "70,30")["kernels"])
+        files = [self.path("ptx") + "/" + name for name in os.listdir(self.path("ptx")) if name.startswith("sage_fwd")]
+        self.assertEqual(len(files), 1)
+        with open(files[0], encoding="utf-8") as file:
+            text = file.read()
+        start = re.compile(r"mad\.lo\.s32(\s+)(%r\d+), %r\d+, %r\d+, (%r\d+);")
+        self.assertRegex(text, start)
+        with open(files[0], "w", encoding="utf-8") as file:
+            file.write(start.sub(r"mov.b32\1\2, \3;", text, count=1))
+        report = self.run_json(*PACKED, "--seqlens", "70,30", "--ptx", self.path("ptx"), code=CHECK_FAILED)
+        self.assertFalse(report["passed"])
+        self.assertTrue(report["sequences"][0]["passed"])
+        self.assertFalse(report["sequences"][1]["passed"])
+
+    def test_refusals(self):
+        for lengths in ("", "a", "3,", ",3", "3,,4", "-1", "3;4", "16777217", "1.5"):
+            self.expect_error(USAGE, "usage error", ["--seqlens"], "run", *PACKED, "--seqlens", lengths)
+        self.expect_error(USAGE, "usage error", ["--kv-seqlens 3 is refused", "give as many"], "run", *PACKED, "--seqlens",
+                          "3,4", "--kv-seqlens", "3")
+        self.expect_error(USAGE, "usage error", ["--kv-seqlens"], "run", *PACKED, "--kv-seqlens", "3")
+        for own in (("--batch", 2), ("--q-len", 3), ("--kv-len", 3), ("--out", self.path("o.safetensors"))):
+            self.expect_error(USAGE, "usage error", [own[0], "refused beside --seqlens"], "run", *PACKED, "--seqlens",
+                              "3,4", *own)
+
+
 if __name__ == "__main__":
     unittest.main()

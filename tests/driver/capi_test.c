@@ -83,7 +83,8 @@ static sagegen_tensor hnd(uint64_t data) {
   return (sagegen_tensor){data, (int64_t)kElements, (int64_t)kTokens * kChannels, kChannels};
 }
 
-static const sagegen_shape kShape = {1, kHeads, kHeads, kTokens, kTokens};
+static const sagegen_shape kShape = {
+    .batch = 1, .q_heads = kHeads, .kv_heads = kHeads, .q_len = kTokens, .kv_len = kTokens};
 
 static void test_attention(sagegen_device* device, const char* mode, sagegen_mask mask) {
   static uint16_t inputs[3][kElements], outputs[2][kElements];
@@ -135,7 +136,8 @@ static void test_attention(sagegen_device* device, const char* mode, sagegen_mas
                sagegen_attention_run(plan, &kShape, &arguments, workspace, 256, NULL), "workspace");
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
                sagegen_attention_run(plan, NULL, &arguments, workspace, bytes, NULL), "shape");
-  const sagegen_shape uneven = {1, 3, 2, kTokens, kTokens};
+  const sagegen_shape uneven = {
+    .batch = 1, .q_heads = 3, .kv_heads = 2, .q_len = kTokens, .kv_len = kTokens};
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_workspace_bytes(plan, &uneven, &bytes),
                "kv_heads");
   sagegen_arguments tilted = arguments;
@@ -183,7 +185,8 @@ static void test_mods(sagegen_device* device) {
   static uint16_t inputs[3][kElements], outputs[2][kOut];
   static double exact[kOut], exact_lse[kRows];
   static float lse[kRows];
-  const sagegen_shape shape = {1, kHeads, kHeads, kQueries, kTokens};
+  const sagegen_shape shape = {
+    .batch = 1, .q_heads = kHeads, .kv_heads = kHeads, .q_len = kQueries, .kv_len = kTokens};
   const float sinks[kHeads] = {2.5f, -1.0f};
   uint64_t memory[6], workspace = 0;
   const size_t sizes[6] = {sizeof inputs[0],  sizeof inputs[1], sizeof inputs[2],
@@ -436,7 +439,8 @@ _Static_assert(sizeof(sagegen_attention_options) == 32, "unchanged");
 static double error_with(sagegen_device* device, sagegen_smoothing smoothing, const char* mode) {
   enum { kWide = 128, kRows = 70, kCount = kRows * kWide };
   static _Alignas(16) uint16_t q[kCount], k[kCount], v[kCount], o[kCount];
-  const sagegen_shape shape = {1, 1, 1, kRows, kRows};
+  const sagegen_shape shape = {
+    .batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = kRows, .kv_len = kRows};
   for (int i = 0; i < kCount; ++i) {
     /* f16: 4 and -4 by channel; 513 in the channels of 4 of odd tokens, else 512, which one scale makes
      * the same code; 1.75 in odd tokens, else 0 */
@@ -628,6 +632,103 @@ static void test_mode_map(sagegen_device* device) {
   sagegen_mode_map_destroy(NULL);
 }
 
+/* Two sequences in one packed call, by a kernel that is not embedded, against each as a batch of its own. */
+static void test_packed(sagegen_device* device, const char* ptx_directory) {
+  enum { kLengths = 3 };
+  static uint16_t inputs[3][kElements], outputs[2][kElements];
+  static float lse[2][kHeads * kTokens];
+  const int32_t sums[kLengths] = {0, 45, kTokens};
+  sagegen_shape shape = {.batch = 2,
+                         .q_heads = kHeads,
+                         .kv_heads = kHeads,
+                         .q_len = kTokens,
+                         .kv_len = kTokens,
+                         .total_q = kTokens,
+                         .total_kv = kTokens};
+  uint64_t memory[6], workspace = 0;
+  const size_t sizes[6] = {kElements * 2, kElements * 2, kElements * 2,
+                           kElements * 2, sizeof lse[0], sizeof sums};
+  size_t bytes = 0;
+  for (int i = 0; i < 6; ++i)
+    EXPECT(sagegen_memory_alloc(device, sizes[i], &memory[i]) == SAGEGEN_OK);
+  for (uint32_t i = 0; i < 3; ++i) {
+    fill(inputs[i], i + 21);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], sizes[i]) == SAGEGEN_OK);
+  }
+  EXPECT(sagegen_memory_upload(device, memory[5], sums, sizeof sums) == SAGEGEN_OK);
+  sagegen_arguments arguments = {.q = hnd(memory[0]),
+                                 .k = hnd(memory[1]),
+                                 .v = hnd(memory[2]),
+                                 .o = hnd(memory[3]),
+                                 .lse = memory[4],
+                                 .cu_seqlens_q = memory[5],
+                                 .cu_seqlens_kv = memory[5]};
+
+  sagegen_attention* plan = NULL;
+  const sagegen_attention_options embedded = {.head_dim = kChannels, .dtype = SAGEGEN_BF16};
+  EXPECT(sagegen_attention_create(device, &embedded, &plan) == SAGEGEN_OK);
+  EXPECT(sagegen_attention_workspace_bytes(plan, &shape, &bytes) == SAGEGEN_OK && bytes > 0);
+  EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+               sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL),
+               "take one with varlen=true");
+  sagegen_attention_destroy(plan);
+  plan = NULL;
+
+  const sagegen_attention_options options = {.mode = "head_dim=64 io=bf16 varlen=true",
+                                             .ptx_directory = ptx_directory};
+  if (ptx_directory == NULL) {
+    EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &options, &plan), "_varlen_");
+    printf("packed sequences: not run, as no PTX of them is given\n");
+  } else {
+    EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  }
+  if (plan != NULL) {
+    EXPECT(strstr(sagegen_attention_kernel(plan), "_varlen_") != NULL);
+    EXPECT(sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[0], memory[3], sizes[3]) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, lse[0], memory[4], sizes[4]) == SAGEGEN_OK);
+    /* Each by itself: the same plan, and nothing packed. */
+    for (int b = 0; b < 2; ++b) {
+      const int64_t first = sums[b], count = sums[b + 1] - first;
+      const uint64_t skipped = (uint64_t)first * kChannels * 2;
+      const sagegen_shape one = {
+          .batch = 1, .q_heads = kHeads, .kv_heads = kHeads, .q_len = count, .kv_len = count};
+      sagegen_arguments alone = {.q = hnd(memory[0] + skipped),
+                                 .k = hnd(memory[1] + skipped),
+                                 .v = hnd(memory[2] + skipped),
+                                 .o = hnd(memory[3] + skipped),
+                                 .lse = memory[4]};
+      EXPECT(sagegen_attention_run(plan, &one, &alone, workspace, bytes, NULL) == SAGEGEN_OK);
+      EXPECT(sagegen_memory_download(device, outputs[1], memory[3], sizes[3]) == SAGEGEN_OK);
+      EXPECT(sagegen_memory_download(device, lse[1], memory[4], sizes[4]) == SAGEGEN_OK);
+      for (int h = 0; h < kHeads; ++h) {
+        const size_t row = (size_t)h * kTokens + (size_t)first;
+        EXPECT(memcmp(outputs[0] + row * kChannels, outputs[1] + row * kChannels,
+                      (size_t)count * kChannels * 2) == 0);
+        EXPECT(memcmp(lse[0] + row, lse[1] + (size_t)(h * count), (size_t)count * sizeof(float)) ==
+               0);
+      }
+    }
+    arguments.cu_seqlens_kv = 0;
+    EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+                 sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL),
+                 "cu_seqlens_q is given without cu_seqlens_kv");
+    arguments.cu_seqlens_q = 0;
+    EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR,
+                 sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL),
+                 "total_q is 70, and cu_seqlens_q is not given");
+    sagegen_attention_destroy(plan);
+  }
+  shape.total_kv = -1;
+  EXPECT(sagegen_attention_create(device, &embedded, &plan) == SAGEGEN_OK);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_workspace_bytes(plan, &shape, &bytes),
+               "total_kv is -1");
+  sagegen_attention_destroy(plan);
+  for (int i = 0; i < 6; ++i) EXPECT(sagegen_memory_free(device, memory[i]) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
+}
+
 static void test_misuse(sagegen_device* device) {
   sagegen_device* none = NULL;
   sagegen_attention* plan = NULL;
@@ -674,7 +775,7 @@ static void test_misuse(sagegen_device* device) {
   sagegen_attention_destroy(NULL);
 }
 
-int main(void) {
+int main(int argc, char** argv) { /* a directory with PTX of kernels that are not embedded, or nothing */
   sagegen_device* device = NULL;
   EXPECT(sagegen_device_create("emulator:sm_89", &device) == SAGEGEN_OK);
   if (device == NULL) return 1;
@@ -692,6 +793,7 @@ int main(void) {
   test_errors_name_what_was_asked();
   test_unquantized_modes(device);
   test_unreadable_ptx(device);
+  test_packed(device, argc > 1 ? argv[1] : NULL);
   test_misuse(device);
   sagegen_device_destroy(device);
   printf("%d failures\n", failures);

@@ -1,6 +1,7 @@
 // `sagegen run`: attention on a device, judged against exact attention and against a double-precision model
 // of the same quantization.
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -27,6 +28,7 @@
 #include "tools/sagegen/run_judge.h"
 #include "tools/sagegen/run_kernel.h"
 #include "tools/sagegen/run_mods.h"
+#include "tools/sagegen/run_packed.h"
 
 namespace sagegen::cli {
 namespace {
@@ -37,6 +39,7 @@ struct RunCommand {
   ModOptions mods;
   std::string device = "auto", target, ptx, out;
   bool lse = false;
+  std::string seqlens, kv_seqlens;  // of packed sequences; empty: none are packed
   JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
@@ -72,6 +75,7 @@ bool has_ptx(const runtime::ArtifactSource& source, const Kernel& kernel) {
 Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
   const auto kernel_of = [&](int head_dim) {
     attention::Spec asked{.head_dim = head_dim, .io = inputs.io, .causal = inputs.values.causal};
+    asked.varlen = !command.seqlens.empty();
     ask_for_mods(command.mods, asked);
     return kernel_by_words(command.kernel, asked, on.target);
   };
@@ -266,7 +270,7 @@ Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator
   return passed ? Exit::ok : Exit::check_failed;
 }
 
-// ---- a set ----------------------------------------------------------------------------------------
+// ---- many results ---------------------------------------------------------------------------------
 
 struct SetLine {
   std::string key;
@@ -303,6 +307,130 @@ SetLine line_of(const Kernel& kernel, const AttentionJob& job, const RunDevice& 
   }
   return line;
 }
+
+// ---- packed sequences -----------------------------------------------------------------------------
+
+// "100,37,0,512"
+std::vector<std::int64_t> lengths_of(const char* option, const std::string& text) {
+  constexpr std::int64_t kLongest = std::int64_t{1} << 24;
+  std::vector<std::int64_t> lengths;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  for (;; ++at) {
+    std::int64_t length = -1;
+    const auto [stop, error] = std::from_chars(at, end, length);
+    if (error != std::errc() || length < 0 || length > kLongest || (stop != end && *stop != ',')) {
+      throw UsageError(
+          fmt::format("{} {} is refused: it is the lengths of the sequences, each from 0 to {}, as "
+                      "in 100,37,0,512",
+                      option, text, kLongest));
+    }
+    lengths.push_back(length);
+    if (stop == end) return lengths;
+    at = stop;
+  }
+}
+
+SequenceLengths lengths_of(const RunCommand& command) {
+  SequenceLengths lengths;
+  lengths.queries = lengths_of("--seqlens", command.seqlens);
+  lengths.keys =
+      command.kv_seqlens.empty() ? lengths.queries : lengths_of("--kv-seqlens", command.kv_seqlens);
+  if (lengths.queries.size() != lengths.keys.size()) {
+    throw UsageError(fmt::format(
+        "--kv-seqlens {} is refused: it has {} sequences and --seqlens {}; give as many",
+        command.kv_seqlens, lengths.keys.size(), lengths.queries.size()));
+  }
+  return lengths;
+}
+
+// A batch of the largest lengths, of which each sequence has the first rows.
+InputOptions inputs_of_lengths(InputOptions input, const SequenceLengths& lengths) {
+  const auto most = [](const std::vector<std::int64_t>& of) {
+    return std::max<std::int64_t>(std::ranges::max(of), 1);
+  };
+  input.shape.batch = static_cast<std::int64_t>(lengths.queries.size());
+  input.shape.q_len = most(lengths.queries);
+  input.shape.kv_len = most(lengths.keys);
+  return input;
+}
+
+// The result of a sequence, judged as a batch of its own; one without keys has its own rule.
+SetLine line_of_sequence(const RunCommand& command, const AttentionJob& packed,
+                         const Kernel& kernel, const SequenceLengths& lengths, std::size_t sequence,
+                         const RunDevice& on, const AttentionResult& result) {
+  const std::int64_t q_len = lengths.queries[sequence], kv_len = lengths.keys[sequence];
+  SetLine line;
+  line.key = fmt::format("sequence {}", sequence);
+  const AttentionJob job =
+      job_of_sequence(packed, kernel, lengths, sequence, command.mods, command.input.seed);
+  if (q_len == 0) {
+    line.text = "no queries";
+    line.passed = result.findings.empty();
+  } else if (kv_len == 0 && !result.o.empty()) {
+    line.passed = is_of_no_keys(job, result) && result.findings.empty();
+    line.text =
+        line.passed ? "no keys: O is 0" : "no keys, and O or its LSE is not what that gives";
+  } else {
+    line = line_of(kernel, job, on, result, command.judge);
+    line.key = fmt::format("sequence {}", sequence);
+  }
+  Json fields{{"q_len", q_len}, {"kv_len", kv_len}, {"passed", line.passed}};
+  if (!line.fields.is_null()) fields.update(line.fields);
+  line.fields = fields;
+  line.text = fmt::format("{} queries, {} keys: {}", q_len, kv_len, line.text);
+  return line;
+}
+
+Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& emulator,
+                   Output& output) {
+  const SequenceLengths lengths = lengths_of(command);
+  const InputOptions input = inputs_of_lengths(command.input, lengths);
+  const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
+  if (named) validate_attention(*named);
+  const RunInputs inputs = load_run_inputs(named ? inputs_of_kernel(input, *named) : input);
+  if (named) check_channels(inputs, *named);
+  if (named) check_mods(command.mods, {*named});
+  const RunDevice on = open_run_device(
+      command.device, named ? to_string(named->target()) : command.target, emulator);
+  check_emulator_options(command, on.name);
+  const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
+  const AttentionJob job = job_of(command, inputs, kernel, on);
+  const attention::Plan plan(on.device, kernel, job.source);
+  const auto rows = [](const std::vector<std::int64_t>& of) {
+    std::int64_t sum = 0;
+    for (const std::int64_t length : of) sum += length;
+    return std::max<std::int64_t>(sum, 1);
+  };
+  PackedCall call(job, on, plan, rows(lengths.queries), rows(lengths.keys));
+  call.set(job.inputs, lengths);
+  std::optional<InterruptScope> interruptible;
+  if (on.emulator) interruptible.emplace();
+  output.progress(fmt::format("running on {}", on.name));
+  const std::vector<AttentionResult> results = call.run();
+
+  AttentionResult shown = results.front();
+  shown.run_ms = call.run_ms();
+  Json fields = setup_json(command, inputs, job, on, shown);
+  std::string text = setup_text(command, inputs, job, on, shown) + "\n";
+  Json sequences = Json::array();
+  bool passed = true;
+  for (std::size_t b = 0; b < results.size(); ++b) {
+    const SetLine line = line_of_sequence(command, job, kernel, lengths, b, on, results[b]);
+    passed = passed && line.passed;
+    text += fmt::format("{:<6}  {}: {}\n", line.passed ? "passed" : "FAILED", line.key, line.text);
+    sequences.push_back(line.fields);
+  }
+  fields["sequences"] = sequences;
+  fields["passed"] = passed;
+  fields["findings"] = findings_json(shown.findings);
+  if (on.emulator) text += findings_text(shown.findings);
+  output.text(text);
+  output.json(fields);
+  return passed ? Exit::ok : Exit::check_failed;
+}
+
+// ---- a set ----------------------------------------------------------------------------------------
 
 SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
                           const runtime::EmulatorOptions& emulator) {
@@ -368,6 +496,7 @@ Exit run_command(const RunCommand& command, Output& output) {
   runtime::EmulatorOptions emulator = command.emulator;
   emulator.interrupt = interrupt_flag();
   emulator.progress = std::make_shared<runtime::LaunchProgress>();
+  if (!command.seqlens.empty()) return run_sequences(command, emulator, output);
   return command.kernel.set_file.empty() ? run_one(command, emulator, output)
                                          : run_set(command, emulator, output);
 }
@@ -398,9 +527,22 @@ void define_run(CLI::App& app, RunCommand& command) {
                  "generator, embedded, a directory with <key>.ptx files, which may be edited, or a "
                  "bundle, as generated/kernels.bundle (default: generator if it is built in)");
   command.emulator_only = define_emulator_options(app, command.emulator);
+  CLI::Option* seqlens =
+      app.add_option("--seqlens", command.seqlens,
+                     "N,N,...: packed sequences of so many queries, each judged; kernels read the "
+                     "lengths on the device (varlen)");
+  refuse_empty(seqlens);
+  refuse_beside(seqlens, command.kernel.of_set, "its kernels are run one by one on a dense batch");
+  for (const char* own : {"--batch", "--q-len", "--kv-len", "--input"})
+    refuse_beside(app.get_option(own), seqlens, "the lengths of the sequences say the shape");
+  CLI::Option* kv_seqlens =
+      app.add_option("--kv-seqlens", command.kv_seqlens, "of their keys (default: as --seqlens)");
+  refuse_empty(kv_seqlens);
+  refuse_without(kv_seqlens, seqlens);
   CLI::Option* out = app.add_option("--out", command.out, "write o and lse to a safetensors file");
   refuse_empty(out);
   refuse_beside(out, command.kernel.of_set, "it holds the result of one kernel");
+  refuse_beside(out, seqlens, "it holds the result of one shape");
 }
 
 }  // namespace
@@ -414,6 +556,7 @@ void add_run(App& app) {
       "  sagegen run --device emulator --target sm_80 --mode int8-fp16 --granularity per_block "
       "--json\n"
       "  sagegen run --causal bottom-right --window 128,0 --sinks 0\n"
+      "  sagegen run --seqlens 100,37,0,512 --causal bottom-right\n"
       "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
       "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"
       "  sagegen run --set mine.toml --q-len 200           every attention kernel of a set, each "

@@ -112,6 +112,9 @@ typedef struct sagegen_attention_options {
 
 typedef struct sagegen_shape {
   int64_t batch, q_heads, kv_heads, q_len, kv_len; /* kv_heads divides q_heads */
+  /* Of packed sequences (cu_seqlens_q below): the rows of all of them together; q_len and kv_len are the most that one
+   * of them may have. 0: nothing is packed. */
+  int64_t total_q, total_kv;
 } sagegen_shape;
 
 /* Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim;
@@ -144,7 +147,7 @@ typedef struct sagegen_mod_argument {
  * K and their sums, too: nothing checks that on the device, and a NaN or infinity in them leaves O undefined. */
 typedef struct sagegen_arguments {
   sagegen_tensor q, k, v, o;
-  /* f32 [batch, q_heads, q_len], natural logarithm; 0: not wanted. Of the weights in use, P as rounded.
+  /* f32 [batch, q_heads, q_len], or [q_heads, total_q] of packed sequences, natural logarithm; 0: not wanted. Of the weights in use, P as rounded.
    * Beside what the codes of Q and K change in the scores, that costs at most 1/16, plus 2.2e-6 for each
    * key whose weight is less than 3.5e-5 of the largest, with FP8 P; with FP16 P 2^-11 and 1.2e-7 per
    * key, with BF16 P 2^-8 and 8.2e-8 per key. Usually it is far less. */
@@ -154,6 +157,13 @@ typedef struct sagegen_arguments {
   int32_t causal_alignment;         /* sagegen_causal_alignment; also of windows */
   const sagegen_mod_argument* mods; /* mod_count of them */
   size_t mod_count;
+  /* i32 [batch + 1] on the device, for kernels with varlen (mode "head_dim=128 varlen=true"); 0: nothing is packed.
+   * Sequence b has rows cu_seqlens[b] to cu_seqlens[b + 1] - 1 of the packed tensors, [total, heads, head_dim] with
+   * strides of tokens and heads. Kernels read the lengths when they run, so that a captured graph may be replayed with
+   * other ones. A sequence without queries gives nothing, queries without keys O = 0 and the LSE -infinity, or that of
+   * a sink. Masks and biases count from the first row of a sequence. Lengths beyond the bounds of the shape give
+   * undefined numbers and touch no memory outside of the tensors. */
+  uint64_t cu_seqlens_q, cu_seqlens_kv;
 } sagegen_arguments;
 
 /* Which kernel each layer of a model runs, as `sagegen compare --pick --out FILE` chooses it. A text: the first line

@@ -1,0 +1,305 @@
+#include "tools/sagegen/run_packed.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "sagegen/error.h"
+#include "sagegen/runtime/error.h"
+#include "tools/reference/rounding.h"
+
+namespace sagegen::cli {
+namespace {
+
+constexpr unsigned char kNaNByte = 0xFF;  // NaN in f16, bf16 and f32
+constexpr std::uint16_t kNaN = 0xFFFF;
+
+std::int64_t rows_of(const std::vector<std::int64_t>& lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+}
+
+std::vector<std::int32_t> sums_of(const std::vector<std::int64_t>& lengths, std::int64_t before) {
+  std::vector<std::int32_t> sums{static_cast<std::int32_t>(before)};
+  for (const std::int64_t length : lengths)
+    sums.push_back(sums.back() + static_cast<std::int32_t>(length));
+  return sums;
+}
+
+std::size_t bytes_of(std::int64_t elements, std::size_t size) {
+  return static_cast<std::size_t>(elements) * size;
+}
+
+}  // namespace
+
+PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const attention::Plan& plan,
+                       std::int64_t total_q, std::int64_t total_kv)
+    : job_(job),
+      on_(on),
+      plan_(plan),
+      total_q_(total_q),
+      total_kv_(total_kv),
+      shape_{.batch = job.inputs.q.batch,
+             .q_heads = job.inputs.q.heads,
+             .kv_heads = job.inputs.k.heads,
+             .q_len = job.inputs.q.tokens,
+             .kv_len = job.inputs.k.tokens,
+             .total_q = total_q,
+             .total_kv = total_kv},
+      q_(on.device, bytes_of(total_q * shape_.q_heads * job.spec.head_dim, sizeof(kNaN))),
+      k_(on.device, bytes_of(total_kv * shape_.kv_heads * job.spec.head_dim, sizeof(kNaN))),
+      v_(on.device, k_.bytes()),
+      o_(on.device, q_.bytes()),
+      lse_(on.device, bytes_of(total_q * shape_.q_heads, sizeof(float))),
+      sums_q_(on.device, bytes_of(shape_.batch + 1, sizeof(std::int32_t))),
+      sums_kv_(on.device, sums_q_.bytes()),
+      workspace_(on.device, plan.workspace_bytes(shape_)) {
+  if (job.mods) mods_ = job.mods(on.device, mod_tensors_);
+}
+
+std::size_t PackedCall::at(std::int64_t head, std::int64_t row, std::int64_t total,
+                           std::int64_t heads) const {
+  const std::int64_t index = job_.layout == Layout::hnd ? head * total + row : row * heads + head;
+  return static_cast<std::size_t>(index * job_.spec.head_dim);
+}
+
+runtime::TensorView PackedCall::view(const runtime::Buffer& buffer, std::int64_t heads,
+                                     std::int64_t total) const {
+  return job_.layout == Layout::hnd ? runtime::hnd(buffer.data(), heads, total, job_.spec.head_dim)
+                                    : runtime::nhd(buffer.data(), heads, total, job_.spec.head_dim);
+}
+
+void PackedCall::upload(runtime::Buffer& to, const reference::Tensor& tensor,
+                        const std::vector<std::int64_t>& lengths, std::int64_t before,
+                        std::int64_t total) const {
+  std::vector<std::uint16_t> bits(to.bytes() / sizeof(kNaN), kNaN);
+  const bool f16 = job_.spec.io == DType::f16;
+  std::int64_t first = before;
+  for (std::size_t b = 0; b < lengths.size(); ++b) {
+    for (std::int64_t h = 0; h < tensor.heads; ++h) {
+      for (std::int64_t n = 0; n < lengths[b]; ++n) {
+        const float* row = tensor.row(static_cast<std::int64_t>(b), h, n);
+        std::uint16_t* out = bits.data() + at(h, first + n, total, tensor.heads);
+        std::fill_n(out, job_.spec.head_dim, std::uint16_t{0});
+        for (std::int64_t c = 0; c < tensor.channels; ++c)
+          out[c] = f16 ? reference::f16_bits(row[c]) : reference::bf16_bits(row[c]);
+      }
+    }
+    first += lengths[b];
+  }
+  to.upload(std::as_bytes(std::span(bits)));
+}
+
+void PackedCall::set(const reference::Inputs& inputs, const SequenceLengths& lengths,
+                     std::int64_t before) {
+  if (before + rows_of(lengths.queries) > total_q_ || before + rows_of(lengths.keys) > total_kv_)
+    throw InternalError("packed sequences have more rows than their tensors");
+  lengths_ = lengths;
+  before_ = before;
+  upload(q_, inputs.q, lengths.queries, before, total_q_);
+  upload(k_, inputs.k, lengths.keys, before, total_kv_);
+  upload(v_, inputs.v, lengths.keys, before, total_kv_);
+  set_sums(sums_of(lengths.queries, before), sums_of(lengths.keys, before));
+}
+
+void PackedCall::set_sums(const std::vector<std::int32_t>& of_queries,
+                          const std::vector<std::int32_t>& of_keys) {
+  sums_q_.upload(std::as_bytes(std::span(of_queries)));
+  sums_kv_.upload(std::as_bytes(std::span(of_keys)));
+}
+
+std::vector<AttentionResult> PackedCall::run() {
+  const reference::Inputs& in = job_.inputs;
+  AttentionResult common;
+  common.kernels = plan_.kernel_names();
+  common.note = plan_.note();
+  o_.fill(kNaNByte);
+  lse_.fill(kNaNByte);
+  const double scale =
+      in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
+  const runtime::Stream stream(on_.device);
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    plan_.run(shape_,
+              {.q = view(q_, in.q.heads, total_q_),
+               .k = view(k_, in.k.heads, total_kv_),
+               .v = view(v_, in.k.heads, total_kv_),
+               .o = view(o_, in.q.heads, total_q_),
+               .lse = lse_.data(),
+               .softmax_scale = static_cast<float>(scale),
+               .causal = job_.causal,
+               .mods = mods_,
+               .cu_seqlens_q = sums_q_.data(),
+               .cu_seqlens_kv = sums_kv_.data()},
+              workspace_.data(), workspace_.bytes(), stream.handle());
+    stream.synchronize();
+  } catch (const runtime::DriverError&) {
+    if (on_.emulator) common.findings = on_.emulator->findings();
+    if (common.findings.empty()) throw;
+    return std::vector<AttentionResult>(lengths_.queries.size(), common);
+  }
+  run_ms_ =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  if (on_.emulator) common.findings = on_.emulator->findings();
+
+  std::vector<std::uint16_t> o(o_.bytes() / sizeof(kNaN));
+  o_.download(std::as_writable_bytes(std::span(o)));
+  std::vector<float> lse(lse_.bytes() / sizeof(float));
+  lse_.download(std::as_writable_bytes(std::span(lse)));
+  std::vector<AttentionResult> results;
+  std::int64_t first = before_;
+  for (std::size_t b = 0; b < lengths_.queries.size(); ++b) {
+    AttentionResult result = result_of(b, first, o, lse);
+    result.kernels = common.kernels;
+    result.note = common.note;
+    result.findings = common.findings;
+    results.push_back(std::move(result));
+    first += lengths_.queries[b];
+  }
+  walls_stand_ = std::ranges::all_of(o, [](std::uint16_t bits) { return bits == kNaN; }) &&
+                 std::ranges::all_of(lse, [](float value) { return std::isnan(value); });
+  return results;
+}
+
+// Leaves walls where it was.
+AttentionResult PackedCall::result_of(std::size_t sequence, std::int64_t first,
+                                      std::vector<std::uint16_t>& o,
+                                      std::vector<float>& lse) const {
+  AttentionResult result;
+  const reference::Tensor& q = job_.inputs.q;
+  const bool f16 = job_.spec.io == DType::f16;
+  for (std::int64_t h = 0; h < q.heads; ++h) {
+    for (std::int64_t n = 0; n < lengths_.queries[sequence]; ++n) {
+      std::uint16_t* row = o.data() + at(h, first + n, total_q_, q.heads);
+      for (std::int64_t c = 0; c < q.channels; ++c)
+        result.o.push_back(f16 ? reference::f16_value(row[c]) : reference::bf16_value(row[c]));
+      std::fill_n(row, job_.spec.head_dim, kNaN);
+      float& value = lse[static_cast<std::size_t>(h * total_q_ + first + n)];
+      result.lse.push_back(std::exchange(value, std::numeric_limits<float>::quiet_NaN()));
+    }
+  }
+  return result;
+}
+
+namespace {
+
+reference::Tensor rows_of_batch(const reference::Tensor& all, std::int64_t batch,
+                                std::int64_t tokens) {
+  reference::Tensor one(1, all.heads, tokens, all.channels);
+  for (std::int64_t h = 0; h < all.heads; ++h)
+    std::copy_n(all.row(batch, h, 0), tokens * all.channels, one.row(0, h, 0));
+  return one;
+}
+
+// The mod as it is for one batch, which is now the only one.
+reference::ScoreMod of_batch(const reference::ScoreMod& mod, std::int64_t batch) {
+  reference::ScoreMod one = mod;
+  const auto there = [batch](reference::Place place) {
+    place.batch += batch;
+    return place;
+  };
+  if (mod.hides) one.hides = [=](const reference::Place& at) { return mod.hides(there(at)); };
+  if (mod.changes) {
+    one.changes = [=](const reference::Place& at, double score) {
+      return mod.changes(there(at), score);
+    };
+  }
+  if (mod.sink)
+    one.sink = [=](std::int64_t b, std::int64_t head) { return mod.sink(b + batch, head); };
+  if (mod.derivative) {
+    one.derivative = [=](const reference::Place& at, double score) {
+      return mod.derivative(there(at), score);
+    };
+  }
+  if (mod.rounding) {
+    one.rounding = [=](const reference::Place& at, double before, double after) {
+      return mod.rounding(there(at), before, after);
+    };
+  }
+  return one;
+}
+
+// Bits of a batch of the largest lengths as those of one of its batches, of other lengths.
+void take_tiles(attention::blocksparse::Arguments& of, const attention::ModCall& all,
+                const attention::ModCall& one, std::int64_t batch, const runtime::Device& device,
+                std::vector<runtime::Buffer>& keep) {
+  const auto from = std::ranges::find_if(
+      keep, [&](const runtime::Buffer& buffer) { return buffer.data() == of.bits; });
+  std::vector<std::uint32_t> words(from->bytes() / sizeof(std::uint32_t)), taken;
+  from->download(std::as_writable_bytes(std::span(words)));
+  namespace mod = attention::blocksparse;
+  for (std::int64_t h = 0; h < one.q_heads; ++h) {
+    for (std::int64_t tile = 0; tile < mod::query_tiles(one); ++tile) {
+      const std::int64_t row =
+          ((batch * all.q_heads + h) * mod::query_tiles(all) + tile) * mod::row_words(all);
+      for (std::int64_t i = 0; i < mod::row_words(one); ++i)
+        taken.push_back(words[static_cast<std::size_t>(row + i)]);
+    }
+  }
+  keep.emplace_back(device, taken.size() * sizeof(std::uint32_t));
+  keep.back().upload(std::as_bytes(std::span(taken)));
+  of.bits = keep.back().data();
+}
+
+}  // namespace
+
+AttentionJob job_of_sequence(const AttentionJob& packed, const Kernel& kernel,
+                             const SequenceLengths& lengths, std::size_t sequence,
+                             const ModOptions& mods, std::uint64_t seed) {
+  const auto batch = static_cast<std::int64_t>(sequence);
+  const std::int64_t q_len = lengths.queries[sequence], kv_len = lengths.keys[sequence];
+  reference::Inputs all = packed.inputs;  // of the mods: as large as they are, placed as here
+  if (packed.causal == attention::CausalAlignment::bottom_right) all.causal_offset = kv_len - q_len;
+  const RunMods made = make_mods(mods, kernel, all, seed);
+
+  AttentionJob job = packed;
+  job.inputs.q = rows_of_batch(all.q, batch, q_len);
+  job.inputs.k = rows_of_batch(all.k, batch, kv_len);
+  job.inputs.v = rows_of_batch(all.v, batch, kv_len);
+  job.inputs.causal_offset = all.causal_offset;
+  job.inputs.mods.clear();
+  for (const reference::ScoreMod& mod : made.twins) job.inputs.mods.push_back(of_batch(mod, batch));
+  const attention::ModCall of_all{.batch = all.q.batch,
+                                  .q_heads = all.q.heads,
+                                  .q_len = all.q.tokens,
+                                  .kv_len = all.k.tokens,
+                                  .offset = 0,
+                                  .cta_q = packed.schedule.cta_q,
+                                  .cta_k = packed.schedule.cta_k};
+  attention::ModCall of_one = of_all;
+  of_one.batch = 1;
+  of_one.q_len = q_len;
+  of_one.kv_len = kv_len;
+  job.mods = [=](const runtime::Device& device, std::vector<runtime::Buffer>& keep) {
+    constexpr std::int64_t kBiasBytes = 2;
+    attention::ModArguments arguments = made.give(device, keep);
+    arguments.bias.data +=
+        static_cast<runtime::DevicePtr>(batch * arguments.bias.stride_batch * kBiasBytes);
+    arguments.mask.data += static_cast<runtime::DevicePtr>(batch * arguments.mask.stride_batch);
+    if (arguments.blocksparse.bits != 0)
+      take_tiles(arguments.blocksparse, of_all, of_one, batch, device, keep);
+    return arguments;
+  };
+  return job;
+}
+
+bool is_of_no_keys(const AttentionJob& job, const AttentionResult& result) {
+  const reference::Tensor& q = job.inputs.q;
+  const bool zero = std::ranges::all_of(result.o, [](double x) { return x == 0; });
+  bool right = zero && result.lse.size() == static_cast<std::size_t>(q.heads * q.tokens);
+  for (std::size_t i = 0; i < result.lse.size() && right; ++i) {
+    double expected = -std::numeric_limits<double>::infinity();
+    for (const reference::ScoreMod& mod : job.inputs.mods) {
+      if (mod.sink) expected = mod.sink(0, static_cast<std::int64_t>(i) / q.tokens);
+    }
+    constexpr double kOfF32 = 1e-5;  // two roundings each way, of numbers that are not large
+    right = result.lse[i] == expected ||
+            std::abs(result.lse[i] - expected) <= kOfF32 * (1 + std::abs(expected));
+  }
+  return right;
+}
+
+}  // namespace sagegen::cli
