@@ -72,9 +72,13 @@ class KeyReader {
     const Field* missing = read_key_text(fields, rest_, object);
     if (missing != nullptr) refuse(*missing);
     if (take("__") || rest_.empty()) return;
-    std::vector<std::string> more;  // silent fields that could stand here
+    // Silent fields that could stand here: behind the last one that has to.
+    std::vector<std::string> more;
     for (const Field& field : fields) {
-      if (field.silent) more.push_back(expected_token(field));
+      if (!field.silent)
+        more.clear();
+      else
+        more.push_back(expected_token(field));
     }
     refuse(more.empty() ? "\"__\"" : fmt::format("\"__\", {}", fmt::join(more, ", ")));
   }

@@ -284,7 +284,8 @@ attention::Arguments arguments_of(const sagegen_arguments& arguments) {
                         : attention::CausalAlignment::top_left,
           .mods = mods,
           .cu_seqlens_q = arguments.cu_seqlens_q,
-          .cu_seqlens_kv = arguments.cu_seqlens_kv};
+          .cu_seqlens_kv = arguments.cu_seqlens_kv,
+          .o_scale = arguments.o_scale};
 }
 
 attention::CodeStrides strides_of(const sagegen_code_strides& strides) {

@@ -10,10 +10,6 @@
 namespace sagegen::runtime {
 namespace {
 
-constexpr DevicePtr kTensorAlignment = 16;  // bytes of one vector load
-constexpr std::int64_t kStrideStep = 8;     // the same in elements of f16 or bf16
-constexpr std::uint64_t kElementBytes = 2;
-
 struct Axis {
   const char* name;
   std::int64_t size;
@@ -56,8 +52,10 @@ void ArgumentCheck::address(const char* name, DevicePtr data, DevicePtr alignmen
 }
 
 void ArgumentCheck::tensor(const char* name, const TensorView& view, std::int64_t batch,
-                           std::int64_t heads, std::int64_t tokens, int channels, Access access) {
-  address(name, view.data, kTensorAlignment);
+                           std::int64_t heads, std::int64_t tokens, int channels, Access access,
+                           const ElementRule& elements) {
+  const std::int64_t alignment = elements.bytes * elements.step;
+  address(name, view.data, static_cast<DevicePtr>(alignment));
   std::array<Axis, 3> axes{Axis{"stride_batch", batch, view.stride_batch},
                            Axis{"stride_head", heads, view.stride_head},
                            Axis{"stride_token", tokens, view.stride_token}};
@@ -66,11 +64,11 @@ void ArgumentCheck::tensor(const char* name, const TensorView& view, std::int64_
     if (axis.stride == 0 && access == Access::read) continue;  // one row read many times
     if (axis.stride < 0)
       refuse("{}.{} is {}; strides cannot be negative", name, axis.name, axis.stride);
-    if (axis.stride % kStrideStep != 0) {
+    if (axis.stride % elements.step != 0) {
       refuse(
           "{}.{} is {} elements; strides must be multiples of {} ({} bytes), because rows are "
-          "read and written 16 bytes at a time: pad the rows or copy the tensor",
-          name, axis.name, axis.stride, kStrideStep, kTensorAlignment);
+          "read and written {} bytes at a time: pad the rows or copy the tensor",
+          name, axis.name, axis.stride, elements.step, alignment, alignment);
     }
     if (axis.stride < channels) {
       refuse("{}.{} is {} elements for {} rows of {} channels; the rows would overlap", name,
@@ -104,7 +102,8 @@ void ArgumentCheck::tensor(const char* name, const TensorView& view, std::int64_
     }
   }
   // span < 2^63, so its bytes fit in 64 bits.
-  add(name, view.data, static_cast<std::uint64_t>(span) * kElementBytes, access);
+  add(name, view.data,
+      static_cast<std::uint64_t>(span) * static_cast<std::uint64_t>(elements.bytes), access);
 }
 
 void ArgumentCheck::array(const char* name, DevicePtr data, std::uint64_t bytes,

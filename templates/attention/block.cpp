@@ -35,7 +35,7 @@ Mma mma_of(DType type) {
 // Whether a warp keeps its queries in registers. Those of 16 bits take twice as many as codes: not beside what mods
 // compute for each score.
 bool holds_queries(const Spec& spec, const Mods& mods) {
-  return spec.head_dim <= 64 &&
+  return wider_dim(spec) <= 64 &&
          (qk_is_quantized(spec) || !(mods.change_scores() || mods.hide_elements()));
 }
 
@@ -46,11 +46,13 @@ bool holds_queries(const Spec& spec, const Mods& mods) {
 bool needs_row_sums_early(const View& view, const Mods& mods) {
   const Spec& spec = view.spec;
   if (!qk_is_quantized(spec)) return !holds_queries(spec, mods);
-  if (spec.head_dim <= 64 || spec.qk != DType::s8) return false;
+  if (wider_dim(spec) <= 64 || spec.qk != DType::s8) return false;
   if (spec.accumulation == Accumulation::f32)
     return mods.bound_from_below() || view.schedule.stages == 1;
   if (spec.pv == DType::f16) return true;
   const bool half_sums = spec.accumulation == Accumulation::f32_f16;
+  // Where V has 128 channels and K another number of them, sums of f16 spill without it everywhere.
+  if (half_sums && spec.value_dim == 128) return true;
   return half_sums == view.target.has(Feature::warps_take_turns);
 }
 
@@ -69,11 +71,12 @@ Apart apart_of(const View& view, const Mods& mods) {
 
 AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
     : head_dim(view.spec.head_dim),
+      value_dim(attention::value_dim(view.spec)),
       cta_q(view.schedule.cta_q),
       cta_k(view.schedule.cta_k),
       stages(view.schedule.stages),
       threads(view.schedule.warps * 32),
-      value_channels(sagegen::value_channels(head_dim)),
+      value_channels(sagegen::value_channels(value_dim)),
       warp_rows(cta_q / view.schedule.warps),
       q_group(view.spec.q_group),
       k_group(view.spec.k_group),
@@ -91,7 +94,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       // A branch that keeps instructions from overlapping. Sums of f16 take half the registers; without it kernels
       // of FP16 P V spill at head_dim 128, those of FP8 at 256, and those of INT4 are expected to be 3 to 13 % slower.
       finish_sums(two_level &&
-                  !(half_sums && qk == DType::s8 && head_dim <= (pv == DType::e4m3 ? 192 : 64))),
+                  !(half_sums && qk == DType::s8 && value_dim <= (pv == DType::e4m3 ? 192 : 64))),
       finish_row_sums(needs_row_sums_early(view, mods)),
       pack_gqa(view.spec.pack_gqa),
       mean_scores(view.spec.smoothing == Smoothing::qk),
@@ -104,16 +107,17 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       k_scale_late(!queries_in_registers && !two_level && qk == DType::s8 && !finish_row_sums),
       // At head_dim 128 it saves 2 to 4 % of the instructions with FP8 P V and spills with FP16, and the second
       // loop takes a kernel's emission beyond 20 ms.
-      inner_loop(head_dim <= 64 && mods.first_tiles_may_be_whole()),
+      inner_loop(wider_dim(view.spec) <= 64 && mods.first_tiles_may_be_whole()),
       p_offset(sagegen::attention::p_offset(view.spec)),
       maximum_step(scaled_scores ? 0 : sagegen::attention::maximum_step(view.spec)),
       maximum_slack(sagegen::attention::maximum_slack(view.spec)),
       v_octaves(v_quantized ? code_octaves(view.spec).v : kOctavesOfOne),
+      out(view.spec.out),
       v_code(largest_v_code(pv, v_octaves)),
       q_tile{cta_q, qk_row_bytes(), OperandA::kPanelBytes, qk},
       k_tile(OperandB::layout(qk, cta_k, qk_row_bytes())),
       v_tile(OperandV::layout(pv, cta_k, value_channels)),
-      o_tile{cta_q, output_row_bytes(head_dim), kBankBytes} {}
+      o_tile{cta_q, output_row_bytes(value_dim, output_bytes(view.spec)), kBankBytes} {}
 
 Mma AttentionPlan::qk_mma() const { return mma_of(qk); }
 Mma AttentionPlan::pv_mma() const { return mma_of(pv); }
@@ -224,12 +228,12 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
       };
       queries_left_ = p(&Params::q_len) * rows.heads() - at.first_query;
     }
-    keys_ = caller_rows(unquantized, &P::k, at, sequences);
+    keys_ = caller_rows(unquantized, &P::k, plan.row_bytes(), at, sequences);
   }
 
   const auto v_codes = [&] { return p(&Params::v, &TensorParam::data); };
   if (!plan.v_quantized) {
-    values_ = caller_rows(p, &Params::v, at, sequences);
+    values_ = caller_rows(p, &Params::v, plan.value_row_bytes(), at, sequences);
   } else if (plan.given) {
     values_ = given_values(at, p);
   } else if (plan.pv == DType::e4m3) {  // by channel
@@ -273,13 +277,12 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
 
 template <typename P>
 AttentionInputs::Rows AttentionInputs::caller_rows(const ParamReader<P>& p, TensorParam P::*tensor,
-                                                   const AttentionPosition& at,
+                                                   int row_bytes, const AttentionPosition& at,
                                                    const BlockSequences& sequences) const {
   GlobalPtr data = head_of(k_, p, tensor, at.batch, at.kv_head);
   const I64 row_stride = p(tensor, &TensorParam::stride_token) * kElementBytes;
   if (plan_.varlen) data = data + k_.to_i64(sequences.keys.first) * row_stride;
-  return {data, row_stride, row_stride * std::int64_t{plan_.cta_k}, plan_.row_bytes(),
-          /*padded=*/false};
+  return {data, row_stride, row_stride * std::int64_t{plan_.cta_k}, row_bytes, /*padded=*/false};
 }
 
 template <typename P>
@@ -315,11 +318,12 @@ AttentionInputs::Rows AttentionInputs::given_values(const AttentionPosition& at,
   const GlobalPtr data = given_head(p, &Params::v, at.batch, at.kv_head);
   const I64 stride = p(&Params::v, &TensorParam::stride_token);
   if (plan_.pv == DType::e4m3) {
-    const int missing = plan_.value_channels - plan_.head_dim;
+    const int missing = plan_.value_channels - plan_.value_dim;
     return {data,        stride,          k_.i64(plan_.cta_k),
-            plan_.cta_k, /*padded=*/true, missing == 0 ? 0 : plan_.head_dim};
+            plan_.cta_k, /*padded=*/true, missing == 0 ? 0 : plan_.value_dim};
   }
-  return {data, stride, stride * std::int64_t{plan_.cta_k}, plan_.row_bytes(), /*padded=*/false};
+  return {data, stride, stride * std::int64_t{plan_.cta_k}, plan_.value_row_bytes(),
+          /*padded=*/false};
 }
 
 void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
@@ -366,6 +370,9 @@ F32 AttentionInputs::q_scale(const AttentionPosition& at) const {
   if (plan_.given) group = k_.min(group, last_q_group_);
   const int scales = q_scales_per_group(plan_.granularity, plan_.q_group);
   const I32 index = scales == 1 ? group : group * scales + at.lane.row;
+  // Lengths are of 31 bits; scales of small groups have more bytes than there are rows.
+  if (scales * kScaleBytes > plan_.q_group)
+    return whole(k_.load<F32>(q_scale_ + k_.to_i64(index) * std::int64_t{kScaleBytes}));
   return whole(k_.load<F32>(q_scale_ + index * kScaleBytes));
 }
 
@@ -379,7 +386,7 @@ F32 AttentionInputs::k_scale(I32 thread, I32 tile) const {
 
 std::vector<F32> AttentionInputs::q_scales(const AttentionPosition& at) const {
   std::vector<F32> scales;
-  const GlobalPtr of_lane = q_scale_ + at.lane_query * kScaleBytes;
+  const GlobalPtr of_lane = q_scale_ + k_.to_i64(at.lane_query) * std::int64_t{kScaleBytes};
   for (int row = 0; row < plan_.warp_rows / 8; ++row)
     scales.push_back(
         k_.load<F32>(of_lane + std::int64_t{Accumulator::tile_row(row) * kScaleBytes}));
@@ -389,7 +396,7 @@ std::vector<F32> AttentionInputs::q_scales(const AttentionPosition& at) const {
 std::vector<F32> AttentionInputs::k_scales(I32 thread, I32 tile) const {
   std::vector<F32> scales;
   const I32 first = tile * plan_.cta_k + 2 * LanePosition(thread).quad;
-  const GlobalPtr of_lane = k_scale_ + first * kScaleBytes;
+  const GlobalPtr of_lane = k_scale_ + k_.to_i64(first) * std::int64_t{kScaleBytes};
   for (int keys = 0; keys < plan_.cta_k; keys += 8) {
     for (const I32 bits : k_.load_v2(of_lane + std::int64_t{keys * kScaleBytes}))
       scales.push_back(k_.as_f32(bits));

@@ -24,7 +24,9 @@ enum class Apart { none, exponentials, products };
 struct AttentionPlan {
   AttentionPlan(const View& view, const Mods& mods);
 
-  int head_dim, cta_q, cta_k, stages, threads;
+  int head_dim;   // of Q and K
+  int value_dim;  // of V and O
+  int cta_q, cta_k, stages, threads;
   int value_channels;  // of V as it lies in shared memory
   int warp_rows;       // queries of one warp
   int q_group, k_group;
@@ -50,17 +52,20 @@ struct AttentionPlan {
   float maximum_step;         // octaves; maxima of rows are multiples of it; 0: of none
   float maximum_slack;        // octaves that P may exceed 2^p_offset by before a maximum rises
   int v_octaves;              // of v_code, below the largest code that there is
+  OutputFormat out;           // of O
   float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
   bool per_token() const { return granularity == Granularity::per_token; }
-  int row_bytes() const { return static_cast<int>(head_dim * kElementBytes); }  // of the caller
+  // Of the caller's tensors: Q and K, V and O.
+  int row_bytes() const { return static_cast<int>(head_dim * kElementBytes); }
+  int value_row_bytes() const { return static_cast<int>(value_dim * kElementBytes); }
   int qk_row_bytes() const { return code_row_bytes(qk, head_dim); }
   dsl::Mma qk_mma() const;
   int qk_steps() const { return q_tile.row_bytes / 32; }                    // of the product Q K^T
   int slices() const { return value_channels / dsl::OperandV::kChannels; }  // of P V
   // Channels of a slice that O has.
   int slice_channels(int slice) const {
-    return std::min(dsl::OperandV::kChannels, head_dim - slice * dsl::OperandV::kChannels);
+    return std::min(dsl::OperandV::kChannels, value_dim - slice * dsl::OperandV::kChannels);
   }
   int k_stage_bytes() const;  // keys, and scores of the mean query
   int stage_bytes() const { return k_stage_bytes() + v_tile.bytes(); }
@@ -119,7 +124,7 @@ class AttentionInputs {
     int rows = 0;  // that every tile has in global memory; 0: all of it, or up to the last key
   };
   template <typename P>
-  Rows caller_rows(const dsl::ParamReader<P>& p, TensorParam P::*tensor,
+  Rows caller_rows(const dsl::ParamReader<P>& p, TensorParam P::*tensor, int row_bytes,
                    const AttentionPosition& at, const BlockSequences& sequences) const;
   // What the caller gives, by strides in bytes.
   template <typename P>

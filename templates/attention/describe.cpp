@@ -78,8 +78,8 @@ std::string given_codes(const Spec& spec) {
 
 // Empty where nothing is.
 std::string padded_channels(const Spec& spec) {
-  const int codes = code_channels(spec.qk, spec.head_dim), values = value_channels(spec.head_dim);
-  if (codes == spec.head_dim && values == spec.head_dim) return "";
+  const int codes = code_channels(spec.qk, spec.head_dim), values = value_channels(value_dim(spec));
+  if (codes == spec.head_dim && values == value_dim(spec)) return "";
   return fmt::format("channels are padded with zeros: to {} in Q and K, to {} in V", codes, values);
 }
 
@@ -111,6 +111,19 @@ std::string p_format(const Spec& spec) {
                      std::exp2(p_offset(spec) + slack), stays, against);
 }
 
+// Empty where O is of the io dtype.
+std::string output_codes(const Spec& spec) {
+  switch (spec.out) {
+    case OutputFormat::io:
+      return "";
+    case OutputFormat::e4m3:
+      return "O: e4m3 codes of O times a number of the caller's, saturated at 448";
+    case OutputFormat::s8:
+      return "O: s8 codes, one scale per row = amax / 127. f32 [batch, q_heads, q_len]";
+  }
+  return "";
+}
+
 std::vector<std::string> quantization_lines(const Spec& spec, int cta_k) {
   std::vector<std::string> lines;
   if (qk_is_quantized(spec)) {
@@ -133,6 +146,7 @@ std::vector<std::string> quantization_lines(const Spec& spec, int cta_k) {
         std::string("the row sum is that of the rounded P: one more channel of P V, whose V is "
                     "constant")})
     lines.push_back(line);
+  if (const std::string codes = output_codes(spec); !codes.empty()) lines.push_back(codes);
   return lines;
 }
 
@@ -147,11 +161,13 @@ std::vector<Section> describe(const View& view) {
   const int qk_depth = product_channels(spec.qk),
             qk_run = qk_depth / 8;  // channels of an mma, of a register
   const int qk_mma = rows / 16 * (s.cta_k / 8) * (code_channels(spec.qk, spec.head_dim) / qk_depth);
-  const int pv_mma = rows / 16 * (spec.head_dim / 8) * (s.cta_k / pv_depth);
+  const int pv_mma = rows / 16 * (value_dim(spec) / 8) * (s.cta_k / pv_depth);
 
-  Section what{"what it computes",
-               {fmt::format("O = softmax(Q K^T * scale) V; head_dim {}, Q, V and O in {}",
-                            spec.head_dim, to_string(spec.io))}};
+  Section what{
+      "what it computes",
+      {fmt::format("O = softmax(Q K^T * scale) V; head_dim {}{}, Q, V and O in {}", spec.head_dim,
+                   spec.value_dim == 0 ? "" : fmt::format(", of V and O {}", spec.value_dim),
+                   to_string(spec.io))}};
 #define SAGEGEN_MOD(mod) \
   if (spec.mod) what.lines.push_back(fmt::format("{}: {}", #mod, mod::kWhat));
 #include "templates/attention/mods/mods.def"
@@ -172,7 +188,7 @@ std::vector<Section> describe(const View& view) {
                    spec.smoothing == Smoothing::qk ? ", or that of a part of the problem" : ""),
        fmt::format("per warp and key tile: {} mma of Q K^T (m16n8k{} {}), {} mma of P V and {} of "
                    "the row sum ({})",
-                   qk_mma, qk_depth, to_string(spec.qk), pv_mma, pv_mma / (spec.head_dim / 8),
+                   qk_mma, qk_depth, to_string(spec.qk), pv_mma, pv_mma / (value_dim(spec) / 8),
                    fp8 ? "m16n8k32 e4m3" : fmt::format("m16n8k16 {}", to_string(spec.pv)))}};
   if (spec.pack_gqa) {
     tiling.lines.push_back(
@@ -199,7 +215,7 @@ std::vector<Section> describe(const View& view) {
              "makes them fit"
            : "P (A of m16n8k16): the lane's own scores of 16 keys, packed in pairs",
        fmt::format("O (C): channels 2t, 2t + 1 of every 8: {} f32 registers",
-                   rows / 16 * (spec.head_dim / 8) * 4)}};
+                   rows / 16 * (value_dim(spec) / 8) * 4)}};
   return {what, quantization, tiling, fragments};
 }
 

@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "sagegen/error.h"
 #include "templates/attention/describe.h"
@@ -46,7 +48,7 @@ struct CopiedTile {
 // The first tile of the kernel that its threads cannot copy.
 std::optional<CopiedTile> uncopied(const View& v) {
   const bool fp8 = v.spec.pv == DType::e4m3;
-  const int channels = value_channels(v.spec.head_dim), cta_k = v.schedule.cta_k;
+  const int channels = value_channels(value_dim(v.spec)), cta_k = v.schedule.cta_k;
   const int code_row = code_row_bytes(v.spec.qk, v.spec.head_dim);
   const CopiedTile tiles[] = {{"Q", v.schedule.cta_q, code_row},
                               {"K", cta_k, code_row},
@@ -59,7 +61,9 @@ std::optional<CopiedTile> uncopied(const View& v) {
 
 // Registers that a thread fills with sums of P V and with scores: a warp's part of each is spread over its
 // 32 threads.
-int accumulators(const View& v, int cta_k) { return warp_rows(v) * (v.spec.head_dim + cta_k) / 32; }
+int accumulators(const View& v, int cta_k) {
+  return warp_rows(v) * (value_dim(v.spec) + cta_k) / 32;
+}
 int accumulators(const View& v) { return accumulators(v, v.schedule.cta_k); }
 
 // A way to fewer of them.
@@ -69,6 +73,13 @@ std::string fewer_accumulators(const View& v) {
     return fmt::format("cta_k {}", cta_k);
   return fmt::format("warps with 16 rows, cta_q {} with {} warps", 16 * v.schedule.warps,
                      v.schedule.warps);
+}
+
+// "head_dim 192 and value_dim 128": what V and O have is said where it is something else.
+std::string dims_text(const Spec& spec) {
+  const std::string head_dim = fmt::format("head_dim {}", spec.head_dim);
+  return spec.value_dim == 0 ? head_dim
+                             : fmt::format("{} and value_dim {}", head_dim, spec.value_dim);
 }
 
 // "bias, mask": what loads something for each score.
@@ -90,6 +101,21 @@ bool is_16_bits(DType type) { return type == DType::f16 || type == DType::bf16; 
 
 // Of P V where FP8 is none: products of codes are summed as f16, those of unquantized Q and K go on as they are.
 DType pv_of_16_bits(const Spec& spec) { return qk_is_quantized(spec) ? DType::f16 : spec.qk; }
+
+Values value_dims() {
+  Values values = head_dims();
+  values.allowed.insert(values.allowed.begin(), 0);
+  return values;
+}
+std::string value_dim_advice(int value_dim) {
+  std::string advice = fmt::format("V and O have as many channels as Q and K (0), or one of {}",
+                                   fmt::join(head_dims().allowed, ", "));
+  const int padded = value_dim < 1 ? value_dim : head_dim_for(value_dim);
+  if (padded != value_dim)
+    advice +=
+        fmt::format("; pad the channels of V with zeros up to {}, and ignore those of O", padded);
+  return advice;
+}
 
 Values qk_types() {
   return words<DType>(
@@ -177,7 +203,24 @@ std::string tile_advice(int smallest, int largest) {
 RuleLayers<View> rules() {
   return {
       // Each is about the target, or about two fields of which the others say nothing.
-      {{[](const View& v) { return v.spec.pv == DType::e4m3 && !v.target.has(Feature::fp8_mma); },
+      {{[](const View& v) {
+          return v.spec.out == OutputFormat::e4m3 && !v.target.has(Feature::fp8_mma);
+        },
+        [](const View& v) {
+          return fmt::format(
+              "out e4m3 is refused on {}: it has no instruction that makes FP8; use out s8, or out "
+              "io",
+              v.target.name);
+        }},
+       {[](const View& v) { return v.spec.value_dim == v.spec.head_dim; },
+        [](const View& v) {
+          return fmt::format(
+              "value_dim {} with head_dim {} is refused: V has as many channels as Q and K unless "
+              "told "
+              "otherwise, and a kernel has one key; use value_dim 0",
+              v.spec.value_dim, v.spec.head_dim);
+        }},
+       {[](const View& v) { return v.spec.pv == DType::e4m3 && !v.target.has(Feature::fp8_mma); },
         [](const View& v) {
           return fmt::format("pv e4m3 is refused on {}: its tensor cores have no FP8; use pv {}",
                              v.target.name, to_string(pv_of_16_bits(v.spec)));
@@ -276,6 +319,19 @@ RuleLayers<View> rules() {
               "head, as its own quantizers leave them; leave one of the two out",
               v.spec.pack_gqa ? "pack_gqa" : "inputs given");
         }},
+       {[](const View& v) {
+          return v.spec.out != OutputFormat::io &&
+                 (v.spec.pack_gqa || v.spec.varlen || takes_given_codes(v.spec));
+        },
+        [](const View& v) {
+          return fmt::format(
+              "out {} with {} is refused: codes of O are written by queries of a head, in batches "
+              "of one length, that the kernel's own quantizers prepare; use out io",
+              to_string(v.spec.out),
+              v.spec.pack_gqa ? "pack_gqa"
+              : v.spec.varlen ? "varlen"
+                              : "inputs given");
+        }},
        {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
         [](const View&) {
           return std::string(
@@ -368,20 +424,20 @@ RuleLayers<View> rules() {
        {[](const View& v) { return shared_bytes(v.spec, v.schedule) > v.target.smem_per_block; },
         [](const View& v) {
           return fmt::format(
-              "cta_q {}, cta_k {}, {} stages at head_dim {} and pv {} are refused: they need {} "
+              "cta_q {}, cta_k {}, {} stages at {} and pv {} are refused: they need {} "
               "bytes of shared memory and a block of {} may have {}; use fewer stages or smaller "
               "tiles",
-              v.schedule.cta_q, v.schedule.cta_k, v.schedule.stages, v.spec.head_dim,
+              v.schedule.cta_q, v.schedule.cta_k, v.schedule.stages, dims_text(v.spec),
               to_string(v.spec.pv), shared_bytes(v.spec, v.schedule), v.target.name,
               v.target.smem_per_block);
         }},
        {[](const View& v) { return accumulators(v) > kMostAccumulators; },
         [](const View& v) {
           return fmt::format(
-              "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at head_dim {} is refused: "
+              "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at {} is refused: "
               "scores and output alone take {} registers of a thread, and it has {}, of which the "
               "rest needs {}; use {}",
-              v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, v.spec.head_dim,
+              v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, dims_text(v.spec),
               accumulators(v), kRegisters, kRegisters - kMostAccumulators, fewer_accumulators(v));
         }},
        {[](const View& v) {
@@ -390,10 +446,10 @@ RuleLayers<View> rules() {
         },
         [](const View& v) {
           return fmt::format(
-              "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at head_dim {} is refused "
+              "cta_k {} with {} rows of Q per warp (cta_q {}, {} warps) at {} is refused "
               "with {}: scores and output take {} registers of a thread, and the loads "
               "for each score need some too; use cta_k 64",
-              v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, v.spec.head_dim,
+              v.schedule.cta_k, warp_rows(v), v.schedule.cta_q, v.schedule.warps, dims_text(v.spec),
               loads_of_scores(v.spec), accumulators(v));
         }}},
   };
@@ -409,6 +465,7 @@ ParamLayout params(const View& v) {
   if (v.spec.pack_gqa) layout.add<PackParams>();
   if (takes_given_codes(v.spec) && qk_is_quantized(v.spec)) layout.add<GivenParams>();
   if (v.spec.varlen) layout.add<QuerySequences>().add<KeySequences>().add<VarlenParams>();
+  if (v.spec.out != OutputFormat::io) layout.add<OutputCodeParams>();
 #define SAGEGEN_MOD(name) \
   if (v.spec.name) layout.add<name::Params>();
 #include "templates/attention/mods/mods.def"
@@ -452,26 +509,31 @@ Schedule usual_packed(const Spec& spec, const TargetInfo& target) {
 Schedule usual(const Spec& spec, const TargetInfo& target) {
   constexpr int kWide = 128;
   Schedule schedule;
-  if (!head_dims().has(spec.head_dim)) return schedule;  // refused, and of any size
+  // Refused, and of any size.
+  if (!head_dims().has(spec.head_dim) || !head_dims().has(value_dim(spec))) return schedule;
   if (spec.pack_gqa) return usual_packed(spec, target);
-  if (spec.head_dim > kWide) {
-    // O of 32 queries leaves a warp no registers for scores. Of blocks of four warps with 16 each, a second one is worth
-    // more than a second buffer.
+  const bool codes = qk_is_quantized(spec);
+  if (value_dim(spec) > kWide || (spec.head_dim > kWide && !codes)) {
+    // O of 32 queries leaves a warp no registers for scores, and 128 queries of 16 bits leave shared memory no second
+    // block. Of blocks of four warps with 16 each, a second one is worth more than a second buffer.
     schedule = {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
     if (is_16_bits(spec.pv) && !two_fit(spec, schedule, target)) schedule.cta_k = 32;
     return schedule;
   }
   // With 32 queries a warp needs registers that would do for three blocks, and shared memory has room for two: the
   // assembler saves registers, and nobody has them. Twice as many warps use them.
-  const bool codes = qk_is_quantized(spec);
-  if (codes && (spec.head_dim == 72 || spec.head_dim == 80)) schedule.warps = 8;
+  const bool spare_registers = codes && (value_dim(spec) == 72 || value_dim(spec) == 80);
   // INT4 products with sums of f16 leave tensor cores so little to do that four warps cannot hide their softmax.
-  if (spec.head_dim == kWide && spec.qk == DType::s4 && sums_e4m3_in_f16(spec)) schedule.warps = 8;
+  const bool softmax_bound =
+      value_dim(spec) == kWide && spec.qk == DType::s4 && sums_e4m3_in_f16(spec);
+  // Each of their threads has 16 bytes of a tile of K to copy.
+  const bool shared_by_eight = code_row_bytes(spec.qk, spec.head_dim) >= 64;
+  if ((spare_registers || softmax_bound) && shared_by_eight) schedule.warps = 8;
   if (two_fit(spec, schedule, target)) return schedule;
   // Where FP16 tiles are too large for two blocks, one buffer that keys and values use in turns is worth the second
-  // block; where 16-bit queries are, fewer of them are, in warps of 16 rows.
+  // block; where queries are, fewer of them are, in warps of 16 rows.
   schedule.stages = 1;
-  if (codes || two_fit(spec, schedule, target)) return schedule;
+  if (two_fit(spec, schedule, target)) return schedule;
   schedule = {.cta_q = 64, .cta_k = 32, .warps = 4, .stages = 2};
   if (two_fit(spec, schedule, target) && schedule.cta_k >= smallest_cta_k(spec.pv)) return schedule;
   return {.cta_q = 64, .cta_k = 64, .warps = 4, .stages = 1};
@@ -484,15 +546,19 @@ std::vector<Kernel> inputs(const View& v) {
   const bool smooth = smooths_k(s.smoothing), quantized_v = v_is_quantized(s);
   const bool smooth_v = s.v_smoothing == ValueSmoothing::mean;
   std::vector<Kernel> kernels;
-  if (smooth || quantized_v) {
-    kernels.push_back({kv_statistics::family(),
-                       {.head_dim = s.head_dim,
-                        .io = s.io,
-                        .k_sum = smooth,
-                        .v_amax = quantized_v && !smooth_v,
-                        .v_range = smooth_v,
-                        .varlen = s.varlen},
-                       target});
+  kv_statistics::Spec of_k{.head_dim = s.head_dim, .io = s.io, .k_sum = smooth, .varlen = s.varlen};
+  kv_statistics::Spec of_v{.head_dim = value_dim(s),
+                           .io = s.io,
+                           .v_amax = quantized_v && !smooth_v,
+                           .v_range = smooth_v,
+                           .varlen = s.varlen};
+  if (of_k.head_dim == of_v.head_dim) {  // one kernel for both
+    of_k.v_amax = std::exchange(of_v.v_amax, false);
+    of_k.v_range = std::exchange(of_v.v_range, false);
+  }
+  for (const kv_statistics::Spec& of : {of_k, of_v}) {
+    if (of.k_sum || of.v_amax || of.v_range)
+      kernels.push_back({kv_statistics::family(), of, target});
   }
   quantize_rows::Spec rows{.head_dim = s.head_dim, .io = s.io, .codes = s.qk};
   rows.scales = k_scales_per_group(s.granularity, s.k_group);
@@ -509,7 +575,7 @@ std::vector<Kernel> inputs(const View& v) {
   if (qk_is_quantized(s)) quantize();
   if (quantized_v) {
     kernels.push_back({quantize_values::family(),
-                       {.head_dim = s.head_dim,
+                       {.head_dim = value_dim(s),
                         .io = s.io,
                         .codes = s.pv,
                         .octaves = code_octaves(s).v,
@@ -542,6 +608,7 @@ const FamilyOf<Spec, Schedule>& family() {
           .what =
               {
                   field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
+                  later(field<&Spec::value_dim>("value_dim", "dv", value_dims(), value_dim_advice)),
                   field<&Spec::io>("io", "", io_types(), io_advice),
                   field<&Spec::qk>("qk", "qk_", qk_types(), qk_advice),
                   joined(field<&Spec::granularity>(
@@ -577,6 +644,10 @@ const FamilyOf<Spec, Schedule>& family() {
                   later(field<&Spec::inputs>("inputs", "",
                                              words<InputSource>({{InputSource::own, "own"},
                                                                  {InputSource::given, "given"}}))),
+                  later(field<&Spec::out>("out", "out_",
+                                          words<OutputFormat>({{OutputFormat::io, "io"},
+                                                               {OutputFormat::e4m3, "e4m3"},
+                                                               {OutputFormat::s8, "s8"}}))),
                   flag<&Spec::pack_gqa>("pack_gqa", "packgqa"),
                   later(flag<&Spec::varlen>("varlen", "varlen")),
 #define SAGEGEN_MOD(name) flag<&Spec::name>(#name, #name),
@@ -616,6 +687,18 @@ const FamilyOf<Spec, Schedule>& family() {
 }
 
 const Family& any_family() { return family(); }
+
+std::string_view to_string(OutputFormat value) {
+  switch (value) {
+    case OutputFormat::io:
+      return "io";
+    case OutputFormat::e4m3:
+      return "e4m3";
+    case OutputFormat::s8:
+      return "s8";
+  }
+  return "?";
+}
 
 Spec usual_spec(Target target, Granularity granularity) {
   Spec spec;
@@ -676,7 +759,7 @@ float maximum_step(const Spec& spec) {
 float maximum_slack(const Spec& spec) {
   const bool has_room =
       qk_is_quantized(spec) && spec.pv == DType::f16 && spec.accumulation == Accumulation::f32;
-  return has_room && (spec.head_dim <= 64 || spec.qk == DType::s4) ? 8.0f : 0.0f;
+  return has_room && (wider_dim(spec) <= 64 || spec.qk == DType::s4) ? 8.0f : 0.0f;
 }
 
 CodeOctaves code_octaves(const Spec& spec) {
@@ -703,8 +786,9 @@ std::int64_t shared_bytes(const Spec& spec, const Schedule& schedule) {
       schedule.cta_k * code_row +
       (spec.smoothing == Smoothing::qk ? mean_score_bytes(schedule.cta_k) : 0);
   const std::int64_t v_tile =
-      std::int64_t{schedule.cta_k} * value_channels(spec.head_dim) * bits(spec.pv) / 8;
-  const std::int64_t o_tile = std::int64_t{schedule.cta_q} * output_row_bytes(spec.head_dim);
+      std::int64_t{schedule.cta_k} * value_channels(value_dim(spec)) * bits(spec.pv) / 8;
+  const std::int64_t o_tile =
+      std::int64_t{schedule.cta_q} * output_row_bytes(value_dim(spec), output_bytes(spec));
   return std::max(schedule.cta_q * code_row + schedule.stages * (k_tile + v_tile), o_tile);
 }
 

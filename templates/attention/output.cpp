@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "templates/attention/output_codes.h"
 #include "templates/shared/packed_rows.h"
 #include "templates/shared/tensor.h"
 
@@ -20,7 +21,7 @@ constexpr std::size_t kUnfinished = 32;  // registers for sums of P V that O has
 Output::Output(const AttentionBlock& block)
     : block_(block),
       v_(block.k, block.plan.pv, block.plan.v_tile),
-      o_(block.k, block.plan.warp_rows, block.plan.head_dim) {}
+      o_(block.k, block.plan.warp_rows, block.plan.value_dim) {}
 
 // A slice of channels at a time. With two levels the tensor core sums the tile from zero, in f16 or f32, and O is
 // updated in f32; otherwise it sums into O.
@@ -87,7 +88,7 @@ void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
   const QuadRows lane_out(out.rows_from(at.warp_row), at.lane);
   const auto of_channels = [&](GlobalPtr head) {
     return head +
-           (k.to_i64(at.kv_index) * std::int64_t{plan.head_dim} + k.to_i64(2 * at.lane.quad)) *
+           (k.to_i64(at.kv_index) * std::int64_t{plan.value_dim} + k.to_i64(2 * at.lane.quad)) *
                std::int64_t{4};
   };
   const GlobalPtr v_scale = of_channels(p(&Params::v_scale));
@@ -101,7 +102,7 @@ void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
     share.push_back(block_.mods.have_sink() ? sums.of_keys[row] * inverse[row]
                                             : k.select(sum > 0.0f, k.f32(1.0f), none));
   }
-  for (int block = 0; block < plan.head_dim / 8; ++block) {
+  for (int block = 0; block < plan.value_dim / 8; ++block) {
     std::array<F32, 2> scale, mean;
     for (std::size_t i = 0; i < 2; ++i) {
       const std::int64_t bytes = (8 * block + static_cast<std::int64_t>(i)) * 4;
@@ -114,24 +115,28 @@ void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
         if (v_mean) return k.fma(normalized, scale[i], mean[i] * share[row]);
         return plan.v_quantized ? normalized * scale[i] : normalized;
       };
+      if (plan.out != OutputFormat::io) {
+        for (int i = 0; i < 2; ++i) o_.at(row, 2 * block + i) = value(i);
+        continue;
+      }
       lane_out.store(k, row, block, k.pack2(plan.io, value(0), value(1)));
     }
   }
+  if (plan.out != OutputFormat::io) return write_output_codes(block_, at, o_);
   k.barrier();
-  const int row_bytes = static_cast<int>(plan.head_dim * kElementBytes);
   if (plan.pack_gqa) {
     const PackedRows rows(k);
     return store_tile(
         k, out, at.thread, plan.threads, head_of(k, p, &Params::o, at.batch, at.q_head),
         [&](I32 row) { return rows.offset(p, &Params::o, at.first_query + row); },
-        block_.rows() - at.first_query, row_bytes);
+        block_.rows() - at.first_query, plan.value_row_bytes());
   }
   const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
   const I32 first = plan.varlen ? sequences.queries.first + at.first_query : at.first_query;
   const GlobalPtr first_row =
       head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(first) * row_stride;
   store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
-             block_.q_len(sequences) - at.first_query, row_bytes);
+             block_.q_len(sequences) - at.first_query, plan.value_row_bytes());
 }
 
 }  // namespace sagegen::attention

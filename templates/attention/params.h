@@ -15,7 +15,7 @@ struct Params {
   Address k_scale;  // f32 [B, Hkv, LkP / k_group, 4 or 1]
   TensorParam v;    // codes of quantize_values, contiguous (strides unused), or the caller's V
   Address v_scale;  // f32 [B, Hkv, D]; unused with the caller's V
-  TensorParam o;    // out: io dtype, caller's strides
+  TensorParam o;    // out: io dtype or codes of a byte, caller's strides
   Address lse;      // out f32 [B, Hq, Lq], natural logarithm; 0 for none
   std::int32_t q_len;
   std::int32_t q_len_padded;
@@ -72,6 +72,16 @@ struct ValueMeanParams {
   static constexpr std::string_view kName = "v_mean";
   static std::vector<ParamField> fields() {
     return {param_field("v_mean", &ValueMeanParams::v_mean)};
+  }
+};
+
+// With an OutputFormat of codes.
+struct OutputCodeParams {
+  Address scale;  // e4m3: in f32, what O is multiplied by; s8: out f32 [B, Hq, Lq]
+
+  static constexpr std::string_view kName = "output_codes";
+  static std::vector<ParamField> fields() {
+    return {param_field("scale", &OutputCodeParams::scale)};
   }
 };
 

@@ -55,6 +55,7 @@ constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 
 enum Step {
   kStatistics,
+  kValueStatistics,  // where V has channels of its own number
   kLargestKeys,
   kKeys,
   kValues,
@@ -116,7 +117,9 @@ std::vector<std::optional<Kernel>> steps_of(const Kernel& kernel) {
   std::vector<std::optional<Kernel>> steps(kSteps);
   for (const Kernel& input : kernel.inputs()) {
     if (&input.family() == &kv_statistics::family()) {
-      steps[kStatistics] = input;
+      const bool of_v = kernel.view(family()).spec.value_dim != 0 &&
+                        !input.view(kv_statistics::family()).spec.k_sum;
+      steps[of_v ? kValueStatistics : kStatistics] = input;
     } else if (&input.family() == &quantize_values::family()) {
       steps[kValues] = input;
     } else if (&input.family() == &mean_scores::family()) {
@@ -222,7 +225,7 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
       scales(layout.queries.rows, spec.q_group, q_scales_per_group(spec.granularity, spec.q_group));
   const std::int64_t k_scales =
       scales(layout.keys.rows, spec.k_group, k_scales_per_group(spec.granularity, spec.k_group));
-  const std::int64_t channels = spec.head_dim;
+  const std::int64_t channels = spec.head_dim, of_value = value_dim(spec);
   const std::int64_t code_row = code_row_bytes(spec.qk, spec.head_dim);
   constexpr std::int64_t kF32 = sizeof(float);
   const auto of_queries = [&](std::int64_t rows, std::int64_t bytes) {
@@ -252,12 +255,12 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   }
   if (v_is_quantized(spec)) {
     layout.bytes[kVCodes] =
-        of_key_rows(layout.keys.rows, value_channels(spec.head_dim) * bits(spec.pv) / 8);
-    layout.bytes[kVScale] = of_keys(channels, kF32);
-    layout.bytes[kVMaxima] = of_keys(layout.chunks * channels, kF32);
+        of_key_rows(layout.keys.rows, value_channels(value_dim(spec)) * bits(spec.pv) / 8);
+    layout.bytes[kVScale] = of_keys(of_value, kF32);
+    layout.bytes[kVMaxima] = of_keys(layout.chunks * of_value, kF32);
     if (spec.v_smoothing == ValueSmoothing::mean) {
       layout.bytes[kVSums] = layout.bytes[kVLeast] = layout.bytes[kVMaxima];
-      layout.bytes[kVMean] = of_keys(channels, kF32);
+      layout.bytes[kVMean] = of_keys(of_value, kF32);
     }
   }
   if (smooths_k(spec.smoothing)) {
@@ -423,23 +426,24 @@ struct Call {
                                of == OfSequences::queries ? layout.queries : layout.keys);
   }
 
-  void statistics(StreamHandle stream) const {
-    if (!steps.has(kStatistics)) return;
+  void statistics(Step step, StreamHandle stream) const {
+    if (!steps.has(step)) return;
     namespace room = kv_statistics;
-    ParamPack params = steps.params(kStatistics);
-    if (smooths_k())
+    ParamPack params = steps.params(step);
+    const bool of_v = step == kValueStatistics || !steps.has(kValueStatistics);
+    if (step == kStatistics && smooths_k())
       params.set(room::KSumParams{.tokens = tensor(arguments.k), .partial = at(kKSums)});
-    if (smooths_v()) {
+    if (of_v && smooths_v()) {
       params.set(room::VRangeParams{.tokens = tensor(arguments.v),
                                     .sum_partial = at(kVSums),
                                     .least_partial = at(kVLeast),
                                     .largest_partial = at(kVMaxima)});
-    } else if (v_is_quantized(spec)) {
+    } else if (of_v && v_is_quantized(spec)) {
       params.set(room::VAmaxParams{.tokens = tensor(arguments.v), .partial = at(kVMaxima)});
     }
     params.set(room::Params{.kv_len = narrow(shape.kv_len), .chunk_len = narrow(layout.chunk_len)});
     if (spec.varlen) params.set(sequences<SequencesOf::keys>(OfSequences::keys));
-    steps.launch(kStatistics, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
+    steps.launch(step, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
   }
 
   void keys(Step step, StreamHandle stream) const {
@@ -602,6 +606,7 @@ struct Call {
       const bool moves = arguments.causal == CausalAlignment::bottom_right && is_packed(shape);
       params.set(VarlenParams{.bottom_right = moves ? -1 : 0});
     }
+    if (spec.out != OutputFormat::io) params.set(OutputCodeParams{.scale = arguments.o_scale});
     set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
     if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     // The last block of means may have fewer rows.
@@ -612,6 +617,32 @@ struct Call {
     steps.launch(kAttend, grid(queries / schedule.cta_q, part.heads, part.batches), params, stream);
   }
 };
+
+}  // namespace
+
+namespace {
+
+// O, and what its codes come with.
+void check_output(ArgumentCheck& check, const Spec& spec, const Shape& shape,
+                  const Arguments& arguments) {
+  using Access = ArgumentCheck::Access;
+  runtime::ElementRule elements;
+  if (spec.out != OutputFormat::io)
+    elements = {.bytes = 1, .step = value_dim(spec) % 16 == 0 ? 16 : 8};
+  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, value_dim(spec),
+               Access::write, elements);
+  if (spec.out == OutputFormat::io) {
+    if (arguments.o_scale == 0) return;
+    throw ArgumentError(
+        fmt::format("attention: o_scale is given, and the kernel writes O in {}; take one with "
+                    "out=e4m3 or out=s8",
+                    to_string(spec.io)));
+  }
+  const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
+  const bool given = spec.out == OutputFormat::e4m3;
+  check.array("o_scale", arguments.o_scale, (given ? 1 : rows) * sizeof(float), sizeof(float),
+              given ? Access::read : Access::write);
+}
 
 }  // namespace
 
@@ -626,8 +657,8 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
   const std::int64_t kv_rows = packed ? shape.total_kv : shape.kv_len;
   check.tensor("q", arguments.q, batch, shape.q_heads, q_rows, spec.head_dim, Access::read);
   check.tensor("k", arguments.k, batch, shape.kv_heads, kv_rows, spec.head_dim, Access::read);
-  check.tensor("v", arguments.v, batch, shape.kv_heads, kv_rows, spec.head_dim, Access::read);
-  check.tensor("o", arguments.o, batch, shape.q_heads, q_rows, spec.head_dim, Access::write);
+  check.tensor("v", arguments.v, batch, shape.kv_heads, kv_rows, value_dim(spec), Access::read);
+  check_output(check, spec, shape, arguments);
   if (packed) {
     const auto sums = static_cast<std::uint64_t>(shape.batch + 1) * sizeof(std::int32_t);
     check.array("cu_seqlens_q", arguments.cu_seqlens_q, sums, sizeof(std::int32_t), Access::read);
@@ -669,8 +700,8 @@ void Plan::Impl::check_attended(ArgumentCheck& check, const Shape& shape,
                                 const Arguments& arguments) const {
   using Access = ArgumentCheck::Access;
   const auto read = [&](const char* name, const runtime::TensorView& view, std::int64_t heads,
-                        std::int64_t tokens) {
-    check.tensor(name, view, shape.batch, heads, tokens, spec.head_dim, Access::read);
+                        std::int64_t tokens, int channels) {
+    check.tensor(name, view, shape.batch, heads, tokens, channels, Access::read);
   };
   if (spec.smoothing == Smoothing::qk && arguments.k.data == 0) {
     throw ArgumentError(fmt::format(
@@ -679,12 +710,11 @@ void Plan::Impl::check_attended(ArgumentCheck& check, const Shape& shape,
         "kernel with smoothing k",
         kernel.key()));
   }
-  if (!qk_is_quantized(spec)) read("q", arguments.q, shape.q_heads, shape.q_len);
+  if (!qk_is_quantized(spec)) read("q", arguments.q, shape.q_heads, shape.q_len, spec.head_dim);
   if (!qk_is_quantized(spec) || spec.smoothing == Smoothing::qk)
-    read("k", arguments.k, shape.kv_heads, shape.kv_len);
-  if (!v_is_quantized(spec)) read("v", arguments.v, shape.kv_heads, shape.kv_len);
-  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
-               Access::write);
+    read("k", arguments.k, shape.kv_heads, shape.kv_len, spec.head_dim);
+  if (!v_is_quantized(spec)) read("v", arguments.v, shape.kv_heads, shape.kv_len, value_dim(spec));
+  check_output(check, spec, shape, arguments);
   check_numbers(arguments);
   if (arguments.lse != 0) {
     const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
@@ -757,7 +787,8 @@ void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, De
                   .workspace = workspace};
   Device::Scope scope(plan.steps.device());  // once for all launches
   if (part != Part::attend) {
-    call.statistics(stream);
+    call.statistics(kStatistics, stream);
+    call.statistics(kValueStatistics, stream);
     call.keys(kLargestKeys, stream);
     call.keys(kKeys, stream);
     call.values(stream);
@@ -872,12 +903,11 @@ void Plan::quantize_keys_values(const Shape& shape, const Arguments& arguments,
   const Layout layout =
       with_scratch(plan.layout_of(of_keys, Lse::unwanted), plan.scratch, kOfKeysValues);
   ArgumentCheck check(kPlan);
-  const auto read = [&](const char* name, const runtime::TensorView& view) {
-    check.tensor(name, view, shape.batch, shape.kv_heads, shape.kv_len, spec.head_dim,
-                 CodeAccess::read);
+  const auto read = [&](const char* name, const runtime::TensorView& view, int channels) {
+    check.tensor(name, view, shape.batch, shape.kv_heads, shape.kv_len, channels, CodeAccess::read);
   };
-  if (qk_is_quantized(spec)) read("k", arguments.k);
-  if (v_is_quantized(spec)) read("v", arguments.v);
+  if (qk_is_quantized(spec)) read("k", arguments.k, spec.head_dim);
+  if (v_is_quantized(spec)) read("v", arguments.v, value_dim(spec));
   check_key_value_codes(check, plan.kernel, of_keys, to, sizes, CodeAccess::write);
   check.workspace(workspace, workspace_bytes, static_cast<std::size_t>(layout.placed.bytes));
   check.overlaps();
@@ -890,7 +920,8 @@ void Plan::quantize_keys_values(const Shape& shape, const Arguments& arguments,
             .workspace = workspace};
   set(call.caller, to);
   Device::Scope scope(plan.steps.device());
-  call.statistics(stream);
+  call.statistics(kStatistics, stream);
+  call.statistics(kValueStatistics, stream);
   call.keys(kLargestKeys, stream);
   call.keys(kKeys, stream);
   call.values(stream);

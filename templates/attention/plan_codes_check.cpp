@@ -105,7 +105,7 @@ std::int64_t given_k_scales(const Spec& spec, std::int64_t kv_len) {
 
 std::int64_t given_value_row_bytes(const Spec& spec, std::int64_t kv_len) {
   if (spec.pv == DType::e4m3) return ceil_div(kv_len, kGivenValueKeys) * kGivenValueKeys;
-  return std::int64_t{2} * spec.head_dim;
+  return std::int64_t{2} * value_dim(spec);
 }
 
 CodeSizes given_sizes(const Spec& spec, const Shape& shape, bool lse_wanted) {
@@ -125,9 +125,9 @@ CodeSizes given_sizes(const Spec& spec, const Shape& shape, bool lse_wanted) {
   }
   if (smooths_k(spec.smoothing) && lse_wanted) sizes.lse_correction = of_queries(shape.q_len, kF32);
   if (!v_is_quantized(spec)) return sizes;
-  sizes.v_codes = of_keys(spec.pv == DType::e4m3 ? spec.head_dim : shape.kv_len,
+  sizes.v_codes = of_keys(spec.pv == DType::e4m3 ? value_dim(spec) : shape.kv_len,
                           given_value_row_bytes(spec, shape.kv_len));
-  sizes.v_scale = of_keys(spec.head_dim, kF32);
+  sizes.v_scale = of_keys(value_dim(spec), kF32);
   if (spec.v_smoothing == ValueSmoothing::mean) sizes.v_mean = sizes.v_scale;
   return sizes;
 }
@@ -185,7 +185,7 @@ void check_key_value_codes(ArgumentCheck& check, const Kernel& kernel, const Sha
     check_rows(check, "v_codes", codes.v_codes,
                {Axis{"batch", shape.batch, codes.v_strides.batch},
                 Axis{"heads", shape.kv_heads, codes.v_strides.head},
-                by_channel ? Axis{"channels", spec.head_dim, codes.v_strides.row}
+                by_channel ? Axis{"channels", value_dim(spec), codes.v_strides.row}
                            : Axis{"tokens", shape.kv_len, codes.v_strides.row}},
                given_value_row_bytes(spec, shape.kv_len));
   } else {

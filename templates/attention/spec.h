@@ -18,8 +18,13 @@ namespace sagegen::attention {
 // does, and the softmax scale is a launch argument: codes of SageAttention, say. No kernel prepares anything then.
 enum class InputSource { own, given };
 
+// What O is written as. io: the caller's dtype. e4m3: times a number of the caller's, one for all of O, saturated at 448.
+// s8: codes up to 127 with a scale for each row, its largest magnitude / 127, which the kernel writes, too.
+enum class OutputFormat { io, e4m3, s8 };
+std::string_view to_string(OutputFormat value);
+
 struct Spec {
-  int head_dim = 128;     // channels of one head
+  int head_dim = 128;  // channels of one head: of Q and K, and of V unless value_dim says otherwise
   DType io = DType::f16;  // of Q, K, V and O: f16 or bf16
   DType qk = DType::s8;  // of Q and K in the first product: codes, s8 or s4, or the io dtype itself
   Granularity granularity = Granularity::per_thread;  // which elements share a scale
@@ -32,6 +37,8 @@ struct Spec {
   ValueSmoothing v_smoothing = ValueSmoothing::none;        // what is subtracted from V
   Rotation rotation = Rotation::none;                       // of Q and K before quantization
   InputSource inputs = InputSource::own;                    // of codes and scales: whose they are
+  int value_dim = 0;                                        // channels of V and O; 0: head_dim
+  OutputFormat out = OutputFormat::io;                      // of O
   // Whether tiles of queries hold rows of all heads that share a KV head, query by query: for few queries of many.
   bool pack_gqa = false;
   bool varlen = false;                        // batches of packed sequences
@@ -48,6 +55,16 @@ struct Schedule {
   int stages = 2;   // K and V tiles in flight or in use
   friend bool operator==(const Schedule&, const Schedule&) = default;
 };
+
+// Channels of V and O, and of the wider of the two products.
+constexpr int value_dim(const Spec& spec) {
+  return spec.value_dim != 0 ? spec.value_dim : spec.head_dim;
+}
+constexpr int wider_dim(const Spec& spec) {
+  return spec.head_dim > value_dim(spec) ? spec.head_dim : value_dim(spec);
+}
+
+constexpr int output_bytes(const Spec& spec) { return spec.out == OutputFormat::io ? 2 : 1; }
 
 using View = ViewOf<Spec, Schedule>;
 const FamilyOf<Spec, Schedule>& family();

@@ -1,6 +1,6 @@
 // How SageAttention2 quantizes: the choices that several families share, and the layout of their scales.
 //
-// Shapes of the tensors between the kernels: B batch, Hq and Hkv heads, D head_dim, Lq and Lk lengths. LqP is
+// Shapes of the tensors between the kernels: B batch, Hq and Hkv heads, D head_dim, of V value_dim, Lq and Lk lengths. LqP is
 // Lq rounded up to a multiple of the larger of q_group and cta_q, LkP is Lk rounded up to a multiple of the
 // larger of k_group and cta_k. They are contiguous. Rows of codes between the length and the padded length
 // are written as zero, so attention loads whole tiles without bounds. So are the channels of codes behind the last
@@ -125,7 +125,9 @@ inline constexpr int kSliceChannels = 16;
 constexpr int value_channels(int head_dim) { return rounded_up(head_dim, kSliceChannels); }
 
 // O as it lies in shared memory: whole lines, so that threads which read rows of it meet no bank twice.
-constexpr int output_row_bytes(int head_dim) { return rounded_up(2 * head_dim, 128); }
+constexpr int output_row_bytes(int channels, int element_bytes = 2) {
+  return rounded_up(element_bytes * channels, 128);
+}
 
 // Channels that the lanes of a row hold, 8 each, in kernels that prepare inputs (shared/rows.h): shuffles reduce over
 // a power of two of lanes. Those behind the last channel hold zeros.

@@ -52,7 +52,8 @@ class Usage(CliTest):
         self.assertNotIn("did you mean", self.expect(USAGE, "list", "--frobnicate").err)
 
     def test_what_is_no_number_is_not_out_of_range(self):
-        for option, most in (("--q-len", 1 << 28), ("--heads", 65535), ("--head-dim", 4096)):
+        for option, most in (("--q-len", 1 << 28), ("--heads", 65535), ("--head-dim", 4096),
+                             ("--value-dim", 4096)):
             for value in ("abc", "0", "-1", "1.5", "", "9" * 30, "0x10"):
                 self.expect_error(USAGE, "usage error", [option, f"whole number from 1 to {most}"], "run",
                                   f"{option}={value}" if value else option, *([] if value else [""]))

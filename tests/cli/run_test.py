@@ -55,7 +55,7 @@ class Report(RunTest):
         self.assertLessEqual(report["relative_l1"], report["bound"]["relative_l1"])
         self.assertLess(report["lse"]["max_abs"], 0.1)
         self.assertEqual(report["shape"], {"batch": 1, "heads": 2, "kv_heads": 2, "q_len": 70, "kv_len": 65,
-                                           "head_dim": 64})
+                                           "head_dim": 64, "value_dim": 64})
 
     def test_text(self):
         text = self.expect(OK, "run", *SMALL, "--lse").out
@@ -614,7 +614,7 @@ class Files(RunTest):
     def test_safetensors(self):
         report = self.expect(OK, *self.run_file(qkv()), "--json").json()
         self.assertEqual(report["shape"], {"batch": 1, "heads": 2, "kv_heads": 2, "q_len": 9, "kv_len": 9,
-                                           "head_dim": 64})
+                                           "head_dim": 64, "value_dim": 64})
         self.assertTrue(report["input"].endswith("in.safetensors"))
 
     def test_npy_gives_the_same(self):
@@ -627,6 +627,32 @@ class Files(RunTest):
         tensors = {f"layer0.{name}": value for name, value in qkv().items()}
         self.expect(OK, *self.run_file(tensors, "--prefix", "layer0"))
         self.expect_error(FILE, "file error", ["layer0"], *self.run_file(tensors))
+
+    def test_codes_of_o_are_judged_as_what_they_stand_for(self):
+        plain = self.run_json(*SMALL, "--target", "sm_89")
+        self.assertEqual(plain["output"], "io")
+        for codes, shown in (("s8", "a scale per row"), ("e4m3", "of O times 16")):
+            report = self.run_json(*SMALL, "--target", "sm_89", "--output", codes)
+            self.assertEqual((report["output"], report["passed"]), (codes, True))
+            self.assertIn(f"_out_{codes}_", report["kernels"][-1])
+            self.assertGreater(report["relative_l1"], plain["relative_l1"])
+            self.assertGreater(report["model"]["relative_l1"], plain["model"]["relative_l1"])
+            self.assertIn(shown, self.expect(OK, "run", *SMALL, "--target", "sm_89", "--output", codes).out)
+            self.assertTrue(self.run_json(report["kernels"][-1], "--device", "emulator", "--q-len", 70)["passed"])
+
+    def test_v_of_another_width_is_padded_and_said_so(self):
+        small = ("--device", "emulator", "--q-len", 70, "--heads", 1)
+        for channels, of_v, kernel in ((192, 128, (192, 128)), (100, 50, (128, 64)), (100, 120, (128, 128))):
+            report = self.run_json(*small, "--head-dim", channels, "--value-dim", of_v)
+            self.assertEqual((report["shape"]["head_dim"], report["shape"]["value_dim"]), (channels, of_v))
+            self.assertEqual((report["kernel_head_dim"], report["kernel_value_dim"], report["passed"]), (*kernel, True))
+        text = self.expect(OK, "run", *small, "--head-dim", 96, "--value-dim", 50).out
+        for part in ("head_dim 96, value_dim 50", "channels of V padded with zeros from 50 to 64"):
+            self.assertIn(part, text)
+        named = FWD.replace("d64", "d64_dv32")
+        report = self.run_json(named, *small)
+        self.assertEqual((report["shape"]["head_dim"], report["shape"]["value_dim"], report["passed"]), (64, 32, True))
+        self.expect_error(USAGE, "usage error", ["V of 64 channels", named, "at most 32"], "run", named, "--value-dim", 64)
 
     def test_other_head_dims_are_padded_and_said_so(self):
         for channels, padded in ((24, 32 if GENERATOR else 64), (40, 64), (104, 128)):
@@ -774,14 +800,28 @@ class Files(RunTest):
     def test_shapes_that_do_not_belong_together(self):
         tensors = qkv()
         tensors["v"] = ("F16", [1, 2, 8, 64], waves(2 * 8 * 64, 3))
-        self.expect_error(FILE, "file error", ["k and v must have the same shape"], *self.run_file(tensors))
+        self.expect_error(FILE, "file error", ["k and v must have the same batch, heads and tokens"], *self.run_file(tensors))
         del tensors["v"]
         self.expect_error(FILE, "file error", ["v"], *self.run_file(tensors))
 
+    def test_v_with_channels_of_its_own_number(self):
+        tensors = qkv()
+        tensors["v"] = ("F16", [1, 2, 9, 40], waves(2 * 9 * 40, 3))
+        out = self.path("o.safetensors")
+        report = self.expect_json(OK, *self.run_file(tensors, "--out", out))
+        self.assertEqual((report["shape"]["head_dim"], report["shape"]["value_dim"]), (64, 40))
+        self.assertEqual((report["kernel_head_dim"], report["kernel_value_dim"], report["passed"]), (64, 64, True))
+        with open(out, "rb") as file:
+            self.assertIn(b"[1,2,9,40]", file.read().replace(b" ", b""))
+        tensors["v"] = ("F16", [1, 2, 9, 96], waves(2 * 9 * 96, 3))
+        report = self.expect_json(OK, *self.run_file(tensors))
+        self.assertEqual((report["kernel_head_dim"], report["kernel_value_dim"], report["passed"]), (64, 96, True))
+        self.assertIn("_d64_dv96_", report["kernels"][-1])
+
     def test_npy_that_does_not_fit_is_named(self):
-        wide, narrow, short = (npy(shape, waves(2 * shape[2] * shape[3], 3))
-                               for shape in ((1, 2, 9, 64), (1, 2, 9, 32), (1, 2, 8, 64)))
-        for blamed, q, k, v in (("k.npy", wide, narrow, wide), ("v.npy", wide, wide, narrow),
+        wide, narrow, short, twice = (npy(shape, waves(2 * shape[0] * shape[2] * shape[3], 3))
+                                      for shape in ((1, 2, 9, 64), (1, 2, 9, 32), (1, 2, 8, 64), (2, 2, 9, 64)))
+        for blamed, q, k, v in (("k.npy", wide, narrow, wide), ("v.npy", wide, wide, twice),
                                 ("q.npy", narrow, wide, wide), ("k.npy or ", wide, short, wide)):
             with self.subTest(blamed=blamed):
                 paths = [self.write(f"{name}.npy", data) for name, data in (("q", q), ("k", k), ("v", v))]

@@ -1,5 +1,6 @@
 // What a plan refuses to launch: one case for each rule. Every refusal names the tensor and the
 // rule, and nothing has been launched.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
@@ -145,6 +146,39 @@ TEST_CASE("workspace_bytes refuses the same shapes") {
   CHECK(plan.workspace_bytes({}) % 256 == 0);
 }
 
+// Of 64-bit numbers all the way: none of these has its last bytes within 2^32 of its first.
+TEST_CASE("workspaces of long sequences") {
+  const attention::Shape shape{.batch = 3,
+                               .q_heads = 48,
+                               .kv_heads = 24,
+                               .q_len = (std::int64_t{1} << 20) + 1,
+                               .kv_len = (std::int64_t{1} << 21) + 77};
+  const std::int64_t q_rows = std::int64_t{3} * 48 * ((1 << 20) + 128),
+                     k_rows = std::int64_t{3} * 24 * ((1 << 21) + 128);
+  const auto bytes_of = [&](const attention::Spec& spec, std::string_view name) {
+    const FakePlan plan(usual_kernel(spec));
+    std::int64_t end = 0, bytes = -1;
+    for (const auto& tensor : plan.plan.scratch(shape)) {
+      CHECK(tensor.offset >= 0);
+      CHECK(tensor.bytes >= 0);
+      end = std::max(end, tensor.offset + tensor.bytes);
+      if (tensor.name == name) bytes = tensor.bytes;
+    }
+    CHECK(end <= static_cast<std::int64_t>(plan.workspace_bytes(shape)));
+    CHECK(end > static_cast<std::int64_t>(plan.workspace_bytes(shape)) - 256);
+    return bytes;
+  };
+  CHECK(bytes_of({}, "q_codes") == q_rows * 128);
+  CHECK(bytes_of({}, "q_scale") == q_rows / 32 * 8 * 4);
+  CHECK(bytes_of({}, "k_codes") == k_rows * 128);
+  CHECK(bytes_of({}, "v_codes") == k_rows * 128);
+  CHECK(bytes_of({}, "lse_correction") == q_rows * 4);
+  CHECK(bytes_of({.head_dim = 256, .value_dim = 192}, "k_codes") == k_rows * 256);
+  CHECK(bytes_of({.head_dim = 256, .value_dim = 192}, "v_codes") == k_rows * 192);
+  const attention::Spec per_token{.granularity = Granularity::per_token};
+  CHECK(bytes_of(per_token, "k_scale") == k_rows * 4);
+}
+
 TEST_CASE("addresses") {
   check_refusals({
       {"null q", [](Call& c) { c.arguments.q.data = 0; }, {"q is a null pointer"}},
@@ -200,6 +234,81 @@ TEST_CASE("strides") {
        },
        {"k at", "address space"}},
   });
+}
+
+TEST_CASE("V and O are checked against channels of their own number") {
+  const sagegen::Kernel narrow = usual_kernel({.head_dim = 128, .value_dim = 64});
+  Call right;
+  const attention::Arguments of_values = plain_arguments(kShape, 64);
+  right.arguments.v = of_values.v;
+  right.arguments.o = of_values.o;
+  check_refusals({{"rows of V that overlap",
+                   [](Call& c) { c.arguments.v.stride_token = 56; },
+                   {"v.stride_token is 56", "64 channels", "overlap"}},
+                  {"rows of O that overlap",
+                   [](Call& c) { c.arguments.o.stride_token = 56; },
+                   {"o.stride_token is 56", "64 channels", "overlap"}},
+                  {"rows of K that overlap",
+                   [](Call& c) { c.arguments.k.stride_token = 64; },
+                   {"k.stride_token is 64", "128 channels", "overlap"}},
+                  {"lse that begins in O",
+                   [](Call& c) { c.arguments.lse = kO + 2 * (2 * 6 * 40 * 64) - 16; },
+                   {"lse spans", "o spans"}}},
+                 narrow, right);
+  FakePlan plan(narrow);
+  right.arguments.lse = kO + 2 * (2 * 6 * 40 * 64);  // where O ends
+  REQUIRE_NOTHROW(run(plan, right));
+  check_refusals({{"rows of V that overlap",
+                   [](Call& c) { c.arguments.v = plain_arguments(kShape, 128).v; },
+                   {"v.stride_token is 128", "192 channels", "overlap"}}},
+                 usual_kernel({.head_dim = 128, .value_dim = 192}), {.arguments = [] {
+                   attention::Arguments arguments = plain_arguments(kShape, 128);
+                   arguments.v = plain_arguments(kShape, 192).v;
+                   arguments.o = plain_arguments(kShape, 192).o;
+                   return arguments;
+                 }()});
+}
+
+TEST_CASE("O as codes of a byte") {
+  Call right;
+  right.arguments.o_scale = kSlopes;
+  const std::vector<Refusal> refusals{
+      {"no scale", [](Call& c) { c.arguments.o_scale = 0; }, {"o_scale is a null pointer"}},
+      {"a misaligned scale",
+       [](Call& c) { c.arguments.o_scale = kSlopes + 2; },
+       {"o_scale is at", "4 bytes"}},
+      {"rows of half chunks",
+       [](Call& c) { c.arguments.o.stride_token = 136; },
+       {"o.stride_token is 136", "multiples of 16 (16 bytes)"}},
+      {"a misaligned O", [](Call& c) { c.arguments.o.data += 8; }, {"o is at", "16 bytes"}}};
+  check_refusals(refusals, usual_kernel({.out = attention::OutputFormat::e4m3}), right);
+  check_refusals(refusals, usual_kernel({.out = attention::OutputFormat::s8}), right);
+  // What is written overlaps nothing, to the byte; what is read may lie among inputs.
+  const auto o_bytes = static_cast<DevicePtr>(2 * 6 * 40 * kHeadDim);
+  const DevicePtr scale_bytes = 4 * 2 * 6 * 40;
+  check_refusals({{"scales that begin in O",
+                   [=](Call& c) { c.arguments.o_scale = kO + o_bytes - 4; },
+                   {"o spans", "o_scale spans"}},
+                  {"scales that end in Q",
+                   [=](Call& c) { c.arguments.o_scale = kQ - scale_bytes + 4; },
+                   {"o_scale spans", "q spans"}}},
+                 usual_kernel({.out = attention::OutputFormat::s8}), right);
+  FakePlan s8(usual_kernel({.out = attention::OutputFormat::s8})),
+      e4m3(usual_kernel({.out = attention::OutputFormat::e4m3}));
+  right.arguments.o_scale = kO + o_bytes;
+  REQUIRE_NOTHROW(run(s8, right));
+  right.arguments.o_scale = kQ;
+  REQUIRE_NOTHROW(run(e4m3, right));
+  // 72 bytes are no whole chunks of 16.
+  FakePlan narrow(usual_kernel({.value_dim = 72, .out = attention::OutputFormat::s8}));
+  right.arguments.v = plain_arguments(kShape, 72).v;
+  right.arguments.o = plain_arguments(kShape, 72).o;
+  right.arguments.o.data += 8;
+  right.arguments.o_scale = kSlopes;
+  REQUIRE_NOTHROW(run(narrow, right));
+  check_refusals({{"a scale that nobody reads",
+                   [](Call& c) { c.arguments.o_scale = kSlopes; },
+                   {"o_scale is given", "writes O in f16", "out=e4m3 or out=s8"}}});
 }
 
 TEST_CASE("what is only read may be broadcast along any axis") {

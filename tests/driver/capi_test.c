@@ -557,6 +557,11 @@ static void test_unquantized_modes(sagegen_device* device) {
       {{.mode = "head_dim=64 io=bf16 pack_gqa=true causal=true"},
        "sage_fwd_d64_bf16_qk_s8t_g16x64_smk_pv_e4m3_f32x2_packgqa_causal__q32k64w2s3__sm89"},
       {{.mode = "head_dim=64 pack_gqa=true blocksparse=true"}, "leave pack_gqa out"},
+      {{.mode = "head_dim=192 value_dim=128 qk=f16"},
+       "sage_fwd_d192_dv128_f16_qk_f16t_g32x64_sm0_pv_e4m3_f32x2__q"},
+      {{.mode = "head_dim=128 out=s8 causal=true"},
+       "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_out_s8_causal__q"},
+      {{.mode = "head_dim=192 value_dim=100"}, "zeros up to 128"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i)
     EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &cases[i].options, &plan),

@@ -38,6 +38,16 @@ TEST_CASE("undefined registers may be copied, not used") {
         "uninitialized");
 }
 
+TEST_CASE("an undefined half of a pack leaves the other halves as they are") {
+  CHECK(check_of("mov.b16 %h1, 5; mov.b32 %w4, {%h9, %h1}; shr.u32 %w5, %w4, 16; "
+                 "setp.ne.u32 %p1, %w5, 5; @%p1 trap; st.global.b32 [%d2], %w5;") == "");
+  CHECK(check_of("mov.b16 %h1, 5; mov.b64 %d9, {%h9, %h1, %h9, %h1}; shr.u64 %d9, %d9, 48; "
+                 "cvt.u32.u64 %w5, %d9; setp.ne.u32 %p1, %w5, 5; @%p1 trap; "
+                 "st.global.b32 [%d2], %w5;") == "");
+  CHECK(check_of("mov.b16 %h1, 5; mov.b32 %w4, {%h9, %h1}; st.global.b32 [%d2], %w4;") ==
+        "uninitialized");
+}
+
 TEST_CASE("undefined memory taints what is loaded from it") {
   CHECK(check_of("add.u64 %d9, %d21, %d1; ld.global.b32 %w4, [%d9];") == "");
   CHECK(check_of("add.u64 %d9, %d21, %d1; ld.global.b32 %w4, [%d9]; st.global.b32 [%d2], %w4;") ==

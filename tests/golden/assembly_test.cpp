@@ -294,19 +294,54 @@ std::vector<Kernel> usual_kernels_of_other_heads() {
   return kernels;
 }
 
-TEST_CASE("the usual kernels of other head dims assemble without a spill or a remark") {
-  test::skip_without_ptxas();
+void check_spills(const std::vector<Kernel>& kernels, int bytes_allowed) {
   std::vector<Job> jobs;
-  for (const Kernel& kernel : usual_kernels_of_other_heads())
-    jobs.push_back({kernel, kernel.target(), {}});
-  REQUIRE(jobs.size() > 7 * 24 + 7 * 8);
+  for (const Kernel& kernel : kernels) jobs.push_back({kernel, kernel.target(), {}});
   assemble_all(jobs);
   for (const Job& job : jobs) {
     INFO(job.kernel.key() << ":\n" << job.assembled.report);
     CHECK_FALSE(model::has_remark(job.assembled.report));
     if (is_attention(job.kernel) && model::ptxas_major_version() != kMeasuredWith) continue;
-    CHECK(model::complaint(job.assembled.report).empty());
+    CHECK(model::registers(job.assembled.report) > 0);
+    CHECK(model::spilled_bytes(job.assembled.report) <= bytes_allowed);
   }
+}
+
+TEST_CASE("the usual kernels of other head dims assemble without a spill or a remark") {
+  test::skip_without_ptxas();
+  const std::vector<Kernel> kernels = usual_kernels_of_other_heads();
+  REQUIRE(kernels.size() > 7 * 24 + 7 * 8);
+  check_spills(kernels, 0);
+}
+
+// Of a few pairs: every mode and sums of f16, on every target that has them, causal, dtypes in turn. Nothing of them is
+// spilled by ptxas 13.0, but 4 and 8 bytes of two with FP16 P V, one for the sake of a third block on an SM. Of pairs that
+// are not here it is 4 to 48 bytes of a few, most of them with 32 channels of V.
+TEST_CASE("the usual kernels of a head_dim and another value_dim spill next to nothing") {
+  test::skip_without_ptxas();
+  constexpr int kPairs[][2] = {{192, 128}, {128, 64}, {64, 128}, {96, 256}, {64, 256}, {256, 64}};
+  std::vector<Kernel> with_fp8, with_fp16;
+  for (const auto& [head_dim, value_dim] : kPairs) {
+    for (const attention::Mode& mode : attention::modes()) {
+      for (const bool half_sums : {false, true}) {
+        if (half_sums && !mode.qk) continue;
+        for (const TargetInfo& info : supported_targets()) {
+          std::vector<Kernel>& kernels = mode.pv == DType::e4m3 ? with_fp8 : with_fp16;
+          attention::Spec spec{.head_dim = head_dim, .value_dim = value_dim};
+          spec.io = kernels.size() % 2 == 0 ? DType::f16 : DType::bf16;
+          spec = attention::with_mode(spec, mode);
+          if (half_sums) spec.accumulation = Accumulation::f32_f16;
+          spec.causal = true;
+          const Kernel kernel(attention::family(), spec, info.target);
+          if (kernel.violations().empty()) kernels.push_back(kernel);
+        }
+      }
+    }
+  }
+  REQUIRE(with_fp8.size() == std::size(kPairs) * (2 * 2 + 1 * 2 + 2));
+  REQUIRE(with_fp16.size() == std::size(kPairs) * (2 * 4 + 2 * 3 + 4));
+  check_spills(with_fp8, 0);
+  check_spills(with_fp16, 8);
 }
 
 TEST_CASE(
@@ -556,7 +591,7 @@ TEST_CASE("what a mod adds to the loop") {
 int spills_allowed(const Kernel& kernel) {
   if (!is_attention(kernel)) return 0;
   const auto [spec, s, target] = kernel.view(attention::family());
-  if (spec.head_dim != 64 && spec.head_dim != 128) return 96;
+  if ((spec.head_dim != 64 && spec.head_dim != 128) || spec.value_dim != 0) return 96;
   const int sums = s.cta_q / s.warps * (spec.head_dim + s.cta_k) / 32;
   return sums < 192 ? 40 : 192;
 }

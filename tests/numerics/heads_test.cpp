@@ -104,7 +104,8 @@ cli::AttentionResult run_between_walls(const cli::AttentionJob& job, const cli::
   const auto tensor = [&](const ref::Tensor& like) {
     return WalledTensor(on.device, like, job.spec.io, job.layout, gap);
   };
-  WalledTensor q = tensor(in.q), k = tensor(in.k), v = tensor(in.v), o = tensor(in.q);
+  WalledTensor q = tensor(in.q), k = tensor(in.k), v = tensor(in.v),
+               o = tensor({in.q.batch, in.q.heads, in.q.tokens, in.v.channels});
   q.upload();
   k.upload();
   v.upload();
@@ -213,6 +214,26 @@ std::vector<Kernel> every_head() {
   return kernels;
 }
 
+// Every pair of a head_dim and another value_dim.
+std::vector<attention::Spec> every_pair() {
+  std::vector<attention::Spec> pairs;
+  for (const int head_dim : head_dims().allowed) {
+    for (const int value_dim : head_dims().allowed) {
+      if (value_dim != head_dim) pairs.push_back({.head_dim = head_dim, .value_dim = value_dim});
+    }
+  }
+  return pairs;
+}
+
+// The n-th pair, with the mode that is asked for: dtype and mask change with both, so that a mode meets all of them.
+attention::Spec spec_of_pair(const attention::Spec& pair, std::size_t n, std::size_t mode) {
+  attention::Spec spec = pair;
+  spec.io = (n + mode) % 2 == 0 ? DType::f16 : DType::bf16;
+  spec = attention::with_mode(spec, attention::modes()[mode]);
+  spec.causal = (n / 2 + mode) % 2 == 0;
+  return spec;
+}
+
 }  // namespace
 
 TEST_CASE("each head_dim with some mode, mask and dtype", "[fast]") {
@@ -222,6 +243,72 @@ TEST_CASE("each head_dim with some mode, mask and dtype", "[fast]") {
     check_in_turn(kernels[kOfEach * i + 5 * i % kOfEach], i + 1);
   // Of 72 V ends within a slice of P V, in codes and as the caller gives it.
   for (const std::size_t i : {0, 5, 6, 12}) check_in_turn(kernels[2 * kOfEach + i], i + 2);
+}
+
+TEST_CASE("some pairs of a head_dim and another value_dim", "[fast]") {
+  // Those of models, and each mode with V wider and narrower; 72 ends within a slice of P V and a step of Q K^T.
+  constexpr std::array<std::array<int, 2>, 12> kPairs{{{192, 128},
+                                                       {64, 256},
+                                                       {128, 64},
+                                                       {72, 128},
+                                                       {256, 32},
+                                                       {96, 72},
+                                                       {32, 80},
+                                                       {160, 96},
+                                                       {128, 192},
+                                                       {80, 32},
+                                                       {64, 128},
+                                                       {192, 160}}};
+  for (std::size_t i = 0; i < kPairs.size(); ++i) {
+    const attention::Spec pair{.head_dim = kPairs[i][0], .value_dim = kPairs[i][1]};
+    for (const Kernel& kernel : on_a_target(spec_of_pair(pair, i, i % 6), i))
+      check_in_turn(kernel, i + 1);
+  }
+}
+
+TEST_CASE(
+    "every pair of a head_dim and another value_dim with every mode, masks and dtypes in turn",
+    "[full]") {
+  const std::vector<attention::Spec> pairs = every_pair();
+  std::uint64_t turn = 0;
+  for (std::size_t n = 0; n < pairs.size(); ++n) {
+    for (std::size_t mode = 0; mode < attention::modes().size(); ++mode) {
+      const std::vector<Kernel> on = on_a_target(spec_of_pair(pairs[n], n, mode), turn);
+      INFO(pairs[n].head_dim << "/" << pairs[n].value_dim << ", mode " << mode);
+      CHECK(on.size() == 1);
+      for (const Kernel& kernel : on) check_in_turn(kernel, turn);
+      ++turn;
+    }
+  }
+}
+
+TEST_CASE(
+    "pairs of head dims with granularities, smoothing of both, accumulations and mods in turn",
+    "[full]") {
+  const std::vector<bool attention::Spec::*> mods{
+#define SAGEGEN_MOD(name) &attention::Spec::name,
+#include "templates/attention/mods/mods.def"
+  };
+  constexpr std::array kGranularities = {Granularity::per_thread, Granularity::per_block,
+                                         Granularity::per_token, Granularity::per_tensor};
+  constexpr std::array kAccumulations = {Accumulation::f32, Accumulation::two_level_f32,
+                                         Accumulation::f32_f16};
+  constexpr std::array kSmoothings = {Smoothing::none, Smoothing::k};
+  const std::vector<attention::Spec> pairs = every_pair();
+  std::size_t refused = 0;
+  for (std::size_t n = 0; n < pairs.size(); ++n) {
+    attention::Spec spec = spec_of_pair(pairs[n], n, n % 4);  // these have codes of Q and K
+    spec.granularity = kGranularities[n % kGranularities.size()];
+    spec.q_group = n % 3 == 0 ? 32 : 128;
+    if (n % 5 != 0) spec.smoothing = kSmoothings[n % kSmoothings.size()];
+    spec.accumulation = kAccumulations[n % kAccumulations.size()];
+    if (n % 2 == 1) spec.v_smoothing = ValueSmoothing::mean;
+    if (n % 3 == 1) spec.*mods[n / 3 % mods.size()] = true;
+    const std::vector<Kernel> on = on_a_target(spec, n);
+    refused += on.empty() ? 1 : 0;
+    for (const Kernel& kernel : on) check_in_turn(kernel, n);
+  }
+  CHECK(refused == 0);
 }
 
 TEST_CASE("every head_dim with every mode, mask and dtype", "[full]") {

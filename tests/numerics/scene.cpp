@@ -74,6 +74,7 @@ ref::IoType io_type(DType io) { return io == DType::f16 ? ref::IoType::f16 : ref
 ref::Inputs inputs_for(const Kernel& kernel, const std::string& distribution, ref::Shape shape,
                        std::uint64_t seed) {
   shape.head_dim = spec_of(kernel).head_dim;
+  shape.value_dim = attention::value_dim(spec_of(kernel));
   return ref::generate(distribution, shape, seed, io_type(spec_of(kernel).io));
 }
 

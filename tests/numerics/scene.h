@@ -25,7 +25,7 @@ Artifact emitted(const Kernel& kernel);
 
 reference::IoType io_type(DType io);
 
-// Of the kernel's head_dim, rounded to its dtype.
+// Of the kernel's head_dim and value_dim, rounded to its dtype.
 reference::Inputs inputs_for(const Kernel& kernel, const std::string& distribution,
                              reference::Shape shape, std::uint64_t seed);
 

@@ -41,7 +41,10 @@ const std::vector<std::string>& keys() {
       "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32_causal__q64k32w4s2__sm86",
       "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_e4m3_f32x2__q64k64w4s1__sm120",
       "sage_fwd_d64_f16_qk_s4t_g16x64_smqk_pv_f16_f32_packgqa_causal__q32k64w2s3__sm80",
-      "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32_packgqa__q32k64w2s3__sm80"};
+      "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32_packgqa__q32k64w2s3__sm80",
+      "sage_fwd_d192_dv128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s1__sm89",
+      "sage_fwd_d64_dv72_f16_qk_s4t_g32x64_smqk_pv_f16_f32__q64k64w4s2__sm80",
+      "sage_fwd_d96_dv32_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32__q64k64w4s1__sm80"};
   return all;
 }
 
@@ -120,8 +123,9 @@ TEST_CASE("every element is held exactly once by a warp") {
     check_covers(l.k, tile, code_d);
     check_covers(l.scores, rows, tile);
     check_covers(l.p, rows, tile);
-    check_covers(l.v, tile, value_channels(d));
-    check_covers(l.o, rows, d);
+    const int of_value = value_dim(c.view.spec);
+    check_covers(l.v, tile, value_channels(of_value));
+    check_covers(l.o, rows, of_value);
   });
 }
 
@@ -281,18 +285,21 @@ TEST_CASE("the whole kernel makes these accesses and no others") {
     const runtime::Device device(driver, ordinal);
     const attention::Plan plan(device, kernel, [](const Kernel& each) { return emit(each); });
     if (mean_scores) expected["cp.async"] += blocks;  // by one warp
-    const std::int64_t d = view.spec.head_dim;
+    const std::int64_t d = view.spec.head_dim, of_value = value_dim(view.spec);
     const attention::Shape shape{
         .batch = 1, .q_heads = 1, .kv_heads = 1, .q_len = queries, .kv_len = view.schedule.cta_k};
-    runtime::Buffer q(device, static_cast<std::size_t>(shape.q_len * d) * 2), o(device, q.bytes());
-    runtime::Buffer k(device, static_cast<std::size_t>(shape.kv_len * d) * 2), v(device, k.bytes());
+    const auto buffer_of = [&](std::int64_t rows, std::int64_t channels) {
+      return runtime::Buffer(device, static_cast<std::size_t>(rows * channels) * 2);
+    };
+    runtime::Buffer q = buffer_of(shape.q_len, d), o = buffer_of(shape.q_len, of_value);
+    runtime::Buffer k = buffer_of(shape.kv_len, d), v = buffer_of(shape.kv_len, of_value);
     for (runtime::Buffer* buffer : {&q, &k, &v}) buffer->fill(0x3c);
     const runtime::Buffer workspace(device, plan.workspace_bytes(shape));
     attention::Arguments arguments;
     arguments.q = runtime::hnd(q.data(), 1, shape.q_len, d);
     arguments.k = runtime::hnd(k.data(), 1, shape.kv_len, d);
-    arguments.v = runtime::hnd(v.data(), 1, shape.kv_len, d);
-    arguments.o = runtime::hnd(o.data(), 1, shape.q_len, d);
+    arguments.v = runtime::hnd(v.data(), 1, shape.kv_len, of_value);
+    arguments.o = runtime::hnd(o.data(), 1, shape.q_len, of_value);
     plan.run(shape, arguments, workspace.data(), workspace.bytes(), nullptr);
 
     std::map<std::string, std::uint64_t> executed;

@@ -78,6 +78,21 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
        {"head_dim 0", "32, 64, 72, 80, 96, 128, 160, 192 and 256"}},
       {"head_dim 112", [](Parts& s) { s.spec.head_dim = 112; }, {"head_dim 112", "pad", "to 128"}},
       {"head_dim < 0", [](Parts& s) { s.spec.head_dim = -64; }, {"head_dim -64"}},
+      {"value_dim 100",
+       [](Parts& s) { s.spec.value_dim = 100; },
+       {"value_dim 100", "(0), or one of 32, 64", "zeros up to 128"}},
+      {"codes of O without FP8",
+       [](Parts& s) {
+         s.spec = attention::with_pv(s.spec, DType::f16);
+         s.spec.out = attention::OutputFormat::e4m3;
+         s.target = {.sm = 86};
+       },
+       {"out e4m3 is refused on sm_86", "use out s8"}},
+      {"value_dim 320", [](Parts& s) { s.spec.value_dim = 320; }, {"value_dim 320"}},
+      {"value_dim < 0", [](Parts& s) { s.spec.value_dim = -64; }, {"value_dim -64"}},
+      {"value_dim that is head_dim",
+       [](Parts& s) { s.spec.value_dim = s.spec.head_dim; },
+       {"value_dim 128 with head_dim 128 is refused", "use value_dim 0"}},
       {"io", [](Parts& s) { s.spec.io = DType::f32; }, {"io f32", "f16 or bf16"}},
       {"s4",
        [](Parts& s) {

@@ -104,8 +104,8 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
        {"\"f32x3\" at position 45 is not f32, f32x2 or f32f16 (accumulation)"}},
       {with("causal", "diagonal"),
        {"\"diagonal\" at position 51 is not \"__\", usual or finev (code_range), smv0 or smv "
-        "(v_smoothing), rot0 or hadamard "
-        "(rotation), own or given (inputs), packgqa (pack_gqa), causal (causal)"}},
+        "(v_smoothing), rot0 or hadamard (rotation), own or given (inputs), out_io, out_e4m3 or "
+        "out_s8 (out), packgqa (pack_gqa), varlen (varlen), causal (causal)"}},
       {with("__q", "_q"), {"\"q128k64w4s2\" at position 58 is not \"__\""}},
       {with("q128k64w4s2", "q128k64w4"),
        {"in \"q128k64w4\" at position 59, s<stages>, for example s2 belongs at 68"}},
@@ -226,7 +226,7 @@ TEST_CASE("a kernel from a text of options") {
     const char *options, *part;
   };
   const Case cases[] = {
-      {"headdim=64", "unknown option \"headdim\"; valid are head_dim, io, qk,"},
+      {"headdim=64", "unknown option \"headdim\"; valid are head_dim, value_dim, io, qk,"},
       {"io", "option \"io\" is refused: write name=value, f16 or bf16"},
       {"half", "option \"half\" is refused: write name=value"},
       {"io=half", "io = \"half\" is refused: it must be f16 or bf16"},

@@ -23,13 +23,15 @@ struct Case {
   bool causal = false;
   std::int64_t offset = 0;
   double scale = 0.0;
+  std::int64_t value_channels = 0;  // 0: channels
 };
 
 Inputs random_inputs(const Case& c, unsigned seed) {
   Inputs in;
   in.q = Tensor(c.batch, c.q_heads, c.q_len, c.channels);
   in.k = Tensor(c.batch, c.kv_heads, c.kv_len, c.channels);
-  in.v = in.k;
+  in.v =
+      Tensor(c.batch, c.kv_heads, c.kv_len, c.value_channels != 0 ? c.value_channels : c.channels);
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   for (Tensor* t : {&in.q, &in.k, &in.v}) {
@@ -50,7 +52,7 @@ Output direct_attention(const Inputs& in) {
     for (std::int64_t h = 0; h < in.q.heads; ++h) {
       const std::int64_t kv_head = h / (in.q.heads / in.k.heads);
       for (std::int64_t i = 0; i < in.q.tokens; ++i) {
-        std::vector<double> scores, row(static_cast<std::size_t>(d), 0.0);
+        std::vector<double> scores, row(static_cast<std::size_t>(in.v.channels), 0.0);
         for (std::int64_t j = 0; j < in.k.tokens; ++j) {
           if (in.causal && j > i + in.causal_offset) break;
           long double dot = 0;
@@ -68,7 +70,7 @@ Output direct_attention(const Inputs& in) {
           for (std::size_t j = 0; j < scores.size(); ++j) {
             const double p = std::exp(scores[j] - lse);
             const float* v = in.v.row(b, kv_head, static_cast<std::int64_t>(j));
-            for (std::int64_t c = 0; c < d; ++c) row[static_cast<std::size_t>(c)] += p * v[c];
+            for (std::size_t c = 0; c < row.size(); ++c) row[c] += p * v[c];
           }
         }
         out.o.insert(out.o.end(), row.begin(), row.end());
@@ -93,6 +95,8 @@ TEST_CASE("attention agrees with the direct loop") {
       {.q_len = 131, .kv_len = 33, .channels = 24, .causal = true, .offset = 33 - 131},
       {.q_len = 90, .kv_len = 90, .channels = 24, .causal = true, .offset = 7},
       {.q_len = 20, .kv_len = 200, .channels = 128, .scale = 1.5},
+      {.q_heads = 2, .q_len = 40, .kv_len = 70, .channels = 24, .value_channels = 9},
+      {.batch = 2, .kv_heads = 1, .q_len = 40, .kv_len = 70, .channels = 9, .value_channels = 40},
   };
   unsigned seed = 1;
   for (const Case& c : cases) {

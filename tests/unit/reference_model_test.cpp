@@ -455,6 +455,23 @@ TEST_CASE("the output is on the grid of its dtype") {
   }
 }
 
+TEST_CASE("codes of the output are on the grid of their rows, or saturate") {
+  QuantModel m;
+  m.output_codes = QuantModel::OutputCodes::s8;
+  std::vector<double> o{1, -0.5, 0.004, -0.003, 0, 0, 0, 0};
+  round_output(m, o, 4);
+  CHECK(o[0] == 1);
+  CHECK(std::fabs(o[1] * 127 + 64) < 1e-12);  // -63.5, to even
+  CHECK(std::fabs(o[2] * 127 - 1) < 1e-12);
+  CHECK(o[3] == 0);
+  CHECK(std::all_of(o.begin() + 4, o.end(), [](double x) { return x == 0; }));
+  m.output_codes = QuantModel::OutputCodes::e4m3;
+  m.output_factor = 2;
+  o = {300, -300, 1.06, 0x1p-13, 0};
+  round_output(m, o, 5);
+  CHECK(o == std::vector<double>{224, -224, 1, 0, 0});
+}
+
 TEST_CASE("bad models are refused") {
   const Inputs in = random_inputs(8, 8, 8, 1);
   CHECK_THROWS_WITH(model(in, {.qk_bits = 5}), Catch::Contains("qk_bits is 5"));

@@ -196,7 +196,7 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
       {"[[attention]]\n", "set.toml:1:1: targets is missing"},
       {"\n[[attention]\n", "set.toml:2:13: "},
       {head + "headdim = [64]\n",
-       "set.toml:3:1: unknown key \"headdim\"; valid are targets, head_dim, io,"},
+       "set.toml:3:1: unknown key \"headdim\"; valid are targets, head_dim, value_dim, io,"},
       {head + "io = []\n", "set.toml:3:6: io must be a value or a list with at least one"},
       {head + "io = [\"f16\",\n  \"half\"]\n",
        "set.toml:4:3: io = \"half\" is refused: it must be f16 or bf16"},

@@ -63,9 +63,9 @@ LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head) 
   std::int64_t products = 0;
   for (std::size_t kind = 0; kind < kMmaKinds; ++kind)
     if (qk.has(static_cast<MmaKind>(kind))) products += counts.multiplications[kind];
-  // P V has as many as Q K, and the sum of P is eight channels more.
+  // Of P V there are those of V's channels, and the sum of P is eight channels more.
   constexpr int kSumChannels = 8;
-  const int of_score = qk.with_pv ? head.multiplied + head.all + kSumChannels : head.multiplied;
+  const int of_score = qk.with_pv ? head.multiplied + head.values + kSumChannels : head.multiplied;
   if (head.multiplied <= 0 || products == 0 || products % of_score != 0) {
     throw NotModelled("the loop does " + std::to_string(products) + " multiplications of Q K" +
                       (qk.with_pv ? " and P V" : "") + ", which are no scores of head_dim " +
@@ -152,7 +152,7 @@ Prediction predict(const Code& code, const Launch& launch, HeadChannels head, co
   result.lowest = loop.lowest;
   result.highest = loop.highest;
   const auto tops_at = [&](double cycles, int subcores) {
-    const double operations = 4.0 * head.all * result.counts.scores;
+    const double operations = 2.0 * (head.all + head.values) * result.counts.scores;
     return operations * subcores * gpu.sms * gpu.clock_ghz / cycles / 1e3;
   };
   result.tops = tops_at(result.cycles, modelled.busy_subcores);

@@ -25,12 +25,14 @@ class NotModelled : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Channels of a head: those that there are, and those that Q K^T multiplies, which may end with padding.
+// Channels of a head: those that Q and K have, those that Q K^T multiplies, which may end with padding, and those of V.
 struct HeadChannels {
-  HeadChannels(int head_dim) : all(head_dim), multiplied(head_dim) {}
+  HeadChannels(int head_dim) : HeadChannels(head_dim, head_dim) {}
   HeadChannels(int head_dim, int multiplied_channels)
-      : all(head_dim), multiplied(multiplied_channels) {}
-  int all, multiplied;
+      : HeadChannels(head_dim, multiplied_channels, head_dim) {}
+  HeadChannels(int head_dim, int multiplied_channels, int value_dim)
+      : all(head_dim), multiplied(multiplied_channels), values(value_dim) {}
+  int all, multiplied, values;
 };
 
 // Counts of what a warp issues in one iteration, for a tile of its own.
@@ -89,7 +91,7 @@ struct Prediction {
   Bounds bounds;
   double cycles = 0;               // of a sub-core for one warp's tile
   double lowest = 0, highest = 0;  // of the runs that the cycles are the mean of
-  double tops = 0;                 // 1e12 operations per second, 4 head_dim per score
+  double tops = 0;                 // 1e12 operations per second, 2 (head_dim + value_dim) per score
   double roof =
       0;  // the same if the tensor cores never waited; what they do for padding takes time
 };

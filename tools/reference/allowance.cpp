@@ -97,7 +97,7 @@ class RowBound {
     const KeySpan seen = mods_.keys_of(token);
     first_ = seen.begin;
     visible_ = seen.end;
-    std::fill_n(o, in_.q.channels, 0.0);
+    std::fill_n(o, in_.v.channels, 0.0);
     *lse = *distance = *of_codes = 0;
     if (has_mods_) take_sink(q);
     top_ = -1;
@@ -669,18 +669,18 @@ class RowBound {
   }
 
   void outputs(double* o, double* of_codes) const {
-    const Format format = format_of(m_.output);
-    for (std::int64_t c = 0; c < in_.q.channels; ++c) {
+    double largest = 0;  // of the row
+    for (std::int64_t c = 0; c < in_.v.channels; ++c) {
       *of_codes += quotient(c, n_error_[index(c)], s_error_) + error_of_mean(index(c));
       const double s_error = s_error_ + s_cut_;
       const double error =
           quotient(c, n_error_[index(c)] + n_cut_[index(c)], s_error) + mean_error(c, s_error);
-      // Half a step where the value may end up.
-      const double end = std::fabs(finished(c)) + error;
-      const int exponent =
-          end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
-      o[c] = error + std::ldexp(0.5, exponent - format.fraction_bits) + kFlushed;
+      o[c] = error;
+      largest = std::max(largest, std::fabs(finished(c)) + error);
     }
+    // Half a step where the value may end up.
+    for (std::int64_t c = 0; c < in_.v.channels; ++c)
+      o[c] = o[c] + half_output_step(m_, std::fabs(finished(c)) + o[c], largest) + kFlushed;
   }
 
   // What is the same for all keys, or small: of log2 P.
@@ -705,7 +705,7 @@ class RowBound {
 
   // 9. of the header. o: the bounds of the elements.
   void whole_row(std::int64_t token, const double* o, double* distance, double* of_codes) const {
-    const auto channels = index(in_.q.channels);
+    const auto channels = index(in_.v.channels);
     double worst = 0;
     for (std::size_t c = 0; c < channels; ++c) worst += o[c] * o[c];
     *distance = std::sqrt(worst);
@@ -713,17 +713,16 @@ class RowBound {
     if (least_sum < s_ / 2 || head_.all_undecided) return;
 
     const double codes = pulls(token) / least_sum;
-    double rest = 0;
-    const Format format = format_of(m_.output);
+    double rest = 0, largest = 0;
+    for (std::size_t c = 0; c < channels; ++c)
+      largest = std::max(largest, std::fabs(finished(static_cast<std::int64_t>(c))) + o[c]);
     for (std::size_t c = 0; c < channels; ++c) {
       const double scale = head_.value_scale[c], value = scale * std::fabs(n_[c]) / s_;
       const auto channel = static_cast<std::int64_t>(c);
       const double end = std::fabs(finished(channel)) + o[c];
-      const int exponent =
-          end > 0 ? std::max(std::ilogb(end), format.min_exponent) : format.min_exponent;
       const double one = (scale * (n_cut_[c] + n_values_[c]) + value * s_cut_) / least_sum +
-                         value * kQuotient + std::ldexp(0.5, exponent - format.fraction_bits) +
-                         kFlushed + mean_error(channel, s_cut_);
+                         value * kQuotient + half_output_step(m_, end, largest) + kFlushed +
+                         mean_error(channel, s_cut_);
       rest += one * one;
     }
     *distance = std::min(*distance, codes * (1 + kQuotient) + std::sqrt(rest));
@@ -735,15 +734,15 @@ class RowBound {
 
   // The length of sum dP (V - o), from codes of Q and K, scores and codes of P.
   double pulls(std::int64_t token) const {
-    const auto channels = index(in_.q.channels), padded = n_.size();
+    const auto of_value = index(in_.v.channels), padded = n_.size();
     const std::int64_t row = queries_.order.of(token);
     const std::int16_t* q = queries_.row(row);
     const std::vector<int>& undecided = queries_.undecided[index(row)];
-    std::vector<Pull> of_q(undecided.size()), of_k(channels), edges(400), maxima;
+    std::vector<Pull> of_q(undecided.size()), of_k(index(in_.k.channels)), edges(400), maxima;
     Pull light;  // a tile
     double of_light = 0;
     std::vector<double> off(padded), mean(padded), scale(padded, 0.0);  // padding weighs nothing
-    std::copy_n(head_.value_scale.begin(), channels, scale.begin());
+    std::copy_n(head_.value_scale.begin(), of_value, scale.begin());
     for (std::size_t c = 0; c < padded; ++c) mean[c] = n_[c] / s_;
     std::vector<double> of_sink(padded, 0.0);  // what it takes from the mean of V
     for (std::size_t c = 0; c < head_.value_mean.size(); ++c)
@@ -792,7 +791,7 @@ class RowBound {
     double total = kDeviations * std::sqrt(squares) + linear + of_light + light.length();
     if (sink_ > -kInfinity) {
       double length = 0;  // of o: the sink's V is 0
-      for (std::int64_t c = 0; c < in_.q.channels; ++c) length += finished(c) * finished(c);
+      for (std::int64_t c = 0; c < in_.v.channels; ++c) length += finished(c) * finished(c);
       total += sink_error() * std::sqrt(length);
     }
     for (const Pull& pull : of_q) total += pull.length();
@@ -907,7 +906,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
   if (m.tile_keys % kFusedKeys != 0 || m.pv == QuantModel::Pv::exact)
     throw std::invalid_argument("bounds are for tiles of whole 16 keys, and P in a format");
   Allowance out;
-  out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
+  out.o.resize(rows.size() * static_cast<std::size_t>(in.v.channels));
   out.lse.resize(rows.size());
   out.distance.resize(rows.size());
   out.codes.resize(rows.size());
@@ -927,7 +926,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
         for (std::int64_t i = first; i < last; ++i) {
           const std::int64_t token = tokens[static_cast<std::size_t>(i)];
           bound.compute(in.q.row(group.batch, q_head, token), token,
-                        out.o.data() + (row + i) * in.q.channels, out.lse.data() + row + i,
+                        out.o.data() + (row + i) * in.v.channels, out.lse.data() + row + i,
                         out.distance.data() + row + i, out.codes.data() + row + i,
                         may_skip ? out.light.data() + row + i : nullptr);
         }

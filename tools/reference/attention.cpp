@@ -3,6 +3,7 @@
 #include <functional>
 #include <numbers>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 
 #include <fmt/format.h>
@@ -37,10 +38,9 @@ void check(const Inputs& in) {
   require(whole(in.q) && whole(in.k) && whole(in.v),
           fmt::format("q {}, k {}, v {}: sizes must be positive and match the data",
                       shape_text(in.q), shape_text(in.k), shape_text(in.v)));
-  require(
-      in.k.batch == in.v.batch && in.k.heads == in.v.heads && in.k.tokens == in.v.tokens &&
-          in.k.channels == in.v.channels,
-      fmt::format("k {} and v {} must have the same shape", shape_text(in.k), shape_text(in.v)));
+  require(in.k.batch == in.v.batch && in.k.heads == in.v.heads && in.k.tokens == in.v.tokens,
+          fmt::format("k {} and v {} must have the same batch, heads and tokens", shape_text(in.k),
+                      shape_text(in.v)));
   require(in.q.batch == in.k.batch && in.q.channels == in.k.channels,
           fmt::format("q {} and k {} must have the same batch and channels", shape_text(in.q),
                       shape_text(in.k)));
@@ -52,16 +52,17 @@ void check(const Inputs& in) {
 }
 
 KeyValues pack(const std::vector<double>& keys, const std::vector<double>& values,
-               std::int64_t tokens, std::int64_t channels) {
+               std::int64_t tokens, std::int64_t channels, std::int64_t value_channels) {
   KeyValues kv{.keys = Panels(channels, tokens),
                .key_scale = std::vector<double>(static_cast<std::size_t>(tokens), 1.0),
-               .values = Panels(tokens, channels),
-               .value_scale = std::vector<double>(static_cast<std::size_t>(channels), 1.0)};
+               .values = Panels(tokens, value_channels),
+               .value_scale = std::vector<double>(static_cast<std::size_t>(value_channels), 1.0),
+               .value_mean = {}};
   for (std::int64_t n = 0; n < tokens; ++n) {
-    for (std::int64_t c = 0; c < channels; ++c) {
+    for (std::int64_t c = 0; c < channels; ++c)
       kv.keys.at(c, n) = keys[static_cast<std::size_t>(n * channels + c)];
-      kv.values.at(n, c) = values[static_cast<std::size_t>(n * channels + c)];
-    }
+    for (std::int64_t c = 0; c < value_channels; ++c)
+      kv.values.at(n, c) = values[static_cast<std::size_t>(n * value_channels + c)];
   }
   return kv;
 }
@@ -107,7 +108,7 @@ Output run_heads(const Inputs& in, const RowNumbers& rows, const SoftmaxOptions&
                  int threads, const Progress& progress, const MakeKeyValues& make_kv,
                  const MakeQueries& make_queries) {
   Output out;
-  out.o.resize(rows.size() * static_cast<std::size_t>(in.q.channels));
+  out.o.resize(rows.size() * static_cast<std::size_t>(in.v.channels));
   out.lse.resize(rows.size());
   for_each_kv_head(in, rows, [&](const HeadRows& head) {
     const KeyValues kv = make_kv(head.batch, head.kv_head);
@@ -129,7 +130,7 @@ Output run_heads(const Inputs& in, const RowNumbers& rows, const SoftmaxOptions&
     parallel_for(static_cast<std::int64_t>(blocks.size()), threads, [&](std::int64_t item) {
       const Block& block = blocks[static_cast<std::size_t>(item)];
       attend(queries[block.queries], kv, block.first, block.last, options,
-             out.o.data() + block.row * in.q.channels, out.lse.data() + block.row);
+             out.o.data() + block.row * in.v.channels, out.lse.data() + block.row);
       if (progress) progress(block.last - block.first);
     });
   });
@@ -202,7 +203,8 @@ Output attention(const Inputs& in, const RowNumbers& rows, int threads, const Pr
        .mods = mods.empty() ? nullptr : &mods},
       threads, progress,
       [&](std::int64_t b, std::int64_t h) {
-        return pack(head_rows(in.k, b, h), head_rows(in.v, b, h), in.k.tokens, in.k.channels);
+        return pack(head_rows(in.k, b, h), head_rows(in.v, b, h), in.k.tokens, in.k.channels,
+                    in.v.channels);
       },
       [&](std::int64_t b, std::int64_t h, const std::vector<std::int64_t>& tokens) {
         return chosen_queries(head_rows(in.q, b, h), in.q.channels, scale, tokens, b, h);
@@ -211,9 +213,27 @@ Output attention(const Inputs& in, const RowNumbers& rows, int threads, const Pr
 
 Output model(const Inputs& in, const QuantModel& m, int threads) {
   Output out = unrounded_model(in, m, all_rows(in), threads, {});
-  const Format format = format_of(m.output);
-  for (double& value : out.o) value = round_ieee(value, format);
+  round_output(m, out.o, in.v.channels);
   return out;
+}
+
+void round_output(const QuantModel& m, std::vector<double>& o, std::int64_t channels) {
+  const Format format = format_of(m.output);
+  const auto width = static_cast<std::size_t>(channels);
+  for (std::size_t row = 0; row < o.size(); row += width) {
+    const std::span<double> values(o.data() + row, width);
+    double amax = 0;
+    for (const double x : values) amax = std::max(amax, std::fabs(x));
+    for (double& x : values) {
+      if (m.output_codes == QuantModel::OutputCodes::none) {
+        x = round_ieee(x, format);
+      } else if (m.output_codes == QuantModel::OutputCodes::e4m3) {
+        x = round_satfinite(x * m.output_factor, kE4m3) / m.output_factor;
+      } else if (amax > 0) {
+        x = std::nearbyint(x * 127 / amax) * amax / 127;
+      }
+    }
+  }
 }
 
 Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& rows, int threads,
@@ -228,7 +248,7 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
     RowCodes k = quantize_rows(to_quantize(smoothed_keys(in.k, b, h, m), in.k.channels, m),
                                in.k.channels, m.qk_bits, grouping_of_keys(m, in.k.channels));
     ChannelCodes v = quantize_values(in.v, b, h, m);
-    KeyValues kv = pack(k.codes, v.codes, in.k.tokens, in.k.channels);
+    KeyValues kv = pack(k.codes, v.codes, in.k.tokens, in.k.channels, in.v.channels);
     kv.key_scale = std::move(k.row_scale);
     kv.value_scale = std::move(v.scale);
     if (m.smooth_v) kv.value_mean = std::move(v.mean);
@@ -263,16 +283,19 @@ Output unrounded_model(const Inputs& in, const QuantModel& m, const RowNumbers& 
   };
 
   const ModList mods(in);
-  return run_heads(in, rows,
-                   {.causal = in.causal,
-                    .causal_offset = in.causal_offset,
-                    .tile_keys = m.tile_keys,
-                    .p_max = m.p_max,
-                    .round_p = rounding_of(m.pv),
-                    .maximum_step = mods.change_scores() ? 0 : m.maximum_step,
-                    .maximum_slack = m.maximum_slack,
-                    .mods = mods.empty() ? nullptr : &mods},
-                   threads, progress, make_kv, make_queries);
+  Output out = run_heads(in, rows,
+                         {.causal = in.causal,
+                          .causal_offset = in.causal_offset,
+                          .tile_keys = m.tile_keys,
+                          .p_max = m.p_max,
+                          .round_p = rounding_of(m.pv),
+                          .maximum_step = mods.change_scores() ? 0 : m.maximum_step,
+                          .maximum_slack = m.maximum_slack,
+                          .mods = mods.empty() ? nullptr : &mods},
+                         threads, progress, make_kv, make_queries);
+  const double end = largest_output(m);
+  for (double& value : out.o) value = std::clamp(value, -end, end);
+  return out;
 }
 
 Metrics compare(const std::vector<double>& expected, const std::vector<double>& got) {

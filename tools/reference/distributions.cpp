@@ -266,7 +266,8 @@ Inputs generate(const std::string& name, const Shape& shape, std::uint64_t seed,
         fmt::format("unknown distribution '{}'; there are {}", name, names));
   }
   if (shape.batch < 1 || shape.q_heads < 1 || shape.kv_heads < 1 || shape.q_len < 1 ||
-      shape.kv_len < 1 || shape.head_dim < 1 || shape.q_heads % shape.kv_heads != 0) {
+      shape.kv_len < 1 || shape.head_dim < 1 || shape.value_dim < 0 ||
+      shape.q_heads % shape.kv_heads != 0) {
     throw std::invalid_argument(fmt::format(
         "cannot generate batch {}, {} query heads, {} key heads, lengths {} and {}, head_dim {}: "
         "sizes must "
@@ -276,7 +277,8 @@ Inputs generate(const std::string& name, const Shape& shape, std::uint64_t seed,
   Inputs in;
   in.q = Tensor(shape.batch, shape.q_heads, shape.q_len, shape.head_dim);
   in.k = Tensor(shape.batch, shape.kv_heads, shape.kv_len, shape.head_dim);
-  in.v = in.k;
+  in.v = Tensor(shape.batch, shape.kv_heads, shape.kv_len,
+                shape.value_dim != 0 ? shape.value_dim : shape.head_dim);
   fill_normal(in.q, Random(seed, kBulkQ));
   fill_normal(in.k, Random(seed, kBulkK));
   fill_normal(in.v, Random(seed, kBulkV));

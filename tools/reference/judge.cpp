@@ -186,6 +186,17 @@ class Ranges {
                                              0x1p-22 * std::fabs(mean_[c]) + 3 * mean_error_[c]
                                        : 0;
     const double slack = (cut + 0x1p-20) * left + 0x1p-126 + of_mean;
+    if (m_.output_codes !=
+        QuantModel::OutputCodes::none) {  // of s8, the row adds half of a code of its own
+      const double end = largest_output(m_);
+      range.low = std::clamp(low - slack, -end, end);
+      range.high = std::clamp(high + slack, -end, end);
+      if (m_.output_codes == QuantModel::OutputCodes::e4m3) {
+        range.low -= half_output_step(m_, std::fabs(range.low), 0);
+        range.high += half_output_step(m_, std::fabs(range.high), 0);
+      }
+      return slack;
+    }
     const Format format = format_of(m_.output);
     range.low = round_satfinite(low - slack, format);
     range.high = round_satfinite(high + slack, format);
@@ -325,13 +336,19 @@ Impossible check_every_row(const Inputs& in, const QuantModel& m,
         const bool sees_none = keys.begin == keys.end;
         const std::vector<Range>& range =
             mods.empty() ? ranges.of(keys.end) : ranges.of(keys, has_sink);
-        for (std::int64_t c = 0; c < in.q.channels; ++c) {
-          const double o = got.o[static_cast<std::size_t>(row * in.q.channels + c)];
+        double of_code = 0;
+        if (m.output_codes == QuantModel::OutputCodes::s8) {
+          for (const Range& r : range)
+            of_code = std::max({of_code, std::fabs(r.low) / 253, std::fabs(r.high) / 253});
+        }
+        for (std::int64_t c = 0; c < in.v.channels; ++c) {
+          const double o = got.o[static_cast<std::size_t>(row * in.v.channels + c)];
           if (sees_none) {
             if (o != 0) note(out.masked, judged(row, c, o, 0, 0));
             continue;
           }
-          const auto [least, largest, low, high] = range[static_cast<std::size_t>(c)];
+          const Range& of_channel = range[static_cast<std::size_t>(c)];
+          const double low = of_channel.low - of_code, high = of_channel.high + of_code;
           const Judged here = judged(row, c, o, low + (high - low) / 2, (high - low) / 2);
           if (!std::isfinite(o)) {
             note(out.non_finite, here);

@@ -90,10 +90,16 @@ struct QuantModel {
   double maximum_slack = 0;
   int tile_keys = 64;  // P is quantized against the running maximum of the tiles so far
   IoType output = IoType::f16;
+  // O as codes of a byte in place of that: e4m3 of O times output_factor, saturated; s8 with the largest magnitude of a
+  // row / 127 as its scale.
+  enum class OutputCodes { none, e4m3, s8 } output_codes = OutputCodes::none;
+  double output_factor = 1;
   friend bool operator==(const QuantModel&, const QuantModel&) = default;
 };
 Output model(const Inputs& inputs, const QuantModel& model, int threads = 0);
-// Of some rows only, and before the output is rounded to its format.
+// Rounds rows of an output to its format or its codes, and gives what the codes stand for.
+void round_output(const QuantModel& model, std::vector<double>& o, std::int64_t channels);
+// Of some rows only, and before the output is rounded to its format; saturated where codes are.
 Output unrounded_model(const Inputs& inputs, const QuantModel& model, const RowNumbers& rows,
                        int threads = 0, const Progress& progress = {});
 
@@ -115,6 +121,7 @@ struct Distribution {
 const std::vector<Distribution>& distributions();
 struct Shape {
   std::int64_t batch = 1, q_heads = 1, kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 128;
+  std::int64_t value_dim = 0;  // channels of V; 0: head_dim
 };
 // Throws std::invalid_argument for an unknown name (lists what exists) or an impossible shape.
 Inputs generate(const std::string& name, const Shape& shape, std::uint64_t seed, IoType io);

@@ -4,6 +4,7 @@
 // to disagree with nobody: the emulator has its own code, and tests compare both with tables.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -65,6 +66,25 @@ inline double round_ieee(double x, Format format) {
 inline double round_satfinite(double x, Format format) {
   const double r = round_to_grid(x, format);
   return std::fabs(r) > format.largest ? std::copysign(format.largest, x) : r;
+}
+
+// The largest magnitude that O may have: beyond it codes saturate.
+inline double largest_output(const QuantModel& m) {
+  if (m.output_codes != QuantModel::OutputCodes::e4m3)
+    return std::numeric_limits<double>::infinity();
+  return kE4m3.largest / m.output_factor;
+}
+
+// Half of the distance between two values that O may have about a magnitude; amax: of the row.
+inline double half_output_step(const QuantModel& m, double magnitude, double amax) {
+  if (m.output_codes == QuantModel::OutputCodes::s8) return amax / 254 * (1 + 0x1p-14);
+  const bool codes = m.output_codes == QuantModel::OutputCodes::e4m3;
+  const Format format = codes ? kE4m3 : format_of(m.output);
+  const double factor = codes ? m.output_factor : 1;
+  const double scaled = magnitude * factor;
+  const int exponent =
+      scaled > 0 ? std::max(std::ilogb(scaled), format.min_exponent) : format.min_exponent;
+  return std::ldexp(0.5, exponent - format.fraction_bits) / factor;
 }
 
 // Bits of a value of the format, for files and tests; x must lie on the grid (or be NaN or

@@ -123,7 +123,7 @@ double on_grid(double maximum, double p_max, double step) {
 void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,
             const SoftmaxOptions& options, double* o, double* lse) {
   const std::int64_t rows = last - first;
-  const std::int64_t channels = queries.channels;
+  const std::int64_t channels = queries.channels, value_channels = kv.values.columns;
   const std::int64_t key_count = kv.values.rows;
   const std::int64_t tile = options.tile_keys;
   const std::int64_t o_stride = kv.values.padded_columns();
@@ -208,12 +208,13 @@ void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std
       of_keys = 1 - options.p_max * std::exp2(base2 - top) / total;
     }
     const bool is_empty = mods ? top == -kInfinity : spans[static_cast<std::size_t>(r)].end == 0;
-    for (std::int64_t c = 0; c < channels; ++c) {
-      o[r * channels + c] = is_empty ? 0.0
-                                     : sums[static_cast<std::size_t>(r * o_stride + c)] *
-                                           (kv.value_scale[static_cast<std::size_t>(c)] / total);
+    for (std::int64_t c = 0; c < value_channels; ++c) {
+      double& out = o[r * value_channels + c];
+      out = is_empty ? 0.0
+                     : sums[static_cast<std::size_t>(r * o_stride + c)] *
+                           (kv.value_scale[static_cast<std::size_t>(c)] / total);
       if (!is_empty && !kv.value_mean.empty())
-        o[r * channels + c] += kv.value_mean[static_cast<std::size_t>(c)] * of_keys;
+        out += kv.value_mean[static_cast<std::size_t>(c)] * of_keys;
     }
     const double shift = with_shift ? 0.0 : shift_of(r);
     lse[r] =

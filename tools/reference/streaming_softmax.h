@@ -84,7 +84,7 @@ std::int64_t causal_keys(std::int64_t query, std::int64_t causal_offset, std::in
 // multiple of the step; a step of 0 leaves it as it is, and so does a maximum of 2^22 steps or more.
 double on_grid(double maximum, double p_max, double step);
 
-// Rows [first, last) of the output, o: [last - first, channels], lse: [last - first]. The row sum is
+// Rows [first, last) of the output, o: [last - first, channels of V], lse: [last - first]. The row sum is
 // that of the probabilities as rounded, so a row of o is a convex combination of values.
 // A row that sees no key gives 0 and -infinity.
 void attend(const Queries& queries, const KeyValues& kv, std::int64_t first, std::int64_t last,

@@ -93,11 +93,11 @@ Tensor as_attention_input(StoredTensor& stored, const std::string& file, AxisOrd
   return out;
 }
 
-// Why queries do not fit keys (or values) of these shapes; empty if they do.
-std::string misfit(const StoredTensor& q, const StoredTensor& k, AxisOrder order) {
+// Why queries do not fit keys, or values, of these shapes; empty if they do. V may have channels of its own number.
+std::string misfit(const StoredTensor& q, const StoredTensor& k, AxisOrder order, bool of_v) {
   const Axes axes = axes_of(order);
   if (q.shape[axes.batch] != k.shape[axes.batch]) return "q and k must have the same batch";
-  if (q.shape[axes.channels] != k.shape[axes.channels])
+  if (!of_v && q.shape[axes.channels] != k.shape[axes.channels])
     return "q and k must have the same channels";
   const auto divides = [&](const Axes& as) { return q.shape[as.heads] % k.shape[as.heads] == 0; };
   if (divides(axes)) return {};
@@ -116,15 +116,16 @@ void check_together(const std::array<StoredTensor, 3>& qkv, const std::array<std
                                  shape_text(*v), rule));
   };
   // Blamed is the one that fits neither of the others.
-  const std::string of_k = misfit(*q, *k, order), of_v = misfit(*q, *v, order);
-  if (k->shape != v->shape) {
+  const std::string of_k = misfit(*q, *k, order, false), of_v = misfit(*q, *v, order, true);
+  if (!std::equal(k->shape.begin(), k->shape.begin() + 3, v->shape.begin())) {
     const bool either = of_k.empty() == of_v.empty() && files[1] != files[2];
     throw refuse(either         ? files[1] + " or " + files[2]
                  : of_k.empty() ? files[2]
                                 : files[1],
-                 "k and v must have the same shape");
+                 "k and v must have the same batch, heads and tokens");
   }
-  if (!of_k.empty()) throw refuse(files[0], of_k);
+  const bool q_fits_v = q->shape[3] == v->shape[3] && q->shape[3] != k->shape[3];
+  if (!of_k.empty()) throw refuse(files[q_fits_v ? 1 : 0], of_k);
 }
 
 LoadedInputs assemble(std::array<StoredTensor, 3> qkv, const std::array<std::string, 3>& files,

@@ -119,7 +119,9 @@ Layer compare_layer(const CompareCommand& command, const std::string& name, Targ
 
   attention::Spec asked{.head_dim = head_dim_for(layer.inputs.values.q.channels),
                         .io = layer.inputs.io,
+                        .value_dim = head_dim_for(layer.inputs.values.v.channels),
                         .causal = layer.inputs.values.causal};
+  if (asked.value_dim == asked.head_dim) asked.value_dim = 0;
   ask_for_mods(command.mods, asked);
   const std::vector<Kernel> kernels = candidates(
       command.candidates, asked, target, on == nullptr ? ErrorsOf::formats : ErrorsOf::kernels);
@@ -262,10 +264,10 @@ std::string head_text(const std::vector<Layer>& layers, Target target, const Run
   for (const Layer& layer : layers) {
     const reference::Inputs& in = layer.inputs.values;
     text += fmt::format(
-        "inputs   {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, head_dim {}, {}, "
+        "inputs   {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, {}, {}, "
         "causal {}{}{}; {} of {} rows compared\n",
         layer.inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens,
-        in.q.channels, to_string(layer.inputs.io), causal_word(layer.inputs.causal),
+        dims_text(in), to_string(layer.inputs.io), causal_word(layer.inputs.causal),
         layer.mods.empty() ? "" : ", ", fmt::join(layer.mods, ", "), layer.rows.size(),
         in.q.batch * in.q.heads * in.q.tokens);
   }
@@ -357,7 +359,8 @@ Json layer_json(const CompareCommand& command, const Layer& layer, const RunDevi
         {"kv_heads", in.k.heads},
         {"q_len", in.q.tokens},
         {"kv_len", in.k.tokens},
-        {"head_dim", in.q.channels}}},
+        {"head_dim", in.q.channels},
+        {"value_dim", in.v.channels}}},
       {"causal", causal_word(layer.inputs.causal)},
       {"mods", layer.mods},
       {"judged", {{"rows", layer.rows.size()}, {"of", in.q.batch * in.q.heads * in.q.tokens}}},

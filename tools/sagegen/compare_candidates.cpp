@@ -16,10 +16,10 @@ namespace {
 
 constexpr const char* kSchedule = "schedule";
 
-// Head dim, dtype and mods: what has to be computed, and not how.
+// Head dims, dtype and mods: what has to be computed, and not how.
 bool is_problem(const Field& field) {
   return (field.is_flag && field.name != "pack_gqa") || field.name == "head_dim" ||
-         field.name == "io";
+         field.name == "value_dim" || field.name == "io" || field.name == "out";
 }
 
 // What is the same in all candidates unless a text names it: groups, V as it is, no rotation, and tiles of one head's
@@ -46,7 +46,7 @@ std::vector<std::string> choices_of(const Field& field, ErrorsOf errors) {
 std::string problem_text(const attention::Spec& asked) {
   std::string text;
   for (const Field& field : attention::family().what) {
-    if (is_problem(field) && !(field.is_flag && field.get(&asked) == 0))
+    if (is_problem(field) && !(field.silent && field.get(&asked) == field.initial))
       text += fmt::format("{}={} ", field.name, field.word(field.get(&asked)));
   }
   return text;

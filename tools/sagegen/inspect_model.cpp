@@ -41,7 +41,7 @@ std::string all_gpus() {
 model::HeadChannels channels_of(const Kernel& kernel) {
   if (&kernel.family() == &attention::family()) {
     const attention::Spec& spec = kernel.view(attention::family()).spec;
-    return {spec.head_dim, code_channels(spec.qk, spec.head_dim)};
+    return {spec.head_dim, code_channels(spec.qk, spec.head_dim), attention::value_dim(spec)};
   }
   throw SpecError(
       fmt::format("the model is about loops that multiply on tensor cores, and {} is no attention "

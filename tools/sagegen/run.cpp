@@ -70,23 +70,30 @@ bool has_ptx(const runtime::ArtifactSource& source, const Kernel& kernel) {
   }
 }
 
-// Of the smallest head_dim that holds the channels. Where PTX is not made but looked up, of the smallest one that is there:
-// the inputs are padded.
+// Of the smallest head_dim and value_dim that hold the channels. Where PTX is not made but looked up, of the smallest ones
+// that are there: the inputs are padded.
 Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunDevice& on) {
-  const auto kernel_of = [&](int head_dim) {
-    attention::Spec asked{.head_dim = head_dim, .io = inputs.io, .causal = inputs.values.causal};
+  const std::int64_t channels = inputs.values.q.channels, of_v = inputs.values.v.channels;
+  const auto kernel_of = [&](int head_dim, int value_dim) {
+    attention::Spec asked{.head_dim = head_dim,
+                          .io = inputs.io,
+                          .value_dim = value_dim == head_dim ? 0 : value_dim,
+                          .causal = inputs.values.causal};
     asked.varlen = !command.seqlens.empty();
     ask_for_mods(command.mods, asked);
     return kernel_by_words(command.kernel, asked, on.target);
   };
-  const Kernel kernel = kernel_of(head_dim_for(inputs.values.q.channels));
+  const Kernel kernel = kernel_of(head_dim_for(channels), head_dim_for(of_v));
   validate_attention(kernel);
   if (ptx_origin(command.ptx) == "generator") return kernel;
   const runtime::ArtifactSource source = ptx_source(command.ptx, on);
   for (const int head_dim : head_dims().allowed) {
-    if (head_dim < inputs.values.q.channels) continue;
-    const Kernel padded = kernel_of(head_dim);
-    if (padded.violations().empty() && has_ptx(source, padded)) return padded;
+    if (head_dim < channels) continue;
+    for (const int value_dim : head_dims().allowed) {
+      if (value_dim < of_v || (channels == of_v && value_dim != head_dim)) continue;
+      const Kernel padded = kernel_of(head_dim, value_dim);
+      if (padded.violations().empty() && has_ptx(source, padded)) return padded;
+    }
   }
   return kernel;  // what is missing is told when it is asked for
 }
@@ -108,6 +115,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
               {"rotation", to_string(job.spec.rotation)},
               {"pack_gqa", job.spec.pack_gqa},
               {"dtype", to_string(job.spec.io)},
+              {"output", to_string(job.spec.out)},
               {"input", inputs.origin},
               {"shape",
                {{"batch", in.q.batch},
@@ -115,8 +123,10 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
                 {"kv_heads", in.k.heads},
                 {"q_len", in.q.tokens},
                 {"kv_len", in.k.tokens},
-                {"head_dim", in.q.channels}}},
+                {"head_dim", in.q.channels},
+                {"value_dim", in.v.channels}}},
               {"kernel_head_dim", job.spec.head_dim},
+              {"kernel_value_dim", attention::value_dim(job.spec)},
               {"causal", causal_word(inputs.causal)},
               {"mods", mod_names(job)},
               {"layout", job.layout == Layout::hnd ? "hnd" : "nhd"},
@@ -139,14 +149,19 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
                        const RunDevice& on, const AttentionResult& result) {
   const reference::Inputs& in = job.inputs;
   std::string text = fmt::format(
-      "input    {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, head_dim {}, {}, causal "
-      "{}\n",
-      inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens, in.q.channels,
+      "input    {}: batch {}, heads {} (K and V {}), q_len {}, kv_len {}, {}, {}, causal {}\n",
+      inputs.origin, in.q.batch, in.q.heads, in.k.heads, in.q.tokens, in.k.tokens, dims_text(in),
       to_string(job.spec.io), causal_word(inputs.causal));
   if (!in.mods.empty()) text += fmt::format("mods     {}\n", fmt::join(mod_names(job), ", "));
   if (in.q.channels != job.spec.head_dim) {
     text += fmt::format("         channels padded with zeros from {} to {}; softmax scale of {}\n",
                         in.q.channels, job.spec.head_dim, in.q.channels);
+  }
+  if (in.v.channels != attention::value_dim(job.spec) &&
+      (in.q.channels != in.v.channels || job.spec.value_dim != 0)) {
+    text +=
+        fmt::format("         channels of V padded with zeros from {} to {}, those of O dropped\n",
+                    in.v.channels, attention::value_dim(job.spec));
   }
   text += fmt::format("device   {} ({})", on.name, on.device.name());
   if (on.emulator)
@@ -160,6 +175,12 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
                       job.spec.rotation == Rotation::hadamard ? ", rotation hadamard" : "",
                       to_string(job.spec.accumulation),
                       job.spec.pack_gqa ? ", heads that share K and V packed" : "");
+  if (job.spec.out != attention::OutputFormat::io) {
+    text += fmt::format("output   codes of {}{}\n", to_string(job.spec.out),
+                        job.spec.out == attention::OutputFormat::e4m3
+                            ? fmt::format(", of O times {}", job.output_factor)
+                            : ", a scale per row");
+  }
   text += fmt::format("kernels  {}, PTX {}, loaded in {:.1f} ms, ran in {:.1f} ms{}\n",
                       to_string(on.target), ptx_words(ptx_origin(command.ptx)), result.load_ms,
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
@@ -172,7 +193,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
 }
 
 void save_output(const std::string& path, const AttentionJob& job, const AttentionResult& result) {
-  const reference::Tensor& q = job.inputs.q;
+  const reference::Tensor &q = job.inputs.q, &v = job.inputs.v;
   const auto narrow = [](const std::vector<double>& values) {
     return std::vector<float>(values.begin(), values.end());
   };
@@ -183,7 +204,7 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
   file.tensors = {
       {.name = "o",
        .type = job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16,
-       .shape = {q.batch, q.heads, q.tokens, q.channels},
+       .shape = {q.batch, q.heads, q.tokens, v.channels},
        .data = narrow(result.o)},
       {.name = "lse",
        .type = reference::IoType::f32,

@@ -25,16 +25,16 @@ double ms_since(Clock::time_point begin) {
 // Where element (b, h, n, 0) of a [batch, head, token, channel] tensor lies on the device.
 struct Placement {
   std::int64_t heads, tokens;
-  int head_dim;
+  int channels;  // of a row, with their padding
   Layout layout;
   std::size_t at(std::int64_t b, std::int64_t h, std::int64_t n) const {
     const std::int64_t row =
         layout == Layout::hnd ? (b * heads + h) * tokens + n : (b * tokens + n) * heads + h;
-    return static_cast<std::size_t>(row * head_dim);
+    return static_cast<std::size_t>(row * channels);
   }
   runtime::TensorView view(runtime::DevicePtr data) const {
-    return layout == Layout::hnd ? runtime::hnd(data, heads, tokens, head_dim)
-                                 : runtime::nhd(data, heads, tokens, head_dim);
+    return layout == Layout::hnd ? runtime::hnd(data, heads, tokens, channels)
+                                 : runtime::nhd(data, heads, tokens, channels);
   }
 };
 
@@ -61,17 +61,16 @@ struct DeviceTensor {
   runtime::TensorView view() const { return placement.view(buffer.data()); }
 };
 
-DeviceTensor allocate(const runtime::Device& device, const reference::Tensor& like,
+DeviceTensor allocate(const runtime::Device& device, const reference::Tensor& like, int channels,
                       const AttentionJob& job) {
-  const Placement placement{like.heads, like.tokens, job.spec.head_dim, job.layout};
-  const auto elements =
-      static_cast<std::size_t>(like.batch * like.heads * like.tokens * job.spec.head_dim);
+  const Placement placement{like.heads, like.tokens, channels, job.layout};
+  const auto elements = static_cast<std::size_t>(like.batch * like.heads * like.tokens * channels);
   return {placement, runtime::Buffer(device, elements * sizeof(std::uint16_t))};
 }
 
-DeviceTensor upload(const runtime::Device& device, const reference::Tensor& tensor,
+DeviceTensor upload(const runtime::Device& device, const reference::Tensor& tensor, int channels,
                     const AttentionJob& job) {
-  DeviceTensor result = allocate(device, tensor, job);
+  DeviceTensor result = allocate(device, tensor, channels, job);
   Bits bits(result.buffer.bytes() / sizeof(std::uint16_t), 0);
   for_each_row(tensor.batch, tensor.heads, tensor.tokens, [&](auto b, auto h, auto n) {
     const float* row = tensor.row(b, h, n);
@@ -82,15 +81,37 @@ DeviceTensor upload(const runtime::Device& device, const reference::Tensor& tens
   return result;
 }
 
+// Codes of a byte, and the scales that they come with: what they stand for.
+std::vector<double> download_codes(const DeviceTensor& o, const runtime::Buffer& scale,
+                                   const AttentionJob& job) {
+  const reference::Tensor &q = job.inputs.q, &v = job.inputs.v;
+  const bool e4m3 = job.spec.out == attention::OutputFormat::e4m3;
+  std::vector<std::uint8_t> codes(o.buffer.bytes());
+  o.buffer.download(std::as_writable_bytes(std::span(codes)));
+  std::vector<float> scales(scale.bytes() / sizeof(float));
+  scale.download(std::as_writable_bytes(std::span(scales)));
+  std::vector<double> values;
+  std::size_t number = 0;
+  for_each_row(q.batch, q.heads, q.tokens, [&](auto b, auto h, auto n) {
+    const std::uint8_t* row = codes.data() + o.placement.at(b, h, n);
+    const double unit = e4m3 ? 1 / double{scales[0]} : double{scales[number++]};
+    for (std::int64_t c = 0; c < v.channels; ++c) {
+      const double code = e4m3 ? reference::e4m3_value(row[c]) : static_cast<std::int8_t>(row[c]);
+      values.push_back(code * unit);
+    }
+  });
+  return values;
+}
+
 std::vector<double> download_o(const DeviceTensor& o, const AttentionJob& job) {
-  const reference::Tensor& q = job.inputs.q;
+  const reference::Tensor &q = job.inputs.q, &v = job.inputs.v;
   Bits bits(o.buffer.bytes() / sizeof(std::uint16_t));
   o.buffer.download(std::as_writable_bytes(std::span(bits)));
   std::vector<double> values;
-  values.reserve(q.data.size());
+  values.reserve(static_cast<std::size_t>(q.batch * q.heads * q.tokens * v.channels));
   for_each_row(q.batch, q.heads, q.tokens, [&](auto b, auto h, auto n) {
     const std::uint16_t* row = bits.data() + o.placement.at(b, h, n);
-    for (std::int64_t c = 0; c < q.channels; ++c) values.push_back(from_bits(job.spec.io, row[c]));
+    for (std::int64_t c = 0; c < v.channels; ++c) values.push_back(from_bits(job.spec.io, row[c]));
   });
   return values;
 }
@@ -186,7 +207,7 @@ class GivenCodes {
       given.k_scale_stride = sizes_.k_scale / shape_.batch / shape_.kv_heads / 4;
     }
     if (sizes_.v_codes != 0) {
-      const std::int64_t channels = value_channels(spec_.head_dim);
+      const std::int64_t channels = value_channels(attention::value_dim(spec_));
       const std::int64_t of_head = sizes_.v_codes / shape_.batch / shape_.kv_heads;
       given.v_strides = strides(sizes_.v_codes, shape_.kv_heads,
                                 spec_.pv == DType::e4m3 ? of_head / channels : 2 * channels);
@@ -260,15 +281,21 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
     result.kernels.insert(result.kernels.begin(), quantizers.begin(), quantizers.end());
   }
 
-  const DeviceTensor q = upload(on.device, in.q, job);
-  const DeviceTensor k = upload(on.device, in.k, job);
-  const DeviceTensor v = upload(on.device, in.v, job);
-  DeviceTensor o = allocate(on.device, in.q, job);
+  const int head_dim = job.spec.head_dim, value_dim = attention::value_dim(job.spec);
+  const DeviceTensor q = upload(on.device, in.q, head_dim, job);
+  const DeviceTensor k = upload(on.device, in.k, head_dim, job);
+  const DeviceTensor v = upload(on.device, in.v, value_dim, job);
+  DeviceTensor o = allocate(on.device, in.q, value_dim, job);
   constexpr unsigned char kNaNByte = 0xFF;  // what a kernel forgets to write shows up as NaN
   o.buffer.fill(kNaNByte);
   const auto rows = static_cast<std::size_t>(in.q.batch * in.q.heads * in.q.tokens);
   runtime::Buffer lse(on.device, rows * sizeof(float));
   lse.fill(kNaNByte);
+  const bool codes = job.spec.out != attention::OutputFormat::io;
+  std::vector<float> scales(job.spec.out == attention::OutputFormat::s8 ? rows : 1,
+                            static_cast<float>(job.output_factor));
+  runtime::Buffer o_scale(on.device, scales.size() * sizeof(float));
+  o_scale.upload(std::as_bytes(std::span(scales)));
   const std::size_t workspace_bytes = plan.workspace_bytes(shape);
   const runtime::Buffer workspace(on.device, workspace_bytes);
   const runtime::Stream stream(on.device);
@@ -285,7 +312,8 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
                                        .lse = lse.data(),
                                        .softmax_scale = static_cast<float>(scale),
                                        .causal = job.causal,
-                                       .mods = mods};
+                                       .mods = mods,
+                                       .o_scale = codes ? o_scale.data() : 0};
   const auto run_begin = Clock::now();
   try {
     if (given)
@@ -299,7 +327,7 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
     return result;
   }
   result.run_ms = ms_since(run_begin);
-  result.o = download_o(o, job);
+  result.o = codes ? download_codes(o, o_scale, job) : download_o(o, job);
   std::vector<float> lse_values(rows);
   lse.download(std::as_writable_bytes(std::span(lse_values)));
   result.lse.assign(lse_values.begin(), lse_values.end());
@@ -348,6 +376,12 @@ reference::QuantModel quant_model(const AttentionJob& job) {
   model.p_max = std::round(std::exp2(attention::p_offset(q)));
   model.tile_keys = job.schedule.cta_k;
   model.output = job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
+  using Codes = reference::QuantModel::OutputCodes;
+  if (q.out == attention::OutputFormat::s8) model.output_codes = Codes::s8;
+  if (q.out == attention::OutputFormat::e4m3) {
+    model.output_codes = Codes::e4m3;
+    model.output_factor = job.output_factor;
+  }
   return model;
 }
 

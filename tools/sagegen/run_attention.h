@@ -19,7 +19,8 @@ namespace sagegen::cli {
 enum class Layout { hnd, nhd };
 
 struct AttentionJob {
-  reference::Inputs inputs;  // values rounded to `spec.io`; channels may be fewer than head_dim
+  // Values rounded to `spec.io`; channels may be fewer than head_dim and value_dim.
+  reference::Inputs inputs;
   attention::Spec spec;
   attention::Schedule schedule;
   Layout layout = Layout::hnd;  // of Q, K, V and O in device memory
@@ -28,6 +29,7 @@ struct AttentionJob {
   // Gives what the mods of `spec` ask for, and puts their tensors on the device.
   std::function<attention::ModArguments(const runtime::Device&, std::vector<runtime::Buffer>& keep)>
       mods = {};
+  double output_factor = 16;  // of O where that is e4m3
 };
 
 // Of warps, over all requests.

@@ -131,7 +131,7 @@ void check_shape(const reference::Shape& shape) {
                                  shape.kv_heads, shape.q_heads));
   }
   constexpr double kLargest = 1 << 28;
-  const double channels = head_dim_for(shape.head_dim);  // as padded
+  const double channels = head_dim_for(std::max(shape.head_dim, shape.value_dim));  // as padded
   const double q = 1.0 * shape.batch * shape.q_heads * shape.q_len * channels;
   const double k = 1.0 * shape.batch * shape.kv_heads * shape.kv_len * channels;
   if (q > kLargest || k > kLargest) {
@@ -199,6 +199,9 @@ void define_inputs(CLI::App& app, InputOptions& input) {
   size("--kv-len", shape.kv_len, "of --dist (default: as --q-len)", kLongest);
   size("--head-dim", shape.head_dim, "of --dist (default: the kernel's if it is named, else 128)",
        kMostChannels);
+  size("--value-dim", shape.value_dim,
+       "of --dist, of V and O (default: the kernel's if it is named, else as --head-dim)",
+       kMostChannels);
   CLI::Option* seed = app.add_option("--seed", input.seed, "of --dist")->capture_default_str();
   require_seed(seed);
   for (CLI::Option* made_up : {distribution, seed})
@@ -219,6 +222,12 @@ void define_inputs(CLI::App& app, InputOptions& input) {
 
 std::string_view causal_word(Causal causal) {
   return causal == Causal::none ? "none" : causal == Causal::top_left ? "top-left" : "bottom-right";
+}
+
+std::string dims_text(const reference::Inputs& inputs) {
+  const std::int64_t channels = inputs.q.channels, of_v = inputs.v.channels;
+  const std::string text = fmt::format("head_dim {}", channels);
+  return channels == of_v ? text : fmt::format("{}, value_dim {}", text, of_v);
 }
 
 RunInputs load_run_inputs(const InputOptions& options) {

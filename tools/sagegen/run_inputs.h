@@ -23,7 +23,7 @@ struct InputOptions {
   std::string prefix;              // of the tensors' names in a safetensors file
   reference::AxisOrder order = reference::AxisOrder::hnd;  // of the files
   std::string distribution = "normal";
-  // Of the distribution. 0 in kv_heads and kv_len: as for the queries; in head_dim: 128.
+  // Of the distribution. 0 in kv_heads and kv_len: as for the queries; in head_dim: 128; in value_dim: head_dim.
   reference::Shape shape;
   std::uint64_t seed = 1;
   std::string dtype;             // f16, bf16 or empty: as in the file, else f16
@@ -41,6 +41,9 @@ struct RunInputs {
 
 // All but --prefix, of which commands take one or several.
 void define_inputs(CLI::App& app, InputOptions& input);
+
+// "head_dim 192", and "value_dim 128" where V has another number of channels.
+std::string dims_text(const reference::Inputs& inputs);
 
 // Throws FileError (naming file, tensor, index), UsageError.
 RunInputs load_run_inputs(const InputOptions& options);

@@ -156,8 +156,8 @@ Errors errors_of(const reference::RowNumbers& rows, const reference::Output& exa
 
 Errors model_errors(const reference::RowNumbers& rows, const reference::Output& exact,
                     reference::Output model, const reference::QuantModel& quant) {
-  const reference::Format format = reference::format_of(quant.output);
-  for (double& value : model.o) value = reference::round_ieee(value, format);
+  reference::round_output(quant, model.o,
+                          static_cast<std::int64_t>(model.o.size() / model.lse.size()));
   return errors_of(rows, exact, model);
 }
 

@@ -95,6 +95,11 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   decided_by_both(app.add_flag("--pack-gqa", options.pack_gqa,
                                "tiles of queries hold rows of all heads that share one of K and V: "
                                "for few queries of many heads"));
+  decided_by_both(
+      app.add_option("--output", options.output,
+                     "io, e4m3 (of O times 16) or s8 (a scale per row): what O is written as")
+          ->check(CLI::IsMember({"io", "e4m3", "s8"}))
+          ->capture_default_str());
   options.named = key;
   options.of_set = set;
 }
@@ -139,6 +144,7 @@ Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Ta
   set_field(family.what, &spec, "v_smoothing", options.v_smoothing);
   set_field(family.what, &spec, "rotation", options.rotation);
   spec.pack_gqa = options.pack_gqa;
+  set_field(family.what, &spec, "out", options.output);
   if (!options.groups.empty()) set_groups(options.groups, spec, given);
   if (!options.smoothing.empty()) {
     set_field(family.what, &spec, "smoothing", options.smoothing);
@@ -173,18 +179,29 @@ InputOptions inputs_of_kernel(InputOptions options, const Kernel& kernel) {
                                         : "leave it out, or take a kernel that is"));
   }
   options.dtype = to_string(spec.io);
+  if (options.shape.value_dim == 0) {
+    // As many as Q and K have, unless the kernel has a number for V.
+    const bool alike = spec.value_dim == 0 && options.shape.head_dim != 0;
+    options.shape.value_dim = alike ? options.shape.head_dim : attention::value_dim(spec);
+  }
   if (options.shape.head_dim == 0) options.shape.head_dim = spec.head_dim;
   return options;
 }
 
 void check_channels(const RunInputs& inputs, const Kernel& kernel) {
-  const std::int64_t channels = inputs.values.q.channels;
-  const int head_dim = kernel.view(attention::family()).spec.head_dim;
-  if (channels <= head_dim) return;
-  throw UsageError(
-      fmt::format("inputs of {} channels are refused: {} takes at most {}; use a "
-                  "kernel of a larger head_dim, or a smaller --head-dim",
-                  channels, kernel.key(), head_dim));
+  const attention::Spec& spec = kernel.view(attention::family()).spec;
+  if (inputs.values.q.channels > spec.head_dim) {
+    throw UsageError(
+        fmt::format("inputs of {} channels are refused: {} takes at most {}; use a "
+                    "kernel of a larger head_dim, or a smaller --head-dim",
+                    inputs.values.q.channels, kernel.key(), spec.head_dim));
+  }
+  if (inputs.values.v.channels > attention::value_dim(spec)) {
+    throw UsageError(
+        fmt::format("V of {} channels is refused: {} takes at most {}; use a "
+                    "kernel of a larger value_dim, or a smaller --value-dim",
+                    inputs.values.v.channels, kernel.key(), attention::value_dim(spec)));
+  }
 }
 
 }  // namespace sagegen::cli

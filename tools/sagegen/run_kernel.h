@@ -17,7 +17,7 @@ struct RunKernelOptions {
   const CLI::Option* named = nullptr;  // KEY
   const CLI::Option* of_set = nullptr;
   std::string mode = "int8", granularity = "per_thread", smoothing, accumulation, groups, schedule,
-              code_range = "usual", v_smoothing = "none", rotation = "none";
+              code_range = "usual", v_smoothing = "none", rotation = "none", output = "io";
   bool pack_gqa = false;
 };
 
@@ -30,7 +30,7 @@ std::optional<Kernel> kernel_by_key(const RunKernelOptions& options, const std::
 // Every attention of the set for `target`, or for all if that is empty. Throws as chosen_kernels() does.
 std::vector<Kernel> kernels_of_set(const RunKernelOptions& options, const std::string& target);
 
-// What the words say of `spec`, whose head_dim, io and mask are as they shall be, on `target`. Throws UsageError; the kernel may break rules.
+// What the words say of `spec`, whose head_dim, value_dim, io and mask are as they shall be, on `target`. Throws UsageError; the kernel may break rules.
 Kernel kernel_by_words(const RunKernelOptions& options, attention::Spec spec, Target target);
 
 // Throws SpecError if the kernel, or one that prepares its inputs, cannot be.

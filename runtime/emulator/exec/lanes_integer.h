@@ -171,7 +171,9 @@ void register_bits(FormTable& t) {
   t.add("mov{.b16|.u16|.s16|.f16|.bf16}", "hH", each_lane<[](u32 a) { return a; }>);
   t.add("mov{.b32|.u32|.s32|.f32}", "wW", each_lane<[](u32 a) { return a; }>);
   t.add("mov{.b64|.u64|.s64|.f64}", "dD", each_lane<[](u64 a) { return a; }>);
-  t.add("mov.b32", "w{HH}", each_lane<[](u32 low, u32 high) -> u32 { return low | high << 16; }>);
+  // A register that nobody wrote holds more than 16 bits.
+  t.add("mov.b32", "w{HH}",
+        each_lane<[](u32 low, u32 high) -> u32 { return (low & 0xffff) | high << 16; }>);
   t.add("mov.b64", "d{WW}",
         each_lane<[](u32 low, u32 high) -> u64 { return low | u64{high} << 32; }>);
 

@@ -25,7 +25,7 @@ void unpack64(Warp& w, const Op& op, std::uint32_t mask) {
   });
 }
 
-// mov.b64 {a, b, c, d}, e and back, with 16-bit parts
+// mov.b64 {a, b, c, d}, e and back, with 16-bit parts. A register that nobody wrote holds more than 16 bits.
 void unpack64_quarters(Warp& w, const Op& op, std::uint32_t mask) {
   const std::uint64_t* a = row64(w, op.r[4]);
   for_lanes(mask, [&](int lane) {
@@ -35,7 +35,8 @@ void unpack64_quarters(Warp& w, const Op& op, std::uint32_t mask) {
 void pack64_quarters(Warp& w, const Op& op, std::uint32_t mask) {
   for_lanes(mask, [&](int lane) {
     std::uint64_t value = 0;
-    for (int i = 0; i < 4; ++i) value |= std::uint64_t{row32(w, op.r[1 + i])[lane]} << (16 * i);
+    for (int i = 0; i < 4; ++i)
+      value |= std::uint64_t{row32(w, op.r[1 + i])[lane] & 0xffff} << (16 * i);
     row64(w, op.r[0])[lane] = value;
   });
 }

@@ -94,9 +94,11 @@ typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sag
 
 /* Zero-initialize, then set what differs. */
 typedef struct sagegen_attention_options {
-  int32_t head_dim;  /* channels of one head: 32, 64, 72, 80, 96, 128, 160, 192 or 256 */
-  int32_t dtype;     /* sagegen_dtype of Q, K, V and O */
-  int32_t mask;      /* sagegen_mask */
+  /* Channels of one head: 32, 64, 72, 80, 96, 128, 160, 192 or 256. V and O may have another number of them: mode
+   * "head_dim=192 value_dim=128". */
+  int32_t head_dim;
+  int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
+  int32_t mask;     /* sagegen_mask */
   int32_t smoothing; /* sagegen_smoothing */
   /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V), or with Q and K
    * as they are, of whichever dtype, "bf16-fp8" or "16bit" (both products), which are not embedded, with the
@@ -117,8 +119,8 @@ typedef struct sagegen_shape {
   int64_t total_q, total_kv;
 } sagegen_shape;
 
-/* Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim;
- * that of an axis of size 1 is ignored. Those of q, k and v, which are only read, may be 0: one row
+/* Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim, of v and o at
+ * least value_dim; that of an axis of size 1 is ignored. Those of q, k and v, which are only read, may be 0: one row
  * for the whole axis. data is aligned to 16 bytes. */
 typedef struct sagegen_tensor {
   uint64_t data;
@@ -164,6 +166,11 @@ typedef struct sagegen_arguments {
    * a sink. Masks and biases count from the first row of a sequence. Lengths beyond the bounds of the shape give
    * undefined numbers and touch no memory outside of the tensors. */
   uint64_t cu_seqlens_q, cu_seqlens_kv;
+  /* Of kernels that write codes of O, mode "head_dim=128 out=e4m3" or "... out=s8"; 0 with others. e4m3: address of one
+   * f32, which O is multiplied by, 1 / the scale of the codes, saturated at 448. s8: f32 [batch, q_heads, q_len], a scale of each
+   * row, its largest magnitude / 127, which the kernel writes. Strides of o count bytes then, multiples of 16 (of 8
+   * with 72 channels of V), as its address is. */
+  uint64_t o_scale;
 } sagegen_arguments;
 
 /* Which kernel each layer of a model runs, as `sagegen compare --pick --out FILE` chooses it. A text: the first line

@@ -28,7 +28,7 @@ class Tensor(Structure):
 class Arguments(Structure):
     _fields_ = [("q", Tensor), ("k", Tensor), ("v", Tensor), ("o", Tensor), ("lse", c_uint64),
                 ("softmax_scale", c_float), ("causal_alignment", c_int32), ("mods", c_void_p),
-                ("mod_count", c_size_t)]
+                ("mod_count", c_size_t), ("o_scale", c_uint64)]
 
 
 def hnd(address, heads, tokens, channels):

@@ -40,6 +40,7 @@ enum class TileName { q, k, v };
 struct Sizes {
   explicit Sizes(const attention::AttentionPlan& plan)
       : threads(plan.threads),
+        value_dim(plan.value_dim),
         head_dim(plan.head_dim),
         value_channels(plan.value_channels),
         cta_q(plan.cta_q),
@@ -55,8 +56,8 @@ struct Sizes {
         qk_quantized(plan.qk_quantized),
         v_quantized(plan.v_quantized),
         layouts{plan.q_tile, plan.k_tile, plan.v_tile} {}
-  int threads, head_dim, value_channels, cta_q, cta_k, warp_rows, q_group, k_group, q_scales,
-      k_scales, code_row_bytes;
+  int threads, value_dim, head_dim, value_channels, cta_q, cta_k, warp_rows, q_group, k_group,
+      q_scales, k_scales, code_row_bytes;
   DType qk, pv;
   bool qk_quantized, v_quantized;
   std::array<dsl::TileLayout, 3> layouts;  // by TileName

@@ -67,10 +67,10 @@ Words run_product(const runtime::Device& device, const ParamLayout& layout, cons
     return asks_for(Coordinate::key) ? term_of(question.digit(row), term) : 1;
   });
   const int element_bytes = s.pv == DType::e4m3 ? 1 : 2;
-  const int row_channels = s.v_quantized ? s.value_channels : s.head_dim;
+  const int row_channels = s.v_quantized ? s.value_channels : s.value_dim;
   Bytes v(static_cast<std::size_t>(k_rows * row_channels * element_bytes), 0);
   for (int key = 0; key < k_rows; ++key) {
-    for (int channel = 0; channel < s.head_dim; ++channel) {
+    for (int channel = 0; channel < s.value_dim; ++channel) {
       const std::uint32_t code =
           code_of(s.pv, asks_for(Coordinate::channel) ? question.digit(channel) : 1);
       const int index = s.pv == DType::e4m3 ? channel * k_rows + key : key * row_channels + channel;
@@ -91,20 +91,22 @@ Words run_product(const runtime::Device& device, const ParamLayout& layout, cons
   const runtime::Buffer results(device, static_cast<std::size_t>(probe.values * s.threads) * 4);
 
   ParamPack params(layout);
-  params.set(attention::Params{
-      .q_codes = q_codes.data(),
-      .q_scale = q_scale.data(),
-      .k_codes = k_codes.data(),
-      .k_scale = k_scale.data(),
-      .v = {.data = values.data(), .stride_batch = 0, .stride_head = 0, .stride_token = s.head_dim},
-      .v_scale = 0,
-      .o = {},
-      .lse = 0,
-      .q_len = s.cta_q,
-      .q_len_padded = q_rows,
-      .kv_len = s.cta_k,
-      .kv_len_padded = k_rows,
-      .heads_per_kv_head = 1});
+  params.set(attention::Params{.q_codes = q_codes.data(),
+                               .q_scale = q_scale.data(),
+                               .k_codes = k_codes.data(),
+                               .k_scale = k_scale.data(),
+                               .v = {.data = values.data(),
+                                     .stride_batch = 0,
+                                     .stride_head = 0,
+                                     .stride_token = s.value_dim},
+                               .v_scale = 0,
+                               .o = {},
+                               .lse = 0,
+                               .q_len = s.cta_q,
+                               .q_len_padded = q_rows,
+                               .kv_len = s.cta_k,
+                               .kv_len_padded = k_rows,
+                               .heads_per_kv_head = 1});
   if (!s.qk_quantized) {
     const auto rows = [&](const runtime::Buffer& data) {
       return TensorParam{
@@ -152,7 +154,7 @@ class Products {
             .elements = {}};
   }
   Fragments o() const {
-    return {.operands = sizes().warp_rows / 16 * (sizes().head_dim / 8),
+    return {.operands = sizes().warp_rows / 16 * (sizes().value_dim / 8),
             .registers = 4,
             .parts = 1,
             .elements = {}};

@@ -12,14 +12,19 @@
 
 namespace sagegen::runtime {
 
+// What a tensor's elements take, and how many of them one access moves: strides are multiples of that.
+struct ElementRule {
+  std::int64_t bytes = 2, step = 8;
+};
+
 class ArgumentCheck {
  public:
   explicit ArgumentCheck(const char* plan) : plan_(plan) {}
 
   enum class Access { read, write };
-  // A tensor of 16-bit elements [batch, heads, tokens, channels].
+  // A tensor [batch, heads, tokens, channels].
   void tensor(const char* name, const TensorView& view, std::int64_t batch, std::int64_t heads,
-              std::int64_t tokens, int channels, Access access);
+              std::int64_t tokens, int channels, Access access, const ElementRule& elements = {});
   // Contiguous bytes.
   void array(const char* name, DevicePtr data, std::uint64_t bytes, std::uint64_t alignment,
              Access access);

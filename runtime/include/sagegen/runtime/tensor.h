@@ -9,8 +9,8 @@
 namespace sagegen::runtime {
 
 // A tensor [batch, head, token, channel]. Element strides; channels are contiguous. HND: [batch, head, token,
-// channel]; NHD: [batch, token, head, channel]. Strides are multiples of 8 and at least head_dim; that of an
-// axis of size 1 is ignored. Those of tensors that are only read may be 0: one row for the whole axis.
+// channel]; NHD: [batch, token, head, channel]. Strides are multiples of 8 and at least the number of channels; that
+// of an axis of size 1 is ignored. Those of tensors that are only read may be 0: one row for the whole axis.
 struct TensorView {
   DevicePtr data = 0;  // 16-byte aligned
   std::int64_t stride_batch = 0;
