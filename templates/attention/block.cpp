@@ -370,8 +370,8 @@ F32 AttentionInputs::q_scale(const AttentionPosition& at) const {
   if (plan_.given) group = k_.min(group, last_q_group_);
   const int scales = q_scales_per_group(plan_.granularity, plan_.q_group);
   const I32 index = scales == 1 ? group : group * scales + at.lane.row;
-  // Lengths are of 31 bits; scales of small groups have more bytes than there are rows.
-  if (scales * kScaleBytes > plan_.q_group)
+  // Lengths are of 31 bits, packed rows of 30; scales of small groups have more bytes than there are rows.
+  if (scales * kScaleBytes > plan_.q_group && !plan_.pack_gqa)
     return whole(k_.load<F32>(q_scale_ + k_.to_i64(index) * std::int64_t{kScaleBytes}));
   return whole(k_.load<F32>(q_scale_ + index * kScaleBytes));
 }

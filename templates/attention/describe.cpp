@@ -36,7 +36,7 @@ std::string q_scales(const Spec& spec) {
 }
 
 std::string q_smoothing(const Spec& spec) {
-  if (spec.smoothing != Smoothing::qk) return "Q: quantized as it is";
+  if (spec.smoothing != Smoothing::qk) return "Q: nothing is subtracted";
   return fmt::format(
       "Q: the mean of each {} rows is subtracted first, per channel; sums of scores start from the "
       "mean's",
@@ -132,8 +132,15 @@ std::vector<std::string> quantization_lines(const Spec& spec, int cta_k) {
                     to_string(spec.granularity)),
         smooths_k(spec.smoothing)
             ? "K: its mean over all keys is subtracted first, per channel; the LSE is corrected"
-            : "K: quantized as it is",
+            : "K: nothing is subtracted",
         q_smoothing(spec), q_scales(spec), k_scales(spec)};
+    if (spec.rotation == Rotation::hadamard) {
+      lines.push_back(
+          fmt::format("Q and K: then each {} channels of a row are multiplied by a Hadamard "
+                      "matrix, which leaves "
+                      "scores as they are",
+                      rotation_block(spec.head_dim)));
+    }
   } else {
     lines = {
         fmt::format("Q and K: read as the caller gives them ({}), no scales; Q K^T is summed "
@@ -165,9 +172,9 @@ std::vector<Section> describe(const View& view) {
 
   Section what{
       "what it computes",
-      {fmt::format("O = softmax(Q K^T * scale) V; head_dim {}{}, Q, V and O in {}", spec.head_dim,
+      {fmt::format("O = softmax(Q K^T * scale) V; head_dim {}{}, {} in {}", spec.head_dim,
                    spec.value_dim == 0 ? "" : fmt::format(", of V and O {}", spec.value_dim),
-                   to_string(spec.io))}};
+                   spec.out == OutputFormat::io ? "Q, V and O" : "Q and V", to_string(spec.io))}};
 #define SAGEGEN_MOD(mod) \
   if (spec.mod) what.lines.push_back(fmt::format("{}: {}", #mod, mod::kWhat));
 #include "templates/attention/mods/mods.def"

@@ -324,13 +324,14 @@ RuleLayers<View> rules() {
                  (v.spec.pack_gqa || v.spec.varlen || takes_given_codes(v.spec));
         },
         [](const View& v) {
+          const char* other = v.spec.pack_gqa ? "pack_gqa"
+                              : v.spec.varlen ? "varlen"
+                                              : "inputs given";
           return fmt::format(
               "out {} with {} is refused: codes of O are written by queries of a head, in batches "
-              "of one length, that the kernel's own quantizers prepare; use out io",
-              to_string(v.spec.out),
-              v.spec.pack_gqa ? "pack_gqa"
-              : v.spec.varlen ? "varlen"
-                              : "inputs given");
+              "of one length, that the kernel's own quantizers prepare; use out io, or leave {} "
+              "out",
+              to_string(v.spec.out), other, other);
         }},
        {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
         [](const View&) {

@@ -14,7 +14,7 @@ struct Params {
   Address k_codes;  // s8 or s4 [B, Hkv, LkP, Dc]
   Address k_scale;  // f32 [B, Hkv, LkP / k_group, 4 or 1]
   TensorParam v;    // codes of quantize_values, contiguous (strides unused), or the caller's V
-  Address v_scale;  // f32 [B, Hkv, D]; unused with the caller's V
+  Address v_scale;  // f32 [B, Hkv, value_dim]; unused with the caller's V
   TensorParam o;    // out: io dtype or codes of a byte, caller's strides
   Address lse;      // out f32 [B, Hq, Lq], natural logarithm; 0 for none
   std::int32_t q_len;
@@ -67,7 +67,7 @@ struct SmoothingParams {
 
 // With ValueSmoothing::mean.
 struct ValueMeanParams {
-  Address v_mean;  // f32 [B, Hkv, D]
+  Address v_mean;  // f32 [B, Hkv, value_dim]
 
   static constexpr std::string_view kName = "v_mean";
   static std::vector<ParamField> fields() {

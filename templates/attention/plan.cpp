@@ -50,6 +50,9 @@ namespace {
 
 constexpr const char* kPlan = "attention";
 
+// Kernels address scales of groups of 16 rows, 2 bytes for each row, in 31 bits.
+constexpr std::int64_t kMostPackedRows = (std::int64_t{1} << 30) - 1024;
+
 // Kernels take subnormal numbers for 0.
 constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 
@@ -172,8 +175,15 @@ std::int64_t padded_rows(const Spec& spec, const Schedule& schedule, const Shape
     return padded_length(kPlan, "q_len", shape.q_len, group, schedule.cta_q);
   }
   const int group = qk_is_quantized(spec) ? spec.q_group : schedule.cta_q;
-  return padded_length(kPlan, "q_len * q_heads / kv_heads",
-                       shape.q_len * (shape.q_heads / shape.kv_heads), group, schedule.cta_q);
+  const std::int64_t rows = shape.q_len * (shape.q_heads / shape.kv_heads);
+  if (rows > kMostPackedRows) {
+    throw ArgumentError(
+        fmt::format("attention shape: q_len {} of {} heads for each of K and V are {} packed rows, "
+                    "and there are at most {}; take a kernel without pack_gqa, which is for few "
+                    "queries",
+                    shape.q_len, shape.q_heads / shape.kv_heads, rows, kMostPackedRows));
+  }
+  return padded_length(kPlan, "q_len * q_heads / kv_heads", rows, group, schedule.cta_q);
 }
 
 // How a call is cut into tiles and chunks, and where its scratch tensors lie.
@@ -629,8 +639,9 @@ void check_output(ArgumentCheck& check, const Spec& spec, const Shape& shape,
   runtime::ElementRule elements;
   if (spec.out != OutputFormat::io)
     elements = {.bytes = 1, .step = value_dim(spec) % 16 == 0 ? 16 : 8};
-  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, value_dim(spec),
-               Access::write, elements);
+  const bool packed = is_packed(shape);
+  check.tensor("o", arguments.o, packed ? 1 : shape.batch, shape.q_heads,
+               packed ? shape.total_q : shape.q_len, value_dim(spec), Access::write, elements);
   if (spec.out == OutputFormat::io) {
     if (arguments.o_scale == 0) return;
     throw ArgumentError(
@@ -815,6 +826,7 @@ void Plan::attend(const Shape& shape, const Arguments& arguments, DevicePtr work
 }
 
 CodeSizes Plan::code_sizes(const Shape& shape, Lse lse) const {
+  refuse_packed(shape, {});
   const Impl& plan = *impl_;
   const Layout layout = plan.layout_of(shape, lse);
   if (takes_given_codes(plan.spec)) {

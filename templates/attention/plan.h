@@ -70,7 +70,7 @@ struct Arguments {
   CausalAlignment causal = CausalAlignment::top_left;
   ModArguments mods = {};
   // i32 [batch + 1] on the device, for kernels with varlen; 0: nothing is packed. Sequence b has rows cu_seqlens[b] to
-  // cu_seqlens[b + 1] - 1 of the packed tensors, which are [total, heads, head_dim] with strides of tokens and heads;
+  // cu_seqlens[b + 1] - 1 of the packed tensors, which are [total, heads, channels] with strides of tokens and heads;
   // that of batches is ignored. Masks and biases count queries and keys from the first of a sequence; tensors of
   // scores and tiles are as large as those of a batch of the largest lengths.
   // Kernels read the lengths when they run, and the host never: what is captured in a graph may be replayed with other
@@ -119,7 +119,7 @@ class Plan {
 
   // Enqueues all kernels. Throws ArgumentError naming tensor and rule before anything is launched:
   // null or misaligned data, bad strides, a scale that is not positive, a workspace that is too
-  // small, or memory that is written (o, lse, workspace) and overlaps anything else. Overlap is
+  // small, or memory that is written (o, lse, workspace, s8 o_scale, skipsoftmax.counts) and overlaps anything else. Overlap is
   // judged by the ranges of addresses that tensors span.
   void run(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
            std::size_t workspace_bytes, runtime::StreamHandle stream) const;
@@ -134,7 +134,7 @@ class Plan {
 
   // The same in pieces, whose tensors the caller owns (plan_codes.h): K and V are quantized once, and attended with as
   // many Q as there are, of whichever lengths. All of it gives the bits that run() gives. Checks are those of run(), and
-  // the codes are among what may not overlap.
+  // the codes are among what may not overlap; packed sequences are refused, run() takes them.
 
   // What the caller allocates for a shape; lse: for lse_correction.
   CodeSizes code_sizes(const Shape& shape, Lse lse = Lse::wanted) const;

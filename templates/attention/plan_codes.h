@@ -48,8 +48,8 @@ struct KeyValueCodes {
   // e4m3 [B, Hkv, Dv, LkP]: inside every 16 keys the order is 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. Or f16
   // [B, Hkv, LkP, Dv], keys in order.
   runtime::DevicePtr v_codes = 0;
-  runtime::DevicePtr v_scale = 0;   // f32 [B, Hkv, D]: V = code * scale + mean
-  runtime::DevicePtr v_mean = 0;    // f32 [B, Hkv, D]. With ValueSmoothing::mean
+  runtime::DevicePtr v_scale = 0;   // f32 [B, Hkv, value_dim]: V = code * scale + mean
+  runtime::DevicePtr v_mean = 0;    // f32 [B, Hkv, value_dim]. With ValueSmoothing::mean
   CodeStrides k_strides = {};       // of k_codes
   CodeStrides v_strides = {};       // of v_codes; row: of a channel of e4m3, of a key of f16
   std::int64_t k_scale_stride = 0;  // as QueryCodes::scale_stride

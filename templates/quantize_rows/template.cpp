@@ -272,7 +272,9 @@ F32 QuantizeRows::subtract_block_mean() {
   k_.barrier();
   const I32 left = len() - first_row_;
   const F32 total = combined_column(k_, threads_, table, add);
-  const F32 mean = total / (k_.to_f32(k_.min(left, k_.i32(kMeanRows))) * kPart);
+  I32 rows = k_.min(left, k_.i32(kMeanRows));
+  if (spec_.varlen) rows = k_.max(rows, k_.i32(1));  // of an empty sequence
+  const F32 mean = total / (k_.to_f32(rows) * kPart);
   const I32 channel_bytes = k_.thread_idx() * 4;
   k_.store(table + channel_bytes, mean);  // where this thread alone has read
   const I64 index = index_of_block();

@@ -522,6 +522,15 @@ TEST_CASE("addresses of masks and biases") {
   REQUIRE_NOTHROW(run(plan, call));
 }
 
+TEST_CASE("packed rows are counted in 30 bits") {
+  const FakePlan plan(usual_kernel({.head_dim = 32, .q_group = 16, .pack_gqa = true}));
+  attention::Shape shape{.q_heads = 8, .kv_heads = 1, .q_len = (1 << 27) - 128, .kv_len = 1};
+  CHECK_NOTHROW(plan.plan.workspace_bytes(shape));
+  shape.q_len = 1 << 27;
+  CHECK_THROWS_WITH(plan.plan.workspace_bytes(shape),
+                    Contains("1073741824 packed rows") && Contains("without pack_gqa"));
+}
+
 TEST_CASE("thresholds of tiles") {
   using C = Call;
   const auto threshold = [](float value) {

@@ -287,6 +287,14 @@ bool same(const TensorParam& tensor, DevicePtr data, const attention::CodeStride
 
 }  // namespace
 
+TEST_CASE("codes are of sequences that are not packed") {
+  FakePlan plan(kernel_of("varlen=true"));
+  attention::Shape packed = kShape;
+  packed.total_q = packed.total_kv = 60;
+  CHECK_THROWS_WITH(plan.plan.code_sizes(packed), Catch::Contains("sequences are packed"));
+  CHECK_NOTHROW(plan.plan.code_sizes(kShape));
+}
+
 TEST_CASE("addresses, strides and the softmax scale of given codes reach the kernel") {
   FakePlan plan(kernel_of("inputs=given"));
   Call call = right_call(plan, Which::attend);

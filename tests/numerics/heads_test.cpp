@@ -301,6 +301,7 @@ TEST_CASE(
     spec.granularity = kGranularities[n % kGranularities.size()];
     spec.q_group = n % 3 == 0 ? 32 : 128;
     if (n % 5 != 0) spec.smoothing = kSmoothings[n % kSmoothings.size()];
+    if (n % 4 == 2) spec.rotation = Rotation::hadamard;
     spec.accumulation = kAccumulations[n % kAccumulations.size()];
     if (n % 2 == 1) spec.v_smoothing = ValueSmoothing::mean;
     if (n % 3 == 1) spec.*mods[n / 3 % mods.size()] = true;

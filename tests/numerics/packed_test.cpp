@@ -94,7 +94,7 @@ cli::AttentionResult run(const cli::AttentionJob& job, const cli::RunDevice& on)
   const bool tokens_outermost = job.layout == cli::Layout::nhd;
   const auto gapped = [&](const ref::Tensor& t) { return Gapped(on.device, t, tokens_outermost); };
   Gapped q = gapped(in.q), k = gapped(in.k), v = gapped(in.v);
-  const Gapped o = gapped(in.q);
+  const Gapped o = gapped(ref::Tensor(in.q.batch, in.q.heads, in.q.tokens, in.v.channels));
   for (Gapped* tensor : {&q, &k, &v}) tensor->upload(job.spec.io);
   const attention::Shape shape{.batch = in.q.batch,
                                .q_heads = in.q.heads,
@@ -196,7 +196,10 @@ std::optional<Scene> scene_in_turn(const attention::Mode& mode, std::int64_t q_l
   if (mode.qk) {
     spec.granularity = in_turn(kGranularities, turn / 3);
     spec.smoothing = in_turn(kSmoothings, turn / 2);
+    if (turn % 5 == 2) spec.rotation = Rotation::hadamard;
   }
+  if (turn % 6 == 5 && in_turn(kHeadDims, turn + 1) != spec.head_dim)
+    spec.value_dim = in_turn(kHeadDims, turn + 1);
   spec.causal = turn % 3 == 0;
   const std::vector<bool Spec::*> mods = all_mods();
   if (turn % 4 != 0) spec.*in_turn(mods, turn / 4) = true;

@@ -198,8 +198,8 @@ std::vector<Kernel> on_a_target(const attention::Spec& spec, std::uint64_t turn)
   return {kernels[turn % kernels.size()]};
 }
 
-// Every mode with no mod and with each, causal or not, in turn with what is left: granularities, smoothings, sums,
-// dtypes, heads.
+// Every mode with no mod and with each, causal or not, in turn with what is left: granularities, smoothings, rotation,
+// sums, dtypes, channels of Q and K, and of V.
 std::vector<Kernel> modes_and_mods() {
   constexpr std::array kGranularities = {Granularity::per_thread, Granularity::per_block,
                                          Granularity::per_token, Granularity::per_tensor};
@@ -219,7 +219,9 @@ std::vector<Kernel> modes_and_mods() {
         spec.q_group = turn % 2 == 0 ? 32 : 128;
         spec.smoothing = turn % 5 == 4 ? Smoothing::none : spec.smoothing;
         if (turn % 5 == 3) spec.smoothing = Smoothing::qk;
+        if (turn % 4 == 2) spec.rotation = Rotation::hadamard;
       }
+      if (turn % 3 == 2) spec.value_dim = kHeads[(turn + 1) % kHeads.size()];
       if (turn % 4 == 1 && spec.pv == DType::e4m3) spec.v_smoothing = ValueSmoothing::mean;
       const std::vector<Kernel> on = on_a_target(spec, turn);
       kernels.insert(kernels.end(), on.begin(), on.end());
@@ -412,7 +414,7 @@ TEST_CASE("what a packed call refuses", "[fast]") {
   const cli::RunDevice on = test::device_of({.kernel = kernel, .inputs = {}});
   const attention::Plan plan(on.device, kernel, test::emitted);
   const attention::Plan plain(on.device, dense(kernel), test::emitted);
-  const rt::Buffer memory(on.device, 1 << 20);
+  rt::Buffer memory(on.device, 1 << 20);
   const attention::Shape shape{.batch = 2,
                                .q_heads = 1,
                                .kv_heads = 1,
@@ -475,6 +477,18 @@ TEST_CASE("what a packed call refuses", "[fast]") {
   one = right;
   one.lse = at(3) + 11 * 128;  // O has 12 rows: it ends behind the LSE's begin
   CHECK_THAT(refusal(plan, shape, one), Contains("lse"));
+  lengths.upload(std::as_bytes(std::span(sums)));
+  memory.fill(0);
+  one.lse = at(3) + 12 * 128;  // behind it
+  one.cu_seqlens_q = one.cu_seqlens_kv = lengths.data();
+  for (const std::int64_t ignored : {0, -3}) {
+    for (rt::TensorView* tensor : {&one.q, &one.k, &one.v, &one.o}) tensor->stride_batch = ignored;
+    CHECK(refusal(plan, shape, one) == "nothing");
+  }
+  other = shape;
+  other.batch = 1;  // of 12 rows of O, though the longest has 10
+  one.lse = at(3) + 11 * 128;
+  CHECK_THAT(refusal(plan, other, one), Contains("lse"));
 }
 
 TEST_CASE("the workspace of packed sequences grows with their rows", "[fast]") {

@@ -439,10 +439,12 @@ class RowBound {
   double cost_of_light() const {
     const double s_error = std::min(s_light_, s_ / 2);
     double cost = 0;
-    for (std::int64_t c = 0; c < in_.q.channels; ++c) {
+    for (std::int64_t c = 0; c < in_.v.channels; ++c) {
       const double value = std::fabs(n_[index(c)]) / s_;
       cost +=
           head_.value_scale[index(c)] * (n_light_[index(c)] + value * s_light_) / (s_ - s_error);
+      if (!head_.value_mean.empty())
+        cost += std::fabs(head_.value_mean[index(c)]) * share_error(s_light_);
     }
     return cost;
   }

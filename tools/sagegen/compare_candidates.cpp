@@ -91,6 +91,12 @@ std::vector<Kernel> combinations(const std::string& only, const attention::Spec&
   std::vector<std::vector<std::string>> choices;
   for (const Field& field : attention::family().what) {
     const bool is_named = named.contains(std::string(field.name));
+    if (is_named && (field.name == "out" || field.name == "varlen")) {
+      throw UsageError(fmt::format(
+          "--only \"{}\" is refused: modes are compared by O as it is, in batches of one length; "
+          "leave {} out",
+          only, field.name));
+    }
     if (is_named && is_problem(field)) {
       throw UsageError(fmt::format(
           "--only \"{}\" is refused: inputs, --dtype and the options of masks say what {} is; "

@@ -300,7 +300,11 @@ ModelReport schedules_report(const Kernel& kernel, const std::string& gpu_name) 
       fmt::format("{}\n\nprediction for {}, no measurement: {} schedules, ptxas {}\n\n{}\n  {}\n",
                   kernel.key(), gpu.name, made.size(), model::ptxas_version(), table.text(),
                   "differences below 10 % rank nothing");
-  return {.text = text, .json = {{"kind", "prediction"}, {"gpu", gpu.name}, {"schedules", json}}};
+  return {.text = text,
+          .json = {{"kind", "prediction"},
+                   {"gpu", gpu.name},
+                   {"ptxas", model::ptxas_version()},
+                   {"schedules", json}}};
 }
 
 std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu_name) {

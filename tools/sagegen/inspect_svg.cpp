@@ -41,11 +41,18 @@ std::pair<std::string, std::string> try_pipeline(const Kernel& kernel, const std
 
 }  // namespace
 
+// Of dense batches, with codes of its own: tiles and fragments do not depend on that.
+Kernel with_the_same_tiles(const Kernel& kernel) {
+  const attention::View view = kernel.view(attention::family());
+  attention::Spec spec = view.spec;
+  spec.varlen = false;
+  return attention::with_own_codes({attention::family(), spec, view.schedule, view.target.target});
+}
+
 Drawings write_drawings(const Kernel& kernel, const std::string& folder, const std::string& gpu,
                         bool need_pipeline) {
   require_attention(kernel);
-  // Tiles and fragments are those of a kernel that copies codes of its own.
-  const pictures::Layouts layouts = kernel_layouts(attention::with_own_codes(kernel));
+  const pictures::Layouts layouts = kernel_layouts(with_the_same_tiles(kernel));
   std::vector<std::pair<fs::path, std::string>> files{
       {fs::path(folder) / "fragments.svg", pictures::draw_fragments(layouts, kernel.key())},
       {fs::path(folder) / "shared_memory.svg",

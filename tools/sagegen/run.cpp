@@ -409,6 +409,12 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   const InputOptions input = inputs_of_lengths(command.input, lengths);
   const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
   if (named) validate_attention(*named);
+  if (named && !named->view(attention::family()).spec.varlen) {
+    throw UsageError(fmt::format(
+        "--seqlens is refused: {} has no varlen, and takes batches of one length; take a key with "
+        "varlen, or leave the key out",
+        named->key()));
+  }
   const RunInputs inputs = load_run_inputs(named ? inputs_of_kernel(input, *named) : input);
   if (named) check_channels(inputs, *named);
   if (named) check_mods(command.mods, {*named});

@@ -50,7 +50,7 @@ AttentionJob make_job(const RunInputs& inputs, const Kernel& kernel, const ModOp
   if (job.spec.rotation != Rotation::none && job.inputs.q.channels != job.spec.head_dim) {
     throw UsageError(fmt::format(
         "rotation {} of {} channels is refused: they are padded to {}, and a rotation of those "
-        "would mix in what is not there; leave --rotation out, or take one of head_dim {}",
+        "would mix in what is not there; leave the rotation out, or take inputs of head_dim {}",
         to_string(job.spec.rotation), job.inputs.q.channels, job.spec.head_dim,
         fmt::join(head_dims().allowed, ", ")));
   }

@@ -189,11 +189,11 @@ void make_blocksparse(Making& m) {
 
 // The counts lie on the device until somebody asks.
 void make_skipsoftmax(Making& m) {
-  const double threshold = m.numbers(1)[0];
+  const auto threshold = static_cast<float>(m.numbers(1)[0]);
   if (!(threshold >= 0 && threshold < 1))
     m.refuse("it is a share of a row's largest weight, at least 0 and less than 1");
   const auto batch = static_cast<std::size_t>(m.extent.batch);
-  const std::vector<float> thresholds(batch, static_cast<float>(threshold));
+  const std::vector<float> thresholds(batch, threshold);
   m.twin = reference::skip_softmax(thresholds);
   m.give = [=](auto& to, const auto& put) {
     const std::vector<std::uint32_t> zeros(2 * batch);

@@ -51,8 +51,8 @@ PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const atten
              .total_kv = total_kv},
       q_(on.device, bytes_of(total_q * shape_.q_heads * job.spec.head_dim, sizeof(kNaN))),
       k_(on.device, bytes_of(total_kv * shape_.kv_heads * job.spec.head_dim, sizeof(kNaN))),
-      v_(on.device, k_.bytes()),
-      o_(on.device, q_.bytes()),
+      v_(on.device, bytes_of(total_kv * shape_.kv_heads * value_dim(), sizeof(kNaN))),
+      o_(on.device, bytes_of(total_q * shape_.q_heads * value_dim(), sizeof(kNaN))),
       lse_(on.device, bytes_of(total_q * shape_.q_heads, sizeof(float))),
       sums_q_(on.device, bytes_of(shape_.batch + 1, sizeof(std::int32_t))),
       sums_kv_(on.device, sums_q_.bytes()),
@@ -60,21 +60,23 @@ PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const atten
   if (job.mods) mods_ = job.mods(on.device, mod_tensors_);
 }
 
+int PackedCall::value_dim() const { return attention::value_dim(job_.spec); }
+
 std::size_t PackedCall::at(std::int64_t head, std::int64_t row, std::int64_t total,
-                           std::int64_t heads) const {
+                           std::int64_t heads, int width) const {
   const std::int64_t index = job_.layout == Layout::hnd ? head * total + row : row * heads + head;
-  return static_cast<std::size_t>(index * job_.spec.head_dim);
+  return static_cast<std::size_t>(index * width);
 }
 
 runtime::TensorView PackedCall::view(const runtime::Buffer& buffer, std::int64_t heads,
-                                     std::int64_t total) const {
-  return job_.layout == Layout::hnd ? runtime::hnd(buffer.data(), heads, total, job_.spec.head_dim)
-                                    : runtime::nhd(buffer.data(), heads, total, job_.spec.head_dim);
+                                     std::int64_t total, int width) const {
+  return job_.layout == Layout::hnd ? runtime::hnd(buffer.data(), heads, total, width)
+                                    : runtime::nhd(buffer.data(), heads, total, width);
 }
 
 void PackedCall::upload(runtime::Buffer& to, const reference::Tensor& tensor,
                         const std::vector<std::int64_t>& lengths, std::int64_t before,
-                        std::int64_t total) const {
+                        std::int64_t total, int width) const {
   std::vector<std::uint16_t> bits(to.bytes() / sizeof(kNaN), kNaN);
   const bool f16 = job_.spec.io == DType::f16;
   std::int64_t first = before;
@@ -82,8 +84,8 @@ void PackedCall::upload(runtime::Buffer& to, const reference::Tensor& tensor,
     for (std::int64_t h = 0; h < tensor.heads; ++h) {
       for (std::int64_t n = 0; n < lengths[b]; ++n) {
         const float* row = tensor.row(static_cast<std::int64_t>(b), h, n);
-        std::uint16_t* out = bits.data() + at(h, first + n, total, tensor.heads);
-        std::fill_n(out, job_.spec.head_dim, std::uint16_t{0});
+        std::uint16_t* out = bits.data() + at(h, first + n, total, tensor.heads, width);
+        std::fill_n(out, width, std::uint16_t{0});
         for (std::int64_t c = 0; c < tensor.channels; ++c)
           out[c] = f16 ? reference::f16_bits(row[c]) : reference::bf16_bits(row[c]);
       }
@@ -99,9 +101,9 @@ void PackedCall::set(const reference::Inputs& inputs, const SequenceLengths& len
     throw InternalError("packed sequences have more rows than their tensors");
   lengths_ = lengths;
   before_ = before;
-  upload(q_, inputs.q, lengths.queries, before, total_q_);
-  upload(k_, inputs.k, lengths.keys, before, total_kv_);
-  upload(v_, inputs.v, lengths.keys, before, total_kv_);
+  upload(q_, inputs.q, lengths.queries, before, total_q_, job_.spec.head_dim);
+  upload(k_, inputs.k, lengths.keys, before, total_kv_, job_.spec.head_dim);
+  upload(v_, inputs.v, lengths.keys, before, total_kv_, value_dim());
   set_sums(sums_of(lengths.queries, before), sums_of(lengths.keys, before));
 }
 
@@ -124,10 +126,10 @@ std::vector<AttentionResult> PackedCall::run() {
   const auto begin = std::chrono::steady_clock::now();
   try {
     plan_.run(shape_,
-              {.q = view(q_, in.q.heads, total_q_),
-               .k = view(k_, in.k.heads, total_kv_),
-               .v = view(v_, in.k.heads, total_kv_),
-               .o = view(o_, in.q.heads, total_q_),
+              {.q = view(q_, in.q.heads, total_q_, job_.spec.head_dim),
+               .k = view(k_, in.k.heads, total_kv_, job_.spec.head_dim),
+               .v = view(v_, in.k.heads, total_kv_, value_dim()),
+               .o = view(o_, in.q.heads, total_q_, value_dim()),
                .lse = lse_.data(),
                .softmax_scale = static_cast<float>(scale),
                .causal = job_.causal,
@@ -173,10 +175,10 @@ AttentionResult PackedCall::result_of(std::size_t sequence, std::int64_t first,
   const bool f16 = job_.spec.io == DType::f16;
   for (std::int64_t h = 0; h < q.heads; ++h) {
     for (std::int64_t n = 0; n < lengths_.queries[sequence]; ++n) {
-      std::uint16_t* row = o.data() + at(h, first + n, total_q_, q.heads);
-      for (std::int64_t c = 0; c < q.channels; ++c)
+      std::uint16_t* row = o.data() + at(h, first + n, total_q_, q.heads, value_dim());
+      for (std::int64_t c = 0; c < job_.inputs.v.channels; ++c)
         result.o.push_back(f16 ? reference::f16_value(row[c]) : reference::bf16_value(row[c]));
-      std::fill_n(row, job_.spec.head_dim, kNaN);
+      std::fill_n(row, value_dim(), kNaN);
       float& value = lse[static_cast<std::size_t>(h * total_q_ + first + n)];
       result.lse.push_back(std::exchange(value, std::numeric_limits<float>::quiet_NaN()));
     }
@@ -209,6 +211,10 @@ reference::ScoreMod of_batch(const reference::ScoreMod& mod, std::int64_t batch)
   }
   if (mod.sink)
     one.sink = [=](std::int64_t b, std::int64_t head) { return mod.sink(b + batch, head); };
+  if (mod.least_weight) {
+    one.check = nullptr;  // of all batches
+    one.least_weight = [=](std::int64_t b) { return mod.least_weight(b + batch); };
+  }
   if (mod.derivative) {
     one.derivative = [=](const reference::Place& at, double score) {
       return mod.derivative(there(at), score);

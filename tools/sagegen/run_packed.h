@@ -36,12 +36,15 @@ class PackedCall {
   double run_ms() const { return run_ms_; }
 
  private:
-  std::size_t at(std::int64_t head, std::int64_t row, std::int64_t total, std::int64_t heads) const;
+  int value_dim() const;
+  // width: channels of a row.
+  std::size_t at(std::int64_t head, std::int64_t row, std::int64_t total, std::int64_t heads,
+                 int width) const;
   runtime::TensorView view(const runtime::Buffer& buffer, std::int64_t heads,
-                           std::int64_t total) const;
+                           std::int64_t total, int width) const;
   void upload(runtime::Buffer& to, const reference::Tensor& tensor,
               const std::vector<std::int64_t>& lengths, std::int64_t before,
-              std::int64_t total) const;
+              std::int64_t total, int width) const;
   AttentionResult result_of(std::size_t sequence, std::int64_t first, std::vector<std::uint16_t>& o,
                             std::vector<float>& lse) const;
 

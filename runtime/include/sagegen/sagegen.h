@@ -160,7 +160,7 @@ typedef struct sagegen_arguments {
   const sagegen_mod_argument* mods; /* mod_count of them */
   size_t mod_count;
   /* i32 [batch + 1] on the device, for kernels with varlen (mode "head_dim=128 varlen=true"); 0: nothing is packed.
-   * Sequence b has rows cu_seqlens[b] to cu_seqlens[b + 1] - 1 of the packed tensors, [total, heads, head_dim] with
+   * Sequence b has rows cu_seqlens[b] to cu_seqlens[b + 1] - 1 of the packed tensors, [total, heads, channels] with
    * strides of tokens and heads. Kernels read the lengths when they run, so that a captured graph may be replayed with
    * other ones. A sequence without queries gives nothing, queries without keys O = 0 and the LSE -infinity, or that of
    * a sink. Masks and biases count from the first row of a sequence. Lengths beyond the bounds of the shape give
@@ -200,7 +200,7 @@ sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attent
                                                  const sagegen_shape* shape, size_t* bytes);
 
 /* Only enqueue launches on `stream`: nothing is allocated or synchronized, and a CUDA graph may
- * capture them. The workspace is aligned to 256 bytes, or null if 0 bytes are needed; what a call writes (o, lse, workspace)
+ * capture them. The workspace is aligned to 256 bytes, or null if 0 bytes are needed; what a call writes (o, lse, workspace, the s8 o_scale, skipsoftmax.counts)
  * overlaps nothing. run = quantize, then attend; attend reads what quantize of the same shape and
  * arguments left in the workspace. */
 sagegen_status sagegen_attention_run(const sagegen_attention* attention, const sagegen_shape* shape,
@@ -219,8 +219,8 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
  *
  * The same in pieces, whose tensors the caller owns: K and V are quantized once and attended with as many Q as there
  * are, of whichever lengths, or all of them were quantized elsewhere. docs/reference.md, "Codes and scales", has the
- * formulas. Zero-initialize the structs, then set what the kernel has: what sagegen_attention_code_sizes gives no bytes
- * stays 0.
+ * formulas. Packed sequences are refused. Zero-initialize the structs, then set what the kernel has: what
+ * sagegen_attention_code_sizes gives no bytes stays 0.
  *
  * Below, LqP and LkP are q_len and kv_len rounded up as there; Dc and Dv channels rounded up. A kernel whose mode says
  * "inputs=given" has neither: codes are as long as the problem and lie by strides, as those of SageAttention do, and
@@ -253,8 +253,8 @@ typedef struct sagegen_key_value_codes {
   /* FP8 [batch, kv_heads, Dv, LkP], in every 16 keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15; or FP16
    * [batch, kv_heads, LkP, Dv] */
   uint64_t v_codes;
-  uint64_t v_scale; /* f32 [batch, kv_heads, head_dim] */
-  uint64_t v_mean;  /* f32 [batch, kv_heads, head_dim]: with v_smoothing=mean */
+  uint64_t v_scale; /* f32 [batch, kv_heads, value_dim], which is head_dim unless the mode says otherwise */
+  uint64_t v_mean;  /* f32 [batch, kv_heads, value_dim]: with v_smoothing=mean */
   /* Only with inputs=given: */
   sagegen_code_strides k_strides, v_strides; /* of codes */
   int64_t k_scale_stride;                    /* as scale_stride of Q */

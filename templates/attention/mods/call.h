@@ -5,7 +5,7 @@
 //   bool kLoadsScores     whether it loads something for each score
 //   bool kSeesSmoothing   K smoothing takes a number from all scores of a row: whether that matters to it
 //   std::string refusal(const Arguments&, const ModCall&)          why the arguments cannot be; empty if they can
-//   std::vector<ModTensor> tensors(const Arguments&, const ModCall&)  the caller's memory that the kernel reads
+//   std::vector<ModTensor> tensors(const Arguments&, const ModCall&)  the caller's memory that the kernel reads, or writes
 //   Params params(const Arguments&, const ModCall&)                of arguments that are not refused
 //   Mod mod(dsl::KernelBuilder&, const View&)                      the kernel's part (mod.h), called once
 #pragma once

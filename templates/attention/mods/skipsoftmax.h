@@ -10,7 +10,8 @@ namespace sagegen::attention::skipsoftmax {
 
 struct Arguments {
   // In [0, 1), of the largest weight that a row has seen so far, a sink's among them. A warp computes neither P nor P V
-  // of a tile in which no weight of its rows reaches that. 0: none is skipped.
+  // of a tile in which no weight of its rows reaches that; where maxima lag behind the scores (maximum_slack(), maximum_step()
+  // of spec.h), it takes some for heavier than they are. 0: none is skipped.
   float threshold = 0;
   // f32 [batch] on the device, in place of `threshold`; 0: there are none.
   Address thresholds = 0;

@@ -18,7 +18,8 @@ class AttentionOptions(Structure):
 
 
 class CShape(Structure):
-    _fields_ = [(name, c_int64) for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len")]
+    _fields_ = [(name, c_int64) for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "total_q",
+                                              "total_kv")]
 
 
 class Tensor(Structure):
@@ -28,7 +29,8 @@ class Tensor(Structure):
 class Arguments(Structure):
     _fields_ = [("q", Tensor), ("k", Tensor), ("v", Tensor), ("o", Tensor), ("lse", c_uint64),
                 ("softmax_scale", c_float), ("causal_alignment", c_int32), ("mods", c_void_p),
-                ("mod_count", c_size_t), ("o_scale", c_uint64)]
+                ("mod_count", c_size_t), ("cu_seqlens_q", c_uint64),
+                ("cu_seqlens_kv", c_uint64), ("o_scale", c_uint64)]
 
 
 def hnd(address, heads, tokens, channels):

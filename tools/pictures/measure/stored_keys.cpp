@@ -11,10 +11,12 @@ namespace sagegen::pictures {
 namespace {
 
 // Runs the kernel that prepares V on values that are the digits of their keys.
-std::vector<int> measure_stored_keys(const runtime::Device& device, const Kernel& values,
+std::vector<int> measure_stored_keys(const runtime::Device& device, const Kernel& of_attention,
                                      int keys) {
   namespace qv = quantize_values;
-  const qv::Spec spec = values.view(qv::family()).spec;
+  qv::Spec spec = of_attention.view(qv::family()).spec;
+  spec.smooth = false;  // the order of keys is the same
+  const Kernel values(qv::family(), spec, of_attention.target());
   const int padded = (keys + qv::kKeys - 1) / qv::kKeys * qv::kKeys;
   const Artifact artifact = emit(values);
   const ParamLayout layout = values.params();
