@@ -125,6 +125,8 @@ class Reports(CliTest):
         text = self.expect(OK, "inspect", FWD).out
         for part in ("head_dim 64", "8 scales", "m16n8k32", "bytes of shared memory", "L40", "keys 2t, 2t + 1"):
             self.assertIn(part, text)
+        for word, said in (("hadamard", "each 64 channels of a row are multiplied by a Hadamard matrix"), ("out_s8", "Q and V in f16")):
+            self.assertIn(said, self.expect(OK, "inspect", FWD.replace("_f32x2", "_f32x2_" + word)).out)
         report = self.expect_json(OK, "inspect", FWD)
         self.assertEqual((report["family"], report["threads"], report["dynamic_smem"]), ("attention", 128, 24576))
         for kernel in self.expect_json(OK, "list")["kernels"]:

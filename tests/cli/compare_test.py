@@ -292,6 +292,8 @@ class Options(CompareTest):
 
     def test_kernels(self):
         for text, code, kind, part in (("io=bf16", USAGE, "usage error", "inputs, --dtype"),
+                                       ("out=s8", USAGE, "usage error", "leave out out"),
+                                       ("varlen=true", USAGE, "usage error", "batches of one length"),
                                        ("qk=s5", SPEC, "spec error", "s8, s4, f16 or bf16"),
                                        ("colour=red", SPEC, "spec error", "colour"),
                                        ("schedule=q1", SPEC, "spec error", "q1")):

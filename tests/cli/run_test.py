@@ -517,6 +517,20 @@ class Mods(RunTest):
             seen.add(metrics)
 
     @unittest.skipUnless(GENERATOR, "not in the embedded set")
+    def test_what_skipped_tiles_and_f16_take_from_a_mean_of_v_is_no_error(self):
+        few = ("--device", "emulator", "--v-smoothing", "mean", "--head-dim", 64)
+        for more in (("--target", "sm_89", "--q-len", 64, "--kv-len", 256, "--sinks", 7, "--skipsoftmax", 0.9, "--dist", "v_offset"),
+                     ("--target", "sm_86", "--mode", "16bit", "--heads", 1, "--q-len", 15, "--kv-len", 2, "--accumulation", "f32_f16",
+                      "--dist", "sink", "--seed", 3)):
+            self.assertTrue(self.run_json(*few, *more)["passed"])
+        # Of V channels of its own there is a bound, too, and the same one each time.
+        wide = ("--device", "emulator", "--target", "sm_89", "--head-dim", 96, "--value-dim", 64, "--q-len", 64, "--kv-len", 256,
+                "--skipsoftmax", 0.1)
+        bounds = [self.run_json(*wide)["bound"]["relative_l1"] for _ in range(2)]
+        self.assertEqual(bounds[0], bounds[1])
+        self.assertLess(bounds[0], 1)
+
+    @unittest.skipUnless(GENERATOR, "not in the embedded set")
     def test_tiles_that_were_skipped(self):
         sparse = ("--device", "emulator", "--head-dim", 64, "--q-len", 70, "--kv-len", 700, "--dist", "sink", "--skipsoftmax")
         counts = [self.run_json(*sparse, threshold)["skipsoftmax"] for threshold in (0, 0.5)]
@@ -592,7 +606,7 @@ schedules = "q64k64w4s3"
                 ("--blocksparse", "2", ["a share of tiles, from 0 to 1"]), ("--blocksparse", "-0.1", ["from 0 to 1"]),
                 ("--blocksparse", "half", ["it is a number"]), ("--blocksparse", "nan", ["it is a number"]),
                 ("--skipsoftmax", "1", ["at least 0 and less than 1"]), ("--skipsoftmax", "-1", ["less than 1"]),
-                ("--skipsoftmax", "few", ["it is a number"])):
+                ("--skipsoftmax", "few", ["it is a number"]), ("--skipsoftmax", "0.99999999999", ["less than 1"])):
             self.expect_error(USAGE, "usage error", [f"{option} {text} is refused", *words], "run", *SMALL, option, text)
         for option in self.USUAL:
             self.expect_error(USAGE, "usage error", [f"--{option}", "is refused"], "run", *SMALL, f"--{option}", "")
@@ -1148,7 +1162,8 @@ PACKED = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64)
 class Packed(RunTest):
     def test_each_sequence_is_judged(self):
         for more in ((), ("--mode", "int4-fp8"), ("--mode", "16bit", "--layout", "nhd"),
-                     ("--granularity", "per_tensor", "--dtype", "bf16"), ("--window", "20,3", "--bias", "bhqk")):
+                     ("--granularity", "per_tensor", "--dtype", "bf16"), ("--window", "20,3", "--bias", "bhqk"),
+                     ("--value-dim", 128, "--skipsoftmax", 0.1, "--rotation", "hadamard")):
             report = self.run_json(*PACKED, "--seqlens", "100,37,0,130", "--kv-seqlens", "64,0,5,200", "--causal",
                                    "bottom-right", "--kv-heads", 1, *more)
             self.assertTrue(all("_varlen" in kernel for kernel in report["kernels"]))
@@ -1176,9 +1191,9 @@ class Packed(RunTest):
         self.assertTrue(self.run_json(key, "--device", "emulator", "--seqlens", "3,70")["passed"])
         self.assertTrue(self.run_json(key, "--device", "emulator", "--q-len", 70)["passed"])
         plain = key.replace("_varlen", "")
-        result = sagegen("run", plain, "--device", "emulator", "--seqlens", "3,70")
-        self.assertNotEqual(result.code, OK)
-        self.assertIn("take one with varlen=true", result.err)
+        for other in (plain, plain.replace("f32x2_", "f32x2_given_")):
+            self.expect_error(USAGE, "usage error", ["--seqlens is refused", other, "take a key with varlen"], "run", other, "--device",
+                              "emulator", "--seqlens", "3,70")
 
     def test_a_broken_kernel_fails(self):
         self.expect(OK, "emit", "--out", self.path("ptx"),

@@ -75,6 +75,17 @@ class Drawings(CliTest):
                         self.assertIn(element.tag, [SVG + tag for tag in ("svg", "title", "rect", "text", "line")])
                         self.assertNotIn("href", " ".join(element.attrib))
 
+    def test_tiles_do_not_depend_on_who_prepares_them(self):
+        self.without_ptxas()
+        plain = {name: texts(root)[1:] for name, root in self.draw(FWD).items()}
+        for word in ("_smv", "_hadamard", "_varlen", "_given"):
+            with self.subTest(word=word):
+                key = FWD.replace("_f32x2", "_f32x2" + word)
+                if word == "_given":
+                    key = key.replace("_smk_", "_sm0_")
+                drawn = {name: texts(root)[1:] for name, root in self.draw(key).items()}
+                self.assertEqual(drawn["fragments.svg"], plain["fragments.svg"])
+
     def test_fragments(self):
         root = self.draw(FWD)["fragments.svg"]
         tips = [title.text for title in root.iter(SVG + "title")]
