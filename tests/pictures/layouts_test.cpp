@@ -40,6 +40,7 @@ const std::vector<std::string>& keys() {
       "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32__q128k64w4s2__sm80",
       "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32_causal__q64k32w4s2__sm86",
       "sage_fwd_d128_bf16_qk_bf16t_g32x64_sm0_pv_e4m3_f32x2__q64k64w4s1__sm120",
+      "sage_fwd_d72_bf16_qk_bf16t_g32x64_sm0_pv_bf16_f32__q128k64w8s1__sm89",
       "sage_fwd_d64_f16_qk_s4t_g16x64_smqk_pv_f16_f32_packgqa_causal__q32k64w2s3__sm80",
       "sage_fwd_d64_f16_qk_f16t_g32x64_sm0_pv_f16_f32_packgqa__q32k64w2s3__sm80",
       "sage_fwd_d192_dv128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s1__sm89",

@@ -109,8 +109,10 @@ Words run_product(const runtime::Device& device, const ParamLayout& layout, cons
                                .heads_per_kv_head = 1});
   if (!s.qk_quantized) {
     const auto rows = [&](const runtime::Buffer& data) {
-      return TensorParam{
-          .data = data.data(), .stride_batch = 0, .stride_head = 0, .stride_token = s.head_dim};
+      return TensorParam{.data = data.data(),
+                         .stride_batch = 0,
+                         .stride_head = 0,
+                         .stride_token = s.code_row_bytes / 2};
     };
     params.set(attention::UnquantizedParams{.q = rows(q_codes), .k = rows(k_codes), .unit = 1.0f});
   }
