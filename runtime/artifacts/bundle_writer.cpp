@@ -19,7 +19,7 @@ using namespace bundle_format;
 
 // Bases are chosen by sizes at a fast level, which order the candidates as the final one does, among
 // neighbours in name: they are neighbours in text. Near enough for kernels that differ in io alone to meet.
-constexpr int kFastLevel = 3, kFinalLevel = 19;
+constexpr int kFastLevel = 3, kFinalLevel = 22;
 constexpr std::size_t kNeighbours = 64;  // on each side
 
 struct FreeContext {

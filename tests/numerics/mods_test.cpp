@@ -235,6 +235,15 @@ Twin blocksparse(const Words& words, const ref::Inputs& in, const attention::Sch
           }};
 }
 
+// "skipsoftmax 0.05": of all requests.
+Twin skipsoftmax(const Words& words, const ref::Inputs& in) {
+  const float threshold = std::stof(words.at(1));
+  return {ref::skip_softmax(std::vector<float>(static_cast<std::size_t>(in.q.batch), threshold)),
+          [=](attention::ModArguments& to, const Device&) {
+            to.skipsoftmax = {.threshold = threshold};
+          }};
+}
+
 Twin twin_of(const Words& words, const ref::Inputs& in, const Kernel& kernel) {
   const std::string& name = words[0];
   if (name == "window") return window(words, in);
@@ -244,6 +253,7 @@ Twin twin_of(const Words& words, const ref::Inputs& in, const Kernel& kernel) {
   if (name == "mask") return mask(words, in);
   if (name == "sinks") return sinks(words, in);
   if (name == "blocksparse") return blocksparse(words, in, schedule_of(kernel));
+  if (name == "skipsoftmax") return skipsoftmax(words, in);
   throw std::invalid_argument(name);
 }
 
@@ -378,6 +388,9 @@ const std::vector<Mods>& compositions() {
       {"sinks 1"},
       {"sinks 12"},
       {"blocksparse 0.5"},
+      {"skipsoftmax 0.02"},
+      {"skipsoftmax 0.3"},
+      {"causal", "sinks 1", "skipsoftmax 0.1"},
       {"causal", "window 60,-1"},
       {"causal", "window 20,0", "sinks 3"},
       {"causal", "softcap 5", "bias bhqk"},
