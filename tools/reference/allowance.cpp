@@ -93,7 +93,7 @@ class RowBound {
         scale_(base2_scale(in)) {}
 
   void compute(const float* q, std::int64_t token, double* o, double* lse, double* distance,
-               double* of_codes, double* of_light) {
+               double* of_codes, double* of_light, double* of_left) {
     const KeySpan seen = mods_.keys_of(token);
     first_ = seen.begin;
     visible_ = seen.end;
@@ -111,6 +111,7 @@ class RowBound {
     sums();
     outputs(o, of_codes);
     whole_row(token, o, distance, of_codes);
+    if (of_left != nullptr) *of_left = left_of_means();
     if (of_light != nullptr) *of_light = cost_of_light();
     *lse = lse_bound(q);
   }
@@ -433,6 +434,14 @@ class RowBound {
       light_[t] = top.low < before + std::log2(share) + off;
       before = std::max(before, top.high);
     }
+  }
+
+  // 13. of the header: what is summed beside the means of V, of all channels.
+  double left_of_means() const {
+    double left = 0;
+    for (std::int64_t c = 0; c < in_.v.channels; ++c)
+      left += std::fabs(head_.value_scale[index(c)] * n_[index(c)] / s_);
+    return left;
   }
 
   // Of all channels, in units of O.
@@ -915,6 +924,7 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
   const bool may_skip = std::any_of(in.mods.begin(), in.mods.end(),
                                     [](const ScoreMod& mod) { return bool(mod.least_weight); });
   if (may_skip) out.light.resize(rows.size());
+  if (m.smooth_v) out.left.resize(rows.size());
   for_each_kv_head(in, rows, [&](const HeadRows& group) {
     const Head head = head_codes(in, m, group.batch, group.kv_head);
     std::int64_t row = group.first_row;
@@ -930,7 +940,8 @@ Allowance allowance(const Inputs& in, const QuantModel& m, const DeviceArithmeti
           bound.compute(in.q.row(group.batch, q_head, token), token,
                         out.o.data() + (row + i) * in.v.channels, out.lse.data() + row + i,
                         out.distance.data() + row + i, out.codes.data() + row + i,
-                        may_skip ? out.light.data() + row + i : nullptr);
+                        may_skip ? out.light.data() + row + i : nullptr,
+                        m.smooth_v ? out.left.data() + row + i : nullptr);
         }
         if (progress) progress(last - first);
       });

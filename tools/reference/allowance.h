@@ -111,6 +111,8 @@ struct Allowance {
   std::vector<double> codes;
   // [row]: the sum over channels of what tiles that may be left out may cost; empty where mods want none left out.
   std::vector<double> light;
+  // [row]: the sum over channels of |O less the mean of V|, which sums on the device are of; empty without V smoothing.
+  std::vector<double> left;
 };
 
 // Of `rows`. Throws std::invalid_argument as attention() does. `model` is to have P in a format.

@@ -412,7 +412,8 @@ AccuracyBound accuracy_bound(const attention::Spec& spec, int compute_capability
   // A tile has so many sums that are rounded to f16, none larger than the last one where products have one sign. Each
   // of them is off by 2^-11 / sqrt(3), root mean square, in P V and in the sum of P.
   const double sums = kKeysOfHalfSums / (spec.pv == DType::e4m3 ? 16.0 : 8.0);
-  bound.offset += std::ldexp(std::sqrt(2 * sums / 3), -11);
+  bound.half_rounding = std::ldexp(std::sqrt(2 * sums / 3), -11);
+  bound.offset += bound.half_rounding;
   bound.arithmetic += ", rounded to f16 in a tile";
   return bound;
 }

@@ -63,7 +63,8 @@ reference::QuantModel quant_model(const AttentionJob& job);
 // (nearly) exactly.
 struct AccuracyBound {
   double factor, offset;
-  std::string arithmetic;  // in words
+  std::string arithmetic;    // in words
+  double half_rounding = 0;  // part of the offset: what f16 rounds, relative to sums of P V
   double limit(double model_relative_l1) const { return factor * model_relative_l1 + offset; }
 };
 AccuracyBound accuracy_bound(const attention::Spec& spec, int compute_capability);

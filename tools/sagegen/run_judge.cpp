@@ -38,16 +38,15 @@ LseError lse_error(const std::vector<double>& expected, const std::vector<double
 // `bound` is of the mean over many rows, where codes on the edge between two values fall now on this side, now
 // on that. Few rows are no mean: one of them may lose what its undecided codes can cost (as independent ones
 // add up, not at their worst). Where sums over all keys are cut to 13 bits, all rows lose, and no more than
-// their bounds; so where f16 sums are of V less a mean, which may be larger than what O is in the end. Tiles that may be
-// left out cost what they weigh.
+// their bounds. Tiles that may be left out cost what they weigh. f16 sums of V less a mean may be larger than what O is in
+// the end: they round by their own size.
 double l1_slack(const reference::Allowance& allowance, const reference::Output& exact,
-                const reference::QuantModel& quant, const reference::DeviceArithmetic& arithmetic) {
+                const reference::DeviceArithmetic& arithmetic, double half_rounding) {
   const auto sum = [](const std::vector<double>& values) {
     return std::accumulate(values.begin(), values.end(), 0.0,
                            [](double so_far, double x) { return so_far + std::fabs(x); });
   };
-  const bool all_are_cut = (arithmetic.sum_bits == 13 && !arithmetic.two_level) ||
-                           (quant.smooth_v && arithmetic.half_roundings > 0);
+  const bool all_are_cut = arithmetic.sum_bits == 13 && !arithmetic.two_level;
   double of_rows = 0;
   const std::size_t channels = exact.o.size() / exact.lse.size();
   for (std::size_t r = 0; r < exact.lse.size(); ++r) {
@@ -57,7 +56,8 @@ double l1_slack(const reference::Allowance& allowance, const reference::Output& 
         std::min(whole, std::accumulate(begin, begin + static_cast<std::ptrdiff_t>(channels), 0.0));
   }
   const double of_codes = *std::max_element(allowance.codes.begin(), allowance.codes.end());
-  return ((all_are_cut ? of_rows : of_codes) + sum(allowance.light)) / sum(exact.o);
+  const double of_f16 = half_rounding * sum(allowance.left);
+  return ((all_are_cut ? of_rows : of_codes) + sum(allowance.light) + of_f16) / sum(exact.o);
 }
 
 Json json_of(const reference::Metrics& metrics) {
@@ -197,7 +197,7 @@ Judgement judge(const AttentionJob& job, const AttentionResult& result, int comp
   judgement.row = reference::judge_rows(expected.rows, expected.model, expected.allowance, got);
   judgement.model = model_errors(expected.rows, exact, expected.model, quant);
   judgement.kernel = errors_of(expected.rows, exact, got);
-  judgement.slack = l1_slack(expected.allowance, exact, quant, arithmetic);
+  judgement.slack = l1_slack(expected.allowance, exact, arithmetic, judgement.bound.half_rounding);
   judgement.limit = judgement.bound.limit(judgement.model.o.relative_l1) + judgement.slack;
   // Where exact attention is 0 or the model overflows there is no such limit; rows have theirs.
   judgement.within_limit =
