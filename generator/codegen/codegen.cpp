@@ -38,7 +38,8 @@ std::vector<llvm::AllocaInst*> slots_of(llvm::Function& function) {
 
 // The passes that LLVM's code generator asks for, without those that would optimize once more (they cost
 // half the time of an emission, and some would undo what the template's author wrote or lengthen the
-// lives of values, see live_ranges.h) and those that look for what the DSL never makes.
+// lives of values, see live_ranges.h), those that look for what the DSL never makes, and an analysis that
+// the rest does without (livevars).
 class CodegenPasses final : public llvm::legacy::PassManagerBase {
  public:
   void add(llvm::Pass* pass) override {
@@ -52,7 +53,7 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
 
  private:
   static bool is_wanted(const llvm::Pass& pass) {
-    static constexpr std::array<std::string_view, 28> kUnwanted{
+    static constexpr std::array<std::string_view, 30> kUnwanted{
         "atomic-expand",
         "basic-aa",
         "block-placement",
@@ -65,6 +66,7 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
         "expand-ir-insts",
         "expand-memcmp",
         "infer-address-spaces",
+        "livevars",
         "load-store-vectorizer",
         "loop-reduce",
         "loop-simplify",
@@ -72,6 +74,7 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
         "machine-scheduler",
         "mergeicmps",
         "nary-reassociate",
+        "opt-phis",
         "partially-inline-libcalls",
         "peephole-opt",
         "replace-with-veclib",
@@ -203,15 +206,19 @@ std::string print_ptx(dsl::KernelBuilder& k) {
                        " has been printed before, which uses it up; keep the text");
   }
   impl.printed = true;
-  const auto machine = target_machine(impl.info);
+  constexpr std::size_t kBufferBytes = 4096;
   llvm::SmallString<0> text;
   llvm::raw_svector_ostream stream(text);
-  CodegenPasses passes;
-  if (machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::AssemblyFile,
-                                   /*DisableVerify=*/true)) {
-    throw InternalError("LLVM's NVPTX target cannot print assembly");
-  }
-  passes.run(*impl.module);
+  stream.SetBufferSize(kBufferBytes);  // LLVM prints a register and a comma at a time
+  {
+    CodegenPasses passes;
+    if (target_machine(impl.info).addPassesToEmitFile(passes, stream, nullptr,
+                                                      llvm::CodeGenFileType::AssemblyFile,
+                                                      /*DisableVerify=*/true)) {
+      throw InternalError("LLVM's NVPTX target cannot print assembly");
+    }
+    passes.run(*impl.module);
+  }  // the printer writes the rest of the text when it ends
   return std::string(text);
 }
 

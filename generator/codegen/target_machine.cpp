@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <map>
+#include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 
 #include "generator/dsl/impl.h"
 #include "llvm/MC/TargetRegistry.h"
@@ -37,9 +41,8 @@ void initialize_llvm() {
   });
 }
 
-}  // namespace
-
-std::unique_ptr<llvm::TargetMachine> target_machine(const TargetInfo& info) {
+std::unique_ptr<llvm::TargetMachine> new_target_machine(const std::string& cpu,
+                                                        const std::string& features) {
   initialize_llvm();
   const llvm::Triple triple(dsl::kTriple);
   std::string message;
@@ -48,12 +51,22 @@ std::unique_ptr<llvm::TargetMachine> target_machine(const TargetInfo& info) {
   llvm::TargetOptions options;
   options.AllowFPOpFusion = llvm::FPOpFusion::Strict;  // add.rn and mul.rn, never a fused pair
   std::unique_ptr<llvm::TargetMachine> machine(target->createTargetMachine(
-      triple, info.name, fmt::format("+ptx{}", info.ptx_version), options, std::nullopt,
-      std::nullopt, llvm::CodeGenOptLevel::Default));
+      triple, cpu, features, options, std::nullopt, std::nullopt, llvm::CodeGenOptLevel::Default));
   if (machine->createDataLayout().getStringRepresentation() != dsl::data_layout()) {
     throw InternalError("LLVM's NVPTX data layout is not the one that kernels are built with");
   }
   return machine;
+}
+
+}  // namespace
+
+llvm::TargetMachine& target_machine(const TargetInfo& info) {
+  using Key = std::pair<std::string, std::string>;
+  thread_local std::map<Key, std::unique_ptr<llvm::TargetMachine>> machines;
+  const Key key(info.name, fmt::format("+ptx{}", info.ptx_version));
+  std::unique_ptr<llvm::TargetMachine>& machine = machines[key];
+  if (machine == nullptr) machine = new_target_machine(key.first, key.second);
+  return *machine;
 }
 
 }  // namespace sagegen::codegen

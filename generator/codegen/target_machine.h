@@ -1,14 +1,14 @@
 // The NVPTX target machine for a target of the spec.
 #pragma once
 
-#include <memory>
-
 #include "llvm/Target/TargetMachine.h"
 #include "sagegen/target.h"
 #include "sagegen/types.h"
 
 namespace sagegen::codegen {
 
-std::unique_ptr<llvm::TargetMachine> target_machine(const TargetInfo& info);
+// Made when a thread first asks for it and kept until the thread ends: LLVM's code generators share nothing
+// but what they only read, a target machine is not among that.
+llvm::TargetMachine& target_machine(const TargetInfo& info);
 
 }  // namespace sagegen::codegen

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string>
+#include <utility>
 
 #include "sagegen/error.h"
 
@@ -52,30 +52,32 @@ SharedPtr address_of_pair(const SharedTile& tile, const std::array<I32, 2>& lane
                  pair / pairs * tile.layout.chunks_per_row());
 }
 
-// For shapes, where there is no builder to ask.
-void require(bool condition, const std::string& what, SourceLoc loc) {
-  if (!condition) throw CodegenError(fmt::format("{}:{}: {}", loc.file, loc.line, what));
+// For shapes, where there is no builder to ask. Kernels ask thousands of times: the text is made only if it
+// is needed.
+template <typename... Args>
+void require(bool condition, SourceLoc loc, fmt::format_string<Args...> what, Args&&... args) {
+  if (condition) return;
+  throw CodegenError(
+      fmt::format("{}:{}: {}", loc.file, loc.line, fmt::format(what, std::forward<Args>(args)...)));
 }
 
 void require_layout(const TileLayout& layout, SourceLoc loc) {
-  require(layout.rows > 0 && layout.rows % 8 == 0 && layout.row_bytes > 0 &&
-              layout.row_bytes % layout.checked_panel() == 0,
-          fmt::format("a tile of {} rows of {} bytes in panels of {}: rows come in eights, and are "
-                      "whole panels",
-                      layout.rows, layout.row_bytes, layout.panel_bytes),
-          loc);
+  require(
+      layout.rows > 0 && layout.rows % 8 == 0 && layout.row_bytes > 0 &&
+          layout.row_bytes % layout.checked_panel() == 0,
+      loc,
+      "a tile of {} rows of {} bytes in panels of {}: rows come in eights, and are whole panels",
+      layout.rows, layout.row_bytes, layout.panel_bytes);
 }
 
 // The type that an operand has which is read from such a tile.
 DType operand_type(const TileLayout& layout, int panel_bytes, SourceLoc loc) {
   require_layout(layout, loc);
-  require(
-      layout.panel_bytes == panel_bytes,
-      fmt::format("this operand reads panels of {} bytes, the tile has rows of {} in panels of {}",
-                  panel_bytes, layout.row_bytes, layout.panel_bytes),
-      loc);
-  require(layout.type.has_value(),
-          "the tile does not say of what type its elements are; set TileLayout::type", loc);
+  require(layout.panel_bytes == panel_bytes, loc,
+          "this operand reads panels of {} bytes, the tile has rows of {} in panels of {}",
+          panel_bytes, layout.row_bytes, layout.panel_bytes);
+  require(layout.type.has_value(), loc,
+          "the tile does not say of what type its elements are; set TileLayout::type");
   return *layout.type;
 }
 
@@ -84,14 +86,13 @@ void require_inside(const TileLayout& layout, int row, int rows, int column, int
                     SourceLoc loc) {
   require(row >= 0 && column >= 0 && rows * (row + 1) <= layout.rows &&
               bytes * (column + 1) <= layout.row_bytes,
-          fmt::format(
-              "block ({}, {}) of {} rows and {} bytes lies outside the tile of {} rows of {} bytes",
-              row, column, rows, bytes, layout.rows, layout.row_bytes),
-          loc);
+          loc,
+          "block ({}, {}) of {} rows and {} bytes lies outside the tile of {} rows of {} bytes",
+          row, column, rows, bytes, layout.rows, layout.row_bytes);
 }
 
 void require_same(const TileLayout& made_for, const TileLayout& tile, SourceLoc loc) {
-  require(made_for == tile, "this operand was made for tiles of another layout or type", loc);
+  require(made_for == tile, loc, "this operand was made for tiles of another layout or type");
 }
 
 }  // namespace
@@ -118,16 +119,13 @@ void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& fr
   require_layout(layout, loc);
   const int chunks = layout.chunks_per_row();
   const int panel_chunks = chunks * layout.rows, panels = layout.row_bytes / layout.panel_bytes;
-  require(threads > 0 && threads % (8 * chunks) == 0,
-          std::to_string(threads) + " threads cannot copy a tile of " +
-              std::to_string(layout.rows) + " rows of " + std::to_string(layout.row_bytes) +
-              " bytes in passes of eight rows",
-          loc);
+  require(threads > 0 && threads % (8 * chunks) == 0, loc,
+          "{} threads cannot copy a tile of {} rows of {} bytes in passes of eight rows", threads,
+          layout.rows, layout.row_bytes);
   require(from.row_bytes >= 0 && from.row_bytes <= layout.row_bytes &&
               from.row_bytes % kChunkBytes == 0,
-          fmt::format("rows of {} bytes do not fill a tile of rows of {}, 16 bytes at a time",
-                      from.row_bytes, layout.row_bytes),
-          loc);
+          loc, "rows of {} bytes do not fill a tile of rows of {}, 16 bytes at a time",
+          from.row_bytes, layout.row_bytes);
   const int source_chunks = (from.row_bytes == 0 ? layout.row_bytes : from.row_bytes) / kChunkBytes;
   const I32 thread_row = thread / chunks % layout.rows;
   const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
@@ -205,9 +203,8 @@ void store_tile(KernelBuilder& k, const SharedTile& from, I32 thread, int thread
   const int row_chunks = row_bytes / kChunkBytes;
   require(row_bytes > 0 && row_bytes % kChunkBytes == 0 && row_bytes <= from.layout.row_bytes &&
               threads >= row_chunks,
-          fmt::format("{} threads cannot store {} bytes of rows of {}", threads, row_bytes,
-                      from.layout.row_bytes),
-          loc);
+          loc, "{} threads cannot store {} bytes of rows of {}", threads, row_bytes,
+          from.layout.row_bytes);
   const int rows = threads / row_chunks;  // of a pass
   const auto store = [&] {
     const I32 chunk = thread % row_chunks;
@@ -269,13 +266,11 @@ TileLayout OperandV::layout(DType type, int keys, int channels) {
 OperandV::OperandV(KernelBuilder& k, DType type, const TileLayout& layout, SourceLoc loc)
     : k_(&k), layout_(layout), type_(type) {
   const Caller caller(k, loc);
-  require(type == DType::e4m3 || type == DType::f16 || type == DType::bf16,
-          fmt::format("this operand reads e4m3, f16 or bf16, not {}", to_string(type)), loc);
+  require(type == DType::e4m3 || type == DType::f16 || type == DType::bf16, loc,
+          "this operand reads e4m3, f16 or bf16, not {}", to_string(type));
   const DType of_tile = operand_type(layout, panel_of_rows(layout.row_bytes), loc);
-  require(of_tile == type,
-          fmt::format("this operand reads {}, but the tile holds {}", to_string(type),
-                      to_string(of_tile)),
-          loc);
+  require(of_tile == type, loc, "this operand reads {}, but the tile holds {}", to_string(type),
+          to_string(of_tile));
   const MatrixWalk walk = type == DType::e4m3 ? walk_columns(k) : walk_rows(k);
   lane_offset_ = lane_offsets(layout, walk);
 }
@@ -307,7 +302,7 @@ std::vector<std::array<MmaB, 2>> OperandV::load(const SharedTile& tile, int slic
 namespace {
 
 F32 checked(F32 initial, SourceLoc loc) {
-  require(initial.k != nullptr, "an operand was never given a value", loc);
+  require(initial.k != nullptr, loc, "an operand was never given a value");
   return initial;
 }
 
@@ -329,19 +324,16 @@ namespace {
 
 template <typename Block>
 std::vector<Block> blocks_of(int rows, int columns, const Block& initial, SourceLoc loc) {
-  require(rows > 0 && rows % 16 == 0 && columns > 0 && columns % 8 == 0,
-          "an accumulator has 16 x 8 blocks, asked for " + std::to_string(rows) + " x " +
-              std::to_string(columns),
-          loc);
+  require(rows > 0 && rows % 16 == 0 && columns > 0 && columns % 8 == 0, loc,
+          "an accumulator has 16 x 8 blocks, asked for {} x {}", rows, columns);
   return std::vector<Block>(static_cast<std::size_t>(rows / 16 * (columns / 8)), initial);
 }
 
 template <typename Blocks>
 auto& block_of(Blocks& blocks, int rows, int columns, int row, int column, SourceLoc loc) {
-  require(row >= 0 && row < rows && column >= 0 && column < columns,
-          fmt::format("block ({}, {}) lies outside an accumulator of {} x {} blocks", row, column,
-                      rows, columns),
-          loc);
+  require(row >= 0 && row < rows && column >= 0 && column < columns, loc,
+          "block ({}, {}) lies outside an accumulator of {} x {} blocks", row, column, rows,
+          columns);
   return blocks[static_cast<std::size_t>(row * columns + column)];
 }
 
@@ -380,8 +372,8 @@ Accumulator HalfAccumulator::to_f32(KernelBuilder& k, SourceLoc loc) {
 }
 
 I32& Accumulator::at(int lane_row, int lane_column, SourceLoc loc) {
-  require(lane_row >= 0 && lane_column >= 0, "an element of an accumulator has no negative index",
-          loc);
+  require(lane_row >= 0 && lane_column >= 0, loc,
+          "an element of an accumulator has no negative index");
   return block(lane_row / 2, lane_column / 2,
                loc)[static_cast<std::size_t>(lane_row % 2 * 2 + lane_column % 2)];
 }
@@ -472,9 +464,8 @@ AccumulatorVars::AccumulatorVars(KernelBuilder& k, int rows, int columns)
 
 const Var<F32>& AccumulatorVars::at(int lane_row, int lane_column, SourceLoc loc) const {
   require(lane_row >= 0 && lane_row < lane_rows_ && lane_column >= 0 && lane_column < lane_columns_,
-          fmt::format("element ({}, {}) lies outside accumulators of {} x {} per lane", lane_row,
-                      lane_column, lane_rows_, lane_columns_),
-          loc);
+          loc, "element ({}, {}) lies outside accumulators of {} x {} per lane", lane_row,
+          lane_column, lane_rows_, lane_columns_);
   return values_[static_cast<std::size_t>(lane_row * lane_columns_ + lane_column)];
 }
 
