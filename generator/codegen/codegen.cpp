@@ -80,16 +80,16 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
         "replace-with-veclib",
         "separate-const-offset-from-gep",
         "slsr",
-        "sroa",
         "speculative-execution",
+        "sroa",
         "unreachableblockelim",
         "verify",
     };
     const llvm::PassInfo* info =
         llvm::PassRegistry::getPassRegistry()->getPassInfo(pass.getPassID());
+    static_assert(std::ranges::is_sorted(kUnwanted));
     return info == nullptr ||
-           std::ranges::find(kUnwanted, std::string_view(info->getPassArgument())) ==
-               kUnwanted.end();
+           !std::ranges::binary_search(kUnwanted, std::string_view(info->getPassArgument()));
   }
 
   llvm::legacy::PassManager passes_;

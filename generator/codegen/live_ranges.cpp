@@ -154,11 +154,9 @@ void recompute_behind_loops(llvm::Function& function, llvm::DominatorTree& domin
   for (llvm::Loop* loop : loops) {
     BehindLoop behind(*loop, dominators);
     llvm::SmallVector<llvm::Instruction*> before;
-    for (llvm::Instruction& instruction : llvm::instructions(function)) {
-      if (dominators.dominates(instruction.getParent(), loop->getHeader()) &&
-          !loop->contains(&instruction)) {
-        before.push_back(&instruction);
-      }
+    for (llvm::BasicBlock& block : function) {
+      if (loop->contains(&block) || !dominators.dominates(&block, loop->getHeader())) continue;
+      for (llvm::Instruction& instruction : block) before.push_back(&instruction);
     }
     for (llvm::Instruction* instruction : before) behind.recompute(*instruction);
   }
