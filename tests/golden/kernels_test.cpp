@@ -130,6 +130,30 @@ TEST_CASE("a trace shows every stage of the same emission") {
              !Contains("alloca") && Contains("define ptx_kernel void @" + kernel.key()));
 }
 
+// An emission is instruction selection, for the most part, which takes about 4 us for each of these on the
+// machine of README.md, "How fast to emit"; a time cannot be a test. The numbers are 3 % more than there are.
+TEST_CASE("the largest kernels hand instruction selection no more than they did") {
+  struct Most {
+    const char* key;
+    std::ptrdiff_t instructions;
+  };
+  static constexpr Most kMost[] = {
+      {"sage_fwd_d64_bf16_qk_s8t_g32x64_smk_pv_f16_f32_causal_sinks__q128k64w4s2__sm80", 4870},
+      {"sage_fwd_d64_bf16_qk_s4t_g32x64_smqk_pv_f16_f32_causal__q128k64w4s2__sm80", 4720},
+      {"sage_fwd_d128_bf16_qk_s8t_g32x64_smk_pv_f16_f32_causal_window__q128k64w4s2__sm80", 4390},
+      {"sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_causal__q128k64w4s2__sm89", 3550},
+      {"sage_fwd_d256_bf16_qk_s4t_g32x64_smqk_pv_f16_f32_causal__q64k64w4s1__sm80", 4070},
+      {"sage_meanscores_d256_bf16__sm80", 5870},
+  };
+  for (const auto& [key, most] : kMost) {
+    const std::string ir = trace(parse_key(key)).at(4).text;
+    CAPTURE(key);
+    std::ptrdiff_t instructions = 0;
+    for (std::size_t at = 0; (at = ir.find("\n  ", at)) != std::string::npos; ++at) ++instructions;
+    CHECK(instructions <= most);
+  }
+}
+
 TEST_CASE("what the rules let through can be emitted") {
   test::RandomKernels random(29);
   for (int i = 0; i < 150; ++i) {
