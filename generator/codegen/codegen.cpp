@@ -53,7 +53,7 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
 
  private:
   static bool is_wanted(const llvm::Pass& pass) {
-    static constexpr std::array<std::string_view, 30> kUnwanted{
+    static constexpr std::array<std::string_view, 31> kUnwanted{
         "atomic-expand",
         "basic-aa",
         "block-placement",
@@ -82,6 +82,7 @@ class CodegenPasses final : public llvm::legacy::PassManagerBase {
         "slsr",
         "speculative-execution",
         "sroa",
+        "twoaddressinstruction",
         "unreachableblockelim",
         "verify",
     };
