@@ -162,7 +162,7 @@ void attend(KernelBuilder& k, const AttentionBlock& block) {
 void build(KernelBuilder& k, const View& view, std::vector<Mod> mods) {
   const AttentionBlock block(k, view, Mods(k, std::move(mods)));
   if (!block.plan.varlen) return attend(k, block);
-  k.if_(block.at.first_query < block.q_len(), [&] { attend(k, block); });
+  k.if_(block.at.first_query < block.rows(), [&] { attend(k, block); });
 }
 
 void build(KernelBuilder& k, const Kernel& kernel) {

@@ -167,10 +167,15 @@ I32 batch_of(KernelBuilder& k, bool mean_scores) {
   return mean_scores ? batch + k.params<MeanScoreParams>()(&MeanScoreParams::first_batch) : batch;
 }
 
+Sequence queries_of(KernelBuilder& k, I32 batch, bool pack_gqa) {
+  return sequence_of<SequencesOf::queries>(k, batch, pack_gqa ? PackedRows(k).heads() : I32{});
+}
+
 BlockSequences sequences_of(KernelBuilder& k, const Spec& spec) {
   if (!spec.varlen) return {};
   const I32 batch = batch_of(k, spec.smoothing == Smoothing::qk);
-  return {sequence_of<SequencesOf::queries>(k, batch), sequence_of<SequencesOf::keys>(k, batch)};
+  const Sequence queries = queries_of(k, batch, spec.pack_gqa);
+  return {queries, sequence_of<SequencesOf::keys>(k, batch)};
 }
 
 Mods placed(KernelBuilder& k, const Spec& spec, const BlockSequences& sequences, Mods mods) {
@@ -184,8 +189,10 @@ Mods placed(KernelBuilder& k, const Spec& spec, const BlockSequences& sequences,
 I64 first_row_of_queries(KernelBuilder& k, const AttentionPlan& plan,
                          const BlockSequences& sequences, const AttentionPosition& at,
                          const ParamReader<Params>& p) {
-  if (plan.varlen)
-    return first_workspace_row<SequencesOf::queries>(k, sequences.queries, at.batch, at.q_head);
+  if (plan.varlen) {
+    return first_workspace_row<SequencesOf::queries>(k, sequences.queries, at.batch,
+                                                     plan.pack_gqa ? at.kv_head : at.q_head);
+  }
   return k.to_i64(at.q_index) * k.to_i64(p(&Params::q_len_padded));
 }
 
@@ -223,10 +230,13 @@ AttentionInputs::AttentionInputs(KernelBuilder& k, const AttentionPlan& plan,
     if (plan.pack_gqa) {
       const PackedRows rows(k);
       queries_.data = head_of(k, unquantized, &P::q, at.batch, at.q_head);
+      if (plan.varlen)
+        queries_.data = queries_.data + k.to_i64(sequences.queries.first) * row_stride;
       queries_.row_offset = [=, first = at.first_query](I32 row) {
         return rows.offset(unquantized, &P::q, first + row);
       };
-      queries_left_ = p(&Params::q_len) * rows.heads() - at.first_query;
+      const I32 len = plan.varlen ? sequences.queries.len : p(&Params::q_len);
+      queries_left_ = len * rows.heads() - at.first_query;
     }
     keys_ = caller_rows(unquantized, &P::k, plan.row_bytes(), at, sequences);
   }
@@ -442,7 +452,7 @@ I32 AttentionBlock::kv_len() const { return plan.varlen ? sequences.keys.len : p
 
 BlockSequences AttentionBlock::reread_sequences() const {
   if (!plan.varlen) return {};
-  return {sequence_of<SequencesOf::queries>(k, batch_of(k, plan.mean_scores)), {}};
+  return {queries_of(k, batch_of(k, plan.mean_scores), plan.pack_gqa), {}};
 }
 
 F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 row) const {

@@ -310,14 +310,11 @@ RuleLayers<View> rules() {
               "pack_gqa with inputs given is refused: codes of Q would have to be quantized in the "
               "order of packed rows; use pack_gqa with inputs own, or leave it out");
         }},
-       {[](const View& v) {
-          return v.spec.varlen && (v.spec.pack_gqa || takes_given_codes(v.spec));
-        },
-        [](const View& v) {
-          return fmt::format(
-              "varlen with {} is refused: packed sequences lie in the workspace by queries of a "
-              "head, as its own quantizers leave them; leave one of the two out",
-              v.spec.pack_gqa ? "pack_gqa" : "inputs given");
+       {[](const View& v) { return v.spec.varlen && takes_given_codes(v.spec); },
+        [](const View&) {
+          return std::string(
+              "varlen with inputs given is refused: packed sequences lie in the workspace as its "
+              "own quantizers leave them; leave one of the two out");
         }},
        {[](const View& v) {
           return v.spec.out != OutputFormat::io &&
@@ -592,9 +589,14 @@ std::vector<Kernel> inputs(const View& v) {
   rows.smooth_block = s.smoothing == Smoothing::qk;
   rows.pack_gqa = s.pack_gqa;
   quantize();
-  if (rows.smooth_block)
-    kernels.push_back(
-        {mean_scores::family(), {.head_dim = s.head_dim, .io = s.io, .varlen = s.varlen}, target});
+  if (rows.smooth_block) {
+    kernels.push_back({mean_scores::family(),
+                       {.head_dim = s.head_dim,
+                        .io = s.io,
+                        .varlen = s.varlen,
+                        .pack_gqa = s.varlen && s.pack_gqa},
+                       target});
+  }
   return kernels;
 }
 

@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "templates/shared/packed_rows.h"
+
 namespace sagegen::attention {
 
 using namespace dsl;
@@ -217,9 +219,11 @@ I64 OnlineSoftmax::lse_row(const AttentionPosition& at, const BlockSequences& se
     return k.to_i64(of.head_of_all) * k.to_i64(block_.p(&Params::q_len)) + k.to_i64(of.query);
   }
   const auto p = k.params<QuerySequences>();
-  const I32 head = at.batch * p(&QuerySequences::heads) + at.q_head;
-  return k.to_i64(head) * k.to_i64(p(&QuerySequences::total)) +
-         k.to_i64(sequences.queries.first + query);
+  const ScoreRow of = block_.score_row(at, query);
+  I32 first_head = at.batch * p(&QuerySequences::heads);
+  if (block_.plan.pack_gqa) first_head = first_head * PackedRows(k).heads();
+  return k.to_i64(first_head + of.head) * k.to_i64(p(&QuerySequences::total)) +
+         k.to_i64(sequences.queries.first + of.query);
 }
 
 // All lanes of a quad hold the same rows: each writes one.

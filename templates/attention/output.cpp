@@ -126,10 +126,15 @@ void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
   k.barrier();
   if (plan.pack_gqa) {
     const PackedRows rows(k);
+    GlobalPtr head = head_of(k, p, &Params::o, at.batch, at.q_head);
+    if (plan.varlen) {
+      head = head + k.to_i64(sequences.queries.first) *
+                        (p(&Params::o, &TensorParam::stride_token) * kElementBytes);
+    }
     return store_tile(
-        k, out, at.thread, plan.threads, head_of(k, p, &Params::o, at.batch, at.q_head),
+        k, out, at.thread, plan.threads, head,
         [&](I32 row) { return rows.offset(p, &Params::o, at.first_query + row); },
-        block_.rows() - at.first_query, plan.value_row_bytes());
+        block_.rows(sequences) - at.first_query, plan.value_row_bytes());
   }
   const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
   const I32 first = plan.varlen ? sequences.queries.first + at.first_query : at.first_query;

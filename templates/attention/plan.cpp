@@ -168,14 +168,21 @@ struct Part {
 std::int64_t row_heads(const Spec& spec, const Shape& shape) {
   return spec.pack_gqa ? shape.kv_heads : shape.q_heads;
 }
-// What they are padded to: whole tiles and groups of scales, and, but for packed rows, whole blocks of means.
+std::int64_t rows_of_query(const Spec& spec, const Shape& shape) {
+  return spec.pack_gqa ? shape.q_heads / shape.kv_heads : 1;
+}
+// What they are padded to, beside tiles: whole groups of scales, and whole blocks of means, but for packed rows of
+// sequences of one length.
+int group_of_rows(const Spec& spec, const Schedule& schedule) {
+  const bool whole_means = !spec.pack_gqa || spec.varlen;
+  if (spec.smoothing == Smoothing::qk && whole_means) return kMeanRows;
+  return spec.pack_gqa && !qk_is_quantized(spec) ? schedule.cta_q : spec.q_group;
+}
 std::int64_t padded_rows(const Spec& spec, const Schedule& schedule, const Shape& shape) {
-  if (!spec.pack_gqa) {
-    const int group = spec.smoothing == Smoothing::qk ? kMeanRows : spec.q_group;
+  const int group = group_of_rows(spec, schedule);
+  if (!spec.pack_gqa)
     return padded_length(kPlan, "q_len", shape.q_len, group, schedule.cta_q);
-  }
-  const int group = qk_is_quantized(spec) ? spec.q_group : schedule.cta_q;
-  const std::int64_t rows = shape.q_len * (shape.q_heads / shape.kv_heads);
+  const std::int64_t rows = shape.q_len * rows_of_query(spec, shape);
   if (rows > kMostPackedRows) {
     throw ArgumentError(
         fmt::format("attention shape: q_len {} of {} heads for each of K and V are {} packed rows, "
@@ -223,8 +230,10 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   layout.chunk_len = ceil_div(ceil_div(shape.kv_len, wanted), kChunkStep) * kChunkStep;
   // Chunks of one sequence may be more than those of a longer one.
   layout.chunks = is_packed(shape) ? wanted : ceil_div(shape.kv_len, layout.chunk_len);
-  layout.queries = workspace_rows("total_q", shape.batch, shape.total_q, layout.q_len_padded,
-                                  mean_scores ? kMeanRows : spec.q_group, schedule.cta_q);
+  layout.queries = workspace_rows(
+      spec.pack_gqa ? "total_q * q_heads / kv_heads" : "total_q", shape.batch,
+      shape.total_q * rows_of_query(spec, shape), layout.q_len_padded,
+      group_of_rows(spec, schedule), schedule.cta_q);
   layout.keys = workspace_rows("total_kv", shape.batch, shape.total_kv, layout.kv_len_padded,
                                spec.k_group, schedule.cta_k);
 
@@ -432,8 +441,9 @@ struct Call {
 
   template <SequencesOf Of>
   SequenceParams<Of> sequences(OfSequences of) const {
-    return sequence_params<Of>(of, shape, arguments,
-                               of == OfSequences::queries ? layout.queries : layout.keys);
+    return of == OfSequences::queries
+               ? sequence_params<Of>(of, shape, arguments, layout.queries, row_heads())
+               : sequence_params<Of>(of, shape, arguments, layout.keys, shape.kv_heads);
   }
 
   void statistics(Step step, StreamHandle stream) const {
@@ -504,7 +514,7 @@ struct Call {
     params.set(room::Params{.rows = tensor(arguments.q),
                             .codes = at(kQCodes),
                             .scale = at(kQScale),
-                            .len = narrow(shape.q_len * (shape.q_heads / row_heads())),
+                            .len = narrow(shape.q_len * rows_of_query(spec, shape)),
                             .len_padded = narrow(layout.q_len_padded)});
     params.set(room::FoldParams{.k_mean = at(kKMean),
                                 .lse_correction = at(kLseCorrection),
@@ -574,6 +584,7 @@ struct Call {
     if (spec.varlen) {
       params.set(sequences<SequencesOf::queries>(OfSequences::queries));
       params.set(sequences<SequencesOf::keys>(OfSequences::keys));
+      if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     }
     steps.launch(kMeanQueries, grid(layout.kv_len_padded / room::kKeys, part.heads, part.batches),
                  params, stream);

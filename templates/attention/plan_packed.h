@@ -22,14 +22,15 @@ struct WorkspaceRows {
   std::int64_t granule, rows;  // of a head
   std::int64_t batches;        // that lie one after the other: 1 if all of them lie within a head
 };
-// total: rows of the packed tensor, 0 if nothing is packed. Throws ArgumentError, naming it, for too many.
+// total: rows of the packed tensor, with pack_gqa times the heads of a group; 0 if nothing is packed. Throws ArgumentError, naming it, for too many.
 WorkspaceRows workspace_rows(const char* name, std::int64_t batch, std::int64_t total,
                              std::int64_t len_padded, int group, int tile);
 
 enum class OfSequences { queries, keys };
+// heads: of the workspace; with pack_gqa queries have those of K and V.
 template <SequencesOf Of>
 SequenceParams<Of> sequence_params(OfSequences of, const Shape& shape, const Arguments& arguments,
-                                   const WorkspaceRows& rows) {
+                                   const WorkspaceRows& rows, std::int64_t heads) {
   const bool queries = of == OfSequences::queries, packed = is_packed(shape);
   const auto narrow = [](std::int64_t number) { return static_cast<std::int32_t>(number); };
   const std::int64_t longest = queries ? shape.q_len : shape.kv_len;
@@ -39,7 +40,7 @@ SequenceParams<Of> sequence_params(OfSequences of, const Shape& shape, const Arg
           .longest = narrow(longest),
           .granule = narrow(rows.granule),
           .head_rows = narrow(rows.rows),
-          .heads = packed ? 0 : narrow(queries ? shape.q_heads : shape.kv_heads)};
+          .heads = packed ? 0 : narrow(heads)};
 }
 
 }  // namespace sagegen::attention

@@ -22,6 +22,8 @@ std::vector<Section> describe(const View& v) {
                   "queries at a time",
                   kKeys)};
   if (v.spec.varlen) lines.push_back(kPackedSequences);
+  if (v.spec.pack_gqa)
+    lines.push_back("queries are rows of all heads that share a KV head; heads are those of K");
   return {{"what it computes", lines}};
 }
 
@@ -34,7 +36,14 @@ const FamilyOf<Spec>& family() {
       .room = "templates/mean_scores",
       .what = {field<&Spec::head_dim>("head_dim", "d", head_dims(), head_dim_advice),
                field<&Spec::io>("io", "", io_types(), io_advice),
-               later(flag<&Spec::varlen>("varlen", "varlen"))},
+               later(flag<&Spec::varlen>("varlen", "varlen")),
+               later(flag<&Spec::pack_gqa>("pack_gqa", "packgqa"))},
+      .rules = {{{[](const View& v) { return v.spec.pack_gqa && !v.spec.varlen; },
+                  [](const View&) {
+                    return std::string(
+                        "pack_gqa without varlen is refused: blocks of rows lie one after the "
+                        "other whatever they are of, and a kernel has one key; leave pack_gqa out");
+                  }}}},
       .resources =
           [](const View& v) {
             constexpr int kParts = 2, kPartBytes = 2;
@@ -46,6 +55,7 @@ const FamilyOf<Spec>& family() {
             ParamLayout layout;
             layout.add<Params>();
             if (v.spec.varlen) layout.add<QuerySequences>().add<KeySequences>();
+            if (v.spec.pack_gqa) layout.add<PackParams>();
             return layout;
           },
       .describe = describe,

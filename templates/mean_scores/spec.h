@@ -11,6 +11,7 @@ struct Spec {
   int head_dim = 128;
   DType io = DType::f16;  // of K
   bool varlen = false;    // batches of packed sequences (shared/params.h)
+  bool pack_gqa = false;  // with varlen: rows of Q are those of all heads that share a KV head
 };
 
 inline constexpr int kKeys = 64;  // of one block

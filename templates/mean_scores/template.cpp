@@ -9,6 +9,7 @@
 #include "sagegen/dsl/tile.h"
 #include "templates/mean_scores/params.h"
 #include "templates/mean_scores/spec.h"
+#include "templates/shared/packed_rows.h"
 #include "templates/shared/rows.h"
 #include "templates/shared/sequence.h"
 
@@ -201,8 +202,9 @@ void build(KernelBuilder& k, const Kernel& kernel) {
   const I32 batch = p(&Params::first_batch) + k.block_idx(2);
   const I32 head = p(&Params::first_head) + k.block_idx(1);
   if (!spec.varlen) return compute(k, spec, batch, head, {});
-  const Sequences sequences{sequence_of<SequencesOf::queries>(k, batch),
-                            sequence_of<SequencesOf::keys>(k, batch)};
+  const Sequence queries = sequence_of<SequencesOf::queries>(
+      k, batch, spec.pack_gqa ? PackedRows(k).heads() : I32{});
+  const Sequences sequences{queries, sequence_of<SequencesOf::keys>(k, batch)};
   k.if_(k.block_idx(0) * kKeys < sequences.keys.padded,
         [&] { compute(k, spec, batch, head, sequences); });
 }

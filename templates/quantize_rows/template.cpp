@@ -28,7 +28,7 @@ class QuantizeRows {
   void build_block();
   std::optional<Sequence> sequence() const;
   I64 first_padded_row() const;
-  I32 len() const { return sequence_ ? sequence_->len : p_(&Params::len); }
+  I32 len() const;
   I32 blocks_of_head() const;
   I64 index_of_group(int group) const;
   I64 index_of_block() const;
@@ -53,9 +53,10 @@ class QuantizeRows {
   void of_own_channel(const std::function<void()>& body) const {
     sagegen::of_own_channel(k_, threads_.threads(), spec_.head_dim, body);
   }
-  // Does it with the rows of a pass, or of a group, that the workspace has: blocks of packed rows may reach behind.
+  // Does it with the rows of a pass, or of a group, that the workspace has: blocks of packed rows may reach behind, but
+  // sequences have room for whole ones.
   void of_padded_rows(int pass, const std::function<void()>& body) const {
-    if (!spec_.pack_gqa || !spec_.smooth_block) return body();
+    if (!spec_.pack_gqa || !spec_.smooth_block || spec_.varlen) return body();
     k_.if_(first_row_ + pass * kRowsPerPass < p_(&Params::len_padded), body);
   }
   // Row of the block that this thread has a part of in a pass.
@@ -87,7 +88,13 @@ QuantizeRows::QuantizeRows(KernelBuilder& k, const Spec& spec)
 
 std::optional<Sequence> QuantizeRows::sequence() const {
   if (!spec_.varlen) return {};
-  return sequence_of<SequencesOf::rows>(k_, batch_);
+  return sequence_of<SequencesOf::rows>(k_, batch_,
+                                        spec_.pack_gqa ? PackedRows(k_).heads() : I32{});
+}
+
+I32 QuantizeRows::len() const {
+  if (!sequence_) return p_(&Params::len);
+  return spec_.pack_gqa ? sequence_->len * PackedRows(k_).heads() : sequence_->len;
 }
 
 I64 QuantizeRows::first_padded_row() const {

@@ -45,7 +45,8 @@ struct PackParams {
 //
 // In the workspace, sequence b of a head begins at row (sums[b] / granule + b) * granule: no kernel has to know how
 // long the padded sequences before it are. Each has room for ceil(len / granule) granules and for one at least, as the
-// next one begins so many later, and (total / granule + batch) * granule rows are enough for all.
+// next one begins so many later, and (total / granule + batch) * granule rows are enough for all. With pack_gqa all of
+// this is said of rows, G for each query: sums, len and total are times G.
 enum class SequencesOf { rows, queries, keys };
 
 template <SequencesOf Of>

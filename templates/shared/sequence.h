@@ -8,16 +8,17 @@ namespace sagegen {
 
 struct Sequence {
   dsl::I32 first;   // its first row in the caller's tensor
-  dsl::I32 len;     // rows
+  dsl::I32 len;     // rows of that tensor
   dsl::I32 start;   // its first row in a head of the workspace
   dsl::I32 padded;  // rows that it has there: whole granules, one at least
 };
 
 // The lengths of the batch as they are on the device now; where they exceed what the host knows, less of them, so that
-// no row is outside of a tensor.
+// no row is outside of a tensor. heads: rows that the workspace has of each of the tensor (pack_gqa); empty: one.
 template <SequencesOf Of>
-Sequence sequence_of(dsl::KernelBuilder& k, dsl::I32 batch) {
+Sequence sequence_of(dsl::KernelBuilder& k, dsl::I32 batch, dsl::I32 heads = {}) {
   using namespace dsl;
+  const auto rows_of = [&](I32 tokens) { return heads.v == nullptr ? tokens : tokens * heads; };
   using P = SequenceParams<Of>;
   const auto p = k.params<P>();
   const GlobalPtr sums = p(&P::sums);
@@ -30,9 +31,10 @@ Sequence sequence_of(dsl::KernelBuilder& k, dsl::I32 batch) {
     const I32 end = k.min(k.max(k.load<I32>(of_batch + std::int64_t{4}), begin), total);
     first = begin;
     len = k.min(end - begin, longest);
-    start = (begin & -granule) + batch * granule;
+    start = (rows_of(begin) & -granule) + batch * granule;
   });
-  return {first, len, start, (k.max(len.get(), k.i32(1)) + (granule - 1)) & -granule};
+  const I32 rows = rows_of(len.get());
+  return {first, len, start, (k.max(rows, k.i32(1)) + (granule - 1)) & -granule};
 }
 
 // The first row of the sequence in a tensor of the workspace that has rows, counted over all heads.

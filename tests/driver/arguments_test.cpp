@@ -531,6 +531,21 @@ TEST_CASE("packed rows are counted in 30 bits") {
                     Contains("1073741824 packed rows") && Contains("without pack_gqa"));
 }
 
+TEST_CASE("rows of packed sequences are counted in 31 bits, those of a group of heads together") {
+  const FakePlan plan(usual_kernel({.head_dim = 32, .pack_gqa = true, .varlen = true}));
+  attention::Shape shape{.batch = 2,
+                         .q_heads = 8,
+                         .kv_heads = 1,
+                         .q_len = 1,
+                         .kv_len = 1,
+                         .total_q = (1 << 28) - 64,
+                         .total_kv = 2};
+  CHECK_NOTHROW(plan.plan.workspace_bytes(shape));
+  shape.total_q = 1 << 28;
+  CHECK_THROWS_WITH(plan.plan.workspace_bytes(shape),
+                    Contains("total_q * q_heads / kv_heads is 2147483648"));
+}
+
 TEST_CASE("thresholds of tiles") {
   using C = Call;
   const auto threshold = [](float value) {

@@ -87,7 +87,7 @@ struct Packed {
   }
 };
 
-// The same kernel, but for batches of equal lengths.
+// The same kernel, but for batches of equal lengths: it packs rows of heads if that one does.
 Kernel dense(const Kernel& kernel) {
   attention::Spec spec = spec_of(kernel);
   spec.varlen = false;
@@ -179,6 +179,22 @@ Packed in_turn(const Kernel& kernel, std::uint64_t turn) {
   return packed;
 }
 
+// The same with rows of all heads that share a KV head in a tile (pack_gqa): sequences of no query, of one, of the few
+// that a tile has, and prompts, of groups that fill tiles of 32 rows and of such that do not.
+Packed packed_in_turn(const Kernel& kernel, std::uint64_t turn) {
+  static const std::vector<SequenceLengths> all{{{1, 0, 7, 1}, {200, 64, 70, 1}},
+                                                {{7, 1, 0, 1}, {130, 65, 0, 0}},
+                                                {{0, 33, 1, 70}, {5, 63, 129, 70}},
+                                                {{1, 1, 1, 1, 5}, {130, 1, 64, 65, 3}},
+                                                {{40, 3, 0, 0}, {40, 190, 0, 9}}};
+  constexpr std::array<std::int64_t, 8> kGroups = {4, 3, 8, 1, 5, 2, 7, 6};
+  Packed packed = in_turn(kernel, turn);
+  packed.lengths = all[turn % all.size()];
+  packed.kv_heads = 1 + static_cast<std::int64_t>(turn % 3 == 2);
+  packed.q_heads = packed.kv_heads * kGroups[turn % kGroups.size()];
+  return packed;
+}
+
 const std::vector<bool attention::Spec::*>& all_mods() {
   static const std::vector<bool attention::Spec::*> mods{
 #define SAGEGEN_MOD(name) &attention::Spec::name,
@@ -200,7 +216,7 @@ std::vector<Kernel> on_a_target(const attention::Spec& spec, std::uint64_t turn)
 
 // Every mode with no mod and with each, causal or not, in turn with what is left: granularities, smoothings, rotation,
 // sums, dtypes, channels of Q and K, and of V.
-std::vector<Kernel> modes_and_mods() {
+std::vector<Kernel> modes_and_mods(bool pack_gqa = false) {
   constexpr std::array kGranularities = {Granularity::per_thread, Granularity::per_block,
                                          Granularity::per_token, Granularity::per_tensor};
   constexpr std::array kHeads = {64, 32, 128, 72};
@@ -216,13 +232,14 @@ std::vector<Kernel> modes_and_mods() {
       spec.causal |= turn % 3 == 0;
       if (attention::qk_is_quantized(spec)) {
         spec.granularity = kGranularities[turn % kGranularities.size()];
-        spec.q_group = turn % 2 == 0 ? 32 : 128;
+        spec.q_group = pack_gqa ? 16 << turn % 4 : turn % 2 == 0 ? 32 : 128;
         spec.smoothing = turn % 5 == 4 ? Smoothing::none : spec.smoothing;
         if (turn % 5 == 3) spec.smoothing = Smoothing::qk;
         if (turn % 4 == 2) spec.rotation = Rotation::hadamard;
       }
       if (turn % 3 == 2) spec.value_dim = kHeads[(turn + 1) % kHeads.size()];
       if (turn % 4 == 1 && spec.pv == DType::e4m3) spec.v_smoothing = ValueSmoothing::mean;
+      spec.pack_gqa = pack_gqa;
       const std::vector<Kernel> on = on_a_target(spec, turn);
       kernels.insert(kernels.end(), on.begin(), on.end());
     }
@@ -249,6 +266,43 @@ TEST_CASE("each mode with each mod: a packed sequence gives the bits that it giv
   for (std::size_t i = 0; i < kernels.size(); ++i) {
     if (i % 5 != 0) check(in_turn(kernels[i], i));
     check(in_turn(kernels[i], 3 * i + 1));
+  }
+}
+
+TEST_CASE("rows of heads that share K and V: a packed sequence gives the bits that it gives alone",
+          "[fast]") {
+  const std::vector<Kernel> kernels = modes_and_mods(true);
+  for (std::size_t i = 1; i < kernels.size(); i += 5) check(packed_in_turn(kernels[i], i));
+}
+
+TEST_CASE("each mode with each mod, of rows of heads that share K and V, packed as alone",
+          "[full]") {
+  const std::vector<Kernel> kernels = modes_and_mods(true);
+  // All but those with blocksparse, which is refused.
+  CHECK(kernels.size() == attention::modes().size() * all_mods().size());
+  for (std::size_t i = 0; i < kernels.size(); ++i) check(packed_in_turn(kernels[i], i + 7));
+}
+
+// Blocks of queries that have means are of 128 rows, which begin and end with the sequence.
+TEST_CASE("means of packed rows are those of the sequence, part after part", "[fast]") {
+  for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{2} << 30}) {
+    Packed packed{.kernel = kernel_of("head_dim=64 qk=s4 pack_gqa=true varlen=true causal=true"),
+                  .lengths = {{50, 0, 1, 30}, {70, 65, 90, 200}},
+                  .distribution = "k_bias",
+                  .q_heads = 10,
+                  .kv_heads = 2};
+    packed.before = 5;
+    const cli::AttentionJob job = packed.job();
+    const cli::RunDevice on = test::device_of({.kernel = packed.kernel, .inputs = {}});
+    const attention::Plan plan(on.device, packed.kernel, job.source, {.mean_score_bytes = bytes});
+    cli::PackedCall call(job, on, plan, 90, 500);
+    call.set(job.inputs, packed.lengths, packed.before);
+    call.fill_workspace(0xFF);
+    const std::vector<cli::AttentionResult> results = call.run();
+    for (const rt::Finding& finding : results.front().findings) FAIL_CHECK(test::text_of(finding));
+    CHECK(call.walls_stand());
+    for (std::size_t b = 0; b < results.size(); ++b)
+      CHECK(fault_of(packed, job, b, packed.lengths, on, results[b]) == "");
   }
 }
 
@@ -333,7 +387,8 @@ TEST_CASE("sequences are attended part after part", "[fast]") {
 // What a captured graph does: the launches stay, memory changes.
 TEST_CASE("the same launches take other lengths", "[fast]") {
   for (const char* options :
-       {"head_dim=64 causal", "head_dim=64 qk=s4", "head_dim=64 qk=f16 pv=f16"}) {
+       {"head_dim=64 causal", "head_dim=64 qk=s4", "head_dim=64 qk=f16 pv=f16",
+        "head_dim=64 causal pack_gqa=true"}) {
     Packed packed{.kernel = kernel_of(std::string(options) + " varlen=true"),
                   .lengths = {{100, 0, 30}, {90, 40, 0}}};
     packed.beyond = 50;
@@ -358,7 +413,8 @@ TEST_CASE("the same launches take other lengths", "[fast]") {
   }
 }
 
-// Lengths that the host was not told of: no row outside of a tensor is touched.
+// Lengths that the host was not told of: no row outside of a tensor is touched. Tiles are large enough that sequences which
+// begin before the one before them do not overlap in the workspace, which the emulator would call a race.
 TEST_CASE("lengths beyond their bounds leave memory alone", "[fast]") {
   constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max(), kLeast = -kMost - 1;
   constexpr std::int32_t kTotal = 5000;  // far more than three sequences of at most 100 have
@@ -369,7 +425,9 @@ TEST_CASE("lengths beyond their bounds leave memory alone", "[fast]") {
       {0, kLeast, kMost, 100}, {kTotal - 1, kTotal, kTotal + 1, kTotal + 2}};
   for (const char* options :
        {"head_dim=64 causal", "head_dim=64 qk=s4 pv=f16", "head_dim=64 granularity=per_tensor",
-        "head_dim=64 qk=f16 pv=f16 window", "head_dim=64 qk=f16 pv=f16 blocksparse"}) {
+        "head_dim=64 qk=f16 pv=f16 window", "head_dim=64 qk=f16 pv=f16 blocksparse",
+        "head_dim=64 causal pack_gqa=true schedule=q128k64w8s2", "head_dim=64 qk=s4 pack_gqa=true",
+        "head_dim=64 qk=f16 pv=f16 pack_gqa=true"}) {
     Packed packed{.kernel = kernel_of(std::string(options) + " varlen=true"),
                   .lengths = {{100, 100, 100}, {100, 100, 100}}};
     const cli::AttentionJob job = packed.job();
@@ -392,7 +450,9 @@ TEST_CASE("lengths beyond their bounds leave memory alone", "[fast]") {
 
 TEST_CASE("a kernel with varlen takes dense batches, with the same bits", "[fast]") {
   for (const char* options : {"head_dim=64 causal", "head_dim=64 qk=s4 granularity=per_tensor",
-                              "head_dim=64 qk=f16 pv=f16", "head_dim=64 v_smoothing=mean window"}) {
+                              "head_dim=64 qk=f16 pv=f16", "head_dim=64 v_smoothing=mean window",
+                              "head_dim=64 qk=s4 pack_gqa=true causal",
+                              "head_dim=64 qk=bf16 io=bf16 pack_gqa=true"}) {
     const Kernel kernel = kernel_of(options);
     const ref::Shape shape{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 130, .kv_len = 600};
     std::vector<cli::AttentionResult> results;

@@ -9,6 +9,7 @@
 #include "sagegen/set.h"
 #include "templates/attention/spec.h"
 #include "templates/kv_statistics/spec.h"
+#include "templates/mean_scores/spec.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/spec.h"
 #include "templates/shared/params.h"
@@ -697,6 +698,12 @@ TEST_CASE("packed rows have small tiles, and groups that go with them") {
   CHECK(inputs[4].key() == "sage_meanscores_d64_f16__sm89");
   check(Kernel(quantize_rows::family(), {.pack_gqa = true}, Target{.sm = 89}),
         {"pack_gqa without fold", "set fold"});
+  const std::vector<Kernel> of_sequences = kernel("pack_gqa varlen head_dim=64 qk=s4").inputs();
+  CHECK(of_sequences[3].key() ==
+        "sage_quantrows_d64_f16_s4_r8_g16_fold_smoothblock_packgqa_varlen__sm89");
+  CHECK(of_sequences[4].key() == "sage_meanscores_d64_f16_varlen_packgqa__sm89");
+  check(Kernel(mean_scores::family(), {.pack_gqa = true}, Target{.sm = 89}),
+        {"pack_gqa without varlen", "leave pack_gqa out"});
 }
 
 // Of all that there may be, for rows around multiples of it, near zero and near the last one.
