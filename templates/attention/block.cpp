@@ -455,6 +455,19 @@ BlockSequences AttentionBlock::reread_sequences() const {
   return {queries_of(k, batch_of(k, plan.mean_scores), plan.pack_gqa), {}};
 }
 
+I64 AttentionBlock::index_of_row(const AttentionPosition& from, const BlockSequences& of,
+                                 I32 row) const {
+  const ScoreRow place = score_row(from, row);
+  if (!plan.varlen) {
+    return k.to_i64(place.head_of_all) * k.to_i64(p(&Params::q_len)) + k.to_i64(place.query);
+  }
+  const auto packed = k.params<QuerySequences>();
+  I32 first_head = from.batch * packed(&QuerySequences::heads);
+  if (plan.pack_gqa) first_head = first_head * PackedRows(k).heads();
+  return k.to_i64(first_head + place.head) * k.to_i64(packed(&QuerySequences::total)) +
+         k.to_i64(of.queries.first + place.query);
+}
+
 F32 AttentionBlock::taken_by_smoothing(const AttentionPosition& from, I32 row) const {
   I64 index;
   if (plan.given) {  // not padded

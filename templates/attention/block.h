@@ -163,6 +163,9 @@ struct AttentionBlock {
   dsl::I32 q_len() const { return q_len(sequences); }
   dsl::I32 kv_len() const;
   BlockSequences reread_sequences() const;
+  // Of a row of Q in what the caller has a number for each of, as the LSE: [B, Hq, Lq], packed [Hq, total].
+  dsl::I64 index_of_row(const AttentionPosition& from, const BlockSequences& of,
+                        dsl::I32 row) const;
   // What K smoothing took from the scores of a row, in natural logarithms.
   dsl::F32 taken_by_smoothing(const AttentionPosition& from, dsl::I32 row) const;
   // Emits it behind a branch that is always taken: the assembler moves nothing across. No launch has a negative kv_len.

@@ -316,20 +316,6 @@ RuleLayers<View> rules() {
               "varlen with inputs given is refused: packed sequences lie in the workspace as its "
               "own quantizers leave them; leave one of the two out");
         }},
-       {[](const View& v) {
-          return v.spec.out != OutputFormat::io &&
-                 (v.spec.pack_gqa || v.spec.varlen || takes_given_codes(v.spec));
-        },
-        [](const View& v) {
-          const char* other = v.spec.pack_gqa ? "pack_gqa"
-                              : v.spec.varlen ? "varlen"
-                                              : "inputs given";
-          return fmt::format(
-              "out {} with {} is refused: codes of O are written by queries of a head, in batches "
-              "of one length, that the kernel's own quantizers prepare; use out io, or leave {} "
-              "out",
-              to_string(v.spec.out), other, other);
-        }},
        {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
         [](const View&) {
           return std::string(

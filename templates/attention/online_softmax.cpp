@@ -2,8 +2,6 @@
 
 #include <limits>
 
-#include "templates/shared/packed_rows.h"
-
 namespace sagegen::attention {
 
 using namespace dsl;
@@ -211,21 +209,6 @@ RowSums OnlineSoftmax::sums(const AttentionPosition& at) const {
   return sums;
 }
 
-I64 OnlineSoftmax::lse_row(const AttentionPosition& at, const BlockSequences& sequences,
-                           I32 query) const {
-  KernelBuilder& k = block_.k;
-  if (!block_.plan.varlen) {
-    const ScoreRow of = block_.score_row(at, query);
-    return k.to_i64(of.head_of_all) * k.to_i64(block_.p(&Params::q_len)) + k.to_i64(of.query);
-  }
-  const auto p = k.params<QuerySequences>();
-  const ScoreRow of = block_.score_row(at, query);
-  I32 first_head = at.batch * p(&QuerySequences::heads);
-  if (block_.plan.pack_gqa) first_head = first_head * PackedRows(k).heads();
-  return k.to_i64(first_head + of.head) * k.to_i64(p(&QuerySequences::total)) +
-         k.to_i64(sequences.queries.first + of.query);
-}
-
 // All lanes of a quad hold the same rows: each writes one.
 void OnlineSoftmax::write_lse(const AttentionPosition& at, const BlockSequences& sequences,
                               const std::vector<F32>& sums) const {
@@ -246,7 +229,7 @@ void OnlineSoftmax::write_lse(const AttentionPosition& at, const BlockSequences&
     k.if_(query < rows_of_q && at.lane.quad < rows, [&] {
       const Var<F32> value = k.var((maximum + k.log2(sum)) * kLn2);
       if (!plan.whole_scores) value = value.get() + block_.taken_by_smoothing(at, query);
-      const I64 row = lse_row(at, sequences, query);
+      const I64 row = block_.index_of_row(at, sequences, query);
       k.store(lse + row * std::int64_t{4}, value.get());
     });
   });

@@ -43,8 +43,6 @@ class OnlineSoftmax {
  private:
   // Of a row of the lane, among its scores.
   dsl::F32 sink(const AttentionPosition& at, int row) const;
-  dsl::I64 lse_row(const AttentionPosition& at, const BlockSequences& sequences,
-                   dsl::I32 query) const;
   void raise_far_maxima(Scores& scores, const Rescale& rescale_earlier);
   dsl::F32 maximum_of_tile(const Scores& scores, dsl::F32 largest) const;
   dsl::F32 first_maximum(int row) const;

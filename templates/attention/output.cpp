@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "templates/attention/output_codes.h"
-#include "templates/shared/packed_rows.h"
+#include "templates/attention/output_rows.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen::attention {
@@ -122,26 +122,11 @@ void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
       lane_out.store(k, row, block, k.pack2(plan.io, value(0), value(1)));
     }
   }
-  if (plan.out != OutputFormat::io) return write_output_codes(block_, at, o_);
+  if (plan.out != OutputFormat::io) return write_output_codes(block_, at, sequences, o_);
   k.barrier();
-  if (plan.pack_gqa) {
-    const PackedRows rows(k);
-    GlobalPtr head = head_of(k, p, &Params::o, at.batch, at.q_head);
-    if (plan.varlen) {
-      head = head + k.to_i64(sequences.queries.first) *
-                        (p(&Params::o, &TensorParam::stride_token) * kElementBytes);
-    }
-    return store_tile(
-        k, out, at.thread, plan.threads, head,
-        [&](I32 row) { return rows.offset(p, &Params::o, at.first_query + row); },
-        block_.rows(sequences) - at.first_query, plan.value_row_bytes());
-  }
-  const I64 row_stride = p(&Params::o, &TensorParam::stride_token) * kElementBytes;
-  const I32 first = plan.varlen ? sequences.queries.first + at.first_query : at.first_query;
-  const GlobalPtr first_row =
-      head_of(k, p, &Params::o, at.batch, at.q_head) + k.to_i64(first) * row_stride;
-  store_tile(k, out, at.thread, plan.threads, first_row, row_stride,
-             block_.q_len(sequences) - at.first_query, plan.value_row_bytes());
+  const OutputRows to = output_rows(block_, at, sequences, kElementBytes);
+  store_tile(k, out, at.thread, plan.threads, to.first, to.offset, to.left,
+             plan.value_row_bytes());
 }
 
 }  // namespace sagegen::attention

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "templates/attention/output_rows.h"
 #include "templates/shared/rows.h"
 
 namespace sagegen::attention {
@@ -14,12 +15,12 @@ constexpr int kUnitBytes = 8;  // codes of a lane's quad that lie together
 
 // What the values of a row are multiplied by.
 std::vector<F32> code_factors(const AttentionBlock& block, const AttentionPosition& at,
-                              const AccumulatorVars& values) {
+                              const BlockSequences& sequences, const AccumulatorVars& values) {
   KernelBuilder& k = block.k;
   const GlobalPtr scales = k.params<OutputCodeParams>()(&OutputCodeParams::scale);
   const auto rows = static_cast<std::size_t>(values.lane_rows());
   if (block.plan.out == OutputFormat::e4m3) return std::vector<F32>(rows, k.load<F32>(scales));
-  const I32 q_len = block.p(&Params::q_len);
+  const I32 rows_of_q = block.rows(sequences);
   std::vector<F32> factors;
   for (int row = 0; row < values.lane_rows(); ++row) {
     F32 amax = k.f32(0.0f);
@@ -27,9 +28,9 @@ std::vector<F32> code_factors(const AttentionBlock& block, const AttentionPositi
       amax = k.max(amax, k.abs(values.at(row, column).get()));
     const CodeScale code = code_scale(k, quad_max(k, amax), largest_code(DType::s8));
     factors.push_back(code.inverse);
-    const I32 query = at.lane_query + Accumulator::tile_row(row);
-    k.if_(at.lane.quad == 0 && query < q_len, [&] {
-      const I64 index = k.to_i64(at.q_index) * k.to_i64(q_len) + k.to_i64(query);
+    const I32 of_lane = at.lane_query + Accumulator::tile_row(row);
+    k.if_(at.lane.quad == 0 && of_lane < rows_of_q, [&] {
+      const I64 index = block.index_of_row(at, sequences, of_lane);
       k.store(scales + index * std::int64_t{4}, code.scale);
     });
   }
@@ -38,13 +39,13 @@ std::vector<F32> code_factors(const AttentionBlock& block, const AttentionPositi
 
 // Rows of codes in pieces of 8 bytes, where they are no whole chunks of 16.
 void store_in_halves(KernelBuilder& k, const SharedTile& from, I32 thread, int threads,
-                     GlobalPtr to, I64 row_stride, I32 valid_rows, int row_bytes) {
+                     const OutputRows& to, int row_bytes) {
   const int units = row_bytes / kUnitBytes, rows = threads / units;
   k.if_(thread < rows * units, [&] {
     const I32 unit = thread % units;
-    k.for_range(thread / units, k.min(valid_rows, k.i32(from.layout.rows)), rows, [&](I32 row) {
+    k.for_range(thread / units, k.min(to.left, k.i32(from.layout.rows)), rows, [&](I32 row) {
       const SharedPtr piece = from.base + from.layout.offset(row, unit / 2) + unit % 2 * kUnitBytes;
-      k.store_v2(to + k.to_i64(row) * row_stride + unit * kUnitBytes, k.load_v2(piece));
+      k.store_v2(to.first + to.offset(row) + unit * kUnitBytes, k.load_v2(piece));
     });
   });
 }
@@ -52,13 +53,12 @@ void store_in_halves(KernelBuilder& k, const SharedTile& from, I32 thread, int t
 }  // namespace
 
 void write_output_codes(const AttentionBlock& block, const AttentionPosition& at,
-                        const AccumulatorVars& values) {
+                        const BlockSequences& sequences, const AccumulatorVars& values) {
   KernelBuilder& k = block.k;
   const AttentionPlan& plan = block.plan;
-  const auto& p = block.p;
   const SharedTile out{plan.o_tile, block.shared};
   const DType type = plan.out == OutputFormat::e4m3 ? DType::e4m3 : DType::s8;
-  const std::vector<F32> factors = code_factors(block, at, values);
+  const std::vector<F32> factors = code_factors(block, at, sequences, values);
   for (int row = 0; row < values.lane_rows(); ++row) {
     const I32 tile_row = at.warp_row + at.lane.row + Accumulator::tile_row(row);
     const F32 factor = factors[static_cast<std::size_t>(row)];
@@ -77,13 +77,12 @@ void write_output_codes(const AttentionBlock& block, const AttentionPosition& at
     }
   }
   k.barrier();
-  const I64 row_stride = p(&Params::o, &TensorParam::stride_token);
-  const GlobalPtr first_row = head_of(k, p, &Params::o, at.batch, at.q_head, /*element_bytes=*/1) +
-                              k.to_i64(at.first_query) * row_stride;
-  const I32 left = p(&Params::q_len) - at.first_query;
-  if (plan.value_dim % kChunkBytes == 0)
-    return store_tile(k, out, at.thread, plan.threads, first_row, row_stride, left, plan.value_dim);
-  store_in_halves(k, out, at.thread, plan.threads, first_row, row_stride, left, plan.value_dim);
+  const OutputRows to = output_rows(block, at, sequences, /*element_bytes=*/1);
+  if (plan.value_dim % kChunkBytes == 0) {
+    return store_tile(k, out, at.thread, plan.threads, to.first, to.offset, to.left,
+                      plan.value_dim);
+  }
+  store_in_halves(k, out, at.thread, plan.threads, to, plan.value_dim);
 }
 
 }  // namespace sagegen::attention

@@ -8,6 +8,6 @@ namespace sagegen::attention {
 // Writes finished values, which the lanes hold as they hold O. Overwrites the shared memory of the block, behind a
 // barrier of the caller's.
 void write_output_codes(const AttentionBlock& block, const AttentionPosition& at,
-                        const dsl::AccumulatorVars& values);
+                        const BlockSequences& sequences, const dsl::AccumulatorVars& values);
 
 }  // namespace sagegen::attention

@@ -77,7 +77,7 @@ struct ValueMeanParams {
 
 // With an OutputFormat of codes.
 struct OutputCodeParams {
-  Address scale;  // e4m3: in f32, what O is multiplied by; s8: out f32 [B, Hq, Lq]
+  Address scale;  // e4m3: in f32, what O is multiplied by; s8: out f32 of each row, as the LSE
 
   static constexpr std::string_view kName = "output_codes";
   static std::vector<ParamField> fields() {

@@ -660,7 +660,8 @@ void check_output(ArgumentCheck& check, const Spec& spec, const Shape& shape,
                     "out=e4m3 or out=s8",
                     to_string(spec.io)));
   }
-  const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
+  const std::int64_t of_head = packed ? shape.total_q : shape.batch * shape.q_len;
+  const auto rows = static_cast<std::uint64_t>(shape.q_heads * of_head);
   const bool given = spec.out == OutputFormat::e4m3;
   check.array("o_scale", arguments.o_scale, (given ? 1 : rows) * sizeof(float), sizeof(float),
               given ? Access::read : Access::write);

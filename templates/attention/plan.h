@@ -81,8 +81,8 @@ struct Arguments {
   // compute, and harmless to memory: nothing outside of the tensors and of the workspace is read or written.
   runtime::DevicePtr cu_seqlens_q = 0, cu_seqlens_kv = 0;
   // Of kernels with an OutputFormat of codes, 0 with others. e4m3: address of one f32, positive and finite, which O is
-  // multiplied by: 1 / the scale of the codes. s8: f32 [batch, q_heads, q_len], the scales that the kernel writes.
-  // Strides of o count bytes then, and are multiples of 16 (of 8 with 72 channels of V), as its address is.
+  // multiplied by: 1 / the scale of the codes. s8: f32 [batch, q_heads, q_len], packed [q_heads, total_q], the scales
+  // that the kernel writes. Strides of o count bytes then, and are multiples of 16 (of 8 with 72 channels of V), as its address is.
   runtime::DevicePtr o_scale = 0;
 };
 

@@ -1163,7 +1163,8 @@ class Packed(RunTest):
     def test_each_sequence_is_judged(self):
         for more in ((), ("--mode", "int4-fp8"), ("--mode", "16bit", "--layout", "nhd"),
                      ("--granularity", "per_tensor", "--dtype", "bf16"), ("--window", "20,3", "--bias", "bhqk"),
-                     ("--value-dim", 128, "--skipsoftmax", 0.1, "--rotation", "hadamard")):
+                     ("--value-dim", 128, "--skipsoftmax", 0.1, "--rotation", "hadamard"),
+                     ("--output", "s8", "--value-dim", 72), ("--output", "e4m3", "--mode", "bf16-fp8")):
             report = self.run_json(*PACKED, "--seqlens", "100,37,0,130", "--kv-seqlens", "64,0,5,200", "--causal",
                                    "bottom-right", "--kv-heads", 1, *more)
             self.assertTrue(all("_varlen" in kernel for kernel in report["kernels"]))
@@ -1181,6 +1182,18 @@ class Packed(RunTest):
         for part in ("passed  sequence 0: 10 queries, 0 keys: no keys", "passed  sequence 1: 0 queries, 3 keys: no queries",
                      "passed  sequence 2: 65 queries, 65 keys: relative L1", "findings 0"):
             self.assertIn(part, text)
+
+    def test_rows_of_heads_that_share_k_and_v(self):
+        for more in ((), ("--mode", "int4-fp8", "--heads", 14), ("--mode", "16bit", "--output", "e4m3"),
+                     ("--output", "s8", "--layout", "nhd", "--sinks", 1)):
+            report = self.run_json(*PACKED, "--pack-gqa", "--heads", 6, "--kv-heads", 2, "--seqlens", "1,0,7,33",
+                                   "--kv-seqlens", "130,3,65,33", "--causal", "bottom-right", *more)
+            self.assertIn("packgqa_varlen", report["kernels"][-1])
+            self.assertEqual((report["passed"], report["findings"]), (True, []))
+            self.assertEqual([one["q_len"] for one in report["sequences"]], [1, 0, 7, 33])
+            self.assertTrue(self.run_json(report["kernels"][-1], "--device", "emulator", "--seqlens", "3,1")["passed"])
+        self.expect_error(USAGE, "", ["pack_gqa with blocksparse is refused"], "run", *PACKED, "--pack-gqa", "--seqlens", "3,4",
+                          "--blocksparse", 0.5)
 
     def test_lengths_of_keys_are_those_of_queries(self):
         sequences = self.run_json(*PACKED, "--seqlens", "3,70")["sequences"]

@@ -311,6 +311,40 @@ TEST_CASE("O as codes of a byte") {
                    {"o_scale is given", "writes O in f16", "out=e4m3 or out=s8"}}});
 }
 
+TEST_CASE("codes of O of packed sequences have scales for their rows") {
+  const attention::Shape shape{.batch = 3,
+                               .q_heads = 4,
+                               .kv_heads = 2,
+                               .q_len = 20,
+                               .kv_len = 20,
+                               .total_q = 40,
+                               .total_kv = 40};
+  for (const bool pack_gqa : {false, true}) {
+    FakePlan plan(usual_kernel(
+        {.out = attention::OutputFormat::s8, .pack_gqa = pack_gqa, .varlen = true}));
+    Call right{.shape = shape};
+    right.arguments.cu_seqlens_q = right.arguments.cu_seqlens_kv = kSlopes;
+    const DevicePtr rows = 4 * 40;
+    right.arguments.q = right.arguments.o = sagegen::runtime::nhd(0, 4, 40, kHeadDim);
+    right.arguments.k = right.arguments.v = sagegen::runtime::nhd(0, 2, 40, kHeadDim);
+    right.arguments.q.data = kQ;
+    right.arguments.k.data = kK;
+    right.arguments.v.data = kV;
+    right.arguments.o.data = kO;
+    right.arguments.lse = 0;
+    right.arguments.o_scale = kO + rows * kHeadDim;
+    REQUIRE_NOTHROW(plan.run(right.shape, right.arguments));
+    Call other = right;
+    other.arguments.o_scale = kQ - 4 * rows + 4;
+    CHECK_THROWS_WITH(plan.run(shape, other.arguments),
+                      Contains("o_scale spans") && Contains("q spans"));
+    other.arguments.o_scale = kQ - 4 * rows;
+    REQUIRE_NOTHROW(plan.run(shape, other.arguments));
+    other.arguments.o_scale = 0;
+    CHECK_THROWS_WITH(plan.run(shape, other.arguments), Contains("o_scale is a null pointer"));
+  }
+}
+
 TEST_CASE("what is only read may be broadcast along any axis") {
   FakePlan plan;
   for (TensorView attention::Arguments::*const tensor :

@@ -561,6 +561,10 @@ static void test_unquantized_modes(sagegen_device* device) {
        "sage_fwd_d192_dv128_f16_qk_f16t_g32x64_sm0_pv_e4m3_f32x2__q"},
       {{.mode = "head_dim=128 out=s8 causal=true"},
        "sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2_out_s8_causal__q"},
+      {{.mode = "head_dim=64 pack_gqa=true varlen=true out=s8"},
+       "sage_fwd_d64_f16_qk_s8t_g16x64_smk_pv_e4m3_f32x2_out_s8_packgqa_varlen__q32k64w2s3__sm89"},
+      {{.mode = "head_dim=64 inputs=given out=s8"},
+       "sage_fwd_d64_f16_qk_s8t_g32x64_sm0_pv_e4m3_f32x2_given_out_s8__q"},
       {{.mode = "head_dim=192 value_dim=100"}, "zeros up to 128"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i)

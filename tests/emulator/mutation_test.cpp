@@ -27,6 +27,7 @@
 #include "templates/quantize_rows/params.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/params.h"
+#include "templates/quantize_values/spec.h"
 #include "templates/shared/params.h"
 #include "tests/emulator/ptx_edit.h"
 #include "tools/reference/reference.h"
@@ -56,12 +57,15 @@ struct Case {
   int head_dim = kShape.head_dim;
   std::string_view mode = {};  // empty: what is usual on the target
   bool pack_gqa = false;
+  int value_dim = 0;
+  attention::OutputFormat out = attention::OutputFormat::io;
 
   reference::Inputs inputs() const {  // biased K: without the mean of K, its codes are coarse
-    static std::map<int, reference::Inputs> made;
-    reference::Inputs& inputs = made[head_dim];
+    static std::map<std::pair<int, int>, reference::Inputs> made;
+    reference::Inputs& inputs = made[{head_dim, value_dim}];
     reference::Shape shape = kShape;
     shape.head_dim = head_dim;
+    shape.value_dim = value_dim;
     if (inputs.q.data.empty())
       inputs = reference::generate("k_bias", shape, 7, reference::IoType::f16);
     return inputs;
@@ -90,6 +94,8 @@ cli::AttentionJob make_job(const Case& c, const Edit& edit, Target target) {
   for (const attention::Mode& mode : attention::modes())
     if (mode.name == c.mode) job.spec = attention::with_mode(job.spec, mode);
   job.spec.head_dim = c.head_dim;
+  job.spec.value_dim = c.value_dim;
+  job.spec.out = c.out;
   job.spec.causal = c.causal;
   if (c.pack_gqa) {
     job.spec.pack_gqa = true;
@@ -136,8 +142,11 @@ Judgement judge(const Case& c, const cli::AttentionResult& result) {
     reference::Output exact, model;
     cli::AccuracyBound o_bound;
   };
-  static std::map<std::tuple<EmulatorProfile, bool, int, std::string_view, bool>, Expected> all;
-  const auto [place, made] = all.try_emplace({c.profile, c.causal, c.head_dim, c.mode, c.pack_gqa});
+  using Which = std::tuple<EmulatorProfile, bool, int, std::string_view, bool, int,
+                           attention::OutputFormat>;
+  static std::map<Which, Expected> all;
+  const auto [place, made] = all.try_emplace(
+      {c.profile, c.causal, c.head_dim, c.mode, c.pack_gqa, c.value_dim, c.out});
   Expected& expected = place->second;
   if (made) {
     const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
@@ -182,6 +191,16 @@ constexpr Case kPackedUnquantized{
     .profile = EmulatorProfile::sm_80, .mode = "16bit", .pack_gqa = true};
 constexpr Case kPackedQueries{
     .profile = EmulatorProfile::sm_89, .broken = "sage_quantrows_d64_f16_s8_r8_", .pack_gqa = true};
+
+constexpr Case kWiderValues{.profile = EmulatorProfile::sm_89, .value_dim = 96};
+constexpr Case kNarrowValues{.profile = EmulatorProfile::sm_80, .value_dim = 32};
+constexpr Case kQuantizeWiderV{
+    .profile = EmulatorProfile::sm_89, .broken = "sage_quantv_", .value_dim = 96};
+constexpr Case kOutS8{.profile = EmulatorProfile::sm_89, .out = attention::OutputFormat::s8};
+constexpr Case kOutE4m3{.profile = EmulatorProfile::sm_89, .out = attention::OutputFormat::e4m3};
+constexpr Case kPackedOut{.profile = EmulatorProfile::sm_89,
+                          .pack_gqa = true,
+                          .out = attention::OutputFormat::s8};
 
 const char* const kCopy = R"(^\s*cp\.async\.cg)";
 const char* const kWait = R"(cp\.async\.wait_group)";
@@ -236,6 +255,13 @@ const std::vector<Mutation>& mutations() {
   const ParamLayout packed_queries =
       sagegen::Kernel(quantize_rows::family(), {.fold = true, .pack_gqa = true}, Target{.sm = 89})
           .params();
+  const ParamLayout quantize_v =
+      sagegen::Kernel(quantize_values::family(), {}, Target{.sm = 89}).params();
+  attention::Spec with_codes{.out = attention::OutputFormat::s8};
+  with_codes.causal = true;
+  const ParamLayout codes_of_o =
+      sagegen::Kernel(attention::family(), with_codes, Target{.sm = 89}).params();
+  const ParamLayout packed_codes_of_o = packed_params(with_codes, 89);
   const auto in_packed = [&](auto member) { return place(packed, member); };
   const auto in_packed_queries = [&](auto member) { return place(packed_queries, member); };
   static const std::vector<Mutation> table = {
@@ -599,13 +625,69 @@ const std::vector<Mutation>& mutations() {
        kQuantizeQ,
        {kBound},
        [](PtxEdit& t) { t.replace(R"(abs\.f32)", "mov.b32", kAll); }},
+      // ---- V and O of channels of their own number ----
+      {"rows of O as long as those of K",
+       kWiderValues,
+       {kBound, "out-of-bounds", "race"},
+       [at = in_attention(&Attend::o) + offsetof(TensorParam, stride_token)](PtxEdit& t) {
+         t.shift_parameter(at, 64 - 96);
+       }},
+      {"rows of V as long as those of K",
+       kQuantizeWiderV,
+       {kBound},
+       [at = place(quantize_v, &quantize_values::Params::v) +
+             offsetof(TensorParam, stride_token)](PtxEdit& t) { t.shift_parameter(at, 64 - 96); }},
+      {"scales of V of the channel before",
+       kWiderValues,
+       {kBound, "out-of-bounds", "uninitialized"},
+       [at = in_attention(&Attend::v_scale)](PtxEdit& t) { t.shift_parameter(at, -4); }},
+      {"rows of O as long as those of K",
+       kNarrowValues,
+       {kBound, "out-of-bounds"},
+       [at = in_attention(&Attend::o) + offsetof(TensorParam, stride_token)](PtxEdit& t) {
+         t.shift_parameter(at, 64 - 32);
+       }},
+      // ---- codes of O ----
+      {"strides of O count elements of two bytes",
+       kOutS8,
+       {kBound, "out-of-bounds", "race"},
+       [at = in_attention(&Attend::o) + offsetof(TensorParam, stride_token)](PtxEdit& t) {
+         t.shift_parameter(at, kShape.head_dim);
+       }},
+      {"the scale of the row behind",
+       kOutS8,
+       {kBound, "out-of-bounds"},
+       [at = place(codes_of_o, &attention::OutputCodeParams::scale)](PtxEdit& t) {
+         t.shift_parameter(at, 4);
+       }},
+      {"the largest of a lane's channels, not of the row's",
+       kOutS8,
+       {kBound},
+       [](PtxEdit& t) { t.replace(kRowShuffle, "mov.b32 $1, $2;", kLast); }},
+      {"a factor of O from the word behind",
+       kOutE4m3,
+       {kBound, "out-of-bounds"},
+       [at = place(codes_of_o, &attention::OutputCodeParams::scale)](PtxEdit& t) {
+         t.shift_parameter(at, 4);
+       }},
+      {"query and head of a row of codes are swapped",
+       kPackedOut,
+       {kBound, "out-of-bounds"},
+       [at = in_packed(&Attend::o)](PtxEdit& t) { swap_strides(t, at); }},
+      {"scales of rows of one head more than there are",
+       kPackedOut,
+       {kBound, "out-of-bounds"},
+       [at = place(packed_codes_of_o, &PackParams::heads)](PtxEdit& t) {
+         t.shift_parameter(at, 1);
+       }},
   };
   return table;
 }
 
 std::string kind_of(const Case& c) {
-  return std::string(c.broken) + std::string(c.mode) + (c.pack_gqa ? "packed" : "") + " on " +
-         to_string(c.profile);
+  return std::string(c.broken) + std::string(c.mode) + (c.pack_gqa ? "packed" : "") +
+         (c.value_dim != 0 ? " value_dim" : "") +
+         (c.out != attention::OutputFormat::io ? " codes" : "") + " on " + to_string(c.profile);
 }
 
 // ---- the tests ------------------------------------------------------------------------------------
@@ -613,7 +695,8 @@ std::string kind_of(const Case& c) {
 TEST_CASE("the unmutated kernels are clean, within the bound and the same under every policy") {
   for (const Case& c :
        {kAttention80, kAttention89, kFullAttention89, kPaddedAttention80, kPaddedAttention89,
-        kUnquantized80, kUnquantized89, kPackedAttention, kPackedUnquantized}) {
+        kUnquantized80, kUnquantized89, kPackedAttention, kPackedUnquantized, kWiderValues,
+        kNarrowValues, kOutS8, kOutE4m3, kPackedOut}) {
     const cli::AttentionResult expected = run(c, nullptr, {});
     CHECK(expected.findings.empty());
     REQUIRE_FALSE(expected.o.empty());

@@ -1040,6 +1040,21 @@ TEST_CASE("given codes with each mask and bias give the bits of own ones", "[fas
 #include "templates/attention/mods/mods.def"
 }
 
+TEST_CASE("given codes give the codes of O that own ones give", "[fast][full]") {
+  std::uint64_t seed = 1;
+  for (const attention::OutputFormat out :
+       {attention::OutputFormat::e4m3, attention::OutputFormat::s8}) {
+    for (const int value_dim : {0, 72}) {
+      attention::Spec spec = fp8({.head_dim = 64, .smoothing = Smoothing::none});
+      spec.inputs = attention::InputSource::given;
+      spec.value_dim = value_dim;
+      spec.out = out;
+      spec.causal = seed % 2 == 0;
+      check_same_bits(usual(89, spec, kSmall), seed++);
+    }
+  }
+}
+
 TEST_CASE("a sample of all kernels of given codes gives the bits of own ones", "[full]") {
   test::RandomKernels random(17);
   for (std::uint64_t seed = 1; seed <= 40; ++seed) check_same_bits(next_given(random), seed);

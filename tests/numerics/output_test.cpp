@@ -123,9 +123,13 @@ void check(attention::Spec spec, Target target, OutputFormat out, float factor, 
   const Kernel plain(attention::family(), spec, target);
   const std::int64_t q_len = seed % 2 == 0 ? 130 : 67;
   Scene scene{.kernel = plain,
-              .inputs = test::inputs_for(
-                  plain, "outlier",
-                  {.batch = 2, .q_heads = 2, .kv_heads = 1, .q_len = q_len, .kv_len = 65}, seed),
+              .inputs = test::inputs_for(plain, "outlier",
+                                         {.batch = 2,
+                                          .q_heads = spec.pack_gqa ? 3 : 2,
+                                          .kv_heads = 1,
+                                          .q_len = q_len,
+                                          .kv_len = 65},
+                                         seed),
               .alignment = attention::CausalAlignment::bottom_right};
   // Of the second batch all values are 0, and with a causal mask the first rows of both see nothing.
   ref::Tensor& v = scene.inputs.v;
@@ -179,6 +183,22 @@ TEST_CASE("O as codes of some kernels", "[fast]") {
   check_in_turn(64, 72, OutputFormat::e4m3, 5, 100);
   check_in_turn(72, 72, OutputFormat::s8, 1, 0);
   check_in_turn(192, 128, OutputFormat::s8, 3, 0);
+}
+
+// Strides of heads and of queries, which neighbouring rows of a tile differ in, count bytes, too.
+TEST_CASE("O as codes of rows of heads that share K and V", "[fast]") {
+  std::uint64_t seed = 0;
+  for (const OutputFormat out : {OutputFormat::e4m3, OutputFormat::s8}) {
+    for (const int value_dim : {0, 72, 128}) {
+      attention::Spec spec = attention::with_mode({.head_dim = 64, .io = DType::f16},
+                                                  attention::modes()[seed % 6]);
+      spec.value_dim = value_dim;
+      spec.pack_gqa = true;
+      spec.causal = true;  // rows that see no key
+      if (attention::qk_is_quantized(spec)) spec.q_group = 16;
+      check(spec, {.sm = 89}, out, 30, value_dim == 72 ? 8 : 16, seed++);
+    }
+  }
 }
 
 TEST_CASE("codes beyond 448 saturate, and those of tiny numbers are 0", "[fast]") {

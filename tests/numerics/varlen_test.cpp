@@ -283,6 +283,29 @@ TEST_CASE("each mode with each mod, of rows of heads that share K and V, packed 
   for (std::size_t i = 0; i < kernels.size(); ++i) check(packed_in_turn(kernels[i], i + 7));
 }
 
+// Rows of the caller's have strides in bytes, and those of s8 scales, which lie as the LSE does: of no sequence they stay
+// NaN. Of 72 channels rows are no whole chunks.
+TEST_CASE("codes of O: a packed sequence gives those that it gives alone", "[fast]") {
+  constexpr std::array kValues = {0, 72, 32};
+  std::uint64_t turn = 0;
+  for (const attention::Mode& mode : attention::modes()) {
+    for (const bool pack_gqa : {false, true}) {
+      for (const attention::OutputFormat out :
+           {attention::OutputFormat::e4m3, attention::OutputFormat::s8}) {
+        attention::Spec spec = attention::with_mode({.head_dim = 64}, mode);
+        spec.value_dim = kValues[++turn % kValues.size()];
+        spec.pack_gqa = pack_gqa;
+        spec.out = out;
+        spec.causal = turn % 4 < 2;
+        spec.sinks = turn % 5 == 0;
+        const std::vector<Kernel> on = on_a_target(spec, turn / 2);
+        REQUIRE(on.size() == 1);
+        check(pack_gqa ? packed_in_turn(on[0], turn) : in_turn(on[0], turn));
+      }
+    }
+  }
+}
+
 // Blocks of queries that have means are of 128 rows, which begin and end with the sequence.
 TEST_CASE("means of packed rows are those of the sequence, part after part", "[fast]") {
   for (const std::int64_t bytes : {std::int64_t{1}, std::int64_t{2} << 30}) {

@@ -33,6 +33,17 @@ std::size_t bytes_of(std::int64_t elements, std::size_t size) {
   return static_cast<std::size_t>(elements) * size;
 }
 
+template <typename T>
+std::vector<T> downloaded(const runtime::Buffer& buffer) {
+  std::vector<T> values(buffer.bytes() / sizeof(T));
+  buffer.download(std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+bool are_walls(const std::vector<float>& values) {
+  return std::ranges::all_of(values, [](float value) { return std::isnan(value); });
+}
+
 }  // namespace
 
 PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const attention::Plan& plan,
@@ -52,8 +63,9 @@ PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const atten
       q_(on.device, bytes_of(total_q * shape_.q_heads * job.spec.head_dim, sizeof(kNaN))),
       k_(on.device, bytes_of(total_kv * shape_.kv_heads * job.spec.head_dim, sizeof(kNaN))),
       v_(on.device, bytes_of(total_kv * shape_.kv_heads * value_dim(), sizeof(kNaN))),
-      o_(on.device, bytes_of(total_q * shape_.q_heads * value_dim(), sizeof(kNaN))),
+      o_(on.device, bytes_of(total_q * shape_.q_heads * value_dim(), element_bytes())),
       lse_(on.device, bytes_of(total_q * shape_.q_heads, sizeof(float))),
+      o_scale_(on.device, job.spec.out == attention::OutputFormat::s8 ? lse_.bytes() : sizeof(float)),
       sums_q_(on.device, bytes_of(shape_.batch + 1, sizeof(std::int32_t))),
       sums_kv_(on.device, sums_q_.bytes()),
       workspace_(on.device, plan.workspace_bytes(shape_)) {
@@ -61,6 +73,10 @@ PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const atten
 }
 
 int PackedCall::value_dim() const { return attention::value_dim(job_.spec); }
+
+std::size_t PackedCall::element_bytes() const {
+  return static_cast<std::size_t>(attention::output_bytes(job_.spec));
+}
 
 std::size_t PackedCall::at(std::int64_t head, std::int64_t row, std::int64_t total,
                            std::int64_t heads, int width) const {
@@ -120,6 +136,12 @@ std::vector<AttentionResult> PackedCall::run() {
   common.note = plan_.note();
   o_.fill(kNaNByte);
   lse_.fill(kNaNByte);
+  o_scale_.fill(kNaNByte);
+  const bool codes = job_.spec.out != attention::OutputFormat::io;
+  if (job_.spec.out == attention::OutputFormat::e4m3) {
+    const auto factor = static_cast<float>(job_.output_factor);
+    o_scale_.upload(std::as_bytes(std::span(&factor, 1)));
+  }
   const double scale =
       in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
   const runtime::Stream stream(on_.device);
@@ -135,7 +157,8 @@ std::vector<AttentionResult> PackedCall::run() {
                .causal = job_.causal,
                .mods = mods_,
                .cu_seqlens_q = sums_q_.data(),
-               .cu_seqlens_kv = sums_kv_.data()},
+               .cu_seqlens_kv = sums_kv_.data(),
+               .o_scale = codes ? o_scale_.data() : 0},
               workspace_.data(), workspace_.bytes(), stream.handle());
     stream.synchronize();
   } catch (const runtime::DriverError&) {
@@ -147,40 +170,52 @@ std::vector<AttentionResult> PackedCall::run() {
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
   if (on_.emulator) common.findings = on_.emulator->findings();
 
-  std::vector<std::uint16_t> o(o_.bytes() / sizeof(kNaN));
-  o_.download(std::as_writable_bytes(std::span(o)));
-  std::vector<float> lse(lse_.bytes() / sizeof(float));
-  lse_.download(std::as_writable_bytes(std::span(lse)));
+  Written written{.o = downloaded<std::uint8_t>(o_),
+                  .lse = downloaded<float>(lse_),
+                  .o_scales = downloaded<float>(o_scale_)};
   std::vector<AttentionResult> results;
   std::int64_t first = before_;
   for (std::size_t b = 0; b < lengths_.queries.size(); ++b) {
-    AttentionResult result = result_of(b, first, o, lse);
+    AttentionResult result = result_of(b, first, written);
     result.kernels = common.kernels;
     result.note = common.note;
     result.findings = common.findings;
     results.push_back(std::move(result));
     first += lengths_.queries[b];
   }
-  walls_stand_ = std::ranges::all_of(o, [](std::uint16_t bits) { return bits == kNaN; }) &&
-                 std::ranges::all_of(lse, [](float value) { return std::isnan(value); });
+  const bool has_scales = job_.spec.out == attention::OutputFormat::s8;
+  walls_stand_ = std::ranges::all_of(written.o, [](std::uint8_t b) { return b == kNaNByte; }) &&
+                 are_walls(written.lse) && (!has_scales || are_walls(written.o_scales));
   return results;
 }
 
 // Leaves walls where it was.
 AttentionResult PackedCall::result_of(std::size_t sequence, std::int64_t first,
-                                      std::vector<std::uint16_t>& o,
-                                      std::vector<float>& lse) const {
+                                      Written& written) const {
+  using attention::OutputFormat;
+  constexpr float kWall = std::numeric_limits<float>::quiet_NaN();
+  const OutputFormat out = job_.spec.out;
+  const auto value = [&](const std::uint8_t* element, double unit) {
+    if (out == OutputFormat::e4m3) return reference::e4m3_value(*element) * unit;
+    if (out == OutputFormat::s8) return static_cast<std::int8_t>(*element) * unit;
+    const auto bits = static_cast<std::uint16_t>(element[0] | element[1] << 8);
+    return job_.spec.io == DType::f16 ? reference::f16_value(bits) : reference::bf16_value(bits);
+  };
   AttentionResult result;
   const reference::Tensor& q = job_.inputs.q;
-  const bool f16 = job_.spec.io == DType::f16;
+  const std::size_t bytes = element_bytes(), width = static_cast<std::size_t>(value_dim());
   for (std::int64_t h = 0; h < q.heads; ++h) {
     for (std::int64_t n = 0; n < lengths_.queries[sequence]; ++n) {
-      std::uint16_t* row = o.data() + at(h, first + n, total_q_, q.heads, value_dim());
+      std::uint8_t* row =
+          written.o.data() + at(h, first + n, total_q_, q.heads, value_dim()) * bytes;
+      const auto number = static_cast<std::size_t>(h * total_q_ + first + n);
+      double unit = 1;
+      if (out == OutputFormat::s8) unit = std::exchange(written.o_scales[number], kWall);
+      if (out == OutputFormat::e4m3) unit = 1 / double{written.o_scales[0]};
       for (std::int64_t c = 0; c < job_.inputs.v.channels; ++c)
-        result.o.push_back(f16 ? reference::f16_value(row[c]) : reference::bf16_value(row[c]));
-      std::fill_n(row, value_dim(), kNaN);
-      float& value = lse[static_cast<std::size_t>(h * total_q_ + first + n)];
-      result.lse.push_back(std::exchange(value, std::numeric_limits<float>::quiet_NaN()));
+        result.o.push_back(value(row + static_cast<std::size_t>(c) * bytes, unit));
+      std::fill_n(row, width * bytes, kNaNByte);
+      result.lse.push_back(std::exchange(written.lse[number], kWall));
     }
   }
   return result;

@@ -45,8 +45,13 @@ class PackedCall {
   void upload(runtime::Buffer& to, const reference::Tensor& tensor,
               const std::vector<std::int64_t>& lengths, std::int64_t before,
               std::int64_t total, int width) const;
-  AttentionResult result_of(std::size_t sequence, std::int64_t first, std::vector<std::uint16_t>& o,
-                            std::vector<float>& lse) const;
+  // What the kernel writes.
+  struct Written {
+    std::vector<std::uint8_t> o;
+    std::vector<float> lse, o_scales;
+  };
+  std::size_t element_bytes() const;  // of O
+  AttentionResult result_of(std::size_t sequence, std::int64_t first, Written& written) const;
 
   const AttentionJob& job_;
   const RunDevice& on_;
@@ -54,7 +59,7 @@ class PackedCall {
   std::int64_t total_q_, total_kv_, before_ = 0;
   attention::Shape shape_;
   SequenceLengths lengths_;
-  runtime::Buffer q_, k_, v_, o_, lse_, sums_q_, sums_kv_, workspace_;
+  runtime::Buffer q_, k_, v_, o_, lse_, o_scale_, sums_q_, sums_kv_, workspace_;
   std::vector<runtime::Buffer> mod_tensors_;
   attention::ModArguments mods_;
   bool walls_stand_ = true;

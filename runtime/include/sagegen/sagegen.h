@@ -167,9 +167,9 @@ typedef struct sagegen_arguments {
    * undefined numbers and touch no memory outside of the tensors. */
   uint64_t cu_seqlens_q, cu_seqlens_kv;
   /* Of kernels that write codes of O, mode "head_dim=128 out=e4m3" or "... out=s8"; 0 with others. e4m3: address of one
-   * f32, which O is multiplied by, 1 / the scale of the codes, saturated at 448. s8: f32 [batch, q_heads, q_len], a scale of each
-   * row, its largest magnitude / 127, which the kernel writes. Strides of o count bytes then, multiples of 16 (of 8
-   * with 72 channels of V), as its address is. */
+   * f32, which O is multiplied by, 1 / the scale of the codes, saturated at 448. s8: f32 [batch, q_heads, q_len], of
+   * packed sequences [q_heads, total_q], a scale of each row, its largest magnitude / 127, which the kernel writes. Strides
+   * of o count bytes then, multiples of 16 (of 8 with 72 channels of V), as its address is. */
   uint64_t o_scale;
 } sagegen_arguments;
 
