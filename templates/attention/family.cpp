@@ -313,8 +313,9 @@ RuleLayers<View> rules() {
        {[](const View& v) { return v.spec.varlen && takes_given_codes(v.spec); },
         [](const View&) {
           return std::string(
-              "varlen with inputs given is refused: packed sequences lie in the workspace as its "
-              "own quantizers leave them; leave one of the two out");
+              "varlen with inputs given is refused: groups of scales begin anew with each sequence, "
+              "and codes of a caller do not say where those of a sequence lie; use inputs own, or "
+              "one call for each sequence");
         }},
        {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
         [](const View&) {

@@ -602,6 +602,11 @@ constexpr const char* kEnd = R"(ld\.global\.b32\s+(%r\d+), \[(%rd\d+)\+4\];)";
 // batch * granule + start.
 constexpr const char* kStart = R"(mad\.lo\.s32\s+(%r\d+), %r\d+, %r\d+, (%r\d+);)";
 
+// Rows of the workspace for tokens, of kernels that pack rows of heads: where the sequence begins comes first, then how
+// many it has.
+constexpr const char* kRowsOf = R"(mul\.lo\.s32\s+(%r\d+), (%r\d+), %r\d+;)";
+constexpr const char* kPackedRows = "head_dim=64 causal pack_gqa=true varlen=true";
+
 const std::vector<std::string> kPrepare{"sage_quantrows", "sage_quantv"};
 
 std::vector<Mutation> mutations() {
@@ -648,6 +653,36 @@ std::vector<Mutation> mutations() {
        {"sage_quantrows"},
        replace(kEnd, "mov.b32 $1, 232;"),
        "head_dim=64 granularity=per_tensor varlen=true"},
+      {"packed rows are read where as many tokens would lie",
+       {"sage_fwd"},
+       replace(kRowsOf, "mov.b32 $1, $2;"),
+       kPackedRows},
+      {"packed rows are written where as many tokens would lie",
+       {"sage_quantrows_d64_f16_s8_r8_g16_fold_packgqa"},
+       replace(kRowsOf, "mov.b32 $1, $2;"),
+       kPackedRows},
+      {"as many packed rows as queries",
+       {"sage_fwd"},
+       [](PtxEdit& text, const Kernel&) { text.replace(kRowsOf, "mov.b32 $1, $2;", 1); },
+       kPackedRows},
+      {"scores of means where as many tokens would lie",
+       {"sage_meanscores"},
+       replace(kRowsOf, "mov.b32 $1, $2;"),
+       "head_dim=64 qk=s4 pack_gqa=true varlen=true"},
+      {"packed rows of the LSE of another head",
+       {"sage_fwd"},
+       [](PtxEdit& text, const Kernel& kernel) {
+         text.shift_parameter(
+             kernel.params().offset<QuerySequences>() + offsetof(QuerySequences, total), -1);
+       },
+       kPackedRows},
+      {"scales of codes of another head",
+       {"sage_fwd"},
+       [](PtxEdit& text, const Kernel& kernel) {
+         text.shift_parameter(
+             kernel.params().offset<QuerySequences>() + offsetof(QuerySequences, total), -1);
+       },
+       "head_dim=64 out=s8 varlen=true"},
   };
 }
 

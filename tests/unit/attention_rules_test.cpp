@@ -180,6 +180,27 @@ TEST_CASE(
          s.spec.head_dim = 72;
        },
        {"inputs given with qk s4 at head_dim 72", "36 bytes", "to 96"}},
+      {"packed sequences of codes",
+       [=](Parts& s) {
+         given(s);
+         s.spec.smoothing = Smoothing::none;
+         s.spec.varlen = true;
+       },
+       {"varlen with inputs given", "one call for each sequence"}},
+      {"packed rows of codes",
+       [=](Parts& s) {
+         given(s);
+         s.spec.smoothing = Smoothing::none;
+         s.spec.pack_gqa = true;
+       },
+       {"pack_gqa with inputs given", "the order of packed rows"}},
+      {"codes that were rotated elsewhere",
+       [=](Parts& s) {
+         given(s);
+         s.spec.smoothing = Smoothing::none;
+         s.spec.rotation = Rotation::hadamard;
+       },
+       {"rotation hadamard with inputs given", "use rotation none"}},
       {"tiles of more keys than blocks of V",
        [=](Parts& s) {
          given(s);
