@@ -84,9 +84,7 @@ void attend(KernelBuilder& k, const AttentionBlock& block) {
   };
   std::function<Pred(I32)> skipped;
   if (block.mods.skip_tiles()) {
-    skipped = [&](I32 tile) {
-      return block.mods.skipped(block.score_row(at, at.first_query), tile);
-    };
+    skipped = [&](I32 tile) { return block.mods.skipped(block.first_of_tile(), tile); };
   }
   Ring ring(k, {.stages = plan.stages,
                 .first = tiles.first,

@@ -444,6 +444,11 @@ ScoreRow AttentionBlock::score_row(const AttentionPosition& from, I32 row) const
   return {from.batch, from.q_head + head, rows.query(row), from.kv_index * rows.heads() + head};
 }
 
+ScoreRow AttentionBlock::first_of_tile() const {
+  if (!plan.pack_gqa) return score_row(at, at.first_query);
+  return {at.batch, at.kv_head, at.first_query, at.kv_index};
+}
+
 I32 AttentionBlock::q_len(const BlockSequences& of) const {
   return plan.varlen ? of.queries.len : p(&Params::q_len);
 }

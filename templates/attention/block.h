@@ -158,6 +158,8 @@ struct AttentionBlock {
   dsl::I32 last_query() const;
   dsl::I32 query_of(dsl::I32 row) const;
   ScoreRow score_row(const AttentionPosition& from, dsl::I32 row) const;
+  // The block's first row as one of a tile: with pack_gqa of a head of K and V.
+  ScoreRow first_of_tile() const;
   // Lengths of the block's sequence; of one that is passed, as they were read there.
   dsl::I32 q_len(const BlockSequences& of) const;
   dsl::I32 q_len() const { return q_len(sequences); }

@@ -313,16 +313,9 @@ RuleLayers<View> rules() {
        {[](const View& v) { return v.spec.varlen && takes_given_codes(v.spec); },
         [](const View&) {
           return std::string(
-              "varlen with inputs given is refused: groups of scales begin anew with each sequence, "
-              "and codes of a caller do not say where those of a sequence lie; use inputs own, or "
-              "one call for each sequence");
-        }},
-       {[](const View& v) { return v.spec.pack_gqa && v.spec.blocksparse; },
-        [](const View&) {
-          return std::string(
-              "pack_gqa with blocksparse is refused: a bit is about a tile of queries of one head, "
-              "and packed tiles have rows of all heads that share K and V; leave pack_gqa out, or "
-              "use mask");
+              "varlen with inputs given is refused: groups of scales begin anew with each "
+              "sequence, and codes of a caller do not say where those of a sequence lie; use "
+              "inputs own, or one call for each sequence");
         }},
        {[](const View& v) { return warp_rows(v) != 16 && warp_rows(v) != 32; },
         [](const View& v) {

@@ -67,7 +67,8 @@ struct Mod {
   std::function<dsl::F32(const ScoreRow&)> sink;
 
   // True if no query of the block sees any key of the tile: it is neither copied nor computed. The same
-  // for all threads of the block. first_query: of the block; tile: in tiles of cta_k keys.
+  // for all threads of the block. first_query: of the block, with pack_gqa its first row, and the head that of K and V;
+  // tile: in tiles of cta_k keys.
   std::function<dsl::Pred(const ScoreRow& first_query, dsl::I32 tile)> skipped;
 
   // log2 of a share, in [0, 1), of the largest weight that a row has seen so far. A warp computes neither P nor P V of a

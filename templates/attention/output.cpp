@@ -125,8 +125,7 @@ void Output::write(const AttentionPosition& at, const BlockSequences& sequences,
   if (plan.out != OutputFormat::io) return write_output_codes(block_, at, sequences, o_);
   k.barrier();
   const OutputRows to = output_rows(block_, at, sequences, kElementBytes);
-  store_tile(k, out, at.thread, plan.threads, to.first, to.offset, to.left,
-             plan.value_row_bytes());
+  store_tile(k, out, at.thread, plan.threads, to.first, to.offset, to.left, plan.value_row_bytes());
 }
 
 }  // namespace sagegen::attention

@@ -12,9 +12,7 @@ OutputRows output_rows(const AttentionBlock& block, const AttentionPosition& at,
   KernelBuilder& k = block.k;
   const AttentionPlan& plan = block.plan;
   const auto& p = block.p;
-  const auto head = [&] {
-    return head_of(k, p, &Params::o, at.batch, at.q_head, element_bytes);
-  };
+  const auto head = [&] { return head_of(k, p, &Params::o, at.batch, at.q_head, element_bytes); };
   const auto stride = [&] { return p(&Params::o, &TensorParam::stride_token) * element_bytes; };
   if (plan.pack_gqa) {
     const PackedRows rows(k);

@@ -9,7 +9,7 @@
 namespace sagegen::attention {
 
 struct OutputRows {
-  dsl::GlobalPtr first;  // what offsets are from
+  dsl::GlobalPtr first;                          // what offsets are from
   std::function<dsl::I64(dsl::I32 row)> offset;  // bytes, of a row of the block
   dsl::I32 left;                                 // rows that exist, from the block's first on
 };

@@ -180,8 +180,7 @@ int group_of_rows(const Spec& spec, const Schedule& schedule) {
 }
 std::int64_t padded_rows(const Spec& spec, const Schedule& schedule, const Shape& shape) {
   const int group = group_of_rows(spec, schedule);
-  if (!spec.pack_gqa)
-    return padded_length(kPlan, "q_len", shape.q_len, group, schedule.cta_q);
+  if (!spec.pack_gqa) return padded_length(kPlan, "q_len", shape.q_len, group, schedule.cta_q);
   const std::int64_t rows = shape.q_len * rows_of_query(spec, shape);
   if (rows > kMostPackedRows) {
     throw ArgumentError(
@@ -230,10 +229,10 @@ Layout layout_of(const Spec& spec, const Schedule& schedule, const ScratchMap& m
   layout.chunk_len = ceil_div(ceil_div(shape.kv_len, wanted), kChunkStep) * kChunkStep;
   // Chunks of one sequence may be more than those of a longer one.
   layout.chunks = is_packed(shape) ? wanted : ceil_div(shape.kv_len, layout.chunk_len);
-  layout.queries = workspace_rows(
-      spec.pack_gqa ? "total_q * q_heads / kv_heads" : "total_q", shape.batch,
-      shape.total_q * rows_of_query(spec, shape), layout.q_len_padded,
-      group_of_rows(spec, schedule), schedule.cta_q);
+  layout.queries =
+      workspace_rows(spec.pack_gqa ? "total_q * q_heads / kv_heads" : "total_q", shape.batch,
+                     shape.total_q * rows_of_query(spec, shape), layout.q_len_padded,
+                     group_of_rows(spec, schedule), schedule.cta_q);
   layout.keys = workspace_rows("total_kv", shape.batch, shape.total_kv, layout.kv_len_padded,
                                spec.k_group, schedule.cta_k);
 
@@ -388,7 +387,8 @@ struct Plan::Impl {
 
 namespace {
 
-ModCall mod_call(const Shape& shape, const Arguments& arguments, const Schedule& schedule) {
+ModCall mod_call(const Spec& spec, const Shape& shape, const Arguments& arguments,
+                 const Schedule& schedule) {
   // Of packed sequences the kernel adds what is each one's own.
   const bool top_left = arguments.causal == CausalAlignment::top_left || is_packed(shape);
   return {.batch = shape.batch,
@@ -397,7 +397,8 @@ ModCall mod_call(const Shape& shape, const Arguments& arguments, const Schedule&
           .kv_len = shape.kv_len,
           .offset = top_left ? 0 : static_cast<std::int32_t>(shape.kv_len - shape.q_len),
           .cta_q = schedule.cta_q,
-          .cta_k = schedule.cta_k};
+          .cta_k = schedule.cta_k,
+          .group = rows_of_query(spec, shape)};
 }
 
 // One call: its launch arguments.
@@ -628,7 +629,7 @@ struct Call {
       params.set(VarlenParams{.bottom_right = moves ? -1 : 0});
     }
     if (spec.out != OutputFormat::io) params.set(OutputCodeParams{.scale = arguments.o_scale});
-    set_mod_params(params, spec, arguments.mods, mod_call(shape, arguments, schedule));
+    set_mod_params(params, spec, arguments.mods, mod_call(spec, shape, arguments, schedule));
     if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
     // The last block of means may have fewer rows.
     const std::int64_t queries =
@@ -693,7 +694,7 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
     const auto rows = static_cast<std::uint64_t>(batch * shape.q_heads * q_rows);
     check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
   }
-  check_mods(check, kernel, spec, arguments.mods, mod_call(shape, arguments, schedule));
+  check_mods(check, kernel, spec, arguments.mods, mod_call(spec, shape, arguments, schedule));
   check.overlaps();
 }
 
@@ -743,7 +744,7 @@ void Plan::Impl::check_attended(ArgumentCheck& check, const Shape& shape,
     const auto rows = static_cast<std::uint64_t>(shape.batch * shape.q_heads * shape.q_len);
     check.array("lse", arguments.lse, rows * sizeof(float), sizeof(float), Access::write);
   }
-  check_mods(check, kernel, spec, arguments.mods, mod_call(shape, arguments, schedule));
+  check_mods(check, kernel, spec, arguments.mods, mod_call(spec, shape, arguments, schedule));
 }
 
 void Plan::Impl::need_quantizers(const char* call) const {

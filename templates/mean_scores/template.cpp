@@ -202,8 +202,8 @@ void build(KernelBuilder& k, const Kernel& kernel) {
   const I32 batch = p(&Params::first_batch) + k.block_idx(2);
   const I32 head = p(&Params::first_head) + k.block_idx(1);
   if (!spec.varlen) return compute(k, spec, batch, head, {});
-  const Sequence queries = sequence_of<SequencesOf::queries>(
-      k, batch, spec.pack_gqa ? PackedRows(k).heads() : I32{});
+  const Sequence queries =
+      sequence_of<SequencesOf::queries>(k, batch, spec.pack_gqa ? PackedRows(k).heads() : I32{});
   const Sequences sequences{queries, sequence_of<SequencesOf::keys>(k, batch)};
   k.if_(k.block_idx(0) * kKeys < sequences.keys.padded,
         [&] { compute(k, spec, batch, head, sequences); });

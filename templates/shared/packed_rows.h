@@ -23,8 +23,8 @@ class PackedRows {
 
   // Bytes from token 0 of the group's first head to the row, in a tensor of the caller.
   template <typename Params>
-  dsl::I64 offset(const dsl::ParamReader<Params>& p, TensorParam Params::*tensor,
-                  dsl::I32 row, std::int64_t element_bytes = kElementBytes) const {
+  dsl::I64 offset(const dsl::ParamReader<Params>& p, TensorParam Params::*tensor, dsl::I32 row,
+                  std::int64_t element_bytes = kElementBytes) const {
     const dsl::I64 elements = k_->to_i64(query(row)) * p(tensor, &TensorParam::stride_token) +
                               k_->to_i64(head(row)) * p(tensor, &TensorParam::stride_head);
     return elements * element_bytes;

@@ -320,8 +320,8 @@ TEST_CASE("codes of O of packed sequences have scales for their rows") {
                                .total_q = 40,
                                .total_kv = 40};
   for (const bool pack_gqa : {false, true}) {
-    FakePlan plan(usual_kernel(
-        {.out = attention::OutputFormat::s8, .pack_gqa = pack_gqa, .varlen = true}));
+    FakePlan plan(
+        usual_kernel({.out = attention::OutputFormat::s8, .pack_gqa = pack_gqa, .varlen = true}));
     Call right{.shape = shape};
     right.arguments.cu_seqlens_q = right.arguments.cu_seqlens_kv = kSlopes;
     const DevicePtr rows = 4 * 40;
@@ -682,6 +682,24 @@ TEST_CASE("tiles of another kernel") {
        tiles(128 + (std::int64_t{1} << 32), 64),
        {"blocksparse: ", "4294967424 queries", kernel_has}},
   });
+}
+
+TEST_CASE("bits of tiles of packed rows are those of heads of K and V") {
+  attention::Spec spec{.pack_gqa = true};
+  spec.blocksparse = true;
+  FakePlan plan(usual_kernel(spec));
+  Call call;  // 3 heads of K and V with 2 of Q each
+  call.arguments.mods.blocksparse = {.bits = kBits, .tile_queries = 32, .tile_keys = 64};
+  REQUIRE_NOTHROW(plan.run(call.shape, call.arguments));
+  const auto words =
+      static_cast<DevicePtr>(kShape.batch * kShape.kv_heads *
+                             ((kShape.q_len * kShape.q_heads / kShape.kv_heads + 31) / 32) *
+                             ((kShape.kv_len + 2047) / 2048));
+  call.arguments.mods.blocksparse.bits = kO - 4 * words;
+  REQUIRE_NOTHROW(plan.run(call.shape, call.arguments));
+  call.arguments.mods.blocksparse.bits += 4;
+  CHECK_THROWS_WITH(plan.run(call.shape, call.arguments),
+                    Contains("o spans") && Contains("blocksparse.bits spans"));
 }
 
 TEST_CASE("windows of lengths whose places leave 32 bits") {

@@ -142,11 +142,11 @@ Judgement judge(const Case& c, const cli::AttentionResult& result) {
     reference::Output exact, model;
     cli::AccuracyBound o_bound;
   };
-  using Which = std::tuple<EmulatorProfile, bool, int, std::string_view, bool, int,
-                           attention::OutputFormat>;
+  using Which =
+      std::tuple<EmulatorProfile, bool, int, std::string_view, bool, int, attention::OutputFormat>;
   static std::map<Which, Expected> all;
-  const auto [place, made] = all.try_emplace(
-      {c.profile, c.causal, c.head_dim, c.mode, c.pack_gqa, c.value_dim, c.out});
+  const auto [place, made] =
+      all.try_emplace({c.profile, c.causal, c.head_dim, c.mode, c.pack_gqa, c.value_dim, c.out});
   Expected& expected = place->second;
   if (made) {
     const cli::RunDevice on = cli::open_run_device("emulator:" + to_string(c.profile), "", {});
@@ -198,9 +198,8 @@ constexpr Case kQuantizeWiderV{
     .profile = EmulatorProfile::sm_89, .broken = "sage_quantv_", .value_dim = 96};
 constexpr Case kOutS8{.profile = EmulatorProfile::sm_89, .out = attention::OutputFormat::s8};
 constexpr Case kOutE4m3{.profile = EmulatorProfile::sm_89, .out = attention::OutputFormat::e4m3};
-constexpr Case kPackedOut{.profile = EmulatorProfile::sm_89,
-                          .pack_gqa = true,
-                          .out = attention::OutputFormat::s8};
+constexpr Case kPackedOut{
+    .profile = EmulatorProfile::sm_89, .pack_gqa = true, .out = attention::OutputFormat::s8};
 
 const char* const kCopy = R"(^\s*cp\.async\.cg)";
 const char* const kWait = R"(cp\.async\.wait_group)";

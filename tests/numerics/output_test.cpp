@@ -190,8 +190,8 @@ TEST_CASE("O as codes of rows of heads that share K and V", "[fast]") {
   std::uint64_t seed = 0;
   for (const OutputFormat out : {OutputFormat::e4m3, OutputFormat::s8}) {
     for (const int value_dim : {0, 72, 128}) {
-      attention::Spec spec = attention::with_mode({.head_dim = 64, .io = DType::f16},
-                                                  attention::modes()[seed % 6]);
+      attention::Spec spec =
+          attention::with_mode({.head_dim = 64, .io = DType::f16}, attention::modes()[seed % 6]);
       spec.value_dim = value_dim;
       spec.pack_gqa = true;
       spec.causal = true;  // rows that see no key

@@ -204,7 +204,6 @@ std::optional<Scene> scene_in_turn(const attention::Mode& mode, std::int64_t q_l
   const std::vector<bool Spec::*> mods = all_mods();
   if (turn % 4 != 0) spec.*in_turn(mods, turn / 4) = true;
   if (turn % 7 == 0) spec.*in_turn(mods, turn / 7) = true;
-  spec.blocksparse = false;  // refused
   for (std::size_t i = 0; i < kTargets.size(); ++i) {
     const Kernel kernel = with_schedule(spec, {.sm = in_turn(kTargets, turn + i)}, turn / 2);
     if (!test::is_legal(kernel)) continue;
@@ -292,7 +291,6 @@ TEST_CASE("every mod with every mode, of queries whose heads fill tiles and of s
       if (mode.qk) spec.q_group = 16;
       spec.*const_cast<bool Spec::*>(mod) = true;
       spec.causal |= turn % 3 == 0;
-      if (spec.blocksparse) continue;
       const Kernel kernel(attention::family(), spec,
                           Target{.sm = mode.pv == DType::e4m3 ? 89 : 80});
       for (const auto [q_len, heads] :

@@ -133,10 +133,6 @@ TEST_CASE("each rule on problem and quantization fires alone, with its numbers a
          s.spec.pv = DType::f16;
        },
        {"code_range fine_v with accumulation f32_f16 and pv f16", "pv e4m3"}},
-      {"packed tiles and bits of tiles of one head",
-       [](Parts& s) { s.spec.pack_gqa = s.spec.blocksparse = true; },
-       {"pack_gqa with blocksparse", "a tile of queries of one head", "leave pack_gqa out",
-        "use mask"}},
       {"code_range",
        [](Parts& s) { s.spec.code_range = static_cast<CodeRange>(7); },
        {"code_range 7", "usual or fine_v"}},

@@ -175,6 +175,14 @@ TEST_CASE("block-sparse mask: tiles of 16 queries and 4 keys, more than a word o
   check_naive(
       inputs_with({block_sparse(words, 16, 4, {10, 0, 2})}),
       [&](int b, int h, int i, int j, double s) { return bit(b, h, i, j, 1) ? s : -kInfinity; });
+  // Rows of two heads, query by query: 9 tiles of 16 for each two.
+  const std::vector<std::uint32_t> of_rows = random_words(2 * 2 * 9 * 2, 4);
+  check_naive(inputs_with({block_sparse(of_rows, 16, 4, {36, 18, 2}, 2)}),
+              [&](int b, int h, int i, int j, double s) {
+                const int row = (b * 2 + h / 2) * 9 + (2 * i + h % 2) / 16;
+                const std::uint32_t word = of_rows[static_cast<std::size_t>(row * 2 + j / 4 / 32)];
+                return (word >> (j / 4 % 32) & 1) != 0 ? s : -kInfinity;
+              });
 }
 
 TEST_CASE("mods compose: changes in the order of the list, hidden keys, two sinks") {

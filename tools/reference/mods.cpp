@@ -187,7 +187,7 @@ ScoreMod alibi(std::vector<float> slopes, std::int64_t offset) {
 }
 
 ScoreMod block_sparse(std::vector<std::uint32_t> words, std::int64_t tile_q, std::int64_t tile_k,
-                      const std::array<std::int64_t, 3>& strides) {
+                      const std::array<std::int64_t, 3>& strides, std::int64_t group) {
   require(tile_q > 0 && tile_k > 0,
           fmt::format("block-sparse mask: tiles of {} queries and {} keys; both must be positive",
                       tile_q, tile_k));
@@ -196,11 +196,13 @@ ScoreMod block_sparse(std::vector<std::uint32_t> words, std::int64_t tile_q, std
   mod.name = "block-sparse mask";
   mod.check = [=, name = mod.name](const Extent& e) {
     const std::int64_t key_tiles = (e.keys + tile_k - 1) / tile_k;
-    array.check(name, {e.batch, e.heads, (e.queries + tile_q - 1) / tile_q, (key_tiles + 31) / 32});
+    array.check(name, {e.batch, e.heads / group, (e.queries * group + tile_q - 1) / tile_q,
+                       (key_tiles + 31) / 32});
   };
   mod.hides = [=](const Place& p) {
     const std::int64_t tile = p.key / tile_k;
-    return (array.at(p.batch, p.head, p.query / tile_q, tile / 32) >> (tile % 32) & 1) == 0;
+    const std::int64_t row = p.query * group + p.head % group;
+    return (array.at(p.batch, p.head / group, row / tile_q, tile / 32) >> (tile % 32) & 1) == 0;
   };
   return mod;
 }

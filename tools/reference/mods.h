@@ -92,8 +92,8 @@ ScoreMod alibi(std::vector<float> slopes, std::int64_t offset);
 
 // Tiles of tile_q queries and tile_k keys, and a bit for each: set if its keys are seen. The bit of
 // key tile t is bit t mod 32 of word t / 32 of its row; strides, in words, are those of [batch,
-// head, query tile].
+// head, query tile]. group: heads whose rows a tile has, query by query; heads of the bits are so many fewer.
 ScoreMod block_sparse(std::vector<std::uint32_t> words, std::int64_t tile_q, std::int64_t tile_k,
-                      const std::array<std::int64_t, 3>& strides);
+                      const std::array<std::int64_t, 3>& strides, std::int64_t group = 1);
 
 }  // namespace sagegen::reference

@@ -26,6 +26,7 @@ struct Making {
   attention::View kernel;
   reference::Extent extent;
   std::int64_t offset;  // query i stands at key i + offset
+  std::int64_t group;   // query heads whose rows a tile has
   std::mt19937_64 random;
   reference::ScoreMod twin = {};
   Give give = {};
@@ -171,16 +172,17 @@ void make_blocksparse(Making& m) {
   const double share = m.numbers(1)[0];
   if (!(share >= 0 && share <= 1)) m.refuse("it is a share of tiles, from 0 to 1");
   const std::int64_t tile_q = m.kernel.schedule.cta_q, tile_k = m.kernel.schedule.cta_k;
-  const std::int64_t rows = runtime::ceil_div(m.extent.queries, tile_q);
+  const std::int64_t heads = m.extent.heads / m.group;
+  const std::int64_t rows = runtime::ceil_div(m.extent.queries * m.group, tile_q);
   const std::int64_t words = runtime::ceil_div(m.extent.keys, 32 * tile_k);
   std::vector<std::uint32_t> bits;
-  for (std::int64_t i = 0; i < m.extent.batch * m.extent.heads * rows * words; ++i) {
+  for (std::int64_t i = 0; i < m.extent.batch * heads * rows * words; ++i) {
     std::uint32_t word = 0;
     for (int bit = 0; bit < 32; ++bit) word |= std::uint32_t{m.uniform() < share} << bit;
     bits.push_back(word);
   }
   m.twin = reference::block_sparse(bits, tile_q, tile_k,
-                                   {m.extent.heads * rows * words, rows * words, words});
+                                   {heads * rows * words, rows * words, words}, m.group);
   m.give = [=](auto& to, const auto& put) {
     to.blocksparse = {
         .bits = put(std::as_bytes(std::span(bits))), .tile_queries = tile_q, .tile_keys = tile_k};
@@ -278,6 +280,7 @@ RunMods make_mods(const ModOptions& options, const Kernel& kernel, const referen
                   .kernel = view,
                   .extent = {q.batch, q.heads, q.tokens, k.tokens},
                   .offset = inputs.causal_offset,
+                  .group = view.spec.pack_gqa ? q.heads / k.heads : 1,
                   .random = std::mt19937_64(seed + 1000 * (i + 1))};
     mod.make(making);
     result.twins.push_back(making.twin);

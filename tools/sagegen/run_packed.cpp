@@ -65,7 +65,8 @@ PackedCall::PackedCall(const AttentionJob& job, const RunDevice& on, const atten
       v_(on.device, bytes_of(total_kv * shape_.kv_heads * value_dim(), sizeof(kNaN))),
       o_(on.device, bytes_of(total_q * shape_.q_heads * value_dim(), element_bytes())),
       lse_(on.device, bytes_of(total_q * shape_.q_heads, sizeof(float))),
-      o_scale_(on.device, job.spec.out == attention::OutputFormat::s8 ? lse_.bytes() : sizeof(float)),
+      o_scale_(on.device,
+               job.spec.out == attention::OutputFormat::s8 ? lse_.bytes() : sizeof(float)),
       sums_q_(on.device, bytes_of(shape_.batch + 1, sizeof(std::int32_t))),
       sums_kv_(on.device, sums_q_.bytes()),
       workspace_(on.device, plan.workspace_bytes(shape_)) {
@@ -272,10 +273,11 @@ void take_tiles(attention::blocksparse::Arguments& of, const attention::ModCall&
   std::vector<std::uint32_t> words(from->bytes() / sizeof(std::uint32_t)), taken;
   from->download(std::as_writable_bytes(std::span(words)));
   namespace mod = attention::blocksparse;
-  for (std::int64_t h = 0; h < one.q_heads; ++h) {
+  const std::int64_t heads = mod::tile_heads(one);
+  for (std::int64_t h = 0; h < heads; ++h) {
     for (std::int64_t tile = 0; tile < mod::query_tiles(one); ++tile) {
       const std::int64_t row =
-          ((batch * all.q_heads + h) * mod::query_tiles(all) + tile) * mod::row_words(all);
+          ((batch * heads + h) * mod::query_tiles(all) + tile) * mod::row_words(all);
       for (std::int64_t i = 0; i < mod::row_words(one); ++i)
         taken.push_back(words[static_cast<std::size_t>(row + i)]);
     }
@@ -309,7 +311,8 @@ AttentionJob job_of_sequence(const AttentionJob& packed, const Kernel& kernel,
                                   .kv_len = all.k.tokens,
                                   .offset = 0,
                                   .cta_q = packed.schedule.cta_q,
-                                  .cta_k = packed.schedule.cta_k};
+                                  .cta_k = packed.schedule.cta_k,
+                                  .group = packed.spec.pack_gqa ? all.q.heads / all.k.heads : 1};
   attention::ModCall of_one = of_all;
   of_one.batch = 1;
   of_one.q_len = q_len;

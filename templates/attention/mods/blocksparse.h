@@ -7,7 +7,8 @@ namespace sagegen::attention::blocksparse {
 
 struct Arguments {
   // u32 [batch, q_heads, ceil(q_len / tile_queries), ceil(ceil(kv_len / tile_keys) / 32)], contiguous: bit
-  // t mod 32 of word t / 32 is tile t of keys.
+  // t mod 32 of word t / 32 is tile t of keys. With pack_gqa tiles are of rows of the G heads that share one of K and V:
+  // [batch, kv_heads, ceil(q_len * G / tile_queries), ...].
   Address bits = 0;
   std::int64_t tile_queries = 0, tile_keys = 0;  // of the bits: cta_q and cta_k of the kernel
 
@@ -39,8 +40,9 @@ inline constexpr bool kSeesSmoothing = false;
 inline std::int64_t row_words(const ModCall& call) {
   return (call.kv_len + 32 * call.cta_k - 1) / (32 * call.cta_k);
 }
+inline std::int64_t tile_heads(const ModCall& call) { return call.q_heads / call.group; }
 inline std::int64_t query_tiles(const ModCall& call) {
-  return (call.q_len + call.cta_q - 1) / call.cta_q;
+  return (call.q_len * call.group + call.cta_q - 1) / call.cta_q;
 }
 inline std::string refusal(const Arguments& arguments, const ModCall& call) {
   if (arguments.tile_queries == call.cta_q && arguments.tile_keys == call.cta_k) return {};
@@ -52,7 +54,7 @@ inline std::string refusal(const Arguments& arguments, const ModCall& call) {
          "; give bits of these, or take a kernel whose cta_q and cta_k are those";
 }
 inline std::vector<ModTensor> tensors(const Arguments& arguments, const ModCall& call) {
-  const std::int64_t rows = call.batch * call.q_heads * query_tiles(call);
+  const std::int64_t rows = call.batch * tile_heads(call) * query_tiles(call);
   return {{"blocksparse.bits", arguments.bits,
            static_cast<std::uint64_t>(4 * rows * row_words(call)), 4}};
 }

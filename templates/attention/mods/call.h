@@ -33,6 +33,7 @@ struct ModCall {
   // Query i stands at key i + offset: 0 (top left) or kv_len - q_len (bottom right).
   std::int32_t offset;
   int cta_q, cta_k;  // tiles of the kernel
+  std::int64_t group = 1;  // with pack_gqa G, of which a tile has rows: row r is of query r / G
 };
 
 struct ModTensor {
