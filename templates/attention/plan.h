@@ -82,7 +82,7 @@ struct Arguments {
   runtime::DevicePtr cu_seqlens_q = 0, cu_seqlens_kv = 0;
   // Of kernels with an OutputFormat of codes, 0 with others. e4m3: address of one f32, positive and finite, which O is
   // multiplied by: 1 / the scale of the codes. s8: f32 [batch, q_heads, q_len], packed [q_heads, total_q], the scales
-  // that the kernel writes. Strides of o count bytes then, and are multiples of 16 (of 8 with 72 channels of V), as its address is.
+  // that the kernel writes. Strides of o count bytes then: multiples of 16 (of 8 with 72 channels of V), as its address.
   runtime::DevicePtr o_scale = 0;
 };
 

@@ -22,7 +22,7 @@ struct WorkspaceRows {
   std::int64_t granule, rows;  // of a head
   std::int64_t batches;        // that lie one after the other: 1 if all of them lie within a head
 };
-// total: rows of the packed tensor, with pack_gqa times the heads of a group; 0 if nothing is packed. Throws ArgumentError, naming it, for too many.
+// total: rows of the packed tensor, with pack_gqa times G; 0 if nothing is packed. Throws ArgumentError, naming it, for too many.
 WorkspaceRows workspace_rows(const char* name, std::int64_t batch, std::int64_t total,
                              std::int64_t len_padded, int group, int tile);
 

@@ -681,6 +681,13 @@ std::vector<Mutation> mutations() {
              kernel.params().offset<QuerySequences>() + offsetof(QuerySequences, total), -1);
        },
        "head_dim=64 out=s8 varlen=true"},
+      {"bits of tiles of rows of another sequence",
+       {"sage_fwd"},
+       [](PtxEdit& text, const Kernel& kernel) {
+         using Bits = attention::blocksparse::Params;
+         text.shift_parameter(kernel.params().offset<Bits>() + offsetof(Bits, query_tiles), -1);
+       },
+       "head_dim=64 pack_gqa=true blocksparse=true varlen=true"},
   };
 }
 
