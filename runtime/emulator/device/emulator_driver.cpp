@@ -129,6 +129,14 @@ class Driver final : public EmulatorDriver {
           return store(value, device.shared_per_multiprocessor);
         case DeviceAttribute::max_shared_memory_per_block_optin:
           return store(value, device.shared_per_block_optin);
+        case DeviceAttribute::clock_rate:
+        case DeviceAttribute::pci_bus_id:
+        case DeviceAttribute::pci_device_id:
+        case DeviceAttribute::pci_domain_id:
+        case DeviceAttribute::memory_clock_rate:
+        case DeviceAttribute::global_memory_bus_width:
+        case DeviceAttribute::l2_cache_size:
+          break;  // there is no such thing
       }
       return fail(Result::invalid_value, fmt::format("the emulator has no device attribute {}",
                                                      static_cast<int>(attribute)));

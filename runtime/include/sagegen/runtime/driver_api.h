@@ -56,9 +56,16 @@ enum class Result : int {
 // CUdevice_attribute and CUfunction_attribute values that sagegen asks for.
 enum class DeviceAttribute : int {
   max_threads_per_block = 1,
+  clock_rate = 13,  // kHz
   multiprocessor_count = 16,
+  pci_bus_id = 33,
+  pci_device_id = 34,
+  memory_clock_rate = 36,        // kHz
+  global_memory_bus_width = 37,  // bits
+  l2_cache_size = 38,            // bytes
   compute_capability_major = 75,
   compute_capability_minor = 76,
+  pci_domain_id = 50,
   max_shared_memory_per_multiprocessor = 81,
   max_shared_memory_per_block_optin = 97,
 };

@@ -1,0 +1,32 @@
+// Files that survive a crash: whole ones, and logs that only grow.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "sagegen/runtime/tuning.h"
+
+namespace sagegen::runtime {
+
+// Throws CacheError of a file that is there and cannot be read.
+std::optional<std::string> read_if_there(const std::filesystem::path& file);
+void make_folders(const std::filesystem::path& folder);  // throws CacheError
+
+// Appends; what append() returned from is on the disk.
+class DurableLog {
+ public:
+  explicit DurableLog(const std::filesystem::path& file);  // throws CacheError
+  ~DurableLog();
+  DurableLog(const DurableLog&) = delete;
+  DurableLog& operator=(const DurableLog&) = delete;
+  void append(std::string_view bytes);  // throws CacheError
+  void cut(std::uint64_t bytes);        // drops what is behind
+ private:
+  std::filesystem::path file_;
+  int descriptor_ = -1;
+};
+
+}  // namespace sagegen::runtime
