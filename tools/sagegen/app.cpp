@@ -46,7 +46,7 @@ App::App() : app_(kDescription, "sagegen") {
   app_.get_formatter()->column_width(34);
   for (void (*add_one)(App&) :
        {add_targets, add_list, add_emit, add_inspect, add_trace, add_generate, add_run, add_compare,
-        add_emu, add_devices, add_env}) {
+        add_tune, add_cache, add_emu, add_devices, add_env}) {
     add_one(*this);
   }
 }

@@ -228,7 +228,7 @@ namespace {
 struct Expected {
   Kernel kernel;
   int registers = 0, spilled_bytes = 0;
-  std::optional<model::Prediction> prediction;
+  std::optional<model::Prediction> prediction = {};
   std::string why_none = {};  // of the prediction
 };
 
@@ -258,11 +258,8 @@ double rank_of(const Expected& expected) {
   return expected.prediction->tops - (expected.spilled_bytes > 0 ? 1e6 : 0);
 }
 
-}  // namespace
-
-ModelReport schedules_report(const Kernel& kernel, const std::string& gpu_name) {
+std::vector<std::optional<Expected>> expected_of_schedules(const Kernel& kernel, const model::Gpu& gpu) {
   const model::HeadChannels head = channels_of(kernel);
-  const model::Gpu& gpu = gpu_of_target(kernel.target(), gpu_name);
   if (const std::string why = why_no_model(); !why.empty()) throw FileError(why);
   std::vector<Kernel> kernels = kernel.schedules();
   std::erase_if(kernels, [](const Kernel& each) { return !inputs_are_legal(each); });
@@ -273,6 +270,24 @@ ModelReport schedules_report(const Kernel& kernel, const std::string& gpu_name) 
     made[at] = expected_of(kernels[at], gpu, head);
     progress.advance();
   });
+  return made;
+}
+
+}  // namespace
+
+std::vector<ScheduleForecast> forecast_schedules(const Kernel& kernel, const std::string& gpu_name) {
+  std::vector<ScheduleForecast> forecasts;
+  for (const auto& each : expected_of_schedules(kernel, gpu_of_target(kernel.target(), gpu_name))) {
+    forecasts.push_back({.schedule = each->kernel.how(),
+                         .spilled_bytes = each->spilled_bytes,
+                         .tops = each->prediction ? each->prediction->tops : 0});
+  }
+  return forecasts;
+}
+
+ModelReport schedules_report(const Kernel& kernel, const std::string& gpu_name) {
+  const model::Gpu& gpu = gpu_of_target(kernel.target(), gpu_name);
+  std::vector<std::optional<Expected>> made = expected_of_schedules(kernel, gpu);
   std::ranges::stable_sort(made, std::greater(),
                            [](const std::optional<Expected>& each) { return rank_of(*each); });
   Table table({"schedule", "TOPS", "of roof", "blocks", "registers", "spilled", ""});

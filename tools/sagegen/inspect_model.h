@@ -35,6 +35,13 @@ ModelReport model_report(const Kernel& kernel, const std::string& gpu);
 // The same of every schedule that the rules of the kernel, and of those that prepare its inputs, let through, the fastest
 // first: the order in which a tuner would try them. Those that spill or are not modelled come last.
 ModelReport schedules_report(const Kernel& kernel, const std::string& gpu);
+// As numbers, in the order of the kernel's schedules.
+struct ScheduleForecast {
+  std::string schedule;
+  int spilled_bytes = 0;
+  double tops = 0;  // 0: not modelled
+};
+std::vector<ScheduleForecast> forecast_schedules(const Kernel& kernel, const std::string& gpu);
 
 // The main loop on a sub-core, as SVG; the same of arguments and errors.
 std::string pipeline_drawing(const Kernel& kernel, const std::string& gpu);

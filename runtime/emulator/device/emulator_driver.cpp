@@ -89,6 +89,10 @@ class Driver final : public EmulatorDriver {
     const std::scoped_lock lock(mutex_);
     return counters_;
   }
+  std::uint64_t warp_instructions() const override {
+    const std::scoped_lock lock(mutex_);
+    return warp_instructions_;
+  }
 
   // ---- devices ----
   Result init() override {
@@ -556,6 +560,7 @@ class Driver final : public EmulatorDriver {
   Result finish(const LaunchReport& report) {
     const std::scoped_lock lock(mutex_);
     counters_ = report.counters;
+    warp_instructions_ += counters_.warp_instructions;
     if (report.findings.empty()) return Result::success;
     for (const Finding& finding : report.findings) keep(finding);
     return fail(result_of(report.findings), describe(report.findings, report.truncated));
@@ -567,6 +572,7 @@ class Driver final : public EmulatorDriver {
   EmulatorOptions options_;
   std::vector<Finding> findings_;
   LaunchCounters counters_;
+  std::uint64_t warp_instructions_ = 0;
   std::map<DeviceOrdinal, PrimaryContext> primary_;
   HandleTable<ContextHandle, Context> contexts_;
   HandleTable<ModuleHandle, ModuleObject> modules_;

@@ -112,6 +112,7 @@ class EmulatorDriver : public DriverApi {
   virtual std::vector<Finding> findings() const = 0;
   virtual void clear_findings() = 0;
   virtual LaunchCounters last_launch() const = 0;
+  virtual std::uint64_t warp_instructions() const = 0;  // of all launches so far
 };
 
 std::shared_ptr<EmulatorDriver> make_emulator(const EmulatorOptions& options = {});

@@ -63,6 +63,8 @@ class Sweep {
   std::size_t usual() const { return usual_; }
   const std::optional<Trial>& trial(std::size_t candidate) const { return trials_[candidate]; }
   std::size_t checks_left() const;
+  // Candidates by their number in the race.
+  const std::vector<std::size_t>& racing() const { return racing_; }
   const Race* race() const { return race_ ? &*race_ : nullptr; }  // null until all are checked
 
  private:
@@ -78,7 +80,7 @@ class Sweep {
   RaceOptions options_;
   std::vector<std::optional<Trial>> trials_;
   std::vector<int> begun_;                // how often a check began that has no end
-  std::vector<std::size_t> racing_;       // candidates by their number in the race
+  std::vector<std::size_t> racing_;
   std::optional<Race> race_;
   class Log;
   std::unique_ptr<Log> log_;

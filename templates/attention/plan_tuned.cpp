@@ -1,0 +1,187 @@
+#include "templates/attention/plan_tuned.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include "sagegen/runtime/error.h"
+
+namespace sagegen::attention {
+namespace {
+
+using runtime::ArgumentError, runtime::TuningEntry;
+
+// Of the power of two that n rounds up to; sizes that are not possible are told elsewhere.
+std::uint8_t exponent_of(std::int64_t n) noexcept {
+  const auto size = static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1));
+  return static_cast<std::uint8_t>(std::bit_width(size - 1));
+}
+
+}  // namespace
+
+ShapeClass shape_class(const Shape& shape) {
+  // A product that does not fit is no problem that anybody can run.
+  const auto heads = static_cast<std::int64_t>(static_cast<std::uint64_t>(shape.batch) *
+                                               static_cast<std::uint64_t>(shape.q_heads));
+  return {exponent_of(heads), exponent_of(shape.q_len), exponent_of(shape.kv_len)};
+}
+
+std::string to_string(ShapeClass shape) {
+  return fmt::format("h{}q{}k{}", std::uint64_t{1} << shape.heads, std::uint64_t{1} << shape.q_len,
+                     std::uint64_t{1} << shape.kv_len);
+}
+
+Shape representative(ShapeClass shape, std::int64_t group) {
+  const std::int64_t heads = std::int64_t{1} << shape.heads;
+  // Whole groups.
+  const std::int64_t q_heads = std::max(heads / group, std::int64_t{1}) * group;
+  return {.batch = 1,
+          .q_heads = q_heads,
+          .kv_heads = q_heads / group,
+          .q_len = std::int64_t{1} << shape.q_len,
+          .kv_len = std::int64_t{1} << shape.kv_len};
+}
+
+TuningChoice tuning_choice(std::string_view text) {
+  constexpr std::string_view kPinned = "pinned ";
+  if (text == "off") return {.mode = TuningMode::off};
+  if (text == "cached" || text.empty()) return {.mode = TuningMode::cached};
+  if (text.starts_with(kPinned) && text.size() > kPinned.size())
+    return {.mode = TuningMode::pinned, .pinned = text.substr(kPinned.size())};
+  throw ArgumentError(
+      fmt::format("tuning \"{}\" is refused: it is off, cached, or \"pinned FILE\"", text));
+}
+
+TuningChoice tuning_choice_of_environment() {
+  const char* text = std::getenv("SAGEGEN_TUNING");
+  return tuning_choice(text == nullptr ? "" : text);
+}
+
+runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape, runtime::Deployment deployment,
+                              const runtime::DeviceFingerprint& device, std::string_view version) {
+  return {.what = kernel.what(),
+          .target = to_string(kernel.target()),
+          .shape = to_string(shape),
+          .mode = std::string(to_string(deployment)),
+          .generator = runtime::generator_id(kernel, version),
+          .device = device};
+}
+
+TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
+                     runtime::ArtifactSource source, TuningOptions options)
+    : device_(device),
+      kernel_(kernel),
+      source_(std::move(source)),
+      options_(std::move(options)),
+      fingerprint_(runtime::fingerprint_of(device)) {
+  if (options_.choice.mode == TuningMode::pinned) {
+    const std::filesystem::path& file = options_.choice.pinned;
+    pinned_ = runtime::parse_tuning_entries(runtime::read_artifact(file), file.string());
+  }
+  if (options_.choice.mode == TuningMode::cached && options_.database.empty()) {
+    const std::filesystem::path folder = runtime::cache_folder();
+    if (folder.empty()) {
+      warn("no folder for the tuning database: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor "
+           "HOME is set; the default schedules are used");
+      options_.choice.mode = TuningMode::off;
+    } else {
+      options_.database = folder / "tuning";
+    }
+  }
+  usual_ = std::make_unique<Plan>(device_, kernel_, source_, options_.plan);
+  tables_.push_back(std::make_unique<const Table>());
+  table_ = tables_.back().get();
+}
+
+TunedPlan::~TunedPlan() = default;
+
+void TunedPlan::warn(const std::string& text) const {
+  if (options_.warn) options_.warn(text);
+}
+
+void TunedPlan::prepare(std::span<const Shape> shapes) {
+  for (const Shape& shape : shapes) usual_->workspace_bytes(shape);  // throws if it is not possible
+  if (options_.choice.mode == TuningMode::off) return;
+  const std::scoped_lock lock(mutex_);
+  Table table = *table_.load();
+  const std::size_t before = table.size();
+  for (const Shape& shape : shapes) {
+    const ShapeClass of_it = shape_class(shape);
+    const auto place = std::ranges::lower_bound(table, of_it, {}, &Choice::shape);
+    if (place != table.end() && place->shape == of_it) continue;
+    table.insert(place, {of_it, choose(of_it)});
+  }
+  if (table.size() == before) return;
+  tables_.push_back(std::make_unique<const Table>(std::move(table)));
+  table_.store(tables_.back().get(), std::memory_order_release);
+}
+
+const Plan* TunedPlan::choose(ShapeClass shape) {
+  const runtime::TuningKey key =
+      tuning_key(kernel_, shape, options_.deployment, fingerprint_, options_.version);
+  std::string schedule;
+  if (options_.choice.mode == TuningMode::pinned) {
+    // Of whichever device and version: who pins wants this, and takes what it costs.
+    for (const TuningEntry& entry : pinned_) {
+      if (entry.key.what != key.what || entry.key.target != key.target || entry.key.shape != key.shape) continue;
+      if (const std::string why = runtime::why_stale(entry, kernel_); !why.empty()) {
+        warn(fmt::format("{}: the entry of {} {} is not used: {}; the default is used",
+                         options_.choice.pinned.string(), key.what, key.shape, why));
+        continue;
+      }
+      schedule = entry.schedule;
+      break;
+    }
+  } else {
+    const runtime::TuningDatabase database(options_.database);
+    const runtime::TuningDatabase::Found found = database.find(key);
+    if (!found.warning.empty()) warn(found.warning);
+    if (found.entry) {
+      const std::string why = runtime::why_stale(*found.entry, kernel_);
+      if (why.empty()) {
+        schedule = found.entry->schedule;
+      } else {
+        const std::filesystem::path file = database.file_of(key), aside = database.set_aside(file);
+        warn(fmt::format("{}: {}; the default is used{}", file.string(), why,
+                         aside.empty() ? "" : ", and the file is kept as " + aside.string()));
+      }
+    }
+  }
+  if (schedule.empty() || schedule == kernel_.how()) return usual_.get();
+  return plan_of(schedule);
+}
+
+const Plan* TunedPlan::plan_of(const std::string& schedule) {
+  for (const auto& [how, plan] : plans_) {
+    if (how == schedule) return plan ? plan.get() : usual_.get();
+  }
+  auto& made = plans_.emplace_back(schedule, nullptr);
+  try {
+    made.second = std::make_unique<Plan>(device_, kernel_.with_schedule(schedule), source_, options_.plan);
+  } catch (const Error& error) {  // the code is missing, or the driver refuses it
+    warn(fmt::format("schedule {} of {} is not used: {}; the default is used", schedule, kernel_.key(),
+                     error.what()));
+    return usual_.get();
+  }
+  return made.second.get();
+}
+
+const Plan& TunedPlan::plan_for(const Shape& shape) const noexcept {
+  const ShapeClass of_it = shape_class(shape);
+  const Table& table = *table_.load(std::memory_order_acquire);
+  const auto place = std::ranges::lower_bound(table, of_it, {}, &Choice::shape);
+  return place != table.end() && place->shape == of_it ? *place->plan : *usual_;
+}
+
+std::vector<std::string> TunedPlan::choices() const {
+  std::vector<std::string> all;
+  for (const Choice& choice : *table_.load(std::memory_order_acquire)) {
+    if (choice.plan != usual_.get())
+      all.push_back(fmt::format("{} {}", to_string(choice.shape), choice.plan->kernel().how()));
+  }
+  return all;
+}
+
+}  // namespace sagegen::attention

@@ -1,0 +1,105 @@
+// Attention with the schedule that a sweep found for each class of problems.
+//
+//   TunedPlan plan(device, kernel, source, {.mode = TuningMode::cached});
+//   plan.prepare(shapes);                     // at start: reads the database, loads kernels
+//   plan.plan_for(shape).run(shape, ...);     // on the request path: nothing is read, compiled or allocated
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sagegen/runtime/stopwatch.h"
+#include "sagegen/runtime/tuning.h"
+#include "templates/attention/plan.h"
+
+namespace sagegen::attention {
+
+// Problems that are tuned as one: those whose batch * q_heads, q_len and kv_len round up to the same powers of two.
+struct ShapeClass {
+  std::uint8_t heads = 0, q_len = 0, kv_len = 0;  // exponents
+  friend auto operator<=>(const ShapeClass&, const ShapeClass&) = default;
+};
+ShapeClass shape_class(const Shape& shape);
+std::string to_string(ShapeClass shape);  // "h32q4096k4096"
+// The largest problem of a class, with so many heads that share one of K and V.
+Shape representative(ShapeClass shape, std::int64_t group);
+
+enum class TuningMode {
+  off,     // the kernel's own schedule
+  cached,  // what the database has for this device; the kernel's own schedule for the rest
+  pinned,  // what a file of exported entries has, whatever device they were measured on: the same on every machine
+};
+// "off", "cached" or "pinned FILE", as SAGEGEN_TUNING has it. Throws ArgumentError that lists these.
+struct TuningChoice {
+  TuningMode mode = TuningMode::cached;
+  std::filesystem::path pinned = {};
+};
+TuningChoice tuning_choice(std::string_view text);
+TuningChoice tuning_choice_of_environment();  // cached where the variable is not set
+
+struct TuningOptions {
+  TuningChoice choice = {};
+  std::filesystem::path database = {};  // empty: tuning below runtime::cache_folder()
+  runtime::Deployment deployment = runtime::Deployment::eager;
+  std::string version = {};  // of sagegen, as entries have it
+  // Told in a sentence why an entry is not used, each once; null: nobody is.
+  std::function<void(const std::string&)> warn = {};
+  PlanOptions plan = {};
+};
+
+// The key under which the database has what a sweep found out about a kernel.
+runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape, runtime::Deployment deployment,
+                              const runtime::DeviceFingerprint& device, std::string_view version);
+
+class TunedPlan {
+ public:
+  // Loads the kernel as it is. Throws as Plan does; ArtifactError, ArgumentError of a pinned file.
+  TunedPlan(const runtime::Device& device, const Kernel& kernel, runtime::ArtifactSource source,
+            TuningOptions options);
+  ~TunedPlan();
+
+  // Looks up and loads what these shapes run; those that were prepared before cost nothing. A schedule that does not
+  // load is warned of, and the default stays. May be called while others run. Throws ArgumentError of a shape that
+  // is not possible.
+  void prepare(std::span<const Shape> shapes);
+
+  // The plan for a shape: the default for classes that nobody prepared. Any number of threads; valid while this lives.
+  const Plan& plan_for(const Shape& shape) const noexcept;
+  const Plan& usual() const { return *usual_; }
+
+  // How often plan_for() is not the default's, for people: "h32q4096k4096 q64k64w4s2".
+  std::vector<std::string> choices() const;
+
+ private:
+  struct Choice {
+    ShapeClass shape;
+    const Plan* plan;
+  };
+  using Table = std::vector<Choice>;  // sorted
+
+  const Plan* choose(ShapeClass shape);
+  const Plan* plan_of(const std::string& schedule);
+  void warn(const std::string& text) const;
+
+  runtime::Device device_;
+  Kernel kernel_;
+  runtime::ArtifactSource source_;
+  TuningOptions options_;
+  runtime::DeviceFingerprint fingerprint_;
+  std::vector<runtime::TuningEntry> pinned_;
+  std::unique_ptr<const Plan> usual_;
+  std::mutex mutex_;  // of all below; readers take the table alone
+  std::vector<std::pair<std::string, std::unique_ptr<const Plan>>> plans_;  // by schedule
+  std::vector<std::unique_ptr<const Table>> tables_;  // those before the last may still be read
+  std::atomic<const Table*> table_{nullptr};
+};
+
+}  // namespace sagegen::attention

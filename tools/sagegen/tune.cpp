@@ -1,0 +1,511 @@
+// `sagegen tune`: the fastest schedule for each problem on this device, into the database that applications read.
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <ctime>
+#include <regex>
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "sagegen/runtime/error.h"
+#include "tools/model/ptxas.h"
+#include "tools/sagegen/app.h"
+#include "tools/sagegen/emulator_options.h"
+#include "tools/sagegen/errors.h"
+#include "tools/sagegen/files.h"
+#include "tools/sagegen/generator.h"
+#include "tools/sagegen/inspect_model.h"
+#include "tools/sagegen/interrupt.h"
+#include "tools/sagegen/kernel_choice.h"
+#include "tools/sagegen/options.h"
+#include "tools/sagegen/progress.h"
+#include "tools/sagegen/run_job.h"
+#include "tools/sagegen/run_kernel.h"
+#include "tools/sagegen/tune_report.h"
+#include "tools/sagegen/tune_subject.h"
+#include "tools/sagegen/tune_worker.h"
+
+namespace sagegen::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using runtime::Deployment, runtime::Outcome, runtime::Sweep, runtime::SweepStep;
+
+enum class UseModel { automatic, on, off };
+
+struct TuneCommand {
+  std::vector<std::string> plans;
+  std::string mode = "int8", dtype = "f16", shapes_file, filter, shard, device = "auto", target, ptx, html, cache;
+  int head_dim = 128;
+  bool causal = false, again = false;
+  attention::Shape shape{.batch = 1, .q_heads = 32, .kv_heads = 0, .q_len = 4096, .kv_len = 0};
+  Deployment deployment = Deployment::eager;
+  UseModel model = UseModel::automatic;
+  double budget = 0;        // seconds; 0: as long as it takes
+  double patience = 120;    // seconds of one step
+  runtime::EmulatorOptions emulator;
+  std::vector<const CLI::Option*> emulator_only;
+};
+
+// ---- which problems -------------------------------------------------------------------------------
+
+attention::Shape completed(attention::Shape shape, const std::string& origin) {
+  if (shape.kv_heads == 0) shape.kv_heads = shape.q_heads;
+  if (shape.kv_len == 0) shape.kv_len = shape.q_len;
+  if (shape.batch < 1 || shape.q_len < 1 || shape.kv_len < 1 || shape.kv_heads < 1 || shape.q_heads % shape.kv_heads != 0) {
+    throw UsageError(fmt::format("{}: {} is no shape: sizes are 1 or more, and kv_heads divides heads", origin,
+                                 to_string(shape)));
+  }
+  return shape;
+}
+
+// "batch=1 heads=32 kv_heads=8 q_len=4096 kv_len=4096" in a line; # begins a comment.
+std::vector<attention::Shape> shapes_of_file(const std::string& file) {
+  std::vector<attention::Shape> shapes;
+  const std::string text = read_file(file);
+  int line_number = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    at = end + 1;
+    ++line_number;
+    line = line.substr(0, line.find('#'));
+    attention::Shape shape{.batch = 1, .q_heads = 0, .kv_heads = 0, .q_len = 0, .kv_len = 0};
+    static const std::regex word(R"([^ \t\r]+)");
+    bool any = false;
+    for (auto match = std::sregex_iterator(line.begin(), line.end(), word); match != std::sregex_iterator(); ++match) {
+      const std::string pair = match->str();
+      const std::size_t equals = pair.find('=');
+      const std::string name = pair.substr(0, equals);
+      std::int64_t* value = name == "batch"      ? &shape.batch
+                            : name == "heads"    ? &shape.q_heads
+                            : name == "kv_heads" ? &shape.kv_heads
+                            : name == "q_len"    ? &shape.q_len
+                            : name == "kv_len"   ? &shape.kv_len
+                                                 : nullptr;
+      const char* first = pair.data() + std::min(equals, pair.size() - 1) + 1;
+      const char* last = pair.data() + pair.size();
+      if (value == nullptr || equals == std::string::npos || std::from_chars(first, last, *value).ptr != last ||
+          first == last || *value < 1) {
+        throw FileError(fmt::format(
+            "{}:{}: \"{}\" is none of batch=N, heads=N, kv_heads=N, q_len=N, kv_len=N with N from 1", file, line_number,
+            pair));
+      }
+      any = true;
+    }
+    if (!any) continue;
+    if (shape.q_heads == 0 || shape.q_len == 0)
+      throw FileError(fmt::format("{}:{}: a shape needs heads=N and q_len=N", file, line_number));
+    try {
+      shapes.push_back(completed(shape, fmt::format("{}:{}", file, line_number)));
+    } catch (const UsageError& error) {
+      throw FileError(error.what());
+    }
+  }
+  if (shapes.empty()) throw FileError(fmt::format("{}: no shape; a line is like: heads=32 q_len=4096", file));
+  return shapes;
+}
+
+// A key, or a text of options.
+Kernel kernel_of_plan(const std::string& text, Target target) {
+  if (text.starts_with("sage_")) {
+    const Kernel kernel = kernel_of_key(text);
+    return kernel.target() == target ? kernel : kernel.on(target);
+  }
+  return kernel_of_options(attention::family(), text, target);
+}
+
+std::vector<Kernel> kernels_of(const TuneCommand& command, Target target) {
+  std::vector<Kernel> kernels;
+  if (command.plans.empty()) {
+    RunKernelOptions words;
+    words.mode = command.mode;
+    attention::Spec spec{.head_dim = command.head_dim,
+                         .io = command.dtype == "bf16" ? DType::bf16 : DType::f16,
+                         .causal = command.causal};
+    kernels.push_back(kernel_by_words(words, spec, target));
+  }
+  for (const std::string& plan : command.plans) kernels.push_back(kernel_of_plan(plan, target));
+  for (const Kernel& kernel : kernels) {
+    if (&kernel.family() != &attention::family()) {
+      throw UsageError(fmt::format("--plan {}: it prepares inputs; what is tuned is attention, whose keys begin with sage_fwd_", kernel.key()));
+    }
+    validate_attention(kernel);
+    if (attention::takes_given_codes(kernel.view(attention::family()).spec)) {
+      throw UsageError(fmt::format(
+          "{} attends codes of the caller, which `sagegen tune` has none of; tune the kernel without inputs=given, "
+          "whose loop is the same", kernel.key()));
+    }
+  }
+  return kernels;
+}
+
+std::vector<TuneProblem> problems_of(const TuneCommand& command, Target target) {
+  const std::vector<attention::Shape> shapes =
+      command.shapes_file.empty() ? std::vector{completed(command.shape, "the shape")}
+                                  : shapes_of_file(command.shapes_file);
+  std::vector<TuneProblem> all;
+  for (const Kernel& kernel : kernels_of(command, target)) {
+    for (const attention::Shape& shape : shapes) all.push_back({kernel, shape});
+  }
+  if (command.shard.empty()) return all;
+  static const std::regex form("([0-9]{1,6})/([0-9]{1,6})");
+  std::smatch match;
+  std::size_t part = 0, parts = 0;
+  if (std::regex_match(command.shard, match, form)) {
+    part = std::stoul(match[1]);
+    parts = std::stoul(match[2]);
+  }
+  if (part < 1 || part > parts) {
+    throw UsageError(fmt::format("--shard {} is refused: it is I/N, with I from 1 to N, as 2/8", command.shard));
+  }
+  std::vector<TuneProblem> mine;
+  for (std::size_t i = part - 1; i < all.size(); i += parts) mine.push_back(all[i]);
+  return mine;
+}
+
+// ---- one problem ----------------------------------------------------------------------------------
+
+std::string now_text() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
+
+struct Session {
+  const TuneCommand& command;
+  const RunDevice& on;
+  const Heart& heart;
+  std::optional<Death>& death;
+  std::filesystem::path cache;
+  runtime::DeviceFingerprint fingerprint;
+  Clock::time_point end;  // of the budget
+
+  bool is_over() const { return was_interrupted() || Clock::now() >= end; }
+};
+
+// Deterministic counts need one sample each.
+runtime::RaceOptions race_options(const runtime::Stopwatch& stopwatch) {
+  if (!stopwatch.is_exact()) return {};
+  return {.first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .most_duel_rounds = 0};
+}
+
+std::string subject_text(const runtime::TuningKey& key, const TuneProblem& problem, const TuneCommand& command) {
+  return fmt::format("{} {} on {}, {}, {}, {}{}", key.what, to_string(problem.shape), to_string(key.device), key.target,
+                     key.mode, key.generator, command.filter.empty() ? "" : ", filter " + command.filter);
+}
+
+// A name that says what is in it, and ends with what tells it from all others.
+std::filesystem::path journal_of(const Session& session, const TuneProblem& problem, const std::string& subject) {
+  const attention::ShapeClass shape = attention::shape_class(problem.shape);
+  return session.cache / "sweeps" /
+         fmt::format("{}-{}-{:016x}.sweep", to_string(problem.kernel.target()), to_string(shape),
+                     std::hash<std::string>()(subject));
+}
+
+bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& gpu) {
+  const TuneCommand& command = session.command;
+  if (command.model == UseModel::off || (command.model == UseModel::automatic && session.on.emulator)) return false;
+  if (const std::string why = why_no_model(); !why.empty()) {
+    if (command.model == UseModel::on) throw FileError(why);
+    return false;
+  }
+  // "NVIDIA GeForce RTX 4090" is RTX4090 to the model; of one that it does not know it says nothing.
+  std::string name = session.fingerprint.name;
+  std::erase(name, ' ');
+  for (const model::Gpu& known : model::gpus()) {
+    if (known.architecture == kernel.target().sm && name.find(known.name) != std::string::npos) gpu = known.name;
+  }
+  return command.model == UseModel::on || !gpu.empty();
+}
+
+void check_candidates(const Session& session, TuneSubject& subject, Sweep& sweep,
+                      const std::map<std::string, std::string>& reasons) {
+  std::optional<std::regex> filter;
+  if (!session.command.filter.empty()) filter.emplace(session.command.filter);
+  Progress progress(fmt::format("checking {} schedules", sweep.schedules().size()),
+                    [&] { return Steps{}; });
+  for (auto step = sweep.next(); step && step->kind == SweepStep::Kind::check; step = sweep.next()) {
+    if (session.is_over()) return sweep.rest();
+    const std::string& schedule = sweep.schedules()[step->candidate];
+    const bool usual = step->candidate == sweep.usual();
+    if (filter && !usual && !std::regex_search(schedule, *filter)) {
+      sweep.checked(step->candidate, {Outcome::pruned, "not in --filter"});
+      continue;
+    }
+    const auto reason = reasons.find(schedule);
+    if (!usual && reason != reasons.end() && !reason->second.empty()) {
+      sweep.checked(step->candidate, {Outcome::pruned, reason->second});
+      continue;
+    }
+    sweep.begin(step->candidate);
+    session.heart.beat(schedule);
+    const runtime::Trial trial = subject.check(schedule);
+    session.heart.beat("");
+    if (was_interrupted()) return sweep.rest();  // a launch was cut off, which is no fault of its own
+    sweep.checked(step->candidate, trial);
+    if (subject.device_is_lost()) end_for_a_fresh_child();
+  }
+}
+
+void race(const Session& session, TuneSubject& subject, Sweep& sweep, Output& output) {
+  std::optional<std::size_t> leader;
+  while (const auto step = sweep.next()) {
+    if (step->kind != SweepStep::Kind::sample || session.is_over()) return;
+    const std::string& schedule = sweep.schedules()[step->candidate];
+    session.heart.beat(schedule);
+    double time = 0;
+    try {
+      time = subject.sample(schedule);
+    } catch (const runtime::DriverError& error) {
+      session.heart.beat("");
+      if (was_interrupted()) return;
+      sweep.checked(step->candidate, {Outcome::faulted, std::string(error.what()).substr(0, 300)});
+      if (subject.device_is_lost()) end_for_a_fresh_child();
+      continue;
+    }
+    session.heart.beat("");
+    if (was_interrupted()) return;
+    sweep.sampled(time);
+    const runtime::Race& all = *sweep.race();
+    if (const auto first = all.standings().front(); first.ratio > 0 && leader != first.candidate && all.samples() > sweep.schedules().size()) {
+      leader = first.candidate;
+      output.progress(fmt::format("best so far: {:.3f} of the default's, about {} samples left", first.ratio, all.samples_left()));
+    }
+  }
+}
+
+TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, const Sweep& sweep) {
+  TunedProblem result{.kernel = problem.kernel,
+                      .shape = problem.shape,
+                      .shape_class = to_string(attention::shape_class(problem.shape)),
+                      .unit = std::string(subject.stopwatch().unit()),
+                      .winner = {},
+                      .complete = !sweep.next(),
+                      .steps_left = sweep.checks_left() + (sweep.race() ? sweep.race()->samples_left() : 0),
+                      .schedules = {},
+                      .stored = {}};
+  std::vector<bool> listed(sweep.schedules().size());
+  const auto add = [&](std::size_t candidate, const runtime::Race::Standing* standing) {
+    TunedSchedule line;
+    line.schedule = sweep.schedules()[candidate];
+    if (const auto& trial = sweep.trial(candidate)) {
+      line.outcome = trial->outcome;
+      line.reason = trial->reason;
+    }
+    if (standing != nullptr) {
+      line.time = standing->time;
+      line.ratio = standing->ratio;
+      line.samples = standing->samples;
+    }
+    listed[candidate] = true;
+    result.schedules.push_back(std::move(line));
+  };
+  if (const runtime::Race* all = sweep.race()) {
+    for (const runtime::Race::Standing& standing : all->standings()) add(sweep.racing()[standing.candidate], &standing);
+    const std::size_t winner = sweep.racing()[all->winner()];
+    if (sweep.trial(winner)->outcome == Outcome::passed) result.winner = sweep.schedules()[winner];
+  }
+  for (std::size_t i = 0; i < listed.size(); ++i) {
+    if (!listed[i] && sweep.trial(i)) add(i, nullptr);
+  }
+  return result;
+}
+
+void store(const Session& session, TunedProblem& result, const runtime::TuningKey& key, const Sweep& sweep) {
+  const TunedSchedule& winner = result.of(result.winner);
+  const runtime::TuningDatabase database(session.cache / "tuning");
+  const runtime::TuningEntry entry{.key = key,
+                                   .schedule = result.winner,
+                                   .usual = result.kernel.how(),
+                                   .params = result.kernel.params().digest(),
+                                   .unit = result.unit,
+                                   .time = winner.time,
+                                   .usual_time = result.of(result.kernel.how()).time,
+                                   .samples = sweep.race()->samples(),
+                                   .measured = now_text(),
+                                   .conditions = to_string(result.shape)};
+  const runtime::TuningDatabase::Found there = database.find(key);
+  // A sweep that was over before leaves its entry, and the time of it, as they are.
+  const bool same = there.entry && there.entry->schedule == entry.schedule && there.entry->time == entry.time &&
+                    there.entry->samples == entry.samples;
+  if (!same) database.store(entry);
+  result.stored = database.file_of(key).string();
+}
+
+TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& output) {
+  const TuneCommand& command = session.command;
+  const runtime::TuningKey key =
+      attention::tuning_key(problem.kernel, attention::shape_class(problem.shape), command.deployment,
+                            session.fingerprint, tool_version());
+  TuneSubject subject(problem, session.on, ptx_source(command.ptx, session.on), command.deployment);
+  const std::string text = subject_text(key, problem, command);
+  const std::filesystem::path journal = journal_of(session, problem, text);
+  if (command.again && !session.death) std::filesystem::remove(journal);
+  Sweep sweep(journal, text, subject.schedules(), subject.usual(), race_options(subject.stopwatch()));
+  if (session.death) {
+    const auto& schedules = sweep.schedules();
+    const auto guilty = std::ranges::find(schedules, session.death->step);
+    if (guilty != schedules.end() && sweep.next())
+      sweep.checked(static_cast<std::size_t>(guilty - schedules.begin()), session.death->trial);
+    session.death.reset();
+  }
+  if (sweep.checks_left() > 0) {
+    std::string gpu;
+    std::map<std::string, std::string> reasons;
+    if (prunes_by_model(session, problem.kernel, gpu)) reasons = reasons_of_the_model(problem.kernel, gpu);
+    check_candidates(session, subject, sweep, reasons);
+  }
+  race(session, subject, sweep, output);
+  TunedProblem result = result_of(problem, subject, sweep);
+  if (result.complete && !result.winner.empty()) store(session, result, key, sweep);
+  return result;
+}
+
+// ---- the command ----------------------------------------------------------------------------------
+
+void check_command(const TuneCommand& command) {
+  if (!command.filter.empty()) {
+    try {
+      (void)std::regex(command.filter);
+    } catch (const std::regex_error&) {
+      throw UsageError(fmt::format("--filter {} is no regular expression", command.filter));
+    }
+  }
+  if (!command.html.empty()) check_writable(command.html);
+}
+
+std::filesystem::path cache_of(const TuneCommand& command) {
+  const std::filesystem::path folder = command.cache.empty() ? runtime::cache_folder() : std::filesystem::path(command.cache);
+  if (!folder.empty()) return folder;
+  throw UsageError(
+      "there is no folder to keep results in: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is set; give "
+      "--cache DIR");
+}
+
+// Two that time on one GPU time each other.
+std::unique_ptr<runtime::FileLock> lock_of(const Session& session) {
+  if (session.on.emulator) return nullptr;
+  const auto id = [&](runtime::DeviceAttribute attribute) { return session.on.device.attribute(attribute); };
+  const std::filesystem::path file =
+      session.cache / "locks" /
+      fmt::format("gpu-{:04x}-{:02x}-{:02x}", id(runtime::DeviceAttribute::pci_domain_id),
+                  id(runtime::DeviceAttribute::pci_bus_id), id(runtime::DeviceAttribute::pci_device_id));
+  auto lock = std::make_unique<runtime::FileLock>(file);
+  if (lock->held()) return lock;
+  throw UsageError(fmt::format("another process tunes on {} now, and each would spoil the other's times; wait for it "
+                               "({} is its lock)", session.on.name, file.string()));
+}
+
+Exit work(const TuneCommand& command, Watched& watched, Output& output) {
+  runtime::EmulatorOptions emulator = command.emulator;
+  emulator.interrupt = interrupt_flag();
+  const RunDevice on = open_run_device(command.device, command.target, emulator);
+  const InterruptScope interruptible;
+  const auto forever = std::chrono::hours(24 * 365);
+  Session session{.command = command,
+                  .on = on,
+                  .heart = watched.heart,
+                  .death = watched.death,
+                  .cache = cache_of(command),
+                  .fingerprint = runtime::fingerprint_of(on.device),
+                  .end = Clock::now() + (command.budget > 0
+                                             ? std::chrono::duration_cast<Clock::duration>(
+                                                   std::chrono::duration<double>(command.budget))
+                                             : forever)};
+  const std::vector<TuneProblem> problems = problems_of(command, on.target);
+  const std::unique_ptr<runtime::FileLock> lock = lock_of(session);
+  TuneReport report{.device = session.fingerprint,
+                    .device_name = on.name,
+                    .deployment = std::string(to_string(command.deployment)),
+                    .measured = now_text(),
+                    .problems = {}};
+  std::size_t number = 0;
+  for (const TuneProblem& problem : problems) {
+    output.progress(fmt::format("problem {} of {}: {}, {}", ++number, problems.size(), problem.kernel.what(),
+                                to_string(problem.shape)));
+    report.problems.push_back(tune_problem(session, problem, output));
+    if (session.is_over()) break;
+  }
+  const bool all = report.problems.size() == problems.size() &&
+                   std::ranges::all_of(report.problems, &TunedProblem::complete);
+  if (!command.html.empty()) write_file(command.html, report_html(report));
+  output.text(report_text(report));
+  if (!all) {
+    output.text(fmt::format("\n{}; the same command goes on from here\n",
+                            was_interrupted() ? "interrupted" : "the budget is used up"));
+  }
+  Json json = report_json(report);
+  json["complete"] = all;
+  output.json(json);
+  const bool failed = std::ranges::any_of(report.problems, [](const TunedProblem& problem) {
+    return problem.complete && problem.winner.empty();
+  });
+  return failed || was_interrupted() ? Exit::check_failed : Exit::ok;
+}
+
+Exit tune_command(const TuneCommand& command, Output& output) {
+  check_command(command);
+  const auto patience = std::chrono::milliseconds(static_cast<std::int64_t>(command.patience * 1000));
+  constexpr int kMostDeaths = 100;
+  Watched watched = watch(patience, kMostDeaths);
+  if (!watched.is_child) return static_cast<Exit>(watched.exit_status);
+  return work(command, watched, output);
+}
+
+void define_tune(CLI::App& app, TuneCommand& command) {
+  CLI::Option* plan = app.add_option(
+      "--plan", command.plans,
+      "what to tune, again and again: a key, or options as \"head_dim=64 causal=true\" (default: what --head-dim, "
+      "--mode, --dtype and --causal say)");
+  CLI::Option* head_dim = app.add_option("--head-dim", command.head_dim, "of the kernel")->capture_default_str();
+  require_whole(head_dim, 1, 256);
+  CLI::Option* mode = app.add_option("--mode", command.mode, "as `sagegen run --mode`")->capture_default_str();
+  CLI::Option* dtype = app.add_option("--dtype", command.dtype, "f16 or bf16")->check(CLI::IsMember({"f16", "bf16"}))->capture_default_str();
+  CLI::Option* causal = app.add_flag("--causal", command.causal, "with a causal mask");
+  for (CLI::Option* option : {head_dim, mode, dtype, causal})
+    refuse_beside(option, plan, "the plan says it");
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
+  CLI::Option* shapes = app.add_option("--shapes", command.shapes_file,
+                                       "file of problems, a line each: batch=1 heads=32 kv_heads=8 q_len=4096 kv_len=4096");
+  refuse_empty(shapes);
+  const auto size = [&](const char* name, std::int64_t& value, const char* text) {
+    CLI::Option* option = app.add_option(name, value, text);
+    require_whole(option, 1, kMost);
+    refuse_beside(option, shapes, "the file says the shapes");
+  };
+  size("--batch", command.shape.batch, "of the problem (default: 1)");
+  size("--heads", command.shape.q_heads, "of Q (default: 32)");
+  size("--kv-heads", command.shape.kv_heads, "of K and V (default: as --heads)");
+  size("--q-len", command.shape.q_len, "queries (default: 4096)");
+  size("--kv-len", command.shape.kv_len, "keys (default: as --q-len)");
+  app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")->capture_default_str();
+  app.add_option("--target", command.target, "make PTX for sm_80, ... (default: the device's best)");
+  app.add_option("--ptx", command.ptx, "where PTX is from, as `sagegen run --ptx`");
+  add_choice<Deployment>(app, "--deployment", command.deployment,
+                         {{"eager", Deployment::eager}, {"graph", Deployment::graph}},
+                         "how launches are made where the result is used (default: eager)");
+  refuse_empty(app.add_option("--filter", command.filter, "schedules that match this regular expression, and the default"));
+  refuse_empty(app.add_option("--shard", command.shard, "I/N: every N-th problem from the I-th, for a fleet"));
+  require_number(app.add_option("--budget", command.budget, "stop after so many seconds; the same command goes on"), 1e9);
+  require_number(app.add_option("--patience", command.patience, "seconds that one step may take before it counts as hung")->capture_default_str(), 1e6);
+  add_choice<UseModel>(app, "--model", command.model,
+                       {{"auto", UseModel::automatic}, {"on", UseModel::on}, {"off", UseModel::off}},
+                       "prune by ptxas and the static model (default: on a GPU that the model knows)");
+  app.add_flag("--again", command.again, "forget what an earlier sweep of the same problems found");
+  refuse_empty(app.add_option("--cache", command.cache, "folder of results (default: SAGEGEN_CACHE_DIR, or sagegen in the user's cache)"));
+  refuse_empty(app.add_option("--html", command.html, "write a page with drawings"));
+  command.emulator_only = define_emulator_options(app, command.emulator);
+}
+
+}  // namespace
+
+void add_tune(App& app) {
+  app.add<TuneCommand>(
+      "tune", "find the fastest schedule for each problem on a device, and keep it for applications",
+      "  sagegen tune --head-dim 128 --causal --q-len 4096\n"
+      "  sagegen tune --plan \"head_dim=64 io=bf16\" --plan KEY --shapes shapes.txt --html report.html\n"
+      "  sagegen tune --device emulator:sm_89 --head-dim 64 --q-len 256 --heads 1 --budget 60 --json\n"
+      "  sagegen tune --shapes shapes.txt --shard 3/8      one of eight machines",
+      define_tune, tune_command);
+}
+
+}  // namespace sagegen::cli
