@@ -178,6 +178,7 @@ struct Session {
   std::filesystem::path cache;
   runtime::DeviceFingerprint fingerprint;
   Clock::time_point end;  // of the budget
+  bool anew;              // what was found before is forgotten
 
   bool is_over() const { return was_interrupted() || Clock::now() >= end; }
 };
@@ -185,7 +186,7 @@ struct Session {
 // Deterministic counts need one sample each.
 runtime::RaceOptions race_options(const runtime::Stopwatch& stopwatch) {
   if (!stopwatch.is_exact()) return {};
-  return {.first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .most_duel_rounds = 0};
+  return {.first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .tie = 0, .most_duel_rounds = 0};
 }
 
 std::string subject_text(const runtime::TuningKey& key, const TuneProblem& problem, const TuneCommand& command) {
@@ -327,7 +328,7 @@ void store(const Session& session, TunedProblem& result, const runtime::TuningKe
   // A sweep that was over before leaves its entry, and the time of it, as they are.
   const bool same = there.entry && there.entry->schedule == entry.schedule && there.entry->time == entry.time &&
                     there.entry->samples == entry.samples;
-  if (!same) database.store(entry);
+  if (!same || session.command.again) database.store(entry);
   result.stored = database.file_of(key).string();
 }
 
@@ -339,7 +340,7 @@ TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& 
   TuneSubject subject(problem, session.on, ptx_source(command.ptx, session.on), command.deployment);
   const std::string text = subject_text(key, problem, command);
   const std::filesystem::path journal = journal_of(session, problem, text);
-  if (command.again && !session.death) std::filesystem::remove(journal);
+  if (session.anew) std::filesystem::remove(journal);
   Sweep sweep(journal, text, subject.schedules(), subject.usual(), race_options(subject.stopwatch()));
   if (session.death) {
     const auto& schedules = sweep.schedules();
@@ -410,7 +411,8 @@ Exit work(const TuneCommand& command, Watched& watched, Output& output) {
                   .end = Clock::now() + (command.budget > 0
                                              ? std::chrono::duration_cast<Clock::duration>(
                                                    std::chrono::duration<double>(command.budget))
-                                             : forever)};
+                                             : forever),
+                  .anew = command.again && watched.children_before == 0};
   const std::vector<TuneProblem> problems = problems_of(command, on.target);
   const std::unique_ptr<runtime::FileLock> lock = lock_of(session);
   TuneReport report{.device = session.fingerprint,

@@ -146,7 +146,7 @@ h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; overfl
 code, td:first-child, svg text { font-family: ui-monospace, monospace }
 table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
 td.n, th.n { text-align: right } tr.chosen td { font-weight: 600 } .note { color: #666 }
-svg { width: 100%; height: auto; font-size: 12px }
+svg { width: 100%; height: auto; font-size: 12px } svg text { paint-order: stroke; stroke: #fff; stroke-width: 3px }
 </style></head><body>
 )";
 
@@ -166,6 +166,11 @@ std::string bars(const TunedProblem& problem) {
   std::string svg = fmt::format(
       "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{} of each schedule, relative to the default\">\n", kWidth,
       height, is_time(problem) ? "Time" : "Instructions");
+  const double line = kLabel + scale;
+  svg += fmt::format(
+      "<line x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\" stroke=\"#3566a8\" stroke-dasharray=\"3 3\"/>"
+      "<text x=\"{0:.1f}\" y=\"13\" text-anchor=\"middle\" fill=\"#3566a8\">default</text>\n",
+      line, kTop - 6, height - 2);
   for (std::size_t i = 0; i < timed.size(); ++i) {
     const TunedSchedule& each = *timed[i];
     const double y = kTop + kRow * static_cast<double>(i);
@@ -179,11 +184,7 @@ std::string bars(const TunedProblem& problem) {
                        amount(problem, each.time), each.ratio,
                        chosen && usual ? " chosen, default" : chosen ? " chosen" : usual ? " default" : "");
   }
-  const double line = kLabel + scale;
-  svg += fmt::format(
-      "<line x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\" stroke=\"#3566a8\" stroke-dasharray=\"3 3\"/>"
-      "<text x=\"{0:.1f}\" y=\"13\" text-anchor=\"middle\" fill=\"#3566a8\">default</text>\n</svg>\n",
-      line, kTop - 6, height - 2);
+  svg += "</svg>\n";
   return svg;
 }
 

@@ -102,7 +102,9 @@ void end_for_a_fresh_child() {
 Watched watch(std::chrono::milliseconds patience, int most_deaths) {
   Watched watched;
   const IgnoreInterrupts ignore;
-  for (int deaths = 0;;) {
+  constexpr int kMostBlameless = 3;
+  int deaths = 0, blameless = 0;
+  for (;; ++watched.children_before) {
     int ends[2];
     if (pipe(ends) != 0) fail("pipe");
     std::fflush(nullptr);
@@ -127,14 +129,15 @@ Watched watch(std::chrono::milliseconds patience, int most_deaths) {
     }
     // The user's second Ctrl-C, or somebody's kill, is no fault of a candidate.
     const bool asked = !ending.hung && (WTERMSIG(ending.status) == SIGINT || WTERMSIG(ending.status) == SIGTERM);
-    if (asked || ++deaths > most_deaths || ending.step.empty()) {
+    blameless += ending.step.empty() ? 1 : 0;
+    if (asked || ++deaths > most_deaths || blameless >= kMostBlameless) {
       watched.exit_status = static_cast<int>(asked ? Exit::check_failed : Exit::internal);
       if (!asked) {
         std::fputs(fmt::format("sagegen: {}\n", death_of(ending, patience).trial.reason).c_str(), stderr);
       }
       return watched;
     }
-    watched.death = death_of(ending, patience);
+    if (!ending.step.empty()) watched.death = death_of(ending, patience);
   }
 }
 

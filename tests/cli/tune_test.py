@@ -1,0 +1,255 @@
+"""`sagegen tune` and `sagegen cache`: sweeps that stop and go on, candidates that hang or die, and what is kept of it."""
+import os
+import signal
+import subprocess
+import time
+import unittest
+from html.parser import HTMLParser
+
+from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_generator
+
+SMALL = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 130, "--heads", 1)
+FEW = ("--filter", "q64k64w4s[12]|q128k64w8s2")   # with the default four candidates
+VOID = {"meta", "br", "rect", "line"}
+
+
+class Page(HTMLParser):
+    """Checks that what is opened is closed, and takes the words."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text, self.tags = [], "", []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def outcomes(problem):
+    return {line["schedule"]: line["outcome"] for line in problem["schedules"]}
+
+
+@unittest.skipUnless(has_generator(), "built without the generator")
+class Tune(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.cache = ("--cache", self.path("cache"))
+
+    def tune(self, *arguments, code=OK):
+        cache = () if "--cache" in arguments else self.cache
+        return self.expect_json(code, "tune", *cache, *arguments)
+
+    @staticmethod
+    def text(file):
+        with open(file, encoding="utf-8") as opened:
+            return opened.read()
+
+    def entries(self):
+        return self.expect_json(OK, "cache", "list", *self.cache)["entries"]
+
+    def test_a_sweep_checks_counts_and_keeps(self):
+        report = self.tune(*SMALL, *FEW)
+        self.assertTrue(report["complete"])
+        problem, = report["problems"]
+        self.assertEqual(problem["unit"], "instructions")
+        self.assertEqual(problem["class"], "h1q256k256")
+        timed = [line for line in problem["schedules"] if "instructions" in line]
+        self.assertEqual({line["schedule"] for line in timed},
+                         {"q128k64w4s2", "q64k64w4s1", "q64k64w4s2", "q128k64w8s2"})
+        self.assertEqual([line["instructions"] for line in timed], sorted(line["instructions"] for line in timed))
+        fastest = timed[0]
+        usual = next(line for line in timed if line["schedule"] == problem["default"])
+        if fastest["instructions"] < 0.98 * usual["instructions"]:
+            self.assertEqual(problem["winner"], fastest["schedule"])
+        else:
+            self.assertEqual(problem["winner"], problem["default"])
+        for line in problem["schedules"]:
+            if line not in timed:
+                self.assertEqual((line["outcome"], line["reason"]), ("pruned", "not in --filter"))
+        entry, = self.entries()
+        self.assertEqual(entry["schedule"], problem["winner"])
+        self.assertEqual(entry["device"], "emulated sm_89")
+        self.assertEqual(entry["unit"], "instructions")
+        self.assertEqual(entry["file"], problem["stored"])
+
+    def test_a_second_sweep_repeats_nothing(self):
+        first = self.tune(*SMALL, *FEW)
+        before = os.stat(first["problems"][0]["stored"])
+        journal = self.path("cache", "sweeps", os.listdir(self.path("cache", "sweeps"))[0])
+        lines = self.text(journal)
+        second = self.tune(*SMALL, *FEW)
+        self.assertEqual(second["problems"], first["problems"])
+        self.assertEqual(os.stat(first["problems"][0]["stored"]).st_mtime_ns, before.st_mtime_ns)
+        self.assertEqual(self.text(journal), lines)
+        self.tune(*SMALL, *FEW, "--again")
+        self.assertGreater(os.stat(first["problems"][0]["stored"]).st_mtime_ns, before.st_mtime_ns)
+
+    def test_a_budget_stops_a_sweep_and_the_same_command_goes_on(self):
+        whole = self.tune(*SMALL, *FEW, "--cache", self.path("whole"))
+        lives = 0
+        while True:
+            report = self.tune(*SMALL, *FEW, "--budget", 0.05)
+            lives += 1
+            if report["complete"]:
+                break
+            self.assertEqual(report["problems"][-1]["stored"], None)
+            self.assertGreater(report["problems"][-1]["steps_left"], 0)
+            self.assertLess(lives, 100)
+        self.assertGreater(lives, 1)
+        self.assertEqual([line for line in report["problems"][0]["schedules"]],
+                         [line for line in whole["problems"][0]["schedules"]])
+
+    def start(self, *arguments):
+        return subprocess.Popen([TOOL, "tune", "--json", *map(str, self.cache + arguments)], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, start_new_session=True)
+
+    def wait_for_lines(self, count):
+        folder = self.path("cache", "sweeps")
+        for _ in range(3000):
+            if os.path.isdir(folder) and os.listdir(folder):
+                with open(os.path.join(folder, os.listdir(folder)[0]), encoding="utf-8") as file:
+                    lines = file.read().splitlines()
+                if len(lines) >= count:
+                    return lines
+            time.sleep(0.01)
+        self.fail("the journal does not grow")
+
+    def test_ctrl_c_ends_in_good_order(self):
+        process = self.start(*SMALL)
+        self.wait_for_lines(6)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, CHECK_FAILED, err)
+        self.assertIn(b'"complete": false', out)
+        before = self.wait_for_lines(1)
+        self.assertFalse([line for line in before if "\tfaulted\t" in line])
+        report = self.tune(*SMALL)
+        self.assertTrue(report["complete"])
+        after = self.wait_for_lines(1)
+        self.assertEqual(after[:len(before)], before)
+        checked = [line.split("\t")[1] for line in after if line.startswith("trial\t")]
+        self.assertEqual(len(checked), len(set(checked)))
+
+    def test_a_candidate_that_ends_the_process_is_recorded_and_the_sweep_goes_on(self):
+        # One that dies between two candidates is replaced, and none is blamed.
+        for _ in range(5):
+            process = self.start(*SMALL, "--again")
+            self.wait_for_lines(8)
+            children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+            os.kill(int(children.stdout), signal.SIGSEGV)
+            out, err = process.communicate(timeout=240)
+            self.assertEqual(process.returncode, OK, err)
+            self.assertIn(b'"complete": true', out)
+            faulted = [line for line in self.wait_for_lines(8) if "\tfaulted\t" in line]
+            if faulted:
+                break
+        self.assertEqual(len(faulted), 1)
+        self.assertIn("signal 11", faulted[0])
+
+    def test_a_candidate_that_hangs_is_killed(self):
+        report = self.tune(*SMALL, *FEW, "--patience", 0.001, code=CHECK_FAILED)
+        problem, = report["problems"]
+        self.assertEqual(problem["winner"], None)
+        usual, = problem["schedules"]
+        self.assertEqual((usual["schedule"], usual["outcome"]), (problem["default"], "hung"))
+        self.assertIn("0.001 s", usual["reason"])
+        self.assertEqual(self.entries(), [])
+
+    def test_shapes_plans_and_shards(self):
+        shapes = self.path("shapes")
+        with open(shapes, "w", encoding="utf-8") as file:
+            file.write("# two\nheads=1 q_len=20\n\nbatch=2 heads=2 kv_heads=1 q_len=10 kv_len=70  # long\n")
+        base = ("--device", "emulator:sm_80", "--shapes", shapes, "--filter", "none",
+                "--plan", "head_dim=64", "--plan", "head_dim=32 io=bf16 causal=true")
+        report = self.tune(*base)
+        self.assertEqual([(problem["kernel"].split("_d")[1][:2], problem["class"]) for problem in report["problems"]],
+                         [("64", "h1q32k32"), ("64", "h4q16k128"), ("32", "h1q32k32"), ("32", "h4q16k128")])
+        parts = []
+        for part in (1, 2, 3):
+            cache = self.path(f"shard{part}")
+            parts += self.tune(*base, "--shard", f"{part}/3", "--cache", cache)["problems"]
+        self.assertEqual(sorted((problem["kernel"], problem["class"]) for problem in parts),
+                         sorted((problem["kernel"], problem["class"]) for problem in report["problems"]))
+        merged = ("--cache", self.path("merged"))
+        self.expect(OK, "cache", "merge", self.path("shard1"), self.path("shard2"), self.path("shard3"), *merged)
+        keys = [(entry["what"], entry["class"], entry["schedule"]) for entry in self.entries()]
+        of_merged = self.expect_json(OK, "cache", "list", *merged)["entries"]
+        self.assertEqual([(entry["what"], entry["class"], entry["schedule"]) for entry in of_merged], keys)
+
+    def test_the_page(self):
+        html = self.path("report.html")
+        report = self.tune(*SMALL, *FEW, "--html", html)
+        with open(html, encoding="utf-8") as file:
+            page = Page(file.read())
+        self.assertIn("emulated sm_89", page.text)
+        self.assertIn("no time of any GPU", page.text)
+        self.assertIn(report["problems"][0]["kernel"], page.text)
+        for line in report["problems"][0]["schedules"]:
+            self.assertIn(line["schedule"], page.text)
+        self.assertEqual(len([1 for tag, _ in page.tags if tag == "rect"]), 4)
+        for tag, attributes in page.tags:   # nothing is fetched
+            self.assertFalse({"src", "href"} & attributes.keys(), tag)
+
+    def test_what_is_refused(self):
+        def refused(code, kind, parts, *arguments):
+            self.expect_error(code, kind, parts, "tune", *self.cache, *arguments)
+        shapes = self.path("shapes")
+        for text, part in (("", "no shape"), ("heads=0 q_len=3", '"heads=0"'), ("heads=4", "needs heads=N and q_len=N"),
+                           ("heads=4 q_len=3 size=7", '"size=7"'), ("heads=4 kv_heads=3 q_len=8", "kv_heads divides"),
+                           ("x", ':1: "x"'), ("# c\nheads=1 q_len=1e3", ":2:")):
+            with open(shapes, "w", encoding="utf-8") as file:
+                file.write(text)
+            refused(FILE, "file error", [part], "--device", "emulator:sm_89", "--shapes", shapes)
+        refused(USAGE, "usage error", ["kv_heads divides heads"], *SMALL, "--kv-heads", 3)
+        refused(USAGE, "usage error", ["I/N"], *SMALL, "--shard", "3/2")
+        refused(USAGE, "usage error", ["I/N"], *SMALL, "--shard", "0/2")
+        refused(USAGE, "usage error", ["regular expression"], *SMALL, "--filter", "(")
+        refused(USAGE, "usage error", ["the plan says it"], *SMALL, "--plan", "head_dim=64")
+        refused(SPEC, "spec error", ["head_dim"], "--device", "emulator:sm_89", "--plan", "head_dim=63")
+        refused(USAGE, "argument error", ["graphs"], *SMALL, "--deployment", "graph")
+        refused(USAGE, "usage error", ["codes of the caller"], "--device", "emulator:sm_89", "--plan",
+                "head_dim=64 inputs=given smoothing=none")
+
+
+class Cache(CliTest):
+    def test_an_empty_cache(self):
+        cache = ("--cache", self.path("none"))
+        self.assertEqual(self.expect_json(OK, "cache", "list", *cache)["entries"], [])
+        self.assertEqual(self.expect_json(OK, "cache", "clear", *cache)["removed"], 0)
+        self.assertIn("no entries", self.expect(OK, "cache", "list", *cache).out)
+        self.assertFalse(os.path.exists(self.path("none")))
+
+    def test_damaged_entries_are_named(self):
+        cache = ("--cache", self.path("cache"))
+        os.makedirs(self.path("cache", "tuning"))
+        with open(self.path("cache", "tuning", "sm_89-1.tuned"), "w", encoding="utf-8") as file:
+            file.write("rubbish")
+        report = self.expect_json(CHECK_FAILED, "cache", "verify", *cache)
+        self.assertEqual((report["good"], report["stale"], report["damaged"]), (0, 0, 1))
+        self.assertIn("no entry of a tuning database", report["entries"][0]["error"])
+        self.expect_error(FILE, "file error", ["rubbish"], "cache", "import", "/rubbish", *cache)
+        self.expect_error(FILE, "file error", ["no exported"], "cache", "import",
+                          self.path("cache", "tuning", "sm_89-1.tuned"), *cache)
+
+    def test_what_is_refused(self):
+        cache = ("--cache", self.path("cache"))
+        self.expect_error(USAGE, "usage error", ["export needs --out"], "cache", "export", *cache)
+        self.expect_error(USAGE, "usage error", ["take no names"], "cache", "list", "x", *cache)
+        self.expect_error(USAGE, "usage error", ["give one or more"], "cache", "show", *cache)
+        self.expect_error(USAGE, "usage error", ["no entry is named x"], "cache", "show", "x", *cache)
+        self.expect_error(FILE, "file error", ["no folder"], "cache", "merge", "/dev/null", *cache)
+        self.expect_error(USAGE, "usage error", ["only export"], "cache", "list", "--out", "x", *cache)
+
+
+if __name__ == "__main__":
+    unittest.main()
