@@ -68,7 +68,8 @@ void make_folders(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error)
-    throw CacheError(fmt::format("{}: the folder cannot be made: {}", folder.string(), error.message()));
+    throw CacheError(
+        fmt::format("{}: the folder cannot be made: {}", folder.string(), error.message()));
 }
 
 void write_durably(const std::filesystem::path& file, std::string_view bytes) {
@@ -79,8 +80,7 @@ void write_durably(const std::filesystem::path& file, std::string_view bytes) {
   // Beside its place, so that the rename stays within a file system; begins with a dot, so that no list shows it.
   const std::filesystem::path temporary =
       folder / fmt::format(".{}.{}.{}", file.filename().string(), ::getpid(), count++);
-  const int descriptor =
-      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (descriptor < 0) fail(temporary, "cannot be made", errno);
   const bool written = write_all(descriptor, bytes) && ::fsync(descriptor) == 0;
   int error = errno;

@@ -29,8 +29,7 @@ Race::Race(std::size_t candidates, std::size_t usual, const RaceOptions& options
         "count from 0",
         candidates, usual));
   }
-  for (std::size_t candidate = 0; candidate < candidates; ++candidate)
-    field_.push_back(candidate);
+  for (std::size_t candidate = 0; candidate < candidates; ++candidate) field_.push_back(candidate);
   begin_stage(Stage::first);
 }
 
@@ -246,7 +245,7 @@ std::size_t Race::samples_left() const {
     if (stage == Stage::finals) field = std::min(field, finalists);
     if (stage == Stage::duel) field = std::min<std::size_t>(field, 2);
     left += field * static_cast<std::size_t>(stage == Stage::duel ? rounds_of(stage) / 3
-                                                                   : rounds_of(stage));
+                                                                  : rounds_of(stage));
   }
   return left;
 }

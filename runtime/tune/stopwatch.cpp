@@ -74,7 +74,10 @@ class Graph {
 class Events final : public Stopwatch {
  public:
   Events(const Device& device, Deployment deployment)
-      : device_(device), deployment_(deployment), stream_(device), flush_(device, flush_bytes(device)) {
+      : device_(device),
+        deployment_(deployment),
+        stream_(device),
+        flush_(device, flush_bytes(device)) {
     for (int i = 0; i < kMostRuns; ++i) {
       begin_.emplace_back(device);
       end_.emplace_back(device);
@@ -98,8 +101,8 @@ class Events final : public Stopwatch {
     run(0);
     end_[0].synchronize();
     const double first = nanoseconds(0);
-    const int runs = std::clamp(static_cast<int>(kSampleNanoseconds / std::max(first, 1.0)), kFewestRuns,
-                                kMostRuns);
+    const int runs = std::clamp(static_cast<int>(kSampleNanoseconds / std::max(first, 1.0)),
+                                kFewestRuns, kMostRuns);
     for (int i = 0; i < runs; ++i) run(i);
     stream_.synchronize();
     std::vector<double> times;
@@ -116,7 +119,8 @@ class Events final : public Stopwatch {
   static std::size_t flush_bytes(const Device& device) {
     constexpr std::size_t kUnknown = std::size_t{128} << 20;
     int l2 = 0;
-    const Result result = device.api().device_attribute(&l2, DeviceAttribute::l2_cache_size, device.ordinal());
+    const Result result =
+        device.api().device_attribute(&l2, DeviceAttribute::l2_cache_size, device.ordinal());
     return result == Result::success && l2 > 0 ? 2 * static_cast<std::size_t>(l2) : kUnknown;
   }
   void flush() {
@@ -127,8 +131,9 @@ class Events final : public Stopwatch {
   }
   double nanoseconds(int i) const {
     constexpr double kPerMillisecond = 1e6;
-    return kPerMillisecond * static_cast<double>(end_[static_cast<std::size_t>(i)].milliseconds_since(
-                                 begin_[static_cast<std::size_t>(i)]));
+    return kPerMillisecond *
+           static_cast<double>(end_[static_cast<std::size_t>(i)].milliseconds_since(
+               begin_[static_cast<std::size_t>(i)]));
   }
 
   Device device_;
@@ -148,7 +153,8 @@ std::unique_ptr<Stopwatch> make_stopwatch(const Device& device, Deployment deplo
   if (auto* emulator = dynamic_cast<EmulatorDriver*>(&device.api())) {
     if (deployment == Deployment::graph) {
       throw ArgumentError(
-          "timing in graphs is refused on an emulated device, which has none; take eager, or a GPU");
+          "timing in graphs is refused on an emulated device, which has none; take eager, or a "
+          "GPU");
     }
     return std::make_unique<InstructionCount>(device, *emulator);
   }

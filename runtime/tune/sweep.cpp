@@ -178,9 +178,7 @@ std::optional<SweepStep> Sweep::next() const {
   return SweepStep{SweepStep::Kind::sample, racing_[*racing]};
 }
 
-void Sweep::begin(std::size_t candidate) {
-  write(fmt::format("begin\t{}", schedules_[candidate]));
-}
+void Sweep::begin(std::size_t candidate) { write(fmt::format("begin\t{}", schedules_[candidate])); }
 
 void Sweep::checked(std::size_t candidate, const Trial& trial) {
   write(fmt::format("trial\t{}\t{}\t{}", schedules_[candidate], to_string(trial.outcome),

@@ -33,8 +33,10 @@ std::optional<std::string> unescaped(std::string_view text) {
     } else {
       const std::string_view digits = text.substr(i + 1, 2);
       int code = 0;
-      const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), code, 16);
-      if (digits.size() != 2 || error != std::errc() || end != digits.data() + 2) return std::nullopt;
+      const auto [end, error] =
+          std::from_chars(digits.data(), digits.data() + digits.size(), code, 16);
+      if (digits.size() != 2 || error != std::errc() || end != digits.data() + 2)
+        return std::nullopt;
       result += static_cast<char>(code);
       i += 2;
     }
@@ -61,6 +63,8 @@ std::optional<Integer> integer_of(std::string_view text, int base) {
 template std::optional<int> integer_of(std::string_view, int);
 template std::optional<std::uint64_t> integer_of(std::string_view, int);
 
-std::string sum_text(std::string_view bytes) { return fmt::format("{:016x}", bundle_format::fnv1a(bytes)); }
+std::string sum_text(std::string_view bytes) {
+  return fmt::format("{:016x}", bundle_format::fnv1a(bytes));
+}
 
 }  // namespace sagegen::runtime

@@ -152,7 +152,8 @@ TuningEntry parse_tuning_entry(std::string_view text, const std::string& origin)
   take_to(left, '\n');
   visit_fields(entry, [&](std::string_view name, auto& value) {
     std::string_view line = take_to(left, '\n');
-    if (take_to(line, '\t') != name) refuse(fmt::format("the field \"{}\" is not in its place", name));
+    if (take_to(line, '\t') != name)
+      refuse(fmt::format("the field \"{}\" is not in its place", name));
     if (!read(line, value))
       refuse(fmt::format("the field \"{}\" has a value that cannot be read: {}", name,
                          escaped(line.substr(0, 80))));
@@ -185,14 +186,16 @@ TuningDatabase::Found TuningDatabase::find(const TuningKey& key) const {
     if (!text) return {};
     TuningEntry entry = parse_tuning_entry(*text, file.string());
     if (entry.key == key) return {std::move(entry), {}};
-    throw ArtifactError(fmt::format("{}: the entry is about {} on {}, and lies in the place of another",
-                                    file.string(), entry.key.what, to_string(entry.key.device)));
+    throw ArtifactError(
+        fmt::format("{}: the entry is about {} on {}, and lies in the place of another",
+                    file.string(), entry.key.what, to_string(entry.key.device)));
   } catch (const CacheError& error) {
     return {std::nullopt, fmt::format("{}; the default is used", error.what())};
   } catch (const ArtifactError& error) {
     const std::filesystem::path aside = set_aside(file);
-    return {std::nullopt, fmt::format("{}; the default is used{}", error.what(),
-                                      aside.empty() ? "" : ", and the file is kept as " + aside.string())};
+    return {std::nullopt,
+            fmt::format("{}; the default is used{}", error.what(),
+                        aside.empty() ? "" : ", and the file is kept as " + aside.string())};
   }
 }
 
@@ -225,7 +228,8 @@ std::vector<TuningDatabase::Listed> TuningDatabase::list() const {
       listed.entry = parse_tuning_entry(*text, file.string());
       if (file_of(listed.entry->key).filename() != file.filename()) {
         listed.entry.reset();
-        listed.why_not = fmt::format("{}: the name of the file is not that of its key", file.string());
+        listed.why_not =
+            fmt::format("{}: the name of the file is not that of its key", file.string());
       }
     } catch (const Error& failure) {
       listed.why_not = failure.what();
@@ -233,7 +237,8 @@ std::vector<TuningDatabase::Listed> TuningDatabase::list() const {
     all.push_back(std::move(listed));
   }
   if (error)
-    throw CacheError(fmt::format("{}: the folder cannot be read: {}", folder_.string(), error.message()));
+    throw CacheError(
+        fmt::format("{}: the folder cannot be read: {}", folder_.string(), error.message()));
   std::ranges::sort(all, {}, &Listed::file);
   return all;
 }

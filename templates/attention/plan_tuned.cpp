@@ -59,7 +59,8 @@ TuningChoice tuning_choice_of_environment() {
   return tuning_choice(text == nullptr ? "" : text);
 }
 
-runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape, runtime::Deployment deployment,
+runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
+                              runtime::Deployment deployment,
                               const runtime::DeviceFingerprint& device, std::string_view version) {
   return {.what = kernel.what(),
           .target = to_string(kernel.target()),
@@ -83,8 +84,9 @@ TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
   if (options_.choice.mode == TuningMode::cached && options_.database.empty()) {
     const std::filesystem::path folder = runtime::cache_folder();
     if (folder.empty()) {
-      warn("no folder for the tuning database: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor "
-           "HOME is set; the default schedules are used");
+      warn(
+          "no folder for the tuning database: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor "
+          "HOME is set; the default schedules are used");
       options_.choice.mode = TuningMode::off;
     } else {
       options_.database = folder / "tuning";
@@ -125,7 +127,9 @@ const Plan* TunedPlan::choose(ShapeClass shape) {
   if (options_.choice.mode == TuningMode::pinned) {
     // Of whichever device and version: who pins wants this, and takes what it costs.
     for (const TuningEntry& entry : pinned_) {
-      if (entry.key.what != key.what || entry.key.target != key.target || entry.key.shape != key.shape) continue;
+      if (entry.key.what != key.what || entry.key.target != key.target ||
+          entry.key.shape != key.shape)
+        continue;
       if (const std::string why = runtime::why_stale(entry, kernel_); !why.empty()) {
         warn(fmt::format("{}: the entry of {} {} is not used: {}; the default is used",
                          options_.choice.pinned.string(), key.what, key.shape, why));
@@ -159,10 +163,11 @@ const Plan* TunedPlan::plan_of(const std::string& schedule) {
   }
   auto& made = plans_.emplace_back(schedule, nullptr);
   try {
-    made.second = std::make_unique<Plan>(device_, kernel_.with_schedule(schedule), source_, options_.plan);
+    made.second =
+        std::make_unique<Plan>(device_, kernel_.with_schedule(schedule), source_, options_.plan);
   } catch (const Error& error) {  // the code is missing, or the driver refuses it
-    warn(fmt::format("schedule {} of {} is not used: {}; the default is used", schedule, kernel_.key(),
-                     error.what()));
+    warn(fmt::format("schedule {} of {} is not used: {}; the default is used", schedule,
+                     kernel_.key(), error.what()));
     return usual_.get();
   }
   return made.second.get();

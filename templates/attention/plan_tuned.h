@@ -56,7 +56,8 @@ struct TuningOptions {
 };
 
 // The key under which the database has what a sweep found out about a kernel.
-runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape, runtime::Deployment deployment,
+runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
+                              runtime::Deployment deployment,
                               const runtime::DeviceFingerprint& device, std::string_view version);
 
 class TunedPlan {

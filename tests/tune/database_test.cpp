@@ -10,8 +10,8 @@
 #include <random>
 #include <set>
 
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <catch2/catch.hpp>
 
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/error.h"
@@ -92,7 +92,8 @@ TEST_CASE("An entry is found as it was stored", "[database]") {
   CHECK(database.find(entry_of().key).warning.empty());
   CHECK(database.list().empty());
   database.store(entry_of());
-  const TuningDatabase::Found found = TuningDatabase(folder.path() / "a" / "b").find(entry_of().key);
+  const TuningDatabase::Found found =
+      TuningDatabase(folder.path() / "a" / "b").find(entry_of().key);
   REQUIRE(found.entry);
   CHECK(*found.entry == entry_of());
   CHECK(found.warning.empty());
@@ -223,7 +224,8 @@ TEST_CASE("What one machine exports hits on an equal one, and the newer entry wi
   CHECK(b.find(entry_of(3).key).entry == entry_of(3));
   CHECK(runtime::merge(b, read) == 0);
 
-  CHECK(runtime::parse_tuning_entries(runtime::to_text(std::vector<TuningEntry>{}), "file").empty());
+  CHECK(
+      runtime::parse_tuning_entries(runtime::to_text(std::vector<TuningEntry>{}), "file").empty());
   CHECK_THROWS_AS(runtime::parse_tuning_entries("", "file"), runtime::ArtifactError);
   for (std::size_t cut = 21; cut + 1 < text.size(); cut += 11) {
     const std::string part = text.substr(0, cut);

@@ -10,9 +10,9 @@
 namespace sagegen::tests {
 
 struct Noise {
-  double sigma = 0.01;      // of each sample
-  double drift = 0.1;       // of all, over some hundred samples
-  double outliers = 0.02;   // how many samples take up to twice as long
+  double sigma = 0.01;     // of each sample
+  double drift = 0.1;      // of all, over some hundred samples
+  double outliers = 0.02;  // how many samples take up to twice as long
 };
 
 class PlantedClock {

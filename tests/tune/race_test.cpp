@@ -39,11 +39,11 @@ TEST_CASE("A race finds the planted best within 1.02 in a bounded number of samp
       CHECK(costs[race.winner()] < costs[usual] * 0.99);
     }
     const RaceOptions options;
-    CHECK(race.samples() <= candidates * static_cast<std::size_t>(options.first_rounds +
-                                                                  options.middle_rounds) +
-                                (1 + static_cast<std::size_t>(options.finalists)) *
-                                    static_cast<std::size_t>(options.final_rounds) +
-                                2 * static_cast<std::size_t>(options.most_duel_rounds));
+    CHECK(race.samples() <=
+          candidates * static_cast<std::size_t>(options.first_rounds + options.middle_rounds) +
+              (1 + static_cast<std::size_t>(options.finalists)) *
+                  static_cast<std::size_t>(options.final_rounds) +
+              2 * static_cast<std::size_t>(options.most_duel_rounds));
     CHECK(race.samples_left() == 0);
   }
 }

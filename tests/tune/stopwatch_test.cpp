@@ -30,7 +30,8 @@ int count(const std::vector<std::string>& calls, const std::string& name) {
 
 }  // namespace
 
-TEST_CASE("Eager launches are flushed before, timed one by one, and leave nothing behind", "[stopwatch]") {
+TEST_CASE("Eager launches are flushed before, timed one by one, and leave nothing behind",
+          "[stopwatch]") {
   const auto driver = std::make_shared<FakeDriver>();
   time_once(driver, Deployment::eager);
   // 4 ms of runs of 1.5 ms are fewer than 3, and one told that.
@@ -49,7 +50,8 @@ TEST_CASE("A graph is captured once and replayed", "[stopwatch]") {
   CHECK(driver->misuse().empty());
 }
 
-TEST_CASE("Every driver call of a timing fails once: it is told, and nothing leaks", "[stopwatch]") {
+TEST_CASE("Every driver call of a timing fails once: it is told, and nothing leaks",
+          "[stopwatch]") {
   for (const Deployment deployment : {Deployment::eager, Deployment::graph}) {
     const auto whole = std::make_shared<FakeDriver>();
     time_once(whole, deployment);
@@ -71,7 +73,8 @@ TEST_CASE("Every driver call of a timing fails once: it is told, and nothing lea
   }
 }
 
-TEST_CASE("The emulator counts instructions, the same every time, and has no graphs", "[stopwatch]") {
+TEST_CASE("The emulator counts instructions, the same every time, and has no graphs",
+          "[stopwatch]") {
   const auto emulator = make_emulator();
   const Device device(emulator, 2);
   const auto stopwatch = make_stopwatch(device, Deployment::eager);

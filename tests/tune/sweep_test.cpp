@@ -68,7 +68,8 @@ struct Worker {
 
 }  // namespace
 
-TEST_CASE("A sweep checks each candidate once, the default first, and races those that pass", "[sweep]") {
+TEST_CASE("A sweep checks each candidate once, the default first, and races those that pass",
+          "[sweep]") {
   const TemporaryFolder folder;
   Sweep sweep(folder.path() / "journal", "device and problem", kSchedules, 2);
   CHECK(sweep.next()->candidate == 2);
@@ -113,9 +114,7 @@ TEST_CASE("A journal that is cut anywhere loses its last line alone", "[sweep]")
   const std::string all = text_of(journal);
   for (std::size_t cut = 0; cut < all.size(); ++cut) {
     write(journal, all.substr(0, cut));
-    {
-      const Sweep sweep(journal, "subject", kSchedules, 0);
-    }
+    { const Sweep sweep(journal, "subject", kSchedules, 0); }
     const std::string left = text_of(journal);
     const std::size_t first_line = all.find('\n') + 1;
     const std::size_t whole = cut == 0 ? 0 : all.rfind('\n', cut - 1) + 1;
@@ -127,7 +126,8 @@ TEST_CASE("A journal that is cut anywhere loses its last line alone", "[sweep]")
   }
 }
 
-TEST_CASE("A check that ends the process twice is told as faulted, one that was stopped is not", "[sweep]") {
+TEST_CASE("A check that ends the process twice is told as faulted, one that was stopped is not",
+          "[sweep]") {
   const TemporaryFolder folder;
   const std::filesystem::path journal = folder.path() / "journal";
   for (int life = 0; life < 2; ++life) {
@@ -151,7 +151,9 @@ TEST_CASE("A check that ends the process twice is told as faulted, one that was 
   CHECK(sweep.next()->candidate == 2);
 }
 
-TEST_CASE("A candidate that fails while it is timed leaves the race, also when the journal is read again", "[sweep]") {
+TEST_CASE(
+    "A candidate that fails while it is timed leaves the race, also when the journal is read again",
+    "[sweep]") {
   const TemporaryFolder folder;
   const std::filesystem::path journal = folder.path() / "journal";
   Worker worker;
@@ -185,7 +187,8 @@ TEST_CASE("A journal of something else is refused and left alone", "[sweep]") {
     Worker().work(sweep, 3);
   }
   const std::string before = text_of(journal);
-  CHECK_THROWS_WITH(Sweep(journal, "another", kSchedules, 0), Catch::Contains("another sweep, of subject"));
+  CHECK_THROWS_WITH(Sweep(journal, "another", kSchedules, 0),
+                    Catch::Contains("another sweep, of subject"));
   CHECK_THROWS_AS(Sweep(journal, "subject", kSchedules, 1), runtime::ArgumentError);
   CHECK_THROWS_AS(Sweep(journal, "subject", {"a", "b"}, 0), runtime::ArgumentError);
   CHECK(text_of(journal) == before);

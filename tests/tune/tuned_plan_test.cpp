@@ -36,7 +36,8 @@ struct Bench {
   }
   TuningEntry entry(const Shape& shape, const std::string& schedule) const {
     const sagegen::Kernel kernel = usual_kernel();
-    return {.key = tuning_key(kernel, shape_class(shape), Deployment::eager, fingerprint_of(device), "1.2.3"),
+    return {.key = tuning_key(kernel, shape_class(shape), Deployment::eager, fingerprint_of(device),
+                              "1.2.3"),
             .schedule = schedule,
             .usual = kernel.how(),
             .params = kernel.params().digest(),
@@ -56,10 +57,13 @@ std::string how(const Plan& plan) { return plan.kernel().how(); }
 
 TEST_CASE("Shapes of a class are those that round up alike", "[tuned]") {
   CHECK(to_string(shape_class(kLong)) == "h32q4096k4096");
-  CHECK(to_string(shape_class({.batch = 3, .q_heads = 5, .kv_heads = 5, .q_len = 1, .kv_len = 4097})) ==
+  CHECK(to_string(
+            shape_class({.batch = 3, .q_heads = 5, .kv_heads = 5, .q_len = 1, .kv_len = 4097})) ==
         "h16q1k8192");
-  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 8, .q_len = 2049, .kv_len = 4000}) == shape_class(kLong));
-  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 8, .q_len = 2048, .kv_len = 4000}) != shape_class(kLong));
+  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 8, .q_len = 2049, .kv_len = 4000}) ==
+        shape_class(kLong));
+  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 8, .q_len = 2048, .kv_len = 4000}) !=
+        shape_class(kLong));
   for (const std::int64_t group : {1, 3, 8, 64}) {
     const Shape shape = representative(shape_class(kLong), group);
     CHECK(shape.q_heads % shape.kv_heads == 0);
@@ -101,7 +105,8 @@ TEST_CASE("On the request path nothing is read, loaded or allocated", "[tuned]")
   CHECK(bench.driver->call_count() == calls);
 }
 
-TEST_CASE("An entry of another kernel, class, device, version or deployment is none of ours", "[tuned]") {
+TEST_CASE("An entry of another kernel, class, device, version or deployment is none of ours",
+          "[tuned]") {
   Bench bench;
   const auto with = [&](const auto& change) {
     TuningEntry entry = bench.entry(kLong, "q64k64w4s2");
@@ -139,7 +144,8 @@ TEST_CASE("An entry that cannot be is one warning, and kept aside", "[tuned]") {
   plan.prepare(std::vector{kLong});
   CHECK(&plan.plan_for(kLong) == &plan.usual());
   REQUIRE(bench.warnings.size() == 1);
-  CHECK_THAT(bench.warnings[0], Catch::Contains(file.string()) && Catch::Contains("the default is used"));
+  CHECK_THAT(bench.warnings[0],
+             Catch::Contains(file.string()) && Catch::Contains("the default is used"));
   CHECK(!std::filesystem::exists(file));
   CHECK(std::filesystem::exists(bench.folder.path() / "aside" / file.filename()));
   plan.prepare(std::vector{kLong});
@@ -196,7 +202,8 @@ TEST_CASE("The environment chooses, and a word that means nothing is refused", "
   CHECK(tuning_choice("cached").mode == TuningMode::cached);
   CHECK(tuning_choice("").mode == TuningMode::cached);
   CHECK(tuning_choice("pinned /a b").pinned == "/a b");
-  for (const char* bad : {"on", "pinned", "pinned ", "OFF"}) CHECK_THROWS_AS(tuning_choice(bad), ArgumentError);
+  for (const char* bad : {"on", "pinned", "pinned ", "OFF"})
+    CHECK_THROWS_AS(tuning_choice(bad), ArgumentError);
   setenv("SAGEGEN_TUNING", "off", 1);
   CHECK(tuning_choice_of_environment().mode == TuningMode::off);
   unsetenv("SAGEGEN_TUNING");
@@ -206,7 +213,8 @@ TEST_CASE("The environment chooses, and a word that means nothing is refused", "
 TEST_CASE("A shape that is not possible is refused, and nothing changes", "[tuned]") {
   Bench bench;
   TunedPlan plan(bench.device, usual_kernel(), fake_source(), bench.options());
-  CHECK_THROWS_AS(plan.prepare(std::vector{kLong, Shape{.q_heads = 3, .kv_heads = 2}}), ArgumentError);
+  CHECK_THROWS_AS(plan.prepare(std::vector{kLong, Shape{.q_heads = 3, .kv_heads = 2}}),
+                  ArgumentError);
   CHECK(plan.choices().empty());
 }
 
@@ -214,7 +222,8 @@ TEST_CASE("Requests go on while shapes are prepared", "[tuned]") {
   Bench bench;
   std::vector<Shape> shapes;
   for (int i = 0; i < 12; ++i) {
-    shapes.push_back({.batch = 1, .q_heads = 1 << i % 4, .kv_heads = 1, .q_len = 64 << i % 6, .kv_len = 64});
+    shapes.push_back(
+        {.batch = 1, .q_heads = 1 << i % 4, .kv_heads = 1, .q_len = 64 << i % 6, .kv_len = 64});
     bench.store(bench.entry(shapes.back(), i % 2 == 0 ? "q64k64w4s2" : "q64k64w4s3"));
   }
   TunedPlan plan(bench.device, usual_kernel(), fake_source(), bench.options());
@@ -226,7 +235,8 @@ TEST_CASE("Requests go on while shapes are prepared", "[tuned]") {
       while (!over) {
         for (const Shape& shape : shapes) {
           const std::string found = how(plan.plan_for(shape));
-          if (found != "q64k64w4s2" && found != "q64k64w4s3" && found != usual_kernel().how()) ++wrong;
+          if (found != "q64k64w4s2" && found != "q64k64w4s3" && found != usual_kernel().how())
+            ++wrong;
         }
       }
     });
@@ -235,12 +245,14 @@ TEST_CASE("Requests go on while shapes are prepared", "[tuned]") {
   for (int t = 0; t < 4; ++t) {
     writers.emplace_back([&, t] {
       for (std::size_t i = 0; i < shapes.size(); ++i)
-        plan.prepare(std::span(shapes).subspan((i + static_cast<std::size_t>(t) * 3) % shapes.size(), 1));
+        plan.prepare(
+            std::span(shapes).subspan((i + static_cast<std::size_t>(t) * 3) % shapes.size(), 1));
     });
   }
   for (std::thread& writer : writers) writer.join();
   over = true;
   for (std::thread& reader : readers) reader.join();
   CHECK(wrong == 0);
-  for (std::size_t i = 0; i < shapes.size(); ++i) CHECK(how(plan.plan_for(shapes[i])) != usual_kernel().how());
+  for (std::size_t i = 0; i < shapes.size(); ++i)
+    CHECK(how(plan.plan_for(shapes[i])) != usual_kernel().how());
 }

@@ -159,6 +159,10 @@ void report() {
   const double run =
       microseconds([&] { plan.run(shape, arguments, 5 * kFar, bytes, nullptr); }, 100'000);
   fmt::print("run(), five launches:               {:8.3f} us\n", run);
+  attention::TunedPlan tuned(device, kernel, source, {.choice = {.mode = attention::TuningMode::off}});
+  volatile const attention::Plan* found = nullptr;
+  fmt::print("plan_for(), one of many shapes:     {:8.3f} us\n",
+             microseconds([&] { found = &tuned.plan_for(shape); }, 1'000'000));
   fmt::print("workspace of B2 H32/8 L4096 D128:   {:8.2f} MB, {:.2f} MB without LSE\n",
              static_cast<double>(bytes) / 1e6, static_cast<double>(without_lse) / 1e6);
 }

@@ -30,12 +30,15 @@ TuningDatabase database_of(const CacheCommand& command) {
       command.cache.empty() ? runtime::cache_folder() : std::filesystem::path(command.cache);
   if (!folder.empty()) return TuningDatabase(folder / "tuning");
   throw UsageError(
-      "there is no folder of results: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is set; give --cache DIR");
+      "there is no folder of results: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is "
+      "set; give --cache DIR");
 }
 
 std::string gain(const TuningEntry& entry) {
   if (entry.schedule == entry.usual) return "the default";
-  return entry.usual_time > 0 ? fmt::format("{:.3f} of {}", entry.time / entry.usual_time, entry.usual) : "";
+  return entry.usual_time > 0
+             ? fmt::format("{:.3f} of {}", entry.time / entry.usual_time, entry.usual)
+             : "";
 }
 
 Json json_of(const TuningDatabase::Listed& listed) {
@@ -78,10 +81,11 @@ Exit list(const TuningDatabase& database, Output& output) {
       continue;
     }
     const TuningEntry& entry = *listed.entry;
-    table.add({listed.file.stem().string(), entry.key.what, entry.key.shape, entry.key.mode, entry.key.device.name,
-               entry.schedule, gain(entry), entry.measured});
+    table.add({listed.file.stem().string(), entry.key.what, entry.key.shape, entry.key.mode,
+               entry.key.device.name, entry.schedule, gain(entry), entry.measured});
   }
-  output.text(entries.empty() ? fmt::format("no entries in {}\n", database.folder().string()) : table.text() + bad);
+  output.text(entries.empty() ? fmt::format("no entries in {}\n", database.folder().string())
+                              : table.text() + bad);
   output.json({{"folder", database.folder().string()}, {"entries", entries}});
   return Exit::ok;
 }
@@ -95,8 +99,8 @@ Exit show(const CacheCommand& command, const TuningDatabase& database, Output& o
       return listed.file.stem() == name || listed.file.filename() == name || listed.file == name;
     });
     if (found == all.end()) {
-      throw UsageError(fmt::format("no entry is named {} in {}; `sagegen cache list` names them", name,
-                                   database.folder().string()));
+      throw UsageError(fmt::format("no entry is named {} in {}; `sagegen cache list` names them",
+                                   name, database.folder().string()));
     }
     if (!found->entry) throw runtime::ArtifactError(found->why_not);
     entries.push_back(json_of(*found));
@@ -146,8 +150,13 @@ Exit verify(const TuningDatabase& database, Output& output) {
       ++good;
     }
   }
-  output.text(fmt::format("{}{} good, {} stale (not used, and harmless), {} damaged\n", text, good, stale, bad));
-  output.json({{"folder", database.folder().string()}, {"good", good}, {"stale", stale}, {"damaged", bad}, {"entries", entries}});
+  output.text(fmt::format("{}{} good, {} stale (not used, and harmless), {} damaged\n", text, good,
+                          stale, bad));
+  output.json({{"folder", database.folder().string()},
+               {"good", good},
+               {"stale", stale},
+               {"damaged", bad},
+               {"entries", entries}});
   return bad == 0 ? Exit::ok : Exit::check_failed;
 }
 
@@ -181,13 +190,15 @@ Exit take(const CacheCommand& command, const TuningDatabase& database, Output& o
       more = runtime::parse_tuning_entries(read_file(name), name);
     } else {
       if (!std::filesystem::is_directory(name))
-        throw FileError(fmt::format("{}: this is no folder; `sagegen cache import` takes exported files", name));
+        throw FileError(fmt::format(
+            "{}: this is no folder; `sagegen cache import` takes exported files", name));
       more = good_entries(TuningDatabase(std::filesystem::path(name) / "tuning"), output);
     }
     entries.insert(entries.end(), more.begin(), more.end());
   }
   const std::size_t stored = runtime::merge(database, entries);
-  output.text(fmt::format("{} of {} entries stored; the others are no newer than what is there\n", stored, entries.size()));
+  output.text(fmt::format("{} of {} entries stored; the others are no newer than what is there\n",
+                          stored, entries.size()));
   output.json({{"read", entries.size()}, {"stored", stored}});
   return Exit::ok;
 }
@@ -200,13 +211,18 @@ Exit clear(const TuningDatabase& database, Output& output) {
 }
 
 Exit cache_command(const CacheCommand& command, Output& output) {
-  const bool takes_names = command.action == Action::show || command.action == Action::import_files ||
+  const bool takes_names = command.action == Action::show ||
+                           command.action == Action::import_files ||
                            command.action == Action::merge_folders;
   if (takes_names == command.names.empty()) {
-    throw UsageError(takes_names ? "show takes names of entries, import files, and merge folders of caches: give one or more"
-                                 : fmt::format("\"{}\" is refused: list, verify, export and clear take no names", command.names.front()));
+    throw UsageError(
+        takes_names ? "show takes names of entries, import files, and merge folders of caches: "
+                      "give one or more"
+                    : fmt::format("\"{}\" is refused: list, verify, export and clear take no names",
+                                  command.names.front()));
   }
-  if (!command.out.empty() && command.action != Action::export_all) throw UsageError("--out is refused: only export writes a file");
+  if (!command.out.empty() && command.action != Action::export_all)
+    throw UsageError("--out is refused: only export writes a file");
   const TuningDatabase database = database_of(command);
   switch (command.action) {
     case Action::list:
@@ -247,9 +263,11 @@ void add_cache(App& app) {
                             {"clear", Action::clear}},
                            "list, show, verify, export, import, merge or clear")
             ->required();
-        options.add_option("NAME", command.names, "entries to show, files to import, or folders to merge");
-        refuse_empty(options.add_option("--cache", command.cache,
-                                        "folder of results (default: SAGEGEN_CACHE_DIR, or sagegen in the user's cache)"));
+        options.add_option("NAME", command.names,
+                           "entries to show, files to import, or folders to merge");
+        refuse_empty(options.add_option(
+            "--cache", command.cache,
+            "folder of results (default: SAGEGEN_CACHE_DIR, or sagegen in the user's cache)"));
         refuse_empty(options.add_option("--out", command.out, "file to export to"));
       },
       cache_command);

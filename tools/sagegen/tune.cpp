@@ -37,14 +37,15 @@ enum class UseModel { automatic, on, off };
 
 struct TuneCommand {
   std::vector<std::string> plans;
-  std::string mode = "int8", dtype = "f16", shapes_file, filter, shard, device = "auto", target, ptx, html, cache;
+  std::string mode = "int8", dtype = "f16", shapes_file, filter, shard, device = "auto", target,
+              ptx, html, cache;
   int head_dim = 128;
   bool causal = false, again = false;
   attention::Shape shape{.batch = 1, .q_heads = 32, .kv_heads = 0, .q_len = 4096, .kv_len = 0};
   Deployment deployment = Deployment::eager;
   UseModel model = UseModel::automatic;
-  double budget = 0;        // seconds; 0: as long as it takes
-  double patience = 120;    // seconds of one step
+  double budget = 0;      // seconds; 0: as long as it takes
+  double patience = 120;  // seconds of one step
   runtime::EmulatorOptions emulator;
   std::vector<const CLI::Option*> emulator_only;
 };
@@ -54,9 +55,11 @@ struct TuneCommand {
 attention::Shape completed(attention::Shape shape, const std::string& origin) {
   if (shape.kv_heads == 0) shape.kv_heads = shape.q_heads;
   if (shape.kv_len == 0) shape.kv_len = shape.q_len;
-  if (shape.batch < 1 || shape.q_len < 1 || shape.kv_len < 1 || shape.kv_heads < 1 || shape.q_heads % shape.kv_heads != 0) {
-    throw UsageError(fmt::format("{}: {} is no shape: sizes are 1 or more, and kv_heads divides heads", origin,
-                                 to_string(shape)));
+  if (shape.batch < 1 || shape.q_len < 1 || shape.kv_len < 1 || shape.kv_heads < 1 ||
+      shape.q_heads % shape.kv_heads != 0) {
+    throw UsageError(
+        fmt::format("{}: {} is no shape: sizes are 1 or more, and kv_heads divides heads", origin,
+                    to_string(shape)));
   }
   return shape;
 }
@@ -75,7 +78,8 @@ std::vector<attention::Shape> shapes_of_file(const std::string& file) {
     attention::Shape shape{.batch = 1, .q_heads = 0, .kv_heads = 0, .q_len = 0, .kv_len = 0};
     static const std::regex word(R"([^ \t\r]+)");
     bool any = false;
-    for (auto match = std::sregex_iterator(line.begin(), line.end(), word); match != std::sregex_iterator(); ++match) {
+    for (auto match = std::sregex_iterator(line.begin(), line.end(), word);
+         match != std::sregex_iterator(); ++match) {
       const std::string pair = match->str();
       const std::size_t equals = pair.find('=');
       const std::string name = pair.substr(0, equals);
@@ -87,11 +91,12 @@ std::vector<attention::Shape> shapes_of_file(const std::string& file) {
                                                  : nullptr;
       const char* first = pair.data() + std::min(equals, pair.size() - 1) + 1;
       const char* last = pair.data() + pair.size();
-      if (value == nullptr || equals == std::string::npos || std::from_chars(first, last, *value).ptr != last ||
-          first == last || *value < 1) {
-        throw FileError(fmt::format(
-            "{}:{}: \"{}\" is none of batch=N, heads=N, kv_heads=N, q_len=N, kv_len=N with N from 1", file, line_number,
-            pair));
+      if (value == nullptr || equals == std::string::npos ||
+          std::from_chars(first, last, *value).ptr != last || first == last || *value < 1) {
+        throw FileError(
+            fmt::format("{}:{}: \"{}\" is none of batch=N, heads=N, kv_heads=N, q_len=N, kv_len=N "
+                        "with N from 1",
+                        file, line_number, pair));
       }
       any = true;
     }
@@ -104,7 +109,8 @@ std::vector<attention::Shape> shapes_of_file(const std::string& file) {
       throw FileError(error.what());
     }
   }
-  if (shapes.empty()) throw FileError(fmt::format("{}: no shape; a line is like: heads=32 q_len=4096", file));
+  if (shapes.empty())
+    throw FileError(fmt::format("{}: no shape; a line is like: heads=32 q_len=4096", file));
   return shapes;
 }
 
@@ -130,13 +136,18 @@ std::vector<Kernel> kernels_of(const TuneCommand& command, Target target) {
   for (const std::string& plan : command.plans) kernels.push_back(kernel_of_plan(plan, target));
   for (const Kernel& kernel : kernels) {
     if (&kernel.family() != &attention::family()) {
-      throw UsageError(fmt::format("--plan {}: it prepares inputs; what is tuned is attention, whose keys begin with sage_fwd_", kernel.key()));
+      throw UsageError(
+          fmt::format("--plan {}: it prepares inputs; what is tuned is attention, whose keys begin "
+                      "with sage_fwd_",
+                      kernel.key()));
     }
     validate_attention(kernel);
     if (attention::takes_given_codes(kernel.view(attention::family()).spec)) {
-      throw UsageError(fmt::format(
-          "{} attends codes of the caller, which `sagegen tune` has none of; tune the kernel without inputs=given, "
-          "whose loop is the same", kernel.key()));
+      throw UsageError(
+          fmt::format("{} attends codes of the caller, which `sagegen tune` has none of; tune the "
+                      "kernel without inputs=given, "
+                      "whose loop is the same",
+                      kernel.key()));
     }
   }
   return kernels;
@@ -159,7 +170,8 @@ std::vector<TuneProblem> problems_of(const TuneCommand& command, Target target) 
     parts = std::stoul(match[2]);
   }
   if (part < 1 || part > parts) {
-    throw UsageError(fmt::format("--shard {} is refused: it is I/N, with I from 1 to N, as 2/8", command.shard));
+    throw UsageError(
+        fmt::format("--shard {} is refused: it is I/N, with I from 1 to N, as 2/8", command.shard));
   }
   std::vector<TuneProblem> mine;
   for (std::size_t i = part - 1; i < all.size(); i += parts) mine.push_back(all[i]);
@@ -168,7 +180,9 @@ std::vector<TuneProblem> problems_of(const TuneCommand& command, Target target) 
 
 // ---- one problem ----------------------------------------------------------------------------------
 
-std::string now_text() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
+std::string now_text() {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+}
 
 struct Session {
   const TuneCommand& command;
@@ -186,16 +200,20 @@ struct Session {
 // Deterministic counts need one sample each.
 runtime::RaceOptions race_options(const runtime::Stopwatch& stopwatch) {
   if (!stopwatch.is_exact()) return {};
-  return {.first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .tie = 0, .most_duel_rounds = 0};
+  return {
+      .first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .tie = 0, .most_duel_rounds = 0};
 }
 
-std::string subject_text(const runtime::TuningKey& key, const TuneProblem& problem, const TuneCommand& command) {
-  return fmt::format("{} {} on {}, {}, {}, {}{}", key.what, to_string(problem.shape), to_string(key.device), key.target,
-                     key.mode, key.generator, command.filter.empty() ? "" : ", filter " + command.filter);
+std::string subject_text(const runtime::TuningKey& key, const TuneProblem& problem,
+                         const TuneCommand& command) {
+  return fmt::format("{} {} on {}, {}, {}, {}{}", key.what, to_string(problem.shape),
+                     to_string(key.device), key.target, key.mode, key.generator,
+                     command.filter.empty() ? "" : ", filter " + command.filter);
 }
 
 // A name that says what is in it, and ends with what tells it from all others.
-std::filesystem::path journal_of(const Session& session, const TuneProblem& problem, const std::string& subject) {
+std::filesystem::path journal_of(const Session& session, const TuneProblem& problem,
+                                 const std::string& subject) {
   const attention::ShapeClass shape = attention::shape_class(problem.shape);
   return session.cache / "sweeps" /
          fmt::format("{}-{}-{:016x}.sweep", to_string(problem.kernel.target()), to_string(shape),
@@ -204,7 +222,9 @@ std::filesystem::path journal_of(const Session& session, const TuneProblem& prob
 
 bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& gpu) {
   const TuneCommand& command = session.command;
-  if (command.model == UseModel::off || (command.model == UseModel::automatic && session.on.emulator)) return false;
+  if (command.model == UseModel::off ||
+      (command.model == UseModel::automatic && session.on.emulator))
+    return false;
   if (const std::string why = why_no_model(); !why.empty()) {
     if (command.model == UseModel::on) throw FileError(why);
     return false;
@@ -213,7 +233,8 @@ bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& 
   std::string name = session.fingerprint.name;
   std::erase(name, ' ');
   for (const model::Gpu& known : model::gpus()) {
-    if (known.architecture == kernel.target().sm && name.find(known.name) != std::string::npos) gpu = known.name;
+    if (known.architecture == kernel.target().sm && name.find(known.name) != std::string::npos)
+      gpu = known.name;
   }
   return command.model == UseModel::on || !gpu.empty();
 }
@@ -224,7 +245,8 @@ void check_candidates(const Session& session, TuneSubject& subject, Sweep& sweep
   if (!session.command.filter.empty()) filter.emplace(session.command.filter);
   Progress progress(fmt::format("checking {} schedules", sweep.schedules().size()),
                     [&] { return Steps{}; });
-  for (auto step = sweep.next(); step && step->kind == SweepStep::Kind::check; step = sweep.next()) {
+  for (auto step = sweep.next(); step && step->kind == SweepStep::Kind::check;
+       step = sweep.next()) {
     if (session.is_over()) return sweep.rest();
     const std::string& schedule = sweep.schedules()[step->candidate];
     const bool usual = step->candidate == sweep.usual();
@@ -241,7 +263,8 @@ void check_candidates(const Session& session, TuneSubject& subject, Sweep& sweep
     session.heart.beat(schedule);
     const runtime::Trial trial = subject.check(schedule);
     session.heart.beat("");
-    if (was_interrupted()) return sweep.rest();  // a launch was cut off, which is no fault of its own
+    if (was_interrupted())
+      return sweep.rest();  // a launch was cut off, which is no fault of its own
     sweep.checked(step->candidate, trial);
     if (subject.device_is_lost()) end_for_a_fresh_child();
   }
@@ -267,23 +290,26 @@ void race(const Session& session, TuneSubject& subject, Sweep& sweep, Output& ou
     if (was_interrupted()) return;
     sweep.sampled(time);
     const runtime::Race& all = *sweep.race();
-    if (const auto first = all.standings().front(); first.ratio > 0 && leader != first.candidate && all.samples() > sweep.schedules().size()) {
+    if (const auto first = all.standings().front();
+        first.ratio > 0 && leader != first.candidate && all.samples() > sweep.schedules().size()) {
       leader = first.candidate;
-      output.progress(fmt::format("best so far: {:.3f} of the default's, about {} samples left", first.ratio, all.samples_left()));
+      output.progress(fmt::format("best so far: {:.3f} of the default's, about {} samples left",
+                                  first.ratio, all.samples_left()));
     }
   }
 }
 
 TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, const Sweep& sweep) {
-  TunedProblem result{.kernel = problem.kernel,
-                      .shape = problem.shape,
-                      .shape_class = to_string(attention::shape_class(problem.shape)),
-                      .unit = std::string(subject.stopwatch().unit()),
-                      .winner = {},
-                      .complete = !sweep.next(),
-                      .steps_left = sweep.checks_left() + (sweep.race() ? sweep.race()->samples_left() : 0),
-                      .schedules = {},
-                      .stored = {}};
+  TunedProblem result{
+      .kernel = problem.kernel,
+      .shape = problem.shape,
+      .shape_class = to_string(attention::shape_class(problem.shape)),
+      .unit = std::string(subject.stopwatch().unit()),
+      .winner = {},
+      .complete = !sweep.next(),
+      .steps_left = sweep.checks_left() + (sweep.race() ? sweep.race()->samples_left() : 0),
+      .schedules = {},
+      .stored = {}};
   std::vector<bool> listed(sweep.schedules().size());
   const auto add = [&](std::size_t candidate, const runtime::Race::Standing* standing) {
     TunedSchedule line;
@@ -301,7 +327,8 @@ TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, c
     result.schedules.push_back(std::move(line));
   };
   if (const runtime::Race* all = sweep.race()) {
-    for (const runtime::Race::Standing& standing : all->standings()) add(sweep.racing()[standing.candidate], &standing);
+    for (const runtime::Race::Standing& standing : all->standings())
+      add(sweep.racing()[standing.candidate], &standing);
     const std::size_t winner = sweep.racing()[all->winner()];
     if (sweep.trial(winner)->outcome == Outcome::passed) result.winner = sweep.schedules()[winner];
   }
@@ -311,7 +338,8 @@ TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, c
   return result;
 }
 
-void store(const Session& session, TunedProblem& result, const runtime::TuningKey& key, const Sweep& sweep) {
+void store(const Session& session, TunedProblem& result, const runtime::TuningKey& key,
+           const Sweep& sweep) {
   const TunedSchedule& winner = result.of(result.winner);
   const runtime::TuningDatabase database(session.cache / "tuning");
   const runtime::TuningEntry entry{.key = key,
@@ -326,8 +354,8 @@ void store(const Session& session, TunedProblem& result, const runtime::TuningKe
                                    .conditions = to_string(result.shape)};
   const runtime::TuningDatabase::Found there = database.find(key);
   // A sweep that was over before leaves its entry, and the time of it, as they are.
-  const bool same = there.entry && there.entry->schedule == entry.schedule && there.entry->time == entry.time &&
-                    there.entry->samples == entry.samples;
+  const bool same = there.entry && there.entry->schedule == entry.schedule &&
+                    there.entry->time == entry.time && there.entry->samples == entry.samples;
   if (!same || session.command.again) database.store(entry);
   result.stored = database.file_of(key).string();
 }
@@ -335,13 +363,14 @@ void store(const Session& session, TunedProblem& result, const runtime::TuningKe
 TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& output) {
   const TuneCommand& command = session.command;
   const runtime::TuningKey key =
-      attention::tuning_key(problem.kernel, attention::shape_class(problem.shape), command.deployment,
-                            session.fingerprint, tool_version());
+      attention::tuning_key(problem.kernel, attention::shape_class(problem.shape),
+                            command.deployment, session.fingerprint, tool_version());
   TuneSubject subject(problem, session.on, ptx_source(command.ptx, session.on), command.deployment);
   const std::string text = subject_text(key, problem, command);
   const std::filesystem::path journal = journal_of(session, problem, text);
   if (session.anew) std::filesystem::remove(journal);
-  Sweep sweep(journal, text, subject.schedules(), subject.usual(), race_options(subject.stopwatch()));
+  Sweep sweep(journal, text, subject.schedules(), subject.usual(),
+              race_options(subject.stopwatch()));
   if (session.death) {
     const auto& schedules = sweep.schedules();
     const auto guilty = std::ranges::find(schedules, session.death->step);
@@ -352,7 +381,8 @@ TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& 
   if (sweep.checks_left() > 0) {
     std::string gpu;
     std::map<std::string, std::string> reasons;
-    if (prunes_by_model(session, problem.kernel, gpu)) reasons = reasons_of_the_model(problem.kernel, gpu);
+    if (prunes_by_model(session, problem.kernel, gpu))
+      reasons = reasons_of_the_model(problem.kernel, gpu);
     check_candidates(session, subject, sweep, reasons);
   }
   race(session, subject, sweep, output);
@@ -375,25 +405,32 @@ void check_command(const TuneCommand& command) {
 }
 
 std::filesystem::path cache_of(const TuneCommand& command) {
-  const std::filesystem::path folder = command.cache.empty() ? runtime::cache_folder() : std::filesystem::path(command.cache);
+  const std::filesystem::path folder =
+      command.cache.empty() ? runtime::cache_folder() : std::filesystem::path(command.cache);
   if (!folder.empty()) return folder;
   throw UsageError(
-      "there is no folder to keep results in: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is set; give "
+      "there is no folder to keep results in: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor "
+      "HOME is set; give "
       "--cache DIR");
 }
 
 // Two that time on one GPU time each other.
 std::unique_ptr<runtime::FileLock> lock_of(const Session& session) {
   if (session.on.emulator) return nullptr;
-  const auto id = [&](runtime::DeviceAttribute attribute) { return session.on.device.attribute(attribute); };
+  const auto id = [&](runtime::DeviceAttribute attribute) {
+    return session.on.device.attribute(attribute);
+  };
   const std::filesystem::path file =
       session.cache / "locks" /
       fmt::format("gpu-{:04x}-{:02x}-{:02x}", id(runtime::DeviceAttribute::pci_domain_id),
-                  id(runtime::DeviceAttribute::pci_bus_id), id(runtime::DeviceAttribute::pci_device_id));
+                  id(runtime::DeviceAttribute::pci_bus_id),
+                  id(runtime::DeviceAttribute::pci_device_id));
   auto lock = std::make_unique<runtime::FileLock>(file);
   if (lock->held()) return lock;
-  throw UsageError(fmt::format("another process tunes on {} now, and each would spoil the other's times; wait for it "
-                               "({} is its lock)", session.on.name, file.string()));
+  throw UsageError(fmt::format(
+      "another process tunes on {} now, and each would spoil the other's times; wait for it "
+      "({} is its lock)",
+      session.on.name, file.string()));
 }
 
 Exit work(const TuneCommand& command, Watched& watched, Output& output) {
@@ -402,17 +439,17 @@ Exit work(const TuneCommand& command, Watched& watched, Output& output) {
   const RunDevice on = open_run_device(command.device, command.target, emulator);
   const InterruptScope interruptible;
   const auto forever = std::chrono::hours(24 * 365);
-  Session session{.command = command,
-                  .on = on,
-                  .heart = watched.heart,
-                  .death = watched.death,
-                  .cache = cache_of(command),
-                  .fingerprint = runtime::fingerprint_of(on.device),
-                  .end = Clock::now() + (command.budget > 0
-                                             ? std::chrono::duration_cast<Clock::duration>(
-                                                   std::chrono::duration<double>(command.budget))
-                                             : forever),
-                  .anew = command.again && watched.children_before == 0};
+  Session session{
+      .command = command,
+      .on = on,
+      .heart = watched.heart,
+      .death = watched.death,
+      .cache = cache_of(command),
+      .fingerprint = runtime::fingerprint_of(on.device),
+      .end = Clock::now() + (command.budget > 0 ? std::chrono::duration_cast<Clock::duration>(
+                                                      std::chrono::duration<double>(command.budget))
+                                                : forever),
+      .anew = command.again && watched.children_before == 0};
   const std::vector<TuneProblem> problems = problems_of(command, on.target);
   const std::unique_ptr<runtime::FileLock> lock = lock_of(session);
   TuneReport report{.device = session.fingerprint,
@@ -422,8 +459,8 @@ Exit work(const TuneCommand& command, Watched& watched, Output& output) {
                     .problems = {}};
   std::size_t number = 0;
   for (const TuneProblem& problem : problems) {
-    output.progress(fmt::format("problem {} of {}: {}, {}", ++number, problems.size(), problem.kernel.what(),
-                                to_string(problem.shape)));
+    output.progress(fmt::format("problem {} of {}: {}, {}", ++number, problems.size(),
+                                problem.kernel.what(), to_string(problem.shape)));
     report.problems.push_back(tune_problem(session, problem, output));
     if (session.is_over()) break;
   }
@@ -446,7 +483,8 @@ Exit work(const TuneCommand& command, Watched& watched, Output& output) {
 
 Exit tune_command(const TuneCommand& command, Output& output) {
   check_command(command);
-  const auto patience = std::chrono::milliseconds(static_cast<std::int64_t>(command.patience * 1000));
+  const auto patience =
+      std::chrono::milliseconds(static_cast<std::int64_t>(command.patience * 1000));
   constexpr int kMostDeaths = 100;
   Watched watched = watch(patience, kMostDeaths);
   if (!watched.is_child) return static_cast<Exit>(watched.exit_status);
@@ -454,20 +492,25 @@ Exit tune_command(const TuneCommand& command, Output& output) {
 }
 
 void define_tune(CLI::App& app, TuneCommand& command) {
-  CLI::Option* plan = app.add_option(
-      "--plan", command.plans,
-      "what to tune, again and again: a key, or options as \"head_dim=64 causal=true\" (default: what --head-dim, "
-      "--mode, --dtype and --causal say)");
-  CLI::Option* head_dim = app.add_option("--head-dim", command.head_dim, "of the kernel")->capture_default_str();
+  CLI::Option* plan = app.add_option("--plan", command.plans,
+                                     "what to tune, again and again: a key, or options as "
+                                     "\"head_dim=64 causal=true\" (default: what --head-dim, "
+                                     "--mode, --dtype and --causal say)");
+  CLI::Option* head_dim =
+      app.add_option("--head-dim", command.head_dim, "of the kernel")->capture_default_str();
   require_whole(head_dim, 1, 256);
-  CLI::Option* mode = app.add_option("--mode", command.mode, "as `sagegen run --mode`")->capture_default_str();
-  CLI::Option* dtype = app.add_option("--dtype", command.dtype, "f16 or bf16")->check(CLI::IsMember({"f16", "bf16"}))->capture_default_str();
+  CLI::Option* mode =
+      app.add_option("--mode", command.mode, "as `sagegen run --mode`")->capture_default_str();
+  CLI::Option* dtype = app.add_option("--dtype", command.dtype, "f16 or bf16")
+                           ->check(CLI::IsMember({"f16", "bf16"}))
+                           ->capture_default_str();
   CLI::Option* causal = app.add_flag("--causal", command.causal, "with a causal mask");
   for (CLI::Option* option : {head_dim, mode, dtype, causal})
     refuse_beside(option, plan, "the plan says it");
   constexpr std::uint64_t kMost = std::uint64_t{1} << 30;
-  CLI::Option* shapes = app.add_option("--shapes", command.shapes_file,
-                                       "file of problems, a line each: batch=1 heads=32 kv_heads=8 q_len=4096 kv_len=4096");
+  CLI::Option* shapes = app.add_option(
+      "--shapes", command.shapes_file,
+      "file of problems, a line each: batch=1 heads=32 kv_heads=8 q_len=4096 kv_len=4096");
   refuse_empty(shapes);
   const auto size = [&](const char* name, std::int64_t& value, const char* text) {
     CLI::Option* option = app.add_option(name, value, text);
@@ -479,21 +522,33 @@ void define_tune(CLI::App& app, TuneCommand& command) {
   size("--kv-heads", command.shape.kv_heads, "of K and V (default: as --heads)");
   size("--q-len", command.shape.q_len, "queries (default: 4096)");
   size("--kv-len", command.shape.kv_len, "keys (default: as --q-len)");
-  app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")->capture_default_str();
-  app.add_option("--target", command.target, "make PTX for sm_80, ... (default: the device's best)");
+  app.add_option("--device", command.device, "auto, cuda:N, emulator or emulator:PROFILE")
+      ->capture_default_str();
+  app.add_option("--target", command.target,
+                 "make PTX for sm_80, ... (default: the device's best)");
   app.add_option("--ptx", command.ptx, "where PTX is from, as `sagegen run --ptx`");
   add_choice<Deployment>(app, "--deployment", command.deployment,
                          {{"eager", Deployment::eager}, {"graph", Deployment::graph}},
                          "how launches are made where the result is used (default: eager)");
-  refuse_empty(app.add_option("--filter", command.filter, "schedules that match this regular expression, and the default"));
-  refuse_empty(app.add_option("--shard", command.shard, "I/N: every N-th problem from the I-th, for a fleet"));
-  require_number(app.add_option("--budget", command.budget, "stop after so many seconds; the same command goes on"), 1e9);
-  require_number(app.add_option("--patience", command.patience, "seconds that one step may take before it counts as hung")->capture_default_str(), 1e6);
-  add_choice<UseModel>(app, "--model", command.model,
-                       {{"auto", UseModel::automatic}, {"on", UseModel::on}, {"off", UseModel::off}},
-                       "prune by ptxas and the static model (default: on a GPU that the model knows)");
+  refuse_empty(app.add_option("--filter", command.filter,
+                              "schedules that match this regular expression, and the default"));
+  refuse_empty(app.add_option("--shard", command.shard,
+                              "I/N: every N-th problem from the I-th, for a fleet"));
+  require_number(app.add_option("--budget", command.budget,
+                                "stop after so many seconds; the same command goes on"),
+                 1e9);
+  require_number(app.add_option("--patience", command.patience,
+                                "seconds that one step may take before it counts as hung")
+                     ->capture_default_str(),
+                 1e6);
+  add_choice<UseModel>(
+      app, "--model", command.model,
+      {{"auto", UseModel::automatic}, {"on", UseModel::on}, {"off", UseModel::off}},
+      "prune by ptxas and the static model (default: on a GPU that the model knows)");
   app.add_flag("--again", command.again, "forget what an earlier sweep of the same problems found");
-  refuse_empty(app.add_option("--cache", command.cache, "folder of results (default: SAGEGEN_CACHE_DIR, or sagegen in the user's cache)"));
+  refuse_empty(app.add_option(
+      "--cache", command.cache,
+      "folder of results (default: SAGEGEN_CACHE_DIR, or sagegen in the user's cache)"));
   refuse_empty(app.add_option("--html", command.html, "write a page with drawings"));
   command.emulator_only = define_emulator_options(app, command.emulator);
 }
@@ -502,10 +557,13 @@ void define_tune(CLI::App& app, TuneCommand& command) {
 
 void add_tune(App& app) {
   app.add<TuneCommand>(
-      "tune", "find the fastest schedule for each problem on a device, and keep it for applications",
+      "tune",
+      "find the fastest schedule for each problem on a device, and keep it for applications",
       "  sagegen tune --head-dim 128 --causal --q-len 4096\n"
-      "  sagegen tune --plan \"head_dim=64 io=bf16\" --plan KEY --shapes shapes.txt --html report.html\n"
-      "  sagegen tune --device emulator:sm_89 --head-dim 64 --q-len 256 --heads 1 --budget 60 --json\n"
+      "  sagegen tune --plan \"head_dim=64 io=bf16\" --plan KEY --shapes shapes.txt --html "
+      "report.html\n"
+      "  sagegen tune --device emulator:sm_89 --head-dim 64 --q-len 256 --heads 1 --budget 60 "
+      "--json\n"
       "  sagegen tune --shapes shapes.txt --shard 3/8      one of eight machines",
       define_tune, tune_command);
 }

@@ -18,7 +18,8 @@ bool is_time(const TunedProblem& problem) { return problem.unit == "ns"; }
 
 std::string amount(const TunedProblem& problem, double value) {
   if (!is_time(problem)) return fmt::format("{:.0f}", value);
-  return value < 1e6 ? fmt::format("{:.2f} us", value / 1e3) : fmt::format("{:.3f} ms", value / 1e6);
+  return value < 1e6 ? fmt::format("{:.2f} us", value / 1e3)
+                     : fmt::format("{:.3f} ms", value / 1e6);
 }
 
 std::string unit_words(const TunedProblem& problem) {
@@ -28,7 +29,8 @@ std::string unit_words(const TunedProblem& problem) {
 // "3.1 % faster", or what else there is to say.
 std::string verdict(const TunedProblem& problem) {
   const std::string usual = problem.kernel.how();
-  if (problem.winner.empty()) return fmt::format("the default {} failed: {}", usual, problem.of(usual).reason);
+  if (problem.winner.empty())
+    return fmt::format("the default {} failed: {}", usual, problem.of(usual).reason);
   if (!problem.complete)
     return fmt::format("not finished: {} steps left, {} leads", problem.steps_left, problem.winner);
   if (problem.winner == usual) return fmt::format("the default {} stays", usual);
@@ -50,19 +52,22 @@ const TunedSchedule& TunedProblem::of(const std::string& schedule) const {
 }
 
 std::string report_text(const TuneReport& report) {
-  std::string text = fmt::format("device   {} ({})\n", report.device_name, to_string(report.device));
+  std::string text =
+      fmt::format("device   {} ({})\n", report.device_name, to_string(report.device));
   for (const TunedProblem& problem : report.problems) {
     text += fmt::format("\n{}\n\n", problem_head(problem));
-    Table table({"schedule", unit_words(problem) == "time" ? "time" : "instructions", "of default", "samples", ""});
+    Table table({"schedule", unit_words(problem) == "time" ? "time" : "instructions", "of default",
+                 "samples", ""});
     for (const TunedSchedule& each : problem.schedules) {
       const bool timed = each.time > 0;
       std::string note = each.schedule == problem.winner && problem.complete ? "chosen" : "";
       if (each.schedule == problem.kernel.how()) note += note.empty() ? "default" : ", default";
       if (each.outcome != Outcome::passed)
-        note += fmt::format("{}{}: {}", note.empty() ? "" : ", ", to_string(each.outcome), each.reason);
+        note +=
+            fmt::format("{}{}: {}", note.empty() ? "" : ", ", to_string(each.outcome), each.reason);
       table.add({each.schedule, timed ? amount(problem, each.time) : "-",
-                 each.ratio > 0 ? fmt::format("{:.3f}", each.ratio) : "-", std::to_string(each.samples),
-                 note});
+                 each.ratio > 0 ? fmt::format("{:.3f}", each.ratio) : "-",
+                 std::to_string(each.samples), note});
     }
     text += table.text();
     if (!is_time(problem)) text += fmt::format("\n  counts of {}\n", unit_words(problem));
@@ -77,7 +82,9 @@ Json report_json(const TuneReport& report) {
   for (const TunedProblem& problem : report.problems) {
     Json schedules = Json::array();
     for (const TunedSchedule& each : problem.schedules) {
-      Json line{{"schedule", each.schedule}, {"outcome", to_string(each.outcome)}, {"samples", each.samples}};
+      Json line{{"schedule", each.schedule},
+                {"outcome", to_string(each.outcome)},
+                {"samples", each.samples}};
       if (!each.reason.empty()) line["reason"] = each.reason;
       if (each.time > 0) line[problem.unit] = each.time;
       if (each.ratio > 0) line["of_default"] = each.ratio;
@@ -164,25 +171,32 @@ std::string bars(const TunedProblem& problem) {
   const int height = kTop + kRow * static_cast<int>(timed.size()) + 6;
   const double scale = kBars / std::max(longest, 1.0);
   std::string svg = fmt::format(
-      "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{} of each schedule, relative to the default\">\n", kWidth,
-      height, is_time(problem) ? "Time" : "Instructions");
+      "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{} of each schedule, relative to the "
+      "default\">\n",
+      kWidth, height, is_time(problem) ? "Time" : "Instructions");
   const double line = kLabel + scale;
   svg += fmt::format(
-      "<line x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\" stroke=\"#3566a8\" stroke-dasharray=\"3 3\"/>"
+      "<line x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\" stroke=\"#3566a8\" "
+      "stroke-dasharray=\"3 3\"/>"
       "<text x=\"{0:.1f}\" y=\"13\" text-anchor=\"middle\" fill=\"#3566a8\">default</text>\n",
       line, kTop - 6, height - 2);
   for (std::size_t i = 0; i < timed.size(); ++i) {
     const TunedSchedule& each = *timed[i];
     const double y = kTop + kRow * static_cast<double>(i);
-    const bool chosen = each.schedule == problem.winner, usual = each.schedule == problem.kernel.how();
+    const bool chosen = each.schedule == problem.winner,
+               usual = each.schedule == problem.kernel.how();
     const std::string_view colour = chosen ? "#2a7d4f" : usual ? "#3566a8" : "#b9c3cf";
-    svg += fmt::format("<text x=\"{}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>", kLabel - 8, y + 13,
-                       html_text(each.schedule));
-    svg += fmt::format("<rect x=\"{}\" y=\"{:.0f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/>", kLabel, y + 2,
-                       each.ratio * scale, kRow - 5, colour);
-    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\">{} ({:.3f}){}</text>\n", kLabel + each.ratio * scale + 6, y + 13,
-                       amount(problem, each.time), each.ratio,
-                       chosen && usual ? " chosen, default" : chosen ? " chosen" : usual ? " default" : "");
+    svg += fmt::format("<text x=\"{}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>", kLabel - 8,
+                       y + 13, html_text(each.schedule));
+    svg += fmt::format("<rect x=\"{}\" y=\"{:.0f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/>",
+                       kLabel, y + 2, each.ratio * scale, kRow - 5, colour);
+    svg +=
+        fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\">{} ({:.3f}){}</text>\n",
+                    kLabel + each.ratio * scale + 6, y + 13, amount(problem, each.time), each.ratio,
+                    chosen && usual ? " chosen, default"
+                    : chosen        ? " chosen"
+                    : usual         ? " default"
+                                    : "");
   }
   svg += "</svg>\n";
   return svg;
@@ -197,11 +211,12 @@ std::string changes(const TunedProblem& problem) {
     const std::string before = field.word(field.get(problem.kernel.schedule())),
                       after = field.word(field.get(winner.schedule()));
     if (before != after)
-      rows += fmt::format("<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n", html_text(field.name),
-                          html_text(before), html_text(after));
+      rows += fmt::format("<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
+                          html_text(field.name), html_text(before), html_text(after));
   }
   return fmt::format(
-      "<table><tr><th>what the winner changes</th><th class=\"n\">default</th><th class=\"n\">winner</th></tr>\n{}</table>\n",
+      "<table><tr><th>what the winner changes</th><th class=\"n\">default</th><th "
+      "class=\"n\">winner</th></tr>\n{}</table>\n",
       rows);
 }
 
@@ -224,10 +239,12 @@ std::string report_html(const TuneReport& report) {
                       html_text(report.device.name), html_text(to_string(report.device)),
                       html_text(report.deployment), html_text(report.measured));
   for (const TunedProblem& problem : report.problems) {
-    page += fmt::format("<h2><code>{}</code></h2>\n<p>{}, class {}</p>\n", html_text(problem.kernel.key()),
-                        html_text(to_string(problem.shape)), html_text(problem.shape_class));
+    page += fmt::format("<h2><code>{}</code></h2>\n<p>{}, class {}</p>\n",
+                        html_text(problem.kernel.key()), html_text(to_string(problem.shape)),
+                        html_text(problem.shape_class));
     page += fmt::format("<p><strong>{}</strong></p>\n", html_text(verdict(problem)));
-    if (!is_time(problem)) page += fmt::format("<p class=\"note\">Counts of {}.</p>\n", unit_words(problem));
+    if (!is_time(problem))
+      page += fmt::format("<p class=\"note\">Counts of {}.</p>\n", unit_words(problem));
     page += bars(problem) + changes(problem) + failures(problem);
   }
   return page + "</body></html>\n";

@@ -43,7 +43,8 @@ runtime::Buffer filled(const runtime::Device& device, const std::vector<std::uin
                        std::size_t elements) {
   std::vector<std::uint16_t> bits(elements);
   for (std::size_t at = 0; at < elements; at += pattern.size())
-    std::copy_n(pattern.begin(), std::min(pattern.size(), elements - at), bits.begin() + static_cast<std::ptrdiff_t>(at));
+    std::copy_n(pattern.begin(), std::min(pattern.size(), elements - at),
+                bits.begin() + static_cast<std::ptrdiff_t>(at));
   runtime::Buffer buffer(device, elements * sizeof(std::uint16_t));
   buffer.upload(std::as_bytes(std::span(bits)));
   return buffer;
@@ -63,9 +64,10 @@ RunMods mods_of(const Kernel& kernel, const attention::Shape& shape) {
 }  // namespace
 
 std::string to_string(const attention::Shape& shape) {
-  return fmt::format("batch {}, heads {}{}, q_len {}, kv_len {}", shape.batch, shape.q_heads,
-                     shape.kv_heads == shape.q_heads ? "" : fmt::format(" (K and V {})", shape.kv_heads),
-                     shape.q_len, shape.kv_len);
+  return fmt::format(
+      "batch {}, heads {}{}, q_len {}, kv_len {}", shape.batch, shape.q_heads,
+      shape.kv_heads == shape.q_heads ? "" : fmt::format(" (K and V {})", shape.kv_heads),
+      shape.q_len, shape.kv_len);
 }
 
 // ---- the problem on the device --------------------------------------------------------------------
@@ -83,9 +85,11 @@ struct TuneSubject::Tensors {
     q = filled(device, pattern, elements(shape.q_heads, shape.q_len, dim));
     k = filled(device, pattern, elements(shape.kv_heads, shape.kv_len, dim));
     v = filled(device, pattern, elements(shape.kv_heads, shape.kv_len, value_dim));
-    o = runtime::Buffer(device, elements(shape.q_heads, shape.q_len, value_dim) * sizeof(std::uint16_t));
+    o = runtime::Buffer(device,
+                        elements(shape.q_heads, shape.q_len, value_dim) * sizeof(std::uint16_t));
     const bool rows = view.spec.out == attention::OutputFormat::s8;
-    o_scale = runtime::Buffer(device, rows ? elements(shape.q_heads, shape.q_len, 1) * sizeof(float) : sizeof(float));
+    o_scale = runtime::Buffer(
+        device, rows ? elements(shape.q_heads, shape.q_len, 1) * sizeof(float) : sizeof(float));
     const float one = 1;
     if (!rows) o_scale.upload(std::as_bytes(std::span(&one, 1)));
     arguments = {.q = runtime::hnd(q.data(), shape.q_heads, shape.q_len, dim),
@@ -117,7 +121,8 @@ TuneSubject::TuneSubject(TuneProblem problem, const RunDevice& on, runtime::Arti
     schedules_.push_back(kernel.how());
   }
   if (usual_ >= schedules_.size() || schedules_[usual_] != usual)
-    throw InternalError("the default schedule of " + problem_.kernel.key() + " is none of its schedules");
+    throw InternalError("the default schedule of " + problem_.kernel.key() +
+                        " is none of its schedules");
 }
 
 TuneSubject::~TuneSubject() = default;
@@ -125,9 +130,11 @@ TuneSubject::~TuneSubject() = default;
 // On a GPU the driver says what its JIT made of the kernel.
 std::string TuneSubject::why_not_here(const Kernel& kernel) const {
   const Resources need = kernel.resources();
-  const int shared = on_.device.attribute(runtime::DeviceAttribute::max_shared_memory_per_block_optin);
+  const int shared =
+      on_.device.attribute(runtime::DeviceAttribute::max_shared_memory_per_block_optin);
   if (need.dynamic_smem > shared)
-    return fmt::format("needs {} bytes of shared memory, the device has {}", need.dynamic_smem, shared);
+    return fmt::format("needs {} bytes of shared memory, the device has {}", need.dynamic_smem,
+                       shared);
   if (on_.emulator || kernel.how() == problem_.kernel.how()) return {};
   const runtime::ArtifactSource::Shared artifact = source_(kernel);
   const runtime::Kernel loaded(on_.device, artifact->code, artifact->entry, need.threads,
@@ -139,7 +146,8 @@ std::string TuneSubject::why_not_here(const Kernel& kernel) const {
 Trial TuneSubject::check(const std::string& schedule) {
   const Kernel kernel = kernel_of(schedule);
   try {
-    if (std::string why = why_not_here(kernel); !why.empty()) return {Outcome::pruned, std::move(why)};
+    if (std::string why = why_not_here(kernel); !why.empty())
+      return {Outcome::pruned, std::move(why)};
     plans_[schedule] = std::make_unique<attention::Plan>(on_.device, kernel, source_);
   } catch (const SpecError& error) {
     return {Outcome::refused, first_line(error.what())};
@@ -186,13 +194,15 @@ Trial TuneSubject::judged(const Kernel& kernel) {
   if (on_.emulator) on_.emulator->clear_findings();
   const AttentionResult result = run_attention(job, on_, *plans_.at(kernel.how()));
   if (!result.findings.empty())
-    return {Outcome::faulted, first_line(result.findings.front().check + ": " + result.findings.front().message)};
+    return {Outcome::faulted,
+            first_line(result.findings.front().check + ": " + result.findings.front().message)};
   const Judgement judgement =
       judge(job, result, on_.device.compute_capability(), expected_for(job));
   if (judgement.passed) return {};
   return {Outcome::wrong,
-          fmt::format("relative L1 {:.4g} against a limit of {:.4g}{}{}", judgement.kernel.o.relative_l1,
-                      judgement.limit, judgement.row.met() ? "" : ", a row beyond its bound",
+          fmt::format("relative L1 {:.4g} against a limit of {:.4g}{}{}",
+                      judgement.kernel.o.relative_l1, judgement.limit,
+                      judgement.row.met() ? "" : ", a row beyond its bound",
                       judgement.impossible.none() ? "" : ", values that no weights give")};
 }
 
@@ -200,7 +210,8 @@ double TuneSubject::sample(const std::string& schedule) {
   if (!tensors_) tensors_ = std::make_unique<Tensors>(problem_, on_.device);
   std::unique_ptr<attention::Plan>& plan = plans_[schedule];
   if (!plan) plan = std::make_unique<attention::Plan>(on_.device, kernel_of(schedule), source_);
-  const auto bytes = static_cast<std::size_t>(plan->workspace_bytes(problem_.shape, attention::Lse::unwanted));
+  const auto bytes =
+      static_cast<std::size_t>(plan->workspace_bytes(problem_.shape, attention::Lse::unwanted));
   if (tensors_->workspace.bytes() < bytes) tensors_->workspace = runtime::Buffer(on_.device, bytes);
   const runtime::DevicePtr workspace = tensors_->workspace.data();
   try {
@@ -218,7 +229,8 @@ double TuneSubject::sample(const std::string& schedule) {
 
 // ---- what machine code says -----------------------------------------------------------------------
 
-std::map<std::string, std::string> reasons_of_the_model(const Kernel& kernel, const std::string& gpu) {
+std::map<std::string, std::string> reasons_of_the_model(const Kernel& kernel,
+                                                        const std::string& gpu) {
   constexpr double kFar = 1.5;  // several times what the model errs by
   const std::vector<ScheduleForecast> forecasts = forecast_schedules(kernel, gpu);
   double best = 0;

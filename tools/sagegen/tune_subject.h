@@ -21,11 +21,13 @@ struct TuneProblem {
   Kernel kernel;  // with the default schedule
   attention::Shape shape;
 };
-std::string to_string(const attention::Shape& shape);  // "batch 1, heads 32 (K and V 8), q_len 4096, kv_len 4096"
+std::string to_string(
+    const attention::Shape& shape);  // "batch 1, heads 32 (K and V 8), q_len 4096, kv_len 4096"
 
 // What machine code says before anything runs: schedules that spill, or that the model expects to be far slower than the
 // best one. By schedule; empty texts: nothing against it.
-std::map<std::string, std::string> reasons_of_the_model(const Kernel& kernel, const std::string& gpu);
+std::map<std::string, std::string> reasons_of_the_model(const Kernel& kernel,
+                                                        const std::string& gpu);
 
 class TuneSubject {
  public:
@@ -48,7 +50,9 @@ class TuneSubject {
 
  private:
   struct Tensors;
-  Kernel kernel_of(const std::string& schedule) const { return problem_.kernel.with_schedule(schedule); }
+  Kernel kernel_of(const std::string& schedule) const {
+    return problem_.kernel.with_schedule(schedule);
+  }
   std::string why_not_here(const Kernel& kernel) const;
   const Expected& expected_for(const AttentionJob& job);
   runtime::Trial judged(const Kernel& kernel);

@@ -79,11 +79,13 @@ Death death_of(const Ending& ending, std::chrono::milliseconds patience) {
   using runtime::Outcome;
   if (ending.hung) {
     return {ending.step,
-            {Outcome::hung,
-             fmt::format("no end in {} s; the process was killed", static_cast<double>(patience.count()) / 1000)}};
+            {Outcome::hung, fmt::format("no end in {} s; the process was killed",
+                                        static_cast<double>(patience.count()) / 1000)}};
   }
   const int signal = WTERMSIG(ending.status);
-  return {ending.step, {Outcome::faulted, fmt::format("the process ended by signal {} ({})", signal, strsignal(signal))}};
+  return {ending.step,
+          {Outcome::faulted,
+           fmt::format("the process ended by signal {} ({})", signal, strsignal(signal))}};
 }
 
 }  // namespace
@@ -128,12 +130,14 @@ Watched watch(std::chrono::milliseconds patience, int most_deaths) {
       continue;
     }
     // The user's second Ctrl-C, or somebody's kill, is no fault of a candidate.
-    const bool asked = !ending.hung && (WTERMSIG(ending.status) == SIGINT || WTERMSIG(ending.status) == SIGTERM);
+    const bool asked =
+        !ending.hung && (WTERMSIG(ending.status) == SIGINT || WTERMSIG(ending.status) == SIGTERM);
     blameless += ending.step.empty() ? 1 : 0;
     if (asked || ++deaths > most_deaths || blameless >= kMostBlameless) {
       watched.exit_status = static_cast<int>(asked ? Exit::check_failed : Exit::internal);
       if (!asked) {
-        std::fputs(fmt::format("sagegen: {}\n", death_of(ending, patience).trial.reason).c_str(), stderr);
+        std::fputs(fmt::format("sagegen: {}\n", death_of(ending, patience).trial.reason).c_str(),
+                   stderr);
       }
       return watched;
     }

@@ -32,10 +32,10 @@ class Heart {
 
 struct Watched {
   bool is_child = false;
-  Heart heart{-1};              // of a child
+  Heart heart{-1};  // of a child
   int children_before = 0;
-  std::optional<Death> death;   // what the one before died of, if it was in a step
-  int exit_status = 0;          // of the last child, in the parent
+  std::optional<Death> death;  // what the one before died of, if it was in a step
+  int exit_status = 0;         // of the last child, in the parent
 };
 // Returns in the child, which does the work and ends the process as usual; and in the parent, when a child has ended by
 // itself. Before any thread and any driver is started. After so many deaths, or three that were in no step, it is

@@ -16,15 +16,17 @@
 namespace sagegen::runtime {
 
 struct RaceOptions {
-  int first_rounds = 3;     // of all candidates; those beyond `drop` leave after the second
-  int middle_rounds = 4;    // more of those that are within `middle_drop`
-  int final_rounds = 16;    // more of the finalists
-  double drop = 1.25;       // times the best
+  int first_rounds = 3;   // of all candidates; those beyond `drop` leave after the second
+  int middle_rounds = 4;  // more of those that are within `middle_drop`
+  int final_rounds = 16;  // more of the finalists
+  double drop = 1.25;     // times the best
   double middle_drop = 1.08;
-  int finalists = 4;        // of the best, at most
-  double tie = 0.01;        // those within it are equal, and the first of them in the list wins: the same every time
-  double margin = 0.02;     // by which the winner has to beat the default; else the default stays
-  int most_duel_rounds = 48;  // of winner and default, until it is clear whether the margin is reached
+  int finalists = 4;  // of the best, at most
+  double tie =
+      0.01;  // those within it are equal, and the first of them in the list wins: the same every time
+  double margin = 0.02;  // by which the winner has to beat the default; else the default stays
+  int most_duel_rounds =
+      48;  // of winner and default, until it is clear whether the margin is reached
 };
 
 class Race {
@@ -85,7 +87,7 @@ class Race {
   std::vector<std::size_t> order_;  // of this round
   std::size_t position_ = 0;        // in it
   Stage stage_ = Stage::first;
-  int round_ = 0;           // of the race
+  int round_ = 0;  // of the race
   int rounds_in_stage_ = 0;
   std::size_t recorded_ = 0;
   std::size_t winner_;

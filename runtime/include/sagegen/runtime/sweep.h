@@ -79,7 +79,7 @@ class Sweep {
   std::size_t usual_;
   RaceOptions options_;
   std::vector<std::optional<Trial>> trials_;
-  std::vector<int> begun_;                // how often a check began that has no end
+  std::vector<int> begun_;  // how often a check began that has no end
   std::vector<std::size_t> racing_;
   std::optional<Race> race_;
   class Log;

@@ -30,8 +30,9 @@ class CacheError : public Error {
 struct DeviceFingerprint {
   std::string name;  // as the driver calls it
   int multiprocessors = 0;
-  int clock_khz = 0, memory_clock_khz = 0, memory_bus_bits = 0;  // the highest; 0: the device has none
-  std::string driver;                                            // "CUDA 13.0"; "emulator"
+  int clock_khz = 0, memory_clock_khz = 0,
+      memory_bus_bits = 0;  // the highest; 0: the device has none
+  std::string driver;       // "CUDA 13.0"; "emulator"
   friend bool operator==(const DeviceFingerprint&, const DeviceFingerprint&) = default;
 };
 DeviceFingerprint fingerprint_of(const Device& device);
@@ -52,9 +53,10 @@ std::string generator_id(const sagegen::Kernel& kernel, std::string_view version
 
 struct TuningEntry {
   TuningKey key;
-  std::string schedule, usual;      // words of Kernel::how(): the fastest one, and what it was compared with
-  std::uint64_t params = 0;         // ParamLayout::digest() of the kernel
-  std::string unit;                 // of the times: "ns", or "instructions" of an emulator, which are no time
+  std::string schedule,
+      usual;  // words of Kernel::how(): the fastest one, and what it was compared with
+  std::uint64_t params = 0;  // ParamLayout::digest() of the kernel
+  std::string unit;  // of the times: "ns", or "instructions" of an emulator, which are no time
   double time = 0, usual_time = 0;  // medians
   std::uint64_t samples = 0;        // of all candidates
   std::string measured;             // "2026-11-30T12:00:00Z"
@@ -95,8 +97,9 @@ class TuningDatabase {
     std::optional<TuningEntry> entry;
     std::string why_not;  // of a file that is no entry
   };
-  std::vector<Listed> list() const;  // by file name. Throws CacheError of a folder that cannot be read
-  std::size_t clear() const;         // how many entries there were
+  std::vector<Listed> list()
+      const;                  // by file name. Throws CacheError of a folder that cannot be read
+  std::size_t clear() const;  // how many entries there were
 
  private:
   std::filesystem::path folder_;
