@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "sagegen/sagegen.h"
 #include "templates/attention/plan.h"
 #include "templates/attention/plan_mode_map.h"
+#include "templates/attention/plan_tuned.h"
 
 using namespace sagegen;
 using namespace sagegen::runtime;
@@ -35,7 +37,7 @@ struct sagegen_mode_map {
 };
 
 struct sagegen_attention {
-  attention::Plan plan;
+  attention::TunedPlan plan;
   std::string kernel;
   std::string note;
 };
@@ -68,6 +70,8 @@ sagegen_status guarded(Work work) noexcept {
     return fail(SAGEGEN_SPEC_ERROR, error.what());
   } catch (const ArtifactError& error) {  // the caller's files
     return fail(SAGEGEN_SPEC_ERROR, error.what());
+  } catch (const CacheError& error) {
+    return fail(SAGEGEN_SPEC_ERROR, error.what());
   } catch (const DriverError& error) {
     const bool memory = error.result() == static_cast<int>(Result::out_of_memory);
     return fail(memory ? SAGEGEN_OUT_OF_MEMORY : SAGEGEN_DRIVER_ERROR, error.what());
@@ -78,6 +82,29 @@ sagegen_status guarded(Work work) noexcept {
   } catch (...) {
     return fail(SAGEGEN_INTERNAL_ERROR, "an exception that is no std::exception");
   }
+}
+
+// One for the process, as the database is.
+struct MessageSink {
+  std::mutex mutex;
+  sagegen_message_callback callback = nullptr;
+  void* user = nullptr;
+};
+MessageSink& message_sink() {
+  static MessageSink sink;
+  return sink;
+}
+
+void tell(const std::string& text) {
+  MessageSink& sink = message_sink();
+  sagegen_message_callback callback = nullptr;
+  void* user = nullptr;
+  {
+    const std::scoped_lock lock(sink.mutex);
+    callback = sink.callback;
+    user = sink.user;
+  }
+  if (callback != nullptr) callback(user, text.c_str());
 }
 
 void need(const void* pointer, const char* call, const char* what) {
@@ -324,7 +351,8 @@ sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* 
     need(attention, call, "attention");
     need(shape, call, "shape");
     need(arguments, call, "arguments");
-    (attention->plan.*part)(shape_of(*shape), arguments_of(*arguments), workspace, workspace_bytes,
+    const attention::Shape of = shape_of(*shape);
+    (attention->plan.plan_for(of).*part)(of, arguments_of(*arguments), workspace, workspace_bytes,
                             static_cast<StreamHandle>(stream));
   });
 }
@@ -332,6 +360,13 @@ sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* 
 }  // namespace
 
 const char* sagegen_version(void) { return SAGEGEN_VERSION; }
+
+void sagegen_on_message(sagegen_message_callback callback, void* user) {
+  MessageSink& sink = message_sink();
+  const std::scoped_lock lock(sink.mutex);
+  sink.callback = callback;
+  sink.user = user;
+}
 
 const char* sagegen_status_name(sagegen_status status) {
   switch (status) {
@@ -468,11 +503,16 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     const auto [kernel, note] = asked_for(*options, device->device);
     const ArtifactSource source =
         options->ptx_directory == nullptr ? embedded_ptx() : ptx_at(options->ptx_directory);
-    auto plan = std::make_unique<sagegen_attention>(
-        sagegen_attention{.plan = attention::Plan(device->device, kernel, source),
-                          .kernel = kernel.key(),
-                          .note = note});
-    const std::string& of_loading = plan->plan.note();
+    attention::TuningOptions tuning{.choice = options->tuning == nullptr
+                                                  ? attention::tuning_choice_of_environment()
+                                                  : attention::tuning_choice(options->tuning),
+                                    .version = SAGEGEN_VERSION,
+                                    .warn = tell};
+    std::unique_ptr<sagegen_attention> plan(
+        new sagegen_attention{.plan{device->device, kernel, source, std::move(tuning)},
+                              .kernel = kernel.key(),
+                              .note = note});
+    const std::string& of_loading = plan->plan.usual().note();
     if (!of_loading.empty()) plan->note += (note.empty() ? "" : "\n") + of_loading;
     *attention = plan.release();
   });
@@ -494,7 +534,29 @@ sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attent
     need(attention, "sagegen_attention_workspace_bytes", "attention");
     need(shape, "sagegen_attention_workspace_bytes", "shape");
     need(bytes, "sagegen_attention_workspace_bytes", "bytes");
-    *bytes = attention->plan.workspace_bytes(shape_of(*shape));
+    const attention::Shape of = shape_of(*shape);
+    *bytes = attention->plan.plan_for(of).workspace_bytes(of);
+  });
+}
+
+sagegen_status sagegen_attention_prepare(sagegen_attention* attention, const sagegen_shape* shapes,
+                                         size_t count) {
+  return guarded([&] {
+    need(attention, "sagegen_attention_prepare", "attention");
+    if (count > 0) need(shapes, "sagegen_attention_prepare", "shapes");
+    std::vector<attention::Shape> all;
+    for (size_t i = 0; i < count; ++i) all.push_back(shape_of(shapes[i]));
+    attention->plan.prepare(all);
+  });
+}
+
+sagegen_status sagegen_attention_kernel_for(const sagegen_attention* attention,
+                                            const sagegen_shape* shape, const char** key) {
+  return guarded([&] {
+    need(attention, "sagegen_attention_kernel_for", "attention");
+    need(shape, "sagegen_attention_kernel_for", "shape");
+    need(key, "sagegen_attention_kernel_for", "key");
+    *key = attention->plan.plan_for(shape_of(*shape)).kernel().key().c_str();
   });
 }
 
@@ -529,7 +591,7 @@ sagegen_status sagegen_attention_code_sizes(const sagegen_attention* attention,
     need(attention, kCall, "attention");
     need(shape, kCall, "shape");
     need(sizes, kCall, "sizes");
-    const attention::CodeSizes of = attention->plan.code_sizes(
+    const attention::CodeSizes of = attention->plan.usual().code_sizes(
         shape_of(*shape), lse != 0 ? attention::Lse::wanted : attention::Lse::unwanted);
     *sizes = {.q_codes = of.q_codes,
               .q_scale = of.q_scale,
@@ -559,7 +621,7 @@ sagegen_status sagegen_attention_quantize_queries(const sagegen_attention* atten
     need(to, kCall, "to");
     const attention::KeyValueCodes of =
         keys_values == nullptr ? attention::KeyValueCodes{} : codes_of(*keys_values);
-    attention->plan.quantize_queries(shape_of(*shape), arguments_of(*arguments), of, codes_of(*to),
+    attention->plan.usual().quantize_queries(shape_of(*shape), arguments_of(*arguments), of, codes_of(*to),
                                      workspace, workspace_bytes, static_cast<StreamHandle>(stream));
   });
 }
@@ -576,7 +638,7 @@ sagegen_status sagegen_attention_quantize_keys_values(const sagegen_attention* a
     need(shape, kCall, "shape");
     need(arguments, kCall, "arguments");
     need(to, kCall, "to");
-    attention->plan.quantize_keys_values(shape_of(*shape), arguments_of(*arguments), codes_of(*to),
+    attention->plan.usual().quantize_keys_values(shape_of(*shape), arguments_of(*arguments), codes_of(*to),
                                          workspace, workspace_bytes,
                                          static_cast<StreamHandle>(stream));
   });
@@ -593,7 +655,7 @@ sagegen_status sagegen_attention_attend_codes(
     need(queries, kCall, "queries");
     need(keys_values, kCall, "keys_values");
     need(arguments, kCall, "arguments");
-    attention->plan.attend_codes(shape_of(*shape), codes_of(*queries), codes_of(*keys_values),
+    attention->plan.usual().attend_codes(shape_of(*shape), codes_of(*queries), codes_of(*keys_values),
                                  arguments_of(*arguments), workspace, workspace_bytes,
                                  static_cast<StreamHandle>(stream));
   });

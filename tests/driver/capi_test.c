@@ -785,6 +785,49 @@ static void test_misuse(sagegen_device* device) {
   sagegen_attention_destroy(NULL);
 }
 
+static int messages;
+static char message[400];
+static void take_message(void* user, const char* text) {
+  ++*(int*)user;
+  snprintf(message, sizeof message, "%s", text);
+}
+
+/* An exported entry says that large problems run a schedule of which there is no code here: the default stays, and one
+ * message says so. Everything else about tuning has tests in C++. */
+static void test_tuning(sagegen_device* device) {
+  const char* const pinned = "capi_test_pinned.txt";
+  FILE* file = fopen(pinned, "w");
+  EXPECT(file != NULL);
+  fputs("sagegen.tuned-set\t1\n", file);
+  fclose(file);
+  char choice[64];
+  snprintf(choice, sizeof choice, "pinned %s", pinned);
+  sagegen_attention* plan = NULL;
+  sagegen_attention_options options = {.head_dim = 64, .tuning = choice};
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  const sagegen_shape shapes[] = {{1, 2, 1, 256, 256, 0, 0}, {1, 2, 2, 1, 100, 0, 0}};
+  sagegen_on_message(take_message, &messages);
+  EXPECT(sagegen_attention_prepare(plan, shapes, 2) == SAGEGEN_OK);
+  EXPECT(sagegen_attention_prepare(plan, NULL, 0) == SAGEGEN_OK);
+  EXPECT(messages == 0);
+  const char* key = NULL;
+  EXPECT(sagegen_attention_kernel_for(plan, shapes, &key) == SAGEGEN_OK);
+  EXPECT(key != NULL && strcmp(key, sagegen_attention_kernel(plan)) == 0);
+  const sagegen_shape impossible = {1, 3, 2, 1, 1, 0, 0};
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_prepare(plan, &impossible, 1), "kv_heads");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_prepare(plan, NULL, 1), "shapes is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_kernel_for(plan, NULL, &key), "shape is null");
+  sagegen_attention_destroy(plan);
+  file = fopen(pinned, "w");
+  fputs("sagegen.tuned-set\t9\n", file);
+  fclose(file);
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &options, &plan), pinned);
+  options.tuning = "sometimes";
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(device, &options, &plan), "\"pinned FILE\"");
+  remove(pinned);
+  sagegen_on_message(NULL, NULL);
+}
+
 int main(int argc, char** argv) { /* a directory with PTX of kernels that are not embedded, or nothing */
   sagegen_device* device = NULL;
   EXPECT(sagegen_device_create("emulator:sm_89", &device) == SAGEGEN_OK);
@@ -805,6 +848,7 @@ int main(int argc, char** argv) { /* a directory with PTX of kernels that are no
   test_unreadable_ptx(device);
   test_packed(device, argc > 1 ? argv[1] : NULL);
   test_misuse(device);
+  test_tuning(device);
   sagegen_device_destroy(device);
   printf("%d failures\n", failures);
   return failures != 0;

@@ -46,6 +46,12 @@ const char* sagegen_status_name(sagegen_status status);
 /* Text of the calling thread's last failed call, never null; valid until its next call. */
 const char* sagegen_last_error(void);
 
+/* Told in a sentence of what went well enough to be no failure: an entry of the tuning database that is damaged, or a
+ * schedule without code. In the thread whose call it is about; null, which is usual: nobody is told. The text is valid
+ * during the call, which calls nothing of sagegen. */
+typedef void (*sagegen_message_callback)(void* user, const char* text);
+void sagegen_on_message(sagegen_message_callback callback, void* user);
+
 /* ---- devices ---------------------------------------------------------------------------------- */
 
 typedef struct sagegen_device sagegen_device;
@@ -110,6 +116,10 @@ typedef struct sagegen_attention_options {
   /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
    * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */
   const char* ptx_directory;
+  /* Which schedules run: "cached", those that `sagegen tune` found for this device; "pinned FILE", those of a file that
+   * `sagegen cache export` wrote, the same on every machine; "off", the default of the kernel. Null: what the environment variable SAGEGEN_TUNING
+   * says, or cached. Code of other schedules is not embedded: ptx_directory has it, or the default stays and a message says so. */
+  const char* tuning;
 } sagegen_attention_options;
 
 typedef struct sagegen_shape {
@@ -196,6 +206,14 @@ const char* sagegen_attention_kernel(const sagegen_attention* attention);
 /* What an old driver costs: why a lower target than the device's was chosen, or kernels of an older target
  * were loaded. Empty if nothing. Valid while the handle lives; null for a null handle. */
 const char* sagegen_attention_note(const sagegen_attention* attention);
+/* Looks up and loads what these shapes, and others of their classes, run from now on (docs/tuning.md). At start, and before
+ * their workspaces are asked for: what quantize left, attend of another schedule does not read. Other shapes run the
+ * default schedule. On no other call anything is read from disk or compiled. */
+sagegen_status sagegen_attention_prepare(sagegen_attention* attention, const sagegen_shape* shapes,
+                                         size_t count);
+/* Key of the attention kernel that a shape runs; valid while the handle lives. */
+sagegen_status sagegen_attention_kernel_for(const sagegen_attention* attention,
+                                            const sagegen_shape* shape, const char** key);
 sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attention,
                                                  const sagegen_shape* shape, size_t* bytes);
 
@@ -219,7 +237,7 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
  *
  * The same in pieces, whose tensors the caller owns: K and V are quantized once and attended with as many Q as there
  * are, of whichever lengths, or all of them were quantized elsewhere. docs/reference.md, "Codes and scales", has the
- * formulas. Packed sequences are refused. Zero-initialize the structs, then set what the kernel has: what
+ * formulas. They run the default schedule. Packed sequences are refused. Zero-initialize the structs, then set what the kernel has: what
  * sagegen_attention_code_sizes gives no bytes stays 0.
  *
  * Below, LqP and LkP are q_len and kv_len rounded up as there; Dc and Dv channels rounded up. A kernel whose mode says
