@@ -29,6 +29,18 @@ function(sagegen_compile_options target)
   endif()
 endfunction()
 
+# For targets that the C API's shared library carries: a section per function, so that the linker leaves out what
+# nobody reaches.
+function(sagegen_split_sections target)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-ffunction-sections -fdata-sections>)
+endfunction()
+
+# The same, and small code: for what runs once per kernel, plan or launch.
+function(sagegen_keep_small target)
+  sagegen_split_sections(${target})
+  target_compile_options(${target} PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug>>>:-Os>)
+endfunction()
+
 # sagegen_library(sagegen_name COMPONENT component [USES_LLVM] [SOURCES ...] [INCLUDE dirs] [PUBLIC deps]
 # [PRIVATE deps]): one layer, one static library, known as sagegen::name in this build and to users of the
 # installed package. COMPONENT: the part of the package it belongs to (see cmake/sagegenConfig.cmake.in);
