@@ -104,6 +104,9 @@ std::string Bundle::Contents::text(std::size_t index) const {
   const auto damaged = [&](std::string_view why) {
     refuse(fmt::format("{} is damaged ({})", names[index], why));
   };
+  // libzstd may read formats of its past, too, which no bundle has; see capi/zstd_old_formats.cpp.
+  if (entry.frame.size() < 4 || number_at(entry.frame, 0, 4) != ZSTD_MAGICNUMBER)
+    damaged("it is no zstd frame");
   const auto size = ZSTD_getFrameContentSize(entry.frame.data(), entry.frame.size());
   const std::size_t frame = ZSTD_findFrameCompressedSize(entry.frame.data(), entry.frame.size());
   if (size != entry.text_bytes || frame != entry.frame.size()) damaged("its size");

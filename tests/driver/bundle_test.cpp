@@ -206,6 +206,25 @@ TEST_CASE("a damaged bundle is refused by name and reason") {
   CHECK_THAT(why_refused(sealed(bad, kSealed)), Contains("base of one"));
 }
 
+TEST_CASE("a frame of libzstd's past is refused before libzstd reads it") {
+  const std::string good = bundle_of({{"one", "text of one"}, {"two", "text of two"}});
+  constexpr std::size_t kFrames = bundle_format::kHeaderBytes + 2 * 16 + 8;
+  for (const std::uint64_t magic : {0xfd2fb525u, 0xfd2fb526u, 0xfd2fb527u, 0x184d2a50u, 0u}) {
+    std::string bad = good;
+    store(bad, kFrames, magic, 4);  // no checksum covers it
+    INFO(magic);
+    CHECK_THAT(why_refused(bad), Contains("one is damaged (it is no zstd frame)"));
+  }
+  std::string bad = good;  // one frame of three bytes, and the other has the rest
+  constexpr std::size_t kIndex = bundle_format::kHeaderBytes;
+  const auto bytes = [&](std::size_t text) {
+    return static_cast<unsigned char>(good[kIndex + 16 * text + 4]);
+  };
+  store(bad, kIndex + 4, 3, 4);
+  store(bad, kIndex + 16 + 4, std::uint64_t{bytes(0)} + bytes(1) - 3, 4);
+  CHECK_THAT(why_refused(sealed(bad, 2 * 16 + 8)), Contains("one is damaged (it is no zstd frame)"));
+}
+
 TEST_CASE("a bundle is read from a file") {
   namespace fs = std::filesystem;
   const fs::path file = fs::temp_directory_path() / "sagegen_bundle_test.bundle";
