@@ -8,15 +8,15 @@ extern "C" {
 #define SAGEGEN_NEVER_CALLED(name) \
   [[gnu::weak]] void name();       \
   void name() { std::abort(); }
-#define SAGEGEN_OLD_FORMAT(version)                                 \
-  SAGEGEN_NEVER_CALLED(ZSTDv##version##_createDCtx)                 \
-  SAGEGEN_NEVER_CALLED(ZSTDv##version##_freeDCtx)                   \
-  SAGEGEN_NEVER_CALLED(ZSTDv##version##_decompress_usingDict)       \
-  SAGEGEN_NEVER_CALLED(ZSTDv##version##_findFrameSizeInfoLegacy)    \
-  SAGEGEN_NEVER_CALLED(ZSTDv##version##_getFrameParams)             \
-  SAGEGEN_NEVER_CALLED(ZBUFFv##version##_createDCtx)                \
-  SAGEGEN_NEVER_CALLED(ZBUFFv##version##_freeDCtx)                  \
-  SAGEGEN_NEVER_CALLED(ZBUFFv##version##_decompressContinue)        \
+#define SAGEGEN_OLD_FORMAT(version)                              \
+  SAGEGEN_NEVER_CALLED(ZSTDv##version##_createDCtx)              \
+  SAGEGEN_NEVER_CALLED(ZSTDv##version##_freeDCtx)                \
+  SAGEGEN_NEVER_CALLED(ZSTDv##version##_decompress_usingDict)    \
+  SAGEGEN_NEVER_CALLED(ZSTDv##version##_findFrameSizeInfoLegacy) \
+  SAGEGEN_NEVER_CALLED(ZSTDv##version##_getFrameParams)          \
+  SAGEGEN_NEVER_CALLED(ZBUFFv##version##_createDCtx)             \
+  SAGEGEN_NEVER_CALLED(ZBUFFv##version##_freeDCtx)               \
+  SAGEGEN_NEVER_CALLED(ZBUFFv##version##_decompressContinue)     \
   SAGEGEN_NEVER_CALLED(ZBUFFv##version##_decompressInitDictionary)
 
 SAGEGEN_OLD_FORMAT(05)
