@@ -56,9 +56,10 @@ struct Bundle::Contents {
 
 void Bundle::Contents::read(std::string_view bytes) {
   if (bytes.size() < kHeaderBytes || !bytes.starts_with(kMagic)) refuse("it is no bundle");
-  if (const auto version = number_at(bytes, kVersionAt, 4); version != kVersion) {
-    refuse(fmt::format("it is a bundle of version {}, and this library reads version {}", version,
-                       kVersion));
+  if (const auto version = number_at(bytes, kVersionAt, 4);
+      version < kOldestVersion || version > kVersion) {
+    refuse(fmt::format("it is a bundle of version {}, and this library reads versions {} to {}",
+                       version, kOldestVersion, kVersion));
   }
   const auto count = static_cast<std::size_t>(number_at(bytes, kCountAt, 4));
   if (count > (bytes.size() - kHeaderBytes) / kIndexBytes) refuse("it ends inside its index");
@@ -79,6 +80,16 @@ void Bundle::Contents::read(std::string_view bytes) {
   if (fnv1a(bytes.substr(kHeaderBytes, frames_at - kHeaderBytes)) != number_at(bytes, kCheckAt, 8))
     refuse("its index is damaged");
 
+  // No more than so many bases, none of them behind itself.
+  const auto has_sound_base = [&](std::size_t index) {
+    for (int bases = 0; bases <= kMostBases; ++bases) {
+      const std::size_t base = field(index, 3);
+      if (base == kNoBase) return true;
+      if (base >= count) return false;
+      index = base;
+    }
+    return false;
+  };
   std::size_t name_at = names_at, frame_at = frames_at;
   for (std::size_t i = 0; i < count; ++i) {
     const std::string_view name = bytes.substr(name_at, field(i, 0));
@@ -89,8 +100,7 @@ void Bundle::Contents::read(std::string_view bytes) {
     if (i > 0 && name <= names.back()) refuse(fmt::format("its names are not in order at {}", i));
     if (field(i, 2) > kLargestBundledText)
       refuse(fmt::format("{} is said to have {} bytes", name, field(i, 2)));
-    if (base != kNoBase && (base >= count || field(base, 3) != kNoBase))
-      refuse(fmt::format("the base of {} cannot be one", name));
+    if (!has_sound_base(i)) refuse(fmt::format("the base of {} cannot be one", name));
     names.push_back(name);
     entries.push_back(
         {.frame = bytes.substr(frame_at, field(i, 1)), .text_bytes = field(i, 2), .base = base});
@@ -113,12 +123,10 @@ std::string Bundle::Contents::text(std::size_t index) const {
   // Made once per thread: that takes as long as a small text.
   thread_local const std::unique_ptr<ZSTD_DCtx, FreeContext> context(ZSTD_createDCtx());
   if (!context) throw std::bad_alloc();
+  const std::string prefix = entry.base == kNoBase ? std::string() : text(entry.base);
   ZSTD_DCtx_reset(context.get(), ZSTD_reset_session_and_parameters);
-  std::string prefix;
-  if (entry.base != kNoBase) {
-    prefix = text(entry.base);  // which has none
+  if (entry.base != kNoBase)
     ZSTD_DCtx_refPrefix(context.get(), prefix.data(), prefix.size());  // for one frame
-  }
   std::string result(entry.text_bytes, '\0');
   const std::size_t written = ZSTD_decompressDCtx(context.get(), result.data(), result.size(),
                                                   entry.frame.data(), entry.frame.size());

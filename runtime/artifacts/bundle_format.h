@@ -8,8 +8,9 @@
 namespace sagegen::runtime::bundle_format {
 
 inline constexpr std::string_view kMagic = "sgbundle";
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2, kOldestVersion = 1;  // written, and the oldest that is read
 inline constexpr std::uint32_t kNoBase = 0xffffffff;
+inline constexpr int kMostBases = 4;  // that stand behind one text: each is unpacked for it
 inline constexpr std::size_t kVersionAt = 8, kCountAt = 12, kCheckAt = 16, kHeaderBytes = 24;
 inline constexpr std::size_t kIndexBytes = 16;  // of one text
 

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/artifacts/bundle_format.h"
@@ -77,8 +79,9 @@ class FrameSizes {
   std::vector<std::vector<std::size_t>> of_;  // by text, from first() on
 };
 
-// For each text its base. As long as one more base makes the whole smaller, the one that saves most is taken.
-std::vector<std::uint32_t> choose_bases(const std::vector<NamedText>& texts) {
+// For each text its base among those that have none. As long as one more base makes the whole smaller, the one
+// that saves most is taken.
+std::vector<std::uint32_t> choose_bases_of_one_step(const std::vector<NamedText>& texts) {
   const FrameSizes sizes(texts);
   std::vector<std::uint32_t> result(texts.size(), kNoBase);
   std::vector<std::size_t> now = sizes.alone;
@@ -111,6 +114,29 @@ std::vector<std::uint32_t> choose_bases(const std::vector<NamedText>& texts) {
       result[i] = static_cast<std::uint32_t>(best);
     });
   }
+}
+
+// For each text its base, for bases theirs, and so on: kernels resemble those of their kind most, and kinds each
+// other.
+std::vector<std::uint32_t> choose_bases(const std::vector<NamedText>& texts) {
+  std::vector<std::uint32_t> result(texts.size(), kNoBase), without(texts.size());
+  std::iota(without.begin(), without.end(), 0u);
+  for (int step = 0; step < kMostBases; ++step) {
+    std::vector<NamedText> among;
+    for (const std::uint32_t text : without) among.push_back(texts[text]);
+    const std::vector<std::uint32_t> bases = choose_bases_of_one_step(among);
+    std::vector<std::uint32_t> still_without;
+    for (std::size_t i = 0; i < bases.size(); ++i) {
+      if (bases[i] == kNoBase) {
+        still_without.push_back(without[i]);
+      } else {
+        result[without[i]] = without[bases[i]];
+      }
+    }
+    if (still_without.size() == without.size()) break;
+    without = std::move(still_without);
+  }
+  return result;
 }
 
 void put(std::string& bytes, std::uint64_t number, int width) {

@@ -119,6 +119,44 @@ TEST_CASE("kernels that resemble each other are stored as differences") {
   CHECK(bundle_of(like_kernels(3, 8, 400)).size() < 3 * one);
 }
 
+TEST_CASE("bases have bases, up to four") {
+  using namespace bundle_format;
+  const auto base_at = [](std::size_t text) { return kHeaderBytes + kIndexBytes * text + 12; };
+  const auto base_of = [&](const std::string& bytes, std::size_t text) {
+    std::uint32_t base = 0;
+    for (std::size_t i = 4; i-- > 0;)
+      base = base << 8 | static_cast<unsigned char>(bytes[base_at(text) + i]);
+    return base;
+  };
+  const Texts texts = like_kernels(2, 40, 300);  // each member is like the one before
+  const std::string bytes = bundle_of(texts);
+  int most = 0;
+  for (std::size_t text = 0; text < texts.size(); ++text) {
+    int bases = 0;
+    for (std::size_t at = text; base_of(bytes, at) != kNoBase; at = base_of(bytes, at)) ++bases;
+    most = std::max(most, bases);
+  }
+  CHECK(most > 1);
+  CHECK(most <= kMostBases);
+  const Bundle bundle = Bundle::view(bytes, "B");
+  for (const auto& [name, text] : texts) CHECK(bundle.find(name) == text);
+
+  // Frames that need no prefix are the same behind any.
+  std::string chain =
+      bundle_of({{"a", "1"}, {"b", "2"}, {"c", "3"}, {"d", "4"}, {"e", "5"}, {"f", "6"}});
+  constexpr std::size_t kSealed = 6 * (kIndexBytes + 2);
+  for (std::size_t text = 0; text < 4; ++text) store(chain, base_at(text), text + 1, 4);
+  CHECK(why_refused(sealed(chain, kSealed)) == "taken");
+  store(chain, kVersionAt, 1, 4);  // of the former version, which is read
+  CHECK(why_refused(sealed(chain, kSealed)) == "taken");
+  store(chain, base_at(4), 5, 4);
+  CHECK_THAT(why_refused(sealed(chain, kSealed)), Contains("base of a"));
+  store(chain, base_at(0), kNoBase, 4);
+  CHECK(why_refused(sealed(chain, kSealed)) == "taken");
+  store(chain, base_at(5), 1, 4);  // b to f stand behind each other
+  CHECK_THAT(why_refused(sealed(chain, kSealed)), Contains("base of b"));
+}
+
 TEST_CASE("one text is read without the others") {
   const Texts texts = like_kernels(30, 4, 1500);  // 120 texts of 40 KB
   const std::string bytes = bundle_of(texts);
@@ -165,8 +203,11 @@ TEST_CASE("a damaged bundle is refused by name and reason") {
   CHECK_THAT(why_refused(".version 8.4\n.target sm_89 and so on, at length"),
              Contains("no bundle"));
   std::string bad = good;
-  store(bad, bundle_format::kVersionAt, 2, 4);
-  CHECK_THAT(why_refused(bad), Contains("version 2") && Contains("reads version 1"));
+  for (const int version : {0, 3}) {
+    store(bad, bundle_format::kVersionAt, static_cast<std::uint64_t>(version), 4);
+    CHECK_THAT(why_refused(bad), Contains("version " + std::to_string(version) + ",") &&
+                                     Contains("reads versions 1 to 2"));
+  }
   bad = good;
   store(bad, bundle_format::kCountAt, 0xffffffff, 4);
   CHECK_THAT(why_refused(bad), Contains("ends inside its index"));
@@ -222,7 +263,8 @@ TEST_CASE("a frame of libzstd's past is refused before libzstd reads it") {
   };
   store(bad, kIndex + 4, 3, 4);
   store(bad, kIndex + 16 + 4, std::uint64_t{bytes(0)} + bytes(1) - 3, 4);
-  CHECK_THAT(why_refused(sealed(bad, 2 * 16 + 8)), Contains("one is damaged (it is no zstd frame)"));
+  CHECK_THAT(why_refused(sealed(bad, 2 * 16 + 8)),
+             Contains("one is damaged (it is no zstd frame)"));
 }
 
 TEST_CASE("a bundle is read from a file") {

@@ -12,8 +12,12 @@ TEST_CASE("the reader of bundles survives mutated files") {
   sagegen::fuzz::MutationLoop loop;
   loop.seeds = {write_bundle({{"a", body}, {"b", other}, {"c", "short"}, {"d", ""}}),
                 write_bundle({{"kernel", body}}), write_bundle({})};
-  loop.dictionary = {"sgbundle", std::string(4, '\0'), std::string(4, '\xff'),
-                     std::string("\1\0\0\0", 4), "\x28\xb5\x2f\xfd"};
+  loop.dictionary = {"sgbundle",
+                     std::string(4, '\0'),
+                     std::string(4, '\xff'),
+                     std::string("\1\0\0\0", 4),
+                     std::string("\2\0\0\0", 4),
+                     "\x28\xb5\x2f\xfd"};
   loop.iterations = 60000;
   CHECK(sagegen::fuzz::run(loop) > loop.iterations);
 }

@@ -1,12 +1,13 @@
 // A bundle: texts by name in one compressed file, of which each can be read without the others.
 //
 // The file, all numbers little-endian:
-//   char[8] "sgbundle"; u32 version = 1; u32 count; u64 FNV-1a of index and names
+//   char[8] "sgbundle"; u32 version = 2; u32 count; u64 FNV-1a of index and names
 //   index   count times: u32 bytes of the name, u32 bytes of the frame, u32 bytes of the text, u32 base
 //   names   in the order of their bytes, each once and followed by a NUL
 //   frames  one Zstandard frame (RFC 8878) per text, with the size and the checksum of its content
-// A base is the number of another text, without a base of its own, that the frame takes as its prefix: kernels
-// of one kind differ in few places. No base: 0xffffffff. There is nothing between the parts nor behind them.
+// A base is the number of another text that the frame takes as its prefix: kernels of one kind differ in few
+// places. A base may have one of its own, and so on, up to four. No base: 0xffffffff. There is nothing between the
+// parts nor behind them. In version 1, which is read, too, bases have none.
 #pragma once
 
 #include <cstddef>
