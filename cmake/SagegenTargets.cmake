@@ -35,7 +35,7 @@ function(sagegen_split_sections target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-ffunction-sections -fdata-sections>)
 endfunction()
 
-# The same, and small code: for what runs once per kernel, plan or launch.
+# The same, and small code: for what runs once per kernel or plan.
 function(sagegen_keep_small target)
   sagegen_split_sections(${target})
   target_compile_options(${target} PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug>>>:-Os>)
