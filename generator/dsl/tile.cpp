@@ -110,6 +110,21 @@ struct CopiedChunk {
   Pred in_source;  // whether the source's rows have the chunk; not set where all threads' have
 };
 
+// Row and 16 bytes of it that a thread copies in the first pass.
+struct ThreadChunk {
+  ThreadChunk(const TileLayout& layout, I32 thread)
+      : row(thread / layout.chunks_per_row() % layout.rows),
+        chunk(thread % layout.chunks_per_row() +
+              thread / (layout.chunks_per_row() * layout.rows) * layout.chunks_per_row()) {}
+  I32 row, chunk;
+};
+
+GlobalPtr source_of(KernelBuilder& k, const TileSource& from, const ThreadChunk& first) {
+  if (from.of_thread) return from.data;
+  if (from.row_offset) return from.data + k.to_i64(first.chunk * kChunkBytes);
+  return from.data + k.to_i64(first.row) * from.row_stride + k.to_i64(first.chunk * kChunkBytes);
+}
+
 // Passes go through a panel, or through as many as the threads can copy at once.
 template <typename Copy>
 void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
@@ -126,14 +141,13 @@ void each_copy_pass(KernelBuilder& k, const SharedTile& to, const TileSource& fr
               from.row_bytes % kChunkBytes == 0,
           loc, "rows of {} bytes do not fill a tile of rows of {}, 16 bytes at a time",
           from.row_bytes, layout.row_bytes);
+  require(!from.of_thread || !from.row_offset, loc,
+          "rows that are no constant stride apart are found from the row of the tile");
   const int source_chunks = (from.row_bytes == 0 ? layout.row_bytes : from.row_bytes) / kChunkBytes;
-  const I32 thread_row = thread / chunks % layout.rows;
-  const I32 thread_chunk = thread % chunks + thread / panel_chunks * chunks;
+  const ThreadChunk of_thread(layout, thread);
+  const I32 thread_row = of_thread.row, thread_chunk = of_thread.chunk;
   const I32 shared_offset = layout.offset(thread_row, thread_chunk);
-  const GlobalPtr thread_from = from.row_offset
-                                    ? from.data + k.to_i64(thread_chunk * kChunkBytes)
-                                    : from.data + k.to_i64(thread_row) * from.row_stride +
-                                          k.to_i64(thread_chunk * kChunkBytes);
+  const GlobalPtr thread_from = source_of(k, from, of_thread);
   const auto from_row = [&](int row) {
     if (from.row_offset) return thread_from + from.row_offset(thread_row + row);
     return row == 0 ? thread_from : thread_from + from.row_stride * std::int64_t{row};
@@ -169,6 +183,11 @@ void copy_if(KernelBuilder& k, const CopiedChunk& chunk, Pred valid) {
 bool is_set(Pred condition) { return condition.k != nullptr; }
 
 }  // namespace
+
+GlobalPtr thread_source(KernelBuilder& k, const TileLayout& layout, const TileSource& from,
+                        I32 thread) {
+  return source_of(k, from, ThreadChunk(layout, thread));
+}
 
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, SourceLoc loc) {

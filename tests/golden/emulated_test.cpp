@@ -416,8 +416,10 @@ void check_product(DType type, bool by_key, int depth = 64, bool in_f16 = false)
     const SharedTile a{a_layout, k.shared(a_layout.bytes(), kBankBytes)};
     const SharedTile b{b_layout, k.shared(b_layout.bytes(), kBankBytes)};
     copy_tile_async(k, a, {at.in, k.i64(a_layout.row_bytes)}, k.thread_idx(), 64);
-    copy_tile_async(k, b, {at.in + a_layout.bytes(), k.i64(b_layout.row_bytes)}, k.thread_idx(),
-                    64);
+    TileSource b_source{at.in + a_layout.bytes(), k.i64(b_layout.row_bytes)};
+    b_source.data = thread_source(k, b_layout, b_source, k.thread_idx());
+    b_source.of_thread = true;
+    copy_tile_async(k, b, b_source, k.thread_idx(), 64);
     k.cp_async_commit();
     k.cp_async_wait(0);
     k.barrier();

@@ -242,6 +242,12 @@ TEST_CASE("tiles are read as what they hold, and inside") {
         },
         "do not fill a tile of rows of 128");
   }
+  rejects(
+      [&](Kernel& t) {
+        const TileSource walked{t.in, t.wide, 0, [&](I32) { return t.wide; }, /*of_thread=*/true};
+        copy_tile_async(t.k, tile(t, rows), walked, t.a, 64);
+      },
+      "rows that are no constant stride apart");
   rejects([&](Kernel& t) { store_tile(t.k, tile(t, rows), t.a, 0, t.out, t.wide, t.b); },
           "0 threads cannot store");
   rejects([&](Kernel& t) { store_tile(t.k, tile(t, rows), t.a, 64, t.out, t.wide, t.b, 24); },

@@ -84,7 +84,12 @@ struct TileSource {
   // Bytes from data to a row of the tile, where rows are no constant stride apart; row_stride is unused then. Asked
   // of rows that are not read, too.
   std::function<I64(I32 row)> row_offset = {};
+  // Whether data is thread_source() of the copying thread already; not with row_offset.
+  bool of_thread = false;
 };
+// Where a thread begins to copy a tile. A loop over tiles may keep it, and add a tile's bytes for each.
+GlobalPtr thread_source(KernelBuilder& k, const TileLayout& layout, const TileSource& from,
+                        I32 thread);
 void copy_tile_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
                      int threads, SourceLoc loc = SourceLoc::here());
 void copy_rows_async(KernelBuilder& k, const SharedTile& to, const TileSource& from, I32 thread,
