@@ -73,14 +73,18 @@ void attend(KernelBuilder& k, const AttentionBlock& block) {
   scores.load_k_scale(tiles.first, at.thread);
   scores.next_tile();
 
+  const auto keys_walk = inputs.walk_keys(at.thread, tiles.first);
+  const auto values_walk = inputs.walk_values(at.thread, tiles.first);
   enum Source { kKeys, kValues };
   const auto keys = [&](RingPart part, I32 tile, SharedPtr to) {
-    inputs.load_keys(k.reread_thread_idx(), tile, {plan.k_tile, to}, part == RingPart::inner);
+    inputs.load_keys(k.reread_thread_idx(), tile, {plan.k_tile, to}, part == RingPart::inner,
+                     keys_walk);
     if (plan.mean_scores)
       inputs.load_mean_scores(k.reread_thread_idx(), tile, to + std::int64_t{plan.k_tile.bytes()});
   };
   const auto values = [&](RingPart part, I32 tile, SharedPtr to) {
-    inputs.load_values(k.reread_thread_idx(), tile, {plan.v_tile, to}, part == RingPart::inner);
+    inputs.load_values(k.reread_thread_idx(), tile, {plan.v_tile, to}, part == RingPart::inner,
+                       values_walk);
   };
   std::function<Pred(I32)> skipped;
   if (block.mods.skip_tiles()) {
@@ -103,9 +107,10 @@ void attend(KernelBuilder& k, const AttentionBlock& block) {
     const bool inner = tile.part() == RingPart::inner;
     const auto load_next_k_scale = [&] {
       const I32 next = tile.index() + 1;
-      scores.load_k_scale(inner ? next : k.min(next, tiles.end - 1), k.reread_thread_idx());
+      const std::optional<I32> end = inner ? std::nullopt : std::optional(tiles.end);
+      scores.load_next_k_scale(next, end, k.reread_thread_idx());
     };
-    scores.load_q_scale(k.reread_thread_idx());
+    if (!plan.holds_q_scale) scores.load_q_scale(k.reread_thread_idx());
     if (skipped) {  // the tile before this one may not have been here
       scores.load_k_scale(tile.index(), k.reread_thread_idx());
       scores.next_tile();
@@ -124,8 +129,10 @@ void attend(KernelBuilder& k, const AttentionBlock& block) {
       softmax.update(scores, [&](int row, F32 factor) { output.rescale(row, factor); });
       const SharedPtr v = values_of_tile();
       block.apart_if(plan.apart == Apart::products, [&] {
-        softmax.sum(scores);     // l = l * rescale + sum of P
-        output.add(softmax, v);  // O = O * rescale + P V
+        softmax.pack(scores);
+        if (!plan.sums_p_last) softmax.sum();  // l = l * rescale + sum of P
+        output.add(softmax, v);                // O = O * rescale + P V
+        if (plan.sums_p_last) softmax.sum();
       });
     };
     if (light_tiles || plan.apart == Apart::exponentials) {

@@ -105,6 +105,8 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       queries_in_registers(holds_queries(view.spec, mods)),
       apart(apart_of(view, mods)),
       k_scale_late(!queries_in_registers && !two_level && qk == DType::s8 && !finish_row_sums),
+      // Expected to be worth 2 to 4 % where products are apart, of f32 sums alone: those of FP8 lose 1 %.
+      sums_p_last(apart == Apart::products && !two_level),
       // At head_dim 128 it saves 2 to 4 % of the instructions with FP8 P V and spills with FP16, and the second
       // loop takes a kernel's emission beyond 20 ms.
       inner_loop(wider_dim(view.spec) <= 64 && mods.first_tiles_may_be_whole()),
@@ -117,7 +119,27 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
       q_tile{cta_q, qk_row_bytes(), OperandA::kPanelBytes, qk},
       k_tile(OperandB::layout(qk, cta_k, qk_row_bytes())),
       v_tile(OperandV::layout(pv, cta_k, value_channels)),
-      o_tile{cta_q, output_row_bytes(value_dim, output_bytes(view.spec)), kBankBytes} {}
+      o_tile{cta_q, output_row_bytes(value_dim, output_bytes(view.spec)), kBankBytes} {
+  choose_pointers(view, mods);
+}
+
+// What is known of a tile from the one before takes registers and spares instructions. At head_dim 64 scales of K are
+// expected to be worth up to 12 %, and values of INT8 kernels with two levels 1 to 3 % more. At 128, of both products, INT8
+// kernels without a window have registers for scales where there are two levels: worth 1 to 3 % on sm_89 with sums of
+// f16. Of sums in f32 there are some for keys, beside the caller's V: worth 3 % with a causal mask; a pointer to V as
+// well spills on Hopper, as scales do.
+void AttentionPlan::choose_pointers(const View& view, const Mods& mods) {
+  if (mods.skip_tiles() || !qk_quantized) return;
+  const bool narrow = wider_dim(view.spec) <= 64;
+  const bool roomy =
+      head_dim == 128 && value_dim == 128 && qk == DType::s8 && !mods.bound_from_below();
+  walks_keys = roomy && !v_quantized && stages > 1;
+  walks_values = narrow && qk == DType::s8 && two_level;
+  const bool scale_of_tile =
+      k_group == cta_k && granularity != Granularity::per_tensor && !per_token();
+  walks_k_scales = scale_of_tile && (narrow || (roomy && two_level));
+  holds_q_scale = roomy && two_level && !per_token();
+}
 
 Mma AttentionPlan::qk_mma() const { return mma_of(qk); }
 Mma AttentionPlan::pv_mma() const { return mma_of(pv); }
@@ -342,18 +364,38 @@ void AttentionInputs::load_queries(I32 thread, const SharedTile& to) const {
   copy_rows_async(k_, to, queries_, thread, plan_.threads, queries_left_);
 }
 
-void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to, bool whole) const {
-  load_tile(keys_, thread, tile, to, whole);
+void AttentionInputs::load_keys(I32 thread, I32 tile, const SharedTile& to, bool whole,
+                                const Walk& walk) const {
+  load_tile(keys_, thread, tile, to, whole, walk);
 }
 
-void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to, bool whole) const {
-  load_tile(values_, thread, tile, to, whole);
+void AttentionInputs::load_values(I32 thread, I32 tile, const SharedTile& to, bool whole,
+                                  const Walk& walk) const {
+  load_tile(values_, thread, tile, to, whole, walk);
+}
+
+TileSource AttentionInputs::source(const Rows& rows, I32 tile) const {
+  return {rows.data + k_.to_i64(tile) * rows.tile_bytes, rows.row_stride, rows.row_bytes};
+}
+
+AttentionInputs::Walk AttentionInputs::walk_keys(I32 thread, I32 tile) const {
+  if (!plan_.walks_keys) return {};
+  return k_.var(thread_source(k_, plan_.k_tile, source(keys_, tile), thread));
+}
+
+AttentionInputs::Walk AttentionInputs::walk_values(I32 thread, I32 tile) const {
+  if (!plan_.walks_values) return {};
+  return k_.var(thread_source(k_, plan_.v_tile, source(values_, tile), thread));
 }
 
 void AttentionInputs::load_tile(const Rows& rows, I32 thread, I32 tile, const SharedTile& to,
-                                bool whole) const {
-  const TileSource from{rows.data + k_.to_i64(tile) * rows.tile_bytes, rows.row_stride,
-                        rows.row_bytes};
+                                bool whole, const Walk& walk) const {
+  TileSource from = source(rows, tile);
+  if (walk) {
+    from.data = *walk;
+    from.of_thread = true;
+    *walk = from.data + rows.tile_bytes;
+  }
   if (rows.rows != 0)
     return copy_rows_async(k_, to, from, thread, plan_.threads, k_.i32(rows.rows));
   if (rows.padded || whole) return copy_tile_async(k_, to, from, thread, plan_.threads);
@@ -386,12 +428,16 @@ F32 AttentionInputs::q_scale(const AttentionPosition& at) const {
   return whole(k_.load<F32>(q_scale_ + index * kScaleBytes));
 }
 
-F32 AttentionInputs::k_scale(I32 thread, I32 tile) const {
-  if (plan_.granularity == Granularity::per_tensor) return k_.load<F32>(k_scale_);
+GlobalPtr AttentionInputs::k_scale(I32 thread, I32 tile) const {
+  if (plan_.granularity == Granularity::per_tensor) return k_scale_;
   const I32 group = tile / (plan_.k_group / plan_.cta_k);
   const int scales = k_scales_per_group(plan_.granularity, plan_.k_group);
   const I32 index = scales == 1 ? group : group * scales + LanePosition(thread).quad;
-  return k_.load<F32>(k_scale_ + index * kScaleBytes);
+  return k_scale_ + index * kScaleBytes;
+}
+
+int AttentionInputs::k_scale_bytes() const {
+  return kScaleBytes * k_scales_per_group(plan_.granularity, plan_.k_group);
 }
 
 std::vector<F32> AttentionInputs::q_scales(const AttentionPosition& at) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "sagegen/dsl/tile.h"
@@ -47,13 +48,19 @@ struct AttentionPlan {
   bool queries_in_registers;  // few channels leave enough of them
   Apart apart;                // exponentials and products, or products alone
   bool k_scale_late;          // that of the next tile is loaded beside P V, not beside Q K^T
-  bool inner_loop;            // a loop without masks beside the one with; needs a few registers
-  float p_offset;             // P <= 2^p_offset
-  float maximum_step;         // octaves; maxima of rows are multiples of it; 0: of none
-  float maximum_slack;        // octaves that P may exceed 2^p_offset by before a maximum rises
-  int v_octaves;              // of v_code, below the largest code that there is
-  OutputFormat out;           // of O
-  float v_code;               // of the largest |V| of a channel; 1 if V is not quantized
+  bool walks_keys =
+      false;  // a pointer runs from tile to tile, which is not found anew by its index
+  bool walks_values = false;
+  bool walks_k_scales = false;
+  bool holds_q_scale = false;  // in a register: it is not loaded again for every tile
+  bool sums_p_last;            // after P V, not before
+  bool inner_loop;             // a loop without masks beside the one with; needs a few registers
+  float p_offset;              // P <= 2^p_offset
+  float maximum_step;          // octaves; maxima of rows are multiples of it; 0: of none
+  float maximum_slack;         // octaves that P may exceed 2^p_offset by before a maximum rises
+  int v_octaves;               // of v_code, below the largest code that there is
+  OutputFormat out;            // of O
+  float v_code;                // of the largest |V| of a channel; 1 if V is not quantized
   dsl::TileLayout q_tile, k_tile, v_tile, o_tile;
   bool per_token() const { return granularity == Granularity::per_token; }
   // Of the caller's tensors: Q and K, V and O.
@@ -71,6 +78,9 @@ struct AttentionPlan {
   int stage_bytes() const { return k_stage_bytes() + v_tile.bytes(); }
   int shared_bytes() const;  // queries and stages, in the end O
   dsl::Mma pv_mma() const;
+
+ private:
+  void choose_pointers(const View& view, const Mods& mods);
 };
 
 // Position of block, warp and lane. Indices count heads over all batches. With pack_gqa queries are rows
@@ -98,17 +108,26 @@ class AttentionInputs {
   AttentionInputs(dsl::KernelBuilder& k, const AttentionPlan& plan, const AttentionPosition& at,
                   const BlockSequences& sequences, const dsl::ParamReader<Params>& p);
 
+  // Where the thread copies the next tile from, if the plan wants a pointer that runs. Starts at `tile`; tiles must be
+  // loaded one after another then.
+  using Walk = std::optional<dsl::Var<dsl::GlobalPtr>>;
+  Walk walk_keys(dsl::I32 thread, dsl::I32 tile) const;
+  Walk walk_values(dsl::I32 thread, dsl::I32 tile) const;
+
   // Asynchronous copies to shared memory; the caller commits and waits. whole: the tile is known to have cta_k
   // keys.
   void load_queries(dsl::I32 thread, const dsl::SharedTile& to) const;
-  void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole) const;
+  void load_keys(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole,
+                 const Walk& walk = {}) const;
   // f32 [cta_k], in the order of mean_scores.
   void load_mean_scores(dsl::I32 thread, dsl::I32 tile, dsl::SharedPtr to) const;
-  void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole) const;
+  void load_values(dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to, bool whole,
+                   const Walk& walk = {}) const;
 
   // Scales of the scores that a lane holds, of codes: softmax_scale * log2(e) is part of the first.
   dsl::F32 q_scale(const AttentionPosition& at) const;
-  dsl::F32 k_scale(dsl::I32 thread, dsl::I32 tile) const;
+  dsl::GlobalPtr k_scale(dsl::I32 thread, dsl::I32 tile) const;
+  int k_scale_bytes() const;  // of a group
   // Per token: of the lane's rows; of its keys of a tile.
   std::vector<dsl::F32> q_scales(const AttentionPosition& at) const;
   std::vector<dsl::F32> k_scales(dsl::I32 thread, dsl::I32 tile) const;
@@ -132,8 +151,9 @@ class AttentionInputs {
                             dsl::I32 head) const;
   void find_given_codes(const AttentionPosition& at, const dsl::ParamReader<Params>& p);
   Rows given_values(const AttentionPosition& at, const dsl::ParamReader<Params>& p) const;
+  dsl::TileSource source(const Rows& rows, dsl::I32 tile) const;
   void load_tile(const Rows& rows, dsl::I32 thread, dsl::I32 tile, const dsl::SharedTile& to,
-                 bool whole) const;
+                 bool whole, const Walk& walk) const;
 
   dsl::KernelBuilder& k_;
   const AttentionPlan& plan_;

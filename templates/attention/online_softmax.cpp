@@ -155,11 +155,7 @@ void OnlineSoftmax::raise_far_maxima(Scores& scores, const Rescale& rescale_earl
   });
 }
 
-// The sum of P is one more channel of P V, in which every V has the code v_code. So it has the roundings
-// of P, and the truncations of the tensor core, that P V has: O stays within the range of V, and a constant
-// channel comes out as it is, whatever the formats lose. All columns of the product are the same; every
-// lane of a quad gets the whole sum.
-void OnlineSoftmax::sum(Scores& scores) {
+void OnlineSoftmax::pack(Scores& scores) {
   KernelBuilder& k = block_.k;
   const AttentionPlan& plan = block_.plan;
   p_.assign(plan.cta_k / operand_keys(plan.pv), {});
@@ -168,6 +164,15 @@ void OnlineSoftmax::sum(Scores& scores) {
       p_[step].push_back(to_operand_a(k, plan.pv, scores.elements, row, static_cast<int>(step)));
     }
   }
+}
+
+// The sum of P is one more channel of P V, in which every V has the code v_code. So it has the roundings
+// of P, and the truncations of the tensor core, that P V has: O stays within the range of V, and a constant
+// channel comes out as it is, whatever the formats lose. All columns of the product are the same; every
+// lane of a quad gets the whole sum.
+void OnlineSoftmax::sum() {
+  KernelBuilder& k = block_.k;
+  const AttentionPlan& plan = block_.plan;
   const I32 code = k.i32(repeated(plan)), zero = k.i32(0);
   for (std::size_t block = 0; block < p_[0].size(); ++block) {
     std::array<F32, 2> before;

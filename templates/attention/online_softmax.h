@@ -28,8 +28,10 @@ class OnlineSoftmax {
   // m = max(m, scores), P in place of the scores; what was summed before must be rescaled. Where maxima have slack,
   // rescale_earlier() does that, in a branch, if at all.
   void update(Scores& scores, const Rescale& rescale_earlier);
-  // P becomes operands of P V; l = l * rescale + sum of P.
-  void sum(Scores& scores);
+  // P becomes operands of P V.
+  void pack(Scores& scores);
+  // l = l * rescale + sum of P. Comes after pack().
+  void sum();
 
   const std::vector<RowOperands>& p() const { return p_; }           // by k step
   const std::vector<dsl::F32>& rescale() const { return rescale_; }  // by row; empty: it is done

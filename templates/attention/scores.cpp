@@ -38,7 +38,19 @@ void Scores::load_q_scale(I32 thread) {
 
 void Scores::load_k_scale(I32 tile, I32 thread) {
   if (block_.plan.per_token() || !block_.plan.qk_quantized) return;
-  loaded_k_scale_ = block_.inputs.k_scale(thread, tile);
+  const GlobalPtr from = block_.inputs.k_scale(thread, tile);
+  if (block_.plan.walks_k_scales)
+    next_k_scale_.emplace(block_.k.var(from + std::int64_t{block_.inputs.k_scale_bytes()}));
+  loaded_k_scale_ = block_.k.load<F32>(from);
+}
+
+void Scores::load_next_k_scale(I32 tile, std::optional<I32> end, I32 thread) {
+  KernelBuilder& k = block_.k;
+  if (!next_k_scale_) return load_k_scale(end ? k.min(tile, *end - 1) : tile, thread);
+  const GlobalPtr next = *next_k_scale_;
+  const std::int64_t bytes = block_.inputs.k_scale_bytes();
+  loaded_k_scale_ = k.load<F32>(end ? k.select(tile < *end, next, next + -bytes) : next);
+  *next_k_scale_ = next + bytes;
 }
 
 void Scores::next_tile() {

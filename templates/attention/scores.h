@@ -1,6 +1,7 @@
 // The scores of a tile, S = Q K^T: integer products and what they are worth.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "templates/attention/block.h"
@@ -26,6 +27,8 @@ class Scores {
   // the tile before.
   void load_q_scale(dsl::I32 thread);
   void load_k_scale(dsl::I32 tile, dsl::I32 thread);
+  // Of the tile after the one whose scale was loaded last; the last one's again where it is no tile, if there is an end.
+  void load_next_k_scale(dsl::I32 tile, std::optional<dsl::I32> end, dsl::I32 thread);
   void next_tile();
   // Whether the softmax must not scale the next tile, in any lane of the warp: it is no inner one then.
   dsl::Pred next_is_large() const;
@@ -59,7 +62,8 @@ class Scores {
   const dsl::OperandB k_;
   std::vector<RowOperands> held_queries_;  // by k step
   dsl::Var<dsl::F32> next_scale_;
-  dsl::F32 loaded_q_scale_, loaded_k_scale_;  // their product is taken late
+  dsl::F32 loaded_q_scale_, loaded_k_scale_;              // their product is taken late
+  std::optional<dsl::Var<dsl::GlobalPtr>> next_k_scale_;  // if the plan walks them
 };
 
 }  // namespace sagegen::attention
