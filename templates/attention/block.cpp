@@ -123,11 +123,10 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
   choose_pointers(view, mods);
 }
 
-// What is known of a tile from the one before takes registers and spares instructions. At head_dim 64 scales of K are
-// expected to be worth up to 12 %, and values of INT8 kernels with two levels 1 to 3 % more. At 128, of both products, INT8
-// kernels without a window have registers for scales where there are two levels: worth 1 to 3 % on sm_89 with sums of
-// f16. Of sums in f32 there are some for keys, beside the caller's V: worth 3 % with a causal mask; a pointer to V as
-// well spills on Hopper, as scales do.
+// They take registers and spare instructions. At head_dim 64 scales of K are expected to be worth up to 12 %, and values
+// of INT8 kernels with two levels 1 to 3 % more. With 128 channels, INT8 kernels without a window have registers for
+// scales where there are two levels: worth 1 to 3 % on sm_89 with sums of f16. Beside sums in f32 there are some for
+// keys, if V is the caller's: worth 3 % with a causal mask; a pointer to V as well spills on Hopper.
 void AttentionPlan::choose_pointers(const View& view, const Mods& mods) {
   if (mods.skip_tiles() || !qk_quantized) return;
   const bool narrow = wider_dim(view.spec) <= 64;

@@ -48,10 +48,8 @@ struct AttentionPlan {
   bool queries_in_registers;  // few channels leave enough of them
   Apart apart;                // exponentials and products, or products alone
   bool k_scale_late;          // that of the next tile is loaded beside P V, not beside Q K^T
-  bool walks_keys =
-      false;  // a pointer runs from tile to tile, which is not found anew by its index
-  bool walks_values = false;
-  bool walks_k_scales = false;
+  // Pointers that run from tile to tile: what they lead to is not found anew by the tile's index.
+  bool walks_keys = false, walks_values = false, walks_k_scales = false;
   bool holds_q_scale = false;  // in a register: it is not loaded again for every tile
   bool sums_p_last;            // after P V, not before
   bool inner_loop;             // a loop without masks beside the one with; needs a few registers

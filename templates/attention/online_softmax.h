@@ -28,7 +28,7 @@ class OnlineSoftmax {
   // m = max(m, scores), P in place of the scores; what was summed before must be rescaled. Where maxima have slack,
   // rescale_earlier() does that, in a branch, if at all.
   void update(Scores& scores, const Rescale& rescale_earlier);
-  // P becomes operands of P V.
+  // Scores, which update() made P, become operands of P V.
   void pack(Scores& scores);
   // l = l * rescale + sum of P. Comes after pack().
   void sum();
