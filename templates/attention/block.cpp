@@ -124,14 +124,15 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
 }
 
 // They take registers and spare instructions. At head_dim 64 scales of K are expected to be worth up to 12 %, and values
-// of INT8 kernels with two levels 1 to 3 % more. With 128 channels, INT8 kernels without a window have registers for
-// scales where there are two levels: worth 1 to 3 % on sm_89 with sums of f16. Beside sums in f32 there are some for
+// of INT8 kernels with two levels 1 to 3 % more. With 128 channels, INT8 kernels with a causal mask at most have registers
+// for scales where there are two levels: worth 1 to 3 % on sm_89 with sums of f16. Beside sums in f32 there are some for
 // keys, if V is the caller's: worth 3 % with a causal mask; a pointer to V as well spills on Hopper.
 void AttentionPlan::choose_pointers(const View& view, const Mods& mods) {
   if (mods.skip_tiles() || !qk_quantized) return;
   const bool narrow = wider_dim(view.spec) <= 64;
-  const bool roomy =
-      head_dim == 128 && value_dim == 128 && qk == DType::s8 && !mods.bound_from_below();
+  const bool more_is_live =
+      varlen || mods.bound_from_below() || mods.have_sink() || mods.skip_light_tiles();
+  const bool roomy = head_dim == 128 && value_dim == 128 && qk == DType::s8 && !more_is_live;
   walks_keys = roomy && !v_quantized && stages > 1;
   walks_values = narrow && qk == DType::s8 && two_level;
   const bool scale_of_tile =
