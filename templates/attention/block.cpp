@@ -124,7 +124,7 @@ AttentionPlan::AttentionPlan(const View& view, const Mods& mods)
 }
 
 // They take registers and spare instructions. At head_dim 64 scales of K are expected to be worth up to 12 %, and values
-// of INT8 kernels with two levels 1 to 3 % more. With 128 channels, INT8 kernels with a causal mask at most have registers
+// of INT8 kernels with two levels 1 to 3 % more. With 128 channels, INT8 kernels without what more_is_live has registers
 // for scales where there are two levels: worth 1 to 3 % on sm_89 with sums of f16. Beside sums in f32 there are some for
 // keys, if V is the caller's: worth 3 % with a causal mask; a pointer to V as well spills on Hopper.
 void AttentionPlan::choose_pointers(const View& view, const Mods& mods) {

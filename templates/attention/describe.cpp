@@ -119,7 +119,9 @@ std::string output_codes(const Spec& spec) {
     case OutputFormat::e4m3:
       return "O: e4m3 codes of O times a number of the caller's, saturated at 448";
     case OutputFormat::s8:
-      return "O: s8 codes, one scale per row = amax / 127. f32 [batch, q_heads, q_len]";
+      return spec.varlen ? "O: s8 codes, one scale per row = amax / 127. f32 [batch, q_heads, q_len], of "
+                           "packed calls [q_heads, total_q]"
+                         : "O: s8 codes, one scale per row = amax / 127. f32 [batch, q_heads, q_len]";
   }
   return "";
 }

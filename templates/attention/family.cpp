@@ -507,6 +507,11 @@ Schedule usual(const Spec& spec, const TargetInfo& target) {
   // Each of their threads has 16 bytes of a tile of K to copy.
   const bool shared_by_eight = code_row_bytes(spec.qk, spec.head_dim) >= 64;
   if ((spare_registers || softmax_bound) && shared_by_eight) schedule.warps = 8;
+  // Lengths that are no launch arguments take the registers that f32 sums and 64 scores of a row leave. By the model of
+  // an A100 half as many keys cost as much as those few bytes of spills.
+  if (spec.varlen && spec.qk == DType::s8 && value_dim(spec) == kWide && is_16_bits(spec.pv) &&
+      spec.accumulation == Accumulation::f32)
+    schedule.cta_k = 32;
   if (two_fit(spec, schedule, target)) return schedule;
   // Where FP16 tiles are too large for two blocks, one buffer that keys and values use in turns is worth the second
   // block; where queries are, fewer of them are, in warps of 16 rows.

@@ -95,7 +95,7 @@ constexpr Measured kMeasured[] = {
     {DType::s8, 80, 64, DType::f16, 5.23, 1199, 5.27, 1196},
     {DType::s8, 80, 64, DType::bf16, 5.14, 1188, 5.17, 1161},
     {DType::s8, 80, 128, DType::f16, 8.92, 2182, 9.00, 2182},
-    {DType::s8, 80, 128, DType::bf16, 8.52, 2166, 8.59, 2246},
+    {DType::s8, 80, 128, DType::bf16, 8.55, 2114, 8.63, 2129},
     {DType::s8, 86, 64, DType::f16, 5.30, 1348, 5.33, 1325},
     {DType::s8, 86, 64, DType::bf16, 5.16, 1206, 5.20, 1371},
     {DType::s8, 86, 128, DType::f16, 8.83, 2545, 8.95, 2551},
@@ -394,7 +394,6 @@ TEST_CASE("usual kernels of packed rows assemble without a spill or a remark") {
             if (info.target.sm != 89 || io == DType::bf16 || !causal) continue;
 #define SAGEGEN_MOD(mod) spec.mod = true;
 #include "templates/attention/mods/mods.def"
-            spec.blocksparse = false;  // refused
             add(Kernel(attention::family(), spec, info.target));
           }
         }
@@ -587,10 +586,17 @@ TEST_CASE("what a mod adds to the loop") {
 // Bytes that ptxas may spill: it gives up a few registers to fit one thread block more on an SM, and more
 // where scores and output take 192 registers of a thread. Release 13.0 spilled up to 40 bytes in 14 of 924
 // attention kernels of head_dim 64 and 128 drawn at random, and up to 192 bytes in 74 of 225 at that edge; of other
-// head dims up to 96 bytes in 18 of 500. Not asked of other major versions.
+// head dims up to 96 bytes in 18 of 500. Warps of 32 queries with O of more than 128 channels, which are no usual schedule,
+// have no registers for scores: up to 828 bytes with five mods. Not asked of other major versions. Of the kernels that
+// prepare inputs, that of mean scores of packed sequences of rows of several heads spills 8 bytes at 256 channels.
 int spills_allowed(const Kernel& kernel) {
-  if (!is_attention(kernel)) return 0;
+  if (!is_attention(kernel))
+    return kernel.key().find("meanscores_d256") != std::string::npos &&
+                   kernel.key().find("varlen_packgqa") != std::string::npos
+               ? 8
+               : 0;
   const auto [spec, s, target] = kernel.view(attention::family());
+  if (s.cta_q / s.warps > 16 && attention::value_dim(spec) > 128) return 1024;
   if ((spec.head_dim != 64 && spec.head_dim != 128) || spec.value_dim != 0) return 96;
   const int sums = s.cta_q / s.warps * (spec.head_dim + s.cta_k) / 32;
   return sums < 192 ? 40 : 192;

@@ -15,7 +15,7 @@
 namespace sagegen::cli {
 namespace {
 
-constexpr unsigned char kNaNByte = 0xFF;  // NaN in f16, bf16 and f32
+constexpr unsigned char kNaNByte = 0xFF;  // NaN in f16, bf16 and f32, and in e4m3
 constexpr std::uint16_t kNaN = 0xFFFF;
 
 std::int64_t rows_of(const std::vector<std::int64_t>& lengths) {

@@ -46,8 +46,8 @@ inline std::int64_t query_tiles(const ModCall& call) {
 }
 inline std::string refusal(const Arguments& arguments, const ModCall& call) {
   if (arguments.tile_queries == call.cta_q && arguments.tile_keys == call.cta_k) return {};
-  const auto tiles = [](std::int64_t queries, std::int64_t keys) {
-    return "tiles of " + std::to_string(queries) + " queries and " + std::to_string(keys) + " keys";
+  const auto tiles = [&](std::int64_t queries, std::int64_t keys) {
+    return "tiles of " + std::to_string(queries) + (call.group > 1 ? " rows" : " queries") + " and " + std::to_string(keys) + " keys";
   };
   return "the bits are of " + tiles(arguments.tile_queries, arguments.tile_keys) +
          ", the kernel has " + tiles(call.cta_q, call.cta_k) +
