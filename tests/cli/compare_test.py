@@ -174,6 +174,9 @@ class Tables(CompareTest):
         self.assertEqual([kernel["how"]["cta_q"] for kernel in self.one_layer(*of_set)["kernels"]], [128, 64])
         self.expect_error(SPEC, "spec error", ["a.toml has no attention kernel for sm_80", "io=bf16"], "compare", *of_set,
                           "--dtype", "bf16")
+        self.expect_error(USAGE, "usage error", ["--only", "is empty"], "compare", *SMALL, "--only", "")
+        self.expect_error(FILE, "file error", ["there is no tensor 'nope.q'"], "compare", "--target", "sm_80", "--input",
+                          RECORDED, "--prefix", "layer0", "nope")
         self.expect_error(USAGE, "usage error", ["--set", "--only"], "compare", *of_set, "--only", "qk=s8")
         self.expect_error(USAGE, "usage error", ["inputs=given", "changes no error", "leave inputs out"], "compare", *SMALL,
                           "--only", "qk=s8 inputs=given")

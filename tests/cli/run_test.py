@@ -415,6 +415,8 @@ class Sets(RunTest):
         path = self.set("targets = [\"sm_80\"]\nsmoothing = [\"k\", \"none\"]\n")
         report = self.run_json("--set", path, *self.LENGTHS, "--dist", "k_bias")
         self.assertEqual([kernel["smoothing"] for kernel in report["kernels"]], ["k", "none"])
+        self.assertEqual({(kernel["mode"], kernel["output"], kernel["value_dim"]) for kernel in report["kernels"]},
+                         {("int8-fp16", "io", 64)})
         self.assertLess(2 * report["kernels"][0]["relative_l1"], report["kernels"][1]["relative_l1"])
 
     def test_one_failure_fails_the_set_and_stops_nothing(self):

@@ -459,8 +459,15 @@ Exit compare(const CompareCommand& command, Output& output) {
     gpus.push_back(&gpu_of_target(target, name));
 
   std::vector<Layer> layers;
-  const std::vector<std::string> unnamed{""};
-  for (const std::string& name : command.prefixes.empty() ? unnamed : command.prefixes) {
+  const std::vector<std::string> names =
+      command.prefixes.empty() ? std::vector<std::string>{""} : command.prefixes;
+  // A layer that is not there is told before the first one is compared.
+  for (std::size_t i = 1; i < names.size(); ++i) {
+    InputOptions input = command.input;
+    input.prefix = names[i];
+    load_run_inputs(input);
+  }
+  for (const std::string& name : names) {
     layers.push_back(compare_layer(command, name, target, device, *emulator.progress, output));
     if (was_interrupted()) break;
   }

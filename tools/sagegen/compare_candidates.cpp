@@ -140,6 +140,7 @@ void define_candidates(CLI::App& app, CandidateOptions& options) {
   CLI::Option* set = app.add_option("--set", options.set_file,
                                     "compare the attention kernels of a set description in TOML "
                                     "that are made for such inputs");
+  refuse_empty(only);
   refuse_empty(set);
   refuse_beside(set, only, "the set says which kernels there are; leave one of the two out");
 }
