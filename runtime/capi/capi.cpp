@@ -506,7 +506,6 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     attention::TuningOptions tuning{.choice = options->tuning == nullptr
                                                   ? attention::tuning_choice_of_environment()
                                                   : attention::tuning_choice(options->tuning),
-                                    .version = SAGEGEN_VERSION,
                                     .warn = tell};
     std::unique_ptr<sagegen_attention> plan(
         new sagegen_attention{.plan{device->device, kernel, source, std::move(tuning)},

@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -42,10 +41,15 @@ void sync_folder(const std::filesystem::path& folder) {
 }  // namespace
 
 std::optional<std::string> read_if_there(const std::filesystem::path& file) {
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) {
     if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
     fail(file, "cannot be opened", errno);
+  }
+  struct stat status = {};
+  if (::fstat(descriptor, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+    ::close(descriptor);
+    throw CacheError(fmt::format("{}: cannot be read: it is no regular file", file.string()));
   }
   std::string bytes;
   char block[4096];
@@ -76,12 +80,11 @@ void write_durably(const std::filesystem::path& file, std::string_view bytes) {
   const std::filesystem::path folder =
       file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
   make_folders(folder);
-  static std::atomic<unsigned> count{0};
   // Beside its place, so that the rename stays within a file system; begins with a dot, so that no list shows it.
-  const std::filesystem::path temporary =
-      folder / fmt::format(".{}.{}.{}", file.filename().string(), ::getpid(), count++);
-  const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  std::string temporary = (folder / fmt::format(".{}.XXXXXX", file.filename().string())).string();
+  const int descriptor = ::mkostemp(temporary.data(), O_CLOEXEC);
   if (descriptor < 0) fail(temporary, "cannot be made", errno);
+  ::fchmod(descriptor, 0644);
   const bool written = write_all(descriptor, bytes) && ::fsync(descriptor) == 0;
   int error = errno;
   // Network file systems tell of a full disk only here.
@@ -109,6 +112,10 @@ DurableLog::DurableLog(const std::filesystem::path& file) : file_(file) {
   if (file.has_parent_path()) make_folders(file.parent_path());
   descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail(file, "cannot be opened", errno);
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(descriptor_);
+    throw CacheError(fmt::format("{}: another process writes it now; wait for it", file.string()));
+  }
 }
 
 DurableLog::~DurableLog() { ::close(descriptor_); }
@@ -125,9 +132,10 @@ void DurableLog::cut(std::uint64_t bytes) {
 
 FileLock::FileLock(const std::filesystem::path& file) {
   if (file.has_parent_path()) make_folders(file.parent_path());
-  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (descriptor_ < 0) fail(file, "cannot be opened", errno);
-  held_ = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
+  // A file system without locks excludes nobody.
+  held_ = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
 }
 
 FileLock::~FileLock() { ::close(descriptor_); }

@@ -15,7 +15,7 @@ namespace sagegen::runtime {
 std::optional<std::string> read_if_there(const std::filesystem::path& file);
 void make_folders(const std::filesystem::path& folder);  // throws CacheError
 
-// Appends; what append() returned from is on the disk.
+// Appends; what append() returned from is on the disk. One process at a time has it open, where the file system has locks.
 class DurableLog {
  public:
   explicit DurableLog(const std::filesystem::path& file);  // throws CacheError

@@ -85,23 +85,19 @@ void Race::remove(std::size_t candidate) {
 }
 
 // Of rounds that have both. Samples are in the order of rounds.
-std::vector<double> Race::ratios(std::size_t candidate) const {
+std::vector<double> Race::ratios(std::size_t candidate, int from) const {
   std::vector<double> found;
   auto usual = runners_[usual_].samples.begin();
   const auto end = runners_[usual_].samples.end();
   for (const Sample& sample : runners_[candidate].samples) {
+    if (sample.round < from) continue;
     while (usual != end && usual->round < sample.round) ++usual;
     if (usual != end && usual->round == sample.round) found.push_back(sample.value / usual->value);
   }
   return found;
 }
 
-double Race::ratio(std::size_t candidate) const {
-  const std::vector<double> found = ratios(candidate);
-  // The mean of two follows an outlier.
-  if (found.size() == 2) return std::min(found[0], found[1]);
-  return median(found);
-}
+double Race::ratio(std::size_t candidate) const { return median(ratios(candidate)); }
 
 double Race::best_ratio() const {
   double best = 1;  // the default
@@ -123,6 +119,7 @@ void Race::begin_round() {
 void Race::begin_stage(Stage stage) {
   stage_ = stage;
   rounds_in_stage_ = 0;
+  if (stage == Stage::duel) duel_begin_ = round_ + 1;
   // Nobody to compare with, or nobody who is left of those that were.
   if (field_.size() < 2 || rounds_of(stage) < 1) return settle();
   begin_round();
@@ -130,7 +127,7 @@ void Race::begin_stage(Stage stage) {
 
 void Race::end_round() {
   ++rounds_in_stage_;
-  if (stage_ == Stage::first && rounds_in_stage_ >= 2) keep_within(options_.drop);
+  if (stage_ == Stage::first && rounds_in_stage_ >= 3) keep_within(options_.drop);
   const bool enough = rounds_in_stage_ >= rounds_of(stage_) ||
                       (stage_ == Stage::duel && duel_is_clear()) || field_.size() < 2;
   if (!enough) return begin_round();
@@ -162,7 +159,13 @@ void Race::settle() {
       return begin_stage(Stage::duel);
     }
     case Stage::duel:
-      if (runners_[winner_].removed || ratio(winner_) >= 1 - options_.margin) winner_ = usual_;
+      if (winner_ != usual_ && !runners_[winner_].removed) {
+        const std::vector<double> of_duel = ratios(winner_, duel_begin_);
+        const double found = of_duel.empty() ? ratio(winner_) : median(of_duel);
+        if (found >= 1 - options_.margin) winner_ = usual_;
+      } else {
+        winner_ = usual_;
+      }
       stage_ = Stage::over;
       return;
     case Stage::over:
@@ -190,7 +193,7 @@ void Race::keep_finalists() {
 // sqrt(n) where noise is normal; the distance of quartiles, 1.35 sigma, follows no outlier.
 bool Race::duel_is_clear() const {
   constexpr std::size_t kLeast = 8;
-  std::vector<double> ratios = this->ratios(winner_);
+  std::vector<double> ratios = this->ratios(winner_, duel_begin_);
   if (ratios.size() < kLeast) return false;
   std::ranges::sort(ratios);
   const double quartiles = ratios[ratios.size() * 3 / 4] - ratios[ratios.size() / 4];

@@ -15,7 +15,7 @@ namespace {
 constexpr std::string_view kHead = "sagegen.sweep\t1";
 constexpr std::array<std::string_view, 6> kOutcomes{"passed", "pruned",  "refused",
                                                     "wrong",  "faulted", "hung"};
-constexpr int kLives = 2;
+constexpr int kLives = 3;
 
 // Every line ends with the sum of what is before it.
 std::string sealed(const std::string& line) {
@@ -57,16 +57,15 @@ Sweep::Sweep(const std::filesystem::path& journal, const std::string& subject,
     throw ArgumentError(fmt::format("a sweep over {} schedules has no default of number {}",
                                     schedules_.size(), usual_));
   }
+  log_ = std::make_unique<Log>(journal_);
   const std::optional<std::string> text = read_if_there(journal_);
   const std::size_t whole = text ? replay(*text, subject) : 0;
-  log_ = std::make_unique<Log>(journal_);
   if (text && whole != text->size()) log_->cut(whole);
   if (whole == 0) log_->append(sealed(head_line(subject, schedules_, usual_)));
   for (std::size_t candidate = 0; candidate < schedules_.size(); ++candidate) {
     if (trials_[candidate] || begun_[candidate] < kLives) continue;
-    checked(candidate, {Outcome::faulted, "the process ended twice while it was checked"});
+    checked(candidate, {Outcome::faulted, "the process ended three times while it was checked"});
   }
-  start_race();
 }
 
 Sweep::~Sweep() = default;
@@ -131,11 +130,12 @@ void Sweep::apply(std::string_view line) {
       const auto racing = std::ranges::find(racing_, candidate);
       if (race_ && racing != racing_.end())
         race_->remove(static_cast<std::size_t>(racing - racing_.begin()));
+      // With the last check, before any line of the race: who runs follows from the order of lines.
+      start_race();
       return;
     }
   }
   if (kind == "sample") {
-    start_race();
     const std::optional<double> time = number_of(line);
     if (time && race_ && race_->next() && racing_[*race_->next()] == candidate)
       return race_->record(*time);
@@ -183,7 +183,6 @@ void Sweep::begin(std::size_t candidate) { write(fmt::format("begin\t{}", schedu
 void Sweep::checked(std::size_t candidate, const Trial& trial) {
   write(fmt::format("trial\t{}\t{}\t{}", schedules_[candidate], to_string(trial.outcome),
                     escaped(trial.reason)));
-  start_race();
 }
 
 void Sweep::sampled(double time) {

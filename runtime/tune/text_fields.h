@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "sagegen/runtime/tuning.h"
+
 namespace sagegen::runtime {
 
 std::string escaped(std::string_view text);  // without tabs, ends of lines and control characters
@@ -26,7 +28,5 @@ template <typename Integer>
 std::optional<Integer> integer_of(std::string_view text, int base = 10);
 extern template std::optional<int> integer_of(std::string_view, int);
 extern template std::optional<std::uint64_t> integer_of(std::string_view, int);
-
-std::string sum_text(std::string_view bytes);  // 16 hex digits
 
 }  // namespace sagegen::runtime

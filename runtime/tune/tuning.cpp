@@ -1,6 +1,7 @@
 #include "sagegen/runtime/tuning.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <system_error>
 
@@ -116,8 +117,8 @@ std::string to_string(const DeviceFingerprint& device) {
   return text + ", " + device.driver;
 }
 
-std::string generator_id(const sagegen::Kernel& kernel, std::string_view version) {
-  return fmt::format("{} {} {}", version, kernel.family().title, kernel.family().version);
+std::string generator_id(const sagegen::Kernel& kernel) {
+  return fmt::format("{} {} {}", SAGEGEN_VERSION, kernel.family().title, kernel.family().version);
 }
 
 std::string to_text(const TuningEntry& entry) {
@@ -159,6 +160,18 @@ TuningEntry parse_tuning_entry(std::string_view text, const std::string& origin)
                          escaped(line.substr(0, 80))));
   });
   if (!left.empty()) refuse("there are more fields than an entry has");
+  // Words of keys, of which names of files and of kernels are made.
+  const auto is_word = [](std::string_view word) {
+    return !word.empty() && std::ranges::all_of(word, [](unsigned char c) {
+      return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || c == '_';
+    });
+  };
+  for (const std::string& word : {entry.key.what, entry.key.target, entry.key.shape, entry.key.mode,
+                                  entry.schedule, entry.usual}) {
+    if (!is_word(word))
+      refuse(fmt::format("\"{}\" is no word of a key", escaped(word).substr(0, 80)));
+  }
+  if (entry.time <= 0 || entry.usual_time <= 0) refuse("a time is not positive");
   return entry;
 }
 
@@ -203,12 +216,15 @@ void TuningDatabase::store(const TuningEntry& entry) const {
   write_durably(file_of(entry.key), to_text(entry));
 }
 
+// A file that was set aside before keeps its place.
 std::filesystem::path TuningDatabase::set_aside(const std::filesystem::path& file) const {
   std::error_code error;
   const std::filesystem::path folder = folder_ / kAside;
   std::filesystem::create_directories(folder, error);
   if (error) return {};
-  const std::filesystem::path aside = folder / file.filename();
+  std::filesystem::path aside = folder / file.filename();
+  for (int number = 2; std::filesystem::exists(aside, error) && number < 1000; ++number)
+    aside = folder / fmt::format("{}.{}", file.filename().string(), number);
   std::filesystem::rename(file, aside, error);
   return error ? std::filesystem::path() : aside;
 }
@@ -245,6 +261,18 @@ std::vector<TuningDatabase::Listed> TuningDatabase::list() const {
 
 std::size_t TuningDatabase::clear() const {
   std::size_t count = 0;
+  // Of processes that ended while they wrote; one that writes now is not an hour old.
+  std::error_code ignored;
+  for (std::filesystem::directory_iterator files(folder_, ignored), end; !ignored && files != end;
+       files.increment(ignored)) {
+    const std::string name = files->path().filename().string();
+    const bool temporary = name.starts_with('.') && name.find(kExtension) != std::string::npos;
+    std::error_code unknown;
+    const auto age =
+        std::filesystem::file_time_type::clock::now() - files->last_write_time(unknown);
+    if (temporary && !unknown && age > std::chrono::hours(1))
+      std::filesystem::remove(files->path(), unknown);
+  }
   for (const Listed& listed : list()) {
     std::error_code error;
     if (std::filesystem::remove(listed.file, error)) ++count;

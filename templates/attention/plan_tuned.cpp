@@ -25,23 +25,15 @@ ShapeClass shape_class(const Shape& shape) {
   // A product that does not fit is no problem that anybody can run.
   const auto heads = static_cast<std::int64_t>(static_cast<std::uint64_t>(shape.batch) *
                                                static_cast<std::uint64_t>(shape.q_heads));
-  return {exponent_of(heads), exponent_of(shape.q_len), exponent_of(shape.kv_len)};
+  const std::int64_t group = shape.kv_heads > 0 ? shape.q_heads / shape.kv_heads : 1;
+  return {exponent_of(heads), exponent_of(group), exponent_of(shape.q_len),
+          exponent_of(shape.kv_len)};
 }
 
 std::string to_string(ShapeClass shape) {
-  return fmt::format("h{}q{}k{}", std::uint64_t{1} << shape.heads, std::uint64_t{1} << shape.q_len,
-                     std::uint64_t{1} << shape.kv_len);
-}
-
-Shape representative(ShapeClass shape, std::int64_t group) {
-  const std::int64_t heads = std::int64_t{1} << shape.heads;
-  // Whole groups.
-  const std::int64_t q_heads = std::max(heads / group, std::int64_t{1}) * group;
-  return {.batch = 1,
-          .q_heads = q_heads,
-          .kv_heads = q_heads / group,
-          .q_len = std::int64_t{1} << shape.q_len,
-          .kv_len = std::int64_t{1} << shape.kv_len};
+  constexpr std::uint64_t kOne = 1;
+  return fmt::format("h{}g{}q{}k{}", kOne << shape.heads, kOne << shape.group, kOne << shape.q_len,
+                     kOne << shape.kv_len);
 }
 
 TuningChoice tuning_choice(std::string_view text) {
@@ -61,13 +53,19 @@ TuningChoice tuning_choice_of_environment() {
 
 runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
                               runtime::Deployment deployment,
-                              const runtime::DeviceFingerprint& device, std::string_view version) {
+                              const runtime::DeviceFingerprint& device) {
   return {.what = kernel.what(),
           .target = to_string(kernel.target()),
           .shape = to_string(shape),
           .mode = std::string(to_string(deployment)),
-          .generator = runtime::generator_id(kernel, version),
+          .generator = runtime::generator_id(kernel),
           .device = device};
+}
+
+bool may_replace(const Kernel& usual, const Kernel& other) {
+  const View a = usual.view(family()), b = other.view(family());
+  return !a.spec.blocksparse ||
+         (a.schedule.cta_q == b.schedule.cta_q && a.schedule.cta_k == b.schedule.cta_k);
 }
 
 TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
@@ -121,29 +119,39 @@ void TunedPlan::prepare(std::span<const Shape> shapes) {
 }
 
 const Plan* TunedPlan::choose(ShapeClass shape) {
-  const runtime::TuningKey key =
-      tuning_key(kernel_, shape, options_.deployment, fingerprint_, options_.version);
+  const runtime::TuningKey key = tuning_key(kernel_, shape, options_.deployment, fingerprint_);
+  const auto why_not = [&](const TuningEntry& entry) -> std::string {
+    if (std::string why = runtime::why_stale(entry, kernel_); !why.empty()) return why;
+    return may_replace(kernel_, kernel_.with_schedule(entry.schedule))
+               ? ""
+               : "the bits of a block-sparse mask are of other tiles";
+  };
   std::string schedule;
   if (options_.choice.mode == TuningMode::pinned) {
-    // Of whichever device and version: who pins wants this, and takes what it costs.
+    // Of whichever device and version: who pins wants this, and takes what it costs. Of several the one that was
+    // measured as here, and no count of an emulator on a GPU.
+    const TuningEntry* best = nullptr;
+    const auto likeness = [&](const TuningEntry& entry) {
+      return 2 * (entry.key.device == key.device) + (entry.key.mode == key.mode);
+    };
     for (const TuningEntry& entry : pinned_) {
       if (entry.key.what != key.what || entry.key.target != key.target ||
-          entry.key.shape != key.shape)
+          entry.key.shape != key.shape || (entry.unit != "ns" && entry.key.device != key.device))
         continue;
-      if (const std::string why = runtime::why_stale(entry, kernel_); !why.empty()) {
+      if (const std::string why = why_not(entry); !why.empty()) {
         warn(fmt::format("{}: the entry of {} {} is not used: {}; the default is used",
                          options_.choice.pinned.string(), key.what, key.shape, why));
         continue;
       }
-      schedule = entry.schedule;
-      break;
+      if (best == nullptr || likeness(entry) > likeness(*best)) best = &entry;
     }
+    if (best != nullptr) schedule = best->schedule;
   } else {
     const runtime::TuningDatabase database(options_.database);
     const runtime::TuningDatabase::Found found = database.find(key);
     if (!found.warning.empty()) warn(found.warning);
     if (found.entry) {
-      const std::string why = runtime::why_stale(*found.entry, kernel_);
+      const std::string why = why_not(*found.entry);
       if (why.empty()) {
         schedule = found.entry->schedule;
       } else {

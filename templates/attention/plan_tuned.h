@@ -1,6 +1,6 @@
 // Attention with the schedule that a sweep found for each class of problems.
 //
-//   TunedPlan plan(device, kernel, source, {.mode = TuningMode::cached});
+//   TunedPlan plan(device, kernel, source, {.warn = log});
 //   plan.prepare(shapes);                     // at start: reads the database, loads kernels
 //   plan.plan_for(shape).run(shape, ...);     // on the request path: nothing is read, compiled or allocated
 #pragma once
@@ -22,15 +22,14 @@
 
 namespace sagegen::attention {
 
-// Problems that are tuned as one: those whose batch * q_heads, q_len and kv_len round up to the same powers of two.
+// Problems that are tuned as one: those whose batch * q_heads, q_heads / kv_heads, q_len and kv_len round up to the same
+// powers of two.
 struct ShapeClass {
-  std::uint8_t heads = 0, q_len = 0, kv_len = 0;  // exponents
+  std::uint8_t heads = 0, group = 0, q_len = 0, kv_len = 0;  // exponents
   friend auto operator<=>(const ShapeClass&, const ShapeClass&) = default;
 };
 ShapeClass shape_class(const Shape& shape);
-std::string to_string(ShapeClass shape);  // "h32q4096k4096"
-// The largest problem of a class, with so many heads that share one of K and V.
-Shape representative(ShapeClass shape, std::int64_t group);
+std::string to_string(ShapeClass shape);  // "h32g4q4096k4096"
 
 enum class TuningMode {
   off,     // the kernel's own schedule
@@ -49,8 +48,7 @@ struct TuningOptions {
   TuningChoice choice = {};
   std::filesystem::path database = {};  // empty: tuning below runtime::cache_folder()
   runtime::Deployment deployment = runtime::Deployment::eager;
-  std::string version = {};  // of sagegen, as entries have it
-  // Told in a sentence why an entry is not used, each once; null: nobody is.
+  // Told in a sentence why an entry is not used, each once, and calls nothing of the plan; null: nobody is.
   std::function<void(const std::string&)> warn = {};
   PlanOptions plan = {};
 };
@@ -58,7 +56,11 @@ struct TuningOptions {
 // The key under which the database has what a sweep found out about a kernel.
 runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
                               runtime::Deployment deployment,
-                              const runtime::DeviceFingerprint& device, std::string_view version);
+                              const runtime::DeviceFingerprint& device);
+
+// Whether a schedule of the kernel takes what callers of the default one give: bits of a block-sparse mask are of its
+// tiles.
+bool may_replace(const Kernel& usual, const Kernel& other);
 
 class TunedPlan {
  public:
@@ -68,7 +70,8 @@ class TunedPlan {
   ~TunedPlan();
 
   // Looks up and loads what these shapes run; those that were prepared before cost nothing. A schedule that does not
-  // load is warned of, and the default stays. May be called while others run. Throws ArgumentError of a shape that
+  // load is warned of, and the default stays. May be called while others run; calls that belong together, from
+  // workspace_bytes() to attend(), are of one plan_for(), which this does not change. Throws ArgumentError of a shape that
   // is not possible.
   void prepare(std::span<const Shape> shapes);
 
@@ -76,7 +79,7 @@ class TunedPlan {
   const Plan& plan_for(const Shape& shape) const noexcept;
   const Plan& usual() const { return *usual_; }
 
-  // How often plan_for() is not the default's, for people: "h32q4096k4096 q64k64w4s2".
+  // The classes whose plan is not the default, for people: "h32g1q4096k4096 q64k64w4s2".
   std::vector<std::string> choices() const;
 
  private:

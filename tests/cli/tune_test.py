@@ -1,12 +1,13 @@
 """`sagegen tune` and `sagegen cache`: sweeps that stop and go on, candidates that hang or die, and what is kept of it."""
 import os
+import shutil
 import signal
 import subprocess
 import time
 import unittest
 from html.parser import HTMLParser
 
-from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_generator
+from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_generator, sagegen
 
 SMALL = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 130, "--heads", 1)
 FEW = ("--filter", "q64k64w4s[12]|q128k64w8s2")   # with the default four candidates
@@ -35,6 +36,18 @@ class Page(HTMLParser):
         self.text += data
 
 
+def resealed(text):
+    """An exported text whose sums are right again."""
+    head, *entries = text.split("sagegen.tuned\t1\n")
+    for index, entry in enumerate(entries):
+        body = "sagegen.tuned\t1\n" + entry[:entry.rindex("sum\t")]
+        value = 0xcbf29ce484222325
+        for byte in body.encode():
+            value = (value ^ byte) * 0x100000001b3 % 2**64
+        entries[index] = f"{body}sum\t{value:016x}\n"
+    return head + "".join(entries)
+
+
 def outcomes(problem):
     return {line["schedule"]: line["outcome"] for line in problem["schedules"]}
 
@@ -58,41 +71,105 @@ class Tune(CliTest):
         return self.expect_json(OK, "cache", "list", *self.cache)["entries"]
 
     def test_a_sweep_checks_counts_and_keeps(self):
-        report = self.tune(*SMALL, *FEW)
+        report = self.tune(*SMALL)
         self.assertTrue(report["complete"])
         problem, = report["problems"]
         self.assertEqual(problem["unit"], "instructions")
-        self.assertEqual(problem["class"], "h1q256k256")
+        self.assertEqual(problem["class"], "h1g1q256k256")
         timed = [line for line in problem["schedules"] if "instructions" in line]
-        self.assertEqual({line["schedule"] for line in timed},
-                         {"q128k64w4s2", "q64k64w4s1", "q64k64w4s2", "q128k64w8s2"})
+        self.assertEqual(len(timed), len(problem["schedules"]))
+        self.assertGreater(len(timed), 20)
         self.assertEqual([line["instructions"] for line in timed], sorted(line["instructions"] for line in timed))
         fastest = timed[0]
         usual = next(line for line in timed if line["schedule"] == problem["default"])
-        if fastest["instructions"] < 0.98 * usual["instructions"]:
-            self.assertEqual(problem["winner"], fastest["schedule"])
-        else:
-            self.assertEqual(problem["winner"], problem["default"])
-        for line in problem["schedules"]:
-            if line not in timed:
-                self.assertEqual((line["outcome"], line["reason"]), ("pruned", "not in --filter"))
+        self.assertLess(fastest["instructions"], 0.98 * usual["instructions"])
+        self.assertEqual(problem["winner"], fastest["schedule"])
         entry, = self.entries()
         self.assertEqual(entry["schedule"], problem["winner"])
         self.assertEqual(entry["device"], "emulated sm_89")
         self.assertEqual(entry["unit"], "instructions")
         self.assertEqual(entry["file"], problem["stored"])
+        self.assertEqual(self.expect_json(OK, "cache", "verify", *self.cache)["good"], 1)
+
+    def test_a_filter_is_an_experiment(self):
+        report = self.tune(*SMALL, *FEW)
+        problem, = report["problems"]
+        timed = {line["schedule"] for line in problem["schedules"] if "instructions" in line}
+        self.assertEqual(timed, {"q128k64w4s2", "q64k64w4s1", "q64k64w4s2", "q128k64w8s2"})
+        for line in problem["schedules"]:
+            if line["schedule"] not in timed:
+                self.assertEqual((line["outcome"], line["reason"]), ("pruned", "not in --filter"))
+        self.assertEqual((problem["stored"], self.entries()), (None, []))
 
     def test_a_second_sweep_repeats_nothing(self):
-        first = self.tune(*SMALL, *FEW)
+        first = self.tune(*SMALL)
         before = os.stat(first["problems"][0]["stored"])
         journal = self.path("cache", "sweeps", os.listdir(self.path("cache", "sweeps"))[0])
         lines = self.text(journal)
-        second = self.tune(*SMALL, *FEW)
+        measured = self.entries()[0]["measured"]
+        time.sleep(1.1)
+        second = self.tune(*SMALL)
         self.assertEqual(second["problems"], first["problems"])
         self.assertEqual(os.stat(first["problems"][0]["stored"]).st_mtime_ns, before.st_mtime_ns)
         self.assertEqual(self.text(journal), lines)
-        self.tune(*SMALL, *FEW, "--again")
-        self.assertGreater(os.stat(first["problems"][0]["stored"]).st_mtime_ns, before.st_mtime_ns)
+        # Where the entry is lost it comes back with the time of the sweep.
+        os.remove(first["problems"][0]["stored"])
+        self.tune(*SMALL)
+        self.assertEqual(self.entries()[0]["measured"], measured)
+        self.tune(*SMALL, "--again")
+        self.assertGreater(self.entries()[0]["measured"], measured)
+
+    def test_the_last_problem_of_a_class_counts(self):
+        self.tune(*SMALL)
+        first, = self.entries()
+        time.sleep(1.1)
+        self.tune("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 200, "--heads", 1)
+        second, = self.entries()
+        self.assertIn("q_len 200", second["conditions"])
+        self.tune(*SMALL)   # known, and older
+        self.assertEqual(self.entries(), [second])
+        self.assertNotEqual(first, second)
+
+    def test_again_forgets_all_problems_of_the_command(self):
+        shapes = self.path("shapes")
+        with open(shapes, "w", encoding="utf-8") as file:
+            file.write("heads=1 q_len=20\nheads=2 q_len=20\n")
+        base = ("--device", "emulator:sm_89", "--head-dim", 32, "--shapes", shapes)
+        self.tune(*base)
+        report = self.tune(*base, "--again", "--budget", 0.01)
+        self.assertFalse(report["complete"])
+        self.assertEqual(len(os.listdir(self.path("cache", "sweeps"))), 1)   # the second has not begun
+
+    def test_causal_problems_see_the_keys_before_the_last_query(self):
+        def instructions(kv_len):
+            report = self.tune("--device", "emulator:sm_89", "--head-dim", 64, "--causal", "--heads", 1, "--q-len", 1,
+                               "--kv-len", kv_len, "--filter", "q64k64w4s2")
+            problem, = report["problems"]
+            return next(line["instructions"] for line in problem["schedules"] if line["schedule"] == problem["default"])
+        self.assertGreater(instructions(1024), 3 * instructions(64))
+
+    def test_tiles_of_block_sparse_masks_are_given(self):
+        problem, = self.tune("--device", "emulator:sm_89", "--plan", "head_dim=64 blocksparse=true", "--heads", 1,
+                             "--q-len", 130)["problems"]
+        self.assertEqual({line["outcome"] for line in problem["schedules"]}, {"passed"})
+        self.assertEqual({line["schedule"][:7] for line in problem["schedules"]}, {"q128k64"})
+
+    def test_another_default_is_another_sweep(self):
+        few = ("--device", "emulator:sm_89", "--q-len", 20, "--heads", 1, "--filter", "none")
+        first, = self.tune(*few, "--plan", "head_dim=64")["problems"]
+        other = first["kernel"].replace("q128k64w4s2", "q64k64w2s2")
+        second, = self.tune(*few, "--plan", other)["problems"]
+        self.assertEqual((first["default"], second["default"]), ("q128k64w4s2", "q64k64w2s2"))
+
+    def test_a_problem_that_is_not_possible_stops_no_other(self):
+        shapes = self.path("shapes")
+        with open(shapes, "w", encoding="utf-8") as file:
+            file.write("heads=1 q_len=20\nheads=70000 q_len=1\nheads=1 q_len=40\n")
+        report = self.tune("--device", "emulator:sm_89", "--head-dim", 32, "--filter", "q64k64w4s2", "--shapes",
+                           shapes, code=CHECK_FAILED)
+        self.assertEqual([("error" in problem, problem["complete"]) for problem in report["problems"]],
+                         [(False, True), (True, False), (False, True)], report["problems"][1])
+        self.assertIn("heads", report["problems"][1]["error"])
 
     def test_a_budget_stops_a_sweep_and_the_same_command_goes_on(self):
         whole = self.tune(*SMALL, *FEW, "--cache", self.path("whole"))
@@ -143,7 +220,8 @@ class Tune(CliTest):
     def test_a_candidate_that_ends_the_process_is_recorded_and_the_sweep_goes_on(self):
         # One that dies between two candidates is replaced, and none is blamed.
         for _ in range(5):
-            process = self.start(*SMALL, "--again")
+            shutil.rmtree(self.path("cache"), ignore_errors=True)
+            process = self.start(*SMALL)
             self.wait_for_lines(8)
             children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
             os.kill(int(children.stdout), signal.SIGSEGV)
@@ -165,15 +243,45 @@ class Tune(CliTest):
         self.assertIn("0.001 s", usual["reason"])
         self.assertEqual(self.entries(), [])
 
+    def test_a_sample_that_hangs_is_killed_in_whichever_problem(self):
+        shapes = self.path("shapes")
+        with open(shapes, "w", encoding="utf-8") as file:
+            file.write("heads=1 q_len=20\nheads=4 q_len=16000\n")
+        report = sagegen("tune", "--json", *self.cache, "--device", "emulator:sm_89", "--head-dim", 64, "--shapes", shapes,
+                         "--filter", "q64k64w4s2", "--patience", 4).json()
+        first, second = report["problems"]
+        self.assertTrue(first["complete"] and second["complete"])
+        self.assertNotIn("hung", outcomes(first).values())
+        self.assertIn(sorted(set(outcomes(second).values())), (["hung", "passed", "pruned"], ["hung", "pruned"]))
+
+    def test_the_end_of_the_parent_is_that_of_the_child(self):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
+            shutil.rmtree(self.path("cache"), ignore_errors=True)
+            process = self.start(*SMALL)
+            self.wait_for_lines(8)
+            children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            self.assertEqual(process.returncode, -signal.SIGKILL if number == signal.SIGKILL else CHECK_FAILED)
+            for _ in range(500):
+                if not os.path.exists(f"/proc/{children.stdout.strip()}"):
+                    break
+                time.sleep(0.01)
+            else:
+                self.fail("the child lives on")
+            lines = self.wait_for_lines(1)
+            self.assertFalse([line for line in lines if "\tfaulted\t" in line or "\thung\t" in line])
+        self.assertTrue(self.tune(*SMALL)["complete"])
+
     def test_shapes_plans_and_shards(self):
         shapes = self.path("shapes")
         with open(shapes, "w", encoding="utf-8") as file:
             file.write("# two\nheads=1 q_len=20\n\nbatch=2 heads=2 kv_heads=1 q_len=10 kv_len=70  # long\n")
-        base = ("--device", "emulator:sm_80", "--shapes", shapes, "--filter", "none",
+        base = ("--device", "emulator:sm_89", "--shapes", shapes,
                 "--plan", "head_dim=64", "--plan", "head_dim=32 io=bf16 causal=true")
         report = self.tune(*base)
         self.assertEqual([(problem["kernel"].split("_d")[1][:2], problem["class"]) for problem in report["problems"]],
-                         [("64", "h1q32k32"), ("64", "h4q16k128"), ("32", "h1q32k32"), ("32", "h4q16k128")])
+                         [("64", "h1g1q32k32"), ("64", "h4g2q16k128"), ("32", "h1g1q32k32"), ("32", "h4g2q16k128")])
         parts = []
         for part in (1, 2, 3):
             cache = self.path(f"shard{part}")
@@ -185,6 +293,17 @@ class Tune(CliTest):
         keys = [(entry["what"], entry["class"], entry["schedule"]) for entry in self.entries()]
         of_merged = self.expect_json(OK, "cache", "list", *merged)["entries"]
         self.assertEqual([(entry["what"], entry["class"], entry["schedule"]) for entry in of_merged], keys)
+        self.assertEqual(len(keys), 4)
+        exported = self.path("exported")
+        self.expect(OK, "cache", "export", "--out", exported, *merged)
+        for change, word in (("sm_89", "../sm_89"), ("q128k64w4s2", "q128k64w4s77"), ("\th1g1q32k32", "\t")):
+            with open(self.path("hostile"), "w", encoding="utf-8") as file:
+                file.write(resealed(self.text(exported).replace(change, word)))
+            self.expect_error(FILE, "file error", [], "cache", "import", self.path("hostile"), "--cache", self.path("victim"))
+        self.assertFalse(os.path.exists(self.path("victim")))
+        with open(self.path("same"), "w", encoding="utf-8") as file:
+            file.write(resealed(self.text(exported)))
+        self.assertEqual(self.expect_json(OK, "cache", "import", self.path("same"), "--cache", self.path("victim"))["stored"], 4)
 
     def test_the_page(self):
         html = self.path("report.html")
@@ -206,19 +325,69 @@ class Tune(CliTest):
         shapes = self.path("shapes")
         for text, part in (("", "no shape"), ("heads=0 q_len=3", '"heads=0"'), ("heads=4", "needs heads=N and q_len=N"),
                            ("heads=4 q_len=3 size=7", '"size=7"'), ("heads=4 kv_heads=3 q_len=8", "kv_heads divides"),
+                           ("batch=9223372036854775807 heads=3 q_len=1", "the most is"),
                            ("x", ':1: "x"'), ("# c\nheads=1 q_len=1e3", ":2:")):
             with open(shapes, "w", encoding="utf-8") as file:
                 file.write(text)
             refused(FILE, "file error", [part], "--device", "emulator:sm_89", "--shapes", shapes)
         refused(USAGE, "usage error", ["kv_heads divides heads"], *SMALL, "--kv-heads", 3)
+        refused(USAGE, "usage error", ["--mode", "nonsense"], *SMALL, "--mode", "nonsense")
+        refused(USAGE, "usage error", ["--patience"], *SMALL, "--patience", 0)
+        with open(shapes, "w", encoding="utf-8") as file:
+            file.write("heads=1 q_len=20")
+        refused(USAGE, "usage error", ["same file"], "--device", "emulator:sm_89", "--shapes", shapes, "--html", shapes)
         refused(USAGE, "usage error", ["I/N"], *SMALL, "--shard", "3/2")
         refused(USAGE, "usage error", ["I/N"], *SMALL, "--shard", "0/2")
         refused(USAGE, "usage error", ["regular expression"], *SMALL, "--filter", "(")
         refused(USAGE, "usage error", ["the plan says it"], *SMALL, "--plan", "head_dim=64")
         refused(SPEC, "spec error", ["head_dim"], "--device", "emulator:sm_89", "--plan", "head_dim=63")
         refused(USAGE, "argument error", ["graphs"], *SMALL, "--deployment", "graph")
+        self.expect_error(FILE, "file error", ["/dev/null/x", "folder cannot be made"], "tune", *SMALL, "--cache", "/dev/null/x")
         refused(USAGE, "usage error", ["codes of the caller"], "--device", "emulator:sm_89", "--plan",
                 "head_dim=64 inputs=given smoothing=none")
+
+
+@unittest.skipUnless(has_generator(), "built without the generator")
+class Bundle(CliTest):
+    PLAN = ("--plan", "head_dim=32 causal=true")
+
+    def test_a_sweep_runs_from_a_bundle_alone(self):
+        bundle = self.path("candidates.bundle")
+        report = self.expect_json(OK, "bundle", *self.PLAN, "--target", "sm_89", "--out", bundle)
+        self.assertEqual(report["bytes"], os.path.getsize(bundle))
+        schedules = [key for key in report["kernels"] if key.startswith("sage_fwd_")]
+        problem = ("--device", "emulator:sm_89", *self.PLAN, "--q-len", 40, "--heads", 1)
+        swept = {}
+        for ptx in ("generator", bundle):
+            result = self.expect_json(OK, "tune", *problem, "--ptx", ptx, "--cache", self.path(ptx[-3:]))
+            problem_of_it, = result["problems"]
+            swept[ptx] = [(line["schedule"], line["outcome"], line.get("instructions"))
+                          for line in problem_of_it["schedules"]]
+        self.assertEqual(swept["generator"], swept[bundle])
+        self.assertEqual(len(schedules), len(swept[bundle]))
+        # Of the default alone there is nothing to choose from.
+        usual = self.path("usual.bundle")
+        report = self.expect_json(OK, "bundle", *self.PLAN, "--target", "sm_89", "--usual", "--out", usual)
+        self.assertEqual(len([key for key in report["kernels"] if key.startswith("sage_fwd_")]), 1)
+        result = self.expect_json(OK, "tune", *problem, "--ptx", usual, "--cache", self.path("usual"))
+        self.assertEqual([line["outcome"] for line in result["problems"][0]["schedules"]],
+                         ["passed"] + (len(schedules) - 1) * ["refused"])
+
+    def test_every_target_that_has_it(self):
+        report = self.expect_json(OK, "bundle", "--plan", "head_dim=64 qk=s4", "--target", "all", "--usual", "--out",
+                                  self.path("all.bundle"))
+        self.assertEqual(report["plans"], 3)
+        self.assertEqual(len(report["left_out"]), 1)
+        self.assertIn("sm_120", report["left_out"][0])
+
+    def test_what_is_refused(self):
+        out = ("--out", self.path("x.bundle"))
+        self.expect_error(SPEC, "spec error", ["sm_120"], "bundle", "--plan", "head_dim=64 qk=s4", "--target", "sm_120", *out)
+        self.expect_error(SPEC, "spec error", ["head_dim"], "bundle", "--plan", "head_dim=63", "--target", "all", *out)
+        self.expect_error(FILE, "file error", ["/nowhere"], "bundle", *self.PLAN, "--target", "sm_89", "--out", "/nowhere/x")
+        self.expect_error(USAGE, "usage error", ["prepares inputs"], "bundle", "--plan",
+                          "sage_quantrows_d64_f16_s8_r8_g32_fold__sm89", "--target", "sm_89", *out)
+        self.assertFalse(os.path.exists(self.path("x.bundle")))
 
 
 class Cache(CliTest):

@@ -433,7 +433,8 @@ static void test_kernels(sagegen_device* device) {
 /* Fields lie where they lay before smoothing took the place of padding. */
 _Static_assert(offsetof(sagegen_attention_options, smoothing) == 12, "in the padding");
 _Static_assert(offsetof(sagegen_attention_options, mode) == 16, "unchanged");
-_Static_assert(sizeof(sagegen_attention_options) == 32, "unchanged");
+_Static_assert(offsetof(sagegen_attention_options, ptx_directory) == 24, "unchanged");
+_Static_assert(sizeof(sagegen_attention_options) == 40, "tuning is at the end");
 
 /* K whose channels have a bias: without smoothing the codes of K mean little. */
 static double error_with(sagegen_device* device, sagegen_smoothing smoothing, const char* mode) {

@@ -36,7 +36,7 @@ TuningEntry entry_of(int number = 0) {
                   .target = "sm_89",
                   .shape = fmt::format("q{}", number),
                   .mode = "eager",
-                  .generator = runtime::generator_id(kernel, "0.1.0"),
+                  .generator = runtime::generator_id(kernel),
                   .device = {.name = "A GPU\twith a tab \\ and\nmore",
                              .multiprocessors = 128,
                              .clock_khz = 2520000,
@@ -140,6 +140,7 @@ TEST_CASE("A damaged entry is none, warned of once, and kept aside", "[database]
     CHECK_THAT(found.warning, Catch::Contains(file.string()));
     CHECK(!fs::exists(file));
     CHECK(text_of(folder.path() / "aside" / file.filename()) == text);
+    fs::remove(folder.path() / "aside" / file.filename());
     CHECK(database.find(key).warning.empty());
   };
   for (std::size_t cut = 0; cut < good.size(); cut += 7) tried(good.substr(0, cut));
@@ -156,6 +157,13 @@ TEST_CASE("A damaged entry is none, warned of once, and kept aside", "[database]
   TuningEntry foreign = entry_of();
   foreign.key.device.name = "another GPU";
   tried(runtime::to_text(foreign));
+  // What was set aside before stays.
+  for (const char* text : {"one", "two"}) {
+    write_text(file, text);
+    CHECK(!database.find(key).entry);
+  }
+  CHECK(text_of(folder.path() / "aside" / file.filename()) == "one");
+  CHECK(text_of(folder.path() / "aside" / (file.filename().string() + ".2")) == "two");
   write_text(file, good);
   CHECK(database.find(key).entry == entry_of());
 }

@@ -10,9 +10,10 @@
 namespace sagegen::tests {
 
 struct Noise {
-  double sigma = 0.01;     // of each sample
-  double drift = 0.1;      // of all, over some hundred samples
-  double outliers = 0.02;  // how many samples take up to twice as long
+  double sigma = 0.01;        // of each sample
+  double drift = 0.1;         // of all, over some hundred samples
+  double outliers = 0.02;     // how many samples take up to twice as long
+  double short_outliers = 0;  // and how many take down to half as long
 };
 
 class PlantedClock {
@@ -27,6 +28,8 @@ class PlantedClock {
     value *= 1 + noise_.drift * std::sin(static_cast<double>(samples_) / 150);
     if (std::bernoulli_distribution(noise_.outliers)(random_))
       value *= 1 + std::uniform_real_distribution<double>()(random_);
+    if (std::bernoulli_distribution(noise_.short_outliers)(random_))
+      value /= 1 + std::uniform_real_distribution<double>()(random_);
     return value;
   }
   std::size_t samples() const { return samples_; }

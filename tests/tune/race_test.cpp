@@ -81,24 +81,60 @@ TEST_CASE("A default that nobody beats by the margin stays", "[race]") {
 }
 
 TEST_CASE("Of equals the first wins, in spite of outliers", "[race]") {
-  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+  int first = 0;
+  constexpr int kRaces = 200;
+  for (std::uint64_t seed = 1; seed <= kRaces; ++seed) {
     Race race(4, 3);
     PlantedClock clock({90, 90, 90, 100}, seed, {.sigma = 0.004, .drift = 0.1, .outliers = 0.02});
     run(race, clock);
-    CHECK(race.winner() == 0);
+    first += race.winner() == 0 ? 1 : 0;
   }
+  INFO(first << " of " << kRaces);
+  CHECK(first >= kRaces * 97 / 100);
 }
 
-TEST_CASE("Slow candidates leave after two rounds", "[race]") {
+TEST_CASE("Slow candidates leave after three rounds", "[race]") {
   Race race(3, 0);
   PlantedClock clock({100, 140, 90}, 1, {.sigma = 0.001, .drift = 0, .outliers = 0});
   run(race, clock);
   for (const Race::Standing& standing : race.standings()) {
-    if (standing.candidate == 1) CHECK(standing.samples == 2);
+    if (standing.candidate == 1) CHECK(standing.samples == 3);
   }
   CHECK(race.winner() == 2);
   CHECK(race.standings().front().candidate == 2);
   CHECK(race.standings().front().ratio == Approx(0.9).margin(0.01));
+}
+
+TEST_CASE("Samples that are too short throw nobody good out", "[race]") {
+  std::mt19937_64 random(4);
+  int bad = 0;
+  constexpr int kRaces = 200;
+  for (int repeat = 0; repeat < kRaces; ++repeat) {
+    const std::vector<double> costs = tests::planted_costs(100, random);
+    const double best = *std::ranges::min_element(costs);
+    Race race(100, random() % 100);
+    PlantedClock clock(costs, random(),
+                       {.sigma = 0.01, .drift = 0.1, .outliers = 0.02, .short_outliers = 0.01});
+    run(race, clock);
+    bad += costs[race.winner()] > best * 1.03 ? 1 : 0;
+  }
+  INFO(bad << " of " << kRaces << " winners are more than 3 % off");
+  CHECK(bad <= kRaces / 20);
+}
+
+TEST_CASE("A gain below the margin seldom replaces the default, however noisy", "[race]") {
+  int replaced = 0;
+  constexpr int kRaces = 200;
+  for (std::uint64_t seed = 1; seed <= kRaces; ++seed) {
+    std::vector<double> costs(20, 99);
+    costs[7] = 100;
+    Race race(20, 7);
+    PlantedClock clock(costs, seed, {.sigma = 0.03, .drift = 0.1, .outliers = 0.02});
+    run(race, clock);
+    replaced += race.winner() == 7 ? 0 : 1;
+  }
+  INFO("replaced by one that takes 99 % " << replaced << " times of " << kRaces);
+  CHECK(replaced <= kRaces / 4);
 }
 
 TEST_CASE("A candidate that fails while it is timed is out at any moment", "[race]") {

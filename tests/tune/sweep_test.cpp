@@ -126,8 +126,9 @@ TEST_CASE("A journal that is cut anywhere loses its last line alone", "[sweep]")
   }
 }
 
-TEST_CASE("A check that ends the process twice is told as faulted, one that was stopped is not",
-          "[sweep]") {
+TEST_CASE(
+    "A check that ends the process three times is told as faulted, one that was stopped is not",
+    "[sweep]") {
   const TemporaryFolder folder;
   const std::filesystem::path journal = folder.path() / "journal";
   for (int life = 0; life < 2; ++life) {
@@ -140,7 +141,7 @@ TEST_CASE("A check that ends the process twice is told as faulted, one that was 
     sweep.begin(1);
     sweep.rest();
   }
-  for (int life = 0; life < 2; ++life) {
+  for (int life = 0; life < 3; ++life) {
     Sweep sweep(journal, "subject", kSchedules, 0);
     CHECK(sweep.next()->candidate == 1);
     sweep.begin(1);
@@ -168,6 +169,33 @@ TEST_CASE(
   CHECK(sweep.race()->winner() == 2);  // c
 }
 
+TEST_CASE("A candidate that fails at any moment of the race is read again as it was", "[sweep]") {
+  for (int before = 4; before < 30; ++before) {
+    INFO("after " << before << " steps");
+    const TemporaryFolder folder;
+    const std::filesystem::path journal = folder.path() / "journal";
+    Worker worker;
+    worker.failing = "";
+    std::size_t samples = 0;
+    std::optional<SweepStep> next;
+    {
+      Sweep sweep(journal, "subject", kSchedules, 0);
+      worker.work(sweep, before);
+      if (!sweep.next() || sweep.next()->candidate == 0) continue;
+      sweep.checked(sweep.next()->candidate, {Outcome::faulted, "gone"});
+      worker.work(sweep, 5);
+      samples = sweep.race()->samples();
+      next = sweep.next();
+    }
+    for (int life = 0; life < 2; ++life) {
+      const Sweep sweep(journal, "subject", kSchedules, 0);
+      CHECK(sweep.race()->samples() == samples);
+      CHECK(sweep.next().has_value() == next.has_value());
+      if (next && sweep.next()) CHECK(sweep.next()->candidate == next->candidate);
+    }
+  }
+}
+
 TEST_CASE("Without a default that passes there is no race", "[sweep]") {
   const TemporaryFolder folder;
   Sweep sweep(folder.path() / "journal", "subject", kSchedules, 0);
@@ -177,6 +205,18 @@ TEST_CASE("Without a default that passes there is no race", "[sweep]") {
   CHECK(!sweep.next());
   CHECK(sweep.race() == nullptr);
   CHECK(worker.checks.size() == 1);
+}
+
+TEST_CASE("Two sweeps do not share a journal at a time", "[sweep]") {
+  const TemporaryFolder folder;
+  const std::filesystem::path journal = folder.path() / "journal";
+  {
+    Sweep sweep(journal, "subject", kSchedules, 0);
+    CHECK_THROWS_WITH(Sweep(journal, "subject", kSchedules, 0),
+                      Catch::Contains("another process writes it now"));
+    Worker().work(sweep);
+  }
+  CHECK(!Sweep(journal, "subject", kSchedules, 0).next());
 }
 
 TEST_CASE("A journal of something else is refused and left alone", "[sweep]") {

@@ -31,22 +31,21 @@ struct Bench {
   TuningOptions options(TuningChoice choice = {}) {
     return {.choice = std::move(choice),
             .database = folder.path(),
-            .version = "1.2.3",
             .warn = [this](const std::string& text) { warnings.push_back(text); }};
   }
   TuningEntry entry(const Shape& shape, const std::string& schedule) const {
     const sagegen::Kernel kernel = usual_kernel();
-    return {.key = tuning_key(kernel, shape_class(shape), Deployment::eager, fingerprint_of(device),
-                              "1.2.3"),
-            .schedule = schedule,
-            .usual = kernel.how(),
-            .params = kernel.params().digest(),
-            .unit = "ns",
-            .time = 90,
-            .usual_time = 100,
-            .samples = 10,
-            .measured = "2026-11-30T12:00:00Z",
-            .conditions = ""};
+    return {
+        .key = tuning_key(kernel, shape_class(shape), Deployment::eager, fingerprint_of(device)),
+        .schedule = schedule,
+        .usual = kernel.how(),
+        .params = kernel.params().digest(),
+        .unit = "ns",
+        .time = 90,
+        .usual_time = 100,
+        .samples = 10,
+        .measured = "2026-11-30T12:00:00Z",
+        .conditions = ""};
   }
   void store(const TuningEntry& entry) const { TuningDatabase(folder.path()).store(entry); }
 };
@@ -56,20 +55,37 @@ std::string how(const Plan& plan) { return plan.kernel().how(); }
 }  // namespace
 
 TEST_CASE("Shapes of a class are those that round up alike", "[tuned]") {
-  CHECK(to_string(shape_class(kLong)) == "h32q4096k4096");
+  CHECK(to_string(shape_class(kLong)) == "h32g1q4096k4096");
   CHECK(to_string(
             shape_class({.batch = 3, .q_heads = 5, .kv_heads = 5, .q_len = 1, .kv_len = 4097})) ==
-        "h16q1k8192");
-  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 8, .q_len = 2049, .kv_len = 4000}) ==
+        "h16g1q1k8192");
+  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 16, .q_len = 2049, .kv_len = 4000}) ==
         shape_class(kLong));
-  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 8, .q_len = 2048, .kv_len = 4000}) !=
+  CHECK(shape_class({.batch = 2, .q_heads = 16, .kv_heads = 16, .q_len = 2048, .kv_len = 4000}) !=
         shape_class(kLong));
-  for (const std::int64_t group : {1, 3, 8, 64}) {
-    const Shape shape = representative(shape_class(kLong), group);
-    CHECK(shape.q_heads % shape.kv_heads == 0);
-    CHECK(shape.q_heads / shape.kv_heads == group);
-    CHECK(shape.q_len == 4096);
-  }
+}
+
+TEST_CASE("Heads that share K and V are another class", "[tuned]") {
+  Shape shared = kLong;
+  shared.kv_heads = 8;
+  CHECK(to_string(shape_class(shared)) == "h32g4q4096k4096");
+}
+
+TEST_CASE("Bits of a block-sparse mask are of the default's tiles, and so are schedules",
+          "[tuned]") {
+  Bench bench;
+  const sagegen::Kernel kernel = usual_kernel({.blocksparse = true});
+  CHECK(may_replace(kernel, kernel.with_schedule("q128k64w8s2")));
+  CHECK(!may_replace(kernel, kernel.with_schedule("q64k64w4s2")));
+  TuningEntry entry = bench.entry(kLong, "q64k64w4s2");
+  entry.key.what = kernel.what();
+  entry.params = kernel.params().digest();
+  bench.store(entry);
+  TunedPlan plan(bench.device, kernel, fake_source(), bench.options());
+  plan.prepare(std::vector{kLong});
+  CHECK(&plan.plan_for(kLong) == &plan.usual());
+  REQUIRE(bench.warnings.size() == 1);
+  CHECK_THAT(bench.warnings[0], Catch::Contains("of other tiles"));
 }
 
 TEST_CASE("A shape that was prepared gets what the database has, others the default", "[tuned]") {
@@ -84,7 +100,7 @@ TEST_CASE("A shape that was prepared gets what the database has, others the defa
   like.q_len = 3000;
   CHECK(how(plan.plan_for(like)) == "q64k64w4s2");
   CHECK(how(plan.plan_for(kShort)) == usual);
-  CHECK(plan.choices() == std::vector<std::string>{"h32q4096k4096 q64k64w4s2"});
+  CHECK(plan.choices() == std::vector<std::string>{"h32g1q4096k4096 q64k64w4s2"});
   CHECK(bench.warnings.empty());
 }
 
@@ -114,7 +130,7 @@ TEST_CASE("An entry of another kernel, class, device, version or deployment is n
     bench.store(entry);
   };
   with([](TuningKey& key) { key.what += "_causal"; });
-  with([](TuningKey& key) { key.shape = "h32q2048k4096"; });
+  with([](TuningKey& key) { key.shape = "h32g1q2048k4096"; });
   with([](TuningKey& key) { ++key.device.clock_khz; });
   with([](TuningKey& key) { key.device.driver = "CUDA 12.0"; });
   with([](TuningKey& key) { key.generator = "1.2.4 attention 1"; });

@@ -6,10 +6,10 @@
 #include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/error.h"
 #include "sagegen/runtime/tuning.h"
+#include "tools/reference/printable.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
-#include "tools/sagegen/generator.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
@@ -82,7 +82,8 @@ Exit list(const TuningDatabase& database, Output& output) {
     }
     const TuningEntry& entry = *listed.entry;
     table.add({listed.file.stem().string(), entry.key.what, entry.key.shape, entry.key.mode,
-               entry.key.device.name, entry.schedule, gain(entry), entry.measured});
+               reference::printable(entry.key.device.name), entry.schedule, gain(entry),
+               entry.measured});
   }
   output.text(entries.empty() ? fmt::format("no entries in {}\n", database.folder().string())
                               : table.text() + bad);
@@ -114,17 +115,19 @@ Exit show(const CacheCommand& command, const TuningDatabase& database, Output& o
   return Exit::ok;
 }
 
-// Whether a kernel of today can be what an entry says: its key, with either schedule, can be read and is legal.
+constexpr std::string_view kAnotherVersion = "it was made by ";
+
+// Why an entry cannot be used here: another version made it, or its kernel cannot be read, or is not legal.
 std::string why_of_another_time(const TuningEntry& entry) {
   std::string target = entry.key.target;
   std::erase(target, '_');
   try {
     const Kernel kernel = parse_key(fmt::format("{}__{}__{}", entry.key.what, entry.usual, target));
-    if (const std::string why = runtime::why_stale(entry, kernel); !why.empty()) return why;
-    return entry.key.generator == runtime::generator_id(kernel, tool_version())
-               ? ""
-               : fmt::format("it was made by {}, this is {}", entry.key.generator,
-                             runtime::generator_id(kernel, tool_version()));
+    if (const std::string here = runtime::generator_id(kernel); entry.key.generator != here)
+      return fmt::format("{}{}, this is {}", kAnotherVersion, entry.key.generator, here);
+    if (const Sentences sentences = kernel.violations(); !sentences.empty())
+      return fmt::format("its default is refused: {}", sentences.front());
+    return runtime::why_stale(entry, kernel);
   } catch (const SpecError& error) {
     return fmt::format("its kernel cannot be read: {}", error.what());
   }
@@ -195,6 +198,13 @@ Exit take(const CacheCommand& command, const TuningDatabase& database, Output& o
       more = good_entries(TuningDatabase(std::filesystem::path(name) / "tuning"), output);
     }
     entries.insert(entries.end(), more.begin(), more.end());
+  }
+  for (const TuningEntry& entry : entries) {
+    // Of another version nothing is known here, and nothing is lost: it has places of its own.
+    const std::string why = why_of_another_time(entry);
+    if (why.empty() || why.starts_with(kAnotherVersion)) continue;
+    throw FileError(fmt::format("the entry of {}, class {}, is refused, and nothing was stored: {}",
+                                entry.key.what, entry.key.shape, why));
   }
   const std::size_t stored = runtime::merge(database, entries);
   output.text(fmt::format("{} of {} entries stored; the others are no newer than what is there\n",

@@ -14,6 +14,8 @@ std::shared_ptr<const std::atomic<bool>> interrupt_flag() {
   return {&interrupted, [](const std::atomic<bool>*) {}};
 }
 
+void interrupt() { set_interrupted(0); }
+
 bool was_interrupted() { return interrupted.load(std::memory_order_relaxed); }
 
 InterruptScope::InterruptScope() {

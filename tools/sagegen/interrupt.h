@@ -10,6 +10,9 @@ namespace sagegen::cli {
 // For EmulatorOptions::interrupt: set by the first SIGINT while an InterruptScope lives.
 std::shared_ptr<const std::atomic<bool>> interrupt_flag();
 
+// Sets it, as that signal does; for handlers of others.
+void interrupt();
+
 // Whether it was set.
 bool was_interrupted();
 

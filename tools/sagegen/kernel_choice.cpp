@@ -12,6 +12,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/options.h"
+#include "tools/sagegen/run_kernel.h"
 
 namespace sagegen::cli {
 namespace {
@@ -88,6 +89,23 @@ Kernel kernel_of_key(const std::string& text) {
     throw SpecError(std::string(error.what()) +
                     "\n`sagegen list` shows the keys of the default set");
   }
+}
+
+Kernel attention_of_plan(const std::string& text, Target target) {
+  if (!text.starts_with("sage_")) {
+    Kernel kernel = kernel_of_options(attention::family(), text, target);
+    validate_attention(kernel);
+    return kernel;
+  }
+  const Kernel named = kernel_of_key(text);
+  if (&named.family() != &attention::family()) {
+    throw UsageError(fmt::format(
+        "--plan {}: it prepares inputs; what has plans is attention, whose keys begin with sage_fwd_",
+        named.key()));
+  }
+  Kernel kernel = named.target() == target ? named : named.on(target);
+  validate_attention(kernel);
+  return kernel;
 }
 
 std::vector<Kernel> default_set() { return read_set(kDefaultSetToml, "set.toml"); }

@@ -31,6 +31,10 @@ std::vector<std::string> mode_names();
 // A key as a user typed it. Throws SpecError, which says where keys are listed.
 Kernel kernel_of_key(const std::string& text);
 
+// Attention by its key, or by options as "head_dim=64 causal=true", for a target. Throws SpecError, which may be of a
+// kernel that prepares its inputs, and UsageError of a key of such a one.
+Kernel attention_of_plan(const std::string& text, Target target);
+
 // templates/*/set.toml as they were when this tool was built.
 std::vector<Kernel> default_set();
 

@@ -12,12 +12,6 @@
 namespace sagegen::cli {
 namespace {
 
-std::vector<std::string> mode_words() {
-  std::vector<std::string> words = mode_names();
-  words.insert(words.begin(), {"int8", "int4"});
-  return words;
-}
-
 // Sets the groups of "g32x64", as a key writes them.
 void set_groups(const std::string& text, attention::Spec& spec, Given& given) {
   Fields groups;
@@ -36,6 +30,12 @@ void set_groups(const std::string& text, attention::Spec& spec, Given& given) {
 
 }  // namespace
 
+std::vector<std::string> run_mode_words() {
+  std::vector<std::string> words = mode_names();
+  words.insert(words.begin(), {"int8", "int4"});
+  return words;
+}
+
 void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   CLI::Option* key = app.add_option(
       "KEY", options.key, "an attention kernel by its key (default: what the options below say)");
@@ -52,7 +52,7 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   decided_by_both(app.add_option("--mode", options.mode,
                                  "of Q K^T and P V; int8 and int4: with what the target does best; "
                                  "16bit and bf16-fp8: Q and K as they are, f16 or bf16")
-                      ->check(CLI::IsMember(mode_words()))
+                      ->check(CLI::IsMember(run_mode_words()))
                       ->capture_default_str());
   decided_by_both(
       app.add_option("--granularity", options.granularity,

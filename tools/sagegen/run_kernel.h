@@ -21,6 +21,9 @@ struct RunKernelOptions {
   bool pack_gqa = false;
 };
 
+// What --mode takes.
+std::vector<std::string> run_mode_words();
+
 void define_run_kernel(CLI::App& app, RunKernelOptions& options);
 
 // The kernel that the options name by its key, made for `target` unless that is empty; none if they name none.

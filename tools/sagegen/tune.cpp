@@ -1,8 +1,11 @@
 // `sagegen tune`: the fastest schedule for each problem on this device, into the database that applications read.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <ctime>
+#include <new>
 #include <regex>
 
 #include <fmt/chrono.h>
@@ -11,6 +14,7 @@
 
 #include "sagegen/runtime/error.h"
 #include "tools/model/ptxas.h"
+#include "tools/reference/whole_file.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/emulator_options.h"
 #include "tools/sagegen/errors.h"
@@ -55,6 +59,14 @@ struct TuneCommand {
 attention::Shape completed(attention::Shape shape, const std::string& origin) {
   if (shape.kv_heads == 0) shape.kv_heads = shape.q_heads;
   if (shape.kv_len == 0) shape.kv_len = shape.q_len;
+  // Beyond these no product of sizes is.
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  for (const std::int64_t size :
+       {shape.batch, shape.q_heads, shape.kv_heads, shape.q_len, shape.kv_len}) {
+    if (size > kMost)
+      throw UsageError(
+          fmt::format("{}: a size of {} is refused: the most is {}", origin, size, kMost));
+  }
   if (shape.batch < 1 || shape.q_len < 1 || shape.kv_len < 1 || shape.kv_heads < 1 ||
       shape.q_heads % shape.kv_heads != 0) {
     throw UsageError(
@@ -114,15 +126,6 @@ std::vector<attention::Shape> shapes_of_file(const std::string& file) {
   return shapes;
 }
 
-// A key, or a text of options.
-Kernel kernel_of_plan(const std::string& text, Target target) {
-  if (text.starts_with("sage_")) {
-    const Kernel kernel = kernel_of_key(text);
-    return kernel.target() == target ? kernel : kernel.on(target);
-  }
-  return kernel_of_options(attention::family(), text, target);
-}
-
 std::vector<Kernel> kernels_of(const TuneCommand& command, Target target) {
   std::vector<Kernel> kernels;
   if (command.plans.empty()) {
@@ -133,14 +136,8 @@ std::vector<Kernel> kernels_of(const TuneCommand& command, Target target) {
                          .causal = command.causal};
     kernels.push_back(kernel_by_words(words, spec, target));
   }
-  for (const std::string& plan : command.plans) kernels.push_back(kernel_of_plan(plan, target));
+  for (const std::string& plan : command.plans) kernels.push_back(attention_of_plan(plan, target));
   for (const Kernel& kernel : kernels) {
-    if (&kernel.family() != &attention::family()) {
-      throw UsageError(
-          fmt::format("--plan {}: it prepares inputs; what is tuned is attention, whose keys begin "
-                      "with sage_fwd_",
-                      kernel.key()));
-    }
     validate_attention(kernel);
     if (attention::takes_given_codes(kernel.view(attention::family()).spec)) {
       throw UsageError(
@@ -180,8 +177,8 @@ std::vector<TuneProblem> problems_of(const TuneCommand& command, Target target) 
 
 // ---- one problem ----------------------------------------------------------------------------------
 
-std::string now_text() {
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+std::string time_text(std::time_t time) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(time));
 }
 
 struct Session {
@@ -191,8 +188,12 @@ struct Session {
   std::optional<Death>& death;
   std::filesystem::path cache;
   runtime::DeviceFingerprint fingerprint;
-  Clock::time_point end;  // of the budget
-  bool anew;              // what was found before is forgotten
+  Clock::time_point end;     // of the budget
+  std::string journal = {};  // of the problem at hand, by its name
+
+  // Steps of several problems may have the same name.
+  std::string step(const std::string& schedule) const { return journal + "\t" + schedule; }
+  void beat(const std::string& schedule) const { heart.beat(step(schedule)); }
 
   bool is_over() const { return was_interrupted() || Clock::now() >= end; }
 };
@@ -204,20 +205,30 @@ runtime::RaceOptions race_options(const runtime::Stopwatch& stopwatch) {
       .first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .tie = 0, .most_duel_rounds = 0};
 }
 
+// All that a journal's lines depend on.
 std::string subject_text(const runtime::TuningKey& key, const TuneProblem& problem,
                          const TuneCommand& command) {
-  return fmt::format("{} {} on {}, {}, {}, {}{}", key.what, to_string(problem.shape),
-                     to_string(key.device), key.target, key.mode, key.generator,
-                     command.filter.empty() ? "" : ", filter " + command.filter);
+  std::string text =
+      fmt::format("{} {} on {}, {}, {}, {}, default {}, PTX {}", key.what, to_string(problem.shape),
+                  to_string(key.device), key.target, key.mode, key.generator, problem.kernel.how(),
+                  ptx_origin(command.ptx));
+  if (!command.filter.empty()) text += ", filter " + command.filter;
+  if (command.model != UseModel::automatic)
+    text += command.model == UseModel::on ? ", model on" : ", model off";
+  return text;
+}
+
+runtime::TuningKey key_of(const Session& session, const TuneProblem& problem) {
+  return attention::tuning_key(problem.kernel, attention::shape_class(problem.shape),
+                               session.command.deployment, session.fingerprint);
 }
 
 // A name that says what is in it, and ends with what tells it from all others.
-std::filesystem::path journal_of(const Session& session, const TuneProblem& problem,
-                                 const std::string& subject) {
-  const attention::ShapeClass shape = attention::shape_class(problem.shape);
+std::filesystem::path journal_of(const Session& session, const TuneProblem& problem) {
+  const std::string subject = subject_text(key_of(session, problem), problem, session.command);
   return session.cache / "sweeps" /
-         fmt::format("{}-{}-{:016x}.sweep", to_string(problem.kernel.target()), to_string(shape),
-                     std::hash<std::string>()(subject));
+         fmt::format("{}-{}-{}.sweep", to_string(problem.kernel.target()),
+                     to_string(attention::shape_class(problem.shape)), runtime::sum_text(subject));
 }
 
 bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& gpu) {
@@ -260,7 +271,7 @@ void check_candidates(const Session& session, TuneSubject& subject, Sweep& sweep
       continue;
     }
     sweep.begin(step->candidate);
-    session.heart.beat(schedule);
+    session.beat(schedule);
     const runtime::Trial trial = subject.check(schedule);
     session.heart.beat("");
     if (was_interrupted())
@@ -275,13 +286,14 @@ void race(const Session& session, TuneSubject& subject, Sweep& sweep, Output& ou
   while (const auto step = sweep.next()) {
     if (step->kind != SweepStep::Kind::sample || session.is_over()) return;
     const std::string& schedule = sweep.schedules()[step->candidate];
-    session.heart.beat(schedule);
+    session.beat(schedule);
     double time = 0;
     try {
       time = subject.sample(schedule);
     } catch (const runtime::DriverError& error) {
       session.heart.beat("");
       if (was_interrupted()) return;
+      if (error.result() == static_cast<int>(runtime::Result::out_of_memory)) throw;
       sweep.checked(step->candidate, {Outcome::faulted, std::string(error.what()).substr(0, 300)});
       if (subject.device_is_lost()) end_for_a_fresh_child();
       continue;
@@ -338,8 +350,14 @@ TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, c
   return result;
 }
 
+// When the last line of a journal was written: that is when a sweep was over, whoever asks again.
+std::string written(const std::filesystem::path& journal) {
+  struct stat status = {};
+  return time_text(::stat(journal.c_str(), &status) == 0 ? status.st_mtime : std::time(nullptr));
+}
+
 void store(const Session& session, TunedProblem& result, const runtime::TuningKey& key,
-           const Sweep& sweep) {
+           const Sweep& sweep, const std::filesystem::path& journal) {
   const TunedSchedule& winner = result.of(result.winner);
   const runtime::TuningDatabase database(session.cache / "tuning");
   const runtime::TuningEntry entry{.key = key,
@@ -350,34 +368,18 @@ void store(const Session& session, TunedProblem& result, const runtime::TuningKe
                                    .time = winner.time,
                                    .usual_time = result.of(result.kernel.how()).time,
                                    .samples = sweep.race()->samples(),
-                                   .measured = now_text(),
+                                   .measured = written(journal),
                                    .conditions = to_string(result.shape)};
   const runtime::TuningDatabase::Found there = database.find(key);
-  // A sweep that was over before leaves its entry, and the time of it, as they are.
-  const bool same = there.entry && there.entry->schedule == entry.schedule &&
-                    there.entry->time == entry.time && there.entry->samples == entry.samples;
-  if (!same || session.command.again) database.store(entry);
-  result.stored = database.file_of(key).string();
+  // What was measured later, on another problem of the class, stays.
+  if (!there.entry || there.entry->measured <= entry.measured) {
+    if (there.entry != entry) database.store(entry);
+    result.stored = database.file_of(key).string();
+  }
 }
 
-TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& output) {
-  const TuneCommand& command = session.command;
-  const runtime::TuningKey key =
-      attention::tuning_key(problem.kernel, attention::shape_class(problem.shape),
-                            command.deployment, session.fingerprint, tool_version());
-  TuneSubject subject(problem, session.on, ptx_source(command.ptx, session.on), command.deployment);
-  const std::string text = subject_text(key, problem, command);
-  const std::filesystem::path journal = journal_of(session, problem, text);
-  if (session.anew) std::filesystem::remove(journal);
-  Sweep sweep(journal, text, subject.schedules(), subject.usual(),
-              race_options(subject.stopwatch()));
-  if (session.death) {
-    const auto& schedules = sweep.schedules();
-    const auto guilty = std::ranges::find(schedules, session.death->step);
-    if (guilty != schedules.end() && sweep.next())
-      sweep.checked(static_cast<std::size_t>(guilty - schedules.begin()), session.death->trial);
-    session.death.reset();
-  }
+void check_and_race(Session& session, const TuneProblem& problem, TuneSubject& subject,
+                    Sweep& sweep, Output& output) {
   if (sweep.checks_left() > 0) {
     std::string gpu;
     std::map<std::string, std::string> reasons;
@@ -386,8 +388,34 @@ TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& 
     check_candidates(session, subject, sweep, reasons);
   }
   race(session, subject, sweep, output);
+}
+
+TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& output) {
+  const TuneCommand& command = session.command;
+  const runtime::TuningKey key = key_of(session, problem);
+  TuneSubject subject(problem, session.on, ptx_source(command.ptx, session.on), command.deployment);
+  const std::filesystem::path journal = journal_of(session, problem);
+  session.journal = journal.filename().string();
+  Sweep sweep(journal, subject_text(key, problem, command), subject.schedules(), subject.usual(),
+              race_options(subject.stopwatch()));
+  for (std::size_t i = 0; session.death && i < sweep.schedules().size(); ++i) {
+    if (session.death->step != session.step(sweep.schedules()[i])) continue;
+    sweep.checked(i, session.death->trial);
+    session.death.reset();
+  }
+  std::string error;
+  try {
+    check_and_race(session, problem, subject, sweep, output);
+  } catch (const runtime::ArgumentError& refused) {  // of this problem; the next may be possible
+    error = refused.what();
+  } catch (const std::bad_alloc&) {
+    error = "there is not enough memory for it";
+  }
   TunedProblem result = result_of(problem, subject, sweep);
-  if (result.complete && !result.winner.empty()) store(session, result, key, sweep);
+  result.error = error;
+  // One that left out schedules on request is an experiment.
+  const bool whole = result.complete && !result.winner.empty() && command.filter.empty();
+  if (whole) store(session, result, key, sweep, journal);
   return result;
 }
 
@@ -401,7 +429,14 @@ void check_command(const TuneCommand& command) {
       throw UsageError(fmt::format("--filter {} is no regular expression", command.filter));
     }
   }
-  if (!command.html.empty()) check_writable(command.html);
+  if (command.patience < 0.001)
+    throw UsageError("--patience is refused: no step ends in less than 0.001 s");
+  if (command.html.empty()) return;
+  check_writable(command.html);
+  if (!command.shapes_file.empty() && reference::is_same_file(command.html, command.shapes_file)) {
+    throw UsageError(fmt::format("--html {} is refused: it is the same file as --shapes {}",
+                                 command.html, command.shapes_file));
+  }
 }
 
 std::filesystem::path cache_of(const TuneCommand& command) {
@@ -421,10 +456,11 @@ std::unique_ptr<runtime::FileLock> lock_of(const Session& session) {
     return session.on.device.attribute(attribute);
   };
   const std::filesystem::path file =
-      session.cache / "locks" /
-      fmt::format("gpu-{:04x}-{:02x}-{:02x}", id(runtime::DeviceAttribute::pci_domain_id),
-                  id(runtime::DeviceAttribute::pci_bus_id),
-                  id(runtime::DeviceAttribute::pci_device_id));
+      // Of this machine, whichever cache and user.
+      std::filesystem::temp_directory_path() /
+      fmt::format(
+          "sagegen-gpu-{:04x}-{:02x}-{:02x}.lock", id(runtime::DeviceAttribute::pci_domain_id),
+          id(runtime::DeviceAttribute::pci_bus_id), id(runtime::DeviceAttribute::pci_device_id));
   auto lock = std::make_unique<runtime::FileLock>(file);
   if (lock->held()) return lock;
   throw UsageError(fmt::format(
@@ -433,29 +469,28 @@ std::unique_ptr<runtime::FileLock> lock_of(const Session& session) {
       session.on.name, file.string()));
 }
 
-Exit work(const TuneCommand& command, Watched& watched, Output& output) {
+Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, Output& output) {
   runtime::EmulatorOptions emulator = command.emulator;
   emulator.interrupt = interrupt_flag();
   const RunDevice on = open_run_device(command.device, command.target, emulator);
   const InterruptScope interruptible;
-  const auto forever = std::chrono::hours(24 * 365);
-  Session session{
-      .command = command,
-      .on = on,
-      .heart = watched.heart,
-      .death = watched.death,
-      .cache = cache_of(command),
-      .fingerprint = runtime::fingerprint_of(on.device),
-      .end = Clock::now() + (command.budget > 0 ? std::chrono::duration_cast<Clock::duration>(
-                                                      std::chrono::duration<double>(command.budget))
-                                                : forever),
-      .anew = command.again && watched.children_before == 0};
+  Session session{.command = command,
+                  .on = on,
+                  .heart = watched.heart,
+                  .death = watched.death,
+                  .cache = cache_of(command),
+                  .fingerprint = runtime::fingerprint_of(on.device),
+                  .end = end};
   const std::vector<TuneProblem> problems = problems_of(command, on.target);
   const std::unique_ptr<runtime::FileLock> lock = lock_of(session);
+  if (command.again && watched.children_before == 0) {
+    for (const TuneProblem& problem : problems)
+      std::filesystem::remove(journal_of(session, problem));
+  }
   TuneReport report{.device = session.fingerprint,
                     .device_name = on.name,
                     .deployment = std::string(to_string(command.deployment)),
-                    .measured = now_text(),
+                    .measured = time_text(std::time(nullptr)),
                     .problems = {}};
   std::size_t number = 0;
   for (const TuneProblem& problem : problems) {
@@ -464,20 +499,20 @@ Exit work(const TuneCommand& command, Watched& watched, Output& output) {
     report.problems.push_back(tune_problem(session, problem, output));
     if (session.is_over()) break;
   }
+  const bool failed = std::ranges::any_of(report.problems, [](const TunedProblem& problem) {
+    return !problem.error.empty() || (problem.complete && problem.winner.empty());
+  });
   const bool all = report.problems.size() == problems.size() &&
                    std::ranges::all_of(report.problems, &TunedProblem::complete);
   if (!command.html.empty()) write_file(command.html, report_html(report));
   output.text(report_text(report));
-  if (!all) {
+  if (!all && session.is_over()) {
     output.text(fmt::format("\n{}; the same command goes on from here\n",
                             was_interrupted() ? "interrupted" : "the budget is used up"));
   }
   Json json = report_json(report);
   json["complete"] = all;
   output.json(json);
-  const bool failed = std::ranges::any_of(report.problems, [](const TunedProblem& problem) {
-    return problem.complete && problem.winner.empty();
-  });
   return failed || was_interrupted() ? Exit::check_failed : Exit::ok;
 }
 
@@ -486,9 +521,12 @@ Exit tune_command(const TuneCommand& command, Output& output) {
   const auto patience =
       std::chrono::milliseconds(static_cast<std::int64_t>(command.patience * 1000));
   constexpr int kMostDeaths = 100;
+  const auto budget = command.budget > 0 ? std::chrono::duration<double>(command.budget)
+                                         : std::chrono::duration<double>(std::chrono::years(1));
+  const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(budget);
   Watched watched = watch(patience, kMostDeaths);
   if (!watched.is_child) return static_cast<Exit>(watched.exit_status);
-  return work(command, watched, output);
+  return work(command, watched, end, output);
 }
 
 void define_tune(CLI::App& app, TuneCommand& command) {
@@ -499,8 +537,9 @@ void define_tune(CLI::App& app, TuneCommand& command) {
   CLI::Option* head_dim =
       app.add_option("--head-dim", command.head_dim, "of the kernel")->capture_default_str();
   require_whole(head_dim, 1, 256);
-  CLI::Option* mode =
-      app.add_option("--mode", command.mode, "as `sagegen run --mode`")->capture_default_str();
+  CLI::Option* mode = app.add_option("--mode", command.mode, "as `sagegen run --mode`")
+                          ->check(CLI::IsMember(run_mode_words()))
+                          ->capture_default_str();
   CLI::Option* dtype = app.add_option("--dtype", command.dtype, "f16 or bf16")
                            ->check(CLI::IsMember({"f16", "bf16"}))
                            ->capture_default_str();

@@ -29,6 +29,9 @@ std::string unit_words(const TunedProblem& problem) {
 // "3.1 % faster", or what else there is to say.
 std::string verdict(const TunedProblem& problem) {
   const std::string usual = problem.kernel.how();
+  if (!problem.error.empty()) return "this problem is not possible: " + problem.error;
+  if (problem.winner.empty() && !problem.complete)
+    return fmt::format("not finished: {} steps left", problem.steps_left);
   if (problem.winner.empty())
     return fmt::format("the default {} failed: {}", usual, problem.of(usual).reason);
   if (!problem.complete)
@@ -106,6 +109,7 @@ Json report_json(const TuneReport& report) {
                         {"steps_left", problem.steps_left},
                         {"stored", problem.stored.empty() ? Json(nullptr) : Json(problem.stored)},
                         {"schedules", schedules}});
+    if (!problem.error.empty()) problems.back()["error"] = problem.error;
   }
   return {{"device", report.device_name},
           {"device_name", report.device.name},

@@ -30,6 +30,7 @@ struct TunedProblem {
   std::size_t steps_left = 0;
   std::vector<TunedSchedule> schedules;  // the fastest first, then those that were not timed
   std::string stored;                    // the file of the entry; empty: none
+  std::string error = {};                // why the problem is not possible
 
   const TunedSchedule& of(const std::string& schedule) const;
 };

@@ -22,6 +22,11 @@ using runtime::Outcome, runtime::Trial;
 // A first sentence is enough in a table.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
+// That of the problem, and no fault of a schedule.
+bool is_out_of_memory(const runtime::DriverError& error) {
+  return error.result() == static_cast<int>(runtime::Result::out_of_memory);
+}
+
 bool inputs_are_legal(const Kernel& kernel) {
   return std::ranges::all_of(kernel.inputs(),
                              [](const Kernel& input) { return input.violations().empty(); });
@@ -96,6 +101,8 @@ struct TuneSubject::Tensors {
                  .k = runtime::hnd(k.data(), shape.kv_heads, shape.kv_len, dim),
                  .v = runtime::hnd(v.data(), shape.kv_heads, shape.kv_len, value_dim),
                  .o = runtime::hnd(o.data(), shape.q_heads, shape.q_len, value_dim)};
+    // A query sees as many keys as it does at the end of a sequence, which is where few queries of many keys are.
+    arguments.causal = attention::CausalAlignment::bottom_right;
     if (view.spec.out != attention::OutputFormat::io) arguments.o_scale = o_scale.data();
     if (const RunMods mods = mods_of(problem.kernel, shape); mods.give)
       arguments.mods = mods.give(device, mod_tensors);
@@ -116,7 +123,7 @@ TuneSubject::TuneSubject(TuneProblem problem, const RunDevice& on, runtime::Arti
       stopwatch_(runtime::make_stopwatch(on.device, deployment)) {
   const std::string usual = problem_.kernel.how();
   for (const Kernel& kernel : problem_.kernel.schedules()) {
-    if (!inputs_are_legal(kernel)) continue;
+    if (!inputs_are_legal(kernel) || !attention::may_replace(problem_.kernel, kernel)) continue;
     if (kernel.how() == usual) usual_ = schedules_.size();
     schedules_.push_back(kernel.how());
   }
@@ -154,6 +161,7 @@ Trial TuneSubject::check(const std::string& schedule) {
   } catch (const CodegenError& error) {
     return {Outcome::refused, first_line(error.what())};
   } catch (const runtime::DriverError& error) {
+    if (is_out_of_memory(error)) throw;
     return {Outcome::refused, first_line(error.what())};
   }
   try {
@@ -161,6 +169,7 @@ Trial TuneSubject::check(const std::string& schedule) {
     if (trial.outcome != Outcome::passed) plans_.erase(schedule);
     return trial;
   } catch (const runtime::DriverError& error) {
+    if (is_out_of_memory(error)) throw;
     // What a kernel did to the context no other can run in.
     lost_ = !on_.emulator;
     return {Outcome::faulted, first_line(error.what())};
@@ -168,10 +177,11 @@ Trial TuneSubject::check(const std::string& schedule) {
 }
 
 const Expected& TuneSubject::expected_for(const AttentionJob& job) {
-  const auto known = expected_.find(job.schedule.cta_k);
+  // Without such masks cta_q decides nothing.
+  const std::pair tile{job.spec.blocksparse ? job.schedule.cta_q : 0, job.schedule.cta_k};
+  const auto known = expected_.find(tile);
   if (known != expected_.end()) return known->second;
-  return expected_[job.schedule.cta_k] =
-             expected_of(job, on_.device.compute_capability(), {.rows = 0});
+  return expected_[tile] = expected_of(job, on_.device.compute_capability(), {.rows = 0});
 }
 
 Trial TuneSubject::judged(const Kernel& kernel) {
@@ -221,8 +231,8 @@ double TuneSubject::sample(const std::string& schedule) {
     return stopwatch_->time([&](runtime::StreamHandle timed) {
       plan->attend(problem_.shape, tensors_->arguments, workspace, bytes, timed);
     });
-  } catch (const runtime::DriverError&) {
-    lost_ = !on_.emulator;
+  } catch (const runtime::DriverError& error) {
+    lost_ = !on_.emulator && !is_out_of_memory(error);
     throw;
   }
 }

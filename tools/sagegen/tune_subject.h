@@ -65,7 +65,8 @@ class TuneSubject {
   std::unique_ptr<runtime::Stopwatch> stopwatch_;
   std::unique_ptr<Tensors> tensors_;
   std::map<std::string, std::unique_ptr<attention::Plan>> plans_;
-  std::map<int, Expected> expected_;  // by cta_k
+  std::map<std::pair<int, int>, Expected> expected_;  // by cta_q and cta_k: tiles of block-sparse masks
+                                                      // and maxima go by these
   bool lost_ = false;
 };
 

@@ -1,42 +1,73 @@
 #include "tools/sagegen/tune_worker.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/interrupt.h"
 
 namespace sagegen::cli {
 namespace {
 
-constexpr int kFresh = 75;
+constexpr int kFresh = 75, kOrphaned = 76;
 
 [[noreturn]] void fail(const char* what) {
   throw std::system_error(errno, std::generic_category(), what);
 }
 
-// The parent leaves SIGINT to the child, which stops in good order.
-class IgnoreInterrupts {
+volatile std::sig_atomic_t child_to_tell = 0;
+
+void tell_child(int) {
+  if (child_to_tell > 0) kill(static_cast<pid_t>(child_to_tell), SIGTERM);
+}
+
+void interrupt_by(int) { interrupt(); }
+
+// The parent hands on what ends processes, and waits for the child's end.
+class HandOnSignals {
  public:
-  IgnoreInterrupts() {
-    struct sigaction ignore = {};
-    ignore.sa_handler = SIG_IGN;
-    sigaction(SIGINT, &ignore, &before_);
+  HandOnSignals() {
+    struct sigaction action = {};
+    action.sa_handler = tell_child;
+    action.sa_flags = SA_RESTART;
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &before_[i]);
   }
-  ~IgnoreInterrupts() { restore(); }
-  void restore() const { sigaction(SIGINT, &before_, nullptr); }
+  ~HandOnSignals() { restore(); }
+  void restore() {
+    if (!std::exchange(active_, false)) return;
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+  }
 
  private:
-  struct sigaction before_ = {};
+  static constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, kSignals.size()> before_ = {};
+  bool active_ = true;
 };
+
+void become_child(HandOnSignals& signals, pid_t parent) {
+  child_to_tell = 0;
+  signals.restore();
+  struct sigaction action = {};
+  action.sa_handler = interrupt_by;  // beside SIGINT, which Ctrl-C sends to both processes
+  for (const int number : {SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(kOrphaned);  // it ended before that was asked for
+}
 
 struct Ending {
   std::string step;  // that it was in
@@ -48,11 +79,15 @@ struct Ending {
 Ending follow(int pipe, pid_t child, std::chrono::milliseconds patience) {
   Ending ending;
   std::string text;
+  // In short waits: while both processes are stopped, no time passes here.
+  constexpr std::chrono::milliseconds kWait(200);
+  std::chrono::milliseconds waited(0);
   for (;;) {
     pollfd watched{.fd = pipe, .events = POLLIN, .revents = 0};
-    const int wait = ending.step.empty() ? -1 : static_cast<int>(patience.count());
-    const int ready = poll(&watched, 1, wait);
+    const auto wait = std::min(kWait, patience - waited);
+    const int ready = poll(&watched, 1, ending.step.empty() ? -1 : static_cast<int>(wait.count()));
     if (ready < 0 && errno == EINTR) continue;
+    if (ready == 0 && (waited += wait) < patience) continue;
     if (ready == 0) {
       ending.hung = true;
       kill(child, SIGKILL);
@@ -62,6 +97,7 @@ Ending follow(int pipe, pid_t child, std::chrono::milliseconds patience) {
     const ssize_t got = read(pipe, block, sizeof block);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) break;  // it has ended
+    waited = std::chrono::milliseconds(0);
     text.append(block, static_cast<std::size_t>(got));
     const std::size_t end = text.rfind('\n');
     if (end == std::string::npos) continue;
@@ -103,25 +139,27 @@ void end_for_a_fresh_child() {
 
 Watched watch(std::chrono::milliseconds patience, int most_deaths) {
   Watched watched;
-  const IgnoreInterrupts ignore;
+  HandOnSignals signals;
+  const pid_t parent = getpid();
   constexpr int kMostBlameless = 3;
   int deaths = 0, blameless = 0;
   for (;; ++watched.children_before) {
     int ends[2];
-    if (pipe(ends) != 0) fail("pipe");
+    if (pipe2(ends, O_CLOEXEC) != 0) fail("pipe");
     std::fflush(nullptr);
     const pid_t child = fork();
     if (child < 0) fail("fork");
     if (child == 0) {
-      ignore.restore();
-      signal(SIGPIPE, SIG_IGN);
+      become_child(signals, parent);
       close(ends[0]);
       watched.is_child = true;
       watched.heart = Heart(ends[1]);
       return watched;
     }
+    child_to_tell = child;
     close(ends[1]);
     const Ending ending = follow(ends[0], child, patience);
+    child_to_tell = 0;
     close(ends[0]);
     watched.death.reset();
     if (!ending.hung && WIFEXITED(ending.status)) {

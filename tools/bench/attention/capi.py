@@ -14,7 +14,7 @@ class Error(Exception):
 
 class AttentionOptions(Structure):
     _fields_ = [("head_dim", c_int32), ("dtype", c_int32), ("mask", c_int32), ("smoothing", c_int32),
-                ("mode", c_char_p), ("ptx_directory", c_char_p)]
+                ("mode", c_char_p), ("ptx_directory", c_char_p), ("tuning", c_char_p)]
 
 
 class CShape(Structure):

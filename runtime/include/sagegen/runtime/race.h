@@ -16,17 +16,18 @@
 namespace sagegen::runtime {
 
 struct RaceOptions {
-  int first_rounds = 3;   // of all candidates; those beyond `drop` leave after the second
+  int first_rounds = 4;   // of all candidates; those beyond `drop` leave after the third
   int middle_rounds = 4;  // more of those that are within `middle_drop`
   int final_rounds = 16;  // more of the finalists
   double drop = 1.25;     // times the best
   double middle_drop = 1.08;
   int finalists = 4;  // of the best, at most
-  double tie =
-      0.01;  // those within it are equal, and the first of them in the list wins: the same every time
-  double margin = 0.02;  // by which the winner has to beat the default; else the default stays
-  int most_duel_rounds =
-      48;  // of winner and default, until it is clear whether the margin is reached
+  // Those within it are equal, and the first of them in the list wins: the same every time.
+  double tie = 0.005;
+  // By which the winner has to beat the default; else the default stays.
+  double margin = 0.02;
+  // Of winner and default, until it is clear whether the margin is reached.
+  int most_duel_rounds = 48;
 };
 
 class Race {
@@ -68,7 +69,8 @@ class Race {
   };
   enum class Stage { first, middle, finals, duel, over };
 
-  std::vector<double> ratios(std::size_t candidate) const;  // to the default's, by rounds
+  // To the default's, by rounds from this one on.
+  std::vector<double> ratios(std::size_t candidate, int from = 0) const;
   double ratio(std::size_t candidate) const;
   double best_ratio() const;
   void begin_round();
@@ -89,6 +91,7 @@ class Race {
   Stage stage_ = Stage::first;
   int round_ = 0;  // of the race
   int rounds_in_stage_ = 0;
+  int duel_begin_ = 0;  // its first round: those before chose the winner, and flatter it
   std::size_t recorded_ = 0;
   std::size_t winner_;
 };

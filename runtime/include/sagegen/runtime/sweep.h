@@ -42,7 +42,7 @@ class Sweep {
  public:
   // Goes on with the journal, if there is one. subject: all that the results depend on, device and problem, as one
   // text. schedules: words that name the candidates, in the order in which equal ones are preferred; `usual` is the
-  // default. Throws CacheError, ArgumentError of a journal of another subject, and ArtifactError of one that is none;
+  // default. Throws CacheError, also while another process has the journal, ArgumentError of a journal of another subject, and ArtifactError of one that is none;
   // what was cut off at its end is dropped.
   Sweep(const std::filesystem::path& journal, const std::string& subject,
         std::vector<std::string> schedules, std::size_t usual, const RaceOptions& options = {});
@@ -50,7 +50,7 @@ class Sweep {
 
   // None: the sweep is over.
   std::optional<SweepStep> next() const;
-  // Before a check that may take the process or the machine with it. One that had begun and never ended in two lives
+  // Before a check that may take the process or the machine with it. One that had begun and never ended in three lives
   // of the process is told as faulted.
   void begin(std::size_t candidate);
   // Of a check; or of a candidate that failed while it was timed, which takes it out of the race.

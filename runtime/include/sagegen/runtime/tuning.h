@@ -49,7 +49,7 @@ struct TuningKey {
   friend bool operator==(const TuningKey&, const TuningKey&) = default;
 };
 // The version of sagegen and that of the kernel's family: another one may make other code of the same key.
-std::string generator_id(const sagegen::Kernel& kernel, std::string_view version);
+std::string generator_id(const sagegen::Kernel& kernel);
 
 struct TuningEntry {
   TuningKey key;
@@ -60,7 +60,7 @@ struct TuningEntry {
   double time = 0, usual_time = 0;  // medians
   std::uint64_t samples = 0;        // of all candidates
   std::string measured;             // "2026-11-30T12:00:00Z"
-  std::string conditions;           // for people: problem, version of the driver
+  std::string conditions;           // for people: the problem
   friend bool operator==(const TuningEntry&, const TuningEntry&) = default;
 };
 
@@ -111,6 +111,9 @@ std::vector<TuningEntry> parse_tuning_entries(std::string_view text, const std::
 // Stores those that are newer than what is there for their key, or for which nothing is. Returns how many.
 std::size_t merge(const TuningDatabase& into, const std::vector<TuningEntry>& entries);
 
+// 16 hex digits of all the bytes, the same everywhere: for names of files.
+std::string sum_text(std::string_view bytes);
+
 // $SAGEGEN_CACHE_DIR, or sagegen in $XDG_CACHE_HOME or ~/.cache; empty if the environment names none of these.
 std::filesystem::path cache_folder();
 
@@ -118,7 +121,7 @@ std::filesystem::path cache_folder();
 // CacheError.
 void write_durably(const std::filesystem::path& file, std::string_view bytes);
 
-// Held by at most one process; released with the object or with the process.
+// Held by at most one process, where the file system has locks; released with the object or with the process.
 class FileLock {
  public:
   // Throws CacheError of a file that cannot be opened.
