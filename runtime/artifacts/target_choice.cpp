@@ -118,6 +118,8 @@ TargetChoice choice_of(const Device& device) {
 
 }  // namespace
 
+int first_cuda_for(Target target) { return first_cuda_with(target_info(target).ptx_version); }
+
 Target best_target(const Device& device) { return choice_of(device).target; }
 std::string best_target_note(const Device& device) { return choice_of(device).note; }
 

@@ -115,6 +115,34 @@ class Reports(CliTest):
         if not report["cuda"]:
             self.assertIn(report["why_no_cuda"], self.expect(OK, "devices").out)
 
+    def test_doctor(self):
+        report = self.expect_json(OK, "doctor")
+        checks = {check["check"]: check for check in report["checks"]}
+        self.assertTrue(report["healthy"])
+        self.assertLessEqual({"generator", "driver", "cache", "ptxas", "emulator:sm_89, self-test"}, checks.keys())
+        self.assertEqual(checks["emulator:sm_89, self-test"]["state"], "good")
+        for check in checks.values():
+            self.assertIn(check["state"], ("good", "missing"))
+            self.assertEqual("advice" in check, check["state"] != "good", check)
+        text = self.expect(OK, "doctor", "--quick").out
+        self.assertIn("cache", text)
+        self.assertNotIn("self-test", text)
+
+    def test_doctor_names_what_is_bad(self):
+        def cache():
+            checks = self.expect_json(CHECK_FAILED, "doctor", "--quick")["checks"]
+            return next(check for check in checks if check["check"] == "cache")
+        before = os.environ.get("SAGEGEN_CACHE_DIR")
+        self.addCleanup(lambda: os.environ.pop("SAGEGEN_CACHE_DIR") if before is None
+                        else os.environ.update(SAGEGEN_CACHE_DIR=before))
+        os.environ["SAGEGEN_CACHE_DIR"] = "/dev/null/cache"
+        self.assertIn("/dev/null is no folder", cache()["what"])
+        os.makedirs(self.path("cache", "tuning"))
+        with open(self.path("cache", "tuning", "sm_89-0.tuned"), "w", encoding="utf-8") as file:
+            file.write("x")
+        os.environ["SAGEGEN_CACHE_DIR"] = self.path("cache")
+        self.assertIn("sm_89-0.tuned", cache()["what"])
+
     def test_env(self):
         report = self.expect_json(OK, "env")
         self.assertRegex(report["sagegen"], r"^\d+\.\d+\.\d+$")

@@ -53,6 +53,15 @@ static_assert(kSameValue<Result::not_supported, CUDA_ERROR_NOT_SUPPORTED>);
 using Device = DeviceAttribute;
 static_assert(kSameValue<Device::max_threads_per_block, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK>);
 static_assert(kSameValue<Device::multiprocessor_count, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT>);
+static_assert(kSameValue<Device::clock_rate, CU_DEVICE_ATTRIBUTE_CLOCK_RATE>);
+static_assert(kSameValue<Device::compute_mode, CU_DEVICE_ATTRIBUTE_COMPUTE_MODE>);
+static_assert(kSameValue<Device::pci_bus_id, CU_DEVICE_ATTRIBUTE_PCI_BUS_ID>);
+static_assert(kSameValue<Device::pci_device_id, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID>);
+static_assert(kSameValue<Device::pci_domain_id, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID>);
+static_assert(kSameValue<Device::memory_clock_rate, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE>);
+static_assert(
+    kSameValue<Device::global_memory_bus_width, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH>);
+static_assert(kSameValue<Device::l2_cache_size, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE>);
 static_assert(
     kSameValue<Device::compute_capability_major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR>);
 static_assert(

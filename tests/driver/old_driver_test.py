@@ -37,6 +37,33 @@ class OldDriver(unittest.TestCase):
         self.assertIn("sm86", done.stderr)
         self.assertNotIn("sm89", done.stderr)
 
+    def test_doctor(self):
+        done = self.sagegen("doctor", "--json", "--quick")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+        self.assertIn("CUDA 12.2", checks["driver"]["what"])
+        self.assertEqual(checks["PTX"]["state"], "missing")
+        self.assertEqual(checks["PTX"]["what"], "sm_89 needs CUDA 12.4, sm_120 needs CUDA 12.8")
+        self.assertEqual(checks["cuda:0"]["state"], "missing")
+        self.assertIn(NOTE, checks["cuda:0"]["advice"])
+        # What computes nothing computes wrong numbers.
+        done = self.sagegen("doctor", "--json")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+        self.assertEqual(checks["cuda:0, self-test"]["state"], "bad")
+        self.assertEqual(checks["emulator:sm_89, self-test"]["state"], "good")
+
+    def test_tune(self):
+        with tempfile.TemporaryDirectory() as cache:
+            done = self.sagegen("tune", "--device", "cuda", "--q-len", "64", "--heads", "1", "--json", "--model", "off", "--cache", cache)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            problem, = json.loads(done.stdout)["problems"]
+            usual, = problem["schedules"]
+            # The stand-in says that a block has 1097 bytes.
+            self.assertEqual((usual["schedule"], usual["outcome"]), (problem["default"], "pruned"))
+            self.assertIn("the device has 1097", usual["reason"])
+            self.assertFalse(os.path.exists(os.path.join(cache, "tuning")))
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])

@@ -12,6 +12,7 @@
 
 #include "sagegen/error.h"
 #include "sagegen/runtime/error.h"
+#include "sagegen/runtime/tuning.h"
 #include "tools/reference/printable.h"
 #include "tools/reference/whole_file.h"
 #include "tools/sagegen/errors.h"
@@ -46,7 +47,7 @@ App::App() : app_(kDescription, "sagegen") {
   app_.get_formatter()->column_width(34);
   for (void (*add_one)(App&) :
        {add_targets, add_list, add_emit, add_inspect, add_trace, add_generate, add_run, add_compare,
-        add_tune, add_cache, add_emu, add_devices, add_env}) {
+        add_tune, add_cache, add_bundle, add_emu, add_devices, add_doctor, add_env}) {
     add_one(*this);
   }
 }
@@ -146,6 +147,8 @@ int App::run(int argc, char** argv) {
   } catch (const reference::FileError& error) {
     return report("file error", error.what(), Exit::file);
   } catch (const runtime::ArtifactError& error) {
+    return report("file error", error.what(), Exit::file);
+  } catch (const runtime::CacheError& error) {
     return report("file error", error.what(), Exit::file);
   } catch (const std::filesystem::filesystem_error& error) {
     return report(

@@ -134,6 +134,7 @@ class Driver final : public EmulatorDriver {
         case DeviceAttribute::max_shared_memory_per_block_optin:
           return store(value, device.shared_per_block_optin);
         case DeviceAttribute::clock_rate:
+        case DeviceAttribute::compute_mode:
         case DeviceAttribute::pci_bus_id:
         case DeviceAttribute::pci_device_id:
         case DeviceAttribute::pci_domain_id:

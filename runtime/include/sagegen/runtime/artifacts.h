@@ -80,6 +80,9 @@ bool loads_on(Target ptx, int compute_capability);
 // carries kernels of. 86 -> sm_86, 87 -> sm_86, 90 -> sm_89, 121 -> sm_120. Throws SpecError below 80.
 Target best_target(int compute_capability);
 
+// The oldest CUDA version, as cuDriverGetVersion counts, whose driver compiles PTX of the target: 12040 for sm_89.
+int first_cuda_for(Target target);
+
 // The same for a device and its driver: a lower target where the driver is too old for that PTX (sm_89 needs
 // a driver of CUDA 12.4, sm_120 of 12.8), which may cost FP8. The note is a sentence that says so, empty
 // where nothing is lost. Throw SpecError, DriverError.

@@ -58,6 +58,7 @@ enum class DeviceAttribute : int {
   max_threads_per_block = 1,
   clock_rate = 13,  // kHz
   multiprocessor_count = 16,
+  compute_mode = 20,  // CUcomputemode
   pci_bus_id = 33,
   pci_device_id = 34,
   memory_clock_rate = 36,        // kHz
