@@ -333,6 +333,8 @@ class Tune(CliTest):
         refused(USAGE, "usage error", ["kv_heads divides heads"], *SMALL, "--kv-heads", 3)
         refused(USAGE, "usage error", ["--mode", "nonsense"], *SMALL, "--mode", "nonsense")
         refused(USAGE, "usage error", ["--patience"], *SMALL, "--patience", 0)
+        refused(USAGE, "usage error", ["--checks is refused on --device cuda:0"], "--device", "cuda:0", "--checks", "off")
+        refused(USAGE, "usage error", ["--order-seed says nothing"], *SMALL, "--order-seed", 3)
         with open(shapes, "w", encoding="utf-8") as file:
             file.write("heads=1 q_len=20")
         refused(USAGE, "usage error", ["same file"], "--device", "emulator:sm_89", "--shapes", shapes, "--html", shapes)

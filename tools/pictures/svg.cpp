@@ -12,6 +12,14 @@ constexpr double kMargin = 16;
 // In font sizes: DejaVu Sans Mono has 0.602, others have less, and some programs round widths up to whole pixels.
 constexpr double kLetterWidth = 0.64;
 
+// Hundredths of a pixel are enough, and keep files small.
+std::string number(double value) {
+  const double rounded = std::round(value * 100) / 100;
+  return fmt::format("{}", rounded == 0 ? 0.0 : rounded);
+}
+
+}  // namespace
+
 std::string escaped(std::string_view text) {
   std::string result;
   for (const char c : text) {
@@ -34,14 +42,6 @@ std::string escaped(std::string_view text) {
   }
   return result;
 }
-
-// Hundredths of a pixel are enough, and keep files small.
-std::string number(double value) {
-  const double rounded = std::round(value * 100) / 100;
-  return fmt::format("{}", rounded == 0 ? 0.0 : rounded);
-}
-
-}  // namespace
 
 double text_width(std::string_view text, double size) {
   const auto letters =

@@ -22,6 +22,9 @@ struct TextStyle {
   std::string_view fill = "#222222";
 };
 
+// What XML, and HTML, give a meaning to, as letters.
+std::string escaped(std::string_view text);
+
 // Width of a text as it is drawn: all letters of the font are equally wide.
 double text_width(std::string_view text, double size);
 

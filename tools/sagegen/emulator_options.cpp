@@ -1,5 +1,7 @@
 #include "tools/sagegen/emulator_options.h"
 
+#include <fmt/format.h>
+
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/options.h"
 
@@ -36,6 +38,19 @@ void check_order_seed(const runtime::EmulatorOptions& options,
         options.async != runtime::AsyncPolicy::random) {
       throw UsageError("--order-seed says nothing without --order random or --async random");
     }
+  }
+}
+
+void check_emulator_options(const runtime::EmulatorOptions& options,
+                            const std::vector<const CLI::Option*>& given,
+                            const std::string& device) {
+  check_order_seed(options, given);
+  if (!device.starts_with("cuda")) return;
+  for (const CLI::Option* option : given) {
+    if (option->count() == 0) continue;
+    throw UsageError(
+        fmt::format("{} is refused on --device {}: only the emulator has it; use --device emulator",
+                    option->get_name(), device));
   }
 }
 

@@ -219,18 +219,6 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
 
 // ---- the command ----------------------------------------------------------------------------------
 
-// Options that would change nothing on `device`, or in the orders that are chosen.
-void check_emulator_options(const RunCommand& command, const std::string& device) {
-  check_order_seed(command.emulator, command.emulator_only);
-  if (!device.starts_with("cuda")) return;
-  for (const CLI::Option* option : command.emulator_only) {
-    if (option->count() == 0) continue;
-    throw UsageError(
-        fmt::format("{} is refused on --device {}: only the emulator has it; use --device emulator",
-                    option->get_name(), device));
-  }
-}
-
 // The result may not take the place of what it is computed from, by whatever name or link.
 void check_out(const RunCommand& command) {
   check_writable(command.out);
@@ -264,7 +252,8 @@ Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
   const RunDevice on = open_run_device(
       command.device, named ? to_string(named->target()) : command.target, emulator);
-  check_emulator_options(command, on.name);  // --device auto may have found a GPU
+  check_emulator_options(command.emulator, command.emulator_only,
+                         on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job =
       job_of(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
@@ -420,7 +409,7 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   if (named) check_mods(command.mods, {*named});
   const RunDevice on = open_run_device(
       command.device, named ? to_string(named->target()) : command.target, emulator);
-  check_emulator_options(command, on.name);
+  check_emulator_options(command.emulator, command.emulator_only, on.name);
   const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
   const AttentionJob job = job_of(command, inputs, kernel, on);
   const attention::Plan plan(on.device, kernel, job.source);
@@ -467,7 +456,7 @@ SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
   const RunInputs inputs = load_run_inputs(inputs_of_kernel(options, kernel));
   check_channels(inputs, kernel);
   const RunDevice on = open_run_device(command.device, to_string(kernel.target()), emulator);
-  check_emulator_options(command, on.name);
+  check_emulator_options(command.emulator, command.emulator_only, on.name);
   const AttentionJob job = job_of(command, inputs, kernel, on);
   SetLine line;
   try {
@@ -521,7 +510,7 @@ Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator
 }
 
 Exit run_command(const RunCommand& command, Output& output) {
-  check_emulator_options(command, command.device);
+  check_emulator_options(command.emulator, command.emulator_only, command.device);
   if (!command.out.empty()) check_out(command);
   runtime::EmulatorOptions emulator = command.emulator;
   emulator.interrupt = interrupt_flag();

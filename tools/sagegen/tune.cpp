@@ -473,6 +473,7 @@ Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, O
   runtime::EmulatorOptions emulator = command.emulator;
   emulator.interrupt = interrupt_flag();
   const RunDevice on = open_run_device(command.device, command.target, emulator);
+  check_emulator_options(command.emulator, command.emulator_only, on.name);
   const InterruptScope interruptible;
   Session session{.command = command,
                   .on = on,
@@ -517,6 +518,7 @@ Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, O
 }
 
 Exit tune_command(const TuneCommand& command, Output& output) {
+  check_emulator_options(command.emulator, command.emulator_only, command.device);
   check_command(command);
   const auto patience =
       std::chrono::milliseconds(static_cast<std::int64_t>(command.patience * 1000));

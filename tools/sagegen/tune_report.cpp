@@ -7,6 +7,7 @@
 
 #include "sagegen/error.h"
 #include "templates/attention/plan_tuned.h"
+#include "tools/pictures/svg.h"
 #include "tools/sagegen/tune_subject.h"
 
 namespace sagegen::cli {
@@ -125,29 +126,6 @@ Json report_json(const TuneReport& report) {
 
 namespace {
 
-std::string html_text(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
-}
-
 constexpr std::string_view kHead = R"(<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>sagegen tune</title>
@@ -191,7 +169,7 @@ std::string bars(const TunedProblem& problem) {
                usual = each.schedule == problem.kernel.how();
     const std::string_view colour = chosen ? "#2a7d4f" : usual ? "#3566a8" : "#b9c3cf";
     svg += fmt::format("<text x=\"{}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>", kLabel - 8,
-                       y + 13, html_text(each.schedule));
+                       y + 13, pictures::escaped(each.schedule));
     svg += fmt::format("<rect x=\"{}\" y=\"{:.0f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/>",
                        kLabel, y + 2, each.ratio * scale, kRow - 5, colour);
     svg +=
@@ -216,7 +194,8 @@ std::string changes(const TunedProblem& problem) {
                       after = field.word(field.get(winner.schedule()));
     if (before != after)
       rows += fmt::format("<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
-                          html_text(field.name), html_text(before), html_text(after));
+                          pictures::escaped(field.name), pictures::escaped(before),
+                          pictures::escaped(after));
   }
   return fmt::format(
       "<table><tr><th>what the winner changes</th><th class=\"n\">default</th><th "
@@ -228,8 +207,9 @@ std::string failures(const TunedProblem& problem) {
   std::string rows;
   for (const TunedSchedule& each : problem.schedules) {
     if (each.outcome == Outcome::passed) continue;
-    rows += fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n", html_text(each.schedule),
-                        to_string(each.outcome), html_text(each.reason));
+    rows += fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                        pictures::escaped(each.schedule), to_string(each.outcome),
+                        pictures::escaped(each.reason));
   }
   if (rows.empty()) return {};
   return fmt::format("<table><tr><th>not raced</th><th>why</th><th></th></tr>\n{}</table>\n", rows);
@@ -240,13 +220,14 @@ std::string failures(const TunedProblem& problem) {
 std::string report_html(const TuneReport& report) {
   std::string page(kHead);
   page += fmt::format("<h1>Schedules on {}</h1>\n<p class=\"note\">{}; launches timed {}; {}</p>\n",
-                      html_text(report.device.name), html_text(to_string(report.device)),
-                      html_text(report.deployment), html_text(report.measured));
+                      pictures::escaped(report.device.name),
+                      pictures::escaped(to_string(report.device)),
+                      pictures::escaped(report.deployment), pictures::escaped(report.measured));
   for (const TunedProblem& problem : report.problems) {
-    page += fmt::format("<h2><code>{}</code></h2>\n<p>{}, class {}</p>\n",
-                        html_text(problem.kernel.key()), html_text(to_string(problem.shape)),
-                        html_text(problem.shape_class));
-    page += fmt::format("<p><strong>{}</strong></p>\n", html_text(verdict(problem)));
+    page += fmt::format(
+        "<h2><code>{}</code></h2>\n<p>{}, class {}</p>\n", pictures::escaped(problem.kernel.key()),
+        pictures::escaped(to_string(problem.shape)), pictures::escaped(problem.shape_class));
+    page += fmt::format("<p><strong>{}</strong></p>\n", pictures::escaped(verdict(problem)));
     if (!is_time(problem))
       page += fmt::format("<p class=\"note\">Counts of {}.</p>\n", unit_words(problem));
     page += bars(problem) + changes(problem) + failures(problem);
