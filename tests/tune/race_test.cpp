@@ -123,18 +123,25 @@ TEST_CASE("Samples that are too short throw nobody good out", "[race]") {
 }
 
 TEST_CASE("A gain below the margin seldom replaces the default, however noisy", "[race]") {
-  int replaced = 0;
-  constexpr int kRaces = 200;
-  for (std::uint64_t seed = 1; seed <= kRaces; ++seed) {
-    std::vector<double> costs(20, 99);
-    costs[7] = 100;
-    Race race(20, 7);
-    PlantedClock clock(costs, seed, {.sigma = 0.03, .drift = 0.1, .outliers = 0.02});
-    run(race, clock);
-    replaced += race.winner() == 7 ? 0 : 1;
+  // The rounds that chose a winner flatter it: were they counted in the duel, it would be 32 and 100 times.
+  struct Gain {
+    double cost;
+    int most;
+  };
+  for (const auto& [cost, most] : {Gain{99, 25}, Gain{98.5, 60}}) {
+    int replaced = 0;
+    constexpr int kRaces = 200;
+    for (std::uint64_t seed = 1; seed <= kRaces; ++seed) {
+      std::vector<double> costs(40, cost);
+      costs[7] = 100;
+      Race race(40, 7);
+      PlantedClock clock(costs, seed, {.sigma = 0.03, .drift = 0.1, .outliers = 0.02});
+      run(race, clock);
+      replaced += race.winner() == 7 ? 0 : 1;
+    }
+    INFO("replaced by one that takes " << cost << " % " << replaced << " times of " << kRaces);
+    CHECK(replaced <= most);
   }
-  INFO("replaced by one that takes 99 % " << replaced << " times of " << kRaces);
-  CHECK(replaced <= kRaces / 4);
 }
 
 TEST_CASE("A candidate that fails while it is timed is out at any moment", "[race]") {
