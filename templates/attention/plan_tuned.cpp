@@ -1,71 +1,38 @@
 #include "templates/attention/plan_tuned.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 
 #include <fmt/format.h>
 
 #include "sagegen/runtime/error.h"
+#include "templates/attention/plan_tuner.h"
 
 namespace sagegen::attention {
 namespace {
 
 using runtime::ArgumentError, runtime::TuningEntry;
 
-// Of the power of two that n rounds up to; sizes that are not possible are told elsewhere.
-std::uint8_t exponent_of(std::int64_t n) noexcept {
-  const auto size = static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1));
-  return static_cast<std::uint8_t>(std::bit_width(size - 1));
+bool asks_database(TuningMode mode) {
+  return mode == TuningMode::cached || mode == TuningMode::tune;
 }
 
 }  // namespace
-
-ShapeClass shape_class(const Shape& shape) {
-  // A product that does not fit is no problem that anybody can run.
-  const auto heads = static_cast<std::int64_t>(static_cast<std::uint64_t>(shape.batch) *
-                                               static_cast<std::uint64_t>(shape.q_heads));
-  const std::int64_t group = shape.kv_heads > 0 ? shape.q_heads / shape.kv_heads : 1;
-  return {exponent_of(heads), exponent_of(group), exponent_of(shape.q_len),
-          exponent_of(shape.kv_len)};
-}
-
-std::string to_string(ShapeClass shape) {
-  constexpr std::uint64_t kOne = 1;
-  return fmt::format("h{}g{}q{}k{}", kOne << shape.heads, kOne << shape.group, kOne << shape.q_len,
-                     kOne << shape.kv_len);
-}
 
 TuningChoice tuning_choice(std::string_view text) {
   constexpr std::string_view kPinned = "pinned ";
   if (text == "off") return {.mode = TuningMode::off};
   if (text == "cached" || text.empty()) return {.mode = TuningMode::cached};
+  if (text == "tune") return {.mode = TuningMode::tune};
   if (text.starts_with(kPinned) && text.size() > kPinned.size())
     return {.mode = TuningMode::pinned, .pinned = text.substr(kPinned.size())};
   throw ArgumentError(
-      fmt::format("tuning \"{}\" is refused: it is off, cached, or \"pinned FILE\"", text));
+      fmt::format("tuning \"{}\" is refused: it is off, cached, tune, or \"pinned FILE\"", text));
 }
 
 TuningChoice tuning_choice_of_environment() {
   const char* text = std::getenv("SAGEGEN_TUNING");
   return tuning_choice(text == nullptr ? "" : text);
-}
-
-runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
-                              runtime::Deployment deployment,
-                              const runtime::DeviceFingerprint& device) {
-  return {.what = kernel.what(),
-          .target = to_string(kernel.target()),
-          .shape = to_string(shape),
-          .mode = std::string(to_string(deployment)),
-          .generator = runtime::generator_id(kernel),
-          .device = device};
-}
-
-bool may_replace(const Kernel& usual, const Kernel& other) {
-  const View a = usual.view(family()), b = other.view(family());
-  return !a.spec.blocksparse ||
-         (a.schedule.cta_q == b.schedule.cta_q && a.schedule.cta_k == b.schedule.cta_k);
 }
 
 TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
@@ -79,7 +46,7 @@ TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
     const std::filesystem::path& file = options_.choice.pinned;
     pinned_ = runtime::parse_tuning_entries(runtime::read_artifact(file), file.string());
   }
-  if (options_.choice.mode == TuningMode::cached && options_.database.empty()) {
+  if (asks_database(options_.choice.mode) && options_.database.empty()) {
     const std::filesystem::path folder = runtime::cache_folder();
     if (folder.empty()) {
       warn(
@@ -111,56 +78,84 @@ void TunedPlan::prepare(std::span<const Shape> shapes) {
     const ShapeClass of_it = shape_class(shape);
     const auto place = std::ranges::lower_bound(table, of_it, {}, &Choice::shape);
     if (place != table.end() && place->shape == of_it) continue;
-    table.insert(place, {of_it, choose(of_it)});
+    table.insert(place, {of_it, choose(shape)});
   }
   if (table.size() == before) return;
   tables_.push_back(std::make_unique<const Table>(std::move(table)));
   table_.store(tables_.back().get(), std::memory_order_release);
 }
 
-const Plan* TunedPlan::choose(ShapeClass shape) {
-  const runtime::TuningKey key = tuning_key(kernel_, shape, options_.deployment, fingerprint_);
-  const auto why_not = [&](const TuningEntry& entry) -> std::string {
-    if (std::string why = runtime::why_stale(entry, kernel_); !why.empty()) return why;
-    return may_replace(kernel_, kernel_.with_schedule(entry.schedule))
-               ? ""
-               : "the bits of a block-sparse mask are of other tiles";
+std::string TunedPlan::why_not(const TuningEntry& entry) const {
+  if (std::string why = runtime::why_stale(entry, kernel_); !why.empty()) return why;
+  return may_replace(kernel_, kernel_.with_schedule(entry.schedule))
+             ? ""
+             : "the bits of a block-sparse mask are of other tiles";
+}
+
+// Of whichever device and version: who pins wants this, and takes what it costs. Of several the one that was measured as
+// here, and no count of an emulator on a GPU.
+std::string TunedPlan::pinned_schedule(const runtime::TuningKey& key) const {
+  const TuningEntry* best = nullptr;
+  const auto likeness = [&](const TuningEntry& entry) {
+    return 2 * (entry.key.device == key.device) + (entry.key.mode == key.mode);
   };
-  std::string schedule;
-  if (options_.choice.mode == TuningMode::pinned) {
-    // Of whichever device and version: who pins wants this, and takes what it costs. Of several the one that was
-    // measured as here, and no count of an emulator on a GPU.
-    const TuningEntry* best = nullptr;
-    const auto likeness = [&](const TuningEntry& entry) {
-      return 2 * (entry.key.device == key.device) + (entry.key.mode == key.mode);
-    };
-    for (const TuningEntry& entry : pinned_) {
-      if (entry.key.what != key.what || entry.key.target != key.target ||
-          entry.key.shape != key.shape || (entry.unit != "ns" && entry.key.device != key.device))
-        continue;
-      if (const std::string why = why_not(entry); !why.empty()) {
-        warn(fmt::format("{}: the entry of {} {} is not used: {}; the default is used",
-                         options_.choice.pinned.string(), key.what, key.shape, why));
-        continue;
-      }
-      if (best == nullptr || likeness(entry) > likeness(*best)) best = &entry;
+  for (const TuningEntry& entry : pinned_) {
+    if (entry.key.what != key.what || entry.key.target != key.target ||
+        entry.key.shape != key.shape || (entry.unit != "ns" && entry.key.device != key.device))
+      continue;
+    if (const std::string why = why_not(entry); !why.empty()) {
+      warn(fmt::format("{}: the entry of {} {} is not used: {}; the default is used",
+                       options_.choice.pinned.string(), key.what, key.shape, why));
+      continue;
     }
-    if (best != nullptr) schedule = best->schedule;
-  } else {
-    const runtime::TuningDatabase database(options_.database);
-    const runtime::TuningDatabase::Found found = database.find(key);
-    if (!found.warning.empty()) warn(found.warning);
-    if (found.entry) {
-      const std::string why = why_not(*found.entry);
-      if (why.empty()) {
-        schedule = found.entry->schedule;
-      } else {
-        const std::filesystem::path file = database.file_of(key), aside = database.set_aside(file);
-        warn(fmt::format("{}: {}; the default is used{}", file.string(), why,
-                         aside.empty() ? "" : ", and the file is kept as " + aside.string()));
-      }
-    }
+    if (best == nullptr || likeness(entry) > likeness(*best)) best = &entry;
   }
+  return best != nullptr ? best->schedule : "";
+}
+
+std::string TunedPlan::schedule_of_database(const runtime::TuningKey& key) const {
+  const runtime::TuningDatabase database(options_.database);
+  const runtime::TuningDatabase::Found found = database.find(key);
+  if (!found.warning.empty()) warn(found.warning);
+  if (!found.entry) return {};
+  const std::string why = why_not(*found.entry);
+  if (why.empty()) return found.entry->schedule;
+  const std::filesystem::path file = database.file_of(key), aside = database.set_aside(file);
+  warn(fmt::format("{}: {}; the default is used{}", file.string(), why,
+                   aside.empty() ? "" : ", and the file is kept as " + aside.string()));
+  return {};
+}
+
+std::string TunedPlan::schedule_of_sweep(const Shape& shape) const {
+  // A packed shape is of the class of its largest lengths.
+  Shape dense = shape;
+  dense.total_q = dense.total_kv = 0;
+  const auto refused = [&](const std::string& why) {
+    warn(fmt::format("{} of {} is not tuned: {}; the default is used", to_string(dense),
+                     kernel_.key(), why));
+    return std::string();
+  };
+  try {
+    Tuner tuner(
+        device_, kernel_, dense, source_,
+        {.database = options_.database, .deployment = options_.deployment, .plan = options_.plan});
+    const Tuner::Result result = tuner.tune();
+    return result.schedule.empty() ? refused("its default schedule failed") : result.schedule;
+  } catch (const runtime::DriverError&) {
+    // Of a device that is lost, nothing that follows would work.
+    throw;
+  } catch (const Error& error) {
+    return refused(error.what());
+  }
+}
+
+const Plan* TunedPlan::choose(const Shape& shape) {
+  const runtime::TuningKey key =
+      tuning_key(kernel_, shape_class(shape), options_.deployment, fingerprint_);
+  const TuningMode mode = options_.choice.mode;
+  std::string schedule =
+      mode == TuningMode::pinned ? pinned_schedule(key) : schedule_of_database(key);
+  if (schedule.empty() && mode == TuningMode::tune) schedule = schedule_of_sweep(shape);
   if (schedule.empty() || schedule == kernel_.how()) return usual_.get();
   return plan_of(schedule);
 }

@@ -16,27 +16,19 @@
 #include <string_view>
 #include <vector>
 
-#include "sagegen/runtime/stopwatch.h"
 #include "sagegen/runtime/tuning.h"
 #include "templates/attention/plan.h"
+#include "templates/attention/plan_shape_class.h"
 
 namespace sagegen::attention {
-
-// Problems that are tuned as one: those whose batch * q_heads, q_heads / kv_heads, q_len and kv_len round up to the same
-// powers of two.
-struct ShapeClass {
-  std::uint8_t heads = 0, group = 0, q_len = 0, kv_len = 0;  // exponents
-  friend auto operator<=>(const ShapeClass&, const ShapeClass&) = default;
-};
-ShapeClass shape_class(const Shape& shape);
-std::string to_string(ShapeClass shape);  // "h32g4q4096k4096"
 
 enum class TuningMode {
   off,     // the kernel's own schedule
   cached,  // what the database has for this device; the kernel's own schedule for the rest
+  tune,    // as cached, and what the database does not have is found out by prepare(), in this process (Tuner)
   pinned,  // what a file of exported entries has, whatever device they were measured on: the same on every machine
 };
-// "off", "cached" or "pinned FILE", as SAGEGEN_TUNING has it. Throws ArgumentError that lists these.
+// "off", "cached", "tune" or "pinned FILE", as SAGEGEN_TUNING has it. Throws ArgumentError that lists these.
 struct TuningChoice {
   TuningMode mode = TuningMode::cached;
   std::filesystem::path pinned = {};
@@ -48,19 +40,10 @@ struct TuningOptions {
   TuningChoice choice = {};
   std::filesystem::path database = {};  // empty: tuning below runtime::cache_folder()
   runtime::Deployment deployment = runtime::Deployment::eager;
-  // Told in a sentence why an entry is not used, each once, and calls nothing of the plan; null: nobody is.
+  // Told in a sentence why an entry is not used or a sweep found none, each once, and calls nothing of the plan; null: nobody is.
   std::function<void(const std::string&)> warn = {};
   PlanOptions plan = {};
 };
-
-// The key under which the database has what a sweep found out about a kernel.
-runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
-                              runtime::Deployment deployment,
-                              const runtime::DeviceFingerprint& device);
-
-// Whether a schedule of the kernel takes what callers of the default one give: bits of a block-sparse mask are of its
-// tiles.
-bool may_replace(const Kernel& usual, const Kernel& other);
 
 class TunedPlan {
  public:
@@ -69,7 +52,7 @@ class TunedPlan {
             TuningOptions options);
   ~TunedPlan();
 
-  // Looks up and loads what these shapes run; those that were prepared before cost nothing. A schedule that does not
+  // Looks up, with TuningMode::tune finds out, and loads what these shapes run; those that were prepared before cost nothing. A schedule that does not
   // load is warned of, and the default stays. May be called while others run; calls that belong together, from
   // workspace_bytes() to attend(), are of one plan_for(), which this does not change. Throws ArgumentError of a shape that
   // is not possible.
@@ -89,7 +72,11 @@ class TunedPlan {
   };
   using Table = std::vector<Choice>;  // sorted
 
-  const Plan* choose(ShapeClass shape);
+  const Plan* choose(const Shape& shape);
+  std::string pinned_schedule(const runtime::TuningKey& key) const;  // empty: the default
+  std::string schedule_of_database(const runtime::TuningKey& key) const;
+  std::string schedule_of_sweep(const Shape& shape) const;
+  std::string why_not(const runtime::TuningEntry& entry) const;
   const Plan* plan_of(const std::string& schedule);
   void warn(const std::string& text) const;
 

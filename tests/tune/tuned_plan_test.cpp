@@ -218,6 +218,7 @@ TEST_CASE("The environment chooses, and a word that means nothing is refused", "
   CHECK(tuning_choice("cached").mode == TuningMode::cached);
   CHECK(tuning_choice("").mode == TuningMode::cached);
   CHECK(tuning_choice("pinned /a b").pinned == "/a b");
+  CHECK(tuning_choice("tune").mode == TuningMode::tune);
   for (const char* bad : {"on", "pinned", "pinned ", "OFF"})
     CHECK_THROWS_AS(tuning_choice(bad), ArgumentError);
   setenv("SAGEGEN_TUNING", "off", 1);

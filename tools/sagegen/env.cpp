@@ -23,7 +23,7 @@ constexpr Variable kVariables[] = {
     {"LD_LIBRARY_PATH", "where libcuda.so.1 is looked for first"},
     {"SAGEGEN_CACHE_DIR", "folder of what `sagegen tune` found, in place of sagegen in the user's cache"},
     {"SAGEGEN_EMULATOR_LANES", "baseline, avx2 or avx512: the vectors that the emulator runs on"},
-    {"SAGEGEN_TUNING", "off, cached or \"pinned FILE\": which schedules applications run (default: cached)"},
+    {"SAGEGEN_TUNING", "off, cached, tune or \"pinned FILE\": which schedules applications run (default: cached)"},
     {"SAGEGEN_PTXAS", "the ptxas that `inspect --model` assembles with"},
 };
 

@@ -28,13 +28,14 @@
 #include "tools/sagegen/run_job.h"
 #include "tools/sagegen/run_kernel.h"
 #include "tools/sagegen/tune_report.h"
-#include "tools/sagegen/tune_subject.h"
+#include "tools/sagegen/tune_judge.h"
 #include "tools/sagegen/tune_worker.h"
 
 namespace sagegen::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using attention::Tuner;
 using runtime::Deployment, runtime::Outcome, runtime::Sweep, runtime::SweepStep;
 
 enum class UseModel { automatic, on, off };
@@ -52,6 +53,11 @@ struct TuneCommand {
   double patience = 120;  // seconds of one step
   runtime::EmulatorOptions emulator;
   std::vector<const CLI::Option*> emulator_only;
+};
+
+struct TuneProblem {
+  Kernel kernel;  // with the default schedule
+  attention::Shape shape;
 };
 
 // ---- which problems -------------------------------------------------------------------------------
@@ -198,20 +204,12 @@ struct Session {
   bool is_over() const { return was_interrupted() || Clock::now() >= end; }
 };
 
-// Deterministic counts need one sample each.
-runtime::RaceOptions race_options(const runtime::Stopwatch& stopwatch) {
-  if (!stopwatch.is_exact()) return {};
-  return {
-      .first_rounds = 1, .middle_rounds = 0, .final_rounds = 0, .tie = 0, .most_duel_rounds = 0};
-}
-
 // All that a journal's lines depend on.
-std::string subject_text(const runtime::TuningKey& key, const TuneProblem& problem,
-                         const TuneCommand& command) {
-  std::string text =
-      fmt::format("{} {} on {}, {}, {}, {}, default {}, PTX {}", key.what, to_string(problem.shape),
-                  to_string(key.device), key.target, key.mode, key.generator, problem.kernel.how(),
-                  ptx_origin(command.ptx));
+std::string subject_of(const Session& session, const TuneProblem& problem,
+                       const runtime::TuningKey& key) {
+  const TuneCommand& command = session.command;
+  std::string text = attention::sweep_subject(key, problem.shape, problem.kernel) + ", PTX " +
+                     ptx_origin(command.ptx);
   if (!command.filter.empty()) text += ", filter " + command.filter;
   if (command.model != UseModel::automatic)
     text += command.model == UseModel::on ? ", model on" : ", model off";
@@ -223,12 +221,10 @@ runtime::TuningKey key_of(const Session& session, const TuneProblem& problem) {
                                session.command.deployment, session.fingerprint);
 }
 
-// A name that says what is in it, and ends with what tells it from all others.
 std::filesystem::path journal_of(const Session& session, const TuneProblem& problem) {
-  const std::string subject = subject_text(key_of(session, problem), problem, session.command);
-  return session.cache / "sweeps" /
-         fmt::format("{}-{}-{}.sweep", to_string(problem.kernel.target()),
-                     to_string(attention::shape_class(problem.shape)), runtime::sum_text(subject));
+  const runtime::TuningKey key = key_of(session, problem);
+  return attention::sweep_journal(session.cache / "sweeps", key,
+                                  subject_of(session, problem, key));
 }
 
 bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& gpu) {
@@ -250,7 +246,7 @@ bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& 
   return command.model == UseModel::on || !gpu.empty();
 }
 
-void check_candidates(const Session& session, TuneSubject& subject, Sweep& sweep,
+void check_candidates(const Session& session, Tuner& tuner, Sweep& sweep,
                       const std::map<std::string, std::string>& reasons) {
   std::optional<std::regex> filter;
   if (!session.command.filter.empty()) filter.emplace(session.command.filter);
@@ -272,16 +268,16 @@ void check_candidates(const Session& session, TuneSubject& subject, Sweep& sweep
     }
     sweep.begin(step->candidate);
     session.beat(schedule);
-    const runtime::Trial trial = subject.check(schedule);
+    const runtime::Trial trial = tuner.check(schedule);
     session.heart.beat("");
     if (was_interrupted())
       return sweep.rest();  // a launch was cut off, which is no fault of its own
     sweep.checked(step->candidate, trial);
-    if (subject.device_is_lost()) end_for_a_fresh_child();
+    if (tuner.device_is_lost()) end_for_a_fresh_child();
   }
 }
 
-void race(const Session& session, TuneSubject& subject, Sweep& sweep, Output& output) {
+void race(const Session& session, Tuner& tuner, Sweep& sweep, Output& output) {
   std::optional<std::size_t> leader;
   while (const auto step = sweep.next()) {
     if (step->kind != SweepStep::Kind::sample || session.is_over()) return;
@@ -289,13 +285,13 @@ void race(const Session& session, TuneSubject& subject, Sweep& sweep, Output& ou
     session.beat(schedule);
     double time = 0;
     try {
-      time = subject.sample(schedule);
+      time = tuner.sample(schedule);
     } catch (const runtime::DriverError& error) {
       session.heart.beat("");
       if (was_interrupted()) return;
       if (error.result() == static_cast<int>(runtime::Result::out_of_memory)) throw;
       sweep.checked(step->candidate, {Outcome::faulted, std::string(error.what()).substr(0, 300)});
-      if (subject.device_is_lost()) end_for_a_fresh_child();
+      if (tuner.device_is_lost()) end_for_a_fresh_child();
       continue;
     }
     session.heart.beat("");
@@ -311,12 +307,12 @@ void race(const Session& session, TuneSubject& subject, Sweep& sweep, Output& ou
   }
 }
 
-TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, const Sweep& sweep) {
+TunedProblem result_of(const TuneProblem& problem, const Tuner& tuner, const Sweep& sweep) {
   TunedProblem result{
       .kernel = problem.kernel,
       .shape = problem.shape,
       .shape_class = to_string(attention::shape_class(problem.shape)),
-      .unit = std::string(subject.stopwatch().unit()),
+      .unit = std::string(tuner.stopwatch().unit()),
       .winner = {},
       .complete = !sweep.next(),
       .steps_left = sweep.checks_left() + (sweep.race() ? sweep.race()->samples_left() : 0),
@@ -350,54 +346,38 @@ TunedProblem result_of(const TuneProblem& problem, const TuneSubject& subject, c
   return result;
 }
 
-// When the last line of a journal was written: that is when a sweep was over, whoever asks again.
-std::string written(const std::filesystem::path& journal) {
-  struct stat status = {};
-  return time_text(::stat(journal.c_str(), &status) == 0 ? status.st_mtime : std::time(nullptr));
-}
-
-void store(const Session& session, TunedProblem& result, const runtime::TuningKey& key,
-           const Sweep& sweep, const std::filesystem::path& journal) {
-  const TunedSchedule& winner = result.of(result.winner);
-  const runtime::TuningDatabase database(session.cache / "tuning");
-  const runtime::TuningEntry entry{.key = key,
-                                   .schedule = result.winner,
-                                   .usual = result.kernel.how(),
-                                   .params = result.kernel.params().digest(),
-                                   .unit = result.unit,
-                                   .time = winner.time,
-                                   .usual_time = result.of(result.kernel.how()).time,
-                                   .samples = sweep.race()->samples(),
-                                   .measured = written(journal),
-                                   .conditions = to_string(result.shape)};
-  const runtime::TuningDatabase::Found there = database.find(key);
-  // What was measured later, on another problem of the class, stays.
-  if (!there.entry || there.entry->measured <= entry.measured) {
-    if (there.entry != entry) database.store(entry);
-    result.stored = database.file_of(key).string();
-  }
-}
-
-void check_and_race(Session& session, const TuneProblem& problem, TuneSubject& subject,
+void check_and_race(Session& session, const TuneProblem& problem, Tuner& tuner,
                     Sweep& sweep, Output& output) {
   if (sweep.checks_left() > 0) {
     std::string gpu;
     std::map<std::string, std::string> reasons;
     if (prunes_by_model(session, problem.kernel, gpu))
       reasons = reasons_of_the_model(problem.kernel, gpu);
-    check_candidates(session, subject, sweep, reasons);
+    check_candidates(session, tuner, sweep, reasons);
   }
-  race(session, subject, sweep, output);
+  race(session, tuner, sweep, output);
 }
 
 TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& output) {
   const TuneCommand& command = session.command;
   const runtime::TuningKey key = key_of(session, problem);
-  TuneSubject subject(problem, session.on, ptx_source(command.ptx, session.on), command.deployment);
+  const runtime::ArtifactSource source = ptx_source(command.ptx, session.on);
+  TuneJudge judge(problem.shape, session.on, source);
+  std::vector<runtime::Buffer> mod_tensors;
+  attention::TunerOptions options;
+  options.deployment = command.deployment;
+  options.arguments = [&] {
+    attention::Arguments arguments;
+    arguments.causal = attention::CausalAlignment::bottom_right;
+    arguments.mods = tune_mods(problem.kernel, problem.shape, session.on.device, mod_tensors);
+    return arguments;
+  };
+  options.judge = std::ref(judge);
+  Tuner tuner(session.on.device, problem.kernel, problem.shape, source, options);
   const std::filesystem::path journal = journal_of(session, problem);
   session.journal = journal.filename().string();
-  Sweep sweep(journal, subject_text(key, problem, command), subject.schedules(), subject.usual(),
-              race_options(subject.stopwatch()));
+  Sweep sweep(journal, subject_of(session, problem, key), tuner.schedules(), tuner.usual(),
+              attention::race_options(tuner.stopwatch()));
   for (std::size_t i = 0; session.death && i < sweep.schedules().size(); ++i) {
     if (session.death->step != session.step(sweep.schedules()[i])) continue;
     sweep.checked(i, session.death->trial);
@@ -405,17 +385,22 @@ TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& 
   }
   std::string error;
   try {
-    check_and_race(session, problem, subject, sweep, output);
+    check_and_race(session, problem, tuner, sweep, output);
   } catch (const runtime::ArgumentError& refused) {  // of this problem; the next may be possible
+    sweep.rest();
     error = refused.what();
   } catch (const std::bad_alloc&) {
+    sweep.rest();
     error = "there is not enough memory for it";
   }
-  TunedProblem result = result_of(problem, subject, sweep);
+  TunedProblem result = result_of(problem, tuner, sweep);
   result.error = error;
   // One that left out schedules on request is an experiment.
   const bool whole = result.complete && !result.winner.empty() && command.filter.empty();
-  if (whole) store(session, result, key, sweep, journal);
+  if (whole) {
+    result.stored = attention::store_result(runtime::TuningDatabase(session.cache / "tuning"), sweep,
+                                            key, problem.shape, problem.kernel, result.unit);
+  }
   return result;
 }
 
@@ -449,26 +434,6 @@ std::filesystem::path cache_of(const TuneCommand& command) {
       "--cache DIR");
 }
 
-// Two that time on one GPU time each other.
-std::unique_ptr<runtime::FileLock> lock_of(const Session& session) {
-  if (session.on.emulator) return nullptr;
-  const auto id = [&](runtime::DeviceAttribute attribute) {
-    return session.on.device.attribute(attribute);
-  };
-  const std::filesystem::path file =
-      // Of this machine, whichever cache and user.
-      std::filesystem::temp_directory_path() /
-      fmt::format(
-          "sagegen-gpu-{:04x}-{:02x}-{:02x}.lock", id(runtime::DeviceAttribute::pci_domain_id),
-          id(runtime::DeviceAttribute::pci_bus_id), id(runtime::DeviceAttribute::pci_device_id));
-  auto lock = std::make_unique<runtime::FileLock>(file);
-  if (lock->held()) return lock;
-  throw UsageError(fmt::format(
-      "another process tunes on {} now, and each would spoil the other's times; wait for it "
-      "({} is its lock)",
-      session.on.name, file.string()));
-}
-
 Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, Output& output) {
   runtime::EmulatorOptions emulator = command.emulator;
   emulator.interrupt = interrupt_flag();
@@ -483,7 +448,7 @@ Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, O
                   .fingerprint = runtime::fingerprint_of(on.device),
                   .end = end};
   const std::vector<TuneProblem> problems = problems_of(command, on.target);
-  const std::unique_ptr<runtime::FileLock> lock = lock_of(session);
+  const std::unique_ptr<runtime::FileLock> lock = attention::timing_lock(on.device);
   if (command.again && watched.children_before == 0) {
     for (const TuneProblem& problem : problems)
       std::filesystem::remove(journal_of(session, problem));

@@ -6,9 +6,8 @@
 #include <fmt/format.h>
 
 #include "sagegen/error.h"
-#include "templates/attention/plan_tuned.h"
+#include "templates/attention/plan_shape_class.h"
 #include "tools/pictures/svg.h"
-#include "tools/sagegen/tune_subject.h"
 
 namespace sagegen::cli {
 namespace {

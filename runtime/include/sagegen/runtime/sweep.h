@@ -59,6 +59,7 @@ class Sweep {
   // The process ends on purpose: what had begun is no failure.
   void rest();
 
+  const std::filesystem::path& journal() const { return journal_; }
   const std::vector<std::string>& schedules() const { return schedules_; }
   std::size_t usual() const { return usual_; }
   const std::optional<Trial>& trial(std::size_t candidate) const { return trials_[candidate]; }

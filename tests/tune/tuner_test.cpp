@@ -1,0 +1,240 @@
+// The tuner of applications, in the emulator: what it checks, what it keeps, how it goes on.
+#include "templates/attention/plan_tuner.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+
+#include <catch2/catch.hpp>
+
+#include "sagegen/emit.h"
+#include "sagegen/runtime/emulator.h"
+#include "sagegen/runtime/error.h"
+#include "templates/attention/plan_tuned.h"
+#include "tests/driver/fake_plan.h"
+#include "tests/tune/temporary_folder.h"
+
+using namespace sagegen;
+using namespace sagegen::attention;
+using runtime::Outcome, runtime::Trial;
+using tests::TemporaryFolder;
+
+namespace {
+
+constexpr Target kTarget{89};
+// Rows beyond whole tiles.
+constexpr Shape kShape{.batch = 1, .q_heads = 2, .kv_heads = 1, .q_len = 130, .kv_len = 200};
+
+sagegen::Kernel kernel_of(const std::string& options) {
+  return kernel_of_options(family(), options, kTarget);
+}
+
+const runtime::ArtifactSource& generator() {
+  static const runtime::ArtifactSource source(
+      [](const sagegen::Kernel& each) { return emit(each); });
+  return source;
+}
+
+struct Bench {
+  std::shared_ptr<runtime::EmulatorDriver> emulator = runtime::make_emulator();
+  runtime::Device device{emulator, static_cast<int>(runtime::EmulatorProfile::sm_89)};
+  TemporaryFolder folder;
+  std::filesystem::path database = folder.path() / "tuning";
+
+  TunerOptions options() const {
+    TunerOptions options;
+    options.database = database;
+    return options;
+  }
+};
+
+// The generator's code but for one schedule, whose text is changed.
+runtime::ArtifactSource with_change(const std::string& schedule, const std::string& from,
+                                    const std::string& to) {
+  return runtime::ArtifactSource([=](const sagegen::Kernel& kernel) {
+    Artifact artifact = emit(kernel);
+    if (&kernel.family() != &family() || kernel.how() != schedule) return artifact;
+    const std::size_t at = artifact.code.find(from);
+    REQUIRE(at != std::string::npos);
+    artifact.code.replace(at, from.size(), to);
+    return artifact;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("Every schedule computes what the default does", "[tuner]") {
+  const std::string options = GENERATE(
+      "head_dim=64 causal=true", "head_dim=32 pv=f16 accumulation=f32_f16",
+      "head_dim=32 io=bf16 qk=bf16 pv=bf16 smoothing=none accumulation=f32", "head_dim=32 out=s8",
+      "head_dim=32 out=e4m3 qk=s4 smoothing=qk", "head_dim=32 skipsoftmax=true");
+  CAPTURE(options);
+  Bench bench;
+  Tuner tuner(bench.device, kernel_of(options), kShape, generator(), bench.options());
+  REQUIRE(tuner.schedules().size() > 10);
+  // Every fifth, from the last to the first: the default is not the first one that is seen.
+  for (std::size_t i = tuner.schedules().size(); i-- > 0;) {
+    if (i % 5 != 0 && i != tuner.usual()) continue;
+    const Trial trial = tuner.check(tuner.schedules()[i]);
+    CHECK(trial.reason == "");
+    CHECK(trial.outcome == Outcome::passed);
+  }
+  CHECK(bench.emulator->findings().empty());
+}
+
+TEST_CASE("A schedule that computes something else, ends with an error or does not load is out",
+          "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32");
+  const std::string schedule = "q64k64w4s2";
+  REQUIRE(kernel.how() != schedule);
+  const auto outcome = [&](const runtime::ArtifactSource& source) {
+    Tuner tuner(bench.device, kernel, kShape, source, bench.options());
+    const Trial trial = tuner.check(schedule);
+    INFO(trial.reason);
+    CHECK(trial.reason.empty() == (trial.outcome == Outcome::passed));
+    CHECK(tuner.check(kernel.how()).outcome == Outcome::passed);
+    return trial.outcome;
+  };
+  CHECK(outcome(generator()) == Outcome::passed);
+  // One product of keys with queries is another one.
+  CHECK(outcome(with_change(schedule, "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32",
+                            "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32")) == Outcome::wrong);
+  CHECK(outcome(with_change(schedule, "\tret;", "\ttrap;\n\tret;")) == Outcome::faulted);
+  CHECK(outcome(with_change(schedule, ".version", ".nonsense")) == Outcome::refused);
+  CHECK(outcome(runtime::ArtifactSource([&](const sagegen::Kernel& each) {
+          if (each.how() == schedule) throw SpecError("there is no such code");
+          return emit(each);
+        })) == Outcome::refused);
+}
+
+TEST_CASE("A sweep keeps the schedule of the fewest instructions, and is not repeated", "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32 pv=f16 accumulation=f32");
+  Tuner tuner(bench.device, kernel, kShape, generator(), bench.options());
+  const Tuner::Result result = tuner.tune();
+  REQUIRE(result.complete);
+  CHECK(result.failures.empty());
+  CHECK(tuner.stopwatch().unit() == "instructions");
+  double best = 1e30;
+  for (const std::string& schedule : tuner.schedules())
+    best = std::min(best, tuner.sample(schedule));
+  const double usual = tuner.sample(kernel.how());
+  CHECK(result.usual_time == usual);
+  if (best < 0.98 * usual) {
+    CHECK(result.time == best);
+    CHECK(tuner.sample(result.schedule) == best);
+  } else {
+    CHECK(result.schedule == kernel.how());
+  }
+  const auto found = runtime::TuningDatabase(bench.database).find(tuner.key());
+  REQUIRE(found.entry);
+  CHECK(found.entry->schedule == result.schedule);
+  CHECK(found.entry->time == result.time);
+  CHECK(result.stored == runtime::TuningDatabase(bench.database).file_of(tuner.key()));
+
+  const std::uint64_t before = bench.emulator->warp_instructions();
+  Tuner again(bench.device, kernel, kShape, generator(), bench.options());
+  CHECK(again.tune().schedule == result.schedule);
+  CHECK(bench.emulator->warp_instructions() == before);
+}
+
+TEST_CASE("A sweep that is stopped anywhere goes on, and checks nothing twice", "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32");
+  std::vector<std::string> checked;
+  int steps = 0;
+  const auto tune = [&](int most) {
+    steps = 0;
+    TunerOptions options = bench.options();
+    options.judge = [&](const sagegen::Kernel& each, const Plan&) {
+      checked.push_back(each.how());
+      return Trial{};
+    };
+    options.stop = [&, most] { return ++steps > most; };
+    return Tuner(bench.device, kernel, kShape, generator(), options).tune();
+  };
+  Tuner::Result result;
+  int lives = 0;
+  for (; !result.complete; ++lives) {
+    REQUIRE(lives < 100);
+    CHECK(result.schedule.empty());
+    CHECK(result.stored.empty());
+    result = tune(7);
+  }
+  CHECK(lives > 3);
+  CHECK(!result.schedule.empty());
+  const Tuner tuner(bench.device, kernel, kShape, generator(), bench.options());
+  CHECK(std::ranges::is_permutation(checked, tuner.schedules()));
+}
+
+TEST_CASE("prepare() tunes what the database does not have, where that is wanted", "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32 pv=f16 accumulation=f32");
+  std::vector<std::string> warnings;
+  const auto plan_with = [&](const char* mode, const sagegen::Kernel& of) {
+    TuningOptions options;
+    options.choice = tuning_choice(mode);
+    options.database = bench.database;
+    options.warn = [&](const std::string& text) { warnings.push_back(text); };
+    return std::make_unique<TunedPlan>(bench.device, of, generator(), options);
+  };
+  const auto cached_before = plan_with("cached", kernel);
+  cached_before->prepare(std::vector{kShape});
+  CHECK(&cached_before->plan_for(kShape) == &cached_before->usual());
+
+  const auto tuned = plan_with("tune", kernel);
+  tuned->prepare(std::vector{kShape});
+  const std::string schedule = tuned->plan_for(kShape).kernel().how();
+  const auto cached = plan_with("cached", kernel);
+  cached->prepare(std::vector{kShape});
+  CHECK(cached->plan_for(kShape).kernel().how() == schedule);
+  CHECK(warnings.empty());
+  CHECK(runtime::TuningDatabase(bench.database).list().size() == 1);
+
+  // Of a mask that nobody gave nothing can be timed.
+  const sagegen::Kernel masked = kernel_of("head_dim=32 mask=true");
+  const auto refused = plan_with("tune", masked);
+  refused->prepare(std::vector{kShape});
+  CHECK(&refused->plan_for(kShape) == &refused->usual());
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Catch::Contains("is not tuned") && Catch::Contains("mask.data"));
+}
+
+TEST_CASE("What cannot be tuned is refused with the reason", "[tuner]") {
+  Bench bench;
+  Shape packed = kShape;
+  packed.total_q = packed.total_kv = 100;
+  CHECK_THROWS_WITH(Tuner(bench.device, kernel_of("head_dim=32 varlen=true"), packed, generator()),
+                    Catch::Contains("packed"));
+  CHECK_THROWS_WITH(Tuner(bench.device, kernel_of("head_dim=64 inputs=given"), kShape, generator()),
+                    Catch::Contains("codes of the caller"));
+  Shape impossible = kShape;
+  impossible.kv_heads = 3;
+  Tuner tuner(bench.device, kernel_of("head_dim=32"), impossible, generator(), bench.options());
+  // Again and again: that is no fault of a schedule.
+  for (int i = 0; i < 4; ++i) CHECK_THROWS_WITH(tuner.tune(), Catch::Contains("kv_heads"));
+}
+
+TEST_CASE("One process at a time takes times on a GPU", "[tuner]") {
+  TemporaryFolder folder;
+  const auto driver = std::make_shared<test::FakeDriver>();
+  const runtime::Device device(driver, 0);
+  TunerOptions options;
+  options.database = folder.path() / "tuning";
+  options.judge = [](const sagegen::Kernel&, const Plan&) { return Trial{}; };
+  {
+    const auto held = timing_lock(device);
+    REQUIRE(held);
+    CHECK_THROWS_AS(
+        Tuner(device, test::usual_kernel(), kShape, test::fake_source(), options).tune(),
+        runtime::CacheError);
+  }
+  options.deployment = runtime::Deployment::graph;
+  Tuner tuner(device, test::usual_kernel(), kShape, test::fake_source(), options);
+  const Tuner::Result result = tuner.tune();
+  CHECK(result.complete);
+  CHECK(tuner.stopwatch().unit() == "ns");
+  CHECK(result.schedule == test::usual_kernel().how());  // all take the same time there
+  CHECK(driver->misuse().empty());
+}
