@@ -6,12 +6,14 @@
 # PyTorch is installed. Needs an NVIDIA driver and what tools/gpu_pack.sh packs; no LLVM and no compiler.
 #
 #   tools/gpu_check.sh [--device cuda:0] [--out DIR] [--pack FILE.tar.gz] [--quick] [--budget SECONDS]
-#                      [--part run|sanitize|record|micro|bench]... [-- BENCH-ARGUMENTS]
+#                      [--part run|sanitize|record|micro|tune|bench]... [-- BENCH-ARGUMENTS]
 #   tools/gpu_check.sh --dry [PROFILE]      the same steps on an emulated device (default sm_89), for CI
 #
-# Without --part: all but bench. Two runs that make the best of ten minutes each:
+# Without --part: all but tune and bench. Two runs that make the best of ten minutes each:
 #   gpu_check.sh --out DIR --pack FILE --part micro --part record --part bench
 #   gpu_check.sh --out DIR --pack FILE --part bench --part run --part sanitize
+# and one of tune alone, which goes on where it was:
+#   gpu_check.sh --out DIR --pack FILE --part tune
 # No step starts after --budget seconds (default 500), none takes longer than four minutes or than what is
 # left of the budget and 70 seconds; a hung kernel ends with its process. --pack writes all results as one
 # archive after each part; unpacked on another machine, a run goes on from it. What follows `--` goes to
@@ -60,8 +62,8 @@ if ! [[ $budget =~ ^[0-9]+$ ]]; then echo "gpu_check: --budget $budget is no who
 if [ ${#parts[@]} -eq 0 ]; then parts=(micro record run sanitize); fi
 for part in "${parts[@]}"; do
   case "$part" in
-    run|sanitize|record|micro|bench) ;;
-    *) echo "gpu_check: no part is named $part; there are run, sanitize, record, micro, bench" >&2; exit 2 ;;
+    run|sanitize|record|micro|tune|bench) ;;
+    *) echo "gpu_check: no part is named $part; there are run, sanitize, record, micro, tune, bench" >&2; exit 2 ;;
   esac
 done
 
@@ -256,6 +258,35 @@ part_micro() {
   step micro "$micro" run --device "$on" --out "$out/micro.json" "${cubins[@]}"
 }
 
+# ---- the fastest schedules --------------------------------------------------------------------------------------
+
+# One sweep for launches as they are enqueued, and one of fewer kernels for graphs. Their journals are in the results: a
+# sweep that its budget ended goes on when this is called again.
+part_tune() {
+  local longest=$budget problem=(--heads 32 --q-len 4096) few=()
+  if [ -n "$dry" ]; then problem=(--heads 1 --q-len 64); fi
+  local full=(--plan "head_dim=128" --plan "head_dim=128 causal=true" --plan "head_dim=64" --plan "head_dim=64 causal=true")
+  if [ $quick -eq 1 ]; then full=(--plan "head_dim=64"); fi
+  few=("${full[@]:0:2}")
+  step doctor "$sagegen" doctor --json
+  sweep eager "${problem[@]}" "${full[@]}"
+  # The emulator has nothing that a graph would save.
+  if [ -z "$dry" ]; then sweep graph --deployment graph "${problem[@]}" "${few[@]}"; fi
+}
+
+sweep() {   # NAME ARGUMENTS...
+  local name=$1 left=$((budget - SECONDS)); shift
+  if [ $left -lt 1 ]; then left=1; fi
+  local tune=("$sagegen" tune --device "$device" --cache "$out/tuned" "$@")
+  step "tune-$name" "${tune[@]}" --budget $left --html "$out/tune-$name.html" --json || return
+  if grep -q '"complete": false' "$out/steps/tune-$name.out"; then
+    rm -f "$out/steps/tune-$name.status"
+    passed=$((passed - 1)) unfinished=$((unfinished + 1))
+    return
+  fi
+  step "table-$name" "${tune[@]}"   # from the journal
+}
+
 # ---- attention beside its peers ------------------------------------------------------------------------------
 
 part_bench() {
@@ -306,6 +337,11 @@ write_results() {
       printf '%-36s %12.6f %12.6f %s\n' "$name" "$(field "$result" relative_l1)" "${model:-0}" \
         "$(sed -n 's/ o: relative L1/ /p' "$compared" 2>/dev/null | head -1)"
     done
+    for result in "$out"/steps/table-*.out; do
+      [ -s "$result" ] || continue
+      echo
+      cat "$result"
+    done
     if [ -s "$out/steps/replay.out" ]; then
       echo
       grep -v '^agrees' "$out/steps/replay.out"
@@ -314,6 +350,7 @@ write_results() {
     echo "$passed steps passed ($kept of them earlier), $failed failed$(
       [ $unfinished -eq 0 ] || echo ", $unfinished not begun or not done within $budget s: run the same command again")"
     for status in "$out"/steps/*.status; do
+      [ -e "$status" ] || continue
       if [ "$(cat "$status")" != 0 ]; then echo "FAILED $(basename "$status" .status)"; fi
     done
   } >"$out/summary.txt"

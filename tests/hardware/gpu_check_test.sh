@@ -53,6 +53,15 @@ rm out/steps/compare-sm_80-d64-f16-causal.status
 check 0 --dry sm_86 --quick --out out
 expect "$steps steps passed ($((steps - 1)) of them earlier)" out/summary.txt
 
+# The sweep: a budget that is over at once leaves it to the next call, which repeats nothing.
+check 4 --dry sm_86 --quick --out tune --part tune --budget 0
+check 0 --dry sm_86 --quick --out tune --part tune
+expect 'chosen' tune/summary.txt
+[ -s tune/tune-eager.html ] || fail 'no page of the sweep'
+ls tune/tuned/tuning/* >/dev/null 2>&1 || fail 'the sweep kept nothing'
+check 0 --dry sm_86 --quick --out tune --part tune
+expect '3 steps passed (3 of them earlier)' tune/summary.txt
+
 # The benchmark of attention, continued by a second run; one archive carries all results.
 if [ -n "$library" ]; then
   peers=(--sagegen "$library" --contestants "$source/tests/bench/contestants" --only sagegen)
