@@ -1,5 +1,7 @@
 """`sagegen tune` and `sagegen cache`: sweeps that stop and go on, candidates that hang or die, and what is kept of it."""
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,26 @@ from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_gene
 
 SMALL = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 130, "--heads", 1)
 FEW = ("--filter", "q64k64w4s[12]|q128k64w8s2")   # with the default four candidates
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+# Appended to a page: what lies where, once the browser has laid it out.
+MEASURE = """<pre id="measured"></pre><script>
+const result = {outside: [], overlapping: [], bars: []};
+for (const svg of document.querySelectorAll("svg")) {
+  const frame = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
+  for (const text of texts) {
+    const box = text.getBoundingClientRect();
+    if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1)
+      result.outside.push(text.textContent);
+  }
+  for (let i = 0; i < texts.length; ++i) for (let j = 0; j < i; ++j) {
+    const a = texts[i].getBoundingClientRect(), b = texts[j].getBoundingClientRect();
+    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left), high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (wide > 1 && high > 0.3 * a.height) result.overlapping.push(texts[i].textContent + " | " + texts[j].textContent);
+  }
+  for (const bar of svg.querySelectorAll("rect")) result.bars.push(bar.getBoundingClientRect().width);
+}
+document.getElementById("measured").textContent = JSON.stringify(result);
+</script>"""
 VOID = {"meta", "br", "rect", "line"}
 
 
@@ -318,6 +340,30 @@ class Tune(CliTest):
         self.assertEqual(len([1 for tag, _ in page.tags if tag == "rect"]), 4)
         for tag, attributes in page.tags:   # nothing is fetched
             self.assertFalse({"src", "href"} & attributes.keys(), tag)
+
+    @unittest.skipUnless(BROWSER, "there is no chromium here")
+    def test_the_page_in_a_browser(self):
+        """Nothing leaves its drawing or lies upon its neighbour, and the page fits a small screen."""
+        html = self.path("report.html")
+        report = self.tune(*SMALL, "--html", html)   # all schedules: those that are pruned, too
+        timed = [line for line in report["problems"][0]["schedules"] if line["samples"]]
+        with open(html, "a", encoding="utf-8") as file:
+            file.write(MEASURE)
+        for width in (1200, 400):
+            done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                                   f"--user-data-dir={self.path('profile')}", f"--window-size={width},900",
+                                   "--virtual-time-budget=5000", "--dump-dom", "file://" + html],
+                                  capture_output=True, text=True, timeout=120, check=False)
+            found = re.search(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL)
+            self.assertTrue(found, done.stderr[-2000:])
+            measured = json.loads(found.group(1))
+            self.assertEqual(measured["outside"], [], width)
+            self.assertEqual(measured["overlapping"], [], width)
+            self.assertEqual(len(measured["bars"]), len(timed))
+            self.assertGreater(min(measured["bars"]), 1)
+            # The slowest is the longest, and all begin where they should.
+            self.assertEqual(max(range(len(timed)), key=lambda i: measured["bars"][i]),
+                             max(range(len(timed)), key=lambda i: timed[i]["of_default"]))
 
     def test_what_is_refused(self):
         def refused(code, kind, parts, *arguments):

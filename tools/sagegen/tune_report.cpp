@@ -140,7 +140,7 @@ svg { width: 100%; height: auto; font-size: 12px } svg text { paint-order: strok
 
 // A bar for each schedule that was timed; the line is the default's.
 std::string bars(const TunedProblem& problem) {
-  constexpr int kRow = 20, kLabel = 130, kBars = 560, kWidth = 860, kTop = 24;
+  constexpr int kRow = 20, kLabel = 130, kBars = 560, kWidth = 900, kTop = 24;
   std::vector<const TunedSchedule*> timed;
   double longest = 0;
   for (const TunedSchedule& each : problem.schedules) {
@@ -173,7 +173,7 @@ std::string bars(const TunedProblem& problem) {
                        kLabel, y + 2, each.ratio * scale, kRow - 5, colour);
     svg +=
         fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\">{} ({:.3f}){}</text>\n",
-                    kLabel + each.ratio * scale + 6, y + 13, amount(problem, each.time), each.ratio,
+                    kLabel + std::max(each.ratio, 1.0) * scale + 6, y + 13, amount(problem, each.time), each.ratio,
                     chosen && usual ? " chosen, default"
                     : chosen        ? " chosen"
                     : usual         ? " default"
