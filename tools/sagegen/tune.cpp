@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <ctime>
@@ -27,8 +28,8 @@
 #include "tools/sagegen/progress.h"
 #include "tools/sagegen/run_job.h"
 #include "tools/sagegen/run_kernel.h"
-#include "tools/sagegen/tune_report.h"
 #include "tools/sagegen/tune_judge.h"
+#include "tools/sagegen/tune_report.h"
 #include "tools/sagegen/tune_worker.h"
 
 namespace sagegen::cli {
@@ -196,6 +197,7 @@ struct Session {
   runtime::DeviceFingerprint fingerprint;
   Clock::time_point end;     // of the budget
   std::string journal = {};  // of the problem at hand, by its name
+  std::string where = {};    // "problem 2 of 8: "
 
   // Steps of several problems may have the same name.
   std::string step(const std::string& schedule) const { return journal + "\t" + schedule; }
@@ -223,8 +225,7 @@ runtime::TuningKey key_of(const Session& session, const TuneProblem& problem) {
 
 std::filesystem::path journal_of(const Session& session, const TuneProblem& problem) {
   const runtime::TuningKey key = key_of(session, problem);
-  return attention::sweep_journal(session.cache / "sweeps", key,
-                                  subject_of(session, problem, key));
+  return attention::sweep_journal(session.cache / "sweeps", key, subject_of(session, problem, key));
 }
 
 bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& gpu) {
@@ -250,10 +251,12 @@ void check_candidates(const Session& session, Tuner& tuner, Sweep& sweep,
                       const std::map<std::string, std::string>& reasons) {
   std::optional<std::regex> filter;
   if (!session.command.filter.empty()) filter.emplace(session.command.filter);
-  Progress progress(fmt::format("checking {} schedules", sweep.schedules().size()),
-                    [&] { return Steps{}; });
+  const std::size_t all = sweep.schedules().size();
+  std::atomic<std::uint64_t> done{all - sweep.checks_left()};
+  Progress progress(session.where + "checking schedules",
+                    [&] { return Steps{.done = done, .total = all}; });
   for (auto step = sweep.next(); step && step->kind == SweepStep::Kind::check;
-       step = sweep.next()) {
+       step = sweep.next(), ++done) {
     if (session.is_over()) return sweep.rest();
     const std::string& schedule = sweep.schedules()[step->candidate];
     const bool usual = step->candidate == sweep.usual();
@@ -279,7 +282,14 @@ void check_candidates(const Session& session, Tuner& tuner, Sweep& sweep,
 
 void race(const Session& session, Tuner& tuner, Sweep& sweep, Output& output) {
   std::optional<std::size_t> leader;
+  std::atomic<std::uint64_t> done{0}, left{0};
+  Progress progress(session.where + "timing",
+                    [&] { return Steps{.done = done, .total = done + left}; });
   while (const auto step = sweep.next()) {
+    if (sweep.race() != nullptr) {
+      done = sweep.race()->samples();
+      left = sweep.race()->samples_left();
+    }
     if (step->kind != SweepStep::Kind::sample || session.is_over()) return;
     const std::string& schedule = sweep.schedules()[step->candidate];
     session.beat(schedule);
@@ -346,8 +356,8 @@ TunedProblem result_of(const TuneProblem& problem, const Tuner& tuner, const Swe
   return result;
 }
 
-void check_and_race(Session& session, const TuneProblem& problem, Tuner& tuner,
-                    Sweep& sweep, Output& output) {
+void check_and_race(Session& session, const TuneProblem& problem, Tuner& tuner, Sweep& sweep,
+                    Output& output) {
   if (sweep.checks_left() > 0) {
     std::string gpu;
     std::map<std::string, std::string> reasons;
@@ -398,8 +408,8 @@ TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& 
   // One that left out schedules on request is an experiment.
   const bool whole = result.complete && !result.winner.empty() && command.filter.empty();
   if (whole) {
-    result.stored = attention::store_result(runtime::TuningDatabase(session.cache / "tuning"), sweep,
-                                            key, problem.shape, problem.kernel, result.unit);
+    result.stored = attention::store_result(runtime::TuningDatabase(session.cache / "tuning"),
+                                            sweep, key, problem.shape, problem.kernel, result.unit);
   }
   return result;
 }
@@ -460,7 +470,10 @@ Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, O
                     .problems = {}};
   std::size_t number = 0;
   for (const TuneProblem& problem : problems) {
-    output.progress(fmt::format("problem {} of {}: {}, {}", ++number, problems.size(),
+    ++number;
+    if (problems.size() > 1)
+      session.where = fmt::format("problem {} of {}: ", number, problems.size());
+    output.progress(fmt::format("problem {} of {}: {}, {}", number, problems.size(),
                                 problem.kernel.what(), to_string(problem.shape)));
     report.problems.push_back(tune_problem(session, problem, output));
     if (session.is_over()) break;
