@@ -21,6 +21,9 @@ std::string token_of(const Field& field, int value);
 // or whose defaults are no legal values.
 void check_family(const Family& family);
 
+// The target of "sm_89", "SM89", "8.9" or "89"; null if it is none.
+const TargetInfo* target_meant(std::string_view text);
+
 // Untrusted text in a message: short and printable.
 std::string shown(std::string_view text, std::size_t most = 120);
 

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "generator/vocabulary/detail.h"
+#include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
 
 namespace sagegen {
@@ -158,10 +159,10 @@ const Field* find_field(const Fields& fields, std::string_view name) {
 void set_field(const Fields& fields, void* object, std::string_view name, std::string_view word) {
   const Field* field = find_field(fields, name);
   if (field == nullptr) {
-    std::vector<std::string_view> names;
-    for (const Field& known : fields) names.push_back(known.name);
-    throw SpecError(fmt::format("unknown option \"{}\"; valid are {}", detail::shown(name),
-                                fmt::join(names, ", ")));
+    std::vector<std::string> names;
+    for (const Field& known : fields) names.emplace_back(known.name);
+    throw SpecError(fmt::format("unknown option \"{}\"; valid are {}{}", detail::shown(name),
+                                fmt::join(names, ", "), suggestion(name, names)));
   }
   const auto found = std::ranges::find(field->values.words, word);
   if (found != field->values.words.end()) {
@@ -171,8 +172,10 @@ void set_field(const Fields& fields, void* object, std::string_view name, std::s
   int value = 0;
   std::string_view rest = word;
   if (!field->values.words.empty() || !take_number(rest, value) || !rest.empty()) {
-    throw SpecError(fmt::format("{} = \"{}\" is refused: it must be {}", field->name,
-                                detail::shown(word), expected_word(*field)));
+    throw SpecError(fmt::format(
+        "{} = \"{}\" is refused: it must be {}{}", field->name, detail::shown(word),
+        expected_word(*field),
+        suggestion(word, {field->values.words.begin(), field->values.words.end()})));
   }
   field->set(object, value);
 }

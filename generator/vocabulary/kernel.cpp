@@ -1,11 +1,13 @@
 #include "sagegen/kernel.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "generator/vocabulary/detail.h"
+#include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
 
 namespace sagegen {
@@ -17,6 +19,15 @@ std::string target_token(Target target) {
   std::string text = fmt::format("sm{}", target.sm);
   if (target.suffix != '\0') text += target.suffix;
   return text;
+}
+
+// All tokens of a field with words; of a flag, its only one.
+std::vector<std::string> tokens_of(const Field& field) {
+  if (field.is_flag) return {std::string(field.tag)};
+  std::vector<std::string> tokens;
+  for (const std::string_view token : field.values.tokens)
+    tokens.push_back(fmt::format("{}{}", field.tag, token));
+  return tokens;
 }
 
 // The words of a key, from left to right; every complaint names token and position.
@@ -38,8 +49,9 @@ class KeyReader {
     return true;
   }
 
-  // `words`: how many of those that '_' separates the complaint shows.
-  [[noreturn]] void refuse(std::string_view expected, std::ptrdiff_t words = 1) {
+  // `words`: how many of those that '_' separates the complaint shows. `known`: what could have been meant.
+  [[noreturn]] void refuse(std::string_view expected, std::ptrdiff_t words = 1,
+                           const std::vector<std::string>& known = {}) {
     std::string_view at = rest_;
     while (at.starts_with('_')) at.remove_prefix(1);
     if (at.empty()) {
@@ -48,14 +60,16 @@ class KeyReader {
     }
     std::size_t end = at.find('_');
     for (; words > 1 && end != std::string_view::npos; --words) end = at.find('_', end + 1);
-    throw SpecError(fmt::format("bad kernel key \"{}\": \"{}\" at position {} is not {}",
-                                detail::shown(text_), detail::shown(at.substr(0, end)),
-                                position(at), expected));
+    const std::string_view token = at.substr(0, end);
+    throw SpecError(fmt::format("bad kernel key \"{}\": \"{}\" at position {} is not {}{}",
+                                detail::shown(text_), detail::shown(token), position(at), expected,
+                                suggestion(token, known)));
   }
   [[noreturn]] void refuse(const Field& missing) {
     const std::string expected = expected_token(missing);
     const std::size_t at = text_.size() - rest_.size();
-    if (!missing.joined || at == 0) refuse(expected, 1 + std::ranges::count(missing.tag, '_'));
+    if (!missing.joined || at == 0)
+      refuse(expected, 1 + std::ranges::count(missing.tag, '_'), tokens_of(missing));
     const std::string_view token = text_.substr(text_.rfind('_', at - 1) + 1);
     throw SpecError(fmt::format("bad kernel key \"{}\": in \"{}\" at position {}, {} belongs at {}",
                                 detail::shown(text_),
@@ -73,14 +87,17 @@ class KeyReader {
     if (missing != nullptr) refuse(*missing);
     if (take("__") || rest_.empty()) return;
     // Silent fields that could stand here: behind the last one that has to.
-    std::vector<std::string> more;
+    std::vector<std::string> more, tokens;
     for (const Field& field : fields) {
-      if (!field.silent)
+      if (!field.silent) {
         more.clear();
-      else
-        more.push_back(expected_token(field));
+        tokens.clear();
+        continue;
+      }
+      more.push_back(expected_token(field));
+      std::ranges::move(tokens_of(field), std::back_inserter(tokens));
     }
-    refuse(more.empty() ? "\"__\"" : fmt::format("\"__\", {}", fmt::join(more, ", ")));
+    refuse(more.empty() ? "\"__\"" : fmt::format("\"__\", {}", fmt::join(more, ", ")), 1, tokens);
   }
 
  private:
@@ -99,7 +116,8 @@ const Family& read_family(KeyReader& reader, const Families& families) {
   }
   if (words.empty()) {
     reader.go_on_at(whole);
-    reader.refuse(fmt::format("the word {}", fmt::join(owners, " or ")));
+    reader.refuse(fmt::format("the word {}", fmt::join(owners, " or ")), 1,
+                  {owners.begin(), owners.end()});
   }
   const std::string expected = fmt::format("a family of kernels: {}", fmt::join(words, ", "));
   if (!reader.take("_") || reader.rest().empty()) reader.refuse(expected);
@@ -107,7 +125,7 @@ const Family& read_family(KeyReader& reader, const Families& families) {
   const Family* family = families.find_word(owner, reader.word());
   if (family == nullptr) {
     reader.go_on_at(before);
-    reader.refuse(expected);
+    reader.refuse(expected, 1, {words.begin(), words.end()});
   }
   if (!reader.rest().starts_with("__")) reader.take("_");  // "__": all its fields are silent
   return *family;
@@ -125,7 +143,10 @@ Target read_target(KeyReader& reader) {
     names.push_back(target_token(info.target));
   }
   reader.go_on_at(before);
-  reader.refuse(fmt::format("a target at the end: {}", fmt::join(names, ", ")));
+  const TargetInfo* meant = detail::target_meant(before);  // "sm_89"
+  reader.refuse(fmt::format(
+      "a target at the end: {}{}", fmt::join(names, ", "),
+      meant == nullptr ? "" : fmt::format("; did you mean {}?", target_token(meant->target))));
 }
 
 }  // namespace
@@ -165,10 +186,10 @@ const Family* Families::find_word(std::string_view owner, std::string_view word)
 
 const Family& Families::of_title(std::string_view title) const {
   if (const Family* family = find_title(title)) return *family;
-  std::vector<std::string_view> titles;
-  for (const Family* family : list_) titles.push_back(family->title);
-  throw SpecError(fmt::format("unknown family \"{}\"; there are {}", detail::shown(title),
-                              fmt::join(titles, ", ")));
+  std::vector<std::string> titles;
+  for (const Family* family : list_) titles.emplace_back(family->title);
+  throw SpecError(fmt::format("unknown family \"{}\"; there are {}{}", detail::shown(title),
+                              fmt::join(titles, ", "), suggestion(title, titles)));
 }
 
 // ---- kernels ------------------------------------------------------------------------------------
@@ -282,6 +303,16 @@ Kernel parse_key(std::string_view text, const Families& families) {
   return Kernel(family, spec, schedule, read_target(reader));
 }
 
+namespace {
+
+std::vector<std::string> names_of(const Fields& fields) {
+  std::vector<std::string> names{std::string(kScheduleOption)};
+  for (const Field& field : fields) names.emplace_back(field.name);
+  return names;
+}
+
+}  // namespace
+
 Kernel kernel_of_options(const Family& family, std::string_view options, Target target) {
   const std::shared_ptr<void> spec = family.new_spec();
   Given given;
@@ -305,7 +336,8 @@ Kernel kernel_of_options(const Family& family, std::string_view options, Target 
     if (equals == option.size() && (field == nullptr || !field->is_flag)) {
       throw SpecError(fmt::format("option \"{}\" is refused: write name=value{}",
                                   detail::shown(option),
-                                  field == nullptr ? "" : ", " + expected_word(*field)));
+                                  field == nullptr ? suggestion(name, names_of(family.what))
+                                                   : ", " + expected_word(*field)));
     }
     const std::string_view word = equals == option.size() ? "true" : option.substr(equals + 1);
     if (name == kScheduleOption) {

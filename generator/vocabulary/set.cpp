@@ -12,6 +12,7 @@
 #include <toml++/toml.h>
 
 #include "generator/vocabulary/detail.h"
+#include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
 #include "sagegen/set.h"
 
@@ -98,8 +99,9 @@ class Reader {
   void only_keys(const toml::table& table, const std::vector<std::string_view>& known) const {
     for (const auto& [name, node] : table) {
       if (std::find(known.begin(), known.end(), name.str()) == known.end()) {
-        refuse(name.source(), fmt::format("unknown key \"{}\"; valid are {}", shown(name.str()),
-                                          fmt::join(known, ", ")));
+        refuse(name.source(), fmt::format("unknown key \"{}\"; valid are {}{}", shown(name.str()),
+                                          fmt::join(known, ", "),
+                                          suggestion(name.str(), {known.begin(), known.end()})));
       }
     }
   }

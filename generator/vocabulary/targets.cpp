@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "generator/vocabulary/detail.h"
+#include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
 #include "sagegen/target.h"
 
@@ -39,23 +41,44 @@ int number_meant(std::string_view text) {
   return letters.empty() || letters == "sm" || letters == "compute" ? number : 0;
 }
 
-// What to write in the place of an unknown target.
-std::string advice_for(std::string_view text) {
-  const int number = number_meant(text);
-  const TargetInfo* below = nullptr;  // the newest target whose PTX loads on such a device
-  for (const TargetInfo& info : supported_targets()) {
-    if (info.target.sm <= number && (below == nullptr || info.target.sm > below->target.sm))
-      below = &info;
+// Words for GPUs that are no compute capability. First the longer ones of those that begin alike.
+struct Called {
+  const char* word;  // lower case; letters and digits alone
+  int number;        // compute capability times ten
+};
+constexpr Called kCalled[] = {
+    {"ampere", 80},     {"a100", 80},  {"a30", 80},       {"ga100", 80},  {"a10", 86},    {"a40", 86},
+    {"rtxa", 86},       {"ga10", 86},  {"rtx6000ada", 89}, {"rtx30", 86}, {"rtx40", 89},  {"rtx50", 120},
+    {"adalovelace", 89}, {"ada", 89},  {"lovelace", 89},  {"l40", 89},    {"l4", 89},     {"ad10", 89},
+    {"hopper", 90},     {"h100", 90},  {"h200", 90},      {"h800", 90},   {"gh200", 90},  {"h20", 90},
+    {"b100", 100},      {"b200", 100}, {"gb200", 100},    {"b300", 103},  {"gb300", 103}, {"rtxpro", 120},
+    {"blackwell", 120}, {"gb20", 120}, {"thor", 110},     {"orin", 87},   {"turing", 75}, {"t4", 75},
+    {"rtx20", 75},      {"gtx16", 75}, {"volta", 70},     {"v100", 70},
+};
+
+// The number of "ada" or "GeForce RTX 4090"; 0 for other words.
+int number_called(std::string_view text) {
+  std::string word;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalnum(byte) != 0) word += static_cast<char>(std::tolower(byte));
   }
-  if (below == nullptr || number >= kNoDevice)
-    return fmt::format("use one of {}", supported_names());
-  if (below->target.sm == number)
-    return fmt::format("write {} (targets: {})", below->name, supported_names());
+  for (const char* const brand : {"nvidia", "geforce", "tesla"}) {
+    if (word.starts_with(brand)) word.erase(0, std::string_view(brand).size());
+  }
+  if (word.size() >= 4 && std::isdigit(static_cast<unsigned char>(word[0])) != 0) word = "rtx" + word;
+  for (const Called& called : kCalled) {
+    if (word.starts_with(called.word)) return called.number;
+  }
+  return 0;
+}
+
+// "sm_90a": with what only this architecture, or its family, can do.
+std::string advice_for_suffix(std::string_view text) {
+  if (text.empty() || (text.back() != 'a' && text.back() != 'f')) return {};
   return fmt::format(
-      "no kernels are made for compute capability {}.{} alone, but PTX of lower targets loads "
-      "there; "
-      "use {} (targets: {})",
-      number / 10, number % 10, below->name, supported_names());
+      "the suffix {} asks for what {} alone can do (such as wgmma of sm_90a), which no kernel uses; ",
+      text.back(), text.back() == 'a' ? "one architecture" : "one family");
 }
 
 }  // namespace
@@ -107,11 +130,43 @@ const TargetInfo& target_info(Target target) {
                               supported_names()));
 }
 
+std::string target_advice(std::string_view text) {
+  const int written = number_meant(text);
+  const int number = written > 0 && written < kNoDevice ? written : number_called(text);
+  const TargetInfo* below = nullptr;  // the newest target whose PTX loads on such a device
+  for (const TargetInfo& info : supported_targets()) {
+    if (info.target.sm <= number && (below == nullptr || info.target.sm > below->target.sm))
+      below = &info;
+  }
+  const std::string suffix = written > 0 ? advice_for_suffix(text) : "";
+  if (number >= 50 && below == nullptr) {
+    return fmt::format("compute capability {}.{} is too old: kernels need 8.0 or later; use one of {}",
+                       number / 10, number % 10, supported_names());
+  }
+  if (below == nullptr) {
+    std::vector<std::string> names;
+    for (const TargetInfo& info : supported_targets()) names.push_back(info.name);
+    return fmt::format("use one of {}{}", supported_names(), suggestion(text, names));
+  }
+  if (below->target.sm == number)
+    return fmt::format("{}write {} (targets: {})", suffix, below->name, supported_names());
+  return fmt::format(
+      "{}no kernels are made for compute capability {}.{} alone, but PTX of lower targets loads "
+      "there; "
+      "use {} (targets: {})",
+      suffix, number / 10, number % 10, below->name, supported_names());
+}
+
+const TargetInfo* detail::target_meant(std::string_view text) {
+  return find_target({.sm = number_meant(text)});
+}
+
 Target parse_target(std::string_view text) {
   for (const TargetInfo& info : supported_targets()) {
     if (info.name == text) return info.target;
   }
-  throw SpecError(fmt::format("unknown target \"{}\"; {}", text, advice_for(text)));
+  throw SpecError(
+      fmt::format("unknown target \"{}\"; {}", detail::shown(text), target_advice(text)));
 }
 
 std::string to_string(Target target) {

@@ -17,37 +17,48 @@
 #include "tools/reference/whole_file.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/generator.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
+#include "tools/sagegen/progress.h"
 
 namespace sagegen::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "sagegen: quantized attention kernels, from a spec to PTX to a checked result.\n"
+    "sagegen: quantized attention kernels, from a spec to PTX to a checked result. "
     "No GPU and no CUDA toolkit are needed.";
 
-constexpr const char* kFooter = R"(Examples:
-  sagegen emit --target all --out /tmp/ptx     PTX of the default set, for every target
-  sagegen run --dist outlier --q-len 512       attention in the emulator or on a GPU, against fp64
-  sagegen COMMAND --help                       options and examples of one command
+constexpr const char* kExamples = R"(Examples:
+  sagegen emit --target all --out ptx/       the default set, every target
+  sagegen run --dist outlier --q-len 512     attention, checked against fp64
+  sagegen run --help                         options and examples of one command
+)";
 
-Exit codes: 0 ok; 1 a check failed (findings, accuracy, drift); 2 usage; 3 bad spec or key;
-4 the generator cannot do it; 5 no device, or the driver failed; 6 a file that cannot be read, understood
-or written; 70 a bug in sagegen; 71 not enough memory or threads. Results go to stdout, progress and
-errors to stderr.)";
+std::string footer() {
+  std::string text = std::string(kExamples) + "\nExit codes:\n";
+  for (const ExitCode& exit : kExitCodes)
+    text += fmt::format("  {:>2}  {}\n", static_cast<int>(exit.code), exit.meaning);
+  return text + "\nResults go to stdout, progress and errors to stderr.";
+}
+
+void add_quiet(CLI::App& app) {
+  app.add_flag_callback("-q,--quiet", silence_progress, "say results and errors alone");
+}
 
 constexpr std::size_t kMaxMessage = 4000;  // bytes; what files hold may be quoted in it
 
 }  // namespace
 
 App::App() : app_(kDescription, "sagegen") {
-  app_.footer(kFooter);
+  app_.formatter(std::make_shared<HelpFormatter>());
+  app_.footer(footer());
   app_.require_subcommand(1);
+  add_quiet(app_);
   app_.set_version_flag("--version", "sagegen " + version_line());
-  app_.get_formatter()->column_width(34);
   for (void (*add_one)(App&) :
        {add_targets, add_list, add_emit, add_inspect, add_trace, add_generate, add_run, add_compare,
-        add_tune, add_cache, add_bundle, add_emu, add_devices, add_doctor, add_env}) {
+        add_tune, add_cache, add_bundle, add_emu, add_devices, add_doctor, add_env, add_completion,
+        add_man}) {
     add_one(*this);
   }
 }
@@ -56,6 +67,7 @@ CLI::App* App::add_command(const std::string& name, const std::string& descripti
                            const std::string& examples) {
   CLI::App* command = app_.add_subcommand(name, description);
   command->footer("Examples:\n" + examples);
+  add_quiet(*command);
   command->add_flag_callback(
       "--json", [this] { format_ = OutputFormat::json; }, "print one JSON object on stdout");
   return command;
@@ -79,15 +91,19 @@ int App::report(const char* kind, const std::string& text, Exit code) {
 }
 
 // CLI11 would only say that a command is missing.
-void App::choose_command(const std::string& word) {
+void App::choose_command(const std::vector<std::string>& words) {
   std::vector<std::string> names;
   for (const CLI::App* command : app_.get_subcommands(nullptr))
     names.push_back(command->get_name());
-  if (word.starts_with('-')) return;
-  chosen_ = word;
-  if (std::find(names.begin(), names.end(), word) != names.end()) return;
-  throw UsageError(fmt::format("unknown command \"{}\"{}; use one of {}", word,
-                               suggestion(word, names), fmt::join(names, ", ")));
+  // Options of the tool itself take no values.
+  const auto word = std::ranges::find_if(words, [](const auto& w) { return !w.starts_with('-'); });
+  if (word == words.end()) return;
+  if (std::ranges::find(names, *word) == names.end()) {
+    throw UsageError(fmt::format("unknown command \"{}\"{}; use one of\n{}", *word,
+                                 suggestion(*word, names),
+                                 filled(fmt::format("{}", fmt::join(names, ", ")), 2, 76)));
+  }
+  chosen_ = *word;
 }
 
 // `words` are those of the command line.
@@ -110,7 +126,7 @@ std::string App::hint_for_unknown_options(const std::vector<std::string>& words)
 int App::parse_and_act(int argc, char** argv) {
   int code = 0;
   try {
-    if (argc > 1) choose_command(argv[1]);
+    choose_command({argv + 1, argv + argc});
     app_.parse(argc, argv);
     Output output(chosen_, format_);
     code = static_cast<int>(action_(output));

@@ -9,11 +9,12 @@
 
 #include <CLI/CLI.hpp>
 
+#include "tools/sagegen/command_tree.h"
 #include "tools/sagegen/output.h"
 
 namespace sagegen::cli {
 
-// Documented in `sagegen --help`.
+// What each means: kExitCodes.
 enum class Exit : int {
   ok = 0,
   check_failed =
@@ -27,6 +28,23 @@ enum class Exit : int {
   machine = 71,   // the machine has not enough of something: memory, threads
 };
 
+struct ExitCode {
+  Exit code;
+  const char* meaning;
+};
+// For the help and the manual page; docs/reference.md says the same.
+inline constexpr ExitCode kExitCodes[] = {
+    {Exit::ok, "ok"},
+    {Exit::check_failed, "a check failed: findings, accuracy, drift; or it was interrupted"},
+    {Exit::usage, "usage: the command line is refused, or emulation that takes too long"},
+    {Exit::spec, "a kernel that cannot be, a bad key, target or set description"},
+    {Exit::codegen, "the generator cannot make this kernel, or this build has none"},
+    {Exit::driver, "no such device, or the driver failed"},
+    {Exit::file, "a file that cannot be read, understood or written; stdout, too"},
+    {Exit::internal, "a bug in sagegen"},
+    {Exit::machine, "not enough memory or threads"},
+};
+
 // Runs the tool; never throws.
 int run(int argc, char** argv);
 
@@ -35,7 +53,7 @@ class App {
   App();
 
   // Adds a command. `define` adds options to the subcommand, bound to an `Options` object that outlives
-  // parsing; `action` does the work. Every command has --json.
+  // parsing; `action` does the work. Every command has --json and --quiet.
   template <typename Options>
   void add(const std::string& name, const std::string& description, const std::string& examples,
            const std::function<void(CLI::App&, Options&)>& define,
@@ -43,6 +61,7 @@ class App {
     auto options = std::make_shared<Options>();
     CLI::App* command = add_command(name, description, examples);
     define(*command, *options);
+    name_values(*command);
     command->callback([this, options, action] {
       action_ = [options, action](Output& output) { return action(*options, output); };
     });
@@ -50,10 +69,13 @@ class App {
 
   int run(int argc, char** argv);
 
+  // All commands with their options; parsing with it runs nothing.
+  CLI::App& tree() { return app_; }
+
  private:
   CLI::App* add_command(const std::string& name, const std::string& description,
                         const std::string& examples);
-  void choose_command(const std::string& word);
+  void choose_command(const std::vector<std::string>& words);
   std::string hint_for_unknown_options(const std::vector<std::string>& words) const;
   int parse_and_act(int argc, char** argv);
   int report(const char* kind, const std::string& text, Exit code);
@@ -80,5 +102,7 @@ void add_doctor(App& app);
 void add_emu(App& app);
 void add_devices(App& app);
 void add_env(App& app);
+void add_completion(App& app);
+void add_man(App& app);
 
 }  // namespace sagegen::cli

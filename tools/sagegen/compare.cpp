@@ -15,6 +15,7 @@
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/compare_candidates.h"
 #include "tools/sagegen/compare_pick.h"
+#include "tools/sagegen/emulation_cost.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
@@ -39,6 +40,7 @@ struct CompareCommand {
   std::string target, device, out;
   std::vector<std::string> gpus;
   JudgeOptions judge;
+  EmulationLimit limit;
   bool pick = false;
   Bounds bounds;
   double margin = kMargin;
@@ -125,6 +127,7 @@ Layer compare_layer(const CompareCommand& command, const std::string& name, Targ
   ask_for_mods(command.mods, asked);
   const std::vector<Kernel> kernels = candidates(
       command.candidates, asked, target, on == nullptr ? ErrorsOf::formats : ErrorsOf::kernels);
+  const bool is_first = command.prefixes.empty() || command.prefixes.front() == name;
   Models models(command.judge);
   std::optional<Progress> progress;  // kernels that run say themselves how far they are
   if (on == nullptr)
@@ -140,6 +143,10 @@ Layer compare_layer(const CompareCommand& command, const std::string& name, Targ
       progress->advance();
     } else {
       job.source = ptx_source("", *on);
+      if (layer.choice.compared.empty() && is_first) {  // it stands for all
+        confirm_emulation(command.limit, *on, job, runtime::Checks::on,
+                          kernels.size() * std::max<std::size_t>(command.prefixes.size(), 1), output);
+      }
       layer.choice.compared.push_back(by_kernel(job, kernel, *on, launch, command.judge));
       if (was_interrupted()) break;
     }
@@ -510,6 +517,7 @@ void define_compare(CLI::App& app, CompareCommand& command) {
                                 "of the tensors PREFIX.q, PREFIX.k, PREFIX.v of the safetensors "
                                 "file; several are layers, compared one by one"),
                  app.get_option("--input"));
+  app.get_option("--prefix")->group("Inputs");
   define_mods(app, command.mods);
   define_candidates(app, command.candidates);
   app.add_option("--target", command.target,
@@ -521,6 +529,7 @@ void define_compare(CLI::App& app, CompareCommand& command) {
                               "compare what kernels compute on auto, cuda:N, emulator or "
                               "emulator:PROFILE (default: the error of their number formats)"));
   define_judge(app, command.judge);
+  define_limit(app, command.limit);
   CLI::Option* pick = app.add_flag(
       "--pick", command.pick, "name the fastest kernel within bounds, for each layer; needs ptxas");
   define_bounds(app, command.bounds);
@@ -546,10 +555,9 @@ void add_compare(App& app) {
       "  sagegen compare --dist outlier --target sm_80\n"
       "  sagegen compare --input qkv.safetensors --prefix layer0 layer1 --gpu RTX4090 L40S\n"
       "  sagegen compare --input qkv.safetensors --only smoothing=qk \"qk=s8 pv=f16\"\n"
-      "  sagegen compare --device emulator --only accumulation=f32   what kernels compute\n"
+      "  sagegen compare --device emulator --only accumulation=f32  what kernels do\n"
       "  sagegen compare --input qkv.safetensors --prefix layer0 layer1 --pick --min-cosine 0.998 "
-      "--max-l1 0.05 \\\n"
-      "      --out modes.txt                               a map of layers that programs load",
+      "--max-l1 0.05 --out modes.txt",
       define_compare, compare);
 }
 

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/options.h"
 
@@ -134,6 +135,7 @@ std::vector<Kernel> of_set(const std::string& file, const attention::Spec& asked
 }  // namespace
 
 void define_candidates(CLI::App& app, CandidateOptions& options) {
+  const OptionGroup group(app, "Kernels");
   CLI::Option* only = app.add_option("--only", options.only,
                                      "compare kernels with these values alone, for example "
                                      "\"qk=s8 pv=f16\"; of several texts, those of each");

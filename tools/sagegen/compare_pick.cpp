@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "templates/attention/plan_mode_map.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
@@ -48,6 +49,7 @@ std::string bounds_text(const Bounds& bounds) {
 }
 
 void define_bounds(CLI::App& app, Bounds& bounds) {
+  const OptionGroup group(app, "Picks");
   for (const Measure& measure : measures()) {
     require_number(app.add_option_function<double>(
                        measure.option,

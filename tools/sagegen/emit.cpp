@@ -123,10 +123,10 @@ void add_emit(App& app) {
   app.add<EmitCommand>(
       "emit", "make PTX",
       "  sagegen emit --target sm_89 --out ptx/        the default set for one target\n"
-      "  sagegen emit --target all --time              median milliseconds of every kernel\n"
-      "  sagegen emit --mode 16bit --out ptx/          all that a mode needs, for every target\n"
-      "  sagegen emit --stdout --lineinfo KEY          one kernel with the template's lines\n"
-      "  sagegen emit --target sm_120 --stdout KEY     the same kernel for another target",
+      "  sagegen emit --target all --time              median ms of every kernel\n"
+      "  sagegen emit --mode 16bit --out ptx/          all that a mode needs\n"
+      "  sagegen emit --stdout --lineinfo KEY          with the template's lines\n"
+      "  sagegen emit --target sm_120 --stdout KEY     made for another target",
       [](CLI::App& app_command, EmitCommand& command) {
         define_kernel_choice(app_command, command.choice);
         refuse_empty(app_command.add_option("--out", command.out, "write DIR/<key>.ptx"));

@@ -29,21 +29,25 @@ namespace fs = std::filesystem;
 
 constexpr const char* kGrammar = R"(
 
-The file is a PTX text, or a TOML file (.toml) with ptx = "FILE" and any option by its name without the
-dashes; lists where an option may be given several times. What the command line says goes first. File names
-in it count from its folder.
+The file is a PTX text, or a TOML file (.toml) with ptx = "FILE" and any option
+by its name without the dashes; lists where an option may be given several times.
+What the command line says goes first. File names in it count from its folder.
 
-Arguments, one --arg for each parameter of the kernel, in order; a name in front (x:...) is for --out and
---expect, which also take the position (0, 1, ..., and 2.1 for a field of a struct):
-  i32=1024, f32=0.5              a number
-  f16[64x128]=VALUE              the address of a buffer of so many elements
-  f32[1024]                      a buffer that the kernel has to write: what it leaves is a finding
-  {u64=0,f32[8]=iota,i32=8}      a struct, laid out as C does
-  &x, &x+256                     the address of another argument's buffer, 256 bytes in
+Arguments, one --arg for each parameter of the kernel, in order; a name in front
+(x:...) is for --out and --expect, which also take the position (0, 1, ..., and
+2.1 for a field of a struct):
+  i32=1024, f32=0.5          a number
+  f16[64x128]=VALUE          the address of a buffer of so many elements
+  f32[1024]                  a buffer that the kernel has to write: what it leaves
+                             is a finding
+  {u64=0,f32[8]=iota,i32=8}  a struct, laid out as C does
+  &x, &x+256                 the address of another argument's buffer, 256 bytes in
 types: i8 u8 i16 u16 i32 u32 i64 u64 f16 bf16 f32 f64 e4m3 e5m2
-VALUE: a number; zeros; iota (0, 1, 2, ...); normal or normal(SEED) or normal(SEED,MEAN,DEVIATION);
-  uniform, uniform(SEED), uniform(SEED,LOW,HIGH); scratch (undefined, and not looked at afterwards); or a
-  file: x.npy, x.safetensors:TENSOR, x.bin (bytes as they are). f32[]=x.npy takes the file's shape.)";
+VALUE: a number; zeros; iota (0, 1, 2, ...); normal or normal(SEED) or
+  normal(SEED,MEAN,DEVIATION); uniform, uniform(SEED), uniform(SEED,LOW,HIGH);
+  scratch (undefined, and not looked at afterwards); or a file: x.npy,
+  x.safetensors:TENSOR, x.bin (bytes as they are). f32[]=x.npy takes the file's
+  shape.)";
 
 // ---- from options to a job ------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "generator/vocabulary/suggestion.h"
 #include "tools/reference/printable.h"
 #include "tools/sagegen/emu_values.h"
 #include "tools/sagegen/errors.h"
@@ -182,7 +183,7 @@ EmuDevice open_emulated(const std::string& profile, const std::string& ptx_targe
       profile.empty()
           ? fmt::format("no emulated device runs PTX for {}", reference::printable(ptx_target))
           : fmt::format("--target {} is refused", reference::printable(profile)),
-      fmt::join(names, ", ")));
+      fmt::join(names, ", ")) + suggestion(profile, names));
 }
 
 EmuArguments::EmuArguments(const runtime::Device& device,

@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 
 std::vector<const CLI::Option*> define_emulator_options(CLI::App& app,
                                                         runtime::EmulatorOptions& options) {
+  const OptionGroup group(app, "Emulator");
   using runtime::AsyncPolicy, runtime::Checks, runtime::SchedulePolicy;
   std::vector<const CLI::Option*> added = {
       add_choice<Checks>(app, "--checks", options.checks,

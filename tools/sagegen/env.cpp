@@ -6,6 +6,7 @@
 
 #include "sagegen/runtime/driver_api.h"
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/environment.h"
 #include "tools/sagegen/generator.h"
 
 namespace sagegen::cli {
@@ -13,10 +14,7 @@ namespace {
 
 struct EnvOptions {};
 
-struct Variable {
-  const char* name;
-  const char* meaning;
-};
+using Variable = EnvironmentVariable;
 constexpr Variable kVariables[] = {
     {"CUDA_VISIBLE_DEVICES", "which GPUs the CUDA driver shows, and in which order"},
     {"CUDA_CACHE_DISABLE", "1: the CUDA driver compiles PTX anew at every start"},
@@ -66,6 +64,10 @@ Exit print_env(const EnvOptions&, Output& output) {
 }
 
 }  // namespace
+
+std::vector<EnvironmentVariable> environment_variables() {
+  return {std::begin(kVariables), std::end(kVariables)};
+}
 
 void add_env(App& app) {
   app.add<EnvOptions>(

@@ -105,13 +105,11 @@ void add_inspect(App& app) {
   app.add<InspectCommand>(
       "inspect",
       "say in words what a key means: spec, resources, scales, fragments; or how fast it may be; "
-      "or "
-      "draw it",
-      "  sagegen inspect sage_fwd_d128_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89\n"
-      "  sagegen inspect --model --gpu L40S KEY        what its machine code lets expect; needs "
-      "ptxas\n"
-      "  sagegen inspect --schedules KEY               every schedule of it, the fastest first\n"
-      "  sagegen inspect --svg svg/ KEY                draws fragments, shared memory and pipeline",
+      "or draw it",
+      "  sagegen inspect sage_quantrows_d128_f16_s8_r8_g32_fold__sm89\n"
+      "  sagegen inspect --model --gpu L40S KEY        predicted speed; needs ptxas\n"
+      "  sagegen inspect --schedules KEY               every schedule, fastest first\n"
+      "  sagegen inspect --svg svg/ KEY                draws fragments, banks, pipeline",
       [](CLI::App& app_command, InspectCommand& command) {
         app_command.add_option("KEY", command.key, "a kernel's key")->required();
         app_command.add_flag("--model", command.model,

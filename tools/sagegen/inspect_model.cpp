@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "generator/vocabulary/suggestion.h"
 #include "templates/attention/spec.h"
 #include "tools/model/prediction.h"
 #include "tools/model/ptxas.h"
@@ -29,6 +30,12 @@ std::string gpus_of(int architecture) {
     if (gpu.architecture == architecture) names.emplace_back(gpu.name);
   }
   return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::vector<std::string> gpu_names() {
+  std::vector<std::string> names;
+  for (const model::Gpu& gpu : model::gpus()) names.emplace_back(gpu.name);
+  return names;
 }
 
 std::string all_gpus() {
@@ -172,7 +179,8 @@ const model::Gpu& gpu_of_target(Target target, const std::string& name) {
         fmt::format("the model knows no GPU of {}, but {}; take a kernel of another target",
                     to_string(target), all_gpus()));
   }
-  if (gpu == nullptr) throw UsageError(fmt::format("--gpu {}: use one of {}", name, all_gpus()));
+  if (gpu == nullptr) throw UsageError(fmt::format("--gpu {}: use one of {}{}", name, all_gpus(),
+                                                     suggestion(name, gpu_names())));
   if (gpu->architecture != sm) {
     throw UsageError(fmt::format(
         "--gpu {} is sm_{}, and the kernel's target is {}: machine code is for one architecture; "

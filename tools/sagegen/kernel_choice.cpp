@@ -1,6 +1,7 @@
 #include "tools/sagegen/kernel_choice.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include <fmt/format.h>
@@ -11,6 +12,7 @@
 #include "tools/sagegen/default_set.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
 #include "tools/sagegen/run_kernel.h"
 
@@ -57,6 +59,22 @@ std::vector<Kernel> kernels_of_mode(const std::string& name, const std::vector<T
   return kernels;
 }
 
+// "; did you mean KEY?", of a file's name, of capitals, or of a slip in a key of the default set.
+std::string key_meant(const std::string& text) {
+  std::string stem = std::filesystem::path(text).filename().string();
+  if (stem.ends_with(".ptx")) stem.resize(stem.size() - 4);
+  std::ranges::transform(stem, stem.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  try {
+    return fmt::format("\ndid you mean {}?", parse_key(stem).key());
+  } catch (const SpecError&) {
+  }
+  std::vector<std::string> keys;
+  for (const Kernel& kernel : default_set()) keys.push_back(kernel.key());
+  constexpr std::size_t kMostWrong = 4;  // letters; keys differ from each other in one or two
+  const std::string nearest = nearest_word(stem, keys, kMostWrong);
+  return nearest.empty() ? "" : fmt::format("\ndid you mean {}?", nearest);
+}
+
 }  // namespace
 
 std::vector<std::string> mode_names() {
@@ -66,6 +84,7 @@ std::vector<std::string> mode_names() {
 }
 
 void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
+  const OptionGroup group(command, "Kernels");
   const CLI::Option* keys = command.add_option(
       "KEY", choice.keys, "kernels by key, each made once (default: the whole set)");
   command.add_option("--target", choice.target,
@@ -77,7 +96,7 @@ void define_kernel_choice(CLI::App& command, KernelChoice& choice) {
       command
           .add_option("--mode", choice.mode,
                       "the usual attention kernels of a mode, with those that prepare their inputs")
-          ->check(CLI::IsMember(mode_names()));
+          ->check(one_of(mode_names()));
   refuse_beside(mode, keys, "the key says it");
   refuse_beside(mode, set, "the set says it");
 }
@@ -86,8 +105,8 @@ Kernel kernel_of_key(const std::string& text) {
   try {
     return parse_key(text);
   } catch (const SpecError& error) {
-    throw SpecError(std::string(error.what()) +
-                    "\n`sagegen list` shows the keys of the default set");
+    throw SpecError(fmt::format("{}{}\n`sagegen list` shows the keys of the default set",
+                                error.what(), key_meant(text)));
   }
 }
 

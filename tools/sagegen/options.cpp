@@ -4,31 +4,21 @@
 #include <charconv>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace sagegen::cli {
-namespace {
-
-// Letters to insert, to remove, to change or to swap with their neighbour (optimal string alignment).
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
-  for (std::size_t i = 0; i <= a.size(); ++i) {
-    for (std::size_t j = 0; j <= b.size(); ++j) {
-      if (i == 0 || j == 0) {
-        d[i][j] = i + j;
-        continue;
-      }
-      d[i][j] =
-          std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
-    }
-  }
-  return d[a.size()][b.size()];
+CLI::Validator one_of(std::vector<std::string> words) {
+  const std::string listed = fmt::format("{{{}}}", fmt::join(words, ","));
+  return CLI::Validator(
+      [words = std::move(words), listed](std::string& text) {
+        if (std::ranges::find(words, text) != words.end()) return std::string();
+        return fmt::format("{} not in {}{}", text, listed, suggestion(text, words));
+      },
+      listed);
 }
-
-}  // namespace
 
 void refuse_beside(CLI::Option* option, const CLI::Option* other, const std::string& why) {
   option->check([other, why](const std::string&) {
@@ -79,20 +69,6 @@ void require_number(CLI::Option* option, double most) {
                        text.empty() ? "an empty value" : text,
                        bounded ? fmt::format(" to {}", most) : "");
   });
-}
-
-std::string suggestion(const std::string& word, const std::vector<std::string>& known) {
-  constexpr std::size_t kLongest = 64;  // no word here is longer, and distances cost its square
-  if (word.size() > kLongest) return {};
-  std::size_t least = std::max<std::size_t>(2, word.size() / 3) + 1;
-  std::string nearest;
-  for (const std::string& candidate : known) {
-    const std::size_t distance = edit_distance(word, candidate);
-    if (distance >= least || distance >= candidate.size()) continue;
-    least = distance;
-    nearest = candidate;
-  }
-  return nearest.empty() ? std::string() : fmt::format("; did you mean {}?", nearest);
 }
 
 }  // namespace sagegen::cli

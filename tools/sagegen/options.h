@@ -8,7 +8,12 @@
 
 #include <CLI/CLI.hpp>
 
+#include "generator/vocabulary/suggestion.h"
+
 namespace sagegen::cli {
+
+// Takes one of these words; help lists them, and an error names the nearest.
+CLI::Validator one_of(std::vector<std::string> words);
 
 // An option whose argument is one of some words, each for a value; help and errors list the words.
 template <typename Value>
@@ -23,7 +28,7 @@ CLI::Option* add_choice(CLI::App& app, const std::string& name, Value& value,
     }
   };
   return app.add_option_function<std::string>(name, set, description)
-      ->check(CLI::IsMember(std::move(words)));
+      ->check(one_of(std::move(words)));
 }
 
 // Refuses `option` beside `other`, which makes it meaningless; `why` completes "is refused beside --other: ".
@@ -41,8 +46,5 @@ void require_whole(CLI::Option* option, std::uint64_t least, std::uint64_t most)
 void require_seed(CLI::Option* option);
 // The same of what is no number from 0 to `most`, which may be the largest there is.
 void require_number(CLI::Option* option, double most);
-
-// "; did you mean X?" with the known word that is nearest to `word`, or nothing if none is near.
-std::string suggestion(const std::string& word, const std::vector<std::string>& known);
 
 }  // namespace sagegen::cli

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "tools/reference/printable.h"
+#include "tools/sagegen/progress.h"
 
 namespace sagegen::cli {
 namespace {
@@ -68,6 +69,7 @@ void Output::json(const Json& fields) const {
 }
 
 void Output::progress(const std::string& line) const {
+  if (is_silent()) return;
   const std::string text = reference::without_controls(line) + "\n";
   std::fwrite(text.data(), 1, text.size(), stderr);
 }

@@ -36,7 +36,7 @@ class Output {
   void bytes(const std::string& text) const;
   // JSON mode only. Adds "schema" ("sagegen.<command>") and "schema_version" in front.
   void json(const Json& fields) const;
-  // A line on stderr, in both modes.
+  // A line on stderr, in both modes, unless --quiet asks for silence.
   void progress(const std::string& line) const;
 
  private:

@@ -16,6 +16,8 @@ namespace {
 
 constexpr const char* kEraseLine = "\r\x1b[K";
 
+std::atomic<bool> silent = false;
+
 std::string duration(double seconds) {
   const auto whole = static_cast<long long>(seconds + 0.5);
   if (whole < 100) return fmt::format("{} s", whole);
@@ -34,6 +36,9 @@ std::string progress_line(const std::string& what, std::uint64_t done, std::uint
   return line + fmt::format(", {} left", duration(left));
 }
 
+void silence_progress() { silent = true; }
+bool is_silent() { return silent; }
+
 ProgressSink progress_on_stderr() {
   const char* term = std::getenv("TERM");
   const bool dumb = term == nullptr || std::string_view(term) == "dumb";
@@ -44,6 +49,7 @@ ProgressSink progress_on_stderr() {
     sink.interval = std::chrono::seconds(10);
   }
   sink.write = [](const std::string& text) {
+    if (is_silent()) return;
     std::fwrite(text.data(), 1, text.size(), stderr);
     std::fflush(stderr);
   };

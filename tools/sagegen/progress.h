@@ -17,6 +17,10 @@ namespace sagegen::cli {
 std::string progress_line(const std::string& what, std::uint64_t done, std::uint64_t total,
                           double seconds);
 
+// From now on nothing is said of work, here and by Output::progress(): --quiet.
+void silence_progress();
+bool is_silent();
+
 // Where lines go, and how often.
 struct ProgressSink {
   // One line is rewritten in place and taken away in the end. Otherwise each is a line of its own.

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <regex>
@@ -14,6 +15,7 @@
 
 #include "tools/reference/tensor_file.h"
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/emulation_cost.h"
 #include "tools/sagegen/emulator_options.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
@@ -21,6 +23,7 @@
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/options.h"
+#include "tools/sagegen/progress.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_device.h"
 #include "tools/sagegen/run_inputs.h"
@@ -43,6 +46,7 @@ struct RunCommand {
   JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
+  EmulationLimit limit;
   std::vector<const CLI::Option*> emulator_only;  // to tell whether they were given
 };
 
@@ -257,6 +261,7 @@ Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job =
       job_of(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
+  confirm_emulation(command.limit, on, job, emulator.checks, 1, output);
   const std::string running = fmt::format("running on {}", on.name);
   const AttentionResult result =
       run_with_progress(job, on, running, *emulator.progress, [&] { output.progress(running); });
@@ -412,6 +417,7 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   check_emulator_options(command.emulator, command.emulator_only, on.name);
   const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
   const AttentionJob job = job_of(command, inputs, kernel, on);
+  confirm_emulation(command.limit, on, job, emulator.checks, 1, output);
   const attention::Plan plan(on.device, kernel, job.source);
   const auto rows = [](const std::vector<std::int64_t>& of) {
     std::int64_t sum = 0;
@@ -422,8 +428,14 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   call.set(job.inputs, lengths);
   std::optional<InterruptScope> interruptible;
   if (on.emulator) interruptible.emplace();
-  output.progress(fmt::format("running on {}", on.name));
-  const std::vector<AttentionResult> results = call.run();
+  const std::string running = fmt::format("running on {}", on.name);
+  output.progress(running);
+  const std::vector<AttentionResult> results = [&] {
+    const Progress progress(running, [&] {
+      return Steps{emulator.progress->ended, emulator.progress->ctas};
+    });
+    return call.run();
+  }();
 
   AttentionResult shown = results.front();
   shown.run_ms = call.run_ms();
@@ -448,8 +460,10 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
 
 // ---- a set ----------------------------------------------------------------------------------------
 
+// `begin` is told of the job before it runs.
 SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
-                          const runtime::EmulatorOptions& emulator) {
+                          const runtime::EmulatorOptions& emulator,
+                          const std::function<void(const AttentionJob&, const RunDevice&)>& begin) {
   InputOptions options = command.input;
   const attention::Spec& spec = kernel.view(attention::family()).spec;
   if (!spec.causal) options.causal.reset();  // an alignment of the others
@@ -458,6 +472,7 @@ SetLine run_kernel_of_set(const RunCommand& command, const Kernel& kernel,
   const RunDevice on = open_run_device(command.device, to_string(kernel.target()), emulator);
   check_emulator_options(command.emulator, command.emulator_only, on.name);
   const AttentionJob job = job_of(command, inputs, kernel, on);
+  begin(job, on);
   SetLine line;
   try {
     const AttentionResult result = run_with_progress(
@@ -493,8 +508,12 @@ Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator
   check_mods(command.mods, kernels);
   Json lines = Json::array();
   std::size_t passed = 0;
+  const auto begin = [&](const AttentionJob& job, const RunDevice& on) {
+    if (lines.empty())  // the first stands for all
+      confirm_emulation(command.limit, on, job, emulator.checks, kernels.size(), output);
+  };
   for (const Kernel& kernel : kernels) {
-    const SetLine line = run_kernel_of_set(command, kernel, emulator);
+    const SetLine line = run_kernel_of_set(command, kernel, emulator, begin);
     passed += line.passed;
     lines.push_back(line.fields);
     output.text(
@@ -526,6 +545,7 @@ void define_run(CLI::App& app, RunCommand& command) {
   refuse_without(app.add_option("--prefix", command.input.prefix,
                                 "take PREFIX.q, PREFIX.k, PREFIX.v of the safetensors file"),
                  app.get_option("--input"));
+  app.get_option("--prefix")->group("Inputs");
   CLI::Option* dtype = app.get_option("--dtype");
   refuse_beside(dtype, command.kernel.named,
                 "the key says it; change the key, or leave one of the two out");
@@ -546,9 +566,10 @@ void define_run(CLI::App& app, RunCommand& command) {
                  "generator, embedded, a directory with <key>.ptx files, which may be edited, or a "
                  "bundle, as generated/kernels.bundle (default: generator if it is built in)");
   command.emulator_only = define_emulator_options(app, command.emulator);
+  define_limit(app, command.limit);
   CLI::Option* seqlens =
       app.add_option("--seqlens", command.seqlens,
-                     "N,N,...: packed sequences of so many queries, each judged; kernels read the "
+                     "packed sequences of so many queries, each judged; kernels read the "
                      "lengths on the device (varlen)");
   refuse_empty(seqlens);
   refuse_beside(seqlens, command.kernel.of_set, "its kernels are run one by one on a dense batch");
@@ -578,8 +599,7 @@ void add_run(App& app) {
       "  sagegen run --seqlens 100,37,0,512 --causal bottom-right\n"
       "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
       "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"
-      "  sagegen run --set mine.toml --q-len 200           every attention kernel of a set, each "
-      "judged",
+      "  sagegen run --set mine.toml --q-len 200           every kernel of a set",
       define_run, run_command);
 }
 

@@ -1,10 +1,13 @@
 #include "tools/sagegen/run_device.h"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "generator/vocabulary/suggestion.h"
 #include "sagegen/runtime/artifacts.h"
 #include "tools/sagegen/errors.h"
 
@@ -51,24 +54,23 @@ RunDevice gpu(const std::shared_ptr<runtime::DriverApi>& cuda, int ordinal,
   return result;
 }
 
-std::string profile_names(runtime::DriverApi& emulator) {
+std::vector<std::string> profile_names(runtime::DriverApi& emulator) {
   int count = 0;
   runtime::check(emulator, emulator.device_count(&count), "cuDeviceGetCount");
-  std::string names;
-  for (int i = 0; i < count; ++i) {
-    names += (i > 0 ? ", " : "") + to_string(static_cast<runtime::EmulatorProfile>(i));
-  }
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i)
+    names.push_back(to_string(static_cast<runtime::EmulatorProfile>(i)));
   return names;
 }
 
 int profile_ordinal(runtime::DriverApi& emulator, const std::string& profile) {
-  int count = 0;
-  runtime::check(emulator, emulator.device_count(&count), "cuDeviceGetCount");
-  for (int i = 0; i < count; ++i) {
-    if (to_string(static_cast<runtime::EmulatorProfile>(i)) == profile) return i;
-  }
-  throw UsageError(fmt::format("the emulator has no profile \"{}\"; use one of {}", profile,
-                               profile_names(emulator)));
+  const std::vector<std::string> names = profile_names(emulator);
+  const auto found = std::ranges::find(names, profile);
+  if (found != names.end()) return static_cast<int>(found - names.begin());
+  std::string advice = suggestion(profile, names);
+  if (advice.empty()) advice = "; " + target_advice(profile);
+  throw UsageError(fmt::format("the emulator has no profile \"{}\"; use one of {}{}", profile,
+                               fmt::join(names, ", "), advice));
 }
 
 // Without a profile, the device that the target was made for.
@@ -90,6 +92,16 @@ RunDevice emulated(const std::optional<std::string>& profile, const std::string&
   return result;
 }
 
+std::string device_meant(const std::string& device) {
+  std::vector<std::string> known{"auto", "cuda", "cuda:0", "emulator"};
+  for (int i = 0; i <= static_cast<int>(runtime::EmulatorProfile::ideal); ++i) {
+    const std::string profile = to_string(static_cast<runtime::EmulatorProfile>(i));
+    known.push_back("emulator:" + profile);
+    if (device == profile) return fmt::format("; did you mean emulator:{}?", profile);
+  }
+  return device == "gpu" ? "; did you mean cuda?" : suggestion(device, known);
+}
+
 }  // namespace
 
 RunDevice open_run_device(const std::string& device, const std::string& target,
@@ -105,7 +117,8 @@ RunDevice open_run_device(const std::string& device, const std::string& target,
   }
   if (device != "cuda" && !device.starts_with("cuda:")) {
     throw UsageError(fmt::format(
-        "--device {} is unknown; use auto, cuda:N, emulator or emulator:PROFILE", device));
+        "--device {} is unknown; use auto, cuda:N, emulator or emulator:PROFILE{}", device,
+        device_meant(device)));
   }
   const int ordinal = device == "cuda" ? 0 : ordinal_of(device);
   const auto cuda = runtime::load_cuda(&why);

@@ -11,6 +11,7 @@
 #include "templates/attention/plan.h"
 #include "tools/reference/quantize.h"
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
@@ -164,6 +165,7 @@ RunInputs from_distribution(const InputOptions& options) {
 }  // namespace
 
 void define_inputs(CLI::App& app, InputOptions& input) {
+  const OptionGroup group(app, "Inputs");
   const CLI::Option* files =
       app.add_option("--input", input.files,
                      "a safetensors file with q, k, v, or npy files of Q, K and V")
@@ -178,7 +180,8 @@ void define_inputs(CLI::App& app, InputOptions& input) {
   for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
   CLI::Option* distribution =
       app.add_option("--dist", input.distribution,
-                     fmt::format("made-up inputs: {}", fmt::join(names, ", ")))
+"made-up inputs")
+          ->check(one_of(names))
           ->capture_default_str();
   reference::Shape& shape = input.shape;
   shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 0};
@@ -206,7 +209,8 @@ void define_inputs(CLI::App& app, InputOptions& input) {
   require_seed(seed);
   for (CLI::Option* made_up : {distribution, seed})
     refuse_beside(made_up, files, "it makes up inputs where no file is given");
-  app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)");
+  app.add_option("--dtype", input.dtype, "f16 or bf16 (default: as in the file, else f16)")
+      ->check(one_of({"f16", "bf16"}));
   add_choice<std::optional<Causal>>(app, "--causal", input.causal,
                                     {{"none", Causal::none},
                                      {"top-left", Causal::top_left},

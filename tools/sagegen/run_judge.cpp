@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tools/reference/rounding.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
 #include "tools/sagegen/progress.h"
 
@@ -127,6 +128,7 @@ std::string impossible_text(const reference::Impossible& impossible, const Atten
 }  // namespace
 
 void define_judge(CLI::App& app, JudgeOptions& options) {
+  const OptionGroup group(app, "Judging");
   require_whole(app.add_option(
                     "--judge-rows", options.rows,
                     "rows of O to compare with fp64, 0 for all (default: as many as take seconds)"),

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/options.h"
 
@@ -37,6 +38,7 @@ std::vector<std::string> run_mode_words() {
 }
 
 void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
+  const OptionGroup group(app, "Kernel");
   CLI::Option* key = app.add_option(
       "KEY", options.key, "an attention kernel by its key (default: what the options below say)");
   CLI::Option* set =
@@ -52,13 +54,13 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   decided_by_both(app.add_option("--mode", options.mode,
                                  "of Q K^T and P V; int8 and int4: with what the target does best; "
                                  "16bit and bf16-fp8: Q and K as they are, f16 or bf16")
-                      ->check(CLI::IsMember(run_mode_words()))
+                      ->check(one_of(run_mode_words()))
                       ->capture_default_str());
   decided_by_both(
       app.add_option("--granularity", options.granularity,
                      "rows of Q and K that share a scale: per_thread, per_block, "
                      "per_warp (per_block, --groups g32x64), per_token or per_tensor")
-          ->check(CLI::IsMember({"per_thread", "per_block", "per_warp", "per_token", "per_tensor"}))
+          ->check(one_of({"per_thread", "per_block", "per_warp", "per_token", "per_tensor"}))
           ->capture_default_str());
   CLI::Option* groups = app.add_option("--groups", options.groups,
                                        "rows of Q and of K that are scaled together, for example "
@@ -67,11 +69,11 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   decided_by_both(groups);
   decided_by_both(app.add_option("--accumulation", options.accumulation,
                                  "f32, two_level_f32 or f32_f16 (default: by mode)")
-                      ->check(CLI::IsMember({"f32", "two_level_f32", "f32_f16"})));
+                      ->check(one_of({"f32", "two_level_f32", "f32_f16"})));
   decided_by_both(app.add_option("--code-range", options.code_range,
                                  "usual or fine_v, with --accumulation f32_f16 and FP8: whether "
                                  "codes of P or of V have one octave more")
-                      ->check(CLI::IsMember({"usual", "fine_v"}))
+                      ->check(one_of({"usual", "fine_v"}))
                       ->capture_default_str());
   CLI::Option* schedule = app.add_option(
       "--schedule", options.schedule,
@@ -81,16 +83,16 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   decided_by_both(app.add_option("--smoothing", options.smoothing,
                                  "means that are subtracted before quantization: none, k (of K) or "
                                  "qk (default: k, with INT4 qk)")
-                      ->check(CLI::IsMember({"none", "k", "qk"})));
+                      ->check(one_of({"none", "k", "qk"})));
   decided_by_both(app.add_option("--v-smoothing", options.v_smoothing,
                                  "none or mean: whether of V the mean is subtracted before "
                                  "quantization, and added to the result")
-                      ->check(CLI::IsMember({"none", "mean"}))
+                      ->check(one_of({"none", "mean"}))
                       ->capture_default_str());
   decided_by_both(app.add_option("--rotation", options.rotation,
                                  "none or hadamard: of Q and K before quantization, so that no "
                                  "channel is much larger than others")
-                      ->check(CLI::IsMember({"none", "hadamard"}))
+                      ->check(one_of({"none", "hadamard"}))
                       ->capture_default_str());
   decided_by_both(app.add_flag("--pack-gqa", options.pack_gqa,
                                "tiles of queries hold rows of all heads that share one of K and V: "
@@ -98,7 +100,7 @@ void define_run_kernel(CLI::App& app, RunKernelOptions& options) {
   decided_by_both(
       app.add_option("--output", options.output,
                      "io, e4m3 (of O times 16) or s8 (a scale per row): what O is written as")
-          ->check(CLI::IsMember({"io", "e4m3", "s8"}))
+          ->check(one_of({"io", "e4m3", "s8"}))
           ->capture_default_str());
   options.named = key;
   options.of_set = set;

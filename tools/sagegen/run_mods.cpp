@@ -12,6 +12,7 @@
 #include "sagegen/runtime/argument_check.h"
 #include "tools/reference/rounding.h"
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/help.h"
 
 namespace sagegen::cli {
 namespace {
@@ -238,6 +239,7 @@ std::string option_of(const RunMod& mod) { return "--" + mod.name; }
 }  // namespace
 
 void define_mods(CLI::App& app, ModOptions& options) {
+  const OptionGroup group(app, "Masks and biases");
   for (const RunMod& mod : run_mods()) {
     CLI::Option* option = app.add_option_function<std::string>(
         option_of(mod),

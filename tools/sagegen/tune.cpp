@@ -518,10 +518,10 @@ void define_tune(CLI::App& app, TuneCommand& command) {
       app.add_option("--head-dim", command.head_dim, "of the kernel")->capture_default_str();
   require_whole(head_dim, 1, 256);
   CLI::Option* mode = app.add_option("--mode", command.mode, "as `sagegen run --mode`")
-                          ->check(CLI::IsMember(run_mode_words()))
+                          ->check(one_of(run_mode_words()))
                           ->capture_default_str();
   CLI::Option* dtype = app.add_option("--dtype", command.dtype, "f16 or bf16")
-                           ->check(CLI::IsMember({"f16", "bf16"}))
+                           ->check(one_of({"f16", "bf16"}))
                            ->capture_default_str();
   CLI::Option* causal = app.add_flag("--causal", command.causal, "with a causal mask");
   for (CLI::Option* option : {head_dim, mode, dtype, causal})
