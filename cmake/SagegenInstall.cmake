@@ -69,4 +69,11 @@ if(TARGET sagegen)
   set_target_properties(sagegen PROPERTIES BUILD_WITH_INSTALL_RPATH ON
     INSTALL_RPATH_USE_LINK_PATH ON)
   install(TARGETS sagegen RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT tools)
+  if(NOT CMAKE_CROSSCOMPILING)   # where shells and man look for them
+    set(said ${PROJECT_BINARY_DIR}/tools/said)
+    install(FILES ${said}/sagegen DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions COMPONENT tools)
+    install(FILES ${said}/_sagegen DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions COMPONENT tools)
+    install(FILES ${said}/sagegen.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d COMPONENT tools)
+    install(FILES ${said}/sagegen.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT tools)
+  endif()
 endif()

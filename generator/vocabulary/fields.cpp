@@ -172,10 +172,10 @@ void set_field(const Fields& fields, void* object, std::string_view name, std::s
   int value = 0;
   std::string_view rest = word;
   if (!field->values.words.empty() || !take_number(rest, value) || !rest.empty()) {
-    throw SpecError(fmt::format(
-        "{} = \"{}\" is refused: it must be {}{}", field->name, detail::shown(word),
-        expected_word(*field),
-        suggestion(word, {field->values.words.begin(), field->values.words.end()})));
+    throw SpecError(
+        fmt::format("{} = \"{}\" is refused: it must be {}{}", field->name, detail::shown(word),
+                    expected_word(*field),
+                    suggestion(word, {field->values.words.begin(), field->values.words.end()})));
   }
   field->set(object, value);
 }

@@ -47,13 +47,14 @@ struct Called {
   int number;        // compute capability times ten
 };
 constexpr Called kCalled[] = {
-    {"ampere", 80},     {"a100", 80},  {"a30", 80},       {"ga100", 80},  {"a10", 86},    {"a40", 86},
-    {"rtxa", 86},       {"ga10", 86},  {"rtx6000ada", 89}, {"rtx30", 86}, {"rtx40", 89},  {"rtx50", 120},
-    {"adalovelace", 89}, {"ada", 89},  {"lovelace", 89},  {"l40", 89},    {"l4", 89},     {"ad10", 89},
-    {"hopper", 90},     {"h100", 90},  {"h200", 90},      {"h800", 90},   {"gh200", 90},  {"h20", 90},
-    {"b100", 100},      {"b200", 100}, {"gb200", 100},    {"b300", 103},  {"gb300", 103}, {"rtxpro", 120},
-    {"blackwell", 120}, {"gb20", 120}, {"thor", 110},     {"orin", 87},   {"turing", 75}, {"t4", 75},
-    {"rtx20", 75},      {"gtx16", 75}, {"volta", 70},     {"v100", 70},
+    {"ampere", 80},     {"a100", 80},   {"a30", 80},         {"ga100", 80},      {"a10", 86},
+    {"a40", 86},        {"rtxa", 86},   {"ga10", 86},        {"rtx6000ada", 89}, {"rtx30", 86},
+    {"rtx40", 89},      {"rtx50", 120}, {"adalovelace", 89}, {"ada", 89},        {"lovelace", 89},
+    {"l40", 89},        {"l4", 89},     {"ad10", 89},        {"hopper", 90},     {"h100", 90},
+    {"h200", 90},       {"h800", 90},   {"gh200", 90},       {"h20", 90},        {"b100", 100},
+    {"b200", 100},      {"gb200", 100}, {"b300", 103},       {"gb300", 103},     {"rtxpro", 120},
+    {"blackwell", 120}, {"gb20", 120},  {"thor", 110},       {"orin", 87},       {"turing", 75},
+    {"t4", 75},         {"rtx20", 75},  {"gtx16", 75},       {"volta", 70},      {"v100", 70},
 };
 
 // The number of "ada" or "GeForce RTX 4090"; 0 for other words.
@@ -66,7 +67,8 @@ int number_called(std::string_view text) {
   for (const char* const brand : {"nvidia", "geforce", "tesla"}) {
     if (word.starts_with(brand)) word.erase(0, std::string_view(brand).size());
   }
-  if (word.size() >= 4 && std::isdigit(static_cast<unsigned char>(word[0])) != 0) word = "rtx" + word;
+  if (word.size() >= 4 && std::isdigit(static_cast<unsigned char>(word[0])) != 0)
+    word = "rtx" + word;
   for (const Called& called : kCalled) {
     if (word.starts_with(called.word)) return called.number;
   }
@@ -77,7 +79,8 @@ int number_called(std::string_view text) {
 std::string advice_for_suffix(std::string_view text) {
   if (text.empty() || (text.back() != 'a' && text.back() != 'f')) return {};
   return fmt::format(
-      "the suffix {} asks for what {} alone can do (such as wgmma of sm_90a), which no kernel uses; ",
+      "the suffix {} asks for what {} alone can do (such as wgmma of sm_90a), which no kernel "
+      "uses; ",
       text.back(), text.back() == 'a' ? "one architecture" : "one family");
 }
 
@@ -140,8 +143,9 @@ std::string target_advice(std::string_view text) {
   }
   const std::string suffix = written > 0 ? advice_for_suffix(text) : "";
   if (number >= 50 && below == nullptr) {
-    return fmt::format("compute capability {}.{} is too old: kernels need 8.0 or later; use one of {}",
-                       number / 10, number % 10, supported_names());
+    return fmt::format(
+        "compute capability {}.{} is too old: kernels need 8.0 or later; use one of {}",
+        number / 10, number % 10, supported_names());
   }
   if (below == nullptr) {
     std::vector<std::string> names;

@@ -70,6 +70,37 @@ class Usage(CliTest):
             self.expect_error(SPEC, "spec error", ["9.0", "PTX of lower targets loads there", "use sm_89"], command,
                               "--target", "sm_90")
 
+    def test_words_of_options_are_suggested(self):
+        emulated = ("run", "--device", "emulator")
+        for arguments, meant in (((*emulated, "--mode", "int8fp8"), "int8-fp8"), ((*emulated, "--dist", "outliers"), "outlier"),
+                                 ((*emulated, "--dtype", "fp16"), "f16"), ((*emulated, "--causal", "topleft"), "top-left"),
+                                 ((*emulated, "--granularity", "per-thread"), "per_thread"), (("tune", "--mode", "itn8"), "int8"),
+                                 (("cache", "lst"), "list"), (("run", "--device", "emulater"), "emulator"),
+                                 (("run", "--device", "sm_89"), "emulator:sm_89"), (("run", "--device", "cuda0"), "cuda"),
+                                 (("run", "--device", "emulator:sm89"), "sm_89"), (("run", "--ptx", "embeded"), "embedded")):
+            result = sagegen(*arguments)
+            self.assertIn(result.code, (USAGE, FILE))
+            self.assertIn(f"did you mean {meant}?", result.err, arguments)
+        self.expect_error(USAGE, "usage error", ["no profile \"ada\"", "write sm_89"], "run", "--device", "emulator:ada")
+        for word, said in (("ada", "write sm_89"), ("rtx4090", "write sm_89"), ("8.9", "write sm_89"), ("h100", "use sm_89"),
+                           ("sm_90a", "the suffix a"), ("sm_75", "too old")):
+            self.expect_error(SPEC, "spec error", [f'"{word}"', said], "list", "--target", word)
+
+    def test_keys_and_fields_are_suggested(self):
+        for key in (FWD.replace("e4m3", "e4m4"), FWD.upper(), FWD + ".ptx", f"ptx/{FWD}.ptx", FWD.replace("sm89", "sm_89")):
+            for command in ("inspect", "list", "run"):
+                self.expect_error(SPEC, "spec error", [f"did you mean {FWD}?\n"], command, key)
+        self.assertNotIn("did you mean", self.expect(SPEC, "inspect", "KEY").err)
+        bundle = ("--target", "sm_89", "--out", self.path("x.bundle"))
+        for plan, meant in (("headdim=64", "head_dim"), ("pv=e4m4", "e4m3"), ("causl", "causal")):
+            self.expect_error(SPEC, "spec error", [f"did you mean {meant}?"], "bundle", "--plan", plan, *bundle)
+        path = self.path("set.toml")
+        for name, text, meant in (("[[atention]]", "", "attention"), ("[[attention]]", "headdim = 64\n", "head_dim")):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(f'{name}\ntargets = "sm_89"\n{text}')
+            self.expect_error(SPEC, "spec error", [path, f"did you mean {meant}?"], "list", "--set", path)
+        self.assertFalse(os.path.exists(self.path("x.bundle")))
+
     def test_what_was_typed_is_shown_and_not_obeyed(self):
         word = "\x1b[31m" + "x" * 100000
         for arguments in ((word,), ("list", word), ("list", "--" + word), ("list", "--set", word),

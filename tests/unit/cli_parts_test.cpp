@@ -10,6 +10,10 @@
 #include <thread>
 
 #include "sagegen/error.h"
+#include "tools/sagegen/app.h"
+#include "tools/sagegen/command_tree.h"
+#include "tools/sagegen/emulation_cost.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/kernel_choice.h"
 #include "tools/sagegen/output.h"
 #include "tools/sagegen/progress.h"
@@ -221,4 +225,91 @@ TEST_CASE("progress says nothing about work that ends soon") {
     progress.advance(4);
   }
   CHECK(said.empty());
+}
+
+TEST_CASE("help: words fill lines") {
+  CHECK(filled("one two  three\nfour", 2, 10) == "  one two\n  three\n  four\n");
+  CHECK(filled("incomprehensible", 2, 10) == "  incomprehensible\n");
+  CHECK(filled("", 2, 10).empty());
+}
+
+TEST_CASE("help: long commands go on behind a backslash, but not within quotes") {
+  const std::string command =
+      "  sagegen run " + std::string(50, 'x') + " \"a b c d e f g h i\" end";
+  CHECK(folded(command) ==
+        "  sagegen run " + std::string(50, 'x') + " \\\n      \"a b c d e f g h i\" end");
+  CHECK(folded("  sagegen run\n  sagegen list") == "  sagegen run\n  sagegen list");
+}
+
+TEST_CASE("every example in the help can be parsed") {
+  std::size_t count = 0;
+  for (const CommandEntry& command : commands_of(App().tree())) {
+    std::string text = App().tree().get_subcommand(command.name)->get_footer();
+    for (std::size_t at = 0; (at = text.find("  sagegen ", at)) != std::string::npos;) {
+      std::string line = text.substr(at + 10, text.find('\n', at) - at - 10);
+      at += 10;
+      line.resize(std::min({line.size(), line.find("  "), line.find(" | ")}));
+      INFO(line);
+      App app;
+      CHECK_NOTHROW(app.tree().parse(line));
+      ++count;
+    }
+  }
+  CHECK(count > 2 * commands_of(App().tree()).size());
+  App app;
+  CHECK_THROWS(app.tree().parse("run --frobnicate"));
+}
+
+TEST_CASE("options as data: names, values, words") {
+  App app;
+  const CommandEntry run = entry_of(*app.tree().get_subcommand("run"));
+  const auto find = [&](const std::string& name) {
+    const auto found = std::ranges::find_if(run.options, [&](const OptionEntry& option) {
+      return std::ranges::find(option.names, name) != option.names.end();
+    });
+    REQUIRE(found != run.options.end());
+    return *found;
+  };
+  CHECK((find("KEY").is_positional && find("KEY").value == "KEY"));
+  CHECK(find("--layout").words == std::vector<std::string>{"hnd", "nhd"});
+  CHECK((find("--layout").is_enumerated && !find("--target").is_enumerated));
+  CHECK(find("--target").words == std::vector<std::string>{"sm_80", "sm_86", "sm_89", "sm_120"});
+  CHECK((find("--lse").most == 0 && find("--q-len").most == 1 && find("--input").most == 3));
+  CHECK((find("--q-len").value == "N" && find("--out").value == "FILE" &&
+         find("-q").names.size() == 2));
+}
+
+TEST_CASE("scores that causal masks leave, and what emulating them is estimated to take") {
+  using attention::CausalAlignment;
+  const auto visible = [](int q_len, int kv_len, bool causal, CausalAlignment alignment) {
+    double count = 0;
+    for (int q = 0; q < q_len; ++q) {
+      for (int k = 0; k < kv_len; ++k) {
+        const int last = alignment == CausalAlignment::top_left ? q : q + kv_len - q_len;
+        count += !causal || k <= last;
+      }
+    }
+    return count;
+  };
+  for (const auto& [q_len, kv_len] : {std::pair{5, 5}, {3, 7}, {7, 3}, {1, 9}, {9, 1}}) {
+    for (const CausalAlignment alignment :
+         {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
+      for (const bool causal : {false, true})
+        CHECK(visible_scores(q_len, kv_len, causal, alignment) ==
+              visible(q_len, kv_len, causal, alignment));
+    }
+  }
+  const auto seconds = [](std::int64_t tokens, bool causal, runtime::Checks checks) {
+    AttentionJob job;
+    job.schedule.cta_q = 128;
+    job.spec.causal = causal;
+    job.inputs.q.heads = 64;
+    job.inputs.q.tokens = tokens;  // without data, of which nothing is asked
+    job.inputs.k = job.inputs.v = job.inputs.q;
+    return estimated_seconds(job, checks, {.rows = 1});
+  };
+  const double once = seconds(1024, false, runtime::Checks::on);
+  CHECK(seconds(2048, false, runtime::Checks::on) == Approx(4 * once).epsilon(0.01));
+  CHECK(seconds(1024, true, runtime::Checks::on) == Approx(once / 2).epsilon(0.01));
+  CHECK(seconds(1024, false, runtime::Checks::off) < once);
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
 #include "templates/attention/spec.h"
 #include "templates/kv_statistics/spec.h"
@@ -160,16 +161,21 @@ TEST_CASE("targets read back, and an unknown one lists what exists") {
   CHECK(to_string(Target{.sm = 90, .suffix = 'a'}) == "sm_90a");
   CHECK(find_target({.sm = 90, .suffix = 'a'}) == nullptr);
   CHECK_THROWS_WITH(parse_target("sm_77"),
-                    "unknown target \"sm_77\"; use one of sm_80, sm_86, sm_89, sm_120");
+                    "unknown target \"sm_77\"; compute capability 7.7 is too old: kernels need 8.0 "
+                    "or later; use one of sm_80, sm_86, sm_89, sm_120");
   for (const char* word : {"sm89", "SM_89", "sm-89", "89", "8.9", "compute_89", "sm_89a"}) {
     CHECK_THROWS_WITH(parse_target(word), Contains("write sm_89 (targets: sm_80,"));
   }
   CHECK_THROWS_WITH(parse_target("sm_90"),
                     Contains("compute capability 9.0") && Contains("loads there; use sm_89"));
   CHECK_THROWS_WITH(parse_target("sm_90a"), Contains("use sm_89"));
+  CHECK_THROWS_WITH(parse_target("sm_90a"),
+                    Contains("the suffix a asks for what one architecture"));
+  CHECK_THROWS_WITH(parse_target("sm_120f"), Contains("one family") && Contains("write sm_120"));
+  CHECK_THROWS_WITH(parse_target("sm_75"), Contains("7.5 is too old") && Contains("8.0 or later"));
   CHECK_THROWS_WITH(parse_target("sm_87"), Contains("use sm_86"));
   CHECK_THROWS_WITH(parse_target("sm_121"), Contains("12.1") && Contains("use sm_120"));
-  for (const char* word : {"", "ampere", "sm_", "hopper90", "sm_99999999999", "sm_89x"}) {
+  for (const char* word : {"", "amper", "sm_", "sm_99999999999", "sm_89x"}) {
     CHECK_THROWS_WITH(parse_target(word), Contains("; use one of sm_80"));
   }
   CHECK_THROWS_WITH(target_info({.sm = 90, .suffix = 'a'}), Contains("sm_90a is not supported"));
@@ -248,6 +254,74 @@ TEST_CASE("a kernel from a text of options") {
   CHECK_THROWS_WITH(key("", {75}), Contains("sm_75 is not supported"));
   // The form only, as with keys.
   CHECK_FALSE(kernel_of_options(attention::family(), "head_dim=112", {89}).violations().empty());
+}
+
+TEST_CASE("targets that are called by architecture or GPU") {
+  const std::pair<const char*, const char*> cases[] = {
+      {"ada", "write sm_89"},
+      {"rtx4090", "write sm_89"},
+      {"GeForce RTX 4070 Ti", "write sm_89"},
+      {"4090", "write sm_89"},
+      {"L40S", "write sm_89"},
+      {"a100", "write sm_80"},
+      {"ampere", "write sm_80"},
+      {"RTX 3090", "write sm_86"},
+      {"RTX A6000", "write sm_86"},
+      {"RTX 6000 Ada", "write sm_89"},
+      {"a10", "write sm_86"},
+      {"rtx5090", "write sm_120"},
+      {"blackwell", "write sm_120"},
+      {"hopper", "9.0 alone"},
+      {"H100", "9.0 alone"},
+      {"b200", "10.0 alone"},
+      {"T4", "7.5 is too old"},
+      {"sn_89", "did you mean sm_89?"},
+  };
+  for (const auto& [word, advice] : cases) {
+    INFO(word);
+    CHECK_THROWS_WITH(parse_target(word), Contains(advice));
+  }
+  CHECK_THROWS_WITH(parse_target("teapot"),
+                    !Contains("did you mean") && Contains("use one of sm_80"));
+}
+
+TEST_CASE("the nearest word") {
+  const std::vector<std::string> words{"int8", "int4", "int8-fp8", "16bit"};
+  CHECK(nearest_word("int8fp8", words) == "int8-fp8");
+  CHECK(nearest_word("itn8", words) == "int8");  // swapped
+  CHECK(nearest_word("INT4", words) == "int4");
+  CHECK(nearest_word("16-bit", words) == "16bit");
+  CHECK(nearest_word("", words).empty());
+  CHECK(nearest_word("frobnicate", words).empty());
+  CHECK(nearest_word("int8-fp16", words, 1).empty());
+  CHECK(nearest_word(std::string(100000, 'i'), words).empty());
+  CHECK(suggestion("int3", words) == "; did you mean int8?");
+  CHECK(suggestion("frobnicate", words).empty());
+}
+
+TEST_CASE("what is near is suggested, in keys and option texts") {
+  const std::pair<std::string, const char*> keys[] = {
+      {with("e4m3", "e4m4"), "did you mean pv_e4m3?"},
+      {with("fwd", "fdw"), "did you mean fwd?"},
+      {with("sage", "sgae"), "did you mean sage?"},
+      {with("__q", "_causl__q"), "did you mean causal?"},
+      {with("sm89", "sm_89"), "did you mean sm89?"},
+  };
+  for (const auto& [text, part] : keys) {
+    INFO(text);
+    CHECK_THROWS_WITH(parse_key(text), Contains(part));
+  }
+  const std::pair<const char*, const char*> options[] = {
+      {"headdim=64", "did you mean head_dim?"},
+      {"pv=e4m4", "did you mean e4m3?"},
+      {"causl", "did you mean causal?"},
+      {"shedule=q64k64w2s3", "did you mean"},
+  };
+  for (const auto& [text, part] : options) {
+    INFO(text);
+    CHECK_THROWS_WITH(kernel_of_options(attention::family(), text, {89}), Contains(part));
+  }
+  CHECK_THROWS_WITH(builtin_families().of_title("atention"), Contains("did you mean attention?"));
 }
 
 TEST_CASE("families are found by title, and a kernel tells whose it is") {

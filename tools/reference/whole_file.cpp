@@ -1,6 +1,7 @@
 #include "tools/reference/whole_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -253,13 +254,23 @@ bool is_same_file(const fs::path& a, const fs::path& b) {
          S_ISREG(first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
+namespace {
+
+// Where SIGPIPE is ignored, writing to a pipe without a reader fails instead of ending the process.
+bool stdout_has_lost_its_reader() {
+  pollfd descriptor{.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
+  return ::poll(&descriptor, 1, 0) == 1 && (descriptor.revents & POLLERR) != 0;
+}
+
+}  // namespace
+
 void flush_standard_output() {
   std::cout.flush();
   // A write that failed earlier has left nothing to flush, only its mark.
   errno = 0;
   const bool flushed = std::fflush(stdout) == 0;
   const std::string why = flushed ? "part of what was printed is lost" : reason(errno);
-  if (!flushed || std::ferror(stdout) != 0 || !std::cout)
+  if ((!flushed || std::ferror(stdout) != 0 || !std::cout) && !stdout_has_lost_its_reader())
     throw FileError(fmt::format("stdout: cannot be written: {}", why));
 }
 

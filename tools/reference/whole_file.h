@@ -55,7 +55,8 @@ std::string why_not_writable(const std::filesystem::path& path);
 // Whether both name one file, by whatever links. False if either is not there, and for devices.
 bool is_same_file(const std::filesystem::path& a, const std::filesystem::path& b);
 
-// Throws if anything that was printed to stdout (C or C++) is lost: a full disk is often noticed only here.
+// Throws if anything that was printed to stdout (C or C++) is lost: a full disk is often noticed only here. A reader
+// that has gone, as `head` does, has had what it wanted.
 void flush_standard_output();
 
 }  // namespace sagegen::reference

@@ -1,5 +1,7 @@
 // `sagegen cache`: what sweeps have found, listed, checked, and carried from machine to machine.
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -11,6 +13,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/options.h"
+#include "tools/sagegen/progress.h"
 
 namespace sagegen::cli {
 namespace {
@@ -137,7 +140,10 @@ Exit verify(const TuningDatabase& database, Output& output) {
   std::size_t good = 0, stale = 0, bad = 0;
   std::string text;
   Json entries = Json::array();
-  for (const TuningDatabase::Listed& listed : database.list()) {
+  const std::vector<TuningDatabase::Listed> all = database.list();
+  std::optional<Progress> progress(std::in_place, "verifying entries", all.size());
+  for (const TuningDatabase::Listed& listed : all) {
+    progress->advance();
     const std::string why = listed.entry ? why_of_another_time(*listed.entry) : "";
     Json json = json_of(listed);
     json["state"] = !listed.entry ? "damaged" : why.empty() ? "good" : "stale";
@@ -153,6 +159,7 @@ Exit verify(const TuningDatabase& database, Output& output) {
       ++good;
     }
   }
+  progress.reset();
   output.text(fmt::format("{}{} good, {} stale (not used, and harmless), {} damaged\n", text, good,
                           stale, bad));
   output.json({{"folder", database.folder().string()},

@@ -100,7 +100,8 @@ void name_values(CLI::App& command) {
     if (option->get_items_expected_max() == 0) continue;
     const std::string name = name_of(*option);
     const auto* const found = std::ranges::find_if(kNamed, [&](const Named& named) {
-      return named.option == name && (*named.command == '\0' || command.get_name() == named.command);
+      return named.option == name &&
+             (*named.command == '\0' || command.get_name() == named.command);
     });
     if (found != std::end(kNamed)) option->type_name(found->value);
   }

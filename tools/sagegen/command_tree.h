@@ -12,8 +12,8 @@ namespace sagegen::cli {
 struct OptionEntry {
   std::vector<std::string> names;  // "-q", "--quiet"; of a positional argument its only name, "KEY"
   bool is_positional = false, is_required = false;
-  int most = 0;         // values that may follow at once; 0: it is a flag
-  std::string value;    // what they are: "FILE", "DIR", "TARGET", "N", ...
+  int most = 0;                    // values that may follow at once; 0: it is a flag
+  std::string value;               // what they are: "FILE", "DIR", "TARGET", "N", ...
   bool is_enumerated = false;      // no other words than `words` are taken
   std::vector<std::string> words;  // to choose from, as far as they are few
   std::string description, group, initial;

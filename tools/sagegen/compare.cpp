@@ -144,8 +144,9 @@ Layer compare_layer(const CompareCommand& command, const std::string& name, Targ
     } else {
       job.source = ptx_source("", *on);
       if (layer.choice.compared.empty() && is_first) {  // it stands for all
-        confirm_emulation(command.limit, *on, job, runtime::Checks::on,
-                          kernels.size() * std::max<std::size_t>(command.prefixes.size(), 1), output);
+        confirm_emulation(command.limit, *on, job, runtime::Checks::on, command.judge,
+                          kernels.size() * std::max<std::size_t>(command.prefixes.size(), 1),
+                          output);
       }
       layer.choice.compared.push_back(by_kernel(job, kernel, *on, launch, command.judge));
       if (was_interrupted()) break;

@@ -113,7 +113,7 @@ _sagegen() {
     COMPREPLY=($(compgen -f -- "$value"))
     return
   fi
-  for word in $(compgen -W "${list//[: ]/$'\n'}" -- "$value"); do
+  for word in $(compgen -W "$list" -- "$value"); do
     word=$prefix$word
     COMPREPLY+=("${word#"$break"}")
   done
@@ -138,10 +138,12 @@ std::string bash_script(const CommandEntry& tool, const std::vector<CommandEntry
       if (option.most == 0) continue;
       std::vector<std::string> patterns;
       for (const std::string& name : option.names)
-        patterns.push_back(fmt::format("\"{} {}\"", command.name, option.is_positional ? "" : name));
-      values += fmt::format("    {})\n      most={} kind={} list={} ;;\n", fmt::join(patterns, " | "),
-                            option.most, kind_of(option),
-                            option.words.empty() ? "" : fmt::format("$'{}'", fmt::join(option.words, "\\n")));
+        patterns.push_back(
+            fmt::format("\"{} {}\"", command.name, option.is_positional ? "" : name));
+      values += fmt::format(
+          "    {})\n      most={} kind={} list={} ;;\n", fmt::join(patterns, " | "), option.most,
+          kind_of(option),
+          option.words.empty() ? "" : fmt::format("$'{}'", fmt::join(option.words, "\\n")));
     }
   }
   std::string script = replaced(kBash, "%VALUES%", values);
@@ -154,26 +156,32 @@ std::string bash_script(const CommandEntry& tool, const std::vector<CommandEntry
 
 // Within the specs of _arguments.
 std::string zsh_text(const std::string& text) {
-  return replaced(replaced(replaced(replaced(text, "\\", "\\\\"), "[", "\\["), "]", "\\]"), ":", "\\:");
+  return replaced(replaced(replaced(replaced(text, "\\", "\\\\"), "[", "\\["), "]", "\\]"), ":",
+                  "\\:");
 }
 
 std::string zsh_action(const OptionEntry& option) {
   if (is_path(option.value)) return "_files";
   if (option.value == "KEY") return "_sagegen_keys";
-  return option.words.empty() ? " " : fmt::format("({})", zsh_text(fmt::format("{}", fmt::join(option.words, " "))));
+  return option.words.empty()
+             ? " "
+             : fmt::format("({})", zsh_text(fmt::format("{}", fmt::join(option.words, " "))));
 }
 
 std::string zsh_spec(const OptionEntry& option) {
   const std::string value =
-      option.most == 0 ? "" : fmt::format(":{}:{}", zsh_text(option.value), zsh_action(option));
+      option.most == 0
+          ? ""
+          : fmt::format(":{}{}:{}", option.most > 1 && !option.is_positional ? "*-*:" : "",
+                        zsh_text(option.value), zsh_action(option));
   if (option.is_positional) return quoted((option.most > 1 ? "*" : "") + value);
   std::string specs;
   for (const std::string& name : option.names) {
     const bool with_equals = option.most > 0 && name.starts_with("--");
-    specs += fmt::format("{}{}", specs.empty() ? "" : " ",
-                         quoted(fmt::format("{}{}{}[{}]{}", option.most > 1 ? "*" : "", name,
-                                            with_equals ? "=" : "", zsh_text(option.description),
-                                            value)));
+    specs += fmt::format(
+        "{}{}", specs.empty() ? "" : " ",
+        quoted(fmt::format("{}{}{}[{}]{}", option.most > 1 ? "*" : "", name, with_equals ? "=" : "",
+                           zsh_text(option.description), value)));
   }
   return specs;
 }
@@ -188,8 +196,7 @@ std::string zsh_arguments(const CommandEntry& command, const std::string& indent
 std::string zsh_script(const CommandEntry& tool, const std::vector<CommandEntry>& commands) {
   std::string list, cases;
   for (const CommandEntry& command : commands) {
-    list += fmt::format("    {}\n",
-                        quoted(command.name + ":" + zsh_text(command.description)));
+    list += fmt::format("    {}\n", quoted(command.name + ":" + zsh_text(command.description)));
     cases += fmt::format("    {})\n      {}\n      ;;\n", command.name,
                          zsh_arguments(command, "        "));
   }
@@ -231,7 +238,8 @@ fi
 std::string fish_values(const OptionEntry& option) {
   if (is_path(option.value)) return " -F";
   if (option.value == "KEY") return " -a '(command sagegen completion keys 2>/dev/null)'";
-  return option.words.empty() ? "" : " -a " + quoted(fmt::format("{}", fmt::join(option.words, " ")));
+  return option.words.empty() ? ""
+                              : " -a " + quoted(fmt::format("{}", fmt::join(option.words, " ")));
 }
 
 std::string fish_line(const OptionEntry& option, const std::string& when) {
@@ -293,12 +301,13 @@ void add_completion(App& app) {
       "  source <(sagegen completion bash)          in ~/.bashrc; also for zsh\n"
       "  sagegen completion fish --out sagegen.fish",
       [](CLI::App& options, CompletionCommand& command) {
-        add_choice<Shell>(options, "SHELL", command.shell,
-                          {{"bash", Shell::bash},
-                           {"zsh", Shell::zsh},
-                           {"fish", Shell::fish},
-                           {"keys", Shell::keys}},
-                          "bash, zsh or fish; keys: those of the default set, for which the scripts ask")
+        add_choice<Shell>(
+            options, "SHELL", command.shell,
+            {{"bash", Shell::bash},
+             {"zsh", Shell::zsh},
+             {"fish", Shell::fish},
+             {"keys", Shell::keys}},
+            "bash, zsh or fish; keys: those of the default set, for which the scripts ask")
             ->required();
         refuse_empty(options.add_option("--out", command.out, "write it to this file instead"));
       },

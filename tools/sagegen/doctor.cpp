@@ -4,6 +4,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -14,6 +16,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/interrupt.h"
+#include "tools/sagegen/progress.h"
 #include "tools/sagegen/run_inputs.h"
 #include "tools/sagegen/run_job.h"
 #include "tools/sagegen/run_judge.h"
@@ -247,6 +250,7 @@ Check ptxas_check() {
 
 Exit doctor_command(const DoctorCommand& command, Output& output) {
   const InterruptScope interruptible;
+  std::optional<Progress> progress(std::in_place, "examining this machine", 0);
   std::vector<Check> checks{generator_check()};
   std::string why;
   const std::shared_ptr<runtime::DriverApi> cuda = runtime::load_cuda(&why);
@@ -264,6 +268,7 @@ Exit doctor_command(const DoctorCommand& command, Output& output) {
         self_test(open_run_device("emulator:sm_89", "", {.interrupt = interrupt_flag()})));
   checks.push_back(cache_check());
   checks.push_back(ptxas_check());
+  progress.reset();
 
   Json list = Json::array();
   bool bad = false;

@@ -30,8 +30,9 @@ namespace fs = std::filesystem;
 constexpr const char* kGrammar = R"(
 
 The file is a PTX text, or a TOML file (.toml) with ptx = "FILE" and any option
-by its name without the dashes; lists where an option may be given several times.
-What the command line says goes first. File names in it count from its folder.
+by its name without the dashes; lists where an option may be given several
+times. What the command line says goes first. File names in it count from its
+folder.
 
 Arguments, one --arg for each parameter of the kernel, in order; a name in front
 (x:...) is for --out and --expect, which also take the position (0, 1, ..., and
@@ -330,7 +331,7 @@ void add_emu(App& app) {
       "emu", "run any PTX kernel in the emulator, with buffers and numbers from the command line",
       std::string("  sagegen emu scale.ptx --grid 4 --block 256 --arg 'x:f32[1000]=iota' "
                   "--arg 'y:f32[1000]' --arg i32=1000\n"
-                  "  sagegen emu scale.ptx --block 256 --arg 'f16[]=x.npy' --arg 'y:f16[64x128]' "
+                  "  sagegen emu copy.ptx --block 256 --arg 'f16[]=x.npy' --arg 'y:f16[64x128]' "
                   "--out y=y.npy --expect y=ref.npy --rtol 1e-3\n"
                   "  sagegen emu launch.toml --order random --order-seed 7") +
           kGrammar,

@@ -178,12 +178,13 @@ EmuDevice open_emulated(const std::string& profile, const std::string& ptx_targe
     if (is_chosen || runs(ptx_target, device.compute_capability()))
       return {.name = "emulator:" + names.back(), .emulator = emulator, .device = device};
   }
-  throw UsageError(fmt::format(
-      "{}; the emulator has {}",
-      profile.empty()
-          ? fmt::format("no emulated device runs PTX for {}", reference::printable(ptx_target))
-          : fmt::format("--target {} is refused", reference::printable(profile)),
-      fmt::join(names, ", ")) + suggestion(profile, names));
+  throw UsageError(fmt::format("{}; the emulator has {}",
+                               profile.empty() ? fmt::format("no emulated device runs PTX for {}",
+                                                             reference::printable(ptx_target))
+                                               : fmt::format("--target {} is refused",
+                                                             reference::printable(profile)),
+                               fmt::join(names, ", ")) +
+                   suggestion(profile, names));
 }
 
 EmuArguments::EmuArguments(const runtime::Device& device,

@@ -18,14 +18,16 @@
 namespace sagegen::cli {
 namespace {
 
-// Of one core, in nanoseconds: per score, and per multiplication of it in Q K and P V. Fitted to runs of head_dim 64 and
-// 128, with and without checks, on a Xeon with AVX-512.
-struct Rate {
-  double per_score, per_product;
+// Nanoseconds of one core, fitted to runs of 3072 tokens with head_dim 64 and 128 on a Xeon with AVX-512.
+struct Rates {
+  double codes, halves;  // per multiplication of 8 or 16 bits on the tensor cores
+  double loads;          // of K and V for a row of Q, per channel and key, where a tile has one row
+  double mod, tensor;    // per score: of any mask or bias, and of one that is read from memory
 };
-constexpr Rate kChecked{.per_score = 25, .per_product = 0.35};
-constexpr Rate kUnchecked{.per_score = 10, .per_product = 0.12};
-constexpr double kMoment = 2;  // seconds of which nothing is said
+constexpr Rates kChecked{.codes = 0.2, .halves = 1.2, .loads = 37, .mod = 20, .tensor = 280};
+constexpr Rates kUnchecked{.codes = 0.1, .halves = 0.4, .loads = 15, .mod = 10, .tensor = 180};
+constexpr double kJudging = 2.2;  // per multiplication of fp64, in three passes
+constexpr double kMoment = 2;     // seconds of which nothing is said
 
 std::string in_words(double seconds) {
   if (seconds < 100) return fmt::format("{:.0f} s", seconds);
@@ -52,6 +54,8 @@ bool asked(const std::string& question) {
   return answer == 'y' || answer == 'Y';
 }
 
+int bits_of(DType type) { return type == DType::f16 || type == DType::bf16 ? 16 : 8; }
+
 }  // namespace
 
 void define_limit(CLI::App& app, EmulationLimit& limit) {
@@ -77,24 +81,32 @@ double visible_scores(double q_len, double kv_len, bool causal,
   return triangle + std::max(kv_len - q_len, 0.0) * q_len;
 }
 
-double estimated_seconds(const AttentionJob& job, runtime::Checks checks) {
+double estimated_seconds(const AttentionJob& job, runtime::Checks checks,
+                         const JudgeOptions& judge) {
+  const attention::Spec& spec = job.spec;
   const reference::Tensor &q = job.inputs.q, &k = job.inputs.k;
-  const double q_len = static_cast<double>(q.tokens);
+  const double q_len = static_cast<double>(q.tokens), kv_len = static_cast<double>(k.tokens);
   const double heads = static_cast<double>(q.batch * q.heads);
-  const double scores =
-      heads * visible_scores(q_len, static_cast<double>(k.tokens), job.spec.causal, job.causal);
-  const Rate rate = checks == runtime::Checks::on ? kChecked : kUnchecked;
-  const double channels = job.spec.head_dim + attention::value_dim(job.spec);
-  const double work = 1e-9 * scores * (rate.per_score + rate.per_product * channels);
-  const double blocks = heads * std::ceil(q_len / job.schedule.cta_q);
+  const double qk = spec.head_dim, pv = attention::value_dim(spec);
+  const Rates rates = checks == runtime::Checks::on ? kChecked : kUnchecked;
+  const double score = qk * (bits_of(spec.qk) == 16 ? rates.halves : rates.codes) +
+                       pv * (bits_of(spec.pv) == 16 ? 2 * rates.codes : rates.codes) +
+                       (qk + pv) * rates.loads / job.schedule.cta_q +
+                       static_cast<double>(job.inputs.mods.size()) * rates.mod +
+                       (spec.bias || spec.mask ? rates.tensor : 0);
+  const double emulated = heads * visible_scores(q_len, kv_len, spec.causal, job.causal) * score;
+  const double rows = static_cast<double>(rows_to_judge(job, judge).size());
+  const double judged = rows * kv_len * (qk + pv) * kJudging;
   const double cores = std::max(std::thread::hardware_concurrency(), 1u);
-  return work / std::min(cores, blocks);
+  const double blocks = heads * std::ceil(q_len / job.schedule.cta_q);
+  return 1e-9 * (emulated / std::min(cores, blocks) + judged / cores);
 }
 
 void confirm_emulation(const EmulationLimit& limit, const RunDevice& on, const AttentionJob& job,
-                       runtime::Checks checks, std::size_t jobs, const Output& output) {
+                       runtime::Checks checks, const JudgeOptions& judge, std::size_t jobs,
+                       const Output& output) {
   if (!on.emulator) return;
-  const double seconds = static_cast<double>(jobs) * estimated_seconds(job, checks);
+  const double seconds = static_cast<double>(jobs) * estimated_seconds(job, checks, judge);
   if (seconds <= kMoment) return;
   const std::string what =
       fmt::format("emulating this takes about {} (an estimate)", in_words(seconds));

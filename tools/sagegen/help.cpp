@@ -1,6 +1,7 @@
 #include "tools/sagegen/help.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -77,12 +78,13 @@ std::string HelpFormatter::make_description(const CLI::App* app) const {
   return filled(app->get_description(), 0);
 }
 
-// One empty line between groups, where CLI11 has two.
-std::string HelpFormatter::make_groups(const CLI::App* app, CLI::AppFormatMode mode) const {
-  std::string text = CLI::Formatter::make_groups(app, mode);
-  for (std::size_t at = 0; (at = text.find("\n\n\n", at)) != std::string::npos;)
-    text.erase(at, 1);
-  return text;
+// Between groups CLI11 has an empty line of its own.
+std::string HelpFormatter::make_group(std::string group, bool is_positional,
+                                      std::vector<const CLI::Option*> options) const {
+  const bool is_first = is_positional || group == "Options";
+  const std::string text =
+      CLI::Formatter::make_group(std::move(group), is_positional, std::move(options));
+  return is_first ? text : text.substr(text.find_first_not_of('\n'));
 }
 
 std::string HelpFormatter::make_option(const CLI::Option* option, bool) const {

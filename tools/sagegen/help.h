@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -22,7 +23,8 @@ class HelpFormatter final : public CLI::Formatter {
  public:
   std::string make_footer(const CLI::App* app) const override;
   std::string make_description(const CLI::App* app) const override;
-  std::string make_groups(const CLI::App* app, CLI::AppFormatMode mode) const override;
+  std::string make_group(std::string group, bool is_positional,
+                         std::vector<const CLI::Option*> options) const override;
   std::string make_option(const CLI::Option* option, bool is_positional) const override;
   std::string make_subcommand(const CLI::App* command) const override;
 };

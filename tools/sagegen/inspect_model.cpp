@@ -179,8 +179,9 @@ const model::Gpu& gpu_of_target(Target target, const std::string& name) {
         fmt::format("the model knows no GPU of {}, but {}; take a kernel of another target",
                     to_string(target), all_gpus()));
   }
-  if (gpu == nullptr) throw UsageError(fmt::format("--gpu {}: use one of {}{}", name, all_gpus(),
-                                                     suggestion(name, gpu_names())));
+  if (gpu == nullptr)
+    throw UsageError(
+        fmt::format("--gpu {}: use one of {}{}", name, all_gpus(), suggestion(name, gpu_names())));
   if (gpu->architecture != sm) {
     throw UsageError(fmt::format(
         "--gpu {} is sm_{}, and the kernel's target is {}: machine code is for one architecture; "
@@ -266,7 +267,8 @@ double rank_of(const Expected& expected) {
   return expected.prediction->tops - (expected.spilled_bytes > 0 ? 1e6 : 0);
 }
 
-std::vector<std::optional<Expected>> expected_of_schedules(const Kernel& kernel, const model::Gpu& gpu) {
+std::vector<std::optional<Expected>> expected_of_schedules(const Kernel& kernel,
+                                                           const model::Gpu& gpu) {
   const model::HeadChannels head = channels_of(kernel);
   if (const std::string why = why_no_model(); !why.empty()) throw FileError(why);
   std::vector<Kernel> kernels = kernel.schedules();
@@ -283,7 +285,8 @@ std::vector<std::optional<Expected>> expected_of_schedules(const Kernel& kernel,
 
 }  // namespace
 
-std::vector<ScheduleForecast> forecast_schedules(const Kernel& kernel, const std::string& gpu_name) {
+std::vector<ScheduleForecast> forecast_schedules(const Kernel& kernel,
+                                                 const std::string& gpu_name) {
   std::vector<ScheduleForecast> forecasts;
   for (const auto& each : expected_of_schedules(kernel, gpu_of_target(kernel.target(), gpu_name))) {
     forecasts.push_back({.schedule = each->kernel.how(),

@@ -59,11 +59,12 @@ std::vector<Kernel> kernels_of_mode(const std::string& name, const std::vector<T
   return kernels;
 }
 
-// "; did you mean KEY?", of a file's name, of capitals, or of a slip in a key of the default set.
+// A line "did you mean KEY?", of a file's name, of capitals, or of a slip in a key of the default set.
 std::string key_meant(const std::string& text) {
   std::string stem = std::filesystem::path(text).filename().string();
   if (stem.ends_with(".ptx")) stem.resize(stem.size() - 4);
-  std::ranges::transform(stem, stem.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  std::ranges::transform(stem, stem.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
   try {
     return fmt::format("\ndid you mean {}?", parse_key(stem).key());
   } catch (const SpecError&) {
@@ -118,9 +119,10 @@ Kernel attention_of_plan(const std::string& text, Target target) {
   }
   const Kernel named = kernel_of_key(text);
   if (&named.family() != &attention::family()) {
-    throw UsageError(fmt::format(
-        "--plan {}: it prepares inputs; what has plans is attention, whose keys begin with sage_fwd_",
-        named.key()));
+    throw UsageError(
+        fmt::format("--plan {}: it prepares inputs; what has plans is attention, whose keys begin "
+                    "with sage_fwd_",
+                    named.key()));
   }
   Kernel kernel = named.target() == target ? named : named.on(target);
   validate_attention(kernel);

@@ -12,6 +12,9 @@
 namespace sagegen::cli {
 namespace {
 
+constexpr const char* kDate =
+    "2026-11-30";  // of the form of the page; the commands are those of the version
+
 struct ManCommand {
   std::string out;
 };
@@ -42,8 +45,10 @@ std::string roff(std::string_view text) {
 std::string argument(const std::string& text) {
   std::string quoted;
   for (const char c : roff(text)) {
-    if (c == '"') quoted += "\\(dq";
-    else quoted += c;
+    if (c == '"')
+      quoted += "\\(dq";
+    else
+      quoted += c;
   }
   return "\"" + quoted + "\"";
 }
@@ -54,12 +59,12 @@ std::string option_text(const OptionEntry& option) {
     names.push_back(option.is_positional ? fmt::format("\\fI{}\\fR", roff(name))
                                          : fmt::format("\\fB{}\\fR", roff(name)));
   std::string text = fmt::format(".TP\n{}", fmt::join(names, ", "));
-  if (option.most > 0 && !option.is_positional) text += fmt::format(" \\fI{}\\fR", roff(option.value));
+  if (option.most > 0 && !option.is_positional)
+    text += fmt::format(" \\fI{}\\fR", roff(option.value));
   if (option.most > 1) text += " ...";
   text += "\n" + roff(option.description) + "\n";
   std::string more;
-  if (option.is_enumerated)
-    more += fmt::format("One of {}. ", fmt::join(option.words, ", "));
+  if (option.is_enumerated) more += fmt::format("One of {}. ", fmt::join(option.words, ", "));
   if (!option.initial.empty() && option.description.find("default") == std::string::npos)
     more += fmt::format("Default: {}. ", option.initial);
   if (option.is_required && !option.is_positional) more += "Required. ";
@@ -77,12 +82,12 @@ std::string command_text(const CommandEntry& command) {
   std::string synopsis = fmt::format("\\fBsagegen {}\\fR [\\fIOPTIONS\\fR]", roff(command.name));
   for (const OptionEntry& option : command.options) {
     if (!option.is_positional) continue;
-    const std::string name = fmt::format("\\fI{}\\fR{}", roff(option.names.front()),
-                                         option.most > 1 ? "..." : "");
+    const std::string name =
+        fmt::format("\\fI{}\\fR{}", roff(option.names.front()), option.most > 1 ? "..." : "");
     synopsis += option.is_required ? " " + name : fmt::format(" [{}]", name);
   }
-  std::string text = fmt::format(".SS {}\n{}\n.PP\n{}\n", argument("sagegen " + command.name), synopsis,
-                                 roff(command.description));
+  std::string text = fmt::format(".SS {}\n{}\n.PP\n{}\n", argument("sagegen " + command.name),
+                                 synopsis, roff(command.description));
   std::string group;
   for (const OptionEntry& option : command.options) {
     if (!option.is_positional && option.group != group) {
@@ -98,11 +103,12 @@ std::string page(const CLI::App& tree) {
   const CommandEntry tool = entry_of(tree);
   std::string text = fmt::format(
       ".\\\" Made by `sagegen man`; edits are lost.\n"
-      ".TH SAGEGEN 1 \"\" {} {}\n"
+      ".TH SAGEGEN 1 {} {} {}\n"
       ".SH NAME\nsagegen \\- quantized attention kernels as PTX, made and checked\n"
       ".SH SYNOPSIS\n\\fBsagegen\\fR [\\fIOPTIONS\\fR] \\fICOMMAND\\fR ...\n"
       ".SH DESCRIPTION\n{}\n",
-      argument("sagegen " + tool_version()), argument("User Commands"), roff(tool.description));
+      kDate, argument("sagegen " + tool_version()), argument("User Commands"),
+      roff(tool.description));
   text += "Results go to stdout, progress and errors to stderr.\n";
   for (const OptionEntry& option : tool.options) text += option_text(option);
   text += ".SH COMMANDS\n";

@@ -261,7 +261,7 @@ Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
   const AttentionJob job =
       job_of(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
-  confirm_emulation(command.limit, on, job, emulator.checks, 1, output);
+  confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   const std::string running = fmt::format("running on {}", on.name);
   const AttentionResult result =
       run_with_progress(job, on, running, *emulator.progress, [&] { output.progress(running); });
@@ -417,7 +417,7 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   check_emulator_options(command.emulator, command.emulator_only, on.name);
   const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
   const AttentionJob job = job_of(command, inputs, kernel, on);
-  confirm_emulation(command.limit, on, job, emulator.checks, 1, output);
+  confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   const attention::Plan plan(on.device, kernel, job.source);
   const auto rows = [](const std::vector<std::int64_t>& of) {
     std::int64_t sum = 0;
@@ -510,7 +510,8 @@ Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator
   std::size_t passed = 0;
   const auto begin = [&](const AttentionJob& job, const RunDevice& on) {
     if (lines.empty())  // the first stands for all
-      confirm_emulation(command.limit, on, job, emulator.checks, kernels.size(), output);
+      confirm_emulation(command.limit, on, job, emulator.checks, command.judge, kernels.size(),
+                        output);
   };
   for (const Kernel& kernel : kernels) {
     const SetLine line = run_kernel_of_set(command, kernel, emulator, begin);

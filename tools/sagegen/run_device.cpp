@@ -116,9 +116,9 @@ RunDevice open_run_device(const std::string& device, const std::string& target,
     return result;
   }
   if (device != "cuda" && !device.starts_with("cuda:")) {
-    throw UsageError(fmt::format(
-        "--device {} is unknown; use auto, cuda:N, emulator or emulator:PROFILE{}", device,
-        device_meant(device)));
+    throw UsageError(
+        fmt::format("--device {} is unknown; use auto, cuda:N, emulator or emulator:PROFILE{}",
+                    device, device_meant(device)));
   }
   const int ordinal = device == "cuda" ? 0 : ordinal_of(device);
   const auto cuda = runtime::load_cuda(&why);

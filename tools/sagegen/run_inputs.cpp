@@ -178,11 +178,9 @@ void define_inputs(CLI::App& app, InputOptions& input) {
                  files);
   std::vector<std::string> names;
   for (const reference::Distribution& d : reference::distributions()) names.push_back(d.name);
-  CLI::Option* distribution =
-      app.add_option("--dist", input.distribution,
-"made-up inputs")
-          ->check(one_of(names))
-          ->capture_default_str();
+  CLI::Option* distribution = app.add_option("--dist", input.distribution, "made-up inputs")
+                                  ->check(one_of(names))
+                                  ->capture_default_str();
   reference::Shape& shape = input.shape;
   shape = {.batch = 1, .q_heads = 2, .kv_heads = 0, .q_len = 256, .kv_len = 0, .head_dim = 0};
   constexpr std::uint64_t kMostHeads = 65535;  // a grid's y and z
