@@ -306,8 +306,9 @@ Kernel parse_key(std::string_view text, const Families& families) {
 namespace {
 
 std::vector<std::string> names_of(const Fields& fields) {
-  std::vector<std::string> names{std::string(kScheduleOption)};
+  std::vector<std::string> names;
   for (const Field& field : fields) names.emplace_back(field.name);
+  names.emplace_back(kScheduleOption);
   return names;
 }
 
@@ -344,6 +345,11 @@ Kernel kernel_of_options(const Family& family, std::string_view options, Target 
       once(kScheduleOption);
       how = word;
       continue;
+    }
+    if (field == nullptr) {
+      const std::vector<std::string> names = names_of(family.what);
+      throw SpecError(fmt::format("unknown option \"{}\"; valid are {}{}", detail::shown(name),
+                                  fmt::join(names, ", "), suggestion(name, names)));
     }
     set_field(family.what, spec.get(), name, word);
     once(field->name);

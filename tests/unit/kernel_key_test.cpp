@@ -315,7 +315,7 @@ TEST_CASE("what is near is suggested, in keys and option texts") {
       {"headdim=64", "did you mean head_dim?"},
       {"pv=e4m4", "did you mean e4m3?"},
       {"causl", "did you mean causal?"},
-      {"shedule=q64k64w2s3", "did you mean"},
+      {"shedule=q64k64w2s3", "did you mean schedule?"},
   };
   for (const auto& [text, part] : options) {
     INFO(text);
@@ -331,7 +331,7 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
   CHECK_THROWS_WITH(builtin_families().of_title("attentoin"),
                     "unknown family \"attentoin\"; there are attention, kv_statistics, "
-                    "mean_scores, quantize_rows, quantize_values");
+                    "mean_scores, quantize_rows, quantize_values; did you mean attention?");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());
   CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);

@@ -211,7 +211,7 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
        "set.toml:3:13: head_dim = \"99999999999\" is refused: it must be 32, 64, 72,"},
       {head + "head_dim = [-1]\n", "set.toml:3:13: head_dim = \"-1\" is refused"},
       {"[[attention]]\ntargets = [\"sm_80\",\n\"sm_77\"]\n",
-       "set.toml:3:1: unknown target \"sm_77\"; use one of sm_80, sm_86, sm_89, sm_120"},
+       "set.toml:3:1: unknown target \"sm_77\"; compute capability 7.7 is too old"},
       {"[[attention]]\ntargets = [89]\n", "set.toml:2:12: unknown target \"89\"; write sm_89"},
       {head + "schedules = [{ cta_q = 128 }]\n", "set.toml:3:14: schedules must be strings"},
       {head + "schedules = [\"q128k64w4s2\", \"q128k64w4\"]\n",

@@ -30,19 +30,44 @@ constexpr double kJudging = 2.2;  // per multiplication of fp64, in three passes
 constexpr double kMoment = 2;     // seconds of which nothing is said
 
 std::string in_words(double seconds) {
+  if (seconds < 1) return fmt::format("{:.1g} s", seconds);
   if (seconds < 100) return fmt::format("{:.0f} s", seconds);
   if (seconds < 100 * 60) return fmt::format("{:.0f} min", seconds / 60);
   return fmt::format("{:.0f} h", seconds / 3600);
 }
 
-// A multiple of 64 tokens of Q, and as many of K in proportion, whose cost is `share` of that of `job`.
-std::string smaller_size(const AttentionJob& job, double share) {
-  const double q = static_cast<double>(job.inputs.q.tokens);
-  const double kv = static_cast<double>(job.inputs.k.tokens);
-  const auto scaled = [&](double tokens) {
-    return std::max(std::floor(tokens * std::sqrt(share) / 64) * 64, std::min(tokens, 64.0));
+// As `job`, of other lengths and without data: enough to estimate it.
+AttentionJob of_lengths(const AttentionJob& job, std::int64_t q_len, std::int64_t kv_len) {
+  AttentionJob other;
+  other.spec = job.spec;
+  other.schedule = job.schedule;
+  other.causal = job.causal;
+  const auto shape = [](const reference::Tensor& from, std::int64_t tokens) {
+    reference::Tensor tensor;
+    tensor.batch = from.batch;
+    tensor.heads = from.heads;
+    tensor.tokens = tokens;
+    tensor.channels = from.channels;
+    return tensor;
   };
-  return fmt::format("q_len {:.0f} and kv_len {:.0f}", scaled(q), scaled(kv));
+  other.inputs.q = shape(job.inputs.q, q_len);
+  other.inputs.k = shape(job.inputs.k, kv_len);
+  other.inputs.v = shape(job.inputs.v, kv_len);
+  other.inputs.mods.resize(job.inputs.mods.size());
+  return other;
+}
+
+// A size that is estimated to take at most `seconds`, by halves of the tokens; empty if there is none.
+std::string smaller_size(const AttentionJob& job, runtime::Checks checks, const JudgeOptions& judge,
+                         double seconds) {
+  std::int64_t q_len = job.inputs.q.tokens, kv_len = job.inputs.k.tokens;
+  while (q_len > 1 || kv_len > 1) {
+    q_len = std::max<std::int64_t>(q_len / 2, 1);
+    kv_len = std::max<std::int64_t>(kv_len / 2, 1);
+    if (estimated_seconds(of_lengths(job, q_len, kv_len), checks, judge) <= seconds)
+      return fmt::format("q_len {} and kv_len {} would do; ", q_len, kv_len);
+  }
+  return {};
 }
 
 bool asked(const std::string& question) {
@@ -107,16 +132,19 @@ void confirm_emulation(const EmulationLimit& limit, const RunDevice& on, const A
                        const Output& output) {
   if (!on.emulator) return;
   const double seconds = static_cast<double>(jobs) * estimated_seconds(job, checks, judge);
-  if (seconds <= kMoment) return;
   const std::string what =
       fmt::format("emulating this takes about {} (an estimate)", in_words(seconds));
   const bool within = limit.yes || limit.seconds == 0 || seconds <= limit.seconds;
-  if (within) return output.progress(what);
+  if (within) {
+    if (seconds > kMoment) output.progress(what);
+    return;
+  }
   if (asked(what)) return;
   throw UsageError(fmt::format(
-      "{}, more than --limit {:g} s, and was not started; {} would do with less, or fewer heads; "
-      "give --yes or a higher --limit to start it all the same",
-      what, limit.seconds, smaller_size(job, limit.seconds / seconds)));
+      "{}, more than --limit {:g} s, and was not started; {}fewer heads would, too; --yes or a "
+      "higher --limit starts it all the same",
+      what, limit.seconds,
+      smaller_size(job, checks, judge, limit.seconds / static_cast<double>(jobs))));
 }
 
 }  // namespace sagegen::cli
