@@ -39,10 +39,10 @@ Arguments, one --arg for each parameter of the kernel, in order; a name in front
 2.1 for a field of a struct):
   i32=1024, f32=0.5          a number
   f16[64x128]=VALUE          the address of a buffer of so many elements
-  f32[1024]                  a buffer that the kernel has to write: what it leaves
-                             is a finding
+  f32[1024]                  a buffer that the kernel has to write: what it
+                             leaves is a finding
   {u64=0,f32[8]=iota,i32=8}  a struct, laid out as C does
-  &x, &x+256                 the address of another argument's buffer, 256 bytes in
+  &x, &x+256                 the address of another buffer, 256 bytes in
 types: i8 u8 i16 u16 i32 u32 i64 u64 f16 bf16 f32 f64 e4m3 e5m2
 VALUE: a number; zeros; iota (0, 1, 2, ...); normal or normal(SEED) or
   normal(SEED,MEAN,DEVIATION); uniform, uniform(SEED), uniform(SEED,LOW,HIGH);
