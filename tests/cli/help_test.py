@@ -85,8 +85,10 @@ class Examples(CliTest):
                     needs = "--model" in line or "--schedules" in line or "--svg" in line
                     if (needs and not has_ptxas()) or (words[1] in ("emit", "trace", "inspect") and not has_generator()):
                         continue
-                    if words[1] in ("run", "compare"):
-                        words += ["--judge-rows", "8"]   # so that it is soon done
+                    if words[1] in ("run", "compare"):   # so that it is soon done
+                        words += ["--judge-rows", "8"]
+                    if words[1] == "compare" and "--input" not in words:
+                        words += ["--q-len", "16"]
                     result = sagegen(*words[1:], cwd=self.directory)
                     self.assertIn(result.code, (0, 1) if words[1] == "emu" else (0,), f"{line}\n{result.err}")
         self.assertGreaterEqual(count, 2 * len(commands()))
