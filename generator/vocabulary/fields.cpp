@@ -8,6 +8,7 @@
 
 #include "generator/vocabulary/detail.h"
 #include "generator/vocabulary/suggestion.h"
+#include "generator/vocabulary/unknown_word.h"
 #include "sagegen/error.h"
 
 namespace sagegen {
@@ -161,8 +162,7 @@ void set_field(const Fields& fields, void* object, std::string_view name, std::s
   if (field == nullptr) {
     std::vector<std::string> names;
     for (const Field& known : fields) names.emplace_back(known.name);
-    throw SpecError(fmt::format("unknown option \"{}\"; valid are {}{}", detail::shown(name),
-                                fmt::join(names, ", "), suggestion(name, names)));
+    throw SpecError(detail::unknown_option(name, names));
   }
   const auto found = std::ranges::find(field->values.words, word);
   if (found != field->values.words.end()) {

@@ -8,12 +8,13 @@
 
 #include "generator/vocabulary/detail.h"
 #include "generator/vocabulary/suggestion.h"
+#include "generator/vocabulary/unknown_word.h"
 #include "sagegen/error.h"
 
 namespace sagegen {
 namespace {
 
-constexpr std::string_view kScheduleOption = "schedule";
+using detail::kScheduleOption;
 
 std::string target_token(Target target) {
   std::string text = fmt::format("sm{}", target.sm);
@@ -303,17 +304,6 @@ Kernel parse_key(std::string_view text, const Families& families) {
   return Kernel(family, spec, schedule, read_target(reader));
 }
 
-namespace {
-
-std::vector<std::string> names_of(const Fields& fields) {
-  std::vector<std::string> names;
-  for (const Field& field : fields) names.emplace_back(field.name);
-  names.emplace_back(kScheduleOption);
-  return names;
-}
-
-}  // namespace
-
 Kernel kernel_of_options(const Family& family, std::string_view options, Target target) {
   const std::shared_ptr<void> spec = family.new_spec();
   Given given;
@@ -337,7 +327,7 @@ Kernel kernel_of_options(const Family& family, std::string_view options, Target 
     if (equals == option.size() && (field == nullptr || !field->is_flag)) {
       throw SpecError(fmt::format("option \"{}\" is refused: write name=value{}",
                                   detail::shown(option),
-                                  field == nullptr ? suggestion(name, names_of(family.what))
+                                  field == nullptr ? suggestion(name, detail::option_names(family))
                                                    : ", " + expected_word(*field)));
     }
     const std::string_view word = equals == option.size() ? "true" : option.substr(equals + 1);
@@ -347,9 +337,7 @@ Kernel kernel_of_options(const Family& family, std::string_view options, Target 
       continue;
     }
     if (field == nullptr) {
-      const std::vector<std::string> names = names_of(family.what);
-      throw SpecError(fmt::format("unknown option \"{}\"; valid are {}{}", detail::shown(name),
-                                  fmt::join(names, ", "), suggestion(name, names)));
+      throw SpecError(detail::unknown_option(name, detail::option_names(family)));
     }
     set_field(family.what, spec.get(), name, word);
     once(field->name);
