@@ -9,21 +9,26 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "runtime/artifacts/embedded.h"
+#include "runtime/capi/structs.h"
 #include "runtime/driver/in_context.h"
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/sagegen.h"
 #include "templates/attention/plan.h"
+#include "templates/attention/plan_choice.h"
 #include "templates/attention/plan_mode_map.h"
 #include "templates/attention/plan_tuned.h"
 
 using namespace sagegen;
 using namespace sagegen::runtime;
+using capi::need;
+using capi::read;
 
 struct sagegen_device {
   Device device;
@@ -44,14 +49,33 @@ struct sagegen_attention {
 
 namespace {
 
-std::string& last_error() {
-  thread_local std::string text;
-  return text;
+// What sagegen.h says of itself is what was built.
+#define SAGEGEN_TEXT(number) #number
+#define SAGEGEN_DOTTED(major, minor, patch) SAGEGEN_TEXT(major) "." SAGEGEN_TEXT(minor) "." SAGEGEN_TEXT(patch)
+static_assert(std::string_view(SAGEGEN_VERSION) ==
+                  SAGEGEN_DOTTED(SAGEGEN_VERSION_MAJOR, SAGEGEN_VERSION_MINOR, SAGEGEN_VERSION_PATCH),
+              "SAGEGEN_VERSION_* of sagegen.h are not the version of the project in CMakeLists.txt");
+
+// Two texts in turn: the one before may be an argument of the call that is under way.
+struct LastError {
+  std::string texts[2];
+  int current = 0;
+};
+LastError& last_error() {
+  thread_local LastError error;
+  return error;
+}
+
+void forget_error() {
+  LastError& error = last_error();
+  error.current = 1 - error.current;
+  error.texts[error.current].clear();
 }
 
 sagegen_status fail(sagegen_status status, const char* text) noexcept {
   try {
-    last_error() = text;
+    LastError& error = last_error();
+    error.texts[error.current] = text;
   } catch (...) {  // no memory for the text: the status has to do
   }
   return status;
@@ -61,7 +85,7 @@ sagegen_status fail(sagegen_status status, const char* text) noexcept {
 template <typename Work>
 sagegen_status guarded(Work work) noexcept {
   try {
-    last_error().clear();
+    forget_error();
     work();
     return SAGEGEN_OK;
   } catch (const ArgumentError& error) {
@@ -105,10 +129,6 @@ void tell(const std::string& text) {
     user = sink.user;
   }
   if (callback != nullptr) callback(user, text.c_str());
-}
-
-void need(const void* pointer, const char* call, const char* what) {
-  if (pointer == nullptr) throw ArgumentError(fmt::format("{}: {} is null", call, what));
 }
 
 // ---- devices ------------------------------------------------------------------------------------
@@ -175,95 +195,6 @@ std::vector<const char*> attention_kernels(const Device& device) {
 }
 
 // ---- attention ----------------------------------------------------------------------------------
-
-Smoothing smoothing_of(const sagegen_attention_options& options, DType qk) {
-  switch (options.smoothing) {
-    case SAGEGEN_SMOOTH_USUAL:
-      return attention::usual_smoothing(qk);
-    case SAGEGEN_SMOOTH_NONE:
-      return Smoothing::none;
-    case SAGEGEN_SMOOTH_K:
-      return Smoothing::k;
-    case SAGEGEN_SMOOTH_QK:
-      return Smoothing::qk;
-    default:
-      throw ArgumentError(
-          fmt::format("attention: smoothing is {}; there are SAGEGEN_SMOOTH_USUAL, _NONE, _K and "
-                      "_QK; start from options that are all zero",
-                      options.smoothing));
-  }
-}
-
-// FP8 where the device has it, whatever its driver: the load then says what the driver lacks.
-Target fp8_target(const Device& device, std::string_view mode) {
-  const Target target = best_target(device.compute_capability());
-  if (!target_info(target).has(Feature::fp8_mma)) {
-    throw SpecError(fmt::format(
-        "attention: mode \"{}\" needs FP8 tensor cores, and {} (compute capability {}.{}) "
-        "has "
-        "none; use P V of 16 bits (int8-fp16, int4-fp16, 16bit), or null for what suits the device",
-        mode, device.name(), device.compute_capability() / 10, device.compute_capability() % 10));
-  }
-  return target;
-}
-
-struct Asked {
-  sagegen::Kernel kernel;
-  std::string note;  // see best_target_note
-};
-
-// What the options describe.
-Asked asked_for(const sagegen_attention_options& options, const Device& device) {
-  const std::string mode = options.mode == nullptr ? "" : options.mode;
-  smoothing_of(options, DType::s8);  // a bad one is refused whatever the mode
-  if (mode.starts_with("sage_")) {
-    const sagegen::Kernel kernel = parse_key(mode);
-    if (&kernel.family() != &attention::family()) {
-      throw SpecError(
-          fmt::format("mode \"{}\" is the key of a kernel that prepares inputs; an "
-                      "attention kernel's begins with sage_fwd_",
-                      mode));
-    }
-    return {kernel, {}};
-  }
-  const std::string first_word = mode.substr(0, mode.find_first_of(" ="));
-  if (find_field(attention::family().what, first_word) != nullptr ||
-      mode.find('=') != std::string::npos) {
-    const sagegen::Kernel kernel =
-        kernel_of_options(attention::family(), mode, best_target(device.compute_capability()));
-    return {kernel, {}};
-  }
-  if (options.dtype != SAGEGEN_F16 && options.dtype != SAGEGEN_BF16) {
-    throw ArgumentError(fmt::format(
-        "attention: dtype is {}; there are SAGEGEN_F16 and SAGEGEN_BF16", options.dtype));
-  }
-  if (options.mask != SAGEGEN_MASK_NONE && options.mask != SAGEGEN_MASK_CAUSAL) {
-    throw ArgumentError(
-        fmt::format("attention: mask is {}; there are SAGEGEN_MASK_NONE and SAGEGEN_MASK_CAUSAL",
-                    options.mask));
-  }
-  const attention::Mode* named = nullptr;
-  std::string names;
-  for (const attention::Mode& each : attention::modes()) {
-    if (each.name == mode) named = &each;
-    names.append(each.name).append(", ");
-  }
-  if (named == nullptr && !mode.empty()) {
-    throw ArgumentError(
-        fmt::format("attention: mode \"{}\" is unknown; there are {}option texts (\"head_dim=64 "
-                    "causal\") and the keys of attention kernels (sage_fwd_...)",
-                    mode, names));
-  }
-  const bool fp8 = named != nullptr && named->pv == DType::e4m3;
-  const Target target = fp8 ? fp8_target(device, mode) : best_target(device);
-  attention::Spec spec = attention::usual_spec(target);
-  spec.head_dim = options.head_dim;
-  spec.io = options.dtype == SAGEGEN_BF16 ? DType::bf16 : DType::f16;
-  spec.causal = options.mask == SAGEGEN_MASK_CAUSAL;
-  if (named != nullptr) spec = attention::with_mode(spec, *named);
-  spec.smoothing = smoothing_of(options, spec.qk);
-  return {sagegen::Kernel(attention::family(), spec, target), fp8 ? "" : best_target_note(device)};
-}
 
 attention::Shape shape_of(const sagegen_shape& shape) {
   return {.batch = shape.batch,
@@ -349,10 +280,8 @@ sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* 
                        std::uint64_t workspace, std::size_t workspace_bytes, void* stream) {
   return guarded([&] {
     need(attention, call, "attention");
-    need(shape, call, "shape");
-    need(arguments, call, "arguments");
-    const attention::Shape of = shape_of(*shape);
-    (attention->plan.plan_for(of).*part)(of, arguments_of(*arguments), workspace, workspace_bytes,
+    const attention::Shape of = shape_of(read(shape, call, "shape"));
+    (attention->plan.plan_for(of).*part)(of, arguments_of(read(arguments, call, "arguments")), workspace, workspace_bytes,
                             static_cast<StreamHandle>(stream));
   });
 }
@@ -360,6 +289,8 @@ sagegen_status enqueue(Enqueue part, const char* call, const sagegen_attention* 
 }  // namespace
 
 const char* sagegen_version(void) { return SAGEGEN_VERSION; }
+
+int32_t sagegen_abi_version(void) { return SAGEGEN_ABI_VERSION; }
 
 void sagegen_on_message(sagegen_message_callback callback, void* user) {
   MessageSink& sink = message_sink();
@@ -386,7 +317,10 @@ const char* sagegen_status_name(sagegen_status status) {
   return "unknown status";
 }
 
-const char* sagegen_last_error(void) { return last_error().c_str(); }
+const char* sagegen_last_error(void) { 
+  const LastError& error = last_error();
+  return error.texts[error.current].c_str();
+}
 
 sagegen_status sagegen_device_create(const char* name, sagegen_device** device) {
   return guarded([&] {
@@ -497,15 +431,17 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
                                         const sagegen_attention_options* options,
                                         sagegen_attention** attention) {
   return guarded([&] {
-    need(device, "sagegen_attention_create", "device");
-    need(options, "sagegen_attention_create", "options");
-    need(attention, "sagegen_attention_create", "attention");
-    const auto [kernel, note] = asked_for(*options, device->device);
+    constexpr const char* kCall = "sagegen_attention_create";
+    need(device, kCall, "device");
+    need(attention, kCall, "attention");
+    const sagegen_attention_options given = read(options, kCall, "options");
+    const auto [kernel, note] =
+        attention::choose_kernel(device->device, given.kernel == nullptr ? "" : given.kernel);
     const ArtifactSource source =
-        options->ptx_directory == nullptr ? embedded_ptx() : ptx_at(options->ptx_directory);
-    attention::TuningOptions tuning{.choice = options->tuning == nullptr
+        given.ptx_directory == nullptr ? embedded_ptx() : ptx_at(given.ptx_directory);
+    attention::TuningOptions tuning{.choice = given.tuning == nullptr
                                                   ? attention::tuning_choice_of_environment()
-                                                  : attention::tuning_choice(options->tuning),
+                                                  : attention::tuning_choice(given.tuning),
                                     .warn = tell};
     std::unique_ptr<sagegen_attention> plan(
         new sagegen_attention{.plan{device->device, kernel, source, std::move(tuning)},
@@ -530,10 +466,10 @@ const char* sagegen_attention_note(const sagegen_attention* attention) {
 sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attention,
                                                  const sagegen_shape* shape, size_t* bytes) {
   return guarded([&] {
-    need(attention, "sagegen_attention_workspace_bytes", "attention");
-    need(shape, "sagegen_attention_workspace_bytes", "shape");
-    need(bytes, "sagegen_attention_workspace_bytes", "bytes");
-    const attention::Shape of = shape_of(*shape);
+    constexpr const char* kCall = "sagegen_attention_workspace_bytes";
+    need(attention, kCall, "attention");
+    need(bytes, kCall, "bytes");
+    const attention::Shape of = shape_of(read(shape, kCall, "shape"));
     *bytes = attention->plan.plan_for(of).workspace_bytes(of);
   });
 }
@@ -541,10 +477,11 @@ sagegen_status sagegen_attention_workspace_bytes(const sagegen_attention* attent
 sagegen_status sagegen_attention_prepare(sagegen_attention* attention, const sagegen_shape* shapes,
                                          size_t count) {
   return guarded([&] {
-    need(attention, "sagegen_attention_prepare", "attention");
-    if (count > 0) need(shapes, "sagegen_attention_prepare", "shapes");
+    constexpr const char* kCall = "sagegen_attention_prepare";
+    need(attention, kCall, "attention");
     std::vector<attention::Shape> all;
-    for (size_t i = 0; i < count; ++i) all.push_back(shape_of(shapes[i]));
+    for (const sagegen_shape& shape : capi::read_array(shapes, count, kCall, "shapes"))
+      all.push_back(shape_of(shape));
     attention->plan.prepare(all);
   });
 }
@@ -552,10 +489,11 @@ sagegen_status sagegen_attention_prepare(sagegen_attention* attention, const sag
 sagegen_status sagegen_attention_kernel_for(const sagegen_attention* attention,
                                             const sagegen_shape* shape, const char** key) {
   return guarded([&] {
-    need(attention, "sagegen_attention_kernel_for", "attention");
-    need(shape, "sagegen_attention_kernel_for", "shape");
-    need(key, "sagegen_attention_kernel_for", "key");
-    *key = attention->plan.plan_for(shape_of(*shape)).kernel().key().c_str();
+    constexpr const char* kCall = "sagegen_attention_kernel_for";
+    need(attention, kCall, "attention");
+    need(key, kCall, "key");
+    const attention::Shape of = shape_of(read(shape, kCall, "shape"));
+    *key = attention->plan.plan_for(of).kernel().key().c_str();
   });
 }
 
@@ -588,21 +526,22 @@ sagegen_status sagegen_attention_code_sizes(const sagegen_attention* attention,
   constexpr const char* kCall = "sagegen_attention_code_sizes";
   return guarded([&] {
     need(attention, kCall, "attention");
-    need(shape, kCall, "shape");
     need(sizes, kCall, "sizes");
     const attention::CodeSizes of = attention->plan.usual().code_sizes(
-        shape_of(*shape), lse != 0 ? attention::Lse::wanted : attention::Lse::unwanted);
-    *sizes = {.q_codes = of.q_codes,
-              .q_scale = of.q_scale,
-              .q_mean = of.q_mean,
-              .lse_correction = of.lse_correction,
-              .k_codes = of.k_codes,
-              .k_scale = of.k_scale,
-              .k_mean = of.k_mean,
-              .v_codes = of.v_codes,
-              .v_scale = of.v_scale,
-              .v_mean = of.v_mean,
-              .workspace = of.workspace};
+        shape_of(read(shape, kCall, "shape")), lse != 0 ? attention::Lse::wanted : attention::Lse::unwanted);
+    const sagegen_code_sizes ours = {.struct_size = sizeof ours,
+                                     .q_codes = of.q_codes,
+                                     .q_scale = of.q_scale,
+                                     .q_mean = of.q_mean,
+                                     .lse_correction = of.lse_correction,
+                                     .k_codes = of.k_codes,
+                                     .k_scale = of.k_scale,
+                                     .k_mean = of.k_mean,
+                                     .v_codes = of.v_codes,
+                                     .v_scale = of.v_scale,
+                                     .v_mean = of.v_mean,
+                                     .workspace = of.workspace};
+    capi::write(sizes, ours, kCall);
   });
 }
 
@@ -615,13 +554,12 @@ sagegen_status sagegen_attention_quantize_queries(const sagegen_attention* atten
   constexpr const char* kCall = "sagegen_attention_quantize_queries";
   return guarded([&] {
     need(attention, kCall, "attention");
-    need(shape, kCall, "shape");
-    need(arguments, kCall, "arguments");
-    need(to, kCall, "to");
-    const attention::KeyValueCodes of =
-        keys_values == nullptr ? attention::KeyValueCodes{} : codes_of(*keys_values);
-    attention->plan.usual().quantize_queries(shape_of(*shape), arguments_of(*arguments), of, codes_of(*to),
-                                     workspace, workspace_bytes, static_cast<StreamHandle>(stream));
+    const attention::KeyValueCodes of = keys_values == nullptr
+                                            ? attention::KeyValueCodes{}
+                                            : codes_of(read(keys_values, kCall, "keys_values"));
+    attention->plan.usual().quantize_queries(shape_of(read(shape, kCall, "shape")),
+                                     arguments_of(read(arguments, kCall, "arguments")), of,
+                                     codes_of(read(to, kCall, "to")), workspace, workspace_bytes, static_cast<StreamHandle>(stream));
   });
 }
 
@@ -634,10 +572,9 @@ sagegen_status sagegen_attention_quantize_keys_values(const sagegen_attention* a
   constexpr const char* kCall = "sagegen_attention_quantize_keys_values";
   return guarded([&] {
     need(attention, kCall, "attention");
-    need(shape, kCall, "shape");
-    need(arguments, kCall, "arguments");
-    need(to, kCall, "to");
-    attention->plan.usual().quantize_keys_values(shape_of(*shape), arguments_of(*arguments), codes_of(*to),
+    attention->plan.usual().quantize_keys_values(shape_of(read(shape, kCall, "shape")),
+                                         arguments_of(read(arguments, kCall, "arguments")),
+                                         codes_of(read(to, kCall, "to")),
                                          workspace, workspace_bytes,
                                          static_cast<StreamHandle>(stream));
   });
@@ -650,12 +587,10 @@ sagegen_status sagegen_attention_attend_codes(
   constexpr const char* kCall = "sagegen_attention_attend_codes";
   return guarded([&] {
     need(attention, kCall, "attention");
-    need(shape, kCall, "shape");
-    need(queries, kCall, "queries");
-    need(keys_values, kCall, "keys_values");
-    need(arguments, kCall, "arguments");
-    attention->plan.usual().attend_codes(shape_of(*shape), codes_of(*queries), codes_of(*keys_values),
-                                 arguments_of(*arguments), workspace, workspace_bytes,
+    attention->plan.usual().attend_codes(shape_of(read(shape, kCall, "shape")),
+                                 codes_of(read(queries, kCall, "queries")),
+                                 codes_of(read(keys_values, kCall, "keys_values")),
+                                 arguments_of(read(arguments, kCall, "arguments")), workspace, workspace_bytes,
                                  static_cast<StreamHandle>(stream));
   });
 }

@@ -223,12 +223,17 @@ class Sagegen(BenchTest):
                                        ("", "_causal", "_window", "_causal_window", "_causal_window_sinks", "_sinks")])
         self.assertEqual(list(kernels.values()), [{(64, False): key.format(""), (64, True): key.format("_causal")}])
 
+    @staticmethod
+    def fields(struct):
+        """Names in order, those of its base first."""
+        return [name for base in reversed(struct.__mro__) for name, _ in base.__dict__.get("_fields_", [])]
+
     @unittest.skipUnless(shutil.which("cc"), "no C compiler")
     def test_structs_are_those_of_the_header(self):
         from attention import capi
         structs = {"attention_options": capi.AttentionOptions, "shape": capi.CShape, "tensor": capi.Tensor,
                    "arguments": capi.Arguments}
-        members = [(f"sagegen_{name}", member) for name, struct in structs.items() for member, _ in struct._fields_]
+        members = [(f"sagegen_{name}", member) for name, struct in structs.items() for member in self.fields(struct)]
         with open(self.path("sizes.c"), "w", encoding="utf-8") as file:
             file.write('#include <stdio.h>\n#include "sagegen/sagegen.h"\nint main(void) {\n')
             file.writelines(f'  printf("%zu\\n", sizeof(sagegen_{name}));\n' for name in structs)
@@ -238,7 +243,7 @@ class Sagegen(BenchTest):
                         self.path("sizes")], check=True)
         printed = subprocess.run([self.path("sizes")], check=True, capture_output=True, text=True).stdout.split()
         ours = [ctypes.sizeof(struct) for struct in structs.values()]
-        ours += [getattr(struct, member).offset for struct in structs.values() for member, _ in struct._fields_]
+        ours += [getattr(struct, member).offset for struct in structs.values() for member in self.fields(struct)]
         self.assertEqual([int(word) for word in printed], ours)
 
     @unittest.skipUnless(TOOL, "no tool with the generator in this build")

@@ -34,6 +34,51 @@ function(use_c_package prefix directory)
 endfunction()
 
 use_c_package(${prefix} ${WORK}/consumer)
+
+# The header is clean where people are strict, in C and in C++; a compiler that is not here is not asked.
+set(header ${prefix}/include/sagegen/sagegen.h)
+set(strict -Wall -Wextra -pedantic -Werror -Wconversion -Wundef -Wold-style-cast -fsyntax-only)
+set(strict_c ${strict} -Wstrict-prototypes)
+list(REMOVE_ITEM strict_c -Wold-style-cast)
+find_program(CLANG NAMES clang)
+foreach(compiler ${CC} ${CLANG})
+  foreach(standard c99 c11 c17)
+    run(${compiler} -x c -std=${standard} ${strict_c} ${header})
+  endforeach()
+  foreach(standard c++11 c++20)
+    run(${compiler} -x c++ -std=${standard} ${strict} ${header})
+  endforeach()
+endforeach()
+
+# The same program in C++, by a project without C.
+run(${configure} -S ${source} -B ${WORK}/cxx_consumer -DCONSUMER_LANGUAGE=CXX -DCMAKE_PREFIX_PATH=${prefix})
+run(${CMAKE_COMMAND} --build ${WORK}/cxx_consumer)
+run(${WORK}/cxx_consumer/c_consumer ${consumer_mode})
+
+# The README's example in C is a program.
+code_block(c program)
+file(WRITE ${WORK}/readme.c "${program}")
+file(GLOB_RECURSE library ${prefix}/*/libsagegen.so)
+get_filename_component(lib_dir "${library}" DIRECTORY)
+string(REPLACE ";" "," sanitizers "${SANITIZE}")
+set(flags -std=c99 -Wall -Wextra -pedantic -Werror -I${prefix}/include -L${lib_dir} -Wl,-rpath,${lib_dir})
+if(SANITIZE)
+  list(APPEND flags -fsanitize=${sanitizers})
+endif()
+run(${CC} ${WORK}/readme.c ${flags} -lsagegen -o ${WORK}/readme)
+if(consumer_mode STREQUAL attention)
+  run(${WORK}/readme)
+  message(STATUS "${run_output}")
+  if(NOT run_output MATCHES "sage_fwd_d128_f16_.*_causal_")
+    message(FATAL_ERROR "the example in C ran another kernel than it asked for: ${run_output}")
+  endif()
+endif()
+
+# A program of today needs the version of the symbols, and starts with this library alone.
+run(${READELF} -VW ${WORK}/readme)
+if(NOT run_output MATCHES "SAGEGEN_1\\.0")
+  message(FATAL_ERROR "a program does not ask for symbols of SAGEGEN_1.0:\n${run_output}")
+endif()
 file(RENAME ${prefix} ${WORK}/elsewhere)
 use_c_package(${WORK}/elsewhere ${WORK}/moved)
 

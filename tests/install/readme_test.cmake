@@ -1,25 +1,10 @@
 include(${CMAKE_CURRENT_LIST_DIR}/common.cmake)
 
-# The README's example is a program: its two code blocks, built against the installed package and run.
+# The README's example in C++ is a program: its two code blocks, built against the installed package and run.
 file(REMOVE_RECURSE ${WORK})
 foreach(component spec runtime)
   run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK}/prefix --component ${component})
 endforeach()
-
-# The one block of a language.
-function(code_block language variable)
-  file(READ ${SOURCE_DIR}/README.md text)
-  string(FIND "${text}" "\n```${language}\n" begin)
-  if(begin EQUAL -1)
-    message(FATAL_ERROR "README.md has no block of ${language}")
-  endif()
-  string(LENGTH "\n```${language}\n" mark)
-  math(EXPR begin "${begin} + ${mark}")
-  string(SUBSTRING "${text}" ${begin} -1 text)
-  string(FIND "${text}" "\n```" end)
-  string(SUBSTRING "${text}" 0 ${end} block)
-  set(${variable} "${block}\n" PARENT_SCOPE)
-endfunction()
 
 code_block(cmake package)
 code_block(cpp program)

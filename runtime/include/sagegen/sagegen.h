@@ -3,7 +3,10 @@
  *   sagegen_device* device;
  *   sagegen_attention* plan;
  *   sagegen_device_create("cuda:0", &device);
- *   sagegen_attention_create(device, &(sagegen_attention_options){.head_dim = 128}, &plan);
+ *   const sagegen_attention_options options = {.struct_size = sizeof options,
+ *                                              .kernel = "head_dim=128 io=bf16 causal"};
+ *   sagegen_attention_create(device, &options, &plan);
+ *   const sagegen_shape shape = {.struct_size = sizeof shape, .batch = 1, ...};
  *   sagegen_attention_workspace_bytes(plan, &shape, &bytes);
  *   sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, stream);
  *
@@ -11,6 +14,12 @@
  * sagegen_last_error() says what was asked, which rule refused it, and what to change. On failure
  * output parameters are left alone. A null handle or pointer where one is needed is
  * SAGEGEN_ARGUMENT_ERROR; the destroy functions ignore null.
+ *
+ * Structs that a call takes by pointer begin with struct_size: set it to the sizeof of the struct, and
+ * what is not needed to 0, which is the default of every field. Later versions append fields. A library takes the
+ * smaller structs of programs that were compiled before, and larger ones of those that were compiled later while
+ * what it does not know is 0; otherwise SAGEGEN_ARGUMENT_ERROR. Of the elements of an array all have the
+ * same size. Structs without struct_size, which lie in others or in arrays, never change.
  *
  * Device memory is a 64-bit address, as in the CUDA driver API; a stream is a CUstream, null for
  * the default stream. "cuda:N" uses the primary context of device N, which is that of the CUDA
@@ -32,6 +41,12 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
+/* Of this header; sagegen_version() and sagegen_abi_version() are those of the library. */
+#define SAGEGEN_VERSION_MAJOR 0
+#define SAGEGEN_VERSION_MINOR 1
+#define SAGEGEN_VERSION_PATCH 0
+#define SAGEGEN_ABI_VERSION 1
+
 typedef enum sagegen_status {
   SAGEGEN_OK = 0,
   SAGEGEN_ARGUMENT_ERROR = 1, /* what the caller passed breaks a rule */
@@ -42,8 +57,13 @@ typedef enum sagegen_status {
 } sagegen_status;
 
 const char* sagegen_version(void); /* "0.1.0" */
+/* SAGEGEN_ABI_VERSION of the library, the number in its file name, libsagegen.so.1. It is raised when programs
+ * that were compiled before have to be compiled again, because a function, a field or a value of an enum has
+ * gone or means something else; what is appended does not raise it. */
+int32_t sagegen_abi_version(void);
 const char* sagegen_status_name(sagegen_status status);
-/* Text of the calling thread's last failed call, never null; valid until its next call. */
+/* Text of the calling thread's last call, never null, empty if that succeeded. Valid until its next call
+ * returns, so that it may be an argument of that. */
 const char* sagegen_last_error(void);
 
 /* Told in a sentence of what went well enough to be no failure: an entry of the tuning database that is damaged, or a
@@ -84,35 +104,26 @@ sagegen_status sagegen_memory_download(sagegen_device* device, void* to, uint64_
 
 typedef struct sagegen_attention sagegen_attention;
 
-typedef enum sagegen_dtype { SAGEGEN_F16 = 0, SAGEGEN_BF16 = 1 } sagegen_dtype;
-/* Which means are subtracted before quantization (SageAttention2): of K that over its tokens, which costs next to
- * nothing and matters where channels of K have a bias; of Q those of each 128 tokens, too, which INT4 needs
- * (predicted to cost up to 6 %; no GPU has been asked). Usual is K, with INT4 both, and with bf16-fp8 and 16bit, which
- * take no other, none. The embedded kernels have what is usual, and none for
- * f16 and head_dim 128 on sm_80 and sm_89; for the rest give ptx_directory. */
-typedef enum sagegen_smoothing {
-  SAGEGEN_SMOOTH_USUAL = 0,
-  SAGEGEN_SMOOTH_NONE = 1,
-  SAGEGEN_SMOOTH_K = 2,
-  SAGEGEN_SMOOTH_QK = 3,
-} sagegen_smoothing;
-typedef enum sagegen_mask { SAGEGEN_MASK_NONE = 0, SAGEGEN_MASK_CAUSAL = 1 } sagegen_mask;
-
-/* Zero-initialize, then set what differs. */
+/* Start with {.struct_size = sizeof options}. */
 typedef struct sagegen_attention_options {
-  /* Channels of one head: 32, 64, 72, 80, 96, 128, 160, 192 or 256. V and O may have another number of them: mode
-   * "head_dim=192 value_dim=128". */
-  int32_t head_dim;
-  int32_t dtype;    /* sagegen_dtype of Q, K, V and O */
-  int32_t mask;     /* sagegen_mask */
-  int32_t smoothing; /* sagegen_smoothing */
-  /* Which numbers are computed: "int8-fp8", "int8-fp16", "int4-fp8" or "int4-fp16" (Q K^T, P V), or with Q and K
-   * as they are, of whichever dtype, "bf16-fp8" or "16bit" (both products), which are not embedded, with the
-   * schedule that is the default for them, or null for what suits the device and its driver best. Or all of it,
-   * and what is above is ignored: a text of options with what `sagegen inspect` calls them, in which the rest
-   * is what is usual ("head_dim=64 io=bf16 causal", "head_dim=128 pv=f16 smoothing=none
-   * schedule=q64k64w4s2", "head_dim=128 pack_gqa=true" for few queries of many heads), or the key of an attention kernel ("sage_fwd_..."). */
-  const char* mode;
+  size_t struct_size;
+  /* Which kernel, in words between blanks: "head_dim=128 io=bf16 causal window smoothing=none". Null or empty: all of it
+   * is usual.
+   *
+   *   head_dim=128   channels of one head of Q and K: 32, 64, 72, 80, 96, 128, 160, 192 or 256; value_dim those of V
+   *                  and O, where they are others
+   *   io=f16         of Q, K, V and O: f16 or bf16
+   *   causal, window, softcap, bias, alibi, mask, sinks, blocksparse, skipsoftmax
+   *                  masks and biases; their arguments are sagegen_mod_argument
+   *   mode=int8-fp8  which numbers are multiplied in Q K^T and P V: int8-fp8, int8-fp16, int4-fp8, int4-fp16, or with Q
+   *                  and K as they are bf16-fp8, 16bit; the same in two words are qk=s8 pv=e4m3. Absent: what suits the
+   *                  device and its driver best
+   *   smoothing=k    which means are subtracted before quantization: none, k, qk. Absent: K, with INT4 Q, too
+   *   varlen, pack_gqa, out=s8, schedule=q64k64w4s2, ...
+   *
+   * or the key of an attention kernel, "sage_fwd_...", as sagegen_device_kernel and sagegen_mode_map_kernel have it.
+   * docs/reference.md has every word under "Option texts". Code that is not embedded comes from ptx_directory. */
+  const char* kernel;
   /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
    * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */
   const char* ptx_directory;
@@ -123,13 +134,14 @@ typedef struct sagegen_attention_options {
 } sagegen_attention_options;
 
 typedef struct sagegen_shape {
+  size_t struct_size;
   int64_t batch, q_heads, kv_heads, q_len, kv_len; /* kv_heads divides q_heads */
   /* Of packed sequences (cu_seqlens_q below): the rows of all of them together; q_len and kv_len are the most that one
    * of them may have. 0: nothing is packed. */
   int64_t total_q, total_kv;
 } sagegen_shape;
 
-/* Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim, of v and o at
+/* Never changes. Strides in elements; channels are contiguous. Strides are multiples of 8 and at least head_dim, of v and o at
  * least value_dim; that of an axis of size 1 is ignored. Those of q, k and v, which are only read, may be 0: one row
  * for the whole axis. data is aligned to 16 bytes. */
 typedef struct sagegen_tensor {
@@ -142,13 +154,13 @@ typedef enum sagegen_causal_alignment {
   SAGEGEN_BOTTOM_RIGHT = 1, /* query i sees keys 0..i + kv_len - q_len */
 } sagegen_causal_alignment;
 
-/* What a mod of the kernel, a mask or bias, is given, by name: "window.left" and "window.right" (keys beside
+/* Never changes. What a mod of the kernel, a mask or bias, is given, by name: "window.left" and "window.right" (keys beside
  * its own, negative: no bound), "softcap.cap" (a number), "sinks.logits" and "alibi.slopes" (addresses of f32
  * [q_heads]), "bias.data", "mask.data" and their "stride_batch", "stride_head", "stride_query", "stride_key" (in
  * elements of the kernel's dtype or bytes; 0: one value for the axis), "blocksparse.bits",
  * "blocksparse.tile_queries", "blocksparse.tile_keys", "skipsoftmax.threshold" (a number), "skipsoftmax.thresholds"
- * (address of f32 [batch]), "skipsoftmax.counts" (address of u32 [batch, 2], which the kernel adds to). A kernel has a mod if its options say so: mode
- * "head_dim=128 causal=true window=true". */
+ * (address of f32 [batch]), "skipsoftmax.counts" (address of u32 [batch, 2], which the kernel adds to). A kernel has a mod if its options say so:
+ * "head_dim=128 causal window". */
 typedef struct sagegen_mod_argument {
   const char* name;
   int64_t integer; /* or an address */
@@ -158,6 +170,7 @@ typedef struct sagegen_mod_argument {
 /* Q, K and V hold finite numbers, and scaled scores are within f32, with modes bf16-fp8 and 16bit products of Q and
  * K and their sums, too: nothing checks that on the device, and a NaN or infinity in them leaves O undefined. */
 typedef struct sagegen_arguments {
+  size_t struct_size;
   sagegen_tensor q, k, v, o;
   /* f32 [batch, q_heads, q_len], or [q_heads, total_q] of packed sequences, natural logarithm; 0: not wanted. Of the weights in use, P as rounded.
    * Beside what the codes of Q and K change in the scores, that costs at most 1/16, plus 2.2e-6 for each
@@ -169,14 +182,14 @@ typedef struct sagegen_arguments {
   int32_t causal_alignment;         /* sagegen_causal_alignment; also of windows */
   const sagegen_mod_argument* mods; /* mod_count of them */
   size_t mod_count;
-  /* i32 [batch + 1] on the device, for kernels with varlen (mode "head_dim=128 varlen=true"); 0: nothing is packed.
+  /* i32 [batch + 1] on the device, for kernels with varlen ("head_dim=128 varlen"); 0: nothing is packed.
    * Sequence b has rows cu_seqlens[b] to cu_seqlens[b + 1] - 1 of the packed tensors, [total, heads, channels] with
    * strides of tokens and heads. Kernels read the lengths when they run, so that a captured graph may be replayed with
    * other ones. A sequence without queries gives nothing, queries without keys O = 0 and the LSE -infinity, or that of
    * a sink. Masks and biases count from the first row of a sequence. Lengths beyond the bounds of the shape give
    * undefined numbers and touch no memory outside of the tensors. */
   uint64_t cu_seqlens_q, cu_seqlens_kv;
-  /* Of kernels that write codes of O, mode "head_dim=128 out=e4m3" or "... out=s8"; 0 with others. e4m3: address of one
+  /* Of kernels that write codes of O, "head_dim=128 out=e4m3" or "... out=s8"; 0 with others. e4m3: address of one
    * f32, which O is multiplied by, 1 / the scale of the codes, saturated at 448. s8: f32 [batch, q_heads, q_len], of
    * packed sequences [q_heads, total_q], a scale of each row, its largest magnitude / 127, which the kernel writes. Strides
    * of o count bytes then, multiples of 16 (of 8 with 72 channels of V), as its address is. */
@@ -190,7 +203,7 @@ typedef struct sagegen_mode_map sagegen_mode_map;
 /* SAGEGEN_SPEC_ERROR for a file that cannot be read, or is none of these: the text names file and line. */
 sagegen_status sagegen_mode_map_load(const char* path, sagegen_mode_map** map);
 void sagegen_mode_map_destroy(sagegen_mode_map* map);
-/* Key of the layer's kernel, for `mode` of sagegen_attention_options; valid while the map lives.
+/* Key of the layer's kernel, for `kernel` of sagegen_attention_options; valid while the map lives.
  * SAGEGEN_ARGUMENT_ERROR if the map has no line for it. */
 sagegen_status sagegen_mode_map_kernel(const sagegen_mode_map* map, const char* layer,
                                        const char** key);
@@ -237,14 +250,14 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
  *
  * The same in pieces, whose tensors the caller owns: K and V are quantized once and attended with as many Q as there
  * are, of whichever lengths, or all of them were quantized elsewhere. docs/reference.md, "Codes and scales", has the
- * formulas. They run the default schedule. Packed sequences are refused. Zero-initialize the structs, then set what the kernel has: what
+ * formulas. They run the default schedule. Packed sequences are refused. Set what the kernel has: what
  * sagegen_attention_code_sizes gives no bytes stays 0.
  *
- * Below, LqP and LkP are q_len and kv_len rounded up as there; Dc and Dv channels rounded up. A kernel whose mode says
- * "inputs=given" has neither: codes are as long as the problem and lie by strides, as those of SageAttention do, and
+ * Below, LqP and LkP are q_len and kv_len rounded up as there; Dc and Dv channels rounded up. A kernel with
+ * inputs=given has neither: codes are as long as the problem and lie by strides, as those of SageAttention do, and
  * only sagegen_attention_attend_codes attends them. */
 
-/* Bytes between neighbours, multiples of 16; 0: one row for the whole axis. That of an axis of size 1 is ignored. All 0
+/* Never changes. Bytes between neighbours, multiples of 16; 0: one row for the whole axis. That of an axis of size 1 is ignored. All 0
  * without inputs=given, where tensors are contiguous. */
 typedef struct sagegen_code_strides {
   int64_t batch, head, row; /* row: token; of FP8 codes of V channel */
@@ -252,6 +265,7 @@ typedef struct sagegen_code_strides {
 
 /* Addresses; aligned to 16 bytes, scales of inputs=given to 4. */
 typedef struct sagegen_query_codes {
+  size_t struct_size;
   uint64_t codes; /* INT8 or two INT4 in a byte, the first in the low half: [batch, q_heads, LqP, Dc] */
   uint64_t scale; /* f32 [batch, q_heads, LqP / q_group, 8 or 1], or one per row or head */
   uint64_t mean;  /* f32 [batch, q_heads, LqP / 128, head_dim]: with smoothing qk */
@@ -261,17 +275,18 @@ typedef struct sagegen_query_codes {
   /* Only with inputs=given: */
   sagegen_code_strides strides; /* of codes */
   int64_t scale_stride;         /* scales from one head to the next; 0: no gap */
-  int32_t scale_is_folded;      /* not 0: softmax_scale * log2(e) is in the scales */
+  int64_t scale_is_folded;      /* not 0: softmax_scale * log2(e) is in the scales */
 } sagegen_query_codes;
 
 typedef struct sagegen_key_value_codes {
+  size_t struct_size;
   uint64_t k_codes; /* [batch, kv_heads, LkP, Dc] */
   uint64_t k_scale; /* f32 [batch, kv_heads, LkP / k_group, 4 or 1], or one per row or head */
   uint64_t k_mean;  /* f32 [batch, kv_heads, head_dim]: with K smoothing */
   /* FP8 [batch, kv_heads, Dv, LkP], in every 16 keys in the order 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15; or FP16
    * [batch, kv_heads, LkP, Dv] */
   uint64_t v_codes;
-  uint64_t v_scale; /* f32 [batch, kv_heads, value_dim], which is head_dim unless the mode says otherwise */
+  uint64_t v_scale; /* f32 [batch, kv_heads, value_dim], which is head_dim unless the kernel says otherwise */
   uint64_t v_mean;  /* f32 [batch, kv_heads, value_dim]: with v_smoothing=mean */
   /* Only with inputs=given: */
   sagegen_code_strides k_strides, v_strides; /* of codes */
@@ -281,6 +296,7 @@ typedef struct sagegen_key_value_codes {
 /* Bytes of these tensors without gaps, and of the workspace that each call below needs at most. 0: the kernel has
  * none. */
 typedef struct sagegen_code_sizes {
+  size_t struct_size; /* the caller's; what follows is written as far as that goes */
   int64_t q_codes, q_scale, q_mean, lse_correction;
   int64_t k_codes, k_scale, k_mean, v_codes, v_scale, v_mean;
   int64_t workspace;

@@ -13,9 +13,9 @@ static int failed(const char* call) {
 int main(int argc, char** argv) {
   sagegen_device* device = NULL;
   sagegen_attention* plan = NULL;
-  const sagegen_attention_options options = {.head_dim = 128, .dtype = SAGEGEN_BF16};
+  const sagegen_attention_options options = {.struct_size = sizeof options, .kernel = "head_dim=128 io=bf16"};
   const sagegen_shape shape = {
-      .batch = 1, .q_heads = 8, .kv_heads = 2, .q_len = 512, .kv_len = 512};
+      .struct_size = sizeof shape, .batch = 1, .q_heads = 8, .kv_heads = 2, .q_len = 512, .kv_len = 512};
   size_t bytes = 0;
   if (sagegen_device_create("emulator:sm_89", &device) != SAGEGEN_OK) return failed("device");
   printf("sagegen %s: %s\n", sagegen_version(), sagegen_device_name(device));

@@ -5,19 +5,26 @@ import os
 from ctypes import (POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t,
                     c_uint64, c_void_p)
 
-F16, BF16 = 0, 1
+ABI_VERSION = 1   # of the header that this file follows
 
 
 class Error(Exception):
     """A failed call, with the library's own words."""
 
 
-class AttentionOptions(Structure):
-    _fields_ = [("head_dim", c_int32), ("dtype", c_int32), ("mask", c_int32), ("smoothing", c_int32),
-                ("mode", c_char_p), ("ptx_directory", c_char_p), ("tuning", c_char_p)]
+class Sized(Structure):
+    """A struct that a call takes by pointer: the library reads as much of it as it says."""
+    _fields_ = [("struct_size", c_size_t)]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(ctypes.sizeof(type(self)), *args, **kwargs)
 
 
-class CShape(Structure):
+class AttentionOptions(Sized):
+    _fields_ = [("kernel", c_char_p), ("ptx_directory", c_char_p), ("tuning", c_char_p)]
+
+
+class CShape(Sized):
     _fields_ = [(name, c_int64) for name in ("batch", "q_heads", "kv_heads", "q_len", "kv_len", "total_q",
                                               "total_kv")]
 
@@ -26,7 +33,7 @@ class Tensor(Structure):
     _fields_ = [("data", c_uint64)] + [(f"stride_{axis}", c_int64) for axis in ("batch", "head", "token")]
 
 
-class Arguments(Structure):
+class Arguments(Sized):
     _fields_ = [("q", Tensor), ("k", Tensor), ("v", Tensor), ("o", Tensor), ("lse", c_uint64),
                 ("softmax_scale", c_float), ("causal_alignment", c_int32), ("mods", c_void_p),
                 ("mod_count", c_size_t), ("cu_seqlens_q", c_uint64),
@@ -44,6 +51,10 @@ class Library:
         with open(self.path, "rb") as file:   # PTX is embedded in it: other kernels are another digest
             self.digest = hashlib.sha256(file.read()).hexdigest()[:16]
         self.handle = ctypes.CDLL(self.path)
+        abi = self.handle.sagegen_abi_version() if hasattr(self.handle, "sagegen_abi_version") else 0
+        if abi != ABI_VERSION:
+            raise Error(f"{self.path} has version {abi} of the C API, and this benchmark is written for {ABI_VERSION}; "
+                        "give a libsagegen.so of the same sources")
         enqueue = [c_void_p, POINTER(CShape), POINTER(Arguments), c_uint64, c_size_t, c_void_p]
         signatures = {
             "version": (c_char_p, []), "last_error": (c_char_p, []), "status_name": (c_char_p, [c_int]),
@@ -117,12 +128,11 @@ class Device:
 
 
 class Plan:
-    """An attention plan of one kernel key (or mode, or the default) on a device."""
+    """An attention plan of one kernel, by key or option text, on a device."""
 
-    def __init__(self, device, *, mode=None, head_dim=0, dtype=BF16, causal=False, ptx_directory=None):
+    def __init__(self, device, kernel, *, ptx_directory=None):
         self.library, self.handle = device.library, c_void_p()
-        options = AttentionOptions(head_dim=head_dim, dtype=dtype, mask=int(causal),
-                                   mode=mode.encode() if mode else None,
+        options = AttentionOptions(kernel=kernel.encode(),
                                    ptx_directory=ptx_directory.encode() if ptx_directory else None)
         self.library.check(self.library.attention_create(device.handle, byref(options), byref(self.handle)))
 

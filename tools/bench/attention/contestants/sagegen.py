@@ -137,7 +137,7 @@ class Sagegen(Contestant):
         if key not in self.plans:
             device = self.platform.sagegen_device(self.library)
             try:
-                self.plans[key] = capi.Plan(device, mode=key, ptx_directory=self.ptx_directory)
+                self.plans[key] = capi.Plan(device, key, ptx_directory=self.ptx_directory)
             except capi.Error as error:
                 raise Unsupported(str(error)) from error
         call = SagegenCall(self, self.plans[key], shape, inputs)
