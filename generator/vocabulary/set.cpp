@@ -1,16 +1,16 @@
-// Set descriptions in TOML, and the products that they stand for.
+// Set descriptions in TOML.
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <unordered_set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
+#include "generator/vocabulary/collected.h"
 #include "generator/vocabulary/detail.h"
 #include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
@@ -19,32 +19,8 @@
 namespace sagegen {
 namespace {
 
+using detail::Collected;
 using detail::shown;
-
-// Kernels in the order in which they come, each once.
-class Collected {
- public:
-  void add(const Kernel& kernel) {
-    if (seen_.insert(kernel.key()).second) list_.push_back(kernel);
-  }
-  std::vector<Kernel> take() { return std::move(list_); }
-
- private:
-  std::vector<Kernel> list_;
-  std::unordered_set<std::string> seen_;
-};
-
-void add_with_inputs(const Kernel& kernel, const Refused& refused, Collected& to) {
-  Sentences sentences = kernel.violations();
-  if (!sentences.empty()) return refused(kernel, sentences);
-  const std::vector<Kernel> inputs = kernel.inputs();
-  for (const Kernel& input : inputs) {
-    sentences = input.violations();
-    if (!sentences.empty()) return refused(input, sentences);
-  }
-  for (const Kernel& input : inputs) to.add(input);
-  to.add(kernel);
-}
 
 class Reader {
  public:
@@ -198,36 +174,6 @@ class Reader {
 };
 
 }  // namespace
-
-std::vector<Kernel> enumerate(const KernelProduct& product, const Families& families,
-                              const Refused& refused) {
-  const Family& family = families.of_title(product.family);
-  Collected result;
-  Given given;
-  for (const auto& [name, values] : product.fields) given.push_back(name);
-  for (const Target target : product.targets) {
-    const TargetInfo& info = target_info(target);
-    const auto add = [&](const void* chosen) {
-      const std::shared_ptr<void> spec = family.new_spec(chosen);
-      family.complete(spec.get(), given, info);
-      const Kernel usual(family, spec, family.usual(spec.get(), info), target);
-      if (product.schedules.empty()) add_with_inputs(usual, refused, result);
-      for (const std::string& how : product.schedules)
-        add_with_inputs(usual.with_schedule(how), refused, result);
-    };
-    const std::shared_ptr<void> spec = family.new_spec();
-    const auto walk = [&](const auto& self, std::size_t depth) -> void {
-      if (depth == product.fields.size()) return add(spec.get());
-      const auto& [name, values] = product.fields[depth];
-      for (const std::string& value : values) {
-        set_field(family.what, spec.get(), name, value);
-        self(self, depth + 1);
-      }
-    };
-    walk(walk, 0);
-  }
-  return result.take();
-}
 
 std::vector<Kernel> read_set(std::string_view toml_text, const std::string& file_name,
                              const Families& families) {

@@ -23,6 +23,10 @@ foreach(text ${texts})
 endforeach()
 
 use_package(${prefix} ${WORK}/consumer -DWITH_GENERATOR=${WITH_GENERATOR})
+run(${WORK}/consumer/consumer set)
+if(NOT run_output MATCHES "kernels in the set")
+  message(FATAL_ERROR "a set description is not read: ${run_output}")
+endif()
 
 # A moved package still works.
 file(RENAME ${prefix} ${WORK}/elsewhere)

@@ -1,6 +1,7 @@
 // Uses the installed package as an application would: attention in the emulator, no GPU needed.
 //   consumer attention   runs the embedded kernels
 //   consumer device      only opens a device (a package without embedded PTX)
+//   consumer set         reads a set description, which a package may refuse
 #include <sagegen/attention.h>
 #include <sagegen/error.h>
 #include <sagegen/runtime/device.h>
@@ -92,10 +93,21 @@ int run_attention(const Device& device, const ArtifactSource& source) {
   return 0;
 }
 
+int read_a_set() {
+  try {
+    const std::size_t kernels = read_set("[[attention]]\ntargets = [\"sm_89\"]\n", "a set").size();
+    std::printf("%zu kernels in the set\n", kernels);
+  } catch (const SpecError& e) {
+    std::printf("no set: %s\n", e.what());
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
+    if (argc == 2 && std::string(argv[1]) == "set") return read_a_set();
     std::string why;
     if (load_cuda(&why) == nullptr) std::printf("no GPU: %s\n", why.c_str());
     const Device device(make_emulator(), static_cast<int>(EmulatorProfile::sm_89));
