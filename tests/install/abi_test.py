@@ -194,6 +194,26 @@ def verdict(old, new):
     return ""
 
 
+# A small interface, which the judge is shown with changes.
+EXAMPLE = """\
+abi version: 1
+abi soname: libsagegen.so.1
+symbol sagegen_go: SAGEGEN_1.0
+symbol sagegen_stop: SAGEGEN_1.0
+function sagegen_go: int(const sagegen_road*)
+function sagegen_stop: void(void)
+value sagegen_light RED: 0
+struct sagegen_road: 24 first 16
+  field 0 8 size_t struct_size
+  field 8 8 int64_t length
+  field 16 8 int64_t width
+struct sagegen_point: 16
+  field 0 8 int64_t x
+  field 8 8 int64_t y
+"""
+ROAD = ("struct", "sagegen_road")
+
+
 class Interface(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -212,63 +232,65 @@ class Interface(unittest.TestCase):
         self.assertIn("56 8 int64_t total_kv", self.facts["struct", "sagegen_shape"])
         self.assertEqual(self.facts["function", "sagegen_device_create"], "sagegen_status(const char*, sagegen_device**)")
 
+
+class Judge(unittest.TestCase):
     def check(self, change, *words):
-        facts = copy.deepcopy(self.facts)
-        change(facts)
+        old = read(EXAMPLE)
+        self.assertEqual(verdict(old, old), "")
+        new = copy.deepcopy(old)
+        change(new)
         for word in words:
-            self.assertIn(word, verdict(self.facts, facts))
+            self.assertIn(word, verdict(old, new))
 
     def test_what_is_appended_is_to_be_written_down(self):
         def function(facts):
             facts["symbol", "sagegen_more"], facts["function", "sagegen_more"] = "SAGEGEN_1.1", "int(void)"
 
         def field(facts):
-            facts["struct", "sagegen_shape"] = ["72 first 64", *facts["struct", "sagegen_shape"][1:], "64 8 int64_t more"]
-        for change in (function, field, lambda f: f.update({("value", "sagegen_status SAGEGEN_MORE"): "6"})):
+            facts[ROAD] = ["32 first 16", *facts[ROAD][1:], "24 8 int64_t more"]
+        for change in (function, field, lambda f: f.update({("value", "sagegen_light GREEN"): "1"})):
             self.check(change, "compiled programs notice nothing", "--update")
 
     def test_what_breaks_programs_is_refused(self):
         def swapped(facts):
-            fields = facts["struct", "sagegen_shape"]
-            fields[2], fields[3] = fields[3].replace("16 8", "8 8"), fields[2].replace("8 8", "16 8")
+            facts[ROAD][2:] = ["8 8 int64_t width", "16 8 int64_t length"]
 
         def shorter(facts):
-            facts["struct", "sagegen_shape"][0] = "56 first 64"
-            facts["struct", "sagegen_shape"].pop()
+            facts[ROAD] = ["16 first 16", *facts[ROAD][1:3]]
 
         def frozen(facts):
-            facts["struct", "sagegen_tensor"][0] = "40"
-            facts["struct", "sagegen_tensor"].append("32 8 int64_t stride_channel")
+            facts["struct", "sagegen_point"] = ["24", *facts["struct", "sagegen_point"][1:], "16 8 int64_t z"]
 
         def gone(facts):
-            del facts["symbol", "sagegen_version"], facts["function", "sagegen_version"]
+            del facts["symbol", "sagegen_stop"], facts["function", "sagegen_stop"]
 
         def first(facts):
-            facts["struct", "sagegen_shape"][0] = "64 first 56"
+            facts[ROAD][0] = "24 first 24"
         for change, word in (
-                (swapped, 'the field at "8 8 int64_t batch" moves'), (shorter, "total_kv"), (frozen, "frozen"),
-                (gone, "symbol sagegen_version is gone"), (first, "the size of the first version"),
-                (lambda f: f.update({("value", "sagegen_status SAGEGEN_OK"): "1"}), "was 0 and is 1"),
-                (lambda f: f.update({("function", "sagegen_version"): "int(void)"}), "was const char*(void) and is int(void)"),
-                (lambda f: f.update({("symbol", "sagegen_version"): "SAGEGEN_1.1"}), "was SAGEGEN_1.0 and is SAGEGEN_1.1")):
+                (swapped, 'the field at "8 8 int64_t length" moves'), (shorter, '"16 8 int64_t width" moves, changes or is gone'),
+                (frozen, "frozen"), (gone, "symbol sagegen_stop is gone"), (first, "the size of the first version"),
+                (lambda f: f.update({("value", "sagegen_light RED"): "1"}), "was 0 and is 1"),
+                (lambda f: f.update({("function", "sagegen_stop"): "int(void)"}), "was void(void) and is int(void)"),
+                (lambda f: f.update({("symbol", "sagegen_stop"): "SAGEGEN_1.1"}), "was SAGEGEN_1.0 and is SAGEGEN_1.1")):
             self.check(change, "would break", word, "raise SAGEGEN_ABI_VERSION")
 
     def test_what_is_wrong_in_itself_is_said_first(self):
         def padded(facts):
-            facts["struct", "sagegen_shape"] = ["72 first 64", *facts["struct", "sagegen_shape"][1:], "64 4 int32_t more"]
+            facts[ROAD] = ["32 first 16", *facts[ROAD][1:], "24 4 int32_t more"]
         for change, word in (
-                (padded, "has padding"), (lambda f: f.pop(("symbol", "sagegen_version")), "declared and not exported"),
+                (padded, "has padding"), (lambda f: f.pop(("symbol", "sagegen_stop")), "declared and not exported"),
                 (lambda f: f.update({("symbol", "helper"): "SAGEGEN_1.0"}), "helper is exported and not declared"),
-                (lambda f: f.update({("symbol", "sagegen_version"): "without a version"}), "should be SAGEGEN_1.N"),
+                (lambda f: f.update({("symbol", "sagegen_stop"): "without a version"}), "should be SAGEGEN_1.N"),
+                (lambda f: f[ROAD].__setitem__(0, "24"), "has no SAGEGEN_STRUCT"),
                 (lambda f: f.update({("abi", "version"): "2"}), "the SONAME is libsagegen.so.1")):
             self.check(change, "wrong in itself", word)
 
     def test_a_raised_version_may_change_everything(self):
         def other(facts):
-            for key in [key for key in facts if key[0] == "symbol"]:
-                facts[key] = "SAGEGEN_2.0"
+            for name in ("sagegen_go", "sagegen_stop"):
+                facts["symbol", name] = "SAGEGEN_2.0"
             facts["abi", "version"], facts["abi", "soname"] = "2", "libsagegen.so.2"
-            facts["function", "sagegen_version"] = "int(void)"
+            facts["function", "sagegen_stop"] = "int(void)"
         self.check(other, "SAGEGEN_ABI_VERSION was raised", "--update")
 
 
