@@ -18,6 +18,7 @@
 #include "runtime/driver/in_context.h"
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/code_cache.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/sagegen.h"
 #include "templates/attention/plan.h"
@@ -146,7 +147,7 @@ Device open_gpu(const std::string& name) {
     throw DriverError(static_cast<int>(Result::no_device), "load_cuda",
                       fmt::format("device \"{}\": {}", name, why));
   }
-  return Device(cuda, ordinal);
+  return {cuda, ordinal, code_cache_of_environment(tell)};
 }
 
 using Interrupt = std::shared_ptr<std::atomic<bool>>;

@@ -6,6 +6,10 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+#include <utility>
 
 #include "runtime/driver/cuda_functions.h"
 
@@ -18,9 +22,30 @@ void* as_option(std::size_t value) {
   return reinterpret_cast<void*>(static_cast<std::uintptr_t>(value));
 }
 
+// What the compiler in the driver says while it works on options().
+class JitLog {
+ public:
+  static constexpr unsigned kOptions = 4;
+  int* options() { return options_.data(); }
+  void** values() { return values_.data(); }
+  std::string text() const {
+    const bool both = errors_[0] != '\0' && messages_[0] != '\0';
+    return fmt::format("{}{}{}", errors_.data(), both ? "\n" : "", messages_.data());
+  }
+
+ private:
+  std::array<char, 16384> errors_{}, messages_{};
+  std::array<int, kOptions> options_{
+      cuda_constant::kJitErrorLogBuffer, cuda_constant::kJitErrorLogBufferBytes,
+      cuda_constant::kJitInfoLogBuffer, cuda_constant::kJitInfoLogBufferBytes};
+  std::array<void*, kOptions> values_{errors_.data(), as_option(errors_.size() - 1),
+                                      messages_.data(), as_option(messages_.size() - 1)};
+};
+
 class CudaDriver final : public DriverApi {
  public:
-  explicit CudaDriver(const CudaFunctions& functions) : cuda_(functions) {}
+  CudaDriver(const CudaFunctions& functions, std::string build)
+      : cuda_(functions), build_(std::move(build)) {}
 
   std::string name() const override { return "cuda"; }
 
@@ -55,17 +80,35 @@ class CudaDriver final : public DriverApi {
   Result context_synchronize() override { return Result{cuda_.ctx_synchronize()}; }
 
   Result module_load(ModuleHandle* module, const char* ptx, std::string* log) override {
-    std::array<char, 16384> errors{};
-    std::array<char, 16384> messages{};
-    int options[] = {cuda_constant::kJitErrorLogBuffer, cuda_constant::kJitErrorLogBufferBytes,
-                     cuda_constant::kJitInfoLogBuffer, cuda_constant::kJitInfoLogBufferBytes};
-    void* values[] = {errors.data(), as_option(errors.size() - 1), messages.data(),
-                      as_option(messages.size() - 1)};
-    const Result result{cuda_.module_load_data_ex(module, ptx, 4, options, values)};
-    if (log != nullptr) {
-      const bool both = errors[0] != '\0' && messages[0] != '\0';
-      *log = fmt::format("{}{}{}", errors.data(), both ? "\n" : "", messages.data());
+    JitLog jit;
+    const Result result{
+        cuda_.module_load_data_ex(module, ptx, JitLog::kOptions, jit.options(), jit.values())};
+    if (log != nullptr) *log = jit.text();
+    return result;
+  }
+  bool takes_machine_code() const override { return true; }
+  bool can_compile() const override {
+    return cuda_.link_create != nullptr && cuda_.link_add_data != nullptr &&
+           cuda_.link_complete != nullptr && cuda_.link_destroy != nullptr;
+  }
+  Result compile(std::string* code, const char* ptx, std::string* log) override {
+    if (!can_compile()) return Result::not_supported;
+    JitLog jit;  // written to until the link is destroyed
+    LinkHandle link = nullptr;
+    Result result{cuda_.link_create(JitLog::kOptions, jit.options(), jit.values(), &link)};
+    if (result == Result::success) {
+      const auto destroy = [this](LinkTag* handle) { cuda_.link_destroy(handle); };
+      const std::unique_ptr<LinkTag, decltype(destroy)> owner(link, destroy);
+      result = Result{cuda_.link_add_data(link, cuda_constant::kJitInputPtx,
+                                          const_cast<char*>(ptx),  // the driver only reads it
+                                          std::strlen(ptx) + 1, "kernel", 0, nullptr, nullptr)};
+      void* image = nullptr;  // the link's
+      std::size_t bytes = 0;
+      if (result == Result::success)
+        result = Result{cuda_.link_complete(link, &image, &bytes)};
+      if (result == Result::success) code->assign(static_cast<const char*>(image), bytes);
     }
+    if (log != nullptr) *log = jit.text();
     return result;
   }
   Result module_unload(ModuleHandle module) override { return Result{cuda_.module_unload(module)}; }
@@ -159,6 +202,7 @@ class CudaDriver final : public DriverApi {
     if (cuda_.get_error_name(value, &text) == 0 && text != nullptr) return text;
     return fmt::format("unknown result {}", value);
   }
+  std::string build() const override { return build_; }
 
  private:
   template <typename Function, typename... Arguments>
@@ -174,7 +218,19 @@ class CudaDriver final : public DriverApi {
   }
 
   const CudaFunctions cuda_;
+  const std::string build_;
 };
+
+// The name of the file behind the links that a library was found by, which the driver's version is part of.
+std::string file_name_of(const CudaFunctions& functions) {
+  Dl_info info{};
+  void* address = nullptr;
+  std::memcpy(&address, &functions.init, sizeof address);
+  if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
+  std::error_code error;
+  const std::filesystem::path file = std::filesystem::canonical(info.dli_fname, error);
+  return error ? std::string() : file.filename().string();
+}
 
 // Fills the table; the name of the first function that is missing, or null.
 const char* resolve(void* library, CudaFunctions& functions) {
@@ -212,7 +268,7 @@ std::shared_ptr<DriverApi> open(const char* library, std::string& why, bool& exi
     return nullptr;
   }
   // From here on the library stays loaded: cuInit starts threads and exit handlers that live in it.
-  auto driver = std::make_shared<CudaDriver>(functions);
+  auto driver = std::make_shared<CudaDriver>(functions, file_name_of(functions));
   const auto failed = [&](const char* call, Result result) {
     why = fmt::format("The CUDA driver {} cannot be used: {} failed with {} ({}).", library, call,
                       driver->result_name(result), static_cast<int>(result));

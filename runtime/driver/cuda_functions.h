@@ -49,6 +49,11 @@
   X(tensor_map_encode_tiled, cuTensorMapEncodeTiled, TensorMap*, int, unsigned, void*,            \
     const std::uint64_t*, const std::uint64_t*, const unsigned*, const unsigned*, int, int, int,  \
     int)                                                                                          \
+  X(link_create, cuLinkCreate_v2, unsigned, int*, void**, LinkHandle*)                            \
+  X(link_add_data, cuLinkAddData_v2, LinkHandle, int, void*, std::size_t, const char*, unsigned,  \
+    int*, void**)                                                                                 \
+  X(link_complete, cuLinkComplete, LinkHandle, void**, std::size_t*)                              \
+  X(link_destroy, cuLinkDestroy, LinkHandle)                                                      \
   X(stream_begin_capture, cuStreamBeginCapture_v2, StreamHandle, int)                             \
   X(stream_end_capture, cuStreamEndCapture, StreamHandle, GraphHandle*)                           \
   X(graph_destroy, cuGraphDestroy, GraphHandle)                                                   \
@@ -59,6 +64,9 @@
 // clang-format on
 
 namespace sagegen::runtime {
+
+struct LinkTag;
+using LinkHandle = LinkTag*;  // CUlinkState
 
 struct CudaFunctions {
 #define SAGEGEN_DECLARE(name, symbol, ...) int (*name)(__VA_ARGS__) = nullptr;
@@ -73,6 +81,7 @@ inline constexpr int kJitInfoLogBuffer = 3;
 inline constexpr int kJitInfoLogBufferBytes = 4;
 inline constexpr int kJitErrorLogBuffer = 5;
 inline constexpr int kJitErrorLogBufferBytes = 6;
+inline constexpr int kJitInputPtx = 1;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventDefault = 0;  // with timing
 inline constexpr int kTensorMapInterleaveNone = 0;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/driver/in_context.h"
+#include "sagegen/runtime/code_cache.h"
 
 namespace sagegen::runtime {
 
@@ -25,6 +26,7 @@ struct Device::Shared {
   DeviceOrdinal ordinal = 0;
   int compute_capability = 0;
   ContextHandle context = nullptr;
+  std::shared_ptr<CodeCache> code_cache;
 
   ~Shared() {
     if (context != nullptr) api->primary_context_release(ordinal);
@@ -32,7 +34,13 @@ struct Device::Shared {
 };
 
 Device::Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal)
+    : Device(api, ordinal,
+             api != nullptr && api->can_compile() ? code_cache_of_environment() : nullptr) {}
+
+Device::Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal,
+               std::shared_ptr<CodeCache> cache)
     : shared_(std::make_shared<Shared>()) {
+  shared_->code_cache = std::move(cache);
   if (api == nullptr) throw ArgumentError("device: there is no driver (a null DriverApi)");
   shared_->api = std::move(api);
   shared_->ordinal = ordinal;
@@ -53,6 +61,7 @@ Device::Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal)
 
 DriverApi& Device::api() const { return *shared_->api; }
 DeviceOrdinal Device::ordinal() const { return shared_->ordinal; }
+CodeCache* Device::code_cache() const { return shared_->code_cache.get(); }
 int Device::compute_capability() const { return shared_->compute_capability; }
 
 std::string Device::name() const {

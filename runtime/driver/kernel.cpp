@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/driver/in_context.h"
+#include "runtime/driver/module_code.h"
 #include "runtime/driver/ptx_version.h"
 #include "sagegen/runtime/device.h"
 
@@ -121,6 +122,7 @@ struct Kernel::Impl {
   int max_threads = 0;  // per block
   ModuleHandle module = nullptr;
   FunctionHandle function = nullptr;
+  std::string note;
 
   Impl(const Device& on, const std::string& name, const KernelOptions& with)
       : device(on), options(with) {
@@ -132,7 +134,7 @@ struct Kernel::Impl {
   }
 
   template <typename CheckParameters>
-  void load(const std::string& ptx, CheckParameters check_parameters);
+  void load(const std::string& ptx, const MachineCode* assembled, CheckParameters check_parameters);
   void choose_block();
   int attribute(DriverApi& driver, FunctionAttribute attribute) const;
   void check_arguments(std::span<const KernelArgument> arguments) const;
@@ -169,14 +171,18 @@ void Kernel::Impl::choose_block() {
 
 // check_parameters(PtxEntry): throws if they are not those that will be passed.
 template <typename CheckParameters>
-void Kernel::Impl::load(const std::string& ptx, CheckParameters check_parameters) {
+void Kernel::Impl::load(const std::string& ptx, const MachineCode* assembled,
+                        CheckParameters check_parameters) {
   check_shared_memory(device, entry.name, 0, options.dynamic_smem);
   const auto load = [&](DriverApi& driver) {
-    std::string log;
-    const Result loaded = driver.module_load(&module, ptx.c_str(), &log);
-    if (loaded != Result::success) log += load_hint(driver, loaded, ptx);
-    check(driver, loaded, "cuModuleLoadDataEx",
-          entry.name.empty() ? "" : "for kernel " + entry.name, log);
+    LoadedModule loaded = load_module(device, ptx, assembled);
+    module = loaded.module;
+    note = std::move(loaded.note);
+    if (loaded.result != Result::success) {
+      check(driver, loaded.result, "cuModuleLoadDataEx",
+            entry.name.empty() ? "" : "for kernel " + entry.name,
+            loaded.log + load_hint(driver, loaded.result, ptx));
+    }
     entry = find_entry(ptx, entry.name);
     check_parameters(entry);
     check(driver, driver.module_function(&function, module, entry.name.c_str()),
@@ -275,21 +281,23 @@ void Kernel::Impl::launch(const LaunchSize& size, StreamHandle stream, void** ar
 Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& entry,
                const KernelOptions& options)
     : impl_(new Impl(device, entry, options)) {
-  impl_->load(ptx, check_understood);
+  impl_->load(ptx, nullptr, check_understood);
 }
 
 Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
-               int dynamic_smem, std::size_t param_bytes)
+               int dynamic_smem, std::size_t param_bytes, const MachineCode* assembled)
     : impl_(new Impl(device, entry,
                      {.block = {.x = static_cast<unsigned>(std::max(threads, 0))},
                       .dynamic_smem = dynamic_smem})) {
-  impl_->load(ptx, [&](const PtxEntry& found) { check_one_block(found, param_bytes); });
+  impl_->load(ptx, assembled, [&](const PtxEntry& found) { check_one_block(found, param_bytes); });
 }
 
 Kernel::~Kernel() = default;
 Kernel::Kernel(Kernel&& other) noexcept = default;
 
 const std::string& Kernel::name() const { return impl_->entry.name; }
+
+const std::string& Kernel::note() const { return impl_->note; }
 
 std::span<const PtxParameter> Kernel::parameters() const { return impl_->entry.parameters; }
 

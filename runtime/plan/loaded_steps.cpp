@@ -72,7 +72,11 @@ class Loader {
         kernel == asked_ ? ""
                          : fmt::format("{} needs {} for its inputs: ", asked_.key(), kernel.key());
     try {
-      return load_or_older(kernel);
+      std::shared_ptr<const Kernel> loaded = load_or_older(kernel);
+      // Of one file, so that one of them tells it.
+      if (code_note_.empty() && !loaded->note().empty())
+        code_note_ = fmt::format("{}: {}", loaded->name(), loaded->note());
+      return loaded;
     } catch (const SpecError& error) {
       throw SpecError(about + error.what());
     } catch (const DriverError& error) {
@@ -81,9 +85,10 @@ class Loader {
   }
 
   std::string note() const {
-    if (older_.empty()) return {};
-    return fmt::format("the driver is too old for the PTX of {}; loaded instead: {}",
-                       to_string(asked_.target()), fmt::join(older_, ", "));
+    if (older_.empty()) return code_note_;
+    return fmt::format("the driver is too old for the PTX of {}; loaded instead: {}{}{}",
+                       to_string(asked_.target()), fmt::join(older_, ", "),
+                       code_note_.empty() ? "" : "\n", code_note_);
   }
 
  private:
@@ -120,6 +125,7 @@ class Loader {
   const sagegen::Kernel& asked_;
   const ArtifactSource& source_;
   std::vector<std::string> older_;
+  std::string code_note_;
 };
 
 }  // namespace

@@ -60,7 +60,8 @@ std::shared_ptr<const Kernel> shared_kernel(const Device& device,
   if (std::shared_ptr<const Kernel> kernel = loaded->kernel.lock()) return kernel;
   auto kernel = std::make_shared<const Kernel>(device, artifact->code, artifact->entry,
                                                artifact->resources.threads,
-                                               artifact->resources.dynamic_smem, param_bytes);
+                                               artifact->resources.dynamic_smem, param_bytes,
+                                               artifact->assembled ? &*artifact->assembled : nullptr);
   loaded->kernel = kernel;
   return kernel;
 }

@@ -52,7 +52,7 @@ std::optional<std::string> read_if_there(const std::filesystem::path& file) {
     throw CacheError(fmt::format("{}: cannot be read: it is no regular file", file.string()));
   }
   std::string bytes;
-  char block[4096];
+  char block[1 << 16];
   for (;;) {
     const ssize_t got = ::read(descriptor, block, sizeof block);
     if (got < 0 && errno == EINTR) continue;
@@ -74,6 +74,18 @@ void make_folders(const std::filesystem::path& folder) {
   if (error)
     throw CacheError(
         fmt::format("{}: the folder cannot be made: {}", folder.string(), error.message()));
+}
+
+std::filesystem::path set_file_aside(const std::filesystem::path& file) {
+  std::error_code error;
+  const std::filesystem::path folder = file.parent_path() / "aside";
+  std::filesystem::create_directories(folder, error);
+  if (error) return {};
+  std::filesystem::path aside = folder / file.filename();
+  for (int number = 2; std::filesystem::exists(aside, error) && number < 1000; ++number)
+    aside = folder / fmt::format("{}.{}", file.filename().string(), number);
+  std::filesystem::rename(file, aside, error);
+  return error ? std::filesystem::path() : aside;
 }
 
 void write_durably(const std::filesystem::path& file, std::string_view bytes) {

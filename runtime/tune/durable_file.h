@@ -14,6 +14,9 @@ namespace sagegen::runtime {
 // Throws CacheError of a file that is there and cannot be read.
 std::optional<std::string> read_if_there(const std::filesystem::path& file);
 void make_folders(const std::filesystem::path& folder);  // throws CacheError
+// Takes a file out of the way, into the folder "aside" beside it. A file that was set aside before keeps its place.
+// Returns where it is now; empty if the system refused.
+std::filesystem::path set_file_aside(const std::filesystem::path& file);
 
 // Appends; what append() returned from is on the disk. One process at a time has it open, where the file system has locks.
 class DurableLog {

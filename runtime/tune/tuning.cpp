@@ -18,7 +18,6 @@ constexpr std::string_view kHead = "sagegen.tuned\t1";
 constexpr std::string_view kSetHead = "sagegen.tuned-set\t1";
 constexpr std::string_view kSum = "sum\t";
 constexpr std::string_view kExtension = ".tuned";
-constexpr std::string_view kAside = "aside";
 
 // Every field once: its name, and how it becomes text and back.
 template <typename Visitor>
@@ -216,17 +215,8 @@ void TuningDatabase::store(const TuningEntry& entry) const {
   write_durably(file_of(entry.key), to_text(entry));
 }
 
-// A file that was set aside before keeps its place.
 std::filesystem::path TuningDatabase::set_aside(const std::filesystem::path& file) const {
-  std::error_code error;
-  const std::filesystem::path folder = folder_ / kAside;
-  std::filesystem::create_directories(folder, error);
-  if (error) return {};
-  std::filesystem::path aside = folder / file.filename();
-  for (int number = 2; std::filesystem::exists(aside, error) && number < 1000; ++number)
-    aside = folder / fmt::format("{}.{}", file.filename().string(), number);
-  std::filesystem::rename(file, aside, error);
-  return error ? std::filesystem::path() : aside;
+  return set_file_aside(file);
 }
 
 std::vector<TuningDatabase::Listed> TuningDatabase::list() const {

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -138,7 +139,18 @@ TEST_CASE("every call reaches its symbol with its arguments in order") {
 
   ModuleHandle module = nullptr;
   FunctionHandle function = nullptr;
-  std::string text;
+  std::string text, code;
+  CHECK(driver->can_compile());
+  returns_and_logs(driver->compile(&code, "good", &text),
+                   "link_create 4\nlink_add 0x70 1 good 5 kernel 0 0 0\nlink_complete 0x70\n"
+                   "link_destroy 0x70\n");
+  CHECK(text == "info: 12 registers");
+  CHECK(code == std::string("\x7f"
+                            "ELF\0code",
+                            9));  // bytes, not a C string
+  CHECK(driver->compile(&code, "bad", &text) == Result::invalid_ptx);
+  CHECK(text == "error in bad");
+  CHECK(log.take() == "link_create 4\nlink_add 0x70 1 bad 4 kernel 0 0 0\nlink_destroy 0x70\n");
   returns_and_logs(driver->module_load(&module, "good", &text),
                    "module_load option 5 has 1 bytes\nmodule_load option 3 has 1 bytes\n"
                    "module_load good\n");
@@ -218,6 +230,23 @@ TEST_CASE("a driver without tensor maps is used without them") {
   REQUIRE(driver != nullptr);
   TensorMap map;
   CHECK(driver->tensor_map_encode_tiled(&map, {}) == Result::not_supported);
+}
+
+TEST_CASE("a driver that lacks a function of the linker does not compile") {
+  std::string why;
+  const std::shared_ptr<DriverApi> driver = load_cuda_library(FAKE_LIBCUDA_WITHOUT_LINKER, &why);
+  REQUIRE(driver != nullptr);
+  CHECK_FALSE(driver->can_compile());
+  CHECK(driver->takes_machine_code());
+  std::string code;
+  CHECK(driver->compile(&code, "good", nullptr) == Result::not_supported);
+}
+
+TEST_CASE("a driver says which file it is, behind links") {
+  std::string why;
+  const std::shared_ptr<DriverApi> driver = load_cuda_library(FAKE_LIBCUDA, &why);
+  REQUIRE(driver != nullptr);
+  CHECK(driver->build() == std::filesystem::canonical(FAKE_LIBCUDA).filename());
 }
 
 TEST_CASE("a driver without graphs is used without them") {

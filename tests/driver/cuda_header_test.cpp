@@ -40,6 +40,8 @@ static_assert(kSameValue<Result::not_initialized, CUDA_ERROR_NOT_INITIALIZED>);
 static_assert(kSameValue<Result::deinitialized, CUDA_ERROR_DEINITIALIZED>);
 static_assert(kSameValue<Result::no_device, CUDA_ERROR_NO_DEVICE>);
 static_assert(kSameValue<Result::invalid_device, CUDA_ERROR_INVALID_DEVICE>);
+static_assert(kSameValue<Result::invalid_image, CUDA_ERROR_INVALID_IMAGE>);
+static_assert(kSameValue<Result::no_binary_for_gpu, CUDA_ERROR_NO_BINARY_FOR_GPU>);
 static_assert(kSameValue<Result::invalid_context, CUDA_ERROR_INVALID_CONTEXT>);
 static_assert(kSameValue<Result::invalid_ptx, CUDA_ERROR_INVALID_PTX>);
 static_assert(kSameValue<Result::unsupported_ptx_version, CUDA_ERROR_UNSUPPORTED_PTX_VERSION>);
@@ -84,6 +86,7 @@ static_assert(kSameValue<cuda_constant::kJitInfoLogBufferBytes, CU_JIT_INFO_LOG_
 static_assert(kSameValue<cuda_constant::kJitErrorLogBuffer, CU_JIT_ERROR_LOG_BUFFER>);
 static_assert(
     kSameValue<cuda_constant::kJitErrorLogBufferBytes, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES>);
+static_assert(kSameValue<cuda_constant::kJitInputPtx, CU_JIT_INPUT_PTX>);
 static_assert(kSameValue<cuda_constant::kStreamNonBlocking, CU_STREAM_NON_BLOCKING>);
 static_assert(kSameValue<cuda_constant::kEventDefault, CU_EVENT_DEFAULT>);
 

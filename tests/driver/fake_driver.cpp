@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <string_view>
 
 namespace sagegen::test {
 namespace {
@@ -14,7 +15,14 @@ std::uintptr_t number(Handle handle) {
   return reinterpret_cast<std::uintptr_t>(handle);
 }
 
+constexpr std::string_view kElf = "\x7f"
+                                 "ELF fake ";
+
 }  // namespace
+
+std::string fake_machine_code(const std::string& ptx, int compute_capability) {
+  return std::string(kElf) + std::to_string(compute_capability) + "\n" + ptx;
+}
 
 // Of the text from `.entry` to the next: `.param .type name` or `.param .align N .b8 name[N]`, and
 // `.shared .align N .b8 name[N]`.
@@ -200,17 +208,17 @@ Result FakeDriver::context_synchronize() {
 
 Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::string* log) {
   FAKE_BEGIN("cuModuleLoadDataEx", Needs::context);
-  if (!jit_log_.empty()) {
-    *log = jit_log_;
-    return jit_result_;
-  }
   std::map<std::string, Entry> entries;
-  const std::string text = ptx;
-  int major = 0, minor = 0;
-  if (std::sscanf(text.c_str(), ".version %d.%d", &major, &minor) == 2 &&
-      10 * major + minor > newest_ptx_) {
-    *log = "ptxas fatal: unsupported .version";
-    return Result::unsupported_ptx_version;
+  std::string text = ptx;
+  if (text.starts_with(kElf)) {
+    int capability = 0;
+    if (std::sscanf(text.c_str() + kElf.size(), "%d", &capability) != 1)
+      return Result::invalid_image;
+    if (capability / 10 != compute_capability_ / 10 || capability > compute_capability_)
+      return Result::no_binary_for_gpu;
+    text.erase(0, text.find('\n') + 1);
+  } else if (const Result refused = refuse_ptx(text, log); refused != Result::success) {
+    return refused;
   }
   for (std::size_t at = text.find(".entry "); at != std::string::npos;
        at = text.find(".entry ", at + 1)) {
@@ -223,6 +231,58 @@ Result FakeDriver::module_load(ModuleHandle* module, const char* ptx, std::strin
   modules_[handle] = entries;
   *module = reinterpret_cast<ModuleHandle>(handle);
   return Result::success;
+}
+
+Result FakeDriver::refuse_ptx(const std::string& text, std::string* log) const {
+  if (!jit_log_.empty()) {
+    *log = jit_log_;
+    return jit_result_;
+  }
+  int major = 0, minor = 0;
+  if (std::sscanf(text.c_str(), ".version %d.%d", &major, &minor) == 2 &&
+      10 * major + minor > newest_ptx_) {
+    *log = "ptxas fatal: unsupported .version";
+    return Result::unsupported_ptx_version;
+  }
+  return Result::success;
+}
+
+Result FakeDriver::link_create(std::uintptr_t* link) {
+  FAKE_BEGIN("cuLinkCreate", Needs::context);
+  *link = give("link");
+  return Result::success;
+}
+
+Result FakeDriver::link_add(std::uintptr_t link, const char* ptx, std::string* log) {
+  FAKE_BEGIN("cuLinkAddData", Needs::context);
+  if (const Result known = require("link", link); known != Result::success) return known;
+  if (const Result refused = refuse_ptx(ptx, log); refused != Result::success) return refused;
+  links_[link] = fake_machine_code(ptx, compute_capability_);
+  return Result::success;
+}
+
+Result FakeDriver::link_complete(std::uintptr_t link, const std::string** code) {
+  FAKE_BEGIN("cuLinkComplete", Needs::context);
+  if (const Result known = require("link", link); known != Result::success) return known;
+  *code = &links_[link];
+  return Result::success;
+}
+
+Result FakeDriver::link_destroy(std::uintptr_t link) {
+  FAKE_BEGIN("cuLinkDestroy", Needs::context);
+  links_.erase(link);
+  return forget("link", link);
+}
+
+Result FakeDriver::compile(std::string* code, const char* ptx, std::string* log) {
+  std::uintptr_t link = 0;
+  if (const Result made = link_create(&link); made != Result::success) return made;
+  Result result = link_add(link, ptx, log);
+  const std::string* made = nullptr;
+  if (result == Result::success) result = link_complete(link, &made);
+  if (result == Result::success) *code = *made;
+  link_destroy(link);
+  return result;
 }
 
 Result FakeDriver::module_unload(ModuleHandle module) {

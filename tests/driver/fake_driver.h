@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <set>
@@ -24,6 +25,9 @@ struct FakeLaunch {
   StreamHandle stream = nullptr;
   std::vector<std::byte> params;  // as many bytes as the PTX of the kernel declares, without gaps
 };
+
+// What the fake compiles a text to, and an assembler would.
+std::string fake_machine_code(const std::string& ptx, int compute_capability);
 
 // Text that the fake (and ptx_entries) understands as a kernel with one parameter block.
 std::string fake_ptx(const std::string& entry, std::size_t param_bytes);
@@ -48,6 +52,9 @@ class FakeDriver : public DriverApi {
     cuda_version_ = cuda;
     newest_ptx_ = newest_ptx;
   }
+  // Compiles PTX to machine code, as drivers with a linker do: a tag with the compute capability, and the text.
+  void set_compiles(bool compiles) { compiles_ = compiles; }
+  void set_build(const std::string& build) { build_ = build; }
   int call_count() const { return static_cast<int>(calls_.size()); }
   const std::vector<std::string>& calls() const { return calls_; }  // names as in cuda.h
   const std::vector<FakeLaunch>& launches() const { return launches_; }
@@ -72,6 +79,15 @@ class FakeDriver : public DriverApi {
   Result get_current(ContextHandle* context) override;
   Result context_synchronize() override;
   Result module_load(ModuleHandle* module, const char* ptx, std::string* log) override;
+  bool takes_machine_code() const override { return true; }
+  bool can_compile() const override { return compiles_; }
+  Result compile(std::string* code, const char* ptx, std::string* log) override;
+  std::string build() const override { return build_; }
+  // What compile() is made of.
+  Result link_create(std::uintptr_t* link);
+  Result link_add(std::uintptr_t link, const char* ptx, std::string* log);
+  Result link_complete(std::uintptr_t link, const std::string** code);  // the link's
+  Result link_destroy(std::uintptr_t link);
   Result module_unload(ModuleHandle module) override;
   Result module_function(FunctionHandle* function, ModuleHandle module, const char* name) override;
   Result function_attribute(int* value, FunctionAttribute attribute,
@@ -117,6 +133,7 @@ class FakeDriver : public DriverApi {
   };
   static Entry entry_of(const std::string& text);
 
+  Result refuse_ptx(const std::string& text, std::string* log) const;
   // Records the call. Success: the call may go on.
   Result begin(const char* call, Needs needs);
   Result check_range(const char* call, DevicePtr ptr, std::size_t bytes);
@@ -128,6 +145,9 @@ class FakeDriver : public DriverApi {
   int devices_ = 1;
   int cuda_version_ = 13000;
   int newest_ptx_ = 90;
+  bool compiles_ = false;
+  std::string build_;
+  std::map<std::uintptr_t, std::string> links_;  // the machine code
   int compute_capability_ = 89;
   int smem_optin_ = 101376;
   int threads_per_block_ = 1024;

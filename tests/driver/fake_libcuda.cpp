@@ -4,6 +4,7 @@
 //   FAKE_WITHOUT_MEMSET   lacks cuMemsetD8Async
 //   FAKE_WITHOUT_TENSOR_MAP   lacks cuTensorMapEncodeTiled, as drivers before CUDA 12.0
 //   FAKE_WITHOUT_GRAPHS   lacks the functions of graphs
+//   FAKE_WITHOUT_LINKER   lacks cuLinkComplete
 //   FAKE_INIT_RESULT=N    cuInit fails with N
 //   FAKE_DEVICE_COUNT=N   number of devices
 //   FAKE_CUDA_VERSION=N   what cuDriverGetVersion says
@@ -27,6 +28,8 @@
 namespace {
 
 std::string log_text;
+char* link_errors = nullptr;
+char* link_messages = nullptr;
 
 template <typename... Args>
 int logged(const char* format, Args... args) {
@@ -116,6 +119,39 @@ int cuModuleLoadDataEx(void** module, const void* image, unsigned count, int* op
   *module = reinterpret_cast<void*>(0x30);
   logged("module_load %s", text);
   return std::strcmp(text, "bad") == 0 ? 218 : 0;
+}
+// Options and buffers are as those of cuModuleLoadDataEx; they are written to by later calls.
+int cuLinkCreate_v2(unsigned count, int* options, void** values, void** link) {
+  link_errors = link_messages = nullptr;
+  for (unsigned i = 0; i < count; ++i) {
+    if (options[i] == 3) link_messages = static_cast<char*>(values[i]);
+    if (options[i] == 5) link_errors = static_cast<char*>(values[i]);
+  }
+  *link = reinterpret_cast<void*>(0x70);
+  return logged("link_create %u", count);
+}
+int cuLinkAddData_v2(void* link, int type, void* data, std::size_t bytes, const char* name,
+                     unsigned count, int* options, void** values) {
+  const char* text = static_cast<const char*>(data);
+  logged("link_add %#lx %d %s %zu %s %u %#lx %#lx", number(link), type, text, bytes, name, count,
+         number(options), number(values));
+  if (std::strcmp(text, "bad") != 0) return 0;
+  if (link_errors != nullptr) std::strcpy(link_errors, "error in bad");
+  return 218;
+}
+#ifndef FAKE_WITHOUT_LINKER
+int cuLinkComplete(void* link, void** code, std::size_t* bytes) {
+  static char machine_code[] = "\x7f"
+                               "ELF\0code";
+  *code = machine_code;
+  *bytes = sizeof machine_code - 1;
+  if (link_messages != nullptr) std::strcpy(link_messages, "info: 12 registers");
+  return logged("link_complete %#lx", number(link));
+}
+#endif
+int cuLinkDestroy(void* link) {
+  link_errors = link_messages = nullptr;
+  return logged("link_destroy %#lx", number(link));
 }
 int cuModuleUnload(void* module) { return logged("module_unload %#lx", number(module)); }
 int cuModuleGetFunction(void** function, void* module, const char* name) {

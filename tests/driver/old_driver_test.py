@@ -20,7 +20,7 @@ class OldDriver(unittest.TestCase):
 
     def sagegen(self, *arguments):
         return subprocess.run([SAGEGEN, *arguments], capture_output=True, text=True, check=False, timeout=120,
-                              env={**os.environ, "LD_LIBRARY_PATH": self.path})
+                              env={**os.environ, "LD_LIBRARY_PATH": self.path, "SAGEGEN_CODE_CACHE": "off"})
 
     def test_devices(self):
         done = self.sagegen("devices", "--json")

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "sagegen/artifact.h"
 #include "sagegen/runtime/driver_api.h"
 #include "sagegen/runtime/error.h"
 #include "sagegen/runtime/ptx_entry.h"
@@ -29,12 +30,17 @@ namespace sagegen::runtime {
 void check(DriverApi& api, Result result, const char* call, std::string_view about = {},
            std::string_view log = {});
 
+class CodeCache;  // code_cache.h
+
 // One device with its primary context. Copies share the context, which is released with the last
 // one.
 class Device {
  public:
   // Throws ArgumentError if there is no such device, DriverError.
+  // Kernels that the driver compiles are kept in the code cache that the environment names.
   Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal);
+  // The same with this cache; null: none.
+  Device(std::shared_ptr<DriverApi> api, DeviceOrdinal ordinal, std::shared_ptr<CodeCache> cache);
   Device(const Device&) = default;  // no move: a moved-from Device would be an empty one
   Device& operator=(const Device&) = default;
 
@@ -44,6 +50,7 @@ class Device {
   int compute_capability() const;  // 89 for 8.9
   int attribute(DeviceAttribute attribute) const;
   std::size_t total_memory() const;  // bytes
+  CodeCache* code_cache() const;     // null: none
   void synchronize() const;
 
   // Makes the context current in this thread while alive and restores the caller's afterwards. The
@@ -173,9 +180,10 @@ class Kernel {
   Kernel(const Device& device, const std::string& ptx, const std::string& entry,
          const KernelOptions& options = {});
   // The same for an entry that takes one block of `param_bytes` bytes, such as a ParamLayout.
-  // SpecError if it takes anything else.
+  // SpecError if it takes anything else. `assembled`, machine code of this PTX, is loaded in its place where it
+  // runs on the device; null: there is none.
   Kernel(const Device& device, const std::string& ptx, const std::string& entry, int threads,
-         int dynamic_smem, std::size_t param_bytes);
+         int dynamic_smem, std::size_t param_bytes, const MachineCode* assembled = nullptr);
   ~Kernel();
   Kernel(Kernel&& other) noexcept;
   Kernel& operator=(Kernel&&) = delete;
@@ -208,6 +216,7 @@ class Kernel {
                        std::span<void* const> arguments) const;
 
   const std::string& name() const;
+  const std::string& note() const;  // why `assembled` was not loaded, as a sentence; else empty
   std::span<const PtxParameter> parameters() const;
   int attribute(FunctionAttribute attribute) const;
 

@@ -42,7 +42,9 @@ enum class Result : int {
   stub_library = 34,
   no_device = 100,
   invalid_device = 101,
+  invalid_image = 200,
   invalid_context = 201,
+  no_binary_for_gpu = 209,
   invalid_ptx = 218,
   unsupported_ptx_version = 222,
   not_found = 500,
@@ -140,6 +142,15 @@ class DriverApi {
   // ptx: NUL-terminated text, or with the real driver a cubin. log: receives the JIT's messages, also on success.
   virtual Result module_load(ModuleHandle* module, const char* ptx, std::string* log) = 0;
   virtual Result module_unload(ModuleHandle module) = 0;
+  // Whether module_load takes machine code; the emulator does not.
+  virtual bool takes_machine_code() const { return false; }
+  // The machine code that module_load would make of PTX for the device of the current context (cuLinkCreate,
+  // cuLinkAddData, cuLinkComplete). log: as of module_load. not_supported, as can_compile() says beforehand: the
+  // emulator, and drivers without a linker.
+  virtual bool can_compile() const { return false; }
+  virtual Result compile(std::string* /*code*/, const char* /*ptx*/, std::string* /*log*/) {
+    return Result::not_supported;
+  }
   virtual Result module_function(FunctionHandle* function, ModuleHandle module,
                                  const char* name) = 0;
   virtual Result function_attribute(int* value, FunctionAttribute attribute,
@@ -181,6 +192,8 @@ class DriverApi {
 
   // "CUDA_ERROR_ILLEGAL_ADDRESS"; "unknown result 1234" if the driver does not know it.
   virtual std::string result_name(Result result) const = 0;
+  // What tells drivers of one CUDA version apart, "libcuda.so.580.65.06"; empty if nothing does.
+  virtual std::string build() const { return {}; }
   // Detail of the calling thread's last failed call, where the implementation has more to say than the
   // code (the emulator's findings); otherwise empty.
   virtual std::string last_error_detail() const { return {}; }

@@ -76,7 +76,8 @@ class LoadedSteps {
   void launch(std::size_t step, Dim3 grid, const ParamPack& params, StreamHandle stream) const;
 
   std::vector<std::string> entries() const;  // as loaded, in launch order
-  // Which kernels are those of an older target because of the driver, as a sentence; empty if none is.
+  // Which kernels are those of an older target because of the driver, and why machine code beside PTX was not loaded,
+  // as sentences; empty if none is.
   const std::string& note() const { return note_; }
 
  private:
