@@ -180,7 +180,7 @@ void CodeCache::store(const CodeKey& key, std::string_view code) {
   if (code.empty() || bytes.size() > options_.most_bytes) return;
   const fs::path file = file_of(key);
   try {
-    write_durably(file, bytes);
+    write_whole(file, bytes);
     trim(file);
   } catch (const CacheError& error) {
     {

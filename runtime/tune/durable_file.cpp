@@ -88,7 +88,9 @@ std::filesystem::path set_file_aside(const std::filesystem::path& file) {
   return error ? std::filesystem::path() : aside;
 }
 
-void write_durably(const std::filesystem::path& file, std::string_view bytes) {
+namespace {
+
+void write(const std::filesystem::path& file, std::string_view bytes, bool durably) {
   const std::filesystem::path folder =
       file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
   make_folders(folder);
@@ -97,7 +99,7 @@ void write_durably(const std::filesystem::path& file, std::string_view bytes) {
   const int descriptor = ::mkostemp(temporary.data(), O_CLOEXEC);
   if (descriptor < 0) fail(temporary, "cannot be made", errno);
   ::fchmod(descriptor, 0644);
-  const bool written = write_all(descriptor, bytes) && ::fsync(descriptor) == 0;
+  const bool written = write_all(descriptor, bytes) && (!durably || ::fsync(descriptor) == 0);
   int error = errno;
   // Network file systems tell of a full disk only here.
   const bool closed = ::close(descriptor) == 0;
@@ -117,7 +119,17 @@ void write_durably(const std::filesystem::path& file, std::string_view bytes) {
     ::unlink(temporary.c_str());
     if (!there) fail(file, "cannot be renamed into its place", error);
   }
-  sync_folder(folder);
+  if (durably) sync_folder(folder);
+}
+
+}  // namespace
+
+void write_durably(const std::filesystem::path& file, std::string_view bytes) {
+  write(file, bytes, true);
+}
+
+void write_whole(const std::filesystem::path& file, std::string_view bytes) {
+  write(file, bytes, false);
 }
 
 DurableLog::DurableLog(const std::filesystem::path& file) : file_(file) {

@@ -18,6 +18,10 @@ void make_folders(const std::filesystem::path& folder);  // throws CacheError
 // Returns where it is now; empty if the system refused.
 std::filesystem::path set_file_aside(const std::filesystem::path& file);
 
+// As write_durably(), but that a crash of the machine may leave less than the whole of a file: for what has a sum and can
+// be made again. Forcing a file to the disk takes tens of milliseconds on some.
+void write_whole(const std::filesystem::path& file, std::string_view bytes);
+
 // Appends; what append() returned from is on the disk. One process at a time has it open, where the file system has locks.
 class DurableLog {
  public:

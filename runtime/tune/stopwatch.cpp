@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "runtime/driver/in_context.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/error.h"
 
@@ -36,8 +37,24 @@ class InstructionCount final : public Stopwatch {
 class Graph {
  public:
   Graph(const Device& device, const Stream& stream, const Enqueue& enqueue) : device_(device) {
-    DriverApi& api = device_.api();
-    const Device::Scope scope(device_);
+    in_context(
+        device_, [&](DriverApi& driver) { capture(driver, stream, enqueue); },
+        [&](DriverApi& driver) { driver.graph_executable_destroy(executable_); });
+  }
+  ~Graph() {
+    release_in_context(
+        device_, [&](DriverApi& driver) { driver.graph_executable_destroy(executable_); });
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch(StreamHandle stream) const {
+    in_context(device_, [&](DriverApi& driver) {
+      check(driver, driver.graph_launch(executable_, stream), "cuGraphLaunch");
+    });
+  }
+
+ private:
+  void capture(DriverApi& api, const Stream& stream, const Enqueue& enqueue) {
     check(api, api.stream_begin_capture(stream.handle()), "cuStreamBeginCapture");
     GraphHandle graph = nullptr;
     try {
@@ -50,23 +67,9 @@ class Graph {
     check(api, api.stream_end_capture(stream.handle(), &graph), "cuStreamEndCapture");
     const Result made = api.graph_instantiate(&executable_, graph);
     api.graph_destroy(graph);
-    check(api, made, "cuGraphInstantiate");
-  }
-  ~Graph() {
-    try {
-      const Device::Scope scope(device_);
-      device_.api().graph_executable_destroy(executable_);
-    } catch (...) {  // the device is lost, and with it the graph
-    }
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void launch(StreamHandle stream) const {
-    const Device::Scope scope(device_);
-    check(device_.api(), device_.api().graph_launch(executable_, stream), "cuGraphLaunch");
+    check(api, made, "cuGraphInstantiateWithFlags");
   }
 
- private:
   Device device_;
   GraphExecutableHandle executable_ = nullptr;
 };
@@ -124,10 +127,10 @@ class Events final : public Stopwatch {
     return result == Result::success && l2 > 0 ? 2 * static_cast<std::size_t>(l2) : kUnknown;
   }
   void flush() {
-    const Device::Scope scope(device_);
-    check(device_.api(),
-          device_.api().fill_bytes(flush_.data(), 0, flush_.bytes(), stream_.handle()),
-          "cuMemsetD8Async");
+    in_context(device_, [&](DriverApi& driver) {
+      check(driver, driver.fill_bytes(flush_.data(), 0, flush_.bytes(), stream_.handle()),
+            "cuMemsetD8Async");
+    });
   }
   double nanoseconds(int i) const {
     constexpr double kPerMillisecond = 1e6;

@@ -163,6 +163,9 @@ Result FakeDriver::device_attribute(int* value, DeviceAttribute attribute, Devic
     case DeviceAttribute::max_shared_memory_per_block_optin:
       *value = smem_optin_;
       break;
+    case DeviceAttribute::l2_cache_size:
+      *value = 1 << 16;
+      break;
     default:
       *value = 0;
   }
