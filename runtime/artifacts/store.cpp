@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <system_error>
 #include <utility>
 
 #include "runtime/artifacts/key_words.h"
@@ -45,7 +47,35 @@ std::string what_exists(const std::vector<std::string>& keys, const sagegen::Ker
                      more == 0 ? "" : fmt::format("\n  and {} more", more));
 }
 
+constexpr std::string_view kMachineCode = ".cubin";
+
+bool is_machine_code(std::string_view name) { return name.find(kMachineCode) != name.npos; }
+
+// Of those that there are, by several assemblers, the newest.
+std::optional<MachineCode> machine_code_in(const Bundle& bundle, const std::string& key,
+                                           Target target) {
+  const std::string prefix = key + std::string(kMachineCode);
+  const auto names = bundle.names();
+  std::string_view name;
+  int cuda = 0;
+  for (auto at = std::ranges::lower_bound(names, prefix);
+       at != names.end() && at->starts_with(prefix); ++at) {
+    int version = 0;
+    const char* const end = at->data() + at->size();
+    const auto [stop, error] = std::from_chars(at->data() + prefix.size(), end, version);
+    if (error != std::errc() || stop != end || version <= cuda) continue;
+    name = *at;
+    cuda = version;
+  }
+  if (name.empty()) return std::nullopt;
+  return MachineCode{.target = target, .cuda = cuda, .bytes = bundle.find(name).value()};
+}
+
 }  // namespace
+
+std::string machine_code_name(std::string_view key, int cuda_version) {
+  return fmt::format("{}{}{}", key, kMachineCode, cuda_version);
+}
 
 PtxStore store_of(const Bundle& bundle, std::string where, std::string advice) {
   return {.where = std::move(where),
@@ -53,7 +83,13 @@ PtxStore store_of(const Bundle& bundle, std::string where, std::string advice) {
           .find = [bundle](const std::string& name) { return bundle.find(name); },
           .keys =
               [bundle] {
-                return std::vector<std::string>(bundle.names().begin(), bundle.names().end());
+                std::vector<std::string> keys(bundle.names().begin(), bundle.names().end());
+                std::erase_if(keys, is_machine_code);
+                return keys;
+              },
+          .assembled =
+              [bundle](const std::string& key, Target target) {
+                return machine_code_in(bundle, key, target);
               }};
 }
 
@@ -70,6 +106,7 @@ ArtifactSource source_of(PtxStore store) {
       if (!ptx) continue;
       Artifact artifact = artifact_of_ptx(found, std::move(*ptx));
       artifact.key = wanted.key();
+      if (store.assembled) artifact.assembled = store.assembled(found.key(), targets[i]);
       return std::make_shared<const Artifact>(std::move(artifact));
     }
     throw SpecError(fmt::format("no PTX of {} {}, nor of a target that could stand in; {}; {}",

@@ -17,6 +17,8 @@ struct PtxStore {
   std::string advice;  // how to get more, as the end of a sentence
   std::function<std::optional<std::string>(const std::string& key)> find;
   std::function<std::vector<std::string>()> keys;  // for messages
+  // Machine code of the PTX of a key; may be absent.
+  std::function<std::optional<MachineCode>(const std::string& key, Target target)> assembled = {};
 };
 
 PtxStore store_of(const Bundle& bundle, std::string where, std::string advice);

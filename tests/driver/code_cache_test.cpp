@@ -16,6 +16,7 @@
 
 #include "runtime/driver/module_code.h"
 #include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/bundle.h"
 #include "sagegen/runtime/code_cache.h"
 #include "sagegen/runtime/emulator.h"
 #include "tests/driver/fake_plan.h"
@@ -512,4 +513,45 @@ TEST_CASE("machine code beside PTX is loaded where it runs, else the PTX with a 
   // One that is not what it says.
   CHECK_THAT(load({.target = {.sm = 89}, .cuda = 13000, .bytes = fake_machine_code(ptx, 75)}).note(),
              Contains("the driver refuses it: FAKE_RESULT_209"));
+}
+
+TEST_CASE("a bundle has machine code beside PTX, for the device that it runs on") {
+  const TemporaryFolder folder;
+  const sagegen::Kernel kernel = usual_kernel();
+  std::vector<std::string> owned;  // names and texts
+  std::vector<NamedText> texts;
+  const auto add = [&](const std::string& name, const std::string& text) {
+    owned.insert(owned.end(), {name, text});
+  };
+  std::vector<sagegen::Kernel> all = kernel.inputs();
+  all.push_back(kernel);
+  for (const sagegen::Kernel& each : all) {
+    const std::string ptx = fake_ptx_of(each);
+    add(each.key(), ptx);
+    add(machine_code_name(each.key(), 12080), fake_machine_code("old", 89));
+    add(machine_code_name(each.key(), 13000), fake_machine_code(ptx, 89));
+  }
+  for (std::size_t i = 0; i < owned.size(); i += 2) texts.push_back({owned[i], owned[i + 1]});
+  write_bytes(folder.path() / "b", write_bundle(texts));
+  const ArtifactSource source = ptx_bundle(folder.path() / "b");
+  REQUIRE(source(kernel)->assembled);
+  CHECK(source(kernel)->assembled->target == Target{.sm = 89});
+  CHECK(source(kernel)->assembled->cuda == 13000);
+
+  Machine machine(folder.path() / "code");
+  machine.device.emplace(machine.driver, 0, machine.cache);
+  const attention::Plan plan(*machine.device, kernel, source);
+  CHECK(plan.note().empty());
+  CHECK(machine.calls("cuLinkCreate") == 0);
+  CHECK(machine.calls("cuModuleLoadDataEx") == static_cast<long>(all.size()));
+
+  // sm_89 serves a device of 9.0 as PTX alone.
+  Machine later(folder.path() / "code");
+  later.driver->set_compute_capability(90);
+  later.device.emplace(later.driver, 0, later.cache);
+  const attention::Plan on_later(*later.device, kernel, source);
+  CHECK_THAT(on_later.note(), Contains("machine code for sm_89 and CUDA 13.0 is not loaded"));
+  CHECK(later.calls("cuLinkComplete") == static_cast<long>(all.size()));
+  // Messages list keys.
+  CHECK_THROWS_WITH(source(usual_kernel({.head_dim = 64})), !Contains(".cubin"));
 }

@@ -1,10 +1,13 @@
 // `sagegen bundle`: PTX of plans in one file, with every schedule that a sweep may try, for machines without a generator.
+#include <cstdio>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "sagegen/runtime/bundle.h"
+#include "tools/model/ptxas.h"
 #include "tools/reference/parallel_for.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
@@ -20,7 +23,7 @@ namespace {
 struct BundleCommand {
   std::vector<std::string> plans;
   std::string target, out;
-  bool usual_alone = false;
+  bool usual_alone = false, cubins = false;
 };
 
 // By key. What prepares the inputs may depend on the schedule, which says how they are padded.
@@ -73,8 +76,46 @@ Chosen choose(const BundleCommand& command) {
   return chosen;
 }
 
+struct Cubin {
+  std::string name, bytes;
+};
+
+// 13000 for "13.0.88".
+int cuda_version_of(const std::string& ptxas) {
+  int major = 0, minor = 0;
+  std::sscanf(ptxas.c_str(), "%d.%d", &major, &minor);
+  return 1000 * major + 10 * minor;
+}
+
+void need_ptxas() {
+  if (model::ptxas_version().empty())
+    throw UsageError(fmt::format(
+        "--cubins is refused: no ptxas {}; SAGEGEN_PTXAS names one, and tools/install_ptxas.sh gets it",
+        model::ptxas_places()));
+}
+
+// Of every artifact, in the same order. Throws FileError of one that ptxas refuses.
+std::vector<Cubin> assemble(const std::vector<Artifact>& artifacts,
+                            const std::vector<Kernel>& kernels) {
+  const int cuda = cuda_version_of(model::ptxas_version());
+  std::vector<Cubin> cubins(artifacts.size());
+  Progress progress("assembling", artifacts.size());
+  reference::parallel_for(static_cast<std::int64_t>(artifacts.size()), 0, [&](std::int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    model::Assembled made =
+        model::assemble(artifacts[at].code, to_string(kernels[at].target()));
+    if (made.cubin.empty())
+      throw FileError(fmt::format("ptxas {} refuses {}; leave --cubins out, or take a newer one:\n{}",
+                                  model::ptxas_version(), artifacts[at].key, made.report));
+    cubins[at] = {runtime::machine_code_name(artifacts[at].key, cuda), std::move(made.cubin)};
+    progress.advance();
+  });
+  return cubins;
+}
+
 Exit bundle_command(const BundleCommand& command, Output& output) {
   check_writable(command.out);
+  if (command.cubins) need_ptxas();
   const Chosen chosen = choose(command);
   std::vector<Kernel> kernels;
   for (const auto& [key, kernel] : chosen.kernels) kernels.push_back(kernel);
@@ -86,24 +127,35 @@ Exit bundle_command(const BundleCommand& command, Output& output) {
     progress->advance();
   });
   std::vector<runtime::NamedText> texts;
-  std::size_t bytes = 0;
+  std::size_t bytes = 0, cubin_bytes = 0;
   for (const Artifact& artifact : artifacts) {
     texts.push_back({artifact.key, artifact.code});
     bytes += artifact.code.size();
+  }
+  const std::vector<Cubin> cubins = command.cubins ? assemble(artifacts, kernels) : std::vector<Cubin>();
+  for (const Cubin& cubin : cubins) {
+    texts.push_back({cubin.name, cubin.bytes});
+    cubin_bytes += cubin.bytes.size();
   }
   progress.emplace("packing", 0);
   const std::string packed = runtime::write_bundle(std::move(texts));
   progress.reset();
   write_file(command.out, packed);
   for (const std::string& sentence : chosen.left_out) output.progress("left out: " + sentence);
-  output.text(fmt::format("{}: {} kernels of {} plans, {} bytes of PTX in {}\n", command.out,
-                          kernels.size(), chosen.plans, bytes, packed.size()));
+  const std::string with_cubins =
+      command.cubins ? fmt::format(" and {} of machine code by ptxas {}", cubin_bytes,
+                                   model::ptxas_version())
+                     : "";
+  output.text(fmt::format("{}: {} kernels of {} plans, {} bytes of PTX{} in {}\n", command.out,
+                          kernels.size(), chosen.plans, bytes, with_cubins, packed.size()));
   Json keys = Json::array(), left_out = Json::array();
   for (const Kernel& kernel : kernels) keys.push_back(kernel.key());
   for (const std::string& sentence : chosen.left_out) left_out.push_back(sentence);
   output.json({{"file", command.out},
                {"plans", chosen.plans},
                {"ptx_bytes", bytes},
+               {"cubin_bytes", cubin_bytes},
+               {"ptxas", command.cubins ? Json(model::ptxas_version()) : Json(nullptr)},
                {"bytes", packed.size()},
                {"left_out", left_out},
                {"kernels", keys}});
@@ -119,6 +171,7 @@ void add_bundle(App& app) {
       "  sagegen bundle --plan \"head_dim=128 causal=true\" --target sm_89 --out "
       "candidates.bundle\n"
       "  sagegen tune --ptx candidates.bundle --plan \"head_dim=128 causal=true\"\n"
+      "  sagegen bundle --plan head_dim=128 --target sm_89 --usual --cubins --out ready.bundle\n"
       "  sagegen bundle --plan head_dim=64 --plan head_dim=128 --target all --usual --out "
       "mine.bundle",
       [](CLI::App& options, BundleCommand& command) {
@@ -128,6 +181,8 @@ void add_bundle(App& app) {
             ->required();
         options.add_option("--target", command.target, "sm_80, ... or all")->required();
         options.add_flag("--usual", command.usual_alone, "the default schedules alone");
+        options.add_flag("--cubins", command.cubins,
+                         "machine code by ptxas beside the PTX, which the driver need not compile");
         refuse_empty(options.add_option("--out", command.out, "file to write")->required());
       },
       bundle_command);

@@ -1,4 +1,5 @@
-// `sagegen cache`: what sweeps have found, listed, checked, and carried from machine to machine.
+// `sagegen cache`: what sweeps have found, listed, checked, and carried from machine to machine; and the machine code
+// that drivers have made.
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -6,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/code_cache.h"
 #include "sagegen/runtime/error.h"
 #include "sagegen/runtime/tuning.h"
 #include "tools/reference/printable.h"
@@ -26,6 +28,7 @@ struct CacheCommand {
   Action action = Action::list;
   std::vector<std::string> names;
   std::string cache, out;
+  bool code = false;
 };
 
 TuningDatabase database_of(const CacheCommand& command) {
@@ -35,6 +38,75 @@ TuningDatabase database_of(const CacheCommand& command) {
   throw UsageError(
       "there is no folder of results: neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is "
       "set; give --cache DIR");
+}
+
+// Empty: the environment says off, or names no folder.
+std::filesystem::path code_folder_of(const CacheCommand& command) {
+  return command.cache.empty() ? runtime::code_cache_folder()
+                               : std::filesystem::path(command.cache) / "code";
+}
+
+using CodeList = std::vector<runtime::CodeCache::Listed>;
+CodeList code_in(const std::filesystem::path& folder) {
+  return folder.empty() ? CodeList() : runtime::CodeCache({.folder = folder}).list();
+}
+
+Json json_of(const CodeList& all, const std::filesystem::path& folder) {
+  std::uint64_t bytes = 0;
+  Json entries = Json::array();
+  std::size_t damaged = 0;
+  for (const runtime::CodeCache::Listed& listed : all) {
+    bytes += listed.bytes;
+    damaged += listed.why_not.empty() ? 0 : 1;
+    Json json{{"file", listed.file.string()}, {"bytes", listed.bytes}};
+    if (listed.why_not.empty()) {
+      json.update(Json{{"entry", listed.entry},
+                       {"compute_capability", fmt::format("{}.{}", listed.capability / 10,
+                                                          listed.capability % 10)},
+                       {"cuda", fmt::format("{}.{}", listed.cuda / 1000, listed.cuda % 1000 / 10)},
+                       {"driver", listed.build}});
+    } else {
+      json["error"] = listed.why_not;
+    }
+    entries.push_back(json);
+  }
+  return {{"folder", folder.string()}, {"good", all.size() - damaged}, {"damaged", damaged},
+          {"bytes", bytes}, {"entries", entries}};
+}
+
+std::string code_line(const Json& code) {
+  if (code["folder"] == "") return "machine code: no folder, or off\n";
+  return fmt::format("machine code: {} kernels, {} bytes in {}{}\n",
+                     code["entries"].size(), code["bytes"].get<std::uint64_t>(),
+                     code["folder"].get<std::string>(),
+                     code["damaged"] == 0 ? "" : fmt::format(", {} damaged", code["damaged"].dump()));
+}
+
+Exit code_command(const CacheCommand& command, Output& output) {
+  const std::filesystem::path folder = code_folder_of(command);
+  if (command.action == Action::clear) {
+    const std::size_t count = folder.empty() ? 0 : runtime::CodeCache({.folder = folder}).clear();
+    output.text(fmt::format("{} kernels removed from {}\n", count, folder.string()));
+    output.json({{"removed", count}, {"folder", folder.string()}});
+    return Exit::ok;
+  }
+  const Json code = json_of(code_in(folder), folder);
+  Table table({"kernel", "compute capability", "CUDA", "driver", "bytes", "file"});
+  std::string damaged;
+  for (const Json& entry : code["entries"]) {
+    if (entry.contains("error")) {
+      damaged += fmt::format("damaged  {}\n", entry["error"].get<std::string>());
+      continue;
+    }
+    const auto text = [&](const char* name) { return entry[name].get<std::string>(); };
+    table.add({reference::printable(text("entry")), text("compute_capability"), text("cuda"),
+               reference::printable(text("driver")), entry["bytes"].dump(),
+               std::filesystem::path(text("file")).filename().string()});
+  }
+  const bool is_list = command.action == Action::list;
+  output.text((is_list && code["good"] != 0 ? table.text() : "") + damaged + code_line(code));
+  output.json(code);
+  return is_list || damaged.empty() ? Exit::ok : Exit::check_failed;
 }
 
 std::string gain(const TuningEntry& entry) {
@@ -73,7 +145,7 @@ Json json_of(const TuningDatabase::Listed& listed) {
   return json;
 }
 
-Exit list(const TuningDatabase& database, Output& output) {
+Exit list(const CacheCommand& command, const TuningDatabase& database, Output& output) {
   Table table({"name", "what", "class", "deployment", "device", "schedule", "", "measured"});
   Json entries = Json::array();
   std::string bad;
@@ -88,9 +160,16 @@ Exit list(const TuningDatabase& database, Output& output) {
                reference::printable(entry.key.device.name), entry.schedule, gain(entry),
                entry.measured});
   }
-  output.text(entries.empty() ? fmt::format("no entries in {}\n", database.folder().string())
-                              : table.text() + bad);
-  output.json({{"folder", database.folder().string()}, {"entries", entries}});
+  const std::filesystem::path code_folder = code_folder_of(command);
+  const Json code = json_of(code_in(code_folder), code_folder);
+  output.text((entries.empty() ? fmt::format("no entries in {}\n", database.folder().string())
+                               : table.text() + bad) +
+              code_line(code));
+  output.json({{"folder", database.folder().string()},
+               {"entries", entries},
+               {"code", {{"folder", code["folder"]},
+                         {"entries", code["entries"].size()},
+                         {"bytes", code["bytes"]}}}});
   return Exit::ok;
 }
 
@@ -240,10 +319,16 @@ Exit cache_command(const CacheCommand& command, Output& output) {
   }
   if (!command.out.empty() && command.action != Action::export_all)
     throw UsageError("--out is refused: only export writes a file");
+  if (command.code) {
+    if (command.action == Action::list || command.action == Action::verify ||
+        command.action == Action::clear)
+      return code_command(command, output);
+    throw UsageError("--code is refused: list, verify and clear know machine code");
+  }
   const TuningDatabase database = database_of(command);
   switch (command.action) {
     case Action::list:
-      return list(database, output);
+      return list(command, database, output);
     case Action::show:
       return show(command, database, output);
     case Action::verify:
@@ -268,7 +353,8 @@ void add_cache(App& app) {
       "  sagegen cache export --out tuned.txt              on one machine\n"
       "  sagegen cache import tuned.txt                    on machines like it\n"
       "  sagegen cache merge /mnt/shard1 /mnt/shard2       folders of other caches\n"
-      "  sagegen cache verify",
+      "  sagegen cache verify\n"
+      "  sagegen cache clear --code                        machine code: the driver compiles again",
       [](CLI::App& options, CacheCommand& command) {
         add_choice<Action>(options, "ACTION", command.action,
                            {{"list", Action::list},
@@ -286,6 +372,8 @@ void add_cache(App& app) {
             "--cache", command.cache,
             "folder of results (default: SAGEGEN_CACHE_DIR, or sagegen in the user's cache)"));
         refuse_empty(options.add_option("--out", command.out, "file to export to"));
+        options.add_flag("--code", command.code,
+                         "list, verify or clear the machine code that drivers made, in place of results");
       },
       cache_command);
 }

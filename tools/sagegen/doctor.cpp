@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/code_cache.h"
 #include "sagegen/runtime/tuning.h"
 #include "tools/model/ptxas.h"
 #include "tools/sagegen/app.h"
@@ -232,6 +233,31 @@ Check cache_check() {
   }
 }
 
+Check code_cache_check() {
+  const std::filesystem::path folder = runtime::code_cache_folder();
+  const std::shared_ptr<runtime::CodeCache> cache = runtime::code_cache_of_environment();
+  if (!cache) {
+    return {"code cache", State::missing, "off, or without a folder",
+            "every process compiles its kernels; SAGEGEN_CODE_CACHE names a folder"};
+  }
+  try {
+    std::size_t damaged = 0;
+    std::uint64_t bytes = 0;
+    const auto all = cache->list();
+    for (const auto& listed : all) {
+      damaged += listed.why_not.empty() ? 0 : 1;
+      bytes += listed.bytes;
+    }
+    const std::string what =
+        fmt::format("{}: {} kernels, {} bytes", folder.string(), all.size(), bytes);
+    if (damaged == 0) return {"code cache", State::good, what};
+    return {"code cache", State::bad, fmt::format("{}, {} damaged", what, damaged),
+            "`sagegen cache clear --code` removes all; the driver compiles again"};
+  } catch (const Error& failure) {
+    return {"code cache", State::bad, failure.what(), "set SAGEGEN_CODE_CACHE to another folder, or off"};
+  }
+}
+
 Check generator_check() {
   if (generator_state() == GeneratorState::built_in)
     return {"generator", State::good, "LLVM " + generator_llvm_version()};
@@ -267,6 +293,7 @@ Exit doctor_command(const DoctorCommand& command, Output& output) {
     checks.push_back(
         self_test(open_run_device("emulator:sm_89", "", {.interrupt = interrupt_flag()})));
   checks.push_back(cache_check());
+  checks.push_back(code_cache_check());
   checks.push_back(ptxas_check());
   progress.reset();
 

@@ -18,8 +18,11 @@ using Variable = EnvironmentVariable;
 constexpr Variable kVariables[] = {
     {"CUDA_VISIBLE_DEVICES", "which GPUs the CUDA driver shows, and in which order"},
     {"CUDA_CACHE_DISABLE", "1: the CUDA driver compiles PTX anew at every start"},
+    {"CUDA_FORCE_PTX_JIT", "1: the CUDA driver takes no machine code, and sagegen keeps none"},
     {"LD_LIBRARY_PATH", "where libcuda.so.1 is looked for first"},
     {"SAGEGEN_CACHE_DIR", "folder of what `sagegen tune` found, in place of sagegen in the user's cache"},
+    {"SAGEGEN_CODE_CACHE", "off, or the folder of machine code, in place of code in the folder above"},
+    {"SAGEGEN_CODE_CACHE_BYTES", "how large it may become (default: 536870912)"},
     {"SAGEGEN_EMULATOR_LANES", "baseline, avx2 or avx512: the vectors that the emulator runs on"},
     {"SAGEGEN_TUNING", "off, cached, tune or \"pinned FILE\": which schedules applications run (default: cached)"},
     {"SAGEGEN_PTXAS", "the ptxas that `inspect --model` assembles with"},

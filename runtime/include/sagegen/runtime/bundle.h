@@ -48,6 +48,10 @@ class Bundle {
   std::shared_ptr<const Contents> contents_;
 };
 
+// What a bundle of kernels calls machine code of the PTX that is named by its key, by an assembler of this CUDA version:
+// "KEY.cubin13000". It is for the target of the key.
+std::string machine_code_name(std::string_view key, int cuda_version);
+
 struct NamedText {
   std::string_view name;
   std::string_view text;
