@@ -9,7 +9,7 @@ import time
 import unittest
 from html.parser import HTMLParser
 
-from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_generator, sagegen
+from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_generator, has_ptxas, sagegen
 
 SMALL = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 130, "--heads", 1)
 FEW = ("--filter", "q64k64w4s[12]|q128k64w8s2")   # with the default four candidates
@@ -421,6 +421,26 @@ class Bundle(CliTest):
         self.assertEqual([line["outcome"] for line in result["problems"][0]["schedules"]],
                          ["passed"] + (len(schedules) - 1) * ["refused"])
 
+    @unittest.skipUnless(has_ptxas(), "no ptxas")
+    def test_machine_code_lies_beside_ptx(self):
+        out = ("--usual", "--target", "sm_89", "--out", self.path("b.bundle"))
+        without = self.expect_json(OK, "bundle", *self.PLAN, *out)
+        self.assertEqual((without["cubin_bytes"], without["ptxas"]), (0, None))
+        report = self.expect_json(OK, "bundle", *self.PLAN, "--cubins", *out)
+        self.assertEqual(report["kernels"], without["kernels"])
+        self.assertRegex(report["ptxas"], r"^\d+\.\d+\.\d+$")
+        self.assertGreater(report["cubin_bytes"], 1000 * len(report["kernels"]))
+        # The emulator takes the PTX of it.
+        self.expect_json(OK, "run", "--device", "emulator:sm_89", "--head-dim", 32, "--causal", "--q-len", 40, "--ptx",
+                         self.path("b.bundle"))
+
+    def test_machine_code_needs_ptxas(self):
+        os.environ["SAGEGEN_PTXAS"] = self.path("none")
+        self.addCleanup(os.environ.pop, "SAGEGEN_PTXAS")
+        self.expect_error(FILE, "file error", ["ptxas", self.path("none"), "tools/install_ptxas.sh"], "bundle", *self.PLAN,
+                          "--cubins", "--target", "sm_89", "--out", self.path("x.bundle"))
+        self.assertFalse(os.path.exists(self.path("x.bundle")))
+
     def test_every_target_that_has_it(self):
         report = self.expect_json(OK, "bundle", "--plan", "head_dim=64 qk=s4", "--target", "all", "--usual", "--out",
                                   self.path("all.bundle"))
@@ -457,6 +477,24 @@ class Cache(CliTest):
         self.expect_error(FILE, "file error", ["rubbish"], "cache", "import", "/rubbish", *cache)
         self.expect_error(FILE, "file error", ["no exported"], "cache", "import",
                           self.path("cache", "tuning", "sm_89-1.tuned"), *cache)
+
+    def test_machine_code_is_listed_checked_and_removed(self):
+        cache = ("--cache", self.path("cache"), "--code")
+        self.assertEqual(self.expect_json(OK, "cache", "list", *cache)["entries"], [])
+        os.makedirs(self.path("cache", "code"))
+        with open(self.path("cache", "code", "sm89-0.code"), "w", encoding="utf-8") as file:
+            file.write("rubbish")
+        self.assertEqual(self.expect_json(OK, "cache", "list", *cache[:2])["code"],
+                         {"folder": self.path("cache", "code"), "entries": 1, "bytes": 7})
+        report = self.expect_json(CHECK_FAILED, "cache", "verify", *cache)
+        self.assertEqual((report["good"], report["damaged"]), (0, 1))
+        self.assertIn("no entry of a code cache", report["entries"][0]["error"])
+        self.assertIn("1 damaged", self.expect(OK, "cache", "list", *cache).out)
+        # Without the flag results are meant, and nothing else goes.
+        self.assertEqual(self.expect_json(OK, "cache", "clear", *cache[:2])["removed"], 0)
+        self.assertEqual(self.expect_json(OK, "cache", "clear", *cache)["removed"], 1)
+        self.assertEqual(os.listdir(self.path("cache", "code")), [])
+        self.expect_error(USAGE, "usage error", ["--code is refused"], "cache", "export", "--out", self.path("x"), *cache)
 
     def test_what_is_refused(self):
         cache = ("--cache", self.path("cache"))

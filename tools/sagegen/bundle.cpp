@@ -89,12 +89,12 @@ int cuda_version_of(const std::string& ptxas) {
 
 void need_ptxas() {
   if (model::ptxas_version().empty())
-    throw UsageError(fmt::format(
-        "--cubins is refused: no ptxas {}; SAGEGEN_PTXAS names one, and tools/install_ptxas.sh gets it",
+    throw FileError(fmt::format(
+        "ptxas: --cubins assembles with it, and there is none {}; tools/install_ptxas.sh gets it",
         model::ptxas_places()));
 }
 
-// Of every artifact, in the same order. Throws FileError of one that ptxas refuses.
+// Of every artifact, in the same order. Throws CodegenError of one that ptxas refuses.
 std::vector<Cubin> assemble(const std::vector<Artifact>& artifacts,
                             const std::vector<Kernel>& kernels) {
   const int cuda = cuda_version_of(model::ptxas_version());
@@ -105,8 +105,9 @@ std::vector<Cubin> assemble(const std::vector<Artifact>& artifacts,
     model::Assembled made =
         model::assemble(artifacts[at].code, to_string(kernels[at].target()));
     if (made.cubin.empty())
-      throw FileError(fmt::format("ptxas {} refuses {}; leave --cubins out, or take a newer one:\n{}",
-                                  model::ptxas_version(), artifacts[at].key, made.report));
+      throw CodegenError(fmt::format(
+          "ptxas {} refuses the PTX of {}; another release may take it, or leave --cubins out: {}",
+          model::ptxas_version(), artifacts[at].key, made.report));
     cubins[at] = {runtime::machine_code_name(artifacts[at].key, cuda), std::move(made.cubin)};
     progress.advance();
   });
