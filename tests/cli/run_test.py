@@ -1157,6 +1157,40 @@ class Refusals(RunTest):
         self.assertIn("no GPU:", result.out)
 
 
+@unittest.skipUnless(GENERATOR, "kernels of parts are made")
+class Split(RunTest):
+    SHAPE = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 2, "--q-len", 20, "--kv-len", 150)
+
+    def test_parts_are_judged_and_merged(self):
+        for more in ((), ("--mode", "16bit", "--dtype", "bf16"), ("--value-dim", 70), ("--layout", "nhd")):
+            report = self.run_json(*self.SHAPE, "--split", 3, *more)
+            self.assertEqual((report["passed"], report["findings"]), (True, []))
+            self.assertEqual([part["kv_len"] for part in report["split"]], [50, 50, 50])
+            self.assertTrue(all(part["passed"] for part in report["split"]))
+            self.assertIn("sage_merge_", report["kernels"][-1])
+            self.assertLessEqual(max(report["merge"].values()), 1)
+            self.assertLessEqual(report["relative_l1"], report["limit"])
+        text = self.expect(OK, "run", *self.SHAPE, "--split", 4).out
+        for part in ("passed  part 0: 38 keys:", "passed  part 3: 37 keys:", "passed  merge: O ", "passed  all keys: relative L1"):
+            self.assertIn(part, text)
+
+    def test_a_broken_merge_fails(self):
+        self.expect(OK, "emit", "--out", self.path("ptx"), *self.run_json(*self.SHAPE, "--split", 2)["kernels"])
+        name = [self.path("ptx") + "/" + name for name in os.listdir(self.path("ptx")) if name.startswith("sage_merge")][0]
+        with open(name, encoding="utf-8") as file:
+            ptx = file.read()
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(re.sub(r"rcp\.rn\.f32(\s+%r\d+), %r\d+;", r"mov.b32\1, 0f3F800000;", ptx))
+        self.assertIn("FAILED  merge", self.expect(CHECK_FAILED, "run", *self.SHAPE, "--split", 2, "--ptx", self.path("ptx")).out)
+
+    def test_refusals(self):
+        for parts, *options in (["leave them out", "--causal", "top-left"], ["leave them out", "--sinks", 1],
+                                ["not as codes", "--output", "s8"], ["there are 2 keys", "--kv-len", 2]):
+            shape = self.SHAPE[:-2] if "--kv-len" in options else self.SHAPE
+            self.expect_error(USAGE, "usage error", ["--split 3 is refused", parts], "run", *shape, "--split", 3, *options)
+        self.expect_error(USAGE, "usage error", ["--split"], "run", *self.SHAPE, "--split", 0)
+
+
 PACKED = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64)
 
 

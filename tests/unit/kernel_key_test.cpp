@@ -7,6 +7,7 @@
 #include "sagegen/error.h"
 #include "templates/attention/spec.h"
 #include "templates/kv_statistics/spec.h"
+#include "templates/merge_partials/spec.h"
 #include "templates/quantize_rows/spec.h"
 #include "templates/quantize_values/spec.h"
 
@@ -53,6 +54,10 @@ TEST_CASE("the keys of default kernels are the documented ones") {
   CHECK(Kernel(quantize_rows::family(), {.fold = true}, sm89).key() ==
         "sage_quantrows_d128_f16_s8_r8_g32_fold__sm89");
   CHECK(Kernel(quantize_values::family(), {}, sm89).key() == "sage_quantv_d128_f16_e4m3__sm89");
+  CHECK(Kernel(merge_partials::family(), {}, sm89).key() == "sage_merge_f16__sm89");
+  CHECK(Kernel(merge_partials::family(), {.io = DType::bf16, .out = merge_partials::Stored::f32},
+               sm89)
+            .key() == "sage_merge_bf16_out_f32__sm89");
   CHECK(Kernel(kv_statistics::family(), {.k_sum = true, .v_range = true}, sm89).key() ==
         "sage_kvstats_d128_f16_ksum_vrange__sm89");
   CHECK(Kernel(quantize_values::family(), {.octaves = 7, .smooth = true}, sm89).key() ==
@@ -80,7 +85,8 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {"", {"it ends where the word sage belongs"}},
       {"huge_fwd_d128", {"\"huge\" at position 1 is not the word sage"}},
       {"sage",
-       {"it ends where a family of kernels: fwd, kvstats, meanscores, quantrows, quantv belongs"}},
+       {"it ends where a family of kernels: fwd, kvstats, meanscores, merge, quantrows, quantv "
+        "belongs"}},
       {"sage_", {"it ends where a family of kernels: fwd"}},
       {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, kvstats"}},
       {"sage_fwd", {"it ends where d<head_dim>"}},
@@ -331,7 +337,7 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
   CHECK_THROWS_WITH(builtin_families().of_title("attentoin"),
                     "unknown family \"attentoin\"; there are attention, kv_statistics, "
-                    "mean_scores, quantize_rows, quantize_values; did you mean attention?");
+                    "mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());
   CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);

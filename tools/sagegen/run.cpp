@@ -32,6 +32,7 @@
 #include "tools/sagegen/run_kernel.h"
 #include "tools/sagegen/run_mods.h"
 #include "tools/sagegen/run_packed.h"
+#include "tools/sagegen/run_split.h"
 
 namespace sagegen::cli {
 namespace {
@@ -43,6 +44,7 @@ struct RunCommand {
   std::string device = "auto", target, ptx, out;
   bool lse = false;
   std::string seqlens, kv_seqlens;  // of packed sequences; empty: none are packed
+  std::int64_t split = 1;           // parts of the keys
   JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
@@ -529,6 +531,96 @@ Exit run_set(const RunCommand& command, const runtime::EmulatorOptions& emulator
   return all ? Exit::ok : Exit::check_failed;
 }
 
+// ---- parts of the keys ----------------------------------------------------------------------------
+
+void check_split(const RunCommand& command, const AttentionJob& job) {
+  const auto refuse = [&](const std::string& why) {
+    throw UsageError(fmt::format("--split {} is refused: {}", command.split, why));
+  };
+  const std::int64_t keys = job.inputs.k.tokens;
+  if (command.split > keys)
+    refuse(fmt::format("there are {} keys; give at most as many parts", keys));
+  if (job.inputs.causal || !job.inputs.mods.empty()) {
+    refuse(
+        "masks, biases and sinks count keys from the first one of a call, which is that of a part; "
+        "leave them out");
+  }
+  if (job.spec.out != attention::OutputFormat::io)
+    refuse("parts of O are merged as they are, and not as codes; leave --output out");
+}
+
+SetLine line_of_part(const RunCommand& command, const SplitRun& run, std::size_t part,
+                     const Kernel& kernel, const RunDevice& on) {
+  SetLine line = line_of(kernel, run.jobs[part], on, run.parts[part], command.judge);
+  line.key = fmt::format("part {}", part);
+  const std::int64_t keys = run.jobs[part].inputs.k.tokens;
+  line.text = fmt::format("{} keys: {}", keys, line.text);
+  Json fields{{"kv_len", keys}, {"passed", line.passed}};
+  fields.update(line.fields);
+  line.fields = fields;
+  return line;
+}
+
+Exit run_parts(const RunCommand& command, const runtime::EmulatorOptions& emulator,
+               Output& output) {
+  const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
+  if (named) validate_attention(*named);
+  const RunInputs inputs =
+      load_run_inputs(named ? inputs_of_kernel(command.input, *named) : command.input);
+  if (named) check_channels(inputs, *named);
+  if (named) check_mods(command.mods, {*named});
+  if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
+  const RunDevice on = open_run_device(
+      command.device, named ? to_string(named->target()) : command.target, emulator);
+  check_emulator_options(command.emulator, command.emulator_only, on.name);
+  const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
+  const AttentionJob job = job_of(command, inputs, kernel, on);
+  check_split(command, job);
+  output.progress(fmt::format("running on {}", on.name));
+  const SplitRun run = run_split(job, on, equal_parts(job.inputs.k.tokens, command.split));
+
+  Json fields = setup_json(command, inputs, job, on, run.all);
+  std::string text = setup_text(command, inputs, job, on, run.all);
+  bool passed = run.all.findings.empty() && !run.all.o.empty();
+  Json lines = Json::array();
+  std::vector<reference::Output> parts;
+  for (std::size_t i = 0; i < run.parts.size(); ++i) {
+    const SetLine line = line_of_part(command, run, i, kernel, on);
+    passed &= line.passed;
+    lines.push_back(line.fields);
+    text += fmt::format("{:<6}  {}: {}\n", line.passed ? "passed" : "FAILED", line.key, line.text);
+    parts.push_back({run.parts[i].o, run.parts[i].lse});
+  }
+  fields["split"] = lines;
+  if (!run.all.o.empty()) {
+    const std::int64_t channels = job.inputs.v.channels;
+    const reference::IoType io =
+        job.spec.io == DType::f16 ? reference::IoType::f16 : reference::IoType::bf16;
+    const MergeJudgement merge = judge_merge(parts, {run.all.o, run.all.lse}, channels, io);
+    text += fmt::format("{:<6}  merge: O {:.3f} and LSE {:.3f} of their bounds against fp64\n",
+                        merge.passed() ? "passed" : "FAILED", merge.o, merge.lse);
+    fields["merge"] = {{"o_of_bound", merge.o}, {"lse_of_bound", merge.lse}};
+    // Its rows are of other groups and means than those of a call for all keys, which bounds of rows are about.
+    const Judgement all = judge(job, run.all, on, command.judge);
+    const double limit = all.limit + l1_of_rounded_parts(parts, channels, io);
+    const bool within = all.kernel.o.relative_l1 <= limit;
+    text += fmt::format("{:<6}  all keys: relative L1 {:.4g} of at most {:.4g}, LSE {:.3g}\n",
+                        within ? "passed" : "FAILED", all.kernel.o.relative_l1, limit,
+                        all.kernel.lse.max_abs);
+    fields["relative_l1"] = all.kernel.o.relative_l1;
+    fields["limit"] = limit;
+    fields["lse"] = {{"max_abs", all.kernel.lse.max_abs},
+                     {"non_finite", all.kernel.lse.non_finite}};
+    passed = passed && merge.passed() && within;
+  }
+  fields["passed"] = passed;
+  fields["findings"] = findings_json(run.all.findings);
+  if (on.emulator) text += findings_text(run.all.findings);
+  output.text(text);
+  output.json(fields);
+  return passed ? Exit::ok : Exit::check_failed;
+}
+
 Exit run_command(const RunCommand& command, Output& output) {
   check_emulator_options(command.emulator, command.emulator_only, command.device);
   if (!command.out.empty()) check_out(command);
@@ -536,6 +628,7 @@ Exit run_command(const RunCommand& command, Output& output) {
   emulator.interrupt = interrupt_flag();
   emulator.progress = std::make_shared<runtime::LaunchProgress>();
   if (!command.seqlens.empty()) return run_sequences(command, emulator, output);
+  if (command.split > 1) return run_parts(command, emulator, output);
   return command.kernel.set_file.empty() ? run_one(command, emulator, output)
                                          : run_set(command, emulator, output);
 }
@@ -580,10 +673,18 @@ void define_run(CLI::App& app, RunCommand& command) {
       app.add_option("--kv-seqlens", command.kv_seqlens, "of their keys (default: as --seqlens)");
   refuse_empty(kv_seqlens);
   refuse_without(kv_seqlens, seqlens);
+  CLI::Option* split =
+      app.add_option("--split", command.split,
+                     "N: attention over N parts of the keys, each judged, merged by their "
+                     "log-sum-exp (merge_partials)")
+          ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 16));
+  refuse_beside(split, command.kernel.of_set, "its kernels are run one by one on all keys");
+  refuse_beside(split, seqlens, "parts are of a dense batch");
   CLI::Option* out = app.add_option("--out", command.out, "write o and lse to a safetensors file");
   refuse_empty(out);
   refuse_beside(out, command.kernel.of_set, "it holds the result of one kernel");
   refuse_beside(out, seqlens, "it holds the result of one shape");
+  refuse_beside(out, split, "it holds the result of one call");
 }
 
 }  // namespace
@@ -598,6 +699,7 @@ void add_run(App& app) {
       "--json\n"
       "  sagegen run --causal bottom-right --window 128,0 --sinks 0\n"
       "  sagegen run --seqlens 100,37,0,512 --causal bottom-right\n"
+      "  sagegen run --split 4 --kv-len 1000               split KV, merged\n"
       "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
       "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"
       "  sagegen run --set mine.toml --q-len 200           every kernel of a set",
