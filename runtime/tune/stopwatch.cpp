@@ -156,8 +156,8 @@ std::unique_ptr<Stopwatch> make_stopwatch(const Device& device, Deployment deplo
   if (auto* emulator = dynamic_cast<EmulatorDriver*>(&device.api())) {
     if (deployment == Deployment::graph) {
       throw ArgumentError(
-          "timing in graphs is refused on an emulated device, which has none; take eager, or a "
-          "GPU");
+          "timing in graphs is refused on an emulated device, where they save no time; take eager, "
+          "or a GPU");
     }
     return std::make_unique<InstructionCount>(device, *emulator);
   }

@@ -771,10 +771,79 @@ TEST_CASE("tensor maps are refused with a reason until the emulator models them"
   CHECK_THAT(on.api->last_error_detail(), Contains("bulk tensor copies"));
 }
 
-TEST_CASE("streams are not captured, and the driver says so") {
+// A graph holds launches and their arguments; memory is what it is when the graph runs.
+TEST_CASE("a captured stream is replayed with the memory of the time") {
   const OnDevice on(EmulatorProfile::sm_90);
-  CHECK(on.api->stream_begin_capture(nullptr) == Result::not_supported);
-  CHECK_THAT(on.api->last_error_detail(), Contains("does not capture"));
+  StreamHandle stream = nullptr;
+  REQUIRE(on.api->stream_create(&stream) == Result::success);
+  ModuleHandle module = nullptr;
+  FunctionHandle add = nullptr;
+  // p[0] += n
+  const char* ptx =
+      ".version 8.0\n.target sm_80\n.address_size 64\n"
+      ".visible .entry add(.param .u64 p, .param .u32 n)\n{\n"
+      " .reg .b64 %d<2>;\n .reg .b32 %r<4>;\n"
+      " ld.param.u64 %d1, [p];\n ld.param.u32 %r1, [n];\n ld.global.u32 %r2, [%d1];\n"
+      " add.s32 %r3, %r2, %r1;\n st.global.u32 [%d1], %r3;\n ret;\n}\n";
+  REQUIRE(on.api->module_load(&module, ptx, nullptr) == Result::success);
+  REQUIRE(on.api->module_function(&add, module, "add") == Result::success);
+  DevicePtr memory = 0;
+  REQUIRE(on.api->mem_alloc(&memory, 8) == Result::success);
+  const auto value = [&](std::uint64_t at) {
+    std::uint32_t number = 0;
+    CHECK(on.api->copy_to_host(&number, memory + at, 4, nullptr) == Result::success);
+    return number;
+  };
+  const auto set = [&](std::uint32_t number) {
+    CHECK(on.api->copy_to_device(memory, &number, 4, nullptr) == Result::success);
+  };
+  GraphHandle graph = nullptr;
+  CHECK(on.api->stream_end_capture(stream, &graph) == Result{401});
+  CHECK(on.api->stream_begin_capture(nullptr) == Result{900});
+  REQUIRE(on.api->stream_begin_capture(stream) == Result::success);
+  CHECK(on.api->stream_begin_capture(stream) == Result{401});
+  set(1);
+  const auto launch = [&](std::uint32_t n) {
+    void* params[] = {&memory, &n};
+    return on.api->launch(add, {}, {}, 0, stream, params);
+  };
+  CHECK(launch(10) == Result::success);
+  CHECK(launch(100) == Result::success);
+  CHECK(on.api->fill_bytes(memory + 4, 7, 4, stream) == Result::success);
+  // What a capture cannot hold.
+  std::uint32_t number = 0;
+  CHECK(on.api->stream_synchronize(stream) == Result{900});
+  CHECK(on.api->copy_to_host(&number, memory, 4, stream) == Result{900});
+  CHECK(on.api->copy_to_device(memory, &number, 4, stream) == Result{900});
+  CHECK_THAT(on.api->last_error_detail(), Contains("a copy on a stream that is being captured"));
+  EventHandle event = nullptr;
+  REQUIRE(on.api->event_create(&event) == Result::success);
+  CHECK(on.api->event_record(event, stream) == Result{900});
+  REQUIRE(on.api->stream_end_capture(stream, &graph) == Result::success);
+  CHECK(value(0) == 1);  // nothing ran
+
+  GraphExecutableHandle executable = nullptr;
+  REQUIRE(on.api->graph_instantiate(&executable, graph) == Result::success);
+  CHECK(on.api->graph_destroy(graph) == Result::success);
+  CHECK(on.api->graph_destroy(graph) == Result{400});
+  CHECK(on.api->graph_instantiate(&executable, graph) == Result{400});
+  CHECK(on.api->graph_launch(executable, stream) == Result::success);
+  CHECK(value(0) == 111);
+  CHECK(value(4) == 0x07070707);
+  set(1000);
+  CHECK(on.api->graph_launch(executable, nullptr) == Result::success);
+  CHECK(on.api->graph_launch(executable, stream) == Result::success);
+  CHECK(value(0) == 1220);
+  CHECK(launch(1) == Result::success);  // no longer captured
+  CHECK(value(0) == 1221);
+  // A graph keeps its kernels, and a failure in it is that of the replay.
+  CHECK(on.api->module_unload(module) == Result::success);
+  CHECK(on.api->graph_launch(executable, stream) == Result::success);
+  CHECK(value(0) == 1331);
+  CHECK(on.api->mem_free(memory) == Result::success);
+  CHECK(on.api->graph_launch(executable, stream) != Result::success);
+  CHECK(on.api->graph_executable_destroy(executable) == Result::success);
+  CHECK(on.api->graph_launch(executable, stream) == Result{400});
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ TEST_CASE("Every driver call of a timing fails once: it is told, and nothing lea
   }
 }
 
-TEST_CASE("The emulator counts instructions, the same every time, and has no graphs",
+TEST_CASE("The emulator counts instructions, the same every time, and times no graphs",
           "[stopwatch]") {
   const auto emulator = make_emulator();
   const Device device(emulator, 2);

@@ -1,4 +1,4 @@
-// The DriverApi over the executor: devices, contexts, modules, memory, streams and events. Launches are
+// The DriverApi over the executor: devices, contexts, modules, memory, streams, events and graphs. Launches are
 // in launch_rules.cpp as far as they are rules.
 #include <fmt/format.h>
 
@@ -48,8 +48,27 @@ struct FunctionObject {
   std::atomic<int> max_dynamic_shared = 0;
 };
 
+// What a stream was given while it was captured, in order. Arguments are those of the capture; memory is what it is
+// when the graph runs.
+struct GraphNode {
+  std::shared_ptr<FunctionObject> function;  // of a launch; null: bytes are filled
+  LaunchRequest request;
+  DevicePtr to = 0;
+  unsigned char value = 0;
+  std::size_t count = 0;
+};
+struct GraphObject {
+  std::shared_ptr<Context> context;
+  std::vector<GraphNode> nodes;
+};
+struct GraphExecutableObject {
+  std::shared_ptr<Context> context;
+  std::vector<GraphNode> nodes;
+};
+
 struct StreamObject {
   std::shared_ptr<Context> context;
+  std::shared_ptr<GraphObject> captured = {};  // while it is
 };
 
 struct EventObject {
@@ -287,10 +306,10 @@ class Driver final : public EmulatorDriver {
   Result launch(FunctionHandle function, Dim3 grid, Dim3 block, unsigned dynamic_smem_bytes,
                 StreamHandle stream, void** params) override {
     std::shared_ptr<FunctionObject> object;
-    EmulatorOptions options;
+    std::shared_ptr<GraphObject> captured;
     const Result found = on_stream(stream, [&](const std::shared_ptr<Context>& context) {
       object = functions_.find(function);
-      options = options_;
+      captured = capture_of(stream);
       if (object == nullptr) return no_such_handle("function");
       if (object->context != context) {
         return fail(Result::invalid_context, "the function was loaded in another context");
@@ -309,11 +328,11 @@ class Driver final : public EmulatorDriver {
       request.grid = grid;
       request.block = block;
       request.dynamic_shared_bytes = dynamic_smem_bytes;
-      request.options = options;
       if (!pack_parameters(info(*object->program), params, request.params)) return null_argument();
-      const LaunchReport report =
-          emulator::launch(*object->program, *object->context->memory, request);
-      return finish(report);
+      if (captured == nullptr) return run(*object, std::move(request));
+      const std::scoped_lock lock(mutex_);
+      captured->nodes.push_back({.function = object, .request = std::move(request)});
+      return Result::success;
     });
   }
 
@@ -342,6 +361,7 @@ class Driver final : public EmulatorDriver {
     return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
       if (bytes == 0) return Result::success;
       if (src == nullptr) return null_argument();
+      if (capture_of(stream) != nullptr) return not_while_captured(stream, "a copy");
       return in_range(context->memory->write(dst, src, bytes));
     });
   }
@@ -349,6 +369,7 @@ class Driver final : public EmulatorDriver {
     return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
       if (bytes == 0) return Result::success;
       if (dst == nullptr) return null_argument();
+      if (capture_of(stream) != nullptr) return not_while_captured(stream, "a copy");
       const Result result = in_range(context->memory->read(dst, src, bytes));
       if (result == Result::success && options_.checks == Checks::on) {
         report_undefined(*context->memory, src, bytes);
@@ -360,6 +381,11 @@ class Driver final : public EmulatorDriver {
                     StreamHandle stream) override {
     return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
       if (count == 0) return Result::success;
+      if (const auto captured = capture_of(stream)) {
+        captured->nodes.push_back(
+            {.function = nullptr, .request = {}, .to = dst, .value = value, .count = count});
+        return Result::success;
+      }
       return in_range(context->memory->fill(dst, value, count));
     });
   }
@@ -370,13 +396,70 @@ class Driver final : public EmulatorDriver {
     });
   }
 
-  // ---- graphs ----
-  Result stream_begin_capture(StreamHandle) override { return no_graphs(); }
-  Result stream_end_capture(StreamHandle, GraphHandle*) override { return no_graphs(); }
-  Result graph_destroy(GraphHandle) override { return no_graphs(); }
-  Result graph_instantiate(GraphExecutableHandle*, GraphHandle) override { return no_graphs(); }
-  Result graph_executable_destroy(GraphExecutableHandle) override { return no_graphs(); }
-  Result graph_launch(GraphExecutableHandle, StreamHandle) override { return no_graphs(); }
+  // ---- graphs: of launches and fills. What a capture cannot hold is refused, as CUDA does or where this does less. ----
+  Result stream_begin_capture(StreamHandle stream) override {
+    return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
+      if (stream == nullptr)
+        return fail(kCaptureUnsupported, "the default stream cannot be captured");
+      const auto object = streams_.find(stream);
+      if (object->captured != nullptr)
+        return fail(kIllegalState, "the stream is being captured already");
+      object->captured =
+          std::make_shared<GraphObject>(GraphObject{.context = context, .nodes = {}});
+      return Result::success;
+    });
+  }
+  Result stream_end_capture(StreamHandle stream, GraphHandle* graph) override {
+    return on_stream(stream, [&](const std::shared_ptr<Context>&) {
+      if (graph == nullptr) return null_argument();
+      const auto captured = capture_of(stream);
+      if (captured == nullptr) return fail(kIllegalState, "the stream is not being captured");
+      streams_.find(stream)->captured = nullptr;
+      *graph = graphs_.add(captured);
+      return Result::success;
+    });
+  }
+  Result graph_destroy(GraphHandle graph) override {
+    return in_context([&](const std::shared_ptr<Context>&) {
+      return graphs_.remove(graph) ? Result::success : no_such_handle("graph");
+    });
+  }
+  Result graph_instantiate(GraphExecutableHandle* executable, GraphHandle graph) override {
+    return in_context([&](const std::shared_ptr<Context>&) {
+      const auto object = graphs_.find(graph);
+      if (object == nullptr) return no_such_handle("graph");
+      if (executable == nullptr) return null_argument();
+      *executable = executables_.add(std::make_shared<GraphExecutableObject>(
+          GraphExecutableObject{.context = object->context, .nodes = object->nodes}));
+      return Result::success;
+    });
+  }
+  Result graph_executable_destroy(GraphExecutableHandle executable) override {
+    return in_context([&](const std::shared_ptr<Context>&) {
+      return executables_.remove(executable) ? Result::success : no_such_handle("executable graph");
+    });
+  }
+  Result graph_launch(GraphExecutableHandle executable, StreamHandle stream) override {
+    std::shared_ptr<GraphExecutableObject> object;
+    const Result found = on_stream(stream, [&](const std::shared_ptr<Context>& context) {
+      object = executables_.find(executable);
+      if (object == nullptr) return no_such_handle("executable graph");
+      if (object->context != context)
+        return fail(kInvalidHandle, "the graph belongs to another context than the stream");
+      return not_while_captured(stream, "a graph");
+    });
+    if (found != Result::success) return found;
+    return call([&] {
+      for (const GraphNode& node : object->nodes) {
+        const Result result =
+            node.function != nullptr
+                ? run(*node.function, node.request)
+                : in_range(object->context->memory->fill(node.to, node.value, node.count));
+        if (result != Result::success) return result;
+      }
+      return Result::success;
+    });
+  }
 
   // ---- streams and events. Everything is done when a call returns, so nothing ever waits. ----
   Result stream_create(StreamHandle* stream) override {
@@ -392,7 +475,9 @@ class Driver final : public EmulatorDriver {
     });
   }
   Result stream_synchronize(StreamHandle stream) override {
-    return on_stream(stream, [](const std::shared_ptr<Context>&) { return Result::success; });
+    return on_stream(stream, [&](const std::shared_ptr<Context>&) {
+      return not_while_captured(stream, "waiting");
+    });
   }
   Result event_create(EventHandle* event) override {
     return in_context([&](const std::shared_ptr<Context>& context) {
@@ -414,6 +499,7 @@ class Driver final : public EmulatorDriver {
       if (object->context != context) {
         return fail(kInvalidHandle, "the event belongs to another context than the stream");
       }
+      if (capture_of(stream) != nullptr) return not_while_captured(stream, "an event");
       object->recorded = std::chrono::steady_clock::now();
       return Result::success;
     });
@@ -437,10 +523,25 @@ class Driver final : public EmulatorDriver {
   }
 
  private:
-  Result no_graphs() {
-    return in_context([&](const std::shared_ptr<Context>&) {
-      return fail(Result::not_supported, "the emulator does not capture graphs");
-    });
+  // Null if the stream is not being captured.
+  std::shared_ptr<GraphObject> capture_of(StreamHandle stream) const {
+    const auto object = stream == nullptr ? nullptr : streams_.find(stream);
+    return object == nullptr ? nullptr : object->captured;
+  }
+  Result not_while_captured(StreamHandle stream, const char* what) const {
+    if (capture_of(stream) == nullptr) return Result::success;
+    return fail(kCaptureUnsupported,
+                fmt::format("{} on a stream that is being captured: the emulator's graphs hold "
+                            "launches and fills of memory",
+                            what));
+  }
+
+  Result run(const FunctionObject& function, LaunchRequest request) {
+    {
+      const std::scoped_lock lock(mutex_);
+      request.options = options_;
+    }
+    return finish(emulator::launch(*function.program, *function.context->memory, request));
   }
 
   // Every entry point goes through here: a failure keeps its detail for the calling thread, and nothing
@@ -527,6 +628,8 @@ class Driver final : public EmulatorDriver {
     modules_.remove_if(belongs);
     streams_.remove_if(belongs);
     events_.remove_if(belongs);
+    graphs_.remove_if(belongs);
+    executables_.remove_if(belongs);
     contexts_.remove(primary.handle);
     primary.handle = nullptr;
   }
@@ -580,6 +683,8 @@ class Driver final : public EmulatorDriver {
   HandleTable<FunctionHandle, FunctionObject> functions_;
   HandleTable<StreamHandle, StreamObject> streams_;
   HandleTable<EventHandle, EventObject> events_;
+  HandleTable<GraphHandle, GraphObject> graphs_;
+  HandleTable<GraphExecutableHandle, GraphExecutableObject> executables_;
 };
 
 }  // namespace

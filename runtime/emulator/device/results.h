@@ -8,6 +8,8 @@
 namespace sagegen::emulator {
 
 inline constexpr runtime::Result kInvalidHandle{400};
+inline constexpr runtime::Result kIllegalState{401};
+inline constexpr runtime::Result kCaptureUnsupported{900};
 inline constexpr runtime::Result kContextIsDestroyed{709};
 inline constexpr runtime::Result kUnknownError{999};
 

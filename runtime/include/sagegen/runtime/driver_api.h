@@ -181,8 +181,8 @@ class DriverApi {
   virtual Result event_synchronize(EventHandle event) = 0;
   virtual Result event_elapsed_ms(float* ms, EventHandle start, EventHandle end) = 0;
 
-  // Graphs of what a stream was given between begin and end, in thread-local capture mode. not_supported: the
-  // emulator, or a driver older than CUDA 11.4.
+  // Graphs of what a stream was given between begin and end, in thread-local capture mode; those of the emulator hold
+  // launches and fills. not_supported: a driver older than CUDA 11.4.
   virtual Result stream_begin_capture(StreamHandle stream) = 0;
   virtual Result stream_end_capture(StreamHandle stream, GraphHandle* graph) = 0;
   virtual Result graph_destroy(GraphHandle graph) = 0;

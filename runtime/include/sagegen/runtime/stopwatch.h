@@ -26,7 +26,7 @@ class Stopwatch {
 };
 
 // A GPU's caches are overwritten before each of some runs, and the median counts. Throws DriverError; ArgumentError for a
-// deployment that the device does not have: the emulator has no graphs.
+// deployment that says nothing of the device: graphs of the emulator.
 std::unique_ptr<Stopwatch> make_stopwatch(const Device& device, Deployment deployment);
 
 }  // namespace sagegen::runtime
