@@ -9,6 +9,7 @@
 #include "runtime/driver/in_context.h"
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/error.h"
+#include "sagegen/runtime/graph.h"
 
 namespace sagegen::runtime {
 namespace {
@@ -33,47 +34,6 @@ class InstructionCount final : public Stopwatch {
   Stream stream_;
 };
 
-// What is replayed as one.
-class Graph {
- public:
-  Graph(const Device& device, const Stream& stream, const Enqueue& enqueue) : device_(device) {
-    in_context(
-        device_, [&](DriverApi& driver) { capture(driver, stream, enqueue); },
-        [&](DriverApi& driver) { driver.graph_executable_destroy(executable_); });
-  }
-  ~Graph() {
-    release_in_context(
-        device_, [&](DriverApi& driver) { driver.graph_executable_destroy(executable_); });
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void launch(StreamHandle stream) const {
-    in_context(device_, [&](DriverApi& driver) {
-      check(driver, driver.graph_launch(executable_, stream), "cuGraphLaunch");
-    });
-  }
-
- private:
-  void capture(DriverApi& api, const Stream& stream, const Enqueue& enqueue) {
-    check(api, api.stream_begin_capture(stream.handle()), "cuStreamBeginCapture");
-    GraphHandle graph = nullptr;
-    try {
-      enqueue(stream.handle());
-    } catch (...) {
-      api.stream_end_capture(stream.handle(), &graph);
-      if (graph != nullptr) api.graph_destroy(graph);
-      throw;
-    }
-    check(api, api.stream_end_capture(stream.handle(), &graph), "cuStreamEndCapture");
-    const Result made = api.graph_instantiate(&executable_, graph);
-    api.graph_destroy(graph);
-    check(api, made, "cuGraphInstantiateWithFlags");
-  }
-
-  Device device_;
-  GraphExecutableHandle executable_ = nullptr;
-};
-
 class Events final : public Stopwatch {
  public:
   Events(const Device& device, Deployment deployment)
@@ -90,7 +50,7 @@ class Events final : public Stopwatch {
   bool is_exact() const override { return false; }
   double time(const Enqueue& enqueue) override {
     std::optional<Graph> graph;
-    if (deployment_ == Deployment::graph) graph.emplace(device_, stream_, enqueue);
+    if (deployment_ == Deployment::graph) graph.emplace(device_, enqueue);
     const auto run = [&](int i) {
       flush();
       begin_[static_cast<std::size_t>(i)].record(stream_.handle());

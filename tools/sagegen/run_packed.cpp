@@ -130,37 +130,49 @@ void PackedCall::set_sums(const std::vector<std::int32_t>& of_queries,
   sums_kv_.upload(std::as_bytes(std::span(of_keys)));
 }
 
-std::vector<AttentionResult> PackedCall::run() {
+void PackedCall::enqueue(runtime::StreamHandle stream) const {
   const reference::Inputs& in = job_.inputs;
+  const bool codes = job_.spec.out != attention::OutputFormat::io;
+  const double scale =
+      in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
+  plan_.run(shape_,
+            {.q = view(q_, in.q.heads, total_q_, job_.spec.head_dim),
+             .k = view(k_, in.k.heads, total_kv_, job_.spec.head_dim),
+             .v = view(v_, in.k.heads, total_kv_, value_dim()),
+             .o = view(o_, in.q.heads, total_q_, value_dim()),
+             .lse = lse_.data(),
+             .softmax_scale = static_cast<float>(scale),
+             .causal = job_.causal,
+             .mods = mods_,
+             .cu_seqlens_q = sums_q_.data(),
+             .cu_seqlens_kv = sums_kv_.data(),
+             .o_scale = codes ? o_scale_.data() : 0},
+            workspace_.data(), workspace_.bytes(), stream);
+}
+
+void PackedCall::capture() {
+  graph_ = std::make_unique<runtime::Graph>(
+      on_.device, [this](runtime::StreamHandle stream) { enqueue(stream); });
+}
+
+std::vector<AttentionResult> PackedCall::run() {
   AttentionResult common;
   common.kernels = plan_.kernel_names();
   common.note = plan_.note();
   o_.fill(kNaNByte);
   lse_.fill(kNaNByte);
   o_scale_.fill(kNaNByte);
-  const bool codes = job_.spec.out != attention::OutputFormat::io;
   if (job_.spec.out == attention::OutputFormat::e4m3) {
     const auto factor = static_cast<float>(job_.output_factor);
     o_scale_.upload(std::as_bytes(std::span(&factor, 1)));
   }
-  const double scale =
-      in.softmax_scale > 0 ? in.softmax_scale : 1.0 / std::sqrt(static_cast<double>(in.q.channels));
   const runtime::Stream stream(on_.device);
   const auto begin = std::chrono::steady_clock::now();
   try {
-    plan_.run(shape_,
-              {.q = view(q_, in.q.heads, total_q_, job_.spec.head_dim),
-               .k = view(k_, in.k.heads, total_kv_, job_.spec.head_dim),
-               .v = view(v_, in.k.heads, total_kv_, value_dim()),
-               .o = view(o_, in.q.heads, total_q_, value_dim()),
-               .lse = lse_.data(),
-               .softmax_scale = static_cast<float>(scale),
-               .causal = job_.causal,
-               .mods = mods_,
-               .cu_seqlens_q = sums_q_.data(),
-               .cu_seqlens_kv = sums_kv_.data(),
-               .o_scale = codes ? o_scale_.data() : 0},
-              workspace_.data(), workspace_.bytes(), stream.handle());
+    if (graph_)
+      graph_->launch(stream.handle());
+    else
+      enqueue(stream.handle());
     stream.synchronize();
   } catch (const runtime::DriverError&) {
     if (on_.emulator) common.findings = on_.emulator->findings();

@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "sagegen/runtime/graph.h"
 #include "tools/sagegen/run_attention.h"
 #include "tools/sagegen/run_mods.h"
 
@@ -29,6 +31,8 @@ class PackedCall {
                 const std::vector<std::int32_t>& of_keys);
   void fill_workspace(unsigned char byte) { workspace_.fill(byte); }
 
+  // From here on run() replays a graph of the launches, which it is made of now.
+  void capture();
   // Of each sequence; kernels, note and findings are in all of them. O and LSE are empty if a launch failed.
   std::vector<AttentionResult> run();
   // Whether the last run left the rows of O and of the LSE alone that belong to no sequence.
@@ -40,17 +44,18 @@ class PackedCall {
   // width: channels of a row.
   std::size_t at(std::int64_t head, std::int64_t row, std::int64_t total, std::int64_t heads,
                  int width) const;
-  runtime::TensorView view(const runtime::Buffer& buffer, std::int64_t heads,
-                           std::int64_t total, int width) const;
+  runtime::TensorView view(const runtime::Buffer& buffer, std::int64_t heads, std::int64_t total,
+                           int width) const;
   void upload(runtime::Buffer& to, const reference::Tensor& tensor,
-              const std::vector<std::int64_t>& lengths, std::int64_t before,
-              std::int64_t total, int width) const;
+              const std::vector<std::int64_t>& lengths, std::int64_t before, std::int64_t total,
+              int width) const;
   // What the kernel writes.
   struct Written {
     std::vector<std::uint8_t> o;
     std::vector<float> lse, o_scales;
   };
   std::size_t element_bytes() const;  // of O
+  void enqueue(runtime::StreamHandle stream) const;
   AttentionResult result_of(std::size_t sequence, std::int64_t first, Written& written) const;
 
   const AttentionJob& job_;
@@ -62,6 +67,7 @@ class PackedCall {
   runtime::Buffer q_, k_, v_, o_, lse_, o_scale_, sums_q_, sums_kv_, workspace_;
   std::vector<runtime::Buffer> mod_tensors_;
   attention::ModArguments mods_;
+  std::unique_ptr<runtime::Graph> graph_;
   bool walls_stand_ = true;
   double run_ms_ = 0;
 };
