@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -160,12 +161,16 @@ Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 
 std::size_t Plan::workspace_bytes(const Shape& shape, Lse lse) const {
-  const Layout layout = impl_->layout_of(shape, lse);
-  return static_cast<std::size_t>(layout.placed.bytes);
+  return static_cast<std::size_t>(impl_->cut_layout(shape, lse).layout.placed.bytes);
+}
+
+Plan::Cut Plan::cut(const Shape& shape, Lse lse) const {
+  const CutLayout cut = impl_->cut_layout(shape, lse);
+  return {.calls = cut.calls, .batches = cut.part.batch, .kv_heads = cut.part.kv_heads};
 }
 
 std::vector<Plan::ScratchTensor> Plan::scratch(const Shape& shape, Lse lse) const {
-  const Layout layout = impl_->layout_of(shape, lse);
+  const Layout layout = impl_->cut_layout(shape, lse).layout;
   std::vector<ScratchTensor> tensors;
   for (int i = 0; i < kTensors; ++i)
     tensors.push_back({kScratch[i].name, layout.placed.offset[i], layout.bytes[i]});
@@ -178,10 +183,33 @@ void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, De
   plan.need_quantizers(part == Part::all        ? "run()"
                        : part == Part::quantize ? "quantize()"
                                                 : "attend()");
-  const Layout layout = plan.layout_of(shape, arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
-  plan.check(shape, arguments, layout, workspace, workspace_bytes);
-  const Call call = plan.call(shape, arguments, layout, workspace);
+  const CutLayout cut = plan.cut_layout(shape, arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
+  if (cut.calls > 1 && part != Part::all) {
+    throw ArgumentError(
+        fmt::format("attention: max_workspace_bytes is {}, for which this shape is cut into {} "
+                    "calls, and codes of one would be "
+                    "overwritten by the next; call run(), or raise the bound",
+                    plan.options.max_workspace_bytes, cut.calls));
+  }
+  plan.check(shape, arguments, cut.layout, workspace, workspace_bytes);
   Device::Scope scope(plan.steps.device());  // once for all launches
+  const Shape& largest = cut.part;
+  for (std::int64_t batch = 0; batch < shape.batch; batch += largest.batch) {
+    for (std::int64_t head = 0; head < shape.kv_heads; head += largest.kv_heads) {
+      if (cut.calls == 1) {
+        plan.launch(part, plan.call(shape, arguments, cut.layout, workspace), stream);
+        continue;
+      }
+      const CutCall of_part =
+          part_of_call(plan.spec, plan.schedule, shape, arguments, largest, batch, head);
+      const Layout layout = plan.layout_within(of_part.shape, arguments, cut.layout);
+      plan.launch(part, plan.call(of_part.shape, of_part.arguments, layout, workspace), stream);
+    }
+  }
+  scope.restore();
+}
+
+void Plan::Impl::launch(Part part, const Call& call, StreamHandle stream) const {
   if (part != Part::attend) {
     call.statistics(kStatistics, stream);
     call.statistics(kValueStatistics, stream);
@@ -192,7 +220,16 @@ void Plan::enqueue(Part part, const Shape& shape, const Arguments& arguments, De
     call.queries(kQueries, stream);
   }
   if (part != Part::quantize) call.attend(stream);
-  scope.restore();
+}
+
+// Of a part that may be smaller than the largest, of which this is: it has no more of anything.
+Layout Plan::Impl::layout_within(const Shape& shape, const Arguments& arguments,
+                                 const Layout& largest) const {
+  PlanOptions of_part = options;
+  if (spec.smoothing == Smoothing::qk)
+    of_part.mean_score_bytes = std::max<std::int64_t>(largest.bytes[kMeanScores], 1);
+  return plan_detail::layout_of(spec, schedule, scratch, of_part, shape,
+                                arguments.lse == 0 ? Lse::unwanted : Lse::wanted);
 }
 
 void Plan::run(const Shape& shape, const Arguments& arguments, DevicePtr workspace,

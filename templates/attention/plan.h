@@ -93,6 +93,10 @@ struct PlanOptions {
   // queries of a head. Where that is less than all of them, heads, or their queries, are attended one part after
   // another; one block of 128 queries is the least.
   std::int64_t mean_score_bytes = std::int64_t{128} << 20;
+  // What the workspace of run() may take; 0: what it needs. A call that needs more is made of several, one after the
+  // other in the same memory, each for as many batches, or heads of K and V with their queries, as fit: the same bits. Of
+  // packed sequences all are in each. Calls on codes of the caller's (plan_codes.h) are not bounded.
+  std::int64_t max_workspace_bytes = 0;
 };
 
 class Plan {
@@ -107,7 +111,7 @@ class Plan {
   // Bytes of workspace that run() needs for this shape, 256-byte aligned; fewer where no LSE is wanted, and 0, for
   // which a null pointer will do, where nothing is quantized. Throws
   // ArgumentError if the shape is not possible (zero or negative sizes, kv_heads does not divide q_heads, too
-  // large).
+  // large), or if PlanOptions::max_workspace_bytes is less than the least that it takes, which the text says.
   std::size_t workspace_bytes(const Shape& shape, Lse lse = Lse::wanted) const;
 
   // Where the tensors of the workspace lie, for tests and people: those whose lives do not meet share memory.
@@ -116,6 +120,13 @@ class Plan {
     std::int64_t offset, bytes;  // from the start of the workspace; 0 bytes: absent
   };
   std::vector<ScratchTensor> scratch(const Shape& shape, Lse lse = Lse::wanted) const;
+
+  // How run() is cut so that its workspace is within PlanOptions::max_workspace_bytes: calls, and the batches and heads of
+  // K and V of the largest, which scratch() is of. Not cut: 1 call, of all.
+  struct Cut {
+    std::int64_t calls, batches, kv_heads;
+  };
+  Cut cut(const Shape& shape, Lse lse = Lse::wanted) const;
 
   // Enqueues all kernels. Throws ArgumentError naming tensor and rule before anything is launched:
   // null or misaligned data, bad strides, a scale that is not positive, a workspace that is too
@@ -126,7 +137,8 @@ class Plan {
 
   // The two halves of run(), for callers that quantize once or that time them apart. attend() reads
   // what quantize() left in the workspace for the same shape and arguments, with Smoothing::qk the caller's K,
-  // too. Same checks as run().
+  // too. Same checks as run(). Where that is cut() into several calls these throw ArgumentError: codes of one would be
+  // overwritten by the next.
   void quantize(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
                 std::size_t workspace_bytes, runtime::StreamHandle stream) const;
   void attend(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,

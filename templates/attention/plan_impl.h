@@ -6,6 +6,7 @@
 #include "sagegen/error.h"
 #include "sagegen/runtime/argument_check.h"
 #include "templates/attention/plan_call.h"
+#include "templates/attention/plan_cut.h"
 
 namespace sagegen::attention {
 
@@ -34,11 +35,18 @@ struct Plan::Impl {
   void check_numbers(const Arguments& arguments) const;
   void check_attended(runtime::ArgumentCheck& check, const Shape& shape,
                       const Arguments& arguments) const;
+  void launch(Part part, const plan_detail::Call& call, runtime::StreamHandle stream) const;
+  plan_detail::Layout layout_within(const Shape& shape, const Arguments& arguments,
+                                    const plan_detail::Layout& largest) const;
   // Refuses a call that has something quantized, where the codes are given.
   void need_quantizers(const char* call) const;
 
   plan_detail::Layout layout_of(const Shape& shape, Lse lse) const {
     return plan_detail::layout_of(spec, schedule, scratch, options, shape, lse);
+  }
+
+  plan_detail::CutLayout cut_layout(const Shape& shape, Lse lse) const {
+    return plan_detail::cut_layout(spec, schedule, scratch, options, shape, lse);
   }
 
   plan_detail::Call call(const Shape& shape, const Arguments& arguments,

@@ -104,4 +104,13 @@ void set_mod_params(ParamPack& params, const Spec& spec, const ModArguments& arg
 #include "templates/attention/mods/mods.def"
 }
 
+ModArguments part_of(const ModArguments& arguments, const Spec& spec, const ModCall& call,
+                     const ModPart& part) {
+  ModArguments of_part = arguments;
+#define SAGEGEN_MOD(name) \
+  if (spec.name) of_part.name = name::part(arguments.name, call, part);
+#include "templates/attention/mods/mods.def"
+  return of_part;
+}
+
 }  // namespace sagegen::attention

@@ -15,4 +15,8 @@ void check_mods(runtime::ArgumentCheck& check, const Kernel& kernel, const Spec&
 void set_mod_params(ParamPack& params, const Spec& spec, const ModArguments& arguments,
                     const ModCall& call);
 
+// Those of a part of the call.
+ModArguments part_of(const ModArguments& arguments, const Spec& spec, const ModCall& call,
+                     const ModPart& part);
+
 }  // namespace sagegen::attention

@@ -1157,6 +1157,35 @@ class Refusals(RunTest):
         self.assertIn("no GPU:", result.out)
 
 
+class MaxWorkspace(RunTest):
+    SHAPE = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 4, "--kv-heads", 2, "--batch", 2,
+             "--q-len", 20, "--kv-len", 70)
+
+    def test_a_bound(self):
+        whole = self.run_json(*self.SHAPE, "--max-workspace", 1 << 30)
+        self.assertEqual(whole["workspace"]["calls"], 1)
+        self.assertNotIn("workspace", self.run_json(*self.SHAPE))
+        for share, calls in ((0.6, 2), (0.3, 4)):
+            bound = int(share * whole["workspace"]["bytes"])
+            report = self.run_json(*self.SHAPE, "--max-workspace", bound)
+            self.assertTrue(report["passed"])
+            self.assertEqual(report["relative_l1"], whole["relative_l1"])
+            self.assertEqual(report["workspace"]["calls"], calls)
+            self.assertLessEqual(report["workspace"]["bytes"], bound)
+            self.assertIn("k_codes", [tensor["name"] for tensor in report["workspace"]["tensors"]])
+        text = self.expect(OK, "run", *self.SHAPE, "--max-workspace", bound).out
+        self.assertIn("4 calls of at most 1 batches and 1 heads of K and V", text)
+        self.expect_error(USAGE, "argument error", ["max_workspace_bytes is 100", "raise the bound"], "run", *self.SHAPE,
+                          "--max-workspace", 100)
+
+    @unittest.skipUnless(GENERATOR, "kernels with varlen are not embedded")
+    def test_packed_sequences(self):
+        shape = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 4, "--kv-heads", 2, "--seqlens", "20,0,7")
+        size = self.run_json(*shape, "--max-workspace", 1 << 30)["workspace"]["bytes"]
+        report = self.run_json(*shape, "--max-workspace", size - 1)
+        self.assertEqual((report["passed"], report["workspace"]["calls"]), (True, 2))
+
+
 @unittest.skipUnless(GENERATOR, "kernels of parts are made")
 class Split(RunTest):
     SHAPE = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 2, "--q-len", 20, "--kv-len", 150)

@@ -45,6 +45,7 @@ struct RunCommand {
   bool lse = false;
   std::string seqlens, kv_seqlens;  // of packed sequences; empty: none are packed
   std::int64_t split = 1;           // parts of the keys
+  std::optional<std::int64_t> max_workspace;
   JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
@@ -64,6 +65,7 @@ AttentionJob job_of(const RunCommand& command, const RunInputs& inputs, const Ke
   AttentionJob job = make_job(inputs, kernel, command.mods, command.input.seed);
   job.layout = command.layout;
   job.source = ptx_source(command.ptx, on);
+  job.plan.max_workspace_bytes = command.max_workspace.value_or(0);
   return job;
 }
 
@@ -106,6 +108,27 @@ Kernel kernel_for(const RunCommand& command, const RunInputs& inputs, const RunD
 
 // ---- report ---------------------------------------------------------------------------------------
 
+Json workspace_json(const WorkspaceReport& workspace) {
+  Json tensors = Json::array();
+  for (const attention::Plan::ScratchTensor& tensor : workspace.tensors)
+    tensors.push_back({{"name", tensor.name}, {"offset", tensor.offset}, {"bytes", tensor.bytes}});
+  return {{"bytes", workspace.bytes},
+          {"calls", workspace.cut.calls},
+          {"batches", workspace.cut.batches},
+          {"kv_heads", workspace.cut.kv_heads},
+          {"tensors", tensors}};
+}
+
+std::string workspace_text(const WorkspaceReport& workspace) {
+  std::string text = fmt::format(
+      "memory   a workspace of {} bytes, {} calls of at most {} batches and {} heads of K and V\n",
+      workspace.bytes, workspace.cut.calls, workspace.cut.batches, workspace.cut.kv_heads);
+  for (const attention::Plan::ScratchTensor& tensor : workspace.tensors)
+    text += fmt::format("         {:<16} {:>12} bytes from {}\n", tensor.name, tensor.bytes,
+                        tensor.offset);
+  return text;
+}
+
 Json setup_json(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
                 const RunDevice& on, const AttentionResult& result) {
   const reference::Inputs& in = job.inputs;
@@ -147,6 +170,7 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
     fields["skipsoftmax"] = {{"skipped", result.tiles->skipped},
                              {"computed", result.tiles->computed}};
   }
+  if (command.max_workspace) fields["workspace"] = workspace_json(result.workspace);
   if (on.emulator) fields["checks"] = command.emulator.checks == runtime::Checks::on ? "on" : "off";
   return fields;
 }
@@ -191,6 +215,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
                       to_string(on.target), ptx_words(ptx_origin(command.ptx)), result.load_ms,
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
   for (const std::string& kernel : result.kernels) text += fmt::format("         {}\n", kernel);
+  if (command.max_workspace) text += workspace_text(result.workspace);
   if (result.tiles) {
     const auto [skipped, computed] = *result.tiles;
     text += fmt::format("tiles    warps skipped {} of {}\n", skipped, skipped + computed);
@@ -420,7 +445,7 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
   const AttentionJob job = job_of(command, inputs, kernel, on);
   confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
-  const attention::Plan plan(on.device, kernel, job.source);
+  const attention::Plan plan(on.device, kernel, job.source, job.plan);
   const auto rows = [](const std::vector<std::int64_t>& of) {
     std::int64_t sum = 0;
     for (const std::int64_t length : of) sum += length;
@@ -673,6 +698,10 @@ void define_run(CLI::App& app, RunCommand& command) {
       app.add_option("--kv-seqlens", command.kv_seqlens, "of their keys (default: as --seqlens)");
   refuse_empty(kv_seqlens);
   refuse_without(kv_seqlens, seqlens);
+  app.add_option("--max-workspace", command.max_workspace,
+                 "BYTES: what the workspace may take; more is attended by batches or heads, one "
+                 "after another, and the report says what it holds")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 62));
   CLI::Option* split =
       app.add_option("--split", command.split,
                      "N: attention over N parts of the keys, each judged, merged by their "
@@ -699,6 +728,7 @@ void add_run(App& app) {
       "--json\n"
       "  sagegen run --causal bottom-right --window 128,0 --sinks 0\n"
       "  sagegen run --seqlens 100,37,0,512 --causal bottom-right\n"
+      "  sagegen run --heads 32 --max-workspace 1000000    in as many calls as that takes\n"
       "  sagegen run --split 4 --kv-len 1000               split KV, merged\n"
       "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
       "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"

@@ -245,6 +245,14 @@ class GivenCodes {
 
 }  // namespace
 
+WorkspaceReport workspace_report(const attention::Plan& plan, const attention::Shape& shape) {
+  WorkspaceReport report{
+      .bytes = plan.workspace_bytes(shape), .cut = plan.cut(shape), .tensors = plan.scratch(shape)};
+  std::erase_if(report.tensors,
+                [](const attention::Plan::ScratchTensor& tensor) { return tensor.bytes == 0; });
+  return report;
+}
+
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
   double emit_ms = 0;
   const auto load_begin = Clock::now();
@@ -254,8 +262,8 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
     emit_ms += ms_since(begin);
     return artifact;
   };
-  const attention::Plan plan(on.device,
-                             Kernel(attention::family(), job.spec, job.schedule, on.target), timed);
+  const attention::Plan plan(
+      on.device, Kernel(attention::family(), job.spec, job.schedule, on.target), timed, job.plan);
   const double load_ms = ms_since(load_begin);
   AttentionResult result = run_attention(job, on, plan);
   result.emit_ms = emit_ms;
@@ -296,7 +304,8 @@ AttentionResult run_attention(const AttentionJob& job, const RunDevice& on,
                             static_cast<float>(job.output_factor));
   runtime::Buffer o_scale(on.device, scales.size() * sizeof(float));
   o_scale.upload(std::as_bytes(std::span(scales)));
-  const std::size_t workspace_bytes = plan.workspace_bytes(shape);
+  result.workspace = workspace_report(plan, shape);
+  const std::size_t workspace_bytes = result.workspace.bytes;
   const runtime::Buffer workspace(on.device, workspace_bytes);
   const runtime::Stream stream(on.device);
 

@@ -30,7 +30,16 @@ struct AttentionJob {
   std::function<attention::ModArguments(const runtime::Device&, std::vector<runtime::Buffer>& keep)>
       mods = {};
   double output_factor = 16;  // of O where that is e4m3
+  attention::PlanOptions plan = {};
 };
+
+// Of the workspace of a call, and how it was cut to be within PlanOptions::max_workspace_bytes.
+struct WorkspaceReport {
+  std::size_t bytes = 0;
+  attention::Plan::Cut cut = {.calls = 1, .batches = 0, .kv_heads = 0};
+  std::vector<attention::Plan::ScratchTensor> tensors;  // those that there are
+};
+WorkspaceReport workspace_report(const attention::Plan& plan, const attention::Shape& shape);
 
 // Of warps, over all requests.
 struct TileCounts {
@@ -43,6 +52,7 @@ struct AttentionResult {
   std::vector<double> o, lse;        // shapes of reference::Output; empty if a launch failed
   std::vector<runtime::Finding> findings;
   std::optional<TileCounts> tiles;  // of kernels with skipsoftmax
+  WorkspaceReport workspace;
   double emit_ms = 0;               // PTX of all kernels made or looked up
   double load_ms = 0;               // emit_ms and loading it
   double run_ms = 0;                // host time of the launches; says nothing about a GPU's speed

@@ -159,6 +159,7 @@ std::vector<AttentionResult> PackedCall::run() {
   AttentionResult common;
   common.kernels = plan_.kernel_names();
   common.note = plan_.note();
+  common.workspace = workspace_report(plan_, shape_);
   o_.fill(kNaNByte);
   lse_.fill(kNaNByte);
   o_scale_.fill(kNaNByte);
@@ -192,6 +193,7 @@ std::vector<AttentionResult> PackedCall::run() {
     AttentionResult result = result_of(b, first, written);
     result.kernels = common.kernels;
     result.note = common.note;
+    result.workspace = common.workspace;
     result.findings = common.findings;
     results.push_back(std::move(result));
     first += lengths_.queries[b];

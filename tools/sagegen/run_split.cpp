@@ -108,8 +108,9 @@ std::vector<std::int64_t> equal_parts(std::int64_t keys, std::int64_t parts) {
 
 SplitRun run_split(const AttentionJob& job, const RunDevice& on,
                    const std::vector<std::int64_t>& lengths) {
-  const attention::Plan plan(
-      on.device, Kernel(attention::family(), job.spec, job.schedule, on.target), job.source);
+  const attention::Plan plan(on.device,
+                             Kernel(attention::family(), job.spec, job.schedule, on.target),
+                             job.source, job.plan);
   Merge merge(job, on);
   SplitRun run;
   run.all.kernels = plan.kernel_names();
@@ -124,6 +125,7 @@ SplitRun run_split(const AttentionJob& job, const RunDevice& on,
     run.parts.push_back(run_attention(part, on, plan));
     run.jobs.push_back(std::move(part));
     run.all.run_ms += run.parts.back().run_ms;
+    if (run.parts.size() == 1) run.all.workspace = run.parts[0].workspace;  // of the longest
     run.all.findings = run.parts.back().findings;
     if (!run.all.findings.empty()) return run;
   }

@@ -25,6 +25,9 @@ inline std::string refusal(const Arguments& bias, const ModCall& call) {
 inline std::vector<ModTensor> tensors(const Arguments& bias, const ModCall& call) {
   return {{"bias.data", bias.data, 2 * static_cast<std::uint64_t>(elements_of(bias, call)), 2}};
 }
+inline Arguments part(const Arguments& bias, const ModCall&, const ModPart& part) {
+  return part_of(bias, 2, part);
+}
 inline Params params(const Arguments& bias, const ModCall& call) {
   return score_tensor_params<Params>(bias, call);
 }

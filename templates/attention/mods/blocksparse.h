@@ -58,6 +58,12 @@ inline std::vector<ModTensor> tensors(const Arguments& arguments, const ModCall&
   return {{"blocksparse.bits", arguments.bits,
            static_cast<std::uint64_t>(4 * rows * row_words(call)), 4}};
 }
+inline Arguments part(const Arguments& arguments, const ModCall& call, const ModPart& part) {
+  const std::int64_t head = part.batch * tile_heads(call) + part.q_head / call.group;
+  Arguments of_part = arguments;
+  of_part.bits += static_cast<Address>(4 * head * query_tiles(call) * row_words(call));
+  return of_part;
+}
 inline Params params(const Arguments& arguments, const ModCall& call) {
   return {.bits = arguments.bits,
           .row_words = static_cast<std::int32_t>(row_words(call)),

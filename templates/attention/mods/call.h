@@ -6,6 +6,7 @@
 //   bool kSeesSmoothing   K smoothing takes a number from all scores of a row: whether that matters to it
 //   std::string refusal(const Arguments&, const ModCall&)          why the arguments cannot be; empty if they can
 //   std::vector<ModTensor> tensors(const Arguments&, const ModCall&)  the caller's memory that the kernel reads, or writes
+//   Arguments part(const Arguments&, const ModCall&, const ModPart&)  those of a call for a part of the batches or heads
 //   Params params(const Arguments&, const ModCall&)                of arguments that are not refused
 //   Mod mod(dsl::KernelBuilder&, const View&)                      the kernel's part (mod.h), called once
 #pragma once
@@ -34,6 +35,11 @@ struct ModCall {
   std::int32_t offset;
   int cta_q, cta_k;  // tiles of the kernel
   std::int64_t group = 1;  // with pack_gqa G, of which a tile has rows: row r is of query r / G
+};
+
+// Where a part of a call begins: its batches have all heads, or it is some heads of one batch, or of all packed sequences.
+struct ModPart {
+  std::int64_t batch = 0, q_head = 0;
 };
 
 struct ModTensor {
@@ -95,6 +101,13 @@ inline std::string refusal_of(const ScoreTensor& tensor, const ModCall& call) {
   }
   if (elements_of(tensor, call) < 0) return "its elements span more than 2^60";
   return {};
+}
+
+inline ScoreTensor part_of(const ScoreTensor& tensor, std::int64_t element_bytes, const ModPart& part) {
+  ScoreTensor of_part = tensor;
+  of_part.data += static_cast<Address>(
+      (part.batch * tensor.stride_batch + part.q_head * tensor.stride_head) * element_bytes);
+  return of_part;
 }
 
 // As a kernel reads it. Name: a struct with the block's kName.

@@ -24,6 +24,9 @@ inline constexpr bool kSeesSmoothing = false;
 
 inline std::string refusal(const Arguments&, const ModCall&) { return {}; }
 inline std::vector<ModTensor> tensors(const Arguments&, const ModCall&) { return {}; }
+inline Arguments part(const Arguments& arguments, const ModCall&, const ModPart&) {
+  return arguments;
+}
 inline Params params(const Arguments&, const ModCall& call) { return {.offset = call.offset}; }
 
 Mod mod(dsl::KernelBuilder& k, const View& view);

@@ -24,6 +24,9 @@ inline std::string refusal(const Arguments& mask, const ModCall& call) {
 inline std::vector<ModTensor> tensors(const Arguments& mask, const ModCall& call) {
   return {{"mask.data", mask.data, static_cast<std::uint64_t>(elements_of(mask, call)), 1}};
 }
+inline Arguments part(const Arguments& mask, const ModCall&, const ModPart& part) {
+  return part_of(mask, 1, part);
+}
 inline Params params(const Arguments& mask, const ModCall& call) {
   return score_tensor_params<Params>(mask, call);
 }

@@ -28,6 +28,9 @@ inline std::string refusal(const Arguments&, const ModCall&) { return {}; }
 inline std::vector<ModTensor> tensors(const Arguments& arguments, const ModCall& call) {
   return {{"sinks.logits", arguments.logits, static_cast<std::uint64_t>(call.q_heads) * 4, 4}};
 }
+inline Arguments part(const Arguments& arguments, const ModCall&, const ModPart& part) {
+  return {.logits = arguments.logits + static_cast<Address>(4 * part.q_head)};
+}
 inline Params params(const Arguments& arguments, const ModCall&) {
   return {.logits = arguments.logits};
 }

@@ -67,6 +67,13 @@ inline std::vector<ModTensor> tensors(const Arguments& arguments, const ModCall&
     tensors.push_back({"skipsoftmax.counts", arguments.counts, 8 * batch, 4, /*written=*/true});
   return tensors;
 }
+inline Arguments part(const Arguments& arguments, const ModCall&, const ModPart& part) {
+  const auto batch = static_cast<Address>(part.batch);
+  Arguments of_part = arguments;
+  if (arguments.thresholds != 0) of_part.thresholds += 4 * batch;
+  if (arguments.counts != 0) of_part.counts += 8 * batch;
+  return of_part;
+}
 inline Params params(const Arguments& arguments, const ModCall&) {
   return {.thresholds = arguments.thresholds,
           .counts = arguments.counts,

@@ -39,6 +39,9 @@ inline std::string refusal(const Arguments& arguments, const ModCall&) {
   return std::string("cap is ") + cap + "; it must be between 1e-20 and 1e20";
 }
 inline std::vector<ModTensor> tensors(const Arguments&, const ModCall&) { return {}; }
+inline Arguments part(const Arguments& arguments, const ModCall&, const ModPart&) {
+  return arguments;
+}
 inline Params params(const Arguments& arguments, const ModCall&) {
   const double cap = arguments.cap;
   return {.from_score = static_cast<float>(std::numbers::ln2 / cap),

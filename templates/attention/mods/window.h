@@ -40,6 +40,9 @@ inline std::string refusal(const Arguments&, const ModCall& call) {
   return "windows are for lengths of at most 536870912";
 }
 inline std::vector<ModTensor> tensors(const Arguments&, const ModCall&) { return {}; }
+inline Arguments part(const Arguments& arguments, const ModCall&, const ModPart&) {
+  return arguments;
+}
 inline Params params(const Arguments& arguments, const ModCall& call) {
   const auto bound = [&](std::int64_t keys) {
     const std::int64_t all = call.q_len + call.kv_len;
