@@ -1,6 +1,7 @@
 """Arrays of the caller's: what they are, and how results of the same kind are made."""
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,8 +93,10 @@ class NumpyKind(Kind):
         if isinstance(like, np.ndarray):
             return np.empty(shape, like.dtype)
         if _core.Tensor(like, "q").dtype == "bf16":
-            import ml_dtypes
-            return np.empty(shape, ml_dtypes.bfloat16)
+            try:
+                return np.empty(shape, importlib.import_module("ml_dtypes").bfloat16)
+            except ImportError:
+                raise DTypeError("q is of bfloat16, of which NumPy has arrays with the package ml_dtypes alone; install it, or give out") from None
         return np.empty(shape, np.float16)
 
 

@@ -379,19 +379,19 @@ def run(q: Any, k: Any, v: Any, options: Options, mods: Mods = Mods(), *, cu_seq
     sums = [kind.view(array, name) for name, array in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_kv", cu_seqlens_kv))
             if array is not None]
     where = same_device([*views, *of_mods, *sums])
-    shapes = [view.shape for view in views]
+    q_shape, k_shape, v_shape = (view.shape for view in views)
     if packed:
         sequences, longest_q = lengths_of("cu_seqlens_q", sums[0], cu_seqlens_q, options.max_seqlen_q, "q")
         of_kv, longest_kv = lengths_of("cu_seqlens_kv", sums[1], cu_seqlens_kv, options.max_seqlen_kv, "kv")
         if of_kv != sequences:
             raise ArgumentError(f"cu_seqlens_q has {sequences} sequences and cu_seqlens_kv {of_kv}; they are the same")
-        problem = packed_problem(*shapes, sequences, longest_q, longest_kv)
+        problem = packed_problem(q_shape, k_shape, v_shape, sequences, longest_q, longest_kv)
         for name, view, array, total in (("cu_seqlens_q", sums[0], cu_seqlens_q, problem.total_q),
                                          ("cu_seqlens_kv", sums[1], cu_seqlens_kv, problem.total_kv)):
             if view.on_host and int(array[-1]) > total:
                 raise ArgumentError(f"{name} ends at {int(array[-1])}, and there are {total} tokens")
     else:
-        problem = problem_of(*shapes, options.layout)
+        problem = problem_of(q_shape, k_shape, v_shape, options.layout)
     on = device_for(where, device)
     o_shape = problem.o_shape(options.layout)
     o = out if out is not None else kind.empty(o_shape, "io", q)

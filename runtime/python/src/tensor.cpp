@@ -91,11 +91,11 @@ Tensor::Tensor(const nb::object& array, std::string name, bool writable, std::st
   for (std::size_t i = 0; i < array_.ndim(); ++i) {
     shape_.push_back(static_cast<std::int64_t>(array_.shape(i)));
     strides_.push_back(array_.stride(i));
-    if (shape_.back() > 1 && strides_.back() < 0) {
+    if (array_.size() != 0 && shape_.back() > 1 && strides_.back() < 0) {
       throw runtime::ArgumentError(
           fmt::format("{}: the stride of axis {} is {}; strides are not negative: give a copy", name_, i, strides_.back()));
     }
-    if (writable && shape_.back() > 1 && strides_.back() == 0) {
+    if (writable && array_.size() != 0 && shape_.back() > 1 && strides_.back() == 0) {
       throw runtime::ArgumentError(fmt::format("{}: the stride of axis {} is 0, so that elements of what is written overlap", name_, i));
     }
   }
