@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def options_of(*, causal: object, align: str, scale: float | None, window: objec
         # No key behind the query's own: a causal kernel does it, of which more are at hand.
         causal, bounds = True, None if bounds[0] == -1 else (bounds[0], 0)
     check_mode(mode or "", "mode")
+    if ptx and not os.path.exists(ptx):
+        raise ArgumentError(f"ptx {ptx} is neither a folder nor a file; give where `sagegen emit --out` wrote, or a bundle")
     return Options(causal=causal, align=one_of("align", align, ALIGNMENTS), scale=scale, window=bounds, softcap=softcap,
                    layout=one_of("layout", layout.upper() if isinstance(layout, str) else layout, LAYOUTS), mode=mode or "",
                    ptx=ptx or "", max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_kv)
