@@ -20,6 +20,11 @@ done
 cd "$(dirname "$0")/.."
 
 tools/install_packages.sh
-cmake --preset release >/dev/null
+# With what tools/install_python_env.sh put there, the Python package, too.
+python=(-DSAGEGEN_PYTHON=OFF)
+if [ -x build/tools/python/bin/python ]; then
+  python=(-DSAGEGEN_PYTHON=ON -DPython_EXECUTABLE="$PWD/build/tools/python/bin/python")
+fi
+cmake --preset release "${python[@]}" >/dev/null
 cmake --build build
 ctest --test-dir build --output-on-failure --no-tests=error -j "$(nproc)" "$@"
