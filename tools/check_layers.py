@@ -17,7 +17,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 
-THIRD_PARTY = ("llvm", "llvm-c", "fmt", "toml++", "nlohmann", "CLI", "catch2")
+THIRD_PARTY = ("llvm", "llvm-c", "fmt", "toml++", "nlohmann", "CLI", "catch2", "nanobind")
 PUBLIC = "generator/include/sagegen/"
 
 
@@ -73,6 +73,10 @@ LAYERS = (
     Layer("C API", ("runtime/capi/",),
           layers=("error", "vocabulary", "families", "plans", "driver seam", "runtime", "runtime headers"),
           libraries=("fmt",), never_reaches=("llvm", "dsl", "codegen")),
+    Layer("Python module", ("runtime/python/",),
+          layers=("error", "vocabulary", "families", "plans", "driver seam", "runtime", "runtime headers", "emit interface",
+                  "line info"),
+          libraries=("fmt", "nanobind"), never_reaches=("llvm", "dsl", "codegen")),
     Layer("reference", ("tools/reference/",), libraries=("fmt", "nlohmann")),
     Layer("model", ("tools/model/",), never_reaches=("llvm", "vocabulary")),
     # Builds parts of templates into kernels that say what they see.
