@@ -21,7 +21,7 @@ cd "$(dirname "$0")/.."
 
 tools/install_packages.sh
 # With what tools/install_python_env.sh put there, the Python package, too.
-python=(-DSAGEGEN_PYTHON=OFF)
+python=()
 if [ -x build/tools/python/bin/python ]; then
   python=(-DSAGEGEN_PYTHON=ON -DPython_EXECUTABLE="$PWD/build/tools/python/bin/python")
 fi

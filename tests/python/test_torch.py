@@ -44,6 +44,8 @@ def test_out_and_devices_and_refusals():
     assert torch.equal(sagegen.attention(q, k, v, device=sagegen.Device("emulator:sm_89", checks=False)), want)
     with pytest.raises(sagegen.DTypeError, match="q is of dtype f32"):
         sagegen.attention(q.float(), k, v)
+    with pytest.raises(sagegen.DTypeError, match="q is a Tensor and k a ndarray; they are of one kind"):
+        sagegen.attention(q, k.numpy(), v)
     with pytest.raises(sagegen.DTypeError, match="one kind"):
         sagegen.attention(q, k, v, out=None, device=sagegen.Device("emulator:sm_89"), bias=np.zeros((70, 70), np.float16))
     with pytest.raises(sagegen.ArgumentError, match="q is on meta"):

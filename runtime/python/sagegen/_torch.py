@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._attention import Mods, Options, packed_problem, problem_of, run
+from .errors import DTypeError
 
 # Schemas of operators are read from annotations: these are what torch.library understands.
 
@@ -43,6 +44,10 @@ def _(q: Tensor, k: Tensor, v: Tensor, sinks: Optional[Tensor], alibi: Optional[
 
 def attention(q: Tensor, k: Tensor, v: Tensor, options: Options, mods: Mods, cu_seqlens_q: Optional[Tensor],
               cu_seqlens_kv: Optional[Tensor], return_lse: bool, device: Optional[str]) -> tuple[Tensor, Optional[Tensor]]:
+    named = (("k", k), ("v", v), *mods.given(), ("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_kv", cu_seqlens_kv))
+    for name, array in named:
+        if array is not None and not isinstance(array, Tensor):
+            raise DTypeError(f"q is a Tensor and {name} a {type(array).__name__}; they are of one kind")
     left, right = options.window or (-1, -1)
     o, lse = attention_op(q, k, v, mods.sinks, mods.alibi, mods.bias, mods.mask, cu_seqlens_q, cu_seqlens_kv, options.causal,
                           options.align, options.scale, left, right, options.softcap, options.layout, options.mode, options.ptx,

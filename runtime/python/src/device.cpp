@@ -46,26 +46,31 @@ int profile_ordinal(runtime::DriverApi& emulator, const std::string& name) {
     if (kEmulator.size() + profile.size() == name.size() && name.ends_with(profile)) return i;
     profiles += (i > 0 ? ", " : "") + profile;
   }
-  throw ArgumentError(fmt::format("device \"{}\": the emulator has the profiles {}", name, profiles));
+  throw ArgumentError(
+      fmt::format("device \"{}\": the emulator has the profiles {}", name, profiles));
 }
 
 std::shared_ptr<runtime::DriverApi> cuda(const std::string& name) {
   std::string why;
   std::shared_ptr<runtime::DriverApi> driver = runtime::load_cuda(&why);
   if (driver) return driver;
-  throw runtime::DriverError(static_cast<int>(runtime::Result::no_device), "load_cuda",
-                             fmt::format("device \"{}\": {}; \"emulator:sm_89\" needs no GPU", name, why));
+  throw runtime::DriverError(
+      static_cast<int>(runtime::Result::no_device), "load_cuda",
+      fmt::format("device \"{}\": {}; \"emulator:sm_89\" needs no GPU", name, why));
 }
 
-std::shared_ptr<runtime::EmulatorDriver> emulator_of(const std::string& name, const runtime::EmulatorOptions& options) {
+std::shared_ptr<runtime::EmulatorDriver> emulator_of(const std::string& name,
+                                                     const runtime::EmulatorOptions& options) {
   return name.starts_with(kEmulator) ? runtime::make_emulator(options) : nullptr;
 }
 
-runtime::Device open(const std::string& name, const std::shared_ptr<runtime::EmulatorDriver>& emulator) {
+runtime::Device open(const std::string& name,
+                     const std::shared_ptr<runtime::EmulatorDriver>& emulator) {
   if (emulator) return runtime::Device(emulator, profile_ordinal(*emulator, name));
   if (name.starts_with(kGpu)) return runtime::Device(cuda(name), gpu_ordinal(name));
   throw ArgumentError(fmt::format(
-      "device \"{}\": there are cuda:N and emulator:PROFILE, for example cuda:0 and emulator:sm_89", name));
+      "device \"{}\": there are cuda:N and emulator:PROFILE, for example cuda:0 and emulator:sm_89",
+      name));
 }
 
 runtime::EmulatorOptions with_interrupt(runtime::EmulatorOptions options,
@@ -75,7 +80,8 @@ runtime::EmulatorOptions with_interrupt(runtime::EmulatorOptions options,
 }
 
 template <typename Enum>
-Enum one_of(const char* option, const std::string& word, std::initializer_list<std::pair<const char*, Enum>> words) {
+Enum one_of(const char* option, const std::string& word,
+            std::initializer_list<std::pair<const char*, Enum>> words) {
   std::string list;
   for (const auto& [name, value] : words) {
     if (word == name) return value;
@@ -158,13 +164,15 @@ void OpenDevice::throw_findings() const {
   std::vector<runtime::Finding> findings = emulator_->findings();
   if (findings.empty()) return;
   emulator_->clear_findings();
-  std::string text = fmt::format("the emulator found {} fault{}", findings.size(), findings.size() == 1 ? "" : "s");
+  std::string text = fmt::format("the emulator found {} fault{}", findings.size(),
+                                 findings.size() == 1 ? "" : "s");
   constexpr std::size_t kShown = 3;
   for (std::size_t i = 0; i < std::min(kShown, findings.size()); ++i) {
     const runtime::Finding& finding = findings[i];
-    text += fmt::format("\n  {}: {} ({} line {}{}{}, cta {} {} {}, warp {}, lane {})", finding.check, finding.message,
-                        finding.kernel, finding.ptx_line, finding.source.empty() ? "" : ", ", finding.source,
-                        finding.cta[0], finding.cta[1], finding.cta[2], finding.warp, finding.lane);
+    text += fmt::format("\n  {}: {} ({} line {}{}{}, cta {} {} {}, warp {}, lane {})",
+                        finding.check, finding.message, finding.kernel, finding.ptx_line,
+                        finding.source.empty() ? "" : ", ", finding.source, finding.cta[0],
+                        finding.cta[1], finding.cta[2], finding.warp, finding.lane);
   }
   if (findings.size() > kShown) text += "\n  ...";
   throw FoundError(text, std::move(findings));
@@ -172,16 +180,19 @@ void OpenDevice::throw_findings() const {
 
 namespace {
 
-std::shared_ptr<OpenDevice> open_device(const std::string& name, bool checks, const std::string& schedule,
-                                        const std::string& copies, std::uint64_t seed, int threads,
+std::shared_ptr<OpenDevice> open_device(const std::string& name, bool checks,
+                                        const std::string& schedule, const std::string& copies,
+                                        std::uint64_t seed, int threads,
                                         std::uint64_t launch_limit) {
-  if (threads < 0) throw ArgumentError(fmt::format("threads is {}; it is 0, for all there are, or more", threads));
+  if (threads < 0)
+    throw ArgumentError(fmt::format("threads is {}; it is 0, for all there are, or more", threads));
   runtime::EmulatorOptions options;
   options.checks = checks ? runtime::Checks::on : runtime::Checks::off;
-  options.schedule = one_of<runtime::SchedulePolicy>("schedule", schedule,
-                                                     {{"round_robin", runtime::SchedulePolicy::round_robin},
-                                                      {"random", runtime::SchedulePolicy::random},
-                                                      {"reverse", runtime::SchedulePolicy::reverse}});
+  options.schedule =
+      one_of<runtime::SchedulePolicy>("schedule", schedule,
+                                      {{"round_robin", runtime::SchedulePolicy::round_robin},
+                                       {"random", runtime::SchedulePolicy::random},
+                                       {"reverse", runtime::SchedulePolicy::reverse}});
   options.async = one_of<runtime::AsyncPolicy>("copies", copies,
                                                {{"late", runtime::AsyncPolicy::late},
                                                 {"eager", runtime::AsyncPolicy::eager},
@@ -227,49 +238,66 @@ void bind_device(nb::module_& module) {
       .def_ro("message", &Finding::message, "A sentence with values.")
       .def_ro("ptx_line", &Finding::ptx_line, "From 1; 0: none.")
       .def_ro("source", &Finding::source, "\"file:line\" that the PTX names, or empty.")
-      .def_prop_ro("cta", [](const Finding& f) { return nb::make_tuple(f.cta[0], f.cta[1], f.cta[2]); },
-                   nb::sig("def cta(self) -> tuple[int, int, int]"))
+      .def_prop_ro(
+          "cta", [](const Finding& f) { return nb::make_tuple(f.cta[0], f.cta[1], f.cta[2]); },
+          nb::sig("def cta(self) -> tuple[int, int, int]"))
       .def_ro("warp", &Finding::warp)
       .def_ro("lane", &Finding::lane)
       .def_ro("count", &Finding::count, "How often the check found this at this line.")
       .def("__repr__", [](const Finding& f) {
-        return fmt::format("<Finding {} in {} line {}: {}>", f.check, f.kernel, f.ptx_line, f.message);
+        return fmt::format("<Finding {} in {} line {}: {}>", f.check, f.kernel, f.ptx_line,
+                           f.message);
       });
 
-  nb::class_<OpenDevice>(module, "Device", "A GPU (\"cuda:0\"), or an emulator of its own (\"emulator:sm_89\").")
+  nb::class_<OpenDevice>(module, "Device",
+                         "A GPU (\"cuda:0\"), or an emulator of its own (\"emulator:sm_89\").")
       .def(nb::new_(&open_device), nb::arg("name"), nb::kw_only(), nb::arg("checks") = true,
-           nb::arg("schedule") = "round_robin", nb::arg("copies") = "late", nb::arg("seed") = 0, nb::arg("threads") = 0,
-           nb::arg("launch_limit") = 0)
+           nb::arg("schedule") = "round_robin", nb::arg("copies") = "late", nb::arg("seed") = 0,
+           nb::arg("threads") = 0, nb::arg("launch_limit") = 0)
       .def_prop_ro("name", &OpenDevice::name)
       .def_prop_ro("description", [](const OpenDevice& device) { return device.device().name(); })
-      .def_prop_ro("compute_capability", [](const OpenDevice& device) { return device.device().compute_capability(); },
-                   "89 for 8.9.")
-      .def_prop_ro("is_emulator", [](const OpenDevice& device) { return device.emulator() != nullptr; })
-      .def_prop_ro("total_memory", [](const OpenDevice& device) { return device.device().total_memory(); }, "Bytes.")
-      .def_prop_ro("target", [](const OpenDevice& device) { return to_string(runtime::best_target(device.device())); },
-                   "\"sm_89\": what kernels are asked for here, with this driver.")
-      .def_prop_ro("highest_target",
-                   [](const OpenDevice& device) {
-                     return to_string(runtime::best_target(device.device().compute_capability()));
-                   },
-                   "The same whatever the driver.")
-      .def_prop_ro("note", [](const OpenDevice& device) { return runtime::best_target_note(device.device()); },
-                   "What the driver is too old for, or empty.")
-      .def_prop_ro("warp_instructions",
-                   [](const OpenDevice& device) {
-                     return device.emulator() == nullptr ? std::uint64_t{0} : device.emulator()->warp_instructions();
-                   },
-                   "Of all launches of an emulator so far; 0 of a GPU.")
+      .def_prop_ro(
+          "compute_capability",
+          [](const OpenDevice& device) { return device.device().compute_capability(); },
+          "89 for 8.9.")
+      .def_prop_ro("is_emulator",
+                   [](const OpenDevice& device) { return device.emulator() != nullptr; })
+      .def_prop_ro(
+          "total_memory", [](const OpenDevice& device) { return device.device().total_memory(); },
+          "Bytes.")
+      .def_prop_ro(
+          "target",
+          [](const OpenDevice& device) { return to_string(runtime::best_target(device.device())); },
+          "\"sm_89\": what kernels are asked for here, with this driver.")
+      .def_prop_ro(
+          "highest_target",
+          [](const OpenDevice& device) {
+            return to_string(runtime::best_target(device.device().compute_capability()));
+          },
+          "The same whatever the driver.")
+      .def_prop_ro(
+          "note",
+          [](const OpenDevice& device) { return runtime::best_target_note(device.device()); },
+          "What the driver is too old for, or empty.")
+      .def_prop_ro(
+          "warp_instructions",
+          [](const OpenDevice& device) {
+            return device.emulator() == nullptr ? std::uint64_t{0}
+                                                : device.emulator()->warp_instructions();
+          },
+          "Of all launches of an emulator so far; 0 of a GPU.")
       .def("synchronize",
            [](const OpenDevice& device) { device.run([&] { device.device().synchronize(); }); });
 
   nb::class_<Memory>(module, "Memory", "Memory of a device, freed with the object.")
-      .def(nb::init<std::shared_ptr<OpenDevice>, std::size_t>(), nb::arg("device"), nb::arg("bytes"))
+      .def(nb::init<std::shared_ptr<OpenDevice>, std::size_t>(), nb::arg("device"),
+           nb::arg("bytes"))
       .def_prop_ro("address", &Memory::address)
       .def_prop_ro("bytes", &Memory::bytes)
       .def("fill", &Memory::fill, nb::arg("value"))
       .def("upload", &Memory::upload, nb::arg("tensor"), nb::arg("channels") = 0,
-           "All of an array of the host, without gaps, rows padded with zeros to so many channels; 0: as they are.")
+           "All of an array of the host, without gaps, rows padded with zeros to so many channels; "
+           "0: as they are.")
       .def("download", &Memory::download, nb::arg("tensor"), nb::arg("channels") = 0);
 }
 

@@ -11,7 +11,9 @@ namespace nb = nanobind;
 namespace sagegen::python {
 namespace {
 
-nb::object error_class(const char* name) { return nb::module_::import_("sagegen.errors").attr(name); }
+nb::object error_class(const char* name) {
+  return nb::module_::import_("sagegen.errors").attr(name);
+}
 
 void raise(const nb::object& error) { PyErr_SetObject(error.type().ptr(), error.ptr()); }
 
@@ -28,7 +30,8 @@ void translate(const std::exception_ptr& thrown, void*) {
     raise("ArgumentError", error.what());
   } catch (const runtime::DriverError& error) {
     const bool memory = error.result() == static_cast<int>(runtime::Result::out_of_memory);
-    raise(error_class(memory ? "OutOfMemory" : "DriverError")(error.what(), error.result(), error.call()));
+    raise(error_class(memory ? "OutOfMemory" : "DriverError")(error.what(), error.result(),
+                                                              error.call()));
   } catch (const runtime::ArtifactError& error) {
     raise("ArtifactError", error.what());
   } catch (const runtime::CacheError& error) {

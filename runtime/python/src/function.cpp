@@ -29,10 +29,11 @@ runtime::Dim3 dim3_of(const Size& size) { return {.x = size[0], .y = size[1], .z
 
 class Function {
  public:
-  Function(std::shared_ptr<OpenDevice> device, const std::string& ptx, const std::string& entry, const Size& block,
-           int dynamic_smem)
+  Function(std::shared_ptr<OpenDevice> device, const std::string& ptx, const std::string& entry,
+           const Size& block, int dynamic_smem)
       : device_(std::move(device)),
-        kernel_(device_->device(), ptx, entry, {.block = dim3_of(block), .dynamic_smem = dynamic_smem}) {}
+        kernel_(device_->device(), ptx, entry,
+                {.block = dim3_of(block), .dynamic_smem = dynamic_smem}) {}
 
   const std::string& name() const { return kernel_.name(); }
 
@@ -54,8 +55,9 @@ class Function {
       copies.emplace_back(arguments[i].c_str(), arguments[i].size());
       pointers.push_back(copies.back().data());
       if (i >= parameters.size() || parameters[i].bytes == copies.back().size()) continue;
-      throw runtime::ArgumentError(fmt::format("{}: parameter {} takes {} bytes, and is given {}", name(),
-                                               parameters[i].name, parameters[i].bytes, copies.back().size()));
+      throw runtime::ArgumentError(fmt::format("{}: parameter {} takes {} bytes, and is given {}",
+                                               name(), parameters[i].name, parameters[i].bytes,
+                                               copies.back().size()));
     }
     device_->run([&] {
       kernel_.launch_pointers({.grid = dim3_of(grid)}, nullptr, pointers);
@@ -78,13 +80,17 @@ std::vector<std::string> entries_of(const std::string& ptx) {
 
 void bind_function(nb::module_& module) {
   nb::class_<Function>(module, "Function", "An entry point, loaded on a device.")
-      .def(nb::init<std::shared_ptr<OpenDevice>, const std::string&, const std::string&, const Size&, int>(),
-           nb::arg("device"), nb::arg("ptx"), nb::arg("entry"), nb::arg("block"), nb::arg("dynamic_smem"))
+      .def(nb::init<std::shared_ptr<OpenDevice>, const std::string&, const std::string&,
+                    const Size&, int>(),
+           nb::arg("device"), nb::arg("ptx"), nb::arg("entry"), nb::arg("block"),
+           nb::arg("dynamic_smem"))
       .def_prop_ro("name", &Function::name)
       .def_prop_ro("parameters", &Function::parameters)
       .def("launch", &Function::launch, nb::arg("grid"), nb::arg("arguments"));
   module.def("ptx_entries", &entries_of, nb::arg("ptx"));
-  module.def("ptx_target", [](const std::string& ptx) { return runtime::ptx_target(ptx); }, nb::arg("ptx"));
+  module.def(
+      "ptx_target", [](const std::string& ptx) { return runtime::ptx_target(ptx); },
+      nb::arg("ptx"));
 }
 
 }  // namespace sagegen::python

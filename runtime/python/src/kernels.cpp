@@ -56,7 +56,8 @@ std::vector<std::string> embedded_keys() {
   return keys;
 }
 
-Kernel kernel_of_text(const std::string& text, const std::string& target, const std::string& family) {
+Kernel kernel_of_text(const std::string& text, const std::string& target,
+                      const std::string& family) {
   return kernel_of_options(builtin_families().of_title(family), text, parse_target(target));
 }
 
@@ -69,7 +70,9 @@ std::vector<std::string> target_names() {
 // The words "qk=s8 pv=e4m3" of each mode; a product of the io dtype is "io".
 std::vector<std::pair<std::string, std::pair<std::string, std::string>>> mode_words() {
   std::vector<std::pair<std::string, std::pair<std::string, std::string>>> words;
-  const auto word = [](const std::optional<DType>& type) { return type ? std::string(to_string(*type)) : "io"; };
+  const auto word = [](const std::optional<DType>& type) {
+    return type ? std::string(to_string(*type)) : "io";
+  };
   for (const attention::Mode& mode : attention::modes())
     words.push_back({std::string(mode.name), {word(mode.qk), word(mode.pv)}});
   return words;
@@ -77,7 +80,8 @@ std::vector<std::pair<std::string, std::pair<std::string, std::string>>> mode_wo
 
 std::vector<std::string> fields_of(const std::string& family) {
   std::vector<std::string> names;
-  for (const Field& field : builtin_families().of_title(family).what) names.emplace_back(field.name);
+  for (const Field& field : builtin_families().of_title(family).what)
+    names.emplace_back(field.name);
   return names;
 }
 
@@ -93,7 +97,8 @@ bool has_ptx(const Kernel& kernel, const std::string& ptx) {
 
 std::vector<std::pair<std::string, std::vector<std::string>>> description(const Kernel& kernel) {
   std::vector<std::pair<std::string, std::vector<std::string>>> sections;
-  for (const Section& section : kernel.describe()) sections.emplace_back(section.title, section.lines);
+  for (const Section& section : kernel.describe())
+    sections.emplace_back(section.title, section.lines);
   return sections;
 }
 
@@ -124,12 +129,14 @@ runtime::ArtifactSource source_of(const std::string& ptx) {
 }
 
 void bind_kernels(nb::module_& module) {
-  nb::class_<Kernel>(module, "KernelSpec", "What a kernel computes, how and where: a value without code.")
+  nb::class_<Kernel>(module, "KernelSpec",
+                     "What a kernel computes, how and where: a value without code.")
       .def_prop_ro("key", &Kernel::key)
       .def_prop_ro("what", &Kernel::what)
       .def_prop_ro("how", &Kernel::how)
       .def_prop_ro("target", [](const Kernel& kernel) { return to_string(kernel.target()); })
-      .def_prop_ro("family", [](const Kernel& kernel) { return std::string(kernel.family().title); })
+      .def_prop_ro("family",
+                   [](const Kernel& kernel) { return std::string(kernel.family().title); })
       .def_prop_ro("options", [](const Kernel& kernel) { return options_of(kernel); })
       .def_prop_ro("violations", &Kernel::violations)
       .def_prop_ro("resources", &resources_of, nb::sig("def resources(self) -> dict[str, int]"))
@@ -138,19 +145,24 @@ void bind_kernels(nb::module_& module) {
       .def("validate", &Kernel::validate)
       .def("schedules", &Kernel::schedules)
       .def("with_schedule", &Kernel::with_schedule, nb::arg("how"))
-      .def("__eq__", [](const Kernel& a, const Kernel& b) { return a == b; }, nb::arg("other"),
-           nb::sig("def __eq__(self, other: object, /) -> bool"))
+      .def(
+          "__eq__", [](const Kernel& a, const Kernel& b) { return a == b; }, nb::arg("other"),
+          nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const Kernel& kernel) { return nb::hash(nb::str(kernel.key().c_str())); })
-      .def("__repr__", [](const Kernel& kernel) { return fmt::format("<KernelSpec {}>", kernel.key()); });
+      .def("__repr__",
+           [](const Kernel& kernel) { return fmt::format("<KernelSpec {}>", kernel.key()); });
 
-  module.def("parse_key", [](const std::string& key) { return parse_key(key); }, nb::arg("key"));
-  module.def("kernel_of_options", &kernel_of_text, nb::arg("text"), nb::arg("target"), nb::arg("family") = "attention");
+  module.def(
+      "parse_key", [](const std::string& key) { return parse_key(key); }, nb::arg("key"));
+  module.def("kernel_of_options", &kernel_of_text, nb::arg("text"), nb::arg("target"),
+             nb::arg("family") = "attention");
   module.def("embedded_keys", &embedded_keys);
   module.def("targets", &target_names);
   module.def("modes", &mode_words);
   module.def("fields", &fields_of, nb::arg("family") = "attention");
   module.def("head_dims", [] { return head_dims().allowed; });
-  module.def("has_ptx", &has_ptx, nb::arg("kernel"), nb::arg("ptx") = "", nb::call_guard<nb::gil_scoped_release>());
+  module.def("has_ptx", &has_ptx, nb::arg("kernel"), nb::arg("ptx") = "",
+             nb::call_guard<nb::gil_scoped_release>());
   // (entry point, PTX)
   module.def(
       "find_ptx",

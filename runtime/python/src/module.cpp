@@ -25,14 +25,19 @@ NB_MODULE(_core, module) {
   bind_attention(module);
   bind_function(module);
   // (number of GPUs, CUDA version of the driver as it counts, why there is none)
-  module.def("cuda_state", [] {
-    std::string why;
-    int devices = 0, version = 0;
-    if (const auto cuda = sagegen::runtime::load_cuda(&why)) {
-      using sagegen::runtime::Result;
-      if (cuda->device_count(&devices) != Result::success) why = "libcuda is there, and counts no devices";
-      if (cuda->driver_version(&version) != Result::success) why = "libcuda is there, and says no version";
-    }
-    return nb::make_tuple(devices, version, why);
-  }, nb::sig("def cuda_state() -> tuple[int, int, str]"));
+  module.def(
+      "cuda_state",
+      [] {
+        std::string why;
+        int devices = 0, version = 0;
+        if (const auto cuda = sagegen::runtime::load_cuda(&why)) {
+          using sagegen::runtime::Result;
+          if (cuda->device_count(&devices) != Result::success)
+            why = "libcuda is there, and counts no devices";
+          if (cuda->driver_version(&version) != Result::success)
+            why = "libcuda is there, and says no version";
+        }
+        return nb::make_tuple(devices, version, why);
+      },
+      nb::sig("def cuda_state() -> tuple[int, int, str]"));
 }

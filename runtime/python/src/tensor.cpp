@@ -42,19 +42,22 @@ nb::ndarray<nb::ro> import(const nb::object& array, const std::string& name, boo
     nb::ndarray<> mutable_array;
     if (nb::try_cast(array, mutable_array)) return nb::ndarray<nb::ro>(mutable_array);
     if (nb::try_cast(array, imported))
-      throw runtime::ArgumentError(fmt::format("{} is read-only, and is written to; give an array that may be written", name));
+      throw runtime::ArgumentError(fmt::format(
+          "{} is read-only, and is written to; give an array that may be written", name));
   } else if (nb::try_cast(array, imported)) {
     return imported;
   }
   throw runtime::ArgumentError(
-      fmt::format("{} is a {}, which speaks neither DLPack nor the buffer protocol; give an array of NumPy, PyTorch, "
+      fmt::format("{} is a {}, which speaks neither DLPack nor the buffer protocol; give an array "
+                  "of NumPy, PyTorch, "
                   "CuPy, JAX or the like",
                   name, nb::cast<std::string>(nb::str(nb::type_name(array.type())))));
 }
 
 // Calls visit(offset in elements) for each row of the last axis.
 template <typename Visit>
-void for_each_row(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides, const Visit& visit) {
+void for_each_row(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides,
+                  const Visit& visit) {
   for (const std::int64_t size : shape) {
     if (size == 0) return;
   }
@@ -93,10 +96,12 @@ Tensor::Tensor(const nb::object& array, std::string name, bool writable, std::st
     strides_.push_back(array_.stride(i));
     if (array_.size() != 0 && shape_.back() > 1 && strides_.back() < 0) {
       throw runtime::ArgumentError(
-          fmt::format("{}: the stride of axis {} is {}; strides are not negative: give a copy", name_, i, strides_.back()));
+          fmt::format("{}: the stride of axis {} is {}; strides are not negative: give a copy",
+                      name_, i, strides_.back()));
     }
     if (writable && array_.size() != 0 && shape_.back() > 1 && strides_.back() == 0) {
-      throw runtime::ArgumentError(fmt::format("{}: the stride of axis {} is 0, so that elements of what is written overlap", name_, i));
+      throw runtime::ArgumentError(fmt::format(
+          "{}: the stride of axis {} is 0, so that elements of what is written overlap", name_, i));
     }
   }
 }
@@ -110,13 +115,15 @@ std::string Tensor::device() const {
 
 void Tensor::need_host(const char* what) const {
   if (array_.device_type() == nb::device::cpu::value) return;
-  throw runtime::ArgumentError(fmt::format("{} is on {}, and is {} by the host", name_, device(), what));
+  throw runtime::ArgumentError(
+      fmt::format("{} is on {}, and is {} by the host", name_, device(), what));
 }
 
 std::vector<std::byte> Tensor::packed(std::int64_t channels) const {
   need_host("read");
   const std::size_t item = item_bytes();
-  const std::int64_t row = shape_.empty() ? 1 : shape_.back(), step = shape_.empty() ? 1 : strides_.back();
+  const std::int64_t row = shape_.empty() ? 1 : shape_.back(),
+                     step = shape_.empty() ? 1 : strides_.back();
   const std::int64_t padded = channels == 0 ? row : channels;
   const std::int64_t rows = shape_.empty() ? 1 : product(shape_, shape_.size() - 1);
   std::vector<std::byte> bytes(static_cast<std::size_t>(rows * padded) * item);
@@ -128,7 +135,8 @@ std::vector<std::byte> Tensor::packed(std::int64_t channels) const {
       std::memcpy(to, source, static_cast<std::size_t>(row) * item);
     } else {
       for (std::int64_t c = 0; c < row; ++c)
-        std::memcpy(to + static_cast<std::size_t>(c) * item, source + c * step * static_cast<std::int64_t>(item), item);
+        std::memcpy(to + static_cast<std::size_t>(c) * item,
+                    source + c * step * static_cast<std::int64_t>(item), item);
     }
     to += static_cast<std::size_t>(padded) * item;
   });
@@ -138,18 +146,22 @@ std::vector<std::byte> Tensor::packed(std::int64_t channels) const {
 void Tensor::unpack(std::span<const std::byte> from, std::int64_t channels) const {
   need_host("written");
   const std::size_t item = item_bytes();
-  const std::int64_t row = shape_.empty() ? 1 : shape_.back(), step = shape_.empty() ? 1 : strides_.back();
+  const std::int64_t row = shape_.empty() ? 1 : shape_.back(),
+                     step = shape_.empty() ? 1 : strides_.back();
   const std::int64_t padded = channels == 0 ? row : channels;
   const std::int64_t rows = shape_.empty() ? 1 : product(shape_, shape_.size() - 1);
-  if (!writable_) throw InternalError(fmt::format("{} is written to, and was not asked for as writable", name_));
+  if (!writable_)
+    throw InternalError(fmt::format("{} is written to, and was not asked for as writable", name_));
   if (from.size() != static_cast<std::size_t>(rows * padded) * item)
     throw InternalError(fmt::format("{} is given {} bytes", name_, from.size()));
-  auto* to = static_cast<std::byte*>(const_cast<void*>(array_.data()));  // writable: asked for as such
+  auto* to =
+      static_cast<std::byte*>(const_cast<void*>(array_.data()));  // writable: asked for as such
   const std::byte* source = from.data();
   for_each_row(shape_, strides_, [&](std::int64_t offset) {
     std::byte* target = to + offset * static_cast<std::int64_t>(item);
     for (std::int64_t c = 0; c < (step == 1 ? 1 : row); ++c) {
-      std::memcpy(target + c * step * static_cast<std::int64_t>(item), source + static_cast<std::size_t>(c) * item,
+      std::memcpy(target + c * step * static_cast<std::int64_t>(item),
+                  source + static_cast<std::size_t>(c) * item,
                   (step == 1 ? static_cast<std::size_t>(row) : 1) * item);
     }
     source += static_cast<std::size_t>(padded) * item;
@@ -162,16 +174,19 @@ void bind_tensor(nb::module_& module) {
     for (const std::int64_t number : numbers) list.append(number);
     return nb::tuple(list);
   };
-  nb::class_<Tensor>(module, "Tensor", "An array of the caller's, as an address and strides; keeps its memory alive.")
-      .def(nb::init<const nb::object&, std::string, bool, std::string>(), nb::arg("array"), nb::arg("name"),
-           nb::arg("writable") = false, nb::arg("dtype") = "")
+  nb::class_<Tensor>(module, "Tensor",
+                     "An array of the caller's, as an address and strides; keeps its memory alive.")
+      .def(nb::init<const nb::object&, std::string, bool, std::string>(), nb::arg("array"),
+           nb::arg("name"), nb::arg("writable") = false, nb::arg("dtype") = "")
       .def_prop_ro("name", &Tensor::name)
       .def_prop_ro("dtype", &Tensor::dtype)
       .def_prop_ro("address", &Tensor::address)
-      .def_prop_ro("shape", [tuple_of](const Tensor& tensor) { return tuple_of(tensor.shape()); },
-                   nb::sig("def shape(self) -> tuple[int, ...]"))
-      .def_prop_ro("strides", [tuple_of](const Tensor& tensor) { return tuple_of(tensor.strides()); },
-                   nb::sig("def strides(self) -> tuple[int, ...]"), "In elements.")
+      .def_prop_ro(
+          "shape", [tuple_of](const Tensor& tensor) { return tuple_of(tensor.shape()); },
+          nb::sig("def shape(self) -> tuple[int, ...]"))
+      .def_prop_ro(
+          "strides", [tuple_of](const Tensor& tensor) { return tuple_of(tensor.strides()); },
+          nb::sig("def strides(self) -> tuple[int, ...]"), "In elements.")
       .def_prop_ro("item_bytes", &Tensor::item_bytes)
       .def_prop_ro("device", &Tensor::device);
 }
