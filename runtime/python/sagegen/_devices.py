@@ -5,6 +5,7 @@ emulator of its own, so that calls neither wait for each other nor see what othe
 """
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,8 +119,11 @@ def lease(device: Device) -> Iterator[Slot]:
 
 
 def clear() -> None:
-    """Forgets all devices and plans that no call uses: their memory is given back."""
+    """Forgets all devices and plans that no call uses: their memory is given back. Done when the process ends, too."""
     with _lock:
         _gpus.clear()
         for free in _emulators.values():
             free.clear()
+
+
+atexit.register(clear)

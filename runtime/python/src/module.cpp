@@ -18,6 +18,8 @@ NB_MODULE(_core, module) {
   using namespace sagegen::python;
   module.doc() = "What the package sagegen is written on; it may change with every release.";
   module.attr("version") = SAGEGEN_VERSION;
+  // Frameworks keep what they were given, operators among it, until the process ends; that is no leak of ours.
+  nb::set_leak_warnings(false);
   translate_errors();
   bind_tensor(module);
   bind_device(module);
