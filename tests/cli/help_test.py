@@ -74,7 +74,7 @@ class Examples(CliTest):
     def test_they_run(self):
         """All but those that need a GPU, a repository, ptxas or many seconds: unit_cli parses these, too."""
         count = 0
-        elsewhere = re.compile(r"^sagegen (tune|generate|bundle)|^source <|cuda:0|/mnt/|--target all|--mode 16bit|--gpu|--pick")
+        elsewhere = re.compile(r"^sagegen (tune|generate|bundle)|^source <|cuda:0|/mnt/|--schedules|--target all|--mode 16bit|--gpu|--pick")
         for command in commands():
             for line in examples([command]):
                 count += 1

@@ -455,7 +455,10 @@ class Sets(RunTest):
         path = self.set("targets = [\"sm_80\"]\ncausal = [false, true]\n")
         command = [TOOL, "run", "--set", path, "--device", "emulator", "--q-len", "8192"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            self.assertIn(b"running", process.stderr.readline())  # a second after it began
+            line = process.stderr.readline()
+            if b"an estimate" in line:   # on few cores
+                line = process.stderr.readline()
+            self.assertIn(b"running", line)  # a second after it began
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=200)
         self.assertEqual(process.returncode, -signal.SIGINT)
