@@ -8,7 +8,8 @@
 namespace sagegen {
 
 // The known word with the fewest letters to insert, to remove, to change or to swap with a neighbour; of equally near
-// ones the first. Capitals count as small letters. Empty if none is near: a third of the letters may be wrong, but at most `most` of them.
+// ones the first. Capitals count as small letters. Empty if none is near: a third of the letters may be wrong, but at
+// most `most` of them.
 std::string nearest_word(std::string_view word, const std::vector<std::string>& known,
                          std::size_t most = 8);
 

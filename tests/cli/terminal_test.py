@@ -13,7 +13,8 @@ SMALL = ("run", "--device", "emulator", "--q-len", 16, "--heads", 1, "--head-dim
 # A call of each command that ends well, soon, and has something to say on stdout.
 CALLS = {
     "targets": (), "list": ("--target", "sm_80"), "emit": ("--stdout", FWD), "inspect": (FWD,), "trace": (FWD,),
-    "generate": ("--check", "--root", SOURCE), "run": SMALL[1:], "compare": ("--q-len", 16, "--heads", 1, "--head-dim", 64, "--only", "accumulation=f32 granularity=per_thread smoothing=k"),
+    "generate": ("--check", "--root", SOURCE), "run": SMALL[1:], "compare": ("--q-len", 16, "--heads", 1, "--head-dim", 64,
+                "--only", "accumulation=f32 granularity=per_thread smoothing=k"),
     "tune": ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 16, "--heads", 1, "--filter", "q64k64w4s2", "--cache", "CACHE"),
     "cache": ("list", "--cache", "CACHE"), "bundle": ("--plan", "head_dim=64", "--target", "sm_89", "--usual", "--out", "CACHE/x"),
     "emu": ("CACHE/k.ptx", "--block", 32), "devices": (), "doctor": ("--quick",), "env": (), "completion": ("bash",), "man": (),
