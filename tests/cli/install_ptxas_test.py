@@ -105,12 +105,13 @@ class InstallPtxas(unittest.TestCase):
 
 
 class Ci(unittest.TestCase):
-    def run_ci(self, install, test):
+    def run_ci(self, install, test, zig="exit 0"):
         with tempfile.TemporaryDirectory() as root:
             os.mkdir(os.path.join(root, ".ci"))
             os.mkdir(os.path.join(root, "tools"))
             shutil.copy(os.path.join(ROOT, ".ci", "run"), os.path.join(root, ".ci"))
-            for name, body in (("install_ptxas.sh", install), ("install_python_env.sh", "exit 0"), ("test.sh", test)):
+            for name, body in (("install_ptxas.sh", install), ("install_python_env.sh", "exit 0"), ("portable_library.sh", zig),
+                               ("test.sh", test)):
                 path = os.path.join(root, "tools", name)
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(f"#!/bin/sh\n{body}\n")
@@ -123,6 +124,11 @@ class Ci(unittest.TestCase):
         self.assertIn("goes on without ptxas", done.stderr)
         done = self.run_ci("exit 0", "exit 3")
         self.assertEqual((done.returncode, done.stderr), (3, ""))
+
+    def test_goes_on_without_zig_and_says_so(self):
+        done = self.run_ci("exit 0", "echo tested", '[ "$1" = --install ] && exit 77')
+        self.assertEqual((done.returncode, done.stdout), (0, "tested\n"))
+        self.assertIn("goes on without zig", done.stderr)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ SOURCE, BUILD, CMAKE, READELF, WORK = sys.argv[1:6]
 SANITIZED, RELEASE = "sanitized" in sys.argv[6:], "release" in sys.argv[6:]
 # What the unwinder of g++ 12 asks for, where the C library is not newer than that of Debian 12.
 NEWEST_GLIBC, DEBIAN_12_GLIBC = (2, 35), (2, 36)
+PORTABLE = os.path.join(SOURCE, "tools", "portable_library.sh")
 
 
 def output(*command):
@@ -71,7 +72,8 @@ class Binaries(unittest.TestCase):
             text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)
         declared = set(re.findall(r"\b(sagegen_\w+)\(", text))
         self.assertGreater(len(declared), 15)
-        exported = {row[7].split("@")[0] for row in self.symbols() if row[4] in ("GLOBAL", "WEAK") and row[6] != "UND"}
+        exported = {row[7].split("@")[0] for row in self.symbols() if row[4] in ("GLOBAL", "WEAK")
+                    and row[6] not in ("UND", "ABS")}   # ABS: the name of a version
         self.assertEqual(exported, declared)
 
     @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs what it needs")
@@ -80,11 +82,29 @@ class Binaries(unittest.TestCase):
                   if row[6] == "UND" and "@GLIBC_" in row[7]}
         self.assertIn("dlopen", needed)
         self.assertNotIn("arc4random", needed)
-        if tuple(map(int, platform.libc_ver()[1].split("."))) > DEBIAN_12_GLIBC:
+        if self.host_glibc() > DEBIAN_12_GLIBC:
             self.skipTest("a newer C library gives newer versions to old functions")
         for name, version in needed.items():
-            self.assertLessEqual(tuple(map(int, version.removeprefix("GLIBC_").split("."))), NEWEST_GLIBC, name)
+            self.assertLessEqual(self.numbers(version.removeprefix("GLIBC_")), NEWEST_GLIBC, name)
+        if self.host_glibc() == DEBIAN_12_GLIBC:
+            self.assertEqual(max(self.numbers(version.removeprefix("GLIBC_")) for version in needed.values()), NEWEST_GLIBC,
+                             "NEWEST_GLIBC and the pages that name it say more than is asked for")
 
+    def test_the_pages_say_which_c_library_is_needed(self):
+        with open(PORTABLE, encoding="utf-8") as file:
+            portable = re.search(r"^glibc=([\d.]+)$", file.read(), flags=re.MULTILINE)[1]
+        for page in ("README.md", os.path.join("docs", "reference.md")):
+            with open(os.path.join(SOURCE, page), encoding="utf-8") as file:
+                said = re.findall(r"glibc (\d\.\d+)", file.read())
+            self.assertEqual([self.numbers(version) for version in said], [NEWEST_GLIBC, self.numbers(portable)], page)
+
+    @staticmethod
+    def numbers(version):
+        return tuple(map(int, version.split(".")))
+
+    @classmethod
+    def host_glibc(cls):
+        return cls.numbers(platform.libc_ver()[1])
 
     @unittest.skipIf(SANITIZED, "a sanitizer's runtime needs what it needs")
     def test_the_shared_library_needs_the_c_library_alone(self):
