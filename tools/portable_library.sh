@@ -65,8 +65,12 @@ export ZIG_GLOBAL_CACHE_DIR="\${ZIG_GLOBAL_CACHE_DIR:-$root/build/tools/zig-cach
 exec "$zig" $language -target x86_64-linux-gnu.$glibc -fno-sanitize=all -Wno-unused-command-line-argument "\${@/#-march=x86-64-/-march=x86_64_}"
 EOF
   chmod +x "$folder/bin/zig-$language.new"
-  cmp -s "$folder/bin/zig-$language.new" "$folder/bin/zig-$language" || cp "$folder/bin/zig-$language.new" "$folder/bin/zig-$language"
-  rm "$folder/bin/zig-$language.new"
+  if cmp -s "$folder/bin/zig-$language.new" "$folder/bin/zig-$language"; then
+    rm "$folder/bin/zig-$language.new"
+  else
+    mv "$folder/bin/zig-$language.new" "$folder/bin/zig-$language"
+    rm -rf "$folder/build"   # another compiler
+  fi
 done
 
 # ---- what the library is made of beside our sources -----------------------------------------------
