@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 namespace sagegen::runtime {
@@ -19,6 +20,10 @@ inline std::uint64_t fast_sum(std::string_view bytes) {
   };
   const auto word_at = [&](std::size_t at, std::size_t count) {
     std::uint64_t word = 0;
+    if (count == 8 && std::endian::native == std::endian::little) {
+      std::memcpy(&word, bytes.data() + at, sizeof word);
+      return word;
+    }
     for (std::size_t i = 0; i < count; ++i)
       word |= std::uint64_t{static_cast<unsigned char>(bytes[at + i])} << (8 * i);
     return word;
@@ -30,7 +35,8 @@ inline std::uint64_t fast_sum(std::string_view bytes) {
   }
   std::uint64_t sum = bytes.size();
   for (const std::uint64_t chain : chains) sum = step(sum, chain);
-  for (; at < bytes.size(); at += 8) sum = step(sum, word_at(at, std::min<std::size_t>(8, bytes.size() - at)));
+  for (; at < bytes.size(); at += 8)
+    sum = step(sum, word_at(at, std::min<std::size_t>(8, bytes.size() - at)));
   sum = (sum ^ sum >> 32) * kOdd;
   return sum ^ sum >> 29;
 }

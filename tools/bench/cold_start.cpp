@@ -107,7 +107,8 @@ void report(const std::string& file, const std::string& name, std::size_t most) 
   const auto driver = open_driver(name);
   const Device device(driver, ordinal, nullptr);
   std::vector<sagegen::Kernel> kernels;
-  for (const std::string_view key : Bundle::read(file).names()) {
+  const Bundle bundle = Bundle::read(file);
+  for (const std::string_view key : bundle.names()) {
     if (key.find('.') != key.npos || kernels.size() == most) continue;  // machine code
     const sagegen::Kernel kernel = parse_key(key);
     if (loads_on(kernel.target(), device.compute_capability())) kernels.push_back(kernel);
