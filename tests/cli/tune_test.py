@@ -431,7 +431,7 @@ class Bundle(CliTest):
         self.assertRegex(report["ptxas"], r"^\d+\.\d+\.\d+$")
         self.assertGreater(report["cubin_bytes"], 1000 * len(report["kernels"]))
         # The emulator takes the PTX of it.
-        self.expect_json(OK, "run", "--device", "emulator:sm_89", "--head-dim", 32, "--causal", "--q-len", 40, "--ptx",
+        self.expect_json(OK, "run", "--device", "emulator:sm_89", "--head-dim", 32, "--causal", "top-left", "--q-len", 40, "--ptx",
                          self.path("b.bundle"))
 
     def test_machine_code_needs_ptxas(self):
