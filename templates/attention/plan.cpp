@@ -54,6 +54,7 @@ void Plan::Impl::check(const Shape& shape, const Arguments& arguments, const Lay
   using Access = ArgumentCheck::Access;
   ArgumentCheck check(kPlan);
   check_packing(kernel, spec, shape, arguments);
+  check_chunk(shape, arguments);
   const bool packed = is_packed(shape);
   const std::int64_t batch = packed ? 1 : shape.batch;
   const std::int64_t q_rows = packed ? shape.total_q : shape.q_len;
@@ -96,6 +97,25 @@ void Plan::Impl::check_numbers(const Arguments& arguments) const {
     throw ArgumentError(fmt::format("attention: causal is {}; it must be top_left or bottom_right",
                                     static_cast<int>(arguments.causal)));
   }
+}
+
+// With Invariance::growing_keys.
+void Plan::Impl::check_chunk(const Shape& shape, const Arguments& arguments) const {
+  if (options.invariance != Invariance::growing_keys || is_packed(shape)) return;
+  const std::int64_t first = shape.kv_len - shape.q_len;
+  const std::int64_t step = attention::invariance(kernel, options.invariance)
+                                .queries(spec.pack_gqa, shape.q_heads / shape.kv_heads);
+  if (first < 0 || first % step != 0) {
+    throw ArgumentError(fmt::format(
+        "attention: invariance growing_keys is asked for, and {} queries of {} keys begin at key "
+        "{}; chunks begin at multiples of {}, as rows there share scales or tiles: cut them so",
+        shape.q_len, shape.kv_len, first, step));
+  }
+  if (first == 0 || arguments.causal == CausalAlignment::bottom_right) return;
+  throw ArgumentError(fmt::format(
+      "attention: invariance growing_keys is asked for, and {} queries of {} keys stand at the top "
+      "left; chunks of queries stand at the last keys: causal bottom_right",
+      shape.q_len, shape.kv_len));
 }
 
 // What attention itself reads and writes of the arguments, beside codes.

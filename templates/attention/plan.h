@@ -14,6 +14,7 @@
 #include "sagegen/runtime/tensor.h"
 #include "templates/attention/mods/all.h"
 #include "templates/attention/plan_codes.h"
+#include "templates/attention/plan_invariance.h"
 #include "templates/attention/spec.h"
 
 namespace sagegen::attention {
@@ -97,6 +98,11 @@ struct PlanOptions {
   // other in the same memory, each for as many batches, or heads of K and V with their queries, as fit: the same bits. Of
   // packed sequences all are in each. Calls on codes of the caller's (plan_codes.h) are not bounded.
   std::int64_t max_workspace_bytes = 0;
+  // What the bits of a sequence may not depend on (plan_invariance.h). A kernel that cannot keep it is refused with
+  // SpecError, and with growing_keys a dense call whose first query, at key kv_len - q_len, is not where a chunk may begin,
+  // with ArgumentError; of packed sequences lengths are the caller's to keep. TunedPlan takes the kernel's own schedule then,
+  // whatever the shape: other tiles sum in another order.
+  Invariance invariance = Invariance::none;
 };
 
 class Plan {

@@ -11,6 +11,12 @@
 namespace sagegen::attention {
 
 struct Plan::Impl {
+  static const Kernel& invariant(const Kernel& asked, Invariance level) {
+    const InvarianceRule rule = attention::invariance(asked, level);
+    if (!rule.holds) throw SpecError(rule.why);
+    return asked;
+  }
+
   // What a driver would load, but nobody wants.
   static const runtime::Device& checked(const runtime::Device& device, const Spec& spec,
                                         const Kernel& asked) {
@@ -23,7 +29,7 @@ struct Plan::Impl {
 
   Impl(const runtime::Device& device, const Kernel& asked, const runtime::ArtifactSource& source,
        const PlanOptions& plan_options)
-      : kernel(asked),
+      : kernel(invariant(asked, plan_options.invariance)),
         options(plan_options),
         spec(asked.view(family()).spec),
         schedule(asked.view(family()).schedule),
@@ -33,6 +39,7 @@ struct Plan::Impl {
   void check(const Shape& shape, const Arguments& arguments, const plan_detail::Layout& layout,
              runtime::DevicePtr workspace, std::size_t workspace_bytes) const;
   void check_numbers(const Arguments& arguments) const;
+  void check_chunk(const Shape& shape, const Arguments& arguments) const;
   void check_attended(runtime::ArgumentCheck& check, const Shape& shape,
                       const Arguments& arguments) const;
   void launch(Part part, const plan_detail::Call& call, runtime::StreamHandle stream) const;

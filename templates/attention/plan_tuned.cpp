@@ -42,6 +42,7 @@ TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
       source_(std::move(source)),
       options_(std::move(options)),
       fingerprint_(runtime::fingerprint_of(device)) {
+  if (options_.plan.invariance != Invariance::none) options_.choice.mode = TuningMode::off;
   if (options_.choice.mode == TuningMode::pinned) {
     const std::filesystem::path& file = options_.choice.pinned;
     pinned_ = runtime::parse_tuning_entries(runtime::read_artifact(file), file.string());
