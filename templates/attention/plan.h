@@ -96,7 +96,8 @@ struct PlanOptions {
   std::int64_t mean_score_bytes = std::int64_t{128} << 20;
   // What the workspace of run() may take; 0: what it needs. A call that needs more is made of several, one after the
   // other in the same memory, each for as many batches, or heads of K and V with their queries, as fit: the same bits. Of
-  // packed sequences all are in each. Calls on codes of the caller's (plan_codes.h) are not bounded.
+  // packed sequences all are in each. It bounds calls with an LSE, and those without take no more. Calls on
+  // codes of the caller's (plan_codes.h) are not bounded.
   std::int64_t max_workspace_bytes = 0;
   // What the bits of a sequence may not depend on (plan_invariance.h). A kernel that cannot keep it is refused with
   // SpecError, and with growing_keys a dense call whose first query, at key kv_len - q_len, is not where a chunk may begin,

@@ -43,10 +43,11 @@ std::int64_t equal_parts(std::int64_t count, std::int64_t most) {
 
 CutLayout cut_layout(const Spec& spec, const Schedule& schedule, const runtime::ScratchMap& map,
                      const PlanOptions& options, const Shape& shape, Lse lse) {
-  const auto layout = [&](const Shape& part, std::int64_t mean_score_bytes) {
+  const auto layout = [&](const Shape& part, std::int64_t mean_score_bytes,
+                          Lse of_it = Lse::wanted) {
     PlanOptions of_part = options;
     of_part.mean_score_bytes = mean_score_bytes;
-    return layout_of(spec, schedule, map, of_part, part, lse);
+    return layout_of(spec, schedule, map, of_part, part, of_it);
   };
   CutLayout cut{.part = shape, .layout = layout(shape, options.mean_score_bytes)};
   const std::int64_t bound = options.max_workspace_bytes;
@@ -54,7 +55,10 @@ CutLayout cut_layout(const Spec& spec, const Schedule& schedule, const runtime::
     throw ArgumentError(fmt::format(
         "{}: max_workspace_bytes is {}; it is a number of bytes, or 0 for no bound", kPlan, bound));
   }
-  if (bound == 0 || cut.layout.placed.bytes <= bound) return cut;
+  if (bound == 0 || cut.layout.placed.bytes <= bound) {
+    cut.layout = layout(shape, options.mean_score_bytes, lse);
+    return cut;
+  }
 
   // Scores of mean queries take what the rest leaves, one block at least.
   constexpr std::int64_t kOneBlock = 1;
@@ -68,7 +72,7 @@ CutLayout cut_layout(const Spec& spec, const Schedule& schedule, const runtime::
     const std::int64_t left =
         bound / kWorkspaceAlignment * kWorkspaceAlignment - least.placed.bytes;
     cut.layout =
-        layout(cut.part, std::min(options.mean_score_bytes, least.bytes[kMeanScores] + left));
+        layout(cut.part, std::min(options.mean_score_bytes, least.bytes[kMeanScores] + left), lse);
     cut.calls = ceil_div(shape.batch, batches) * ceil_div(shape.kv_heads, kv_heads);
     return cut;
   };

@@ -12,6 +12,7 @@ struct CutLayout {
   std::int64_t calls = 1;
 };
 
+// Where to cut is decided with an LSE, wanted or not: what is enough for a call with one is enough for a call without.
 // Throws ArgumentError if not even the least part fits, or if it cannot be cut.
 CutLayout cut_layout(const Spec& spec, const Schedule& schedule, const runtime::ScratchMap& map,
                      const PlanOptions& options, const Shape& shape, Lse lse);
