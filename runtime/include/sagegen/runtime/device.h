@@ -18,10 +18,13 @@
 #include <string_view>
 #include <type_traits>
 
-#include "sagegen/artifact.h"
 #include "sagegen/runtime/driver_api.h"
 #include "sagegen/runtime/error.h"
 #include "sagegen/runtime/ptx_entry.h"
+
+namespace sagegen {
+struct MachineCode;  // artifact.h
+}
 
 namespace sagegen::runtime {
 
