@@ -25,6 +25,7 @@
 #include "templates/attention/plan_choice.h"
 #include "templates/attention/plan_mode_map.h"
 #include "templates/attention/plan_tuned.h"
+#include "templates/merge_partials/plan.h"
 
 using namespace sagegen;
 using namespace sagegen::runtime;
@@ -46,6 +47,10 @@ struct sagegen_attention {
   attention::TunedPlan plan;
   std::string kernel;
   std::string note;
+};
+
+struct sagegen_merge {
+  merge_partials::Plan plan;
 };
 
 namespace {
@@ -443,7 +448,10 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     attention::TuningOptions tuning{.choice = given.tuning == nullptr
                                                   ? attention::tuning_choice_of_environment()
                                                   : attention::tuning_choice(given.tuning),
-                                    .warn = tell};
+                                    .warn = tell,
+                                    .plan = {.max_workspace_bytes = given.max_workspace_bytes}};
+    if (given.invariance != nullptr)
+      tuning.plan.invariance = attention::parse_invariance(given.invariance);
     std::unique_ptr<sagegen_attention> plan(
         new sagegen_attention{.plan{device->device, kernel, source, std::move(tuning)},
                               .kernel = kernel.key(),
@@ -519,6 +527,46 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
                                         size_t workspace_bytes, void* stream) {
   return enqueue(&attention::Plan::attend, "sagegen_attention_attend", attention, shape, arguments,
                  workspace, workspace_bytes, stream);
+}
+
+sagegen_status sagegen_merge_create(sagegen_device* device, const sagegen_merge_options* options,
+                                    sagegen_merge** merge) {
+  return guarded([&] {
+    constexpr const char* kCall = "sagegen_merge_create";
+    need(device, kCall, "device");
+    need(merge, kCall, "merge");
+    const sagegen_merge_options given = read(options, kCall, "options");
+    const sagegen::Kernel kernel =
+        kernel_of_options(merge_partials::family(), given.kernel == nullptr ? "" : given.kernel,
+                          best_target(device->device));
+    const ArtifactSource source =
+        given.ptx_directory == nullptr ? embedded_ptx() : ptx_at(given.ptx_directory);
+    *merge = new sagegen_merge{merge_partials::Plan(device->device, kernel, source)};
+  });
+}
+
+void sagegen_merge_destroy(sagegen_merge* merge) { delete merge; }
+
+sagegen_status sagegen_merge_run(const sagegen_merge* merge,
+                                 const sagegen_merge_arguments* arguments, void* stream) {
+  return guarded([&] {
+    constexpr const char* kCall = "sagegen_merge_run";
+    need(merge, kCall, "merge");
+    const sagegen_merge_arguments given = read(arguments, kCall, "arguments");
+    merge->plan.run({.parts = given.parts,
+                     .batch = given.batch,
+                     .heads = given.heads,
+                     .q_len = given.q_len,
+                     .channels = given.channels},
+                    {.parts = view_of(given.part),
+                     .part_stride = given.part_stride,
+                     .part_lse = given.part_lse,
+                     .part_lse_stride = given.part_lse_stride,
+                     .o = view_of(given.o),
+                     .lse = given.lse,
+                     .go_on = given.go_on != 0},
+                    static_cast<StreamHandle>(stream));
+  });
 }
 
 sagegen_status sagegen_attention_code_sizes(const sagegen_attention* attention,

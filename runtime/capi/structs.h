@@ -29,6 +29,8 @@ SAGEGEN_STRUCT(sagegen_arguments, 192);
 SAGEGEN_STRUCT(sagegen_query_codes, 80);
 SAGEGEN_STRUCT(sagegen_key_value_codes, 112);
 SAGEGEN_STRUCT(sagegen_code_sizes, 96);
+SAGEGEN_STRUCT(sagegen_merge_options, 24);
+SAGEGEN_STRUCT(sagegen_merge_arguments, 152);
 #undef SAGEGEN_STRUCT
 
 // The caller's struct_size. Throws ArgumentError that says what it is and what it should be.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "sagegen/runtime/error.h"
 #include "templates/attention/spec.h"
 
 namespace sagegen::attention {
@@ -88,6 +89,15 @@ std::string_view to_string(Invariance value) {
       return "growing_keys";
   }
   return "?";
+}
+
+Invariance parse_invariance(std::string_view word) {
+  using enum Invariance;
+  for (const Invariance each : {none, batch, query_chunks, growing_keys}) {
+    if (to_string(each) == word) return each;
+  }
+  throw runtime::ArgumentError(fmt::format(
+      "invariance \"{}\" is refused: it is none, batch, query_chunks or growing_keys", word));
 }
 
 std::int64_t InvarianceRule::queries(bool pack_gqa, std::int64_t group) const {

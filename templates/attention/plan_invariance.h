@@ -17,6 +17,7 @@ namespace sagegen::attention {
 //                 query, which stands at the last key.
 enum class Invariance { none, batch, query_chunks, growing_keys };
 std::string_view to_string(Invariance value);
+Invariance parse_invariance(std::string_view word);  // throws ArgumentError that lists the words
 
 struct InvarianceRule {
   bool holds = true;

@@ -318,6 +318,143 @@ static void free_rooms(sagegen_device* device) {
 }
 
 /* K and V quantized once, then attended with two Q: what run() computes of each. */
+/* Attention over keys 0..31 and over the rest, merged at once, and one after the other in place. */
+static void test_parts(sagegen_device* device) {
+  enum { kFirst = 32, kRows = kHeads * kTokens };
+  static uint16_t inputs[3][kElements], outputs[2][kElements];
+  static double exact[kElements];
+  static float lse[2][kRows];
+  uint64_t memory[3], o = 0, parts = 0, part_lse = 0, merged_lse = 0, workspace = 0;
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < 3; ++i) {
+    fill(inputs[i], i + 1);
+    EXPECT(sagegen_memory_alloc(device, kElements * 2, &memory[i]) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], kElements * 2) == SAGEGEN_OK);
+  }
+  reference(inputs[0], inputs[1], inputs[2], 0, exact);
+  EXPECT(sagegen_memory_alloc(device, kElements * 2, &o) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, 2 * kElements * 2, &parts) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, 2 * kRows * 4, &part_lse) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, kRows * 4, &merged_lse) == SAGEGEN_OK);
+
+  sagegen_attention* plan = NULL;
+  EXPECT(create(device, "head_dim=64 io=bf16", &plan) == SAGEGEN_OK);
+  EXPECT(sagegen_attention_workspace_bytes(plan, &kShape, &bytes) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+  for (int part = 0; part < 2; ++part) {
+    sagegen_shape shape = kShape;
+    shape.kv_len = part == 0 ? kFirst : kTokens - kFirst;
+    const uint64_t skipped = part == 0 ? 0 : (uint64_t)kFirst * kChannels * 2;
+    const sagegen_arguments arguments = {.struct_size = sizeof arguments,
+                                         .q = hnd(memory[0]),
+                                         .k = hnd(memory[1] + skipped),
+                                         .v = hnd(memory[2] + skipped),
+                                         .o = hnd(parts + (uint64_t)part * kElements * 2),
+                                         .lse = part_lse + (uint64_t)part * kRows * 4};
+    EXPECT(sagegen_attention_run(plan, &shape, &arguments, workspace, bytes, NULL) == SAGEGEN_OK);
+  }
+
+  sagegen_merge* merge = NULL;
+  const sagegen_merge_options options = {.struct_size = sizeof options, .kernel = "io=bf16"};
+  EXPECT(sagegen_merge_create(device, &options, &merge) == SAGEGEN_OK);
+  sagegen_merge_arguments arguments = {.struct_size = sizeof arguments,
+                                       .parts = 2,
+                                       .batch = 1,
+                                       .heads = kHeads,
+                                       .q_len = kTokens,
+                                       .channels = kChannels,
+                                       .part = hnd(parts),
+                                       .part_stride = kElements,
+                                       .part_lse = part_lse,
+                                       .o = hnd(o),
+                                       .lse = merged_lse};
+  for (int way = 0; way < 2; ++way) {
+    if (way == 0) {
+      EXPECT(sagegen_merge_run(merge, &arguments, NULL) == SAGEGEN_OK);
+    } else {
+      arguments.parts = 1;
+      EXPECT(sagegen_merge_run(merge, &arguments, NULL) == SAGEGEN_OK);
+      arguments.part.data += kElements * 2;
+      arguments.part_lse += kRows * 4;
+      arguments.go_on = 1;
+      EXPECT(sagegen_merge_run(merge, &arguments, NULL) == SAGEGEN_OK);
+    }
+    EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[way], o, kElements * 2) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, lse[way], merged_lse, kRows * 4) == SAGEGEN_OK);
+    const double error = relative_l1(exact, outputs[way]);
+    EXPECT(error > 0 && error < 0.06); /* as attention over all of them */
+  }
+  for (int row = 0; row < kRows; ++row) EXPECT(fabs(lse[0][row] - lse[1][row]) < 1e-5);
+
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_merge_run(NULL, &arguments, NULL), "merge is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_merge_run(merge, NULL, NULL), "arguments is null");
+  arguments.lse = 0;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_merge_run(merge, &arguments, NULL), "lse");
+  arguments.struct_size = 0;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_merge_run(merge, &arguments, NULL), "struct_size");
+  sagegen_merge* untouched = merge;
+  const sagegen_merge_options wrong = {.struct_size = sizeof wrong, .kernel = "io=bf17"};
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_merge_create(device, &wrong, &untouched), "bf16");
+  EXPECT(untouched == merge);
+  sagegen_merge_destroy(merge);
+  sagegen_merge_destroy(NULL);
+  sagegen_attention_destroy(plan);
+  const uint64_t all[] = {memory[0], memory[1], memory[2], o, parts, part_lse, merged_lse, workspace};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
+    EXPECT(sagegen_memory_free(device, all[i]) == SAGEGEN_OK);
+}
+
+/* A workspace of half the size gives the same bits; what cannot be kept is refused. */
+static void test_bounds(sagegen_device* device) {
+  static uint16_t inputs[kElements], outputs[2][kElements];
+  uint64_t memory[4], workspace = 0;
+  size_t whole = 0, cut = 0;
+  for (uint32_t i = 0; i < 4; ++i) {
+    fill(inputs, i + 1);
+    EXPECT(sagegen_memory_alloc(device, kElements * 2, &memory[i]) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs, kElements * 2) == SAGEGEN_OK);
+  }
+  sagegen_attention_options options = {.struct_size = sizeof options,
+                                       .kernel = "head_dim=64 io=bf16"};
+  for (int bounded = 0; bounded < 2; ++bounded) {
+    sagegen_attention* plan = NULL;
+    size_t* bytes = bounded ? &cut : &whole;
+    options.max_workspace_bytes = bounded ? (int64_t)(whole - 1) : 0;
+    EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+    EXPECT(sagegen_attention_workspace_bytes(plan, &kShape, bytes) == SAGEGEN_OK);
+    if (!bounded) EXPECT(sagegen_memory_alloc(device, whole, &workspace) == SAGEGEN_OK);
+    const sagegen_arguments arguments = {.struct_size = sizeof arguments, .q = hnd(memory[0]), .k = hnd(memory[1]), .v = hnd(memory[2]), .o = hnd(memory[3])};
+    EXPECT(sagegen_attention_run(plan, &kShape, &arguments, workspace, *bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, outputs[bounded], memory[3], kElements * 2) == SAGEGEN_OK);
+    sagegen_attention_destroy(plan);
+  }
+  EXPECT(cut > 0 && cut < whole);
+  EXPECT(memcmp(outputs[0], outputs[1], sizeof outputs[0]) == 0);
+
+  sagegen_attention* plan = NULL;
+  options.max_workspace_bytes = 1;
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_workspace_bytes(plan, &kShape, &cut),
+               "max_workspace_bytes");
+  sagegen_attention_destroy(plan);
+  plan = NULL;
+  options.max_workspace_bytes = 0;
+  options.invariance = "batch";
+  EXPECT(sagegen_attention_create(device, &options, &plan) == SAGEGEN_OK);
+  sagegen_attention_destroy(plan);
+  plan = NULL;
+  options.invariance = "growing_keys";
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_attention_create(device, &options, &plan), "causal");
+  options.invariance = "always";
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(device, &options, &plan),
+               "query_chunks");
+  EXPECT(plan == NULL);
+  for (int i = 0; i < 4; ++i) EXPECT(sagegen_memory_free(device, memory[i]) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
+}
+
 static void test_codes(sagegen_device* device, const char* kernel) {
   static uint16_t inputs[4][kElements], outputs[2][kElements];
   static float lse[2][kHeads * kTokens];
@@ -808,14 +945,14 @@ static void test_struct_sizes(sagegen_device* device) {
   newer.later = 1;
   sagegen_attention* none = NULL;
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(device, &newer.known, &none),
-               "sagegen_attention_options has 40 bytes");
-  EXPECT(strstr(sagegen_last_error(), "knows the first 32") != NULL);
+               "sagegen_attention_options has 56 bytes");
+  EXPECT(strstr(sagegen_last_error(), "knows the first 48") != NULL);
   newer.known.struct_size = sizeof newer.known; /* an old program: what lies behind its struct is not looked at */
   EXPECT(sagegen_attention_create(device, &newer.known, &none) == SAGEGEN_OK);
   sagegen_attention_destroy(none);
   none = NULL;
 
-  const size_t wrong[] = {0, 8, 31, sizeof newer.known - 8, sizeof newer.known + 1, (size_t)1 << 40};
+  const size_t wrong[] = {0, 8, 24, 31, sizeof newer.known + 1, (size_t)1 << 40};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i) {
     newer.known.struct_size = wrong[i];
     EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_attention_create(device, &newer.known, &none),
@@ -942,6 +1079,8 @@ int main(int argc, char** argv) { /* a directory with PTX of kernels that are no
   test_mods(device);
   test_codes(device, "head_dim=64 io=bf16 mode=int8-fp8");
   test_codes(device, "head_dim=64 io=bf16 mode=int8-fp16");
+  test_parts(device);
+  test_bounds(device);
   test_kernels(device);
   test_mode_map(device);
   test_smoothing(device);

@@ -127,10 +127,18 @@ typedef struct sagegen_attention_options {
   /* Directory with <key>.ptx, or a file as generated/kernels.bundle, searched instead of the embedded PTX. A
    * kernel that is not there for the device's target is taken from a lower one. Null: embedded PTX. */
   const char* ptx_directory;
-  /* Which schedules run: "cached", those that `sagegen tune` found for this device; "pinned FILE", those of a file that
+  /* Which schedules run: "cached", those that `sagegen tune` found for this device; "tune", the same, and prepare finds
+   * out what is missing, in seconds to minutes; "pinned FILE", those of a file that
    * `sagegen cache export` wrote, the same on every machine; "off", the default of the kernel. Null: what the environment variable SAGEGEN_TUNING
    * says, or cached. Code of other schedules is not embedded: ptx_directory has it, or the default stays and a message says so. */
   const char* tuning;
+  /* What the workspace of run may take, in bytes: a call that needs more is cut by batches or heads of K and V, which run
+   * one after the other in the same memory, with the same bits. 0: what it needs. */
+  int64_t max_workspace_bytes;
+  /* What the bits of a sequence may not depend on: "batch", what else is in the batch; "query_chunks", that and into which
+   * calls its queries are cut; "growing_keys", chunked prefill. A kernel that cannot keep it is refused with the reason. All shapes run
+   * one schedule then. Null: it may. docs/reference.md says where chunks begin. */
+  const char* invariance;
 } sagegen_attention_options;
 
 typedef struct sagegen_shape {
@@ -245,6 +253,47 @@ sagegen_status sagegen_attention_attend(const sagegen_attention* attention,
                                         const sagegen_shape* shape,
                                         const sagegen_arguments* arguments, uint64_t workspace,
                                         size_t workspace_bytes, void* stream);
+
+/* ---- parts of the keys --------------------------------------------------------------------------
+ *
+ * Attention over parts of the keys, with the LSE of each, merges as if it had been computed at once: split KV, ring
+ * attention. Parts are taken in their order, and equal arguments give equal bits. */
+
+typedef struct sagegen_merge sagegen_merge;
+
+typedef struct sagegen_merge_options {
+  size_t struct_size;
+  /* "io=bf16 parts=f32 out=io": f16 (usual) or bf16, and whether O of the parts and the merged O are of that, io
+   * (usual), or f32, which loses nothing where results are merged again and again. Null: all of it is usual. */
+  const char* kernel;
+  const char* ptx_directory; /* as of sagegen_attention_options */
+} sagegen_merge_options;
+
+typedef struct sagegen_merge_arguments {
+  size_t struct_size;
+  /* Of packed sequences batch is 1 and q_len all rows; channels: a multiple of 8. */
+  int64_t parts, batch, heads, q_len, channels;
+  /* O of the first part, [batch, heads, q_len, channels]; elements from there to the next part. 0: all are that one. */
+  sagegen_tensor part;
+  int64_t part_stride;
+  /* f32 [batch, heads, q_len] of the first part, natural logarithms; -infinity: it saw no key, and its O is not read.
+   * Elements from there to the next part; 0: batch * heads * q_len. */
+  uint64_t part_lse;
+  int64_t part_lse_stride;
+  sagegen_tensor o;
+  /* f32 [batch, heads, q_len]; 0: not wanted. Where no part saw a key O = 0 and the LSE is -infinity. */
+  uint64_t lse;
+  /* Not 0: o and lse hold a result, which is merged with the parts, before them, in place. The first call has 0. */
+  int64_t go_on;
+} sagegen_merge_arguments;
+
+/* Of every number of channels and of parts. */
+sagegen_status sagegen_merge_create(sagegen_device* device, const sagegen_merge_options* options,
+                                    sagegen_merge** merge);
+void sagegen_merge_destroy(sagegen_merge* merge);
+/* Only enqueues one launch, as sagegen_attention_run does; there is no workspace. o and lse overlap nothing that is read. */
+sagegen_status sagegen_merge_run(const sagegen_merge* merge,
+                                 const sagegen_merge_arguments* arguments, void* stream);
 
 /* ---- attention on codes -------------------------------------------------------------------------
  *

@@ -21,7 +21,8 @@ class Sized(Structure):
 
 
 class AttentionOptions(Sized):
-    _fields_ = [("kernel", c_char_p), ("ptx_directory", c_char_p), ("tuning", c_char_p)]
+    _fields_ = [("kernel", c_char_p), ("ptx_directory", c_char_p), ("tuning", c_char_p),
+                ("max_workspace_bytes", c_int64), ("invariance", c_char_p)]
 
 
 class CShape(Sized):
