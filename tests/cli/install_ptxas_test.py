@@ -111,7 +111,7 @@ class Ci(unittest.TestCase):
             os.mkdir(os.path.join(root, "tools"))
             shutil.copy(os.path.join(ROOT, ".ci", "run"), os.path.join(root, ".ci"))
             for name, body in (("install_ptxas.sh", install), ("install_python_env.sh", "exit 0"), ("portable_library.sh", zig),
-                               ("test.sh", test)):
+                               ("install_browser.sh", "exit 0"), ("test.sh", test)):
                 path = os.path.join(root, "tools", name)
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(f"#!/bin/sh\n{body}\n")

@@ -8,7 +8,7 @@ import unittest
 
 TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools")
 SHELL_SCRIPTS = ("quickstart.sh", "test.sh", "gpu_pack.sh", "gpu_check.sh", "install_packages.sh",
-                 "install_ptxas.sh", "install_python_env.sh", "portable_library.sh")
+                 "install_ptxas.sh", "install_python_env.sh", "install_browser.sh", "portable_library.sh")
 PYTHON_SCRIPTS = ("accuracy_table.py", "check_layers.py", "record_inputs.py", "bench/attention_bench.py",
                   "bench/micro_table.py")
 REAL = ("bash", "cat", "dirname", "env", "grep", "sed")
