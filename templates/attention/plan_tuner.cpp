@@ -432,7 +432,10 @@ void Tuner::check_all(Sweep& sweep) {
     if (is_stopped()) return sweep.rest();
     sweep.begin(step->candidate);
     try {
-      sweep.checked(step->candidate, check(sweep.schedules()[step->candidate]));
+      const Trial trial = check(sweep.schedules()[step->candidate]);
+      // A launch that was cut off is no fault of its own.
+      if (trial.outcome == Outcome::faulted && is_stopped()) return sweep.rest();
+      sweep.checked(step->candidate, trial);
     } catch (...) {  // of the problem, and no fault of the candidate
       sweep.rest();
       throw;
@@ -449,6 +452,7 @@ void Tuner::race(Sweep& sweep) {
       sweep.sampled(sample(sweep.schedules()[step->candidate]));
     } catch (const runtime::DriverError& error) {
       if (is_out_of_memory(error)) throw;
+      if (is_stopped()) return;
       sweep.checked(step->candidate, {Outcome::faulted, first_line(error.what())});
       if (lost_) throw_lost(sweep, step->candidate);
     }

@@ -1,4 +1,5 @@
 """Kernels as values, PTX in the emulator, what the package says of itself."""
+import os
 import pickle
 import re
 import subprocess
@@ -167,3 +168,28 @@ def test_the_package_is_typed(tmp_path):
     done = subprocess.run([sys.executable, "-m", "mypy", "--config-file", config, "--cache-dir", os.devnull, package],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@needs_generator
+def test_tune_keeps_the_fastest_schedule_and_goes_on_where_it_was(tmp_path):
+    arguments = {"heads": 1, "q_len": 40, "device": "emulator:sm_80", "database": tmp_path / "tuning"}
+    tuned = sagegen.tune("head_dim=32", **arguments)
+    assert tuned.unit == "instructions" and tuned.shape_class == "h1g1q64k64"
+    assert 0 < tuned.time <= tuned.default_time and tuned.failures == {}
+    assert (tuned.schedule == tuned.default) == (tuned.time > 0.98 * tuned.default_time)
+    assert os.path.dirname(tuned.stored) == str(tmp_path / "tuning")
+    again = sagegen.tune("head_dim=32", **arguments)
+    assert again == tuned
+
+
+@needs_generator
+def test_tune_refuses_what_it_cannot_time(tmp_path):
+    arguments = {"heads": 2, "q_len": 40, "database": tmp_path / "tuning"}
+    with pytest.raises(sagegen.ArgumentError, match="bias.data"):
+        sagegen.tune("head_dim=32 bias=true", **arguments)
+    with pytest.raises(sagegen.ArgumentError, match="deployment"):
+        sagegen.tune("head_dim=32", **arguments, deployment="lazy")
+    with pytest.raises(sagegen.ArgumentError, match="kv_heads"):
+        sagegen.tune("head_dim=32", **arguments, kv_heads=3)
+    with pytest.raises(sagegen.ArgumentError, match="q_len is 0"):
+        sagegen.tune("head_dim=32", heads=1, q_len=0)

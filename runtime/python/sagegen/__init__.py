@@ -13,11 +13,12 @@ from ._info import Info, info
 from ._kernels import MODES, Kernel, emit, kernels, load, trace
 from ._sage import (sageattn, sageattn_qk_int8_pv_fp8_cuda, sageattn_qk_int8_pv_fp8_cuda_sm90, sageattn_qk_int8_pv_fp16_cuda,
                     sageattn_qk_int8_pv_fp16_triton, sageattn_varlen)
+from ._tune import Tuned, tune
 from .errors import (ArgumentError, ArtifactError, CacheError, CodegenError, DriverError, DTypeError, Error, FindingsError,
                      GeneratorMissing, InternalError, OutOfMemory, SpecError)
 
 __all__ = ["MODES", "ArgumentError", "ArtifactError", "CacheError", "CodegenError", "DTypeError", "Device", "DriverError", "Emulator",
            "Error", "Finding", "FindingsError", "GeneratorMissing", "Info", "InternalError", "Kernel", "Launch", "OutOfMemory",
-           "SpecError", "__version__", "attention", "clear", "emit", "info", "kernels", "load", "sageattn",
+           "SpecError", "Tuned", "__version__", "attention", "clear", "emit", "info", "kernels", "load", "sageattn",
            "sageattn_qk_int8_pv_fp8_cuda", "sageattn_qk_int8_pv_fp8_cuda_sm90", "sageattn_qk_int8_pv_fp16_cuda",
-           "sageattn_qk_int8_pv_fp16_triton", "sageattn_varlen", "trace"]
+           "sageattn_qk_int8_pv_fp16_triton", "sageattn_varlen", "trace", "tune"]

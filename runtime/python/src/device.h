@@ -23,6 +23,9 @@ class OpenDevice {
   const runtime::Device& device() const { return device_; }
   runtime::EmulatorDriver* emulator() const { return emulator_.get(); }  // null: a GPU
 
+  // Ctrl-C was pressed, and the work that run() has is to end.
+  bool is_interrupted() const { return interrupt_->load(); }
+
   // Runs what uses the device, without the GIL, which the caller has. In the emulator, where that may take long, signals
   // are looked at meanwhile, and what Ctrl-C raises ends the launch and is thrown. Throws FoundError of what the emulator
   // found. One call at a time.

@@ -1,4 +1,4 @@
-// Launches: of attention as a plan, and of any entry point.
+// Launches: of attention as a plan, of any entry point, and of a sweep over schedules.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -7,5 +7,6 @@ namespace sagegen::python {
 
 void bind_attention(nanobind::module_& module);
 void bind_function(nanobind::module_& module);
+void bind_tune(nanobind::module_& module);
 
 }  // namespace sagegen::python
