@@ -2,7 +2,7 @@
 
 namespace sagegen::cli {
 
-// The text of templates/attention/set.toml as it was when this tool was built.
+// The texts of templates/*/set.toml as they were when this tool was built.
 extern const char* const kDefaultSetToml;
 
 }  // namespace sagegen::cli
