@@ -61,12 +61,13 @@ Witness live() {
 
   sagegen_attention_options options;
   std::memset(&options, 0, sizeof options);
-  options.head_dim = 64;
+  options.struct_size = sizeof options;
+  options.kernel = "head_dim=64";
   options.tuning = "off";
   auto* attention = untouched<sagegen_attention*>();
   step([&] { return sagegen_attention_create(device, &options, &attention); },
        [&] { return attention == untouched<sagegen_attention*>(); });
-  const sagegen_shape shape = {1, 2, 1, 100, 77, 0, 0};
+  const sagegen_shape shape = {sizeof(sagegen_shape), 1, 2, 1, 100, 77, 0, 0};
   step([&] { return sagegen_attention_prepare(attention, &shape, 1); });
   std::size_t bytes = 0;
   step([&] { return sagegen_attention_workspace_bytes(attention, &shape, &bytes); });
@@ -76,6 +77,7 @@ Witness live() {
   constexpr std::uint64_t kFar = std::uint64_t{1} << 48;
   sagegen_arguments arguments;
   std::memset(&arguments, 0, sizeof arguments);
+  arguments.struct_size = sizeof arguments;
   arguments.q = tensor(1 * kFar, 2, 100);
   arguments.k = tensor(2 * kFar, 1, 77);
   arguments.v = tensor(3 * kFar, 1, 77);
@@ -87,7 +89,29 @@ Witness live() {
   run(sagegen_attention_quantize);
   run(sagegen_attention_attend);
 
+  sagegen_merge_options merge_options;
+  std::memset(&merge_options, 0, sizeof merge_options);
+  merge_options.struct_size = sizeof merge_options;
+  auto* merge = untouched<sagegen_merge*>();
+  step([&] { return sagegen_merge_create(device, &merge_options, &merge); },
+       [&] { return merge == untouched<sagegen_merge*>(); });
+  sagegen_merge_arguments parts;
+  std::memset(&parts, 0, sizeof parts);
+  parts.struct_size = sizeof parts;
+  parts.parts = 2;
+  parts.batch = 1;
+  parts.heads = 2;
+  parts.q_len = 100;
+  parts.channels = 64;
+  parts.part = tensor(6 * kFar, 2, 100);
+  parts.part_stride = 2 * 100 * 64;
+  parts.part_lse = 7 * kFar;
+  parts.o = tensor(8 * kFar, 2, 100);
+  step([&] { return sagegen_merge_run(merge, &parts, nullptr); });
+  sagegen_merge_destroy(merge);
+
   sagegen_code_sizes sizes;
+  sizes.struct_size = sizeof sizes;
   step([&] { return sagegen_attention_code_sizes(attention, &shape, 0, &sizes); });
   int next = 16;
   const auto at = [&](std::int64_t size) {
@@ -97,6 +121,8 @@ Witness live() {
   sagegen_key_value_codes keys_values;
   std::memset(&queries, 0, sizeof queries);
   std::memset(&keys_values, 0, sizeof keys_values);
+  queries.struct_size = sizeof queries;
+  keys_values.struct_size = sizeof keys_values;
   queries.codes = at(sizes.q_codes);
   queries.scale = at(sizes.q_scale);
   queries.mean = at(sizes.q_mean);

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kThreads = 8, kRounds = 6;
 constexpr std::uint64_t kFar = std::uint64_t{1} << 48;
-constexpr sagegen_shape kShape = {1, 2, 1, 20, 30, 0, 0};
+constexpr sagegen_shape kShape = {sizeof(sagegen_shape), 1, 2, 1, 20, 30, 0, 0};
 
 // Of the calling thread; throws the text of a call that fails.
 void need(sagegen_status status) {
@@ -29,7 +29,9 @@ void need(sagegen_status status) {
 sagegen_attention* make_attention(sagegen_device* device, int head_dim) {
   sagegen_attention_options options;
   std::memset(&options, 0, sizeof options);
-  options.head_dim = head_dim;
+  options.struct_size = sizeof options;
+  const std::string kernel = "head_dim=" + std::to_string(head_dim);
+  options.kernel = kernel.c_str();
   sagegen_attention* made = nullptr;
   need(sagegen_attention_create(device, &options, &made));
   return made;
@@ -41,6 +43,7 @@ void run(const sagegen_attention* attention, int head_dim) {
   };
   sagegen_arguments arguments;
   std::memset(&arguments, 0, sizeof arguments);
+  arguments.struct_size = sizeof arguments;
   arguments.q = tensor(1, 2, 20);
   arguments.k = tensor(2, 1, 30);
   arguments.v = tensor(3, 1, 30);
