@@ -49,6 +49,11 @@ runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
           .device = device};
 }
 
+bool needs_no_more(const Kernel& usual, const Kernel& other) {
+  const Schedule a = usual.view(family()).schedule, b = other.view(family()).schedule;
+  return b.cta_q <= a.cta_q && b.cta_k <= a.cta_k;
+}
+
 bool may_replace(const Kernel& usual, const Kernel& other) {
   const View a = usual.view(family()), b = other.view(family());
   return !a.spec.blocksparse ||

@@ -30,5 +30,7 @@ runtime::TuningKey tuning_key(const Kernel& kernel, ShapeClass shape,
 // Whether a schedule of the kernel takes what callers of the default one give: bits of a block-sparse mask are of its
 // tiles.
 bool may_replace(const Kernel& usual, const Kernel& other);
+// Whether its workspace is no larger, whatever the shape: its tiles are not, to which rows are rounded up.
+bool needs_no_more(const Kernel& usual, const Kernel& other);
 
 }  // namespace sagegen::attention

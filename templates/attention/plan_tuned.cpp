@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 
 #include <fmt/format.h>
 
@@ -141,12 +142,21 @@ std::string TunedPlan::schedule_of_sweep(const Shape& shape) const {
         device_, kernel_, dense, source_,
         {.database = options_.database, .deployment = options_.deployment, .plan = options_.plan});
     const Tuner::Result result = tuner.tune();
-    return result.schedule.empty() ? refused("its default schedule failed") : result.schedule;
-  } catch (const runtime::DriverError&) {
-    // Of a device that is lost, nothing that follows would work.
-    throw;
+    if (result.schedule.empty()) return refused("its default schedule failed");
+    if (!result.failures.empty() && result.failures.size() + 1 == tuner.schedules().size()) {
+      const Tuner::Result::Failure& first = result.failures.front();
+      return refused(fmt::format("no other schedule can be tried, {} for one: {}", first.schedule,
+                                 first.trial.reason));
+    }
+    return result.schedule;
+  } catch (const runtime::DriverError& error) {
+    // Of a device that is lost, nothing that follows would work; memory that is taken has no part in that.
+    if (error.result() != static_cast<int>(runtime::Result::out_of_memory)) throw;
+    return refused(error.what());
   } catch (const Error& error) {
     return refused(error.what());
+  } catch (const std::bad_alloc&) {
+    return refused("the host has not enough memory");
   }
 }
 
@@ -158,6 +168,14 @@ const Plan* TunedPlan::choose(const Shape& shape) {
       mode == TuningMode::pinned ? pinned_schedule(key) : schedule_of_database(key);
   if (schedule.empty() && mode == TuningMode::tune) schedule = schedule_of_sweep(shape);
   if (schedule.empty() || schedule == kernel_.how()) return usual_.get();
+  if (options_.plan.max_workspace_bytes != 0 &&
+      !needs_no_more(kernel_, kernel_.with_schedule(schedule))) {
+    warn(
+        fmt::format("schedule {} of {} is not used: its workspace may be larger, and "
+                    "max_workspace_bytes bounds it; the default is used",
+                    schedule, kernel_.key()));
+    return usual_.get();
+  }
   return plan_of(schedule);
 }
 

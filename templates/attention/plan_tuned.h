@@ -55,7 +55,7 @@ class TunedPlan {
   // Looks up, with TuningMode::tune finds out, and loads what these shapes run; those that were prepared before cost nothing. A schedule that does not
   // load is warned of, and the default stays. May be called while others run; calls that belong together, from
   // workspace_bytes() to attend(), are of one plan_for(), which this does not change. Throws ArgumentError of a shape that
-  // is not possible.
+  // is not possible, and with TuningMode::tune DriverError of a device that is lost.
   void prepare(std::span<const Shape> shapes);
 
   // The plan for a shape: the default for classes that nobody prepared. Any number of threads; valid while this lives.

@@ -81,14 +81,24 @@ std::vector<std::uint16_t> random_bits(DType io, std::size_t count) {
   return bits;
 }
 
+// By pieces: a problem may be larger than what the host has left.
 Buffer filled(const runtime::Device& device, const std::vector<std::uint16_t>& pattern,
               std::size_t elements) {
-  std::vector<std::uint16_t> bits(elements);
-  for (std::size_t at = 0; at < elements; at += pattern.size())
-    std::copy_n(pattern.begin(), std::min(pattern.size(), elements - at),
-                bits.begin() + static_cast<std::ptrdiff_t>(at));
-  Buffer buffer(device, elements * sizeof(std::uint16_t));
-  buffer.upload(std::as_bytes(std::span(bits)));
+  constexpr std::size_t kRepeats = 64, kElement = sizeof(std::uint16_t);
+  std::vector<std::uint16_t> piece;
+  for (std::size_t i = 0; i < kRepeats && piece.size() < elements; ++i)
+    piece.insert(piece.end(), pattern.begin(), pattern.end());
+  Buffer buffer(device, elements * kElement);
+  runtime::Device::Scope scope(device);
+  runtime::DriverApi& api = device.api();
+  for (std::size_t at = 0; at < elements; at += piece.size()) {
+    check(api,
+          api.copy_to_device(buffer.data() + at * kElement, piece.data(),
+                             std::min(piece.size(), elements - at) * kElement, nullptr),
+          "cuMemcpyHtoDAsync");
+  }
+  check(api, api.stream_synchronize(nullptr), "cuStreamSynchronize");
+  scope.restore();
   return buffer;
 }
 
@@ -158,6 +168,7 @@ std::filesystem::path store_result(const runtime::TuningDatabase& database, cons
                                    const runtime::TuningKey& key, const Shape& shape,
                                    const Kernel& usual, std::string_view unit) {
   const runtime::Race& race = *sweep.race();
+  if (race.samples() == 0) return {};  // there was one alone
   const auto time_of = [&](std::size_t candidate) {
     for (const runtime::Race::Standing& standing : race.standings()) {
       if (sweep.racing()[standing.candidate] == candidate) return standing.time;
@@ -288,9 +299,17 @@ Tuner::Tuner(const runtime::Device& device, const Kernel& kernel, const Shape& s
         "tuning a packed shape is refused: its lengths are known on the device alone; take the "
         "batch of sequences of the largest lengths");
   }
+  for (const std::int64_t size :
+       {shape_.batch, shape_.q_heads, shape_.kv_heads, shape_.q_len, shape_.kv_len}) {
+    if (size < 1)
+      throw ArgumentError("tuning " + to_string(shape_) + " is refused: sizes are 1 or more");
+  }
+  const bool bounded = options_.plan.max_workspace_bytes != 0;
+  options_.plan.max_workspace_bytes = 0;
   const std::string usual = kernel_.how();
   for (const Kernel& each : kernel_.schedules()) {
     if (!inputs_are_legal(each) || !may_replace(kernel_, each)) continue;
+    if (bounded && !needs_no_more(kernel_, each)) continue;
     if (each.how() == usual) usual_ = schedules_.size();
     schedules_.push_back(each.how());
   }
@@ -434,7 +453,13 @@ void Tuner::check_all(Sweep& sweep) {
     try {
       const Trial trial = check(sweep.schedules()[step->candidate]);
       // A launch that was cut off is no fault of its own.
-      if (trial.outcome == Outcome::faulted && is_stopped()) return sweep.rest();
+      if (trial.outcome == Outcome::faulted && !lost_ && is_stopped()) return sweep.rest();
+      // Without the default nothing can be compared; whether it is to blame, nobody knows.
+      if (trial.outcome == Outcome::faulted && step->candidate == sweep.usual()) {
+        throw runtime::DriverError(static_cast<int>(runtime::Result::launch_failed),
+                                   "cuStreamSynchronize",
+                                   "the default schedule " + kernel_.how() + ": " + trial.reason);
+      }
       sweep.checked(step->candidate, trial);
     } catch (...) {  // of the problem, and no fault of the candidate
       sweep.rest();
@@ -452,39 +477,61 @@ void Tuner::race(Sweep& sweep) {
       sweep.sampled(sample(sweep.schedules()[step->candidate]));
     } catch (const runtime::DriverError& error) {
       if (is_out_of_memory(error)) throw;
-      if (is_stopped()) return;
+      if (!lost_ && is_stopped()) return;
+      if (step->candidate == sweep.usual()) throw;
       sweep.checked(step->candidate, {Outcome::faulted, first_line(error.what())});
       if (lost_) throw_lost(sweep, step->candidate);
     }
   }
 }
 
+std::vector<std::string> Tuner::with_code(std::vector<Result::Failure>& failures) const {
+  std::vector<std::string> here;
+  for (const std::string& schedule : schedules_) {
+    try {
+      if (schedule != kernel_.how()) source_(kernel_of(schedule));
+      here.push_back(schedule);
+    } catch (const SpecError& error) {
+      failures.push_back({schedule, {Outcome::refused, first_line(error.what())}});
+    }
+  }
+  return here;
+}
+
 Tuner::Result Tuner::tune() {
   const std::filesystem::path database =
       options_.database.empty() ? default_database() : options_.database;
   const std::unique_ptr<runtime::FileLock> lock = timing_lock(device_);
-  const std::string subject =
-      sweep_subject(key_, shape_, kernel_) +
-      (options_.judge ? ", judged by the caller" : ", judged by the default");
-  Sweep sweep(sweep_journal(database.parent_path() / "sweeps", key_, subject), subject, schedules_,
-              usual_, race_options(*stopwatch_));
+  Result result;
+  const std::vector<std::string> here = with_code(result.failures);
+  const auto usual =
+      static_cast<std::size_t>(std::ranges::find(here, kernel_.how()) - here.begin());
+  std::string candidates;
+  for (const std::string& schedule : here) candidates += schedule + "\n";
+  const std::string subject = fmt::format(
+      "{}, of {}, judged by {}", sweep_subject(key_, shape_, kernel_),
+      runtime::sum_text(candidates), options_.judge ? options_.judged_by : "the default");
+  const std::filesystem::path journal =
+      sweep_journal(database.parent_path() / "sweeps", key_, subject);
+  std::error_code ignored;
+  if (options_.again) std::filesystem::remove(journal, ignored);
+  Sweep sweep(journal, subject, here, usual, race_options(*stopwatch_));
   check_all(sweep);
   race(sweep);
-  Result result;
   result.complete = !sweep.next();
-  for (std::size_t i = 0; i < schedules_.size(); ++i) {
+  for (std::size_t i = 0; i < here.size(); ++i) {
     if (const auto& trial = sweep.trial(i); trial && trial->outcome != Outcome::passed)
-      result.failures.push_back({schedules_[i], *trial});
+      result.failures.push_back({here[i], *trial});
   }
   const runtime::Race* all = sweep.race();
   if (all == nullptr || !result.complete) return result;
   const std::size_t winner = sweep.racing()[all->winner()];
   if (sweep.trial(winner)->outcome != Outcome::passed) return result;  // the default failed
-  result.schedule = schedules_[winner];
+  result.schedule = here[winner];
   for (const runtime::Race::Standing& standing : all->standings()) {
     const std::size_t candidate = sweep.racing()[standing.candidate];
     if (candidate == winner) result.time = standing.time;
-    if (candidate == usual_) result.usual_time = standing.time;
+    if (candidate == usual) result.usual_time = standing.time;
   }
   result.stored = store_result(runtime::TuningDatabase(database), sweep, key_, shape_, kernel_,
                                stopwatch_->unit());

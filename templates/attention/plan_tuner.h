@@ -32,17 +32,22 @@ struct TunerOptions {
   // q, k and v have no data, they are made, too, of random numbers. Mods with tensors need theirs. Null: no tensor, and
   // masks of the end of a sequence, where few queries of many keys are.
   std::function<Arguments()> arguments = {};
-  // Whether what a schedule computes is right. Null: O and LSE of the problem are compared, row by row, with those
+  // Forget what an earlier sweep of the same problem found.
+  bool again = false;
+  // Whether what a schedule computes is right, and by which rule: what another rule said does not count. Null: O and LSE of the problem are compared, row by row, with those
   // of the default schedule, which is believed; `sagegen tune` compares all with fp64.
   std::function<runtime::Trial(const Kernel& kernel, const Plan& plan)> judge = {};
+  std::string judged_by = "the caller";
   // Asked before each step: true ends the sweep, which goes on where it was when tune() is called again.
   std::function<bool()> stop = {};
+  // A bound on workspaces says which schedules are tried, those that need no more than the default; workspaces of the sweep
+  // are as large as they are.
   PlanOptions plan = {};
 };
 
 class Tuner {
  public:
-  // Throws ArgumentError of a packed shape, a deployment that the device does not have, and a kernel that attends codes
+  // Throws ArgumentError of a shape with sizes below 1, or packed, a deployment that the device does not have, and a kernel that attends codes
   // of the caller.
   Tuner(const runtime::Device& device, const Kernel& kernel, const Shape& shape,
         runtime::ArtifactSource source, TunerOptions options = {});
@@ -56,7 +61,7 @@ class Tuner {
     bool complete = false;
     double time = 0, usual_time = 0;  // medians, in units of stopwatch()
     std::filesystem::path
-        stored;  // the entry; empty: a later one of the class is there, or none can be yet
+        stored;  // the entry; empty: a later one of the class is there, or nothing was timed
     struct Failure {
       std::string schedule;
       runtime::Trial trial;
@@ -65,7 +70,8 @@ class Tuner {
   };
   // Journal and entry are on the disk when this returns. Throws CacheError, also while another process times on the
   // device or has this sweep; ArtifactError of a journal that is none; ArgumentError of a shape or arguments that the
-  // kernel does not take; DriverError of a device that is lost, and of memory that it does not have.
+  // kernel does not take; DriverError of a device that is lost, of a default schedule that faults, and of memory that the device
+  // does not have. Schedules whose code the source does not have are none of the sweep.
   Result tune();
 
   // ---- its parts, for those who drive a Sweep themselves ----
@@ -92,6 +98,8 @@ class Tuner {
   Tensors& tensors();
   Output output_of(const Plan& plan);
   runtime::Trial compared(const Plan& plan);
+  // Those whose code is there; the others are failures.
+  std::vector<std::string> with_code(std::vector<Result::Failure>& failures) const;
   void check_all(runtime::Sweep& sweep);
   void race(runtime::Sweep& sweep);
   bool is_stopped() const { return options_.stop && options_.stop(); }

@@ -2,8 +2,8 @@
 #include "templates/attention/plan_tuner.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <atomic>
+#include <memory>
 
 #include <catch2/catch.hpp>
 
@@ -237,4 +237,135 @@ TEST_CASE("One process at a time takes times on a GPU", "[tuner]") {
   CHECK(tuner.stopwatch().unit() == "ns");
   CHECK(result.schedule == test::usual_kernel().how());  // all take the same time there
   CHECK(driver->misuse().empty());
+}
+
+TEST_CASE("Where the code of other schedules is missing, nothing is kept, and it is tried again", "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32");
+  const runtime::ArtifactSource usual_alone([&](const sagegen::Kernel& each) -> Artifact {
+    if (&each.family() == &family() && each.how() != kernel.how())
+      throw SpecError("no PTX of " + each.key());
+    return emit(each);
+  });
+  std::vector<std::string> warnings;
+  const auto choices_with = [&](const runtime::ArtifactSource& source) {
+    TuningOptions options;
+    options.choice = tuning_choice("tune");
+    options.database = bench.database;
+    options.warn = [&](const std::string& text) { warnings.push_back(text); };
+    TunedPlan plan(bench.device, kernel, source, options);
+    plan.prepare(std::vector{kShape});
+    return plan.choices().size();
+  };
+  for (int start = 0; start < 2; ++start) {
+    warnings.clear();
+    CHECK(choices_with(usual_alone) == 0);
+    REQUIRE(warnings.size() == 1);
+    CHECK_THAT(warnings[0], Catch::Contains("no other schedule can be tried") &&
+                                Catch::Contains("no PTX of"));
+    CHECK(runtime::TuningDatabase(bench.database).list().empty());
+  }
+  warnings.clear();
+  choices_with(generator());
+  CHECK(warnings.empty());
+  CHECK(runtime::TuningDatabase(bench.database).list().size() == 1);
+}
+
+TEST_CASE("A bound on workspaces holds for tuned schedules, and those that may need more are not tried",
+          "[tuner]") {
+  Bench bench;
+  Shape two = kShape;
+  two.kv_heads = 2;
+  const sagegen::Kernel kernel = kernel_of("head_dim=64");
+  std::vector<std::string> warnings;
+  TuningOptions options;
+  options.choice = tuning_choice("tune");
+  options.database = bench.database;
+  options.warn = [&](const std::string& text) { warnings.push_back(text); };
+  const std::size_t whole = Plan(bench.device, kernel, generator()).workspace_bytes(two);
+  options.plan.max_workspace_bytes = static_cast<std::int64_t>(whole) - 1;  // so that it is cut
+  TunerOptions of_tuner = bench.options();
+  of_tuner.plan = options.plan;
+  const Tuner tuner(bench.device, kernel, two, generator(), of_tuner);
+  for (const std::string& schedule : tuner.schedules())
+    CHECK(needs_no_more(kernel, kernel.with_schedule(schedule)));
+  TunedPlan plan(bench.device, kernel, generator(), options);
+  plan.prepare(std::vector{two});
+  CHECK(warnings.empty());
+  CHECK(plan.plan_for(two).workspace_bytes(two) < whole);
+
+  // One that another plan has found, without a bound.
+  runtime::TuningEntry entry{.key = tuner.key(),
+                             .schedule = "q256k64w8s2",
+                             .usual = kernel.how(),
+                             .params = kernel.params().digest(),
+                             .unit = "instructions",
+                             .time = 90,
+                             .usual_time = 100,
+                             .samples = 2,
+                             .measured = "2126-11-30T12:00:00Z",
+                             .conditions = ""};
+  runtime::TuningDatabase(bench.database).store(entry);
+  TunedPlan other(bench.device, kernel, generator(), options);
+  other.prepare(std::vector{two});
+  CHECK(&other.plan_for(two) == &other.usual());
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Catch::Contains("max_workspace_bytes"));
+}
+
+TEST_CASE("A launch that is cut off, and memory that is taken, are no fault of the default", "[tuner]") {
+  const auto interrupt = std::make_shared<std::atomic<bool>>(true);
+  Bench bench;
+  bench.emulator->configure({.interrupt = interrupt});
+  const sagegen::Kernel kernel = kernel_of("head_dim=32");
+  const auto tune = [&] { return Tuner(bench.device, kernel, kShape, generator(), bench.options()).tune(); };
+  for (int i = 0; i < 4; ++i) CHECK_THROWS_AS(tune(), runtime::DriverError);
+  *interrupt = false;
+  CHECK(!tune().schedule.empty());
+
+  struct Full : test::FakeDriver {
+    bool is_full = false;
+    runtime::Result mem_alloc(runtime::DevicePtr* to, std::size_t bytes) override {
+      return is_full ? runtime::Result::out_of_memory : FakeDriver::mem_alloc(to, bytes);
+    }
+  };
+  const auto driver = std::make_shared<Full>();
+  const runtime::Device device(driver, 0);
+  std::vector<std::string> warnings;
+  TuningOptions options;
+  options.choice = tuning_choice("tune");
+  options.database = bench.database;
+  options.warn = [&](const std::string& text) { warnings.push_back(text); };
+  TunedPlan plan(device, test::usual_kernel(), test::fake_source(), options);
+  driver->is_full = true;
+  plan.prepare(std::vector{kShape});
+  CHECK(&plan.plan_for(kShape) == &plan.usual());
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0], Catch::Contains("cuMemAlloc"));
+}
+
+TEST_CASE("What one judge said is not asked of another, and a sweep may begin anew", "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32");
+  int asked = 0;
+  const auto tune = [&](const std::string& judge, Outcome says, bool again) {
+    asked = 0;
+    TunerOptions options = bench.options();
+    options.judged_by = judge;
+    options.again = again;
+    options.judge = [&, says](const sagegen::Kernel& each, const Plan&) -> Trial {
+      ++asked;
+      if (says == Outcome::passed || each.how() == kernel.how()) return {};
+      return {says, "no"};
+    };
+    return Tuner(bench.device, kernel, kShape, generator(), options).tune().failures.size();
+  };
+  const std::size_t others = tune("the strict one", Outcome::wrong, false);
+  CHECK(others > 10);
+  CHECK(asked > 10);
+  CHECK(tune("the strict one", Outcome::passed, false) == others);
+  CHECK(asked == 0);
+  CHECK(tune("another", Outcome::passed, false) == 0);
+  CHECK(asked > 10);
+  CHECK(tune("the strict one", Outcome::passed, true) == 0);
 }
