@@ -122,6 +122,7 @@ void Plan::Impl::check_chunk(const Shape& shape, const Arguments& arguments) con
 void Plan::Impl::check_attended(ArgumentCheck& check, const Shape& shape,
                                 const Arguments& arguments) const {
   using Access = ArgumentCheck::Access;
+  check_chunk(shape, arguments);
   const auto read = [&](const char* name, const runtime::TensorView& view, std::int64_t heads,
                         std::int64_t tokens, int channels) {
     check.tensor(name, view, shape.batch, heads, tokens, channels, Access::read);
@@ -156,6 +157,11 @@ void Plan::Impl::need_quantizers(const char* call) const {
 
 Plan::Plan(const Device& device, const Kernel& kernel, const ArtifactSource& source,
            const PlanOptions& options) {
+  if (options.max_workspace_bytes < 0) {
+    throw ArgumentError(
+        fmt::format("attention: max_workspace_bytes is {}; it is a number of bytes, or 0 for no bound",
+                    options.max_workspace_bytes));
+  }
   try {
     impl_ = std::make_unique<Impl>(device, kernel, source, options);
   } catch (const DriverError& error) {

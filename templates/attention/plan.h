@@ -109,7 +109,7 @@ struct PlanOptions {
 class Plan {
  public:
   // Loads the kernel and those that prepare its inputs; see LoadedSteps. Throws SpecError, DriverError,
-  // InternalError for a kernel of another family.
+  // ArgumentError of a negative bound, InternalError for a kernel of another family.
   Plan(const runtime::Device& device, const Kernel& kernel, const runtime::ArtifactSource& source,
        const PlanOptions& options = {});
   ~Plan();

@@ -49,13 +49,11 @@ CutLayout cut_layout(const Spec& spec, const Schedule& schedule, const runtime::
     of_part.mean_score_bytes = mean_score_bytes;
     return layout_of(spec, schedule, map, of_part, part, of_it);
   };
-  CutLayout cut{.part = shape, .layout = layout(shape, options.mean_score_bytes)};
   const std::int64_t bound = options.max_workspace_bytes;
-  if (bound < 0) {
-    throw ArgumentError(fmt::format(
-        "{}: max_workspace_bytes is {}; it is a number of bytes, or 0 for no bound", kPlan, bound));
-  }
-  if (bound == 0 || cut.layout.placed.bytes <= bound) {
+  if (bound == 0)
+    return {.part = shape, .layout = layout_of(spec, schedule, map, options, shape, lse)};
+  CutLayout cut{.part = shape, .layout = layout(shape, options.mean_score_bytes)};
+  if (cut.layout.placed.bytes <= bound) {
     cut.layout = layout(shape, options.mean_score_bytes, lse);
     return cut;
   }

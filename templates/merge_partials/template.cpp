@@ -1,5 +1,5 @@
 // Partial results of a row merged by their log-sum-exp. Weights are exp(LSE of the part - the largest LSE), divided by
-// their sum before anything is multiplied: O is a mean of the parts, and no larger than they are.
+// their sum before anything is multiplied: O is a mean of the parts, but for roundings no larger than they are.
 #include <array>
 #include <functional>
 #include <limits>
