@@ -55,11 +55,12 @@ T read(const T* from, const char* call, const char* what) {
 // Of an array, whose elements lie as far apart as the first one says.
 template <typename T>
 std::vector<T> read_array(const T* first, std::size_t count, const char* call, const char* what) {
-  std::vector<T> ours(count);
+  std::vector<T> ours;  // as large as what could be read: a count may be anything
   if (count == 0) return ours;
   need(first, call, what);
   const std::size_t stride = checked_size(first, First<T>::kType, call);
   for (std::size_t i = 0; i < count; ++i) {
+    ours.emplace_back();
     const void* each = reinterpret_cast<const std::byte*>(first) + i * stride;
     const std::size_t size = checked_size(each, First<T>::kType, call);
     if (size != stride) refuse_other_size(i, size, stride, First<T>::kType, call);

@@ -51,6 +51,12 @@ std::optional<std::string> read_if_there(const std::filesystem::path& file) {
     ::close(descriptor);
     throw CacheError(fmt::format("{}: cannot be read: it is no regular file", file.string()));
   }
+  constexpr off_t kMost = off_t{256} << 20;
+  if (status.st_size > kMost) {
+    ::close(descriptor);
+    throw CacheError(fmt::format("{}: cannot be read: it has {} bytes, and what is kept here at most {}",
+                                 file.string(), status.st_size, kMost));
+  }
   std::string bytes;
   char block[1 << 16];
   for (;;) {
@@ -156,7 +162,9 @@ void DurableLog::cut(std::uint64_t bytes) {
 
 FileLock::FileLock(const std::filesystem::path& file) {
   if (file.has_parent_path()) make_folders(file.parent_path());
-  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  descriptor_ = ::open(file.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  // Where folders are shared, files of others cannot be created again; to lock them it is enough to read them.
+  if (descriptor_ < 0) descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (descriptor_ < 0) fail(file, "cannot be opened", errno);
   // A file system without locks excludes nobody.
   held_ = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;

@@ -11,7 +11,7 @@
 
 namespace sagegen::runtime {
 
-// Throws CacheError of a file that is there and cannot be read.
+// Throws CacheError of a file that is there and cannot be read, or is larger than anything that is kept in a cache.
 std::optional<std::string> read_if_there(const std::filesystem::path& file);
 void make_folders(const std::filesystem::path& folder);  // throws CacheError
 // Takes a file out of the way, into the folder "aside" beside it. A file that was set aside before keeps its place.
