@@ -352,3 +352,20 @@ def test_import_brings_no_framework():
 
 def test_signals_of_the_process_are_left_alone():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_a_kernel_needs_is_no_word_of_its_mode():
+    q = np.ones((1, 1, 8, 64), np.float16)
+    with pytest.raises(sagegen.SpecError, match="needs causal, which the call does not give"):
+        sagegen.attention(q, q, q, mode="int8-fp8 causal")
+
+
+def test_a_mask_without_axes_and_a_path():
+    import pathlib
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.standard_normal((1, 1, 8, 64)).astype(np.float16) for _ in range(3))
+    if not sagegen.info().generator:
+        pytest.skip("kernels with masks are not embedded")
+    assert np.array_equal(sagegen.attention(q, k, v, mask=np.array(True)), sagegen.attention(q, k, v, mask=np.ones((8, 8), bool)))
+    with pytest.raises(sagegen.ArgumentError, match="neither a folder nor a file"):
+        sagegen.attention(q, k, v, ptx=pathlib.Path("/nonexistent/ptx"))

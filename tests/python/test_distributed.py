@@ -1,4 +1,5 @@
 """ring_attention() among processes, against one process that merges in the same order, and against double precision."""
+import re
 import socket
 
 import numpy as np
@@ -64,6 +65,17 @@ def work(rank, ranks, port, queue):
         pair = dist.new_group([2, 3])   # whose ranks are not those of the world
         if rank >= 2:
             got[2] = run_cases(rank - 2, 2, pair, inputs)
+        mine = [shard(x, rank, ranks, "contiguous") for x in inputs]
+        try:   # refused by the kernels, while K and V are under way: the next call on the group finds nothing of it
+            ring_attention(*(x.float() for x in mine))
+            got["failed"] = "taken"
+        except sagegen.Error as error:
+            got["failed"] = type(error).__name__
+        try:
+            ring_attention(*mine, causal=rank % 2 == 0)
+            got["disagree"] = "taken"
+        except sagegen.ArgumentError as error:
+            got["disagree"] = str(error)
         nhd = [shard(x, rank, ranks, "contiguous").transpose(1, 2).contiguous() for x in inputs]
         got["nhd"] = ring_attention(*nhd, causal=True, layout="NHD").transpose(1, 2).numpy()
         try:
@@ -107,6 +119,8 @@ def test_ring_attention_in_the_other_layout_and_refused(of_processes):
     for rank in range(4):
         assert np.array_equal(of_processes[rank]["nhd"], of_processes[rank][4][CASES.index((True, "contiguous"))][0])
         assert "give each rank as many tokens" in of_processes[rank]["refused"]
+        assert of_processes[rank]["failed"] == "DTypeError"
+        assert re.search("another causal, shards|give each rank the same", of_processes[rank]["disagree"])
 
 
 def wait_for(processes, queue):

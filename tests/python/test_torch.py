@@ -257,3 +257,23 @@ def test_other_frameworks_on_a_gpu_give_out(monkeypatch):
     want, want_lse = exact(q, k, v)
     assert relative_l1(out.numpy(), want) < 0.05 and np.abs(lse.numpy() - want_lse).max() < 0.09
     assert set(streams) == {1}
+
+
+def test_a_gradient_is_refused_where_torch_does_not_see_the_call():
+    q = torch.randn(1, 1, 8, 64, dtype=torch.float16, requires_grad=True)
+    k = torch.randn(1, 1, 8, 64, dtype=torch.float16)
+    with pytest.raises(sagegen.ArgumentError, match="no gradient"):
+        sagegen.attention(q, k, k, device=sagegen.Device("emulator:sm_89"))
+    with torch.no_grad():
+        sagegen.attention(q, k, k, device=sagegen.Device("emulator:sm_89"))
+
+
+def test_compiled_calls_take_ptx(tmp_path):
+    if not sagegen.info().generator:
+        pytest.skip("there is no generator")
+    q = torch.randn(1, 1, 8, 64, dtype=torch.float16)
+    folder = str(tmp_path)
+    call = torch.compile(lambda x: sagegen.attention(x, x, x, ptx=folder), fullgraph=True, backend="aot_eager")
+    assert torch.equal(call(q), sagegen.attention(q, q, q))
+    with pytest.raises(sagegen.ArgumentError, match="neither a folder nor a file"):
+        sagegen.attention(q, q, q, ptx=folder + "/none")

@@ -79,8 +79,8 @@ def options_of(*, causal: object, align: str, scale: float | None, window: objec
         # No key behind the query's own: a causal kernel does it, of which more are at hand.
         causal, bounds = True, None if bounds[0] == -1 else (bounds[0], 0)
     check_mode(mode or "", "mode")
-    if ptx and not os.path.exists(ptx):
-        raise ArgumentError(f"ptx {ptx} is neither a folder nor a file; give where `sagegen emit --out` wrote, or a bundle")
+    if ptx is not None and not isinstance(ptx, str):
+        ptx = os.fspath(ptx)
     return Options(causal=causal, align=one_of("align", align, ALIGNMENTS), scale=scale, window=bounds, softcap=softcap,
                    layout=one_of("layout", layout.upper() if isinstance(layout, str) else layout, LAYOUTS), mode=mode or "",
                    ptx=ptx or "", max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_kv)
@@ -108,7 +108,9 @@ def kernel_for(target: str, highest: str, io: str, head_dim: int, value_dim: int
             if dim_v != dim:
                 text += f" value_dim={dim_v}"
             kernel = _core.kernel_of_options(text, on)
-            first = first or kernel
+            if first is None:
+                first = kernel
+                _check_given(kernel, flags)
             if _core.has_ptx(kernel, ptx):
                 return kernel
     assert first is not None
@@ -127,15 +129,21 @@ def _named(key: str, io: str, head_dim: int, value_dim: int, flags: tuple[str, .
     dim = int(fields["head_dim"])
     if head_dim > dim or value_dim > (int(fields["value_dim"]) or dim):
         raise ArgumentError(f"q has {head_dim} channels and v {value_dim}, more than the kernel {key} has")
-    if fields["inputs"] != "own" or fields["out"] != "io":
-        raise SpecError(f"mode {key} is a kernel of codes, which arrays of {io} are not")
     for flag in flags:
         if fields[flag] != "true":
             raise SpecError(f"{flag} is refused: the kernel {key} does not have it")
+    _check_given(kernel, flags)
+    return kernel
+
+
+def _check_given(kernel: _core.KernelSpec, flags: tuple[str, ...]) -> None:
+    """What a kernel needs is an argument of the call, and no word of its mode."""
+    fields = dict(word.split("=", 1) for word in kernel.options.split())
     for flag in ("causal", "mask", "bias", "alibi", "sinks", "softcap", "blocksparse"):
         if fields[flag] == "true" and flag not in flags:
-            raise SpecError(f"the kernel {key} needs {flag}, which the call does not give")
-    return kernel
+            raise SpecError(f"the kernel {kernel.key} needs {flag}, which the call does not give")
+    if fields["inputs"] != "own" or fields["out"] != "io":
+        raise SpecError(f"{kernel.key} is a kernel of codes, which arrays are not")
 
 
 def _channels(kernel: _core.KernelSpec) -> tuple[int, int]:
@@ -259,7 +267,7 @@ class Staged:
         if not self.copies:
             return view.address, view.strides, None
         assert view.tensor is not None
-        shape = (*view.shape[:-1], channels or view.shape[-1])
+        shape = (*view.shape[:-1], channels or view.shape[-1]) if view.shape else ()
         size = math.prod(shape) * _ITEM_BYTES[view.dtype]
         memory = _core.Memory(self.slot.device, size)
         self.kept.append(memory)
@@ -440,6 +448,9 @@ class Call:
     def run(self, inputs: Sequence[tuple[Any, View]], out: tuple[Any, View], lse: View | None, mods: Sequence[View],
             sums: Sequence[View]) -> None:
         problem, options = self.problem, self.options
+        # Here, and not where the options are read, which is within what torch.compile follows.
+        if options.ptx and not os.path.exists(options.ptx):
+            raise ArgumentError(f"ptx {options.ptx} is neither a folder nor a file; give where `sagegen emit --out` wrote, or a bundle")
         with lease(self.device) as slot, ExitStack() as stack:
             kernel = kernel_for(slot.device.target, slot.device.highest_target, self.io, problem.head_dim, problem.value_dim,
                                 self.flags(mods), options.mode, options.ptx)
@@ -527,6 +538,9 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | No
         from . import _torch
         o, lse = _torch.attention(q, k, v, options, mods, cu_seqlens_q, cu_seqlens_kv, return_lse, device)
     else:
+        if is_torch(q):
+            from . import _torch
+            _torch.refuse_gradients(q, k, v, sinks, alibi, bias, out)
         o, lse = run(q, k, v, options, mods, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv, return_lse=return_lse,
                      device=device, out=out, lse_out=lse_out)
     return (o, lse) if return_lse else o

@@ -11,7 +11,7 @@ _GRANULARITIES = {"per_thread": "granularity=per_thread", "per_warp": "granulari
 _SUMS = {"fp32": "accumulation=f32", "fp32+fp32": "accumulation=two_level_f32", "fp32+fp16": "accumulation=f32_f16",
          "fp16+fp32": "accumulation=f32_f16"}
 _COMMON = ("tensor_layout", "is_causal", "sm_scale", "return_lse")
-_OPTIONS = ("qk_quant_gran", "pv_accum_dtype", "smooth_k", "smooth_v", "attn_mask", "device")
+_OPTIONS = ("qk_quant_gran", "pv_accum_dtype", "smooth_k", "smooth_v", "attn_mask", "device", "ptx")
 # What callers have of other functions, and what it is here.
 _HINTS = {"scale": "sm_scale", "causal": "is_causal", "layout": "tensor_layout", "dropout_p": "nothing, there is no dropout",
           "enable_gqa": "nothing, k and v may have fewer heads than q"}
@@ -50,14 +50,14 @@ def _mode(call: str, formats: str, given: dict[str, Any], known: tuple[str, ...]
 def _call(call: str, formats: str, q: Any, k: Any, v: Any, tensor_layout: str, is_causal: bool, sm_scale: float | None,
           return_lse: bool, given: dict[str, Any]) -> Any:
     given = dict(given)
-    device = given.pop("device", None)
+    device, ptx = given.pop("device", None), given.pop("ptx", None)
     attn_mask = given.pop("attn_mask", None)
     masks: dict[str, Any] = {}
     if attn_mask is not None:
         masks["mask" if "bool" in str(attn_mask.dtype) else "bias"] = attn_mask
     mode = _mode(call, formats, given, (*_COMMON, *_OPTIONS))
     return attention(q, k, v, causal=is_causal, scale=sm_scale, return_lse=return_lse, layout=tensor_layout, mode=mode or None,
-                     device=device, **masks)
+                     device=device, ptx=ptx, **masks)
 
 
 def sageattn(q: Any, k: Any, v: Any, tensor_layout: str = "HND", is_causal: bool = False, sm_scale: float | None = None,
@@ -67,7 +67,7 @@ def sageattn(q: Any, k: Any, v: Any, tensor_layout: str = "HND", is_causal: bool
     with the LSE f32 [batch, heads, queries] of natural logarithms.
 
     Further: qk_quant_gran "per_thread", "per_warp" or "per_block"; pv_accum_dtype "fp32", "fp32+fp32", "fp32+fp16" or
-    "fp16+fp32"; smooth_k (True), smooth_v (False); attn_mask, bool or of the dtype of q; device, see attention(). Others are
+    "fp16+fp32"; smooth_k (True), smooth_v (False); attn_mask, bool or of the dtype of q; device and ptx, see attention(). Others are
     refused.
     """
     return _call("sageattn", "", q, k, v, tensor_layout, is_causal, sm_scale, return_lse, kwargs)
@@ -111,12 +111,12 @@ def sageattn_qk_int8_pv_fp8_cuda_sm90(q: Any, k: Any, v: Any, tensor_layout: str
 
 def sageattn_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, max_seqlen_k: int,
                     is_causal: bool = False, sm_scale: float | None = None, smooth_k: bool = True, **kwargs: Any) -> Any:
-    """Packed sequences: q, k, v are [tokens, heads, channels], cu_seqlens i32 [sequences + 1]. Its kernels are not embedded: see
-    docs/python.md."""
+    """Packed sequences: q, k, v are [tokens, heads, channels], cu_seqlens i32 [sequences + 1]. Its kernels are not embedded:
+    give ptx, see docs/python.md."""
     given = dict(kwargs, smooth_k=smooth_k)
-    device = given.pop("device", None)
+    device, ptx = given.pop("device", None), given.pop("ptx", None)
     known = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "is_causal", "sm_scale", "smooth_k", "qk_quant_gran",
-             "pv_accum_dtype", "smooth_v", "device")
+             "pv_accum_dtype", "smooth_v", "device", "ptx")
     mode = _mode("sageattn_varlen", "", given, known)
     return attention(q, k, v, causal=is_causal, scale=sm_scale, mode=mode or None, cu_seqlens_q=cu_seqlens_q,
-                     cu_seqlens_kv=cu_seqlens_k, max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_k, device=device)
+                     cu_seqlens_kv=cu_seqlens_k, max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_k, device=device, ptx=ptx)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._attention import Mods, Options, packed_problem, problem_of, run
-from .errors import DTypeError
+from .errors import ArgumentError, DTypeError
 
 # Schemas of operators are read from annotations: these are what torch.library understands.
 
@@ -53,3 +53,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, options: Options, mods: Mods, cu_
                           options.align, options.scale, left, right, options.softcap, options.layout, options.mode, options.ptx,
                           options.max_seqlen_q, options.max_seqlen_kv, return_lse, device or "")
     return o, lse if return_lse else None
+
+
+def refuse_gradients(*arrays: object) -> None:
+    """Of a call that PyTorch does not see, and so could not refuse in backward()."""
+    if torch.is_grad_enabled() and any(isinstance(array, Tensor) and array.requires_grad for array in arrays):
+        raise ArgumentError("there is no gradient of attention, and an input requires one; call it under torch.no_grad()")

@@ -1,6 +1,7 @@
 """Attention over a sequence that several processes have a part of each, with torch.distributed."""
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any, Optional
 
 import torch
@@ -84,7 +85,7 @@ def ring_attention(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.Process
     Partial results are merged in f32, in the order in which keys arrive: those of the rank itself first, then of rank − 1, − 2,
     ..., of each rank its pieces in order. The result does not depend on timing: equal inputs give equal bits.
 
-    check: shapes are compared between ranks first, which costs a small all_gather and, on a GPU, a synchronization; False: that
+    check: shapes, dtypes and options are compared between ranks first, which costs a small all_gather and, on a GPU, a synchronization; False: that
     they are the same is the caller's promise.
 
     Returns O in the dtype and layout of q, or (O, LSE). Raises ArgumentError on every rank where shapes differ between ranks.
@@ -95,7 +96,9 @@ def ring_attention(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.Process
         raise ArgumentError(f"layout {layout!r} is refused: there are 'HND', 'NHD'")
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     if check:
-        check_shapes(q, k, v, group, ranks, causal, shards, layout)
+        # All that ranks have to agree in, beside shapes, as one number.
+        rest = repr((q.dtype, k.dtype, v.dtype, causal, shards, layout, scale, mode))
+        check_ranks(q, k, v, group, ranks, causal, shards, layout, int.from_bytes(sha256(rest.encode()).digest()[:7], "big"))
     rows = Attended(q, rank, ranks, causal, shards, layout, {"scale": scale, "mode": mode, "device": device, "ptx": ptx})
     held = (k.contiguous(), v.contiguous())
     after, before = _global(group, (rank + 1) % ranks), _global(group, (rank - 1) % ranks)
@@ -106,10 +109,12 @@ def ring_attention(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.Process
         if step + 1 < ranks:
             pending = dist.batch_isend_irecv([*(dist.P2POp(dist.isend, tensor, after, group) for tensor in held),
                                               *(dist.P2POp(dist.irecv, tensor, before, group) for tensor in arriving)])
-        if rows.needs(source):
-            rows.add(held[0], held[1], source)
-        for work in pending:
-            work.wait()
+        try:
+            if rows.needs(source):
+                rows.add(held[0], held[1], source)
+        finally:  # what is under way ends, or the next call on the group finds it
+            for work in pending:
+                work.wait()
         held = (arriving[0], arriving[1])
     o, lse = rows.result(q.dtype)
     return (o, lse) if return_lse else o
@@ -119,9 +124,10 @@ def _global(group: Optional[dist.ProcessGroup], rank: int) -> int:
     return rank if group is None else dist.get_global_rank(group, rank)
 
 
-def check_shapes(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.ProcessGroup], ranks: int, causal: bool, shards: str,
-                 layout: str) -> None:
-    """Raises ArgumentError, on all ranks or on none, unless all of them have tensors of one shape that can be cut."""
+def check_ranks(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.ProcessGroup], ranks: int, causal: bool, shards: str,
+                layout: str, rest: int) -> None:
+    """Raises ArgumentError, on all ranks or on none, unless all of them have tensors of one shape that can be cut, and agree in
+    the rest."""
     complaint = ""
     if any(tensor.dim() != 4 for tensor in (q, k, v)):
         complaint = "q, k and v have 4 axes"
@@ -132,15 +138,18 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.ProcessGr
         if shards == "zigzag" and (q_len % 2 or kv_len % 2):
             complaint = f"zigzag with {q_len} queries and {kv_len} keys is refused: both are cut in two; give even numbers"
     numbers = [*q.shape, *k.shape, *v.shape][:12]
-    mine = torch.tensor([len(complaint) > 0, *numbers, *[0] * (12 - len(numbers))], dtype=torch.int64, device=q.device)
+    mine = torch.tensor([len(complaint) > 0, *numbers, *[0] * (12 - len(numbers)), rest], dtype=torch.int64, device=q.device)
     all_ = [torch.empty_like(mine) for _ in range(ranks)]
     dist.all_gather(all_, mine, group=group)
     if complaint:
         raise ArgumentError(f"ring_attention: {complaint}")
     for other, theirs in enumerate(all_):
+        if torch.equal(theirs[:-1], mine[:-1]) and not torch.equal(theirs, mine):
+            raise ArgumentError(f"ring_attention: rank {other} of the group has other dtypes, or another causal, shards, layout, scale or mode; "
+                                "give each rank the same")
         if not torch.equal(theirs[1:], mine[1:]) or bool(theirs[0]):
-            raise ArgumentError(f"ring_attention: rank {other} of the group has other shapes, {theirs[1:].tolist()} of q, k and v, or was refused; here "
-                                f"they are {mine[1:].tolist()}; give each rank as many tokens")
+            raise ArgumentError(f"ring_attention: rank {other} of the group has other shapes, {theirs[1:-1].tolist()} of q, k and v, or was refused; here "
+                                f"they are {mine[1:-1].tolist()}; give each rank as many tokens")
     first = all_[0]
     if any(not torch.equal(theirs, first) for theirs in all_):
-        raise ArgumentError("ring_attention: ranks have different shapes; give each rank as many tokens")
+        raise ArgumentError("ring_attention: ranks have different shapes, dtypes or options; give each rank the same")
