@@ -601,6 +601,7 @@ Exit run_parts(const RunCommand& command, const runtime::EmulatorOptions& emulat
   const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
   const AttentionJob job = job_of(command, inputs, kernel, on);
   check_split(command, job);
+  confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   output.progress(fmt::format("running on {}", on.name));
   const SplitRun run = run_split(job, on, equal_parts(job.inputs.k.tokens, command.split));
 

@@ -167,7 +167,7 @@ double l1_of_rounded_parts(std::vector<reference::Output> parts, std::int64_t ch
   for (reference::Output& part : parts) {
     for (double& x : part.o) x = reference::half_ulp(type, x);
   }
-  return sum() / size;
+  return size == 0 ? 0 : sum() / size;
 }
 
 }  // namespace sagegen::cli
