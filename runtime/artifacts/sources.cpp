@@ -48,7 +48,8 @@ ArtifactSource embedded_ptx() {
             ? "this library was built from an empty generated/ directory: run `sagegen generate` "
               "and build again, or pass the generator's emit() as the source"
             : "choose one that is, or give the PTX of this one: `sagegen emit KEY --out DIR` "
-              "writes it"));
+              "writes it, `sagegen bundle --plan KEY --target TARGET --usual --out FILE` that of "
+              "attention with what prepares its inputs"));
     return made;
   }();
   return [](const sagegen::Kernel& kernel) -> ArtifactSource::Shared {

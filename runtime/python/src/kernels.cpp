@@ -26,7 +26,7 @@ namespace {
 constexpr const char* kHowToGenerate =
     "this build of sagegen has no generator, which needs LLVM; build one that has "
     "(`pip install . -C cmake.define.SAGEGEN_GENERATOR=ON` in the sources), or write the PTX with "
-    "`sagegen emit --out FOLDER` and give ptx=\"FOLDER\"";
+    "`sagegen bundle --plan KEY --target TARGET --usual --out FILE` and give ptx=\"FILE\"";
 
 #ifdef SAGEGEN_HAS_GENERATOR
 constexpr bool kHasGenerator = true;
