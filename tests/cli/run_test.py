@@ -1206,6 +1206,21 @@ class Split(RunTest):
         for part in ("passed  part 0: 38 keys:", "passed  part 3: 37 keys:", "passed  merge: O ", "passed  all keys: relative L1"):
             self.assertIn(part, text)
 
+    def test_a_v_of_zeros(self):
+        npy = {}
+        for name, tokens, value in (("q", 20, 1), ("k", 150, 1), ("v", 150, 0)):
+            npy[name] = self.path(name + ".npy")
+            header = "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 2, %d, 64), }" % tokens
+            header = header.ljust(117) + "\n"
+            with open(npy[name], "wb") as file:
+                file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
+                file.write(struct.pack("<e", value) * (2 * tokens * 64))
+        report = self.run_json("--device", "emulator", "--target", "sm_89", "--input", *npy.values(), "--split", 2)
+        self.assertTrue(report["passed"])
+
+    def test_what_takes_long_is_not_begun(self):
+        self.expect_error(USAGE, "usage error", ["--limit"], "run", *self.SHAPE[:-4], "--q-len", 6000, "--split", 2, "--limit", 1)
+
     def test_a_broken_merge_fails(self):
         self.expect(OK, "emit", "--out", self.path("ptx"), *self.run_json(*self.SHAPE, "--split", 2)["kernels"])
         name = [self.path("ptx") + "/" + name for name in os.listdir(self.path("ptx")) if name.startswith("sage_merge")][0]
