@@ -224,20 +224,27 @@ void CodeCache::trim(const fs::path& keep) {
     visit_files(options_.folder / "aside", [&](const fs::path& path) { add(path, false); });
     return files;
   };
-  std::uint64_t total = 0;
-  files_now(total);
-  if (total <= options_.most_bytes) return;
-  // One process removes, and looks again when it may.
-  const FileLock lock(options_.folder / kLock);
-  if (!lock.held()) return;
-  std::vector<File> files = files_now(total);
-  std::ranges::sort(files, [](const File& a, const File& b) {
-    return std::pair(a.is_entry, a.used) < std::pair(b.is_entry, b.used);
-  });
-  for (const File& file : files) {
+  // One process removes. What others store meanwhile it sees when it looks again, without the lock: who stores after that
+  // can have it.
+  for (;;) {
+    std::uint64_t total = 0;
+    files_now(total);
     if (total <= options_.most_bytes) return;
-    std::error_code error;
-    if (fs::remove(file.path, error) && !error) total -= file.bytes;
+    const FileLock lock(options_.folder / kLock);
+    if (!lock.held()) return;
+    std::vector<File> files = files_now(total);
+    std::ranges::sort(files, [](const File& a, const File& b) {
+      return std::pair(a.is_entry, a.used) < std::pair(b.is_entry, b.used);
+    });
+    bool removed = false;
+    for (const File& file : files) {
+      if (total <= options_.most_bytes) break;
+      std::error_code error;
+      if (!fs::remove(file.path, error) || error) continue;
+      total -= file.bytes;
+      removed = true;
+    }
+    if (!removed) return;
   }
 }
 

@@ -77,7 +77,10 @@ TEST_CASE("the embedded set is the default set, or empty") {
                       Contains("empty generated/ directory"));
     return;
   }
-  const auto kernels = read_set_file(SAGEGEN_SOURCE_DIR "/templates/attention/set.toml");
+  auto kernels = read_set_file(SAGEGEN_SOURCE_DIR "/templates/attention/set.toml");
+  for (const sagegen::Kernel& kernel :
+       read_set_file(SAGEGEN_SOURCE_DIR "/templates/merge_partials/set.toml"))
+    kernels.push_back(kernel);
   CHECK(bundle.names().size() == kernels.size());
   for (const sagegen::Kernel& kernel : kernels) {
     INFO(kernel.key());
