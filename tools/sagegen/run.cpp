@@ -628,7 +628,8 @@ Exit run_parts(const RunCommand& command, const runtime::EmulatorOptions& emulat
     fields["merge"] = {{"o_of_bound", merge.o}, {"lse_of_bound", merge.lse}};
     // Its rows are of other groups and means than those of a call for all keys, which bounds of rows are about.
     const Judgement all = judge(job, run.all, on, command.judge);
-    const double limit = all.limit + l1_of_rounded_parts(parts, channels, io);
+    // Of an O of zeros there is no relative limit, and nothing that may differ.
+    const double limit = (std::isfinite(all.limit) ? all.limit : 0) + l1_of_rounded_parts(parts, channels, io);
     const bool within = all.kernel.o.relative_l1 <= limit;
     text += fmt::format("{:<6}  all keys: relative L1 {:.4g} of at most {:.4g}, LSE {:.3g}\n",
                         within ? "passed" : "FAILED", all.kernel.o.relative_l1, limit,
