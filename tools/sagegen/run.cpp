@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 #include <regex>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -273,21 +274,39 @@ bool all_hidden(const AttentionResult& result) {
   });
 }
 
-Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator, Output& output) {
+std::optional<Kernel> named_kernel(const RunCommand& command) {
   const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
   if (named) validate_attention(*named);
-  const RunInputs inputs =
-      load_run_inputs(named ? inputs_of_kernel(command.input, *named) : command.input);
+  return named;
+}
+
+// What every run of one kernel begins with.
+struct Opened {
+  RunInputs inputs;
+  RunDevice on;
+  Kernel kernel;
+  AttentionJob job;
+};
+Opened open_run(const RunCommand& command, const InputOptions& input,
+                const std::optional<Kernel>& named, const runtime::EmulatorOptions& emulator,
+                Output& output) {
+  RunInputs inputs = load_run_inputs(named ? inputs_of_kernel(input, *named) : input);
   if (named) check_channels(inputs, *named);
   if (named) check_mods(command.mods, {*named});
   if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
-  const RunDevice on = open_run_device(
+  RunDevice on = open_run_device(
       command.device, named ? to_string(named->target()) : command.target, emulator);
   check_emulator_options(command.emulator, command.emulator_only,
                          on.name);  // --device auto may have found a GPU
   if (!on.note.empty()) output.progress(fmt::format("{}: {}", on.name, on.note));
-  const AttentionJob job =
-      job_of(command, inputs, named ? *named : kernel_for(command, inputs, on), on);
+  Kernel kernel = named ? *named : kernel_for(command, inputs, on);
+  AttentionJob job = job_of(command, inputs, kernel, on);
+  return {std::move(inputs), std::move(on), std::move(kernel), std::move(job)};
+}
+
+Exit run_one(const RunCommand& command, const runtime::EmulatorOptions& emulator, Output& output) {
+  const auto [inputs, on, kernel, job] =
+      open_run(command, command.input, named_kernel(command), emulator, output);
   confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   const std::string running = fmt::format("running on {}", on.name);
   const AttentionResult result =
@@ -428,22 +447,14 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
                    Output& output) {
   const SequenceLengths lengths = lengths_of(command);
   const InputOptions input = inputs_of_lengths(command.input, lengths);
-  const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
-  if (named) validate_attention(*named);
+  const std::optional<Kernel> named = named_kernel(command);
   if (named && !named->view(attention::family()).spec.varlen) {
     throw UsageError(fmt::format(
         "--seqlens is refused: {} has no varlen, and takes batches of one length; take a key with "
         "varlen, or leave the key out",
         named->key()));
   }
-  const RunInputs inputs = load_run_inputs(named ? inputs_of_kernel(input, *named) : input);
-  if (named) check_channels(inputs, *named);
-  if (named) check_mods(command.mods, {*named});
-  const RunDevice on = open_run_device(
-      command.device, named ? to_string(named->target()) : command.target, emulator);
-  check_emulator_options(command.emulator, command.emulator_only, on.name);
-  const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
-  const AttentionJob job = job_of(command, inputs, kernel, on);
+  const auto [inputs, on, kernel, job] = open_run(command, input, named, emulator, output);
   confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   const attention::Plan plan(on.device, kernel, job.source, job.plan);
   const auto rows = [](const std::vector<std::int64_t>& of) {
@@ -588,18 +599,8 @@ SetLine line_of_part(const RunCommand& command, const SplitRun& run, std::size_t
 
 Exit run_parts(const RunCommand& command, const runtime::EmulatorOptions& emulator,
                Output& output) {
-  const std::optional<Kernel> named = kernel_by_key(command.kernel, command.target);
-  if (named) validate_attention(*named);
-  const RunInputs inputs =
-      load_run_inputs(named ? inputs_of_kernel(command.input, *named) : command.input);
-  if (named) check_channels(inputs, *named);
-  if (named) check_mods(command.mods, {*named});
-  if (!inputs.warning.empty()) output.progress("warning: " + inputs.warning);
-  const RunDevice on = open_run_device(
-      command.device, named ? to_string(named->target()) : command.target, emulator);
-  check_emulator_options(command.emulator, command.emulator_only, on.name);
-  const Kernel kernel = named ? *named : kernel_for(command, inputs, on);
-  const AttentionJob job = job_of(command, inputs, kernel, on);
+  const auto [inputs, on, kernel, job] =
+      open_run(command, command.input, named_kernel(command), emulator, output);
   check_split(command, job);
   confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   output.progress(fmt::format("running on {}", on.name));
