@@ -139,6 +139,7 @@ struct Kernel::Impl {
   int attribute(DriverApi& driver, FunctionAttribute attribute) const;
   void check_arguments(std::span<const KernelArgument> arguments) const;
   void check_size(const LaunchSize& size, const Dim3& block, int dynamic_smem) const;
+  // In a Device::Scope of the device.
   void launch(const LaunchSize& size, StreamHandle stream, void** arguments) const;
 };
 
@@ -268,14 +269,13 @@ void Kernel::Impl::launch(const LaunchSize& size, StreamHandle stream, void** ar
   const Dim3 block = is_given(size.block) ? size.block : options.block;
   const int dynamic_smem = size.dynamic_smem.value_or(options.dynamic_smem);
   check_size(size, block, dynamic_smem);
-  in_context(device, [&](DriverApi& driver) {
-    const Result result = driver.launch(function, size.grid, block,
-                                        static_cast<unsigned>(dynamic_smem), stream, arguments);
-    if (result == Result::success) return;  // no text is made on the fast path
-    check(driver, result, "cuLaunchKernel",
-          fmt::format("{} with grid ({}, {}, {})", entry.name, size.grid.x, size.grid.y,
-                      size.grid.z));
-  });
+  DriverApi& driver = device.api();
+  const Result result = driver.launch(function, size.grid, block,
+                                      static_cast<unsigned>(dynamic_smem), stream, arguments);
+  if (result == Result::success) return;  // no text is made on the fast path
+  check(
+      driver, result, "cuLaunchKernel",
+      fmt::format("{} with grid ({}, {}, {})", entry.name, size.grid.x, size.grid.y, size.grid.z));
 }
 
 Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& entry,
@@ -310,6 +310,12 @@ int Kernel::attribute(FunctionAttribute attribute) const {
 
 void Kernel::launch_block(Dim3 grid, const void* params, std::size_t bytes,
                           StreamHandle stream) const {
+  in_context(impl_->device,
+             [&](DriverApi&) { launch_block_in_scope(grid, params, bytes, stream); });
+}
+
+void Kernel::launch_block_in_scope(Dim3 grid, const void* params, std::size_t bytes,
+                                   StreamHandle stream) const {
   const std::vector<PtxParameter>& parameters = impl_->entry.parameters;
   if (parameters.size() != 1 || bytes != parameters.front().bytes) {
     throw ArgumentError(
@@ -330,7 +336,7 @@ void Kernel::launch_list(const LaunchSize& size, StreamHandle stream,
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     pointers[i] = const_cast<void*>(arguments[i].data);  // the driver only reads them
   }
-  impl_->launch(size, stream, pointers);
+  in_context(impl_->device, [&](DriverApi&) { impl_->launch(size, stream, pointers); });
 }
 
 void Kernel::launch_pointers(const LaunchSize& size, StreamHandle stream,

@@ -47,7 +47,7 @@ void ArgumentCheck::add(const char* name, DevicePtr begin, std::uint64_t bytes, 
 
 void ArgumentCheck::address(const char* name, DevicePtr data, DevicePtr alignment) const {
   if (data == 0) refuse("{} is a null pointer", name);
-  if (data % alignment != 0)
+  if ((data & (alignment - 1)) != 0)
     refuse("{} is at {:#x}, which is not aligned to {} bytes", name, data, alignment);
 }
 
@@ -64,7 +64,7 @@ void ArgumentCheck::tensor(const char* name, const TensorView& view, std::int64_
     if (axis.stride == 0 && access == Access::read) continue;  // one row read many times
     if (axis.stride < 0)
       refuse("{}.{} is {}; strides cannot be negative", name, axis.name, axis.stride);
-    if (axis.stride % elements.step != 0) {
+    if ((axis.stride & (elements.step - 1)) != 0) {
       refuse(
           "{}.{} is {} elements; strides must be multiples of {} ({} bytes), because rows are "
           "read and written {} bytes at a time: pad the rows or copy the tensor",

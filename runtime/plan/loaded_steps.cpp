@@ -152,6 +152,11 @@ void LoadedSteps::launch(std::size_t step, Dim3 grid, const ParamPack& params,
   steps_[step]->kernel->launch_block(grid, params.data(), params.bytes(), stream);
 }
 
+void LoadedSteps::launch_in_scope(std::size_t step, Dim3 grid, const ParamPack& params,
+                                  StreamHandle stream) const {
+  steps_[step]->kernel->launch_block_in_scope(grid, params.data(), params.bytes(), stream);
+}
+
 std::vector<std::string> LoadedSteps::entries() const {
   std::vector<std::string> names;
   for (const std::optional<Step>& step : steps_) {

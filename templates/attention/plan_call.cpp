@@ -63,7 +63,7 @@ void Call::statistics(Step step, StreamHandle stream) const {
   }
   params.set(room::Params{.kv_len = narrow(shape.kv_len), .chunk_len = narrow(layout.chunk_len)});
   if (spec.varlen) params.set(sequences<SequencesOf::keys>(OfSequences::keys));
-  steps.launch(step, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
+  steps.launch_in_scope(step, grid(layout.chunks, shape.kv_heads, shape.batch), params, stream);
 }
 
 void Call::keys(Step step, StreamHandle stream) const {
@@ -81,8 +81,8 @@ void Call::keys(Step step, StreamHandle stream) const {
   }
   if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kKMaxima)});
   if (spec.varlen) params.set(sequences<SequencesOf::rows>(OfSequences::keys));
-  steps.launch(step, grid(layout.kv_len_padded / spec.k_group, shape.kv_heads, shape.batch), params,
-               stream);
+  steps.launch_in_scope(
+      step, grid(layout.kv_len_padded / spec.k_group, shape.kv_heads, shape.batch), params, stream);
 }
 
 void Call::values(StreamHandle stream) const {
@@ -103,8 +103,9 @@ void Call::values(StreamHandle stream) const {
                                   .mean = at(kVMean)});
   }
   if (spec.varlen) params.set(sequences<SequencesOf::keys>(OfSequences::keys));
-  steps.launch(kValues, grid(layout.kv_len_padded / room::kKeys, shape.kv_heads, shape.batch),
-               params, stream);
+  steps.launch_in_scope(kValues,
+                        grid(layout.kv_len_padded / room::kKeys, shape.kv_heads, shape.batch),
+                        params, stream);
 }
 
 void Call::queries(Step step, StreamHandle stream) const {
@@ -125,8 +126,8 @@ void Call::queries(Step step, StreamHandle stream) const {
   if (per_tensor()) params.set(room::MaximaParams{.maxima = at(kQMaxima)});
   if (spec.varlen) params.set(sequences<SequencesOf::rows>(OfSequences::queries));
   const std::int64_t rows = smooths_q() ? kMeanRows : spec.q_group;
-  steps.launch(step, grid(ceil_div(layout.q_len_padded, rows), row_heads(), shape.batch), params,
-               stream);
+  steps.launch_in_scope(step, grid(ceil_div(layout.q_len_padded, rows), row_heads(), shape.batch),
+                        params, stream);
 }
 
 GivenParams Call::given_params() const {
@@ -185,8 +186,9 @@ void Call::mean_queries(const Part& part, StreamHandle stream) const {
     params.set(sequences<SequencesOf::keys>(OfSequences::keys));
     if (spec.pack_gqa) params.set(PackParams::of(heads_per_kv_head()));
   }
-  steps.launch(kMeanQueries, grid(layout.kv_len_padded / room::kKeys, part.heads, part.batches),
-               params, stream);
+  steps.launch_in_scope(kMeanQueries,
+                        grid(layout.kv_len_padded / room::kKeys, part.heads, part.batches), params,
+                        stream);
 }
 
 void Call::attend(const Part& part, StreamHandle stream) const {
@@ -234,7 +236,8 @@ void Call::attend(const Part& part, StreamHandle stream) const {
       smooths_q()
           ? std::min(part.blocks * kMeanRows, layout.q_len_padded - part.first_block * kMeanRows)
           : layout.q_len_padded;
-  steps.launch(kAttend, grid(queries / schedule.cta_q, part.heads, part.batches), params, stream);
+  steps.launch_in_scope(kAttend, grid(queries / schedule.cta_q, part.heads, part.batches), params,
+                        stream);
 }
 
 }  // namespace sagegen::attention::plan_detail

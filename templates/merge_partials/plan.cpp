@@ -156,9 +156,7 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::StreamHa
   const runtime::Dim3 grid{.x = static_cast<unsigned>(ceil_div(shape.q_len, rows)),
                            .y = static_cast<unsigned>(shape.heads),
                            .z = static_cast<unsigned>(shape.batch)};
-  runtime::Device::Scope scope(impl_->steps.device());
   impl_->steps.launch(0, grid, params, stream);
-  scope.restore();
 }
 
 const Kernel& Plan::kernel() const { return impl_->kernel; }

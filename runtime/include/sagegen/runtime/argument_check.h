@@ -12,7 +12,8 @@
 
 namespace sagegen::runtime {
 
-// What a tensor's elements take, and how many of them one access moves: strides are multiples of that.
+// What a tensor's elements take, and how many of them one access moves: strides are multiples of that. Powers of two,
+// as all alignments are.
 struct ElementRule {
   std::int64_t bytes = 2, step = 8;
 };

@@ -198,6 +198,9 @@ class Kernel {
   }
   // The same, put together at run time (ParamPack).
   void launch_block(Dim3 grid, const void* params, std::size_t bytes, StreamHandle stream) const;
+  // The same for a caller that is in a Device::Scope of the kernel's device, once for many launches.
+  void launch_block_in_scope(Dim3 grid, const void* params, std::size_t bytes,
+                             StreamHandle stream) const;
   // A list of arguments: numbers, device addresses, structs, in the order of the entry's parameters. Throws
   // ArgumentError, and launches nothing, if their number, a size, or an integer in place of a
   // floating-point number (or the reverse) does not fit the entry.

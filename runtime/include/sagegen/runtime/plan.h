@@ -74,6 +74,9 @@ class LoadedSteps {
   // A parameter for the step, which is not absent; blocks that nobody sets are zero.
   ParamPack params(std::size_t step) const { return ParamPack(steps_[step].value().layout); }
   void launch(std::size_t step, Dim3 grid, const ParamPack& params, StreamHandle stream) const;
+  // The same for a caller that is in a Device::Scope of device(), once for all steps.
+  void launch_in_scope(std::size_t step, Dim3 grid, const ParamPack& params,
+                       StreamHandle stream) const;
 
   std::vector<std::string> entries() const;  // as loaded, in launch order
   // Which kernels are those of an older target because of the driver, and why machine code beside PTX was not loaded,
