@@ -139,8 +139,10 @@ struct Kernel::Impl {
   int attribute(DriverApi& driver, FunctionAttribute attribute) const;
   void check_arguments(std::span<const KernelArgument> arguments) const;
   void check_size(const LaunchSize& size, const Dim3& block, int dynamic_smem) const;
-  // In a Device::Scope of the device.
+  // Both in a Device::Scope of the device; enqueue() takes sizes that are checked.
   void launch(const LaunchSize& size, StreamHandle stream, void** arguments) const;
+  void enqueue(const Dim3& grid, const Dim3& block, int dynamic_smem, StreamHandle stream,
+               void** arguments) const;
 };
 
 int Kernel::Impl::attribute(DriverApi& driver, FunctionAttribute attribute) const {
@@ -269,13 +271,17 @@ void Kernel::Impl::launch(const LaunchSize& size, StreamHandle stream, void** ar
   const Dim3 block = is_given(size.block) ? size.block : options.block;
   const int dynamic_smem = size.dynamic_smem.value_or(options.dynamic_smem);
   check_size(size, block, dynamic_smem);
+  enqueue(size.grid, block, dynamic_smem, stream, arguments);
+}
+
+void Kernel::Impl::enqueue(const Dim3& grid, const Dim3& block, int dynamic_smem,
+                           StreamHandle stream, void** arguments) const {
   DriverApi& driver = device.api();
-  const Result result = driver.launch(function, size.grid, block,
-                                      static_cast<unsigned>(dynamic_smem), stream, arguments);
+  const Result result =
+      driver.launch(function, grid, block, static_cast<unsigned>(dynamic_smem), stream, arguments);
   if (result == Result::success) return;  // no text is made on the fast path
-  check(
-      driver, result, "cuLaunchKernel",
-      fmt::format("{} with grid ({}, {}, {})", entry.name, size.grid.x, size.grid.y, size.grid.z));
+  check(driver, result, "cuLaunchKernel",
+        fmt::format("{} with grid ({}, {}, {})", entry.name, grid.x, grid.y, grid.z));
 }
 
 Kernel::Kernel(const Device& device, const std::string& ptx, const std::string& entry,
@@ -323,7 +329,9 @@ void Kernel::launch_block_in_scope(Dim3 grid, const void* params, std::size_t by
                     name(), bytes, fmt::join(impl_->entry.parameter_bytes(), " and one of ")));
   }
   void* arguments[] = {const_cast<void*>(params)};  // the driver only reads them
-  impl_->launch({.grid = grid}, stream, arguments);
+  const KernelOptions& loaded = impl_->options;
+  if (!is_given(loaded.block)) impl_->check_size({.grid = grid}, loaded.block, loaded.dynamic_smem);
+  impl_->enqueue(grid, loaded.block, loaded.dynamic_smem, stream, arguments);
 }
 
 void Kernel::launch_list(const LaunchSize& size, StreamHandle stream,

@@ -59,6 +59,7 @@ void ArgumentCheck::tensor(const char* name, const TensorView& view, std::int64_
   std::array<Axis, 3> axes{Axis{"stride_batch", batch, view.stride_batch},
                            Axis{"stride_head", heads, view.stride_head},
                            Axis{"stride_token", tokens, view.stride_token}};
+  std::int64_t span = channels;  // elements from the first to one past the last
   for (const Axis& axis : axes) {
     if (axis.size == 1) continue;  // the stride is never used, and frameworks put anything there
     if (axis.stride == 0 && access == Access::read) continue;  // one row read many times
@@ -74,10 +75,6 @@ void ArgumentCheck::tensor(const char* name, const TensorView& view, std::int64_
       refuse("{}.{} is {} elements for {} rows of {} channels; the rows would overlap", name,
              axis.name, axis.stride, axis.size, channels);
     }
-  }
-  // Elements from the first to one past the last.
-  std::int64_t span = channels;
-  for (const Axis& axis : axes) {
     std::int64_t reach = 0;
     if (axis.size > 1 && (__builtin_mul_overflow(axis.size - 1, axis.stride, &reach) ||
                           __builtin_add_overflow(span, reach, &span))) {

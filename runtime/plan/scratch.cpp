@@ -42,18 +42,18 @@ ScratchMap::Placed ScratchMap::place(std::span<const std::int64_t> bytes,
   std::array<std::int64_t, kMostTensors> slot_bytes{};
   for (std::size_t i = 0; i < tensors_; ++i)
     slot_bytes[slot_[i]] = std::max(slot_bytes[slot_[i]], bytes[i]);
+  constexpr std::uint64_t kAlignment = kWorkspaceAlignment;
+  constexpr std::uint64_t kMostBytes = std::numeric_limits<std::int64_t>::max() - kAlignment;
   std::array<std::int64_t, kMostTensors> slot_offset;
-  Placed placed;
-  placed.bytes = 0;
+  std::uint64_t end = 0;
   for (std::size_t slot = 0; slot < slots_; ++slot) {
-    slot_offset[slot] = placed.bytes;
-    std::int64_t end = 0;
-    if (__builtin_add_overflow(placed.bytes, slot_bytes[slot], &end) ||
-        end > std::numeric_limits<std::int64_t>::max() - kWorkspaceAlignment) {
-      throw_too_large(plan);
-    }
-    placed.bytes = (end + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+    slot_offset[slot] = static_cast<std::int64_t>(end);
+    end += static_cast<std::uint64_t>(slot_bytes[slot]);  // both below 2^63
+    if (end > kMostBytes) throw_too_large(plan);
+    end = (end + kAlignment - 1) / kAlignment * kAlignment;
   }
+  Placed placed;
+  placed.bytes = static_cast<std::int64_t>(end);
   for (std::size_t i = 0; i < tensors_; ++i) placed.offset[i] = slot_offset[slot_[i]];
   return placed;
 }
