@@ -29,6 +29,18 @@ bool is_out_of_memory(const runtime::DriverError& error) {
   return error.result() == static_cast<int>(runtime::Result::out_of_memory);
 }
 
+// Keeps all code by its key: a sweep asks whether there is any, what it needs, and for plans.
+runtime::ArtifactSource kept(runtime::ArtifactSource source) {
+  if (!source) return source;
+  return
+      [source = std::move(source), all = std::map<std::string, runtime::ArtifactSource::Shared>()](
+          const Kernel& kernel) mutable {
+        runtime::ArtifactSource::Shared& artifact = all[kernel.key()];
+        if (!artifact) artifact = source(kernel);
+        return artifact;
+      };
+}
+
 bool inputs_are_legal(const Kernel& kernel) {
   return std::ranges::all_of(kernel.inputs(),
                              [](const Kernel& input) { return input.violations().empty(); });
@@ -282,7 +294,7 @@ Tuner::Tuner(const runtime::Device& device, const Kernel& kernel, const Shape& s
     : device_(device),
       kernel_(kernel),
       shape_(shape),
-      source_(std::move(source)),
+      source_(kept(std::move(source))),
       options_(std::move(options)),
       key_(tuning_key(kernel, shape_class(shape), options_.deployment,
                       runtime::fingerprint_of(device))),

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
 
 #include <catch2/catch.hpp>
@@ -237,6 +238,25 @@ TEST_CASE("One process at a time takes times on a GPU", "[tuner]") {
   CHECK(tuner.stopwatch().unit() == "ns");
   CHECK(result.schedule == test::usual_kernel().how());  // all take the same time there
   CHECK(driver->misuse().empty());
+}
+
+TEST_CASE("A sweep asks for the code of each kernel once", "[tuner]") {
+  TemporaryFolder folder;
+  const runtime::Device device(std::make_shared<test::FakeDriver>(), 0);
+  TunerOptions options;
+  options.database = folder.path() / "tuning";
+  options.judge = [](const sagegen::Kernel&, const Plan&) { return Trial{}; };
+  std::map<std::string, int> asked;
+  const runtime::ArtifactSource counting([&](const sagegen::Kernel& kernel) {
+    ++asked[kernel.key()];
+    return test::fake_source()(kernel);
+  });
+  CHECK(Tuner(device, test::usual_kernel(), kShape, counting, options).tune().complete);
+  CHECK(asked.size() > 10);
+  for (const auto& [key, times] : asked) {
+    INFO(key);
+    CHECK(times == 1);
+  }
 }
 
 TEST_CASE("Where the code of other schedules is missing, nothing is kept, and it is tried again", "[tuner]") {
