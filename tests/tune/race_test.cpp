@@ -105,6 +105,30 @@ TEST_CASE("Slow candidates leave after three rounds", "[race]") {
   CHECK(race.standings().front().ratio == Approx(0.9).margin(0.01));
 }
 
+TEST_CASE("Who stays for a stage follows from the limits", "[race]") {
+  struct {
+    double cost;
+    std::size_t samples;
+  } const field[] = {{100, 24}, {124, 4},  {126, 3},  {107, 8}, {109, 4},
+                     {106, 8},  {105, 24}, {104, 24}, {103, 24}};
+  std::vector<double> costs;
+  for (const auto& each : field) costs.push_back(each.cost);
+  Race race(costs.size(), 0);
+  PlantedClock clock(costs, 1, {.sigma = 0, .drift = 0, .outliers = 0});
+  run(race, clock);
+  for (const Race::Standing& standing : race.standings()) {
+    INFO("one that takes " << costs[standing.candidate] << " % of the default");
+    CHECK(standing.samples == field[standing.candidate].samples);
+  }
+}
+
+TEST_CASE("One that misses the margin is no equal of one that reaches it", "[race]") {
+  Race race(3, 2);
+  PlantedClock clock({98.05, 97.6, 100}, 1, {.sigma = 0, .drift = 0, .outliers = 0});
+  run(race, clock);
+  CHECK(race.winner() == 1);
+}
+
 TEST_CASE("Samples that are too short throw nobody good out", "[race]") {
   std::mt19937_64 random(4);
   int bad = 0;
