@@ -1,5 +1,7 @@
 #include "tests/driver/fake_plan.h"
 
+#include "templates/attention/plan_shape_class.h"
+
 namespace sagegen::test {
 
 std::string fake_ptx_of(const sagegen::Kernel& kernel) {
@@ -24,6 +26,21 @@ sagegen::Kernel usual_kernel(attention::Spec spec, Target target) {
   spec.pv = usual.pv;
   spec.accumulation = usual.accumulation;
   return {attention::family(), spec, target};
+}
+
+TuningEntry tuning_entry(const Device& device, const sagegen::Kernel& kernel,
+                         const attention::Shape& shape, const std::string& schedule) {
+  return {.key = attention::tuning_key(kernel, attention::shape_class(shape), Deployment::eager,
+                                       fingerprint_of(device)),
+          .schedule = schedule,
+          .usual = kernel.how(),
+          .params = kernel.params().digest(),
+          .unit = "ns",
+          .time = 90,
+          .usual_time = 100,
+          .samples = 10,
+          .measured = "2026-11-30T12:00:00Z",
+          .conditions = ""};
 }
 
 FakePlan::FakePlan(const sagegen::Kernel& kernel, const attention::PlanOptions& plan_options)

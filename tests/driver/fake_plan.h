@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "sagegen/runtime/tuning.h"
 #include "templates/attention/plan.h"
 #include "tests/driver/fake_driver.h"
 
@@ -35,6 +36,10 @@ attention::Arguments plain_arguments(const attention::Shape& shape, int head_dim
 
 // The kernel of a spec whose pv and accumulation are those that are usual on the target.
 sagegen::Kernel usual_kernel(attention::Spec spec = {}, Target target = {.sm = 89});
+
+// What a sweep keeps of the class of a shape: `schedule` takes 90 where the default takes 100.
+TuningEntry tuning_entry(const Device& device, const sagegen::Kernel& kernel,
+                         const attention::Shape& shape, const std::string& schedule);
 
 struct FakePlan {
   explicit FakePlan(const sagegen::Kernel& kernel = usual_kernel(),

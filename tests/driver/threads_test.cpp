@@ -76,18 +76,9 @@ std::vector<sagegen::Kernel> kernels() {
 }
 
 TuningEntry entry_of(const Device& device, const std::string& schedule, int round) {
-  const sagegen::Kernel kernel = usual_kernel();
-  return {.key = attention::tuning_key(kernel, attention::shape_class(kShape), Deployment::eager,
-                                       fingerprint_of(device)),
-          .schedule = schedule,
-          .usual = kernel.how(),
-          .params = kernel.params().digest(),
-          .unit = "ns",
-          .time = 90,
-          .usual_time = 100,
-          .samples = 10,
-          .measured = "2026-11-30T12:00:00Z",
-          .conditions = std::to_string(round)};
+  TuningEntry entry = tuning_entry(device, usual_kernel(), kShape, schedule);
+  entry.conditions = std::to_string(round);
+  return entry;
 }
 
 }  // namespace

@@ -34,18 +34,7 @@ struct Bench {
             .warn = [this](const std::string& text) { warnings.push_back(text); }};
   }
   TuningEntry entry(const Shape& shape, const std::string& schedule) const {
-    const sagegen::Kernel kernel = usual_kernel();
-    return {
-        .key = tuning_key(kernel, shape_class(shape), Deployment::eager, fingerprint_of(device)),
-        .schedule = schedule,
-        .usual = kernel.how(),
-        .params = kernel.params().digest(),
-        .unit = "ns",
-        .time = 90,
-        .usual_time = 100,
-        .samples = 10,
-        .measured = "2026-11-30T12:00:00Z",
-        .conditions = ""};
+    return tuning_entry(device, usual_kernel(), shape, schedule);
   }
   void store(const TuningEntry& entry) const { TuningDatabase(folder.path()).store(entry); }
 };

@@ -315,16 +315,9 @@ TEST_CASE("A bound on workspaces holds for tuned schedules, and those that may n
   CHECK(plan.plan_for(two).workspace_bytes(two) < whole);
 
   // One that another plan has found, without a bound.
-  runtime::TuningEntry entry{.key = tuner.key(),
-                             .schedule = "q256k64w8s2",
-                             .usual = kernel.how(),
-                             .params = kernel.params().digest(),
-                             .unit = "instructions",
-                             .time = 90,
-                             .usual_time = 100,
-                             .samples = 2,
-                             .measured = "2126-11-30T12:00:00Z",
-                             .conditions = ""};
+  runtime::TuningEntry entry = test::tuning_entry(bench.device, kernel, two, "q256k64w8s2");
+  REQUIRE(entry.key == tuner.key());
+  entry.measured = "2126-11-30T12:00:00Z";
   runtime::TuningDatabase(bench.database).store(entry);
   TunedPlan other(bench.device, kernel, generator(), options);
   other.prepare(std::vector{two});
