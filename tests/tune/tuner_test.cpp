@@ -3,9 +3,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
+#include <functional>
 #include <map>
 #include <memory>
+#include <numbers>
 
+#include <fmt/format.h>
 #include <catch2/catch.hpp>
 
 #include "sagegen/emit.h"
@@ -49,16 +53,55 @@ struct Bench {
   }
 };
 
-// The generator's code but for one schedule, whose text is changed.
-runtime::ArtifactSource with_change(const std::string& schedule, const std::string& from,
-                                    const std::string& to) {
+// The generator's code but for one schedule, whose text is edited.
+runtime::ArtifactSource with_edit(const std::string& schedule,
+                                  const std::function<void(std::string& code)>& edit) {
   return runtime::ArtifactSource([=](const sagegen::Kernel& kernel) {
     Artifact artifact = emit(kernel);
-    if (&kernel.family() != &family() || kernel.how() != schedule) return artifact;
-    const std::size_t at = artifact.code.find(from);
-    REQUIRE(at != std::string::npos);
-    artifact.code.replace(at, from.size(), to);
+    if (&kernel.family() == &family() && kernel.how() == schedule) edit(artifact.code);
     return artifact;
+  });
+}
+
+runtime::ArtifactSource with_change(const std::string& schedule, const std::string& from,
+                                    const std::string& to) {
+  return with_edit(schedule, [=](std::string& code) {
+    const std::size_t at = code.find(from);
+    REQUIRE(at != std::string::npos);
+    code.replace(at, from.size(), to);
+  });
+}
+
+// An f32 as PTX writes it.
+std::string digits(double value) {
+  return fmt::format("0f{:08X}", std::bit_cast<std::uint32_t>(static_cast<float>(value)));
+}
+
+// O times a factor: all rows, or row 0 of head 1.
+enum class Rows { all, one };
+runtime::ArtifactSource with_rows_times(const std::string& schedule, Rows rows, double factor) {
+  return with_edit(schedule, [=](std::string& code) {
+    const std::string reciprocal = "rcp.approx.ftz.f32 \t";  // of a row's sum of weights
+    const std::string one = R"(
+	.reg .pred %planted_x, %planted_y, %planted_t;
+	.reg .b32 %planted_x_of, %planted_y_of, %planted_t_of;
+	mov.u32 %planted_x_of, %ctaid.x;
+	mov.u32 %planted_y_of, %ctaid.y;
+	mov.u32 %planted_t_of, %tid.x;
+	setp.eq.u32 %planted_x, %planted_x_of, 0;
+	setp.eq.and.u32 %planted_y, %planted_y_of, 1, %planted_x;
+	setp.lt.and.u32 %planted_t, %planted_t_of, 4, %planted_y;
+	@%planted_t)";
+    std::size_t at = code.find(reciprocal);
+    REQUIRE(at != std::string::npos);
+    while (at != std::string::npos) {
+      const std::size_t begin = at + reciprocal.size();
+      const std::string r = code.substr(begin, code.find(',', begin) - begin);
+      at = code.find('\n', begin);
+      code.insert(at, (rows == Rows::one ? one : "\n\t") +
+                          fmt::format(" mul.rn.f32 {0}, {0}, {1};", r, digits(factor)));
+      at = rows == Rows::one ? std::string::npos : code.find(reciprocal, at);
+    }
   });
 }
 
@@ -107,6 +150,37 @@ TEST_CASE("A schedule that computes something else, ends with an error or does n
           if (each.how() == schedule) throw SpecError("there is no such code");
           return emit(each);
         })) == Outcome::refused);
+}
+
+TEST_CASE("Each limit on what a schedule computes holds by itself", "[tuner]") {
+  Bench bench;
+  const sagegen::Kernel kernel = kernel_of("head_dim=32");
+  const std::string schedule = "q64k64w4s2";
+  const auto trial = [&](const runtime::ArtifactSource& source) {
+    return Tuner(bench.device, kernel, kShape, source, bench.options()).check(schedule);
+  };
+  const auto passes = [&](const runtime::ArtifactSource& source) {
+    const Trial found = trial(source);
+    CHECK(found.reason == "");
+    CHECK(found.outcome == Outcome::passed);
+  };
+  const auto is_wrong = [&](const runtime::ArtifactSource& source, const std::string& reason) {
+    const Trial found = trial(source);
+    CHECK(found.outcome == Outcome::wrong);
+    CHECK_THAT(found.reason, Catch::Contains(reason));
+  };
+  // One of 260 rows that is off by 3 % is 0.01 % of O.
+  passes(with_rows_times(schedule, Rows::one, 1.015));
+  is_wrong(with_rows_times(schedule, Rows::one, 1.03), "row 130 differs");
+  passes(with_rows_times(schedule, Rows::all, 1.003));
+  is_wrong(with_rows_times(schedule, Rows::all, 1.01), "of O (limit 0.005)");
+  const auto with_lse_times = [&](double factor) {
+    const double ln2 = std::numbers::ln2;
+    return with_change(schedule, digits(ln2), digits(ln2 * factor));
+  };
+  // Of about 6.
+  passes(with_lse_times(1.0008));
+  is_wrong(with_lse_times(1.003), "its LSE is");
 }
 
 TEST_CASE("A sweep keeps the schedule of the fewest instructions, and is not repeated", "[tuner]") {
