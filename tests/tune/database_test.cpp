@@ -17,6 +17,7 @@
 #include "sagegen/runtime/error.h"
 #include "sagegen/runtime/tuning.h"
 #include "templates/attention/spec.h"
+#include "tests/bound_by_permissions.h"
 #include "tests/tune/temporary_folder.h"
 
 using namespace sagegen;
@@ -283,12 +284,17 @@ TEST_CASE("A full disk and a read-only folder leave what was there", "[database]
   CHECK(none == 7);
   CHECK(database.find(entry_of().key).entry == entry_of());
 
-  if (geteuid() != 0) {  // root may write everywhere
+  test::bound_by_permissions([&] {
     fs::permissions(folder.path(), fs::perms::owner_read | fs::perms::owner_exec);
-    CHECK_THROWS_AS(database.store(other), runtime::CacheError);
+    CHECK_THROWS_WITH(database.store(other), Catch::Contains("Permission denied"));
+    CHECK_THROWS_WITH(database.clear(), Catch::Contains("Permission denied"));
     CHECK(database.find(entry_of().key).entry == entry_of());
+    fs::permissions(folder.path(), fs::perms::none);
+    CHECK_THAT(database.find(entry_of().key).warning,
+               Catch::Contains("Permission denied; the default is used"));
     fs::permissions(folder.path(), fs::perms::owner_all);
-  }
+    CHECK(database.find(entry_of().key).entry == entry_of());
+  });
   const TuningDatabase below_a_file(database.file_of(entry_of().key) / "folder");
   CHECK(!below_a_file.find(entry_of().key).entry);
   CHECK_THROWS_AS(below_a_file.store(entry_of()), runtime::CacheError);

@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "tests/bound_by_permissions.h"
 #include "tests/driver/fake_plan.h"
 #include "tests/tune/counted_allocations.h"
 #include "tests/tune/temporary_folder.h"
@@ -155,6 +156,29 @@ TEST_CASE("An entry that cannot be is one warning, and kept aside", "[tuned]") {
   CHECK(std::filesystem::exists(bench.folder.path() / "aside" / file.filename()));
   plan.prepare(std::vector{kLong});
   CHECK(bench.warnings.size() == 1);
+}
+
+TEST_CASE("A database that cannot be written is read all the same", "[tuned]") {
+  Bench bench;
+  const TuningDatabase database(bench.folder.path());
+  bench.store(bench.entry(kLong, "q64k64w4s2"));
+  const std::filesystem::path damaged = database.file_of(bench.entry(kShort, "q64k64w4s2").key);
+  std::ofstream(damaged) << "x";
+  std::filesystem::permissions(bench.folder.path(), std::filesystem::perms::owner_read |
+                                                        std::filesystem::perms::owner_exec);
+  bound_by_permissions([&] {
+    TunedPlan plan(bench.device, usual_kernel(), fake_source(), bench.options());
+    plan.prepare(std::vector{kLong});
+    CHECK(how(plan.plan_for(kLong)) == "q64k64w4s2");
+    CHECK(bench.warnings.empty());
+    plan.prepare(std::vector{kLong, kShort});
+    CHECK(&plan.plan_for(kShort) == &plan.usual());
+  });
+  REQUIRE(bench.warnings.size() == 1);
+  CHECK_THAT(bench.warnings[0],
+             Catch::Contains(damaged.string()) && Catch::EndsWith("the default is used"));
+  CHECK(std::filesystem::exists(damaged));
+  std::filesystem::permissions(bench.folder.path(), std::filesystem::perms::owner_all);
 }
 
 TEST_CASE("A schedule whose code is missing is warned of once, and the default stays", "[tuned]") {

@@ -16,6 +16,7 @@
 #include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/error.h"
 #include "templates/attention/plan_tuned.h"
+#include "tests/bound_by_permissions.h"
 #include "tests/driver/fake_plan.h"
 #include "tests/tune/temporary_folder.h"
 
@@ -274,6 +275,40 @@ TEST_CASE("prepare() tunes what the database does not have, where that is wanted
   CHECK(&refused->plan_for(kShape) == &refused->usual());
   REQUIRE(warnings.size() == 1);
   CHECK_THAT(warnings[0], Catch::Contains("is not tuned") && Catch::Contains("mask.data"));
+}
+
+TEST_CASE("Where nothing can be kept nothing is tuned, and one warning says so", "[tuner]") {
+  Bench bench;
+  std::vector<std::string> warnings;
+  TuningOptions options;
+  options.choice = tuning_choice("tune");
+  options.database = bench.database;
+  options.warn = [&](const std::string& text) { warnings.push_back(text); };
+  const auto is_denied = [&] {
+    warnings.clear();
+    test::bound_by_permissions([&] {
+      TunedPlan plan(bench.device, kernel_of("head_dim=32"), generator(), options);
+      plan.prepare(std::vector{kShape});
+      CHECK(&plan.plan_for(kShape) == &plan.usual());
+    });
+    REQUIRE(warnings.size() == 1);
+    CHECK_THAT(warnings[0], Catch::Contains("is not tuned") &&
+                                Catch::Contains("Permission denied; the default is used"));
+  };
+  namespace fs = std::filesystem;
+  const fs::perms closed = fs::perms::owner_read | fs::perms::owner_exec;
+  fs::permissions(bench.folder.path(), closed);
+  is_denied();
+  // A sweep that was begun when something could.
+  fs::permissions(bench.folder.path(), fs::perms::owner_all);
+  TunerOptions stopped = bench.options();
+  stopped.stop = [] { return true; };
+  Tuner(bench.device, kernel_of("head_dim=32"), kShape, generator(), stopped).tune();
+  const fs::path sweeps = bench.folder.path() / "sweeps";
+  for (const auto& journal : fs::directory_iterator(sweeps))
+    fs::permissions(journal.path(), fs::perms::owner_read);
+  is_denied();
+  CHECK(runtime::TuningDatabase(bench.database).list().empty());
 }
 
 TEST_CASE("What cannot be tuned is refused with the reason", "[tuner]") {
