@@ -5,9 +5,10 @@ import resource
 import shutil
 import subprocess
 import unittest
+import unittest.mock
 
-from support import (CHECK_FAILED, CODEGEN, FILE, FULL_DISK, FWD, MACHINE, OK, QUANTQ, SOURCE, SPEC, TOOL, USAGE,
-                     CliTest, has_generator, is_sanitized, sagegen)
+from support import (BOUND_BY_PERMISSIONS, CHECK_FAILED, CODEGEN, FILE, FULL_DISK, FWD, MACHINE, OK, QUANTQ, SOURCE, SPEC,
+                     TOOL, USAGE, CliTest, has_generator, is_sanitized, sagegen)
 
 COMMANDS = ("targets", "list", "emit", "inspect", "trace", "generate", "run", "devices", "env")
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -160,19 +161,30 @@ class Reports(CliTest):
         self.assertNotIn("self-test", text)
 
     def test_doctor_names_what_is_bad(self):
+        def bad():
+            report = self.expect(CHECK_FAILED, "doctor", "--quick", "--json", before=BOUND_BY_PERMISSIONS).json()
+            return {check["check"]: check["what"] for check in report["checks"] if check["state"] == "bad"}
+
         def cache():
-            checks = self.expect_json(CHECK_FAILED, "doctor", "--quick")["checks"]
-            return next(check for check in checks if check["check"] == "cache")
-        before = os.environ.get("SAGEGEN_CACHE_DIR")
-        self.addCleanup(lambda: os.environ.pop("SAGEGEN_CACHE_DIR") if before is None
-                        else os.environ.update(SAGEGEN_CACHE_DIR=before))
+            return bad()["cache"]
+        environment = unittest.mock.patch.dict(os.environ)
+        environment.start()
+        self.addCleanup(environment.stop)
+        os.environ.pop("SAGEGEN_CODE_CACHE", None)
         os.environ["SAGEGEN_CACHE_DIR"] = "/dev/null/cache"
-        self.assertIn("/dev/null is no folder", cache()["what"])
+        self.assertIn("/dev/null is no folder", cache())
         os.makedirs(self.path("cache", "tuning"))
         with open(self.path("cache", "tuning", "sm_89-0.tuned"), "w", encoding="utf-8") as file:
             file.write("x")
         os.environ["SAGEGEN_CACHE_DIR"] = self.path("cache")
-        self.assertIn("sm_89-0.tuned", cache()["what"])
+        self.assertIn("sm_89-0.tuned", cache())
+        os.remove(self.path("cache", "tuning", "sm_89-0.tuned"))
+        os.mkdir(self.path("cache", "code"))
+        for name, check in (("tuning", "cache"), ("code", "code cache")):
+            closed = self.path("cache", name)
+            os.chmod(closed, 0o500)
+            self.assertEqual(bad(), {check: f"{closed} cannot be written by this user"})
+            os.chmod(closed, 0o700)
 
     def test_env(self):
         report = self.expect_json(OK, "env")
@@ -285,14 +297,13 @@ class Machine(CliTest):
         self.expect_error(FILE, "file error", [".ptx: cannot be read: Is a directory"], "run", "--device", "emulator",
                           "--target", "sm_89", "--ptx", self.path("ptx"))
 
-    @unittest.skipIf(os.geteuid() == 0, "root may read everything")
     def test_missing_permissions(self):
         os.mkdir(self.path("closed"), 0o000)
         self.addCleanup(os.chmod, self.path("closed"), 0o700)
         for arguments in (("list", "--set", self.path("closed", "x")), ("emit", "--out", self.path("closed", "x"), QUANTQ),
                           ("generate", "--root", self.path("closed"))):
             if GENERATOR or arguments[0] == "list":
-                self.expect_error(FILE, "file error", ["Permission denied"], *arguments)
+                self.expect_error(FILE, "file error", ["Permission denied"], *arguments, before=BOUND_BY_PERMISSIONS)
 
     @unittest.skipIf(is_sanitized(), "sanitizers reserve address space")
     def test_memory_that_ends(self):

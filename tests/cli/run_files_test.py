@@ -7,7 +7,8 @@ import threading
 import unittest
 
 from run_support import GENERATOR, METRICS, SMALL, RunTest, qkv
-from support import CHECK_FAILED, DRIVER, FILE, FULL_DISK, FWD, OK, SPEC, USAGE, npy, safetensors, waves
+from support import (BOUND_BY_PERMISSIONS, CHECK_FAILED, DRIVER, FILE, FULL_DISK, FWD, OK, SPEC, USAGE, npy,
+                     safetensors, waves)
 
 
 class Files(RunTest):
@@ -236,12 +237,12 @@ class Files(RunTest):
         self.expect_error(FILE, "file error", [self.directory, "is a directory"], *large, "--out", self.directory)
         file = self.write("file", b"kept")
         self.expect_error(FILE, "file error", ["no directory " + file], *large, "--out", file + "/o")
-        if os.geteuid() != 0:  # root may write anywhere
-            os.chmod(file, 0o400)
-            self.expect_error(FILE, "file error", ["Permission denied"], *large, "--out", file)
-            os.chmod(self.directory, 0o500)
-            self.addCleanup(os.chmod, self.directory, 0o700)
-            self.expect_error(FILE, "file error", ["Permission denied"], *large, "--out", self.path("new"))
+        os.chmod(file, 0o400)
+        self.expect_error(FILE, "file error", ["Permission denied"], *large, "--out", file, before=BOUND_BY_PERMISSIONS)
+        os.chmod(self.directory, 0o500)
+        self.addCleanup(os.chmod, self.directory, 0o700)
+        self.expect_error(FILE, "file error", ["Permission denied"], *large, "--out", self.path("new"),
+                          before=BOUND_BY_PERMISSIONS)
 
     def test_a_refused_run_leaves_no_output(self):
         self.expect(USAGE, "run", "--device", "toaster", "--out", self.path("o"))

@@ -13,6 +13,8 @@ TOOL = os.environ.get("SAGEGEN_TOOL", "sagegen")
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FWD = "sage_fwd_d64_f16_qk_s8t_g32x64_smk_pv_e4m3_f32x2__q128k64w4s2__sm89"
 QUANTQ = "sage_quantrows_d64_f16_s8_r8_g32_fold__sm89"
+# Before a command: permissions of files and folders do not bind root, as whom CI runs, but for these capabilities.
+BOUND_BY_PERMISSIONS = ["setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 FULL_DISK = {resource.RLIMIT_FSIZE: 1000}   # limits of a process that can write so many bytes to a file
 
 
@@ -26,12 +28,12 @@ class Result:
         return json.loads(self.out)
 
 
-def sagegen(*arguments, cwd=None, limits=None, pass_fds=()):
-    """limits: {resource.RLIMIT_...: value}"""
+def sagegen(*arguments, cwd=None, limits=None, pass_fds=(), before=()):
+    """limits: {resource.RLIMIT_...: value}; before: a command that runs the tool"""
     def limit():
         for which, value in limits.items():
             resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
-    command = [TOOL, *map(str, arguments)]
+    command = [*before, TOOL, *map(str, arguments)]
     return Result(subprocess.run(command, capture_output=True, cwd=cwd, timeout=300, check=False, pass_fds=pass_fds,
                                  preexec_fn=limit if limits else None))
 

@@ -9,7 +9,8 @@ import time
 import unittest
 from html.parser import HTMLParser
 
-from support import CHECK_FAILED, FILE, OK, SPEC, TOOL, USAGE, CliTest, has_generator, has_ptxas, sagegen
+from support import (BOUND_BY_PERMISSIONS, CHECK_FAILED, FILE, FULL_DISK, OK, SPEC, TOOL, USAGE, CliTest, has_generator,
+                     has_ptxas, sagegen)
 
 SMALL = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 130, "--heads", 1)
 FEW = ("--filter", "q64k64w4s[12]|q128k64w8s2")   # with the default four candidates
@@ -326,6 +327,36 @@ class Tune(CliTest):
         with open(self.path("same"), "w", encoding="utf-8") as file:
             file.write(resealed(self.text(exported)))
         self.assertEqual(self.expect_json(OK, "cache", "import", self.path("same"), "--cache", self.path("victim"))["stored"], 4)
+
+    def test_folders_that_cannot_be_written_lose_nothing(self):
+        small = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 16, "--heads", 1)
+        whole = self.tune(*small)
+        exported = self.path("exported")
+        self.expect(OK, "cache", "export", "--out", exported, *self.cache)
+        for name in ("sweeps", "tuning", "."):
+            os.chmod(self.path("cache", name), 0o500)
+            self.addCleanup(os.chmod, self.path("cache", name), 0o700)
+        os.chmod(self.path("cache", "sweeps", os.listdir(self.path("cache", "sweeps"))[0]), 0o400)
+        bound = {"before": BOUND_BY_PERMISSIONS}
+        self.assertIn("1 good", self.expect(OK, "cache", "verify", *self.cache, **bound).out)
+        for arguments in (("tune", *small), ("tune", *small, "--again"), ("cache", "clear"),
+                          ("cache", "export", "--out", self.path("cache", "x"))):
+            self.expect_error(FILE, "file error", ["Permission denied"], *arguments, *self.cache, **bound)
+        self.expect_error(FILE, "file error", ["Permission denied"], "cache", "import", exported, "--cache",
+                          self.path("cache", "sweeps"), **bound)
+        for name in (".", "tuning"):
+            os.chmod(self.path("cache", name), 0o700)
+        self.assertEqual([entry["file"] for entry in self.entries()], [problem["stored"] for problem in whole["problems"]])
+
+    def test_a_sweep_on_a_full_disk_goes_on_when_there_is_room(self):
+        self.expect_error(FILE, "file error", ["File too large"], "tune", *self.cache, *SMALL, limits=FULL_DISK)
+        journal, = os.listdir(self.path("cache", "sweeps"))
+        kept = self.text(self.path("cache", "sweeps", journal))
+        report = self.tune(*SMALL)
+        self.assertTrue(report["complete"])
+        whole = self.text(self.path("cache", "sweeps", journal))
+        self.assertTrue(whole.startswith(kept[:kept.rindex("\n") + 1]))
+        self.assertEqual(len(self.entries()), 1)
 
     def test_the_page(self):
         html = self.path("report.html")

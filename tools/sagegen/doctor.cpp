@@ -193,6 +193,22 @@ std::vector<Check> gpu_checks(const std::shared_ptr<runtime::DriverApi>& cuda, i
 
 // ---- files ----------------------------------------------------------------------------------------
 
+// The nearest folder that is there decides.
+std::optional<Check> why_not_writable(const char* check, const std::filesystem::path& folder,
+                                      const std::string& variable) {
+  std::filesystem::path there = folder;
+  std::error_code error;
+  while (!std::filesystem::exists(there, error) && there != there.parent_path())
+    there = there.parent_path();
+  if (!std::filesystem::is_directory(there, error)) {
+    return Check{check, State::bad, fmt::format("{} is no folder", there.string()),
+                 fmt::format("move it away, or set {}", variable)};
+  }
+  if (::access(there.c_str(), W_OK | X_OK) == 0) return std::nullopt;
+  return Check{check, State::bad, fmt::format("{} cannot be written by this user", there.string()),
+               fmt::format("set {} to a folder that can; what is there is read all the same", variable)};
+}
+
 Check cache_check() {
   const std::filesystem::path folder = runtime::cache_folder();
   if (folder.empty()) {
@@ -200,22 +216,11 @@ Check cache_check() {
             "neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is set",
             "set SAGEGEN_CACHE_DIR to a folder that survives restarts"};
   }
-  // The nearest folder that is there decides who may write.
-  std::filesystem::path there = folder;
-  std::error_code error;
-  while (!std::filesystem::exists(there, error) && there != there.parent_path())
-    there = there.parent_path();
-  if (!std::filesystem::is_directory(there, error))
-    return {"cache", State::bad, fmt::format("{} is no folder", there.string()),
-            "move it away, or set SAGEGEN_CACHE_DIR"};
-  if (::access(there.c_str(), W_OK | X_OK) != 0) {
-    return {"cache", State::bad, fmt::format("{} cannot be written by this user", there.string()),
-            "set SAGEGEN_CACHE_DIR to a folder that can; what is there is read all the same"};
-  }
+  const runtime::TuningDatabase database(folder / "tuning");
+  if (const auto why = why_not_writable("cache", database.folder(), "SAGEGEN_CACHE_DIR")) return *why;
   try {
     std::size_t good = 0;
     std::string damaged;
-    const runtime::TuningDatabase database(folder / "tuning");
     for (const auto& listed : database.list()) {
       if (listed.entry) {
         ++good;
@@ -240,6 +245,7 @@ Check code_cache_check() {
     return {"code cache", State::missing, "off, or without a folder",
             "every process compiles its kernels; SAGEGEN_CODE_CACHE names a folder"};
   }
+  if (const auto why = why_not_writable("code cache", folder, "SAGEGEN_CODE_CACHE")) return *why;
   try {
     std::size_t damaged = 0;
     std::uint64_t bytes = 0;
