@@ -49,7 +49,7 @@ def test_embedded_kernels():
     assert len(everything) == sagegen.info().embedded_kernels and KEY in everything
     some = sagegen.kernels("sm_89", "attention")
     assert KEY in some and all(key.startswith("sage_fwd_") and key.endswith("sm89") for key in some)
-    with pytest.raises(sagegen.ArgumentError, match="there are sm_80"):
+    with pytest.raises(sagegen.ArgumentError, match="there are 'sm_80'"):
         sagegen.kernels("sm_75")
 
 
@@ -152,7 +152,7 @@ def test_sizes_that_do_not_fit():
             sagegen.Emulator().run(SCALE, grid, block, [x, x, 10, 1.0])
     with pytest.raises(sagegen.SpecError, match="no_such"):
         sagegen.Emulator().run(SCALE, 1, 32, [x, x, 10, 1.0], entry="no_such")
-    with pytest.raises(sagegen.ArgumentError, match='schedule "best" is refused: there are round_robin'):
+    with pytest.raises(sagegen.ArgumentError, match="schedule 'best' is refused: there are 'round_robin'"):
         sagegen.Emulator(schedule="best")
 
 
@@ -191,5 +191,5 @@ def test_tune_refuses_what_it_cannot_time(tmp_path):
         sagegen.tune("head_dim=32", **arguments, deployment="lazy")
     with pytest.raises(sagegen.ArgumentError, match="kv_heads"):
         sagegen.tune("head_dim=32", **arguments, kv_heads=3)
-    with pytest.raises(sagegen.ArgumentError, match="q_len is 0"):
+    with pytest.raises(sagegen.ArgumentError, match="q_len 0 is refused"):
         sagegen.tune("head_dim=32", heads=1, q_len=0)

@@ -68,7 +68,7 @@ def test_options_whose_kernels_are_made():
     (dict(scale=1.0), "no argument 'scale'; here that is sm_scale"),
     (dict(smoth_k=True), "no argument 'smoth_k'; there are .*smooth_k"),
     (dict(smooth_k="yes"), "smooth_k 'yes' is refused"),
-    (dict(qk_quant_gran="per_tile"), "qk_quant_gran 'per_tile' is refused: there are per_thread"),
+    (dict(qk_quant_gran="per_tile"), "qk_quant_gran 'per_tile' is refused: there are 'per_thread'"),
     (dict(pv_accum_dtype="bf16"), "pv_accum_dtype 'bf16' is refused"),
     (dict(pv_accum_dtype="fp16"), "overflow; use 'fp16\\+fp32'")], ids=str)
 def test_refused(options, text):

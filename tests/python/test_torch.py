@@ -131,7 +131,10 @@ def test_the_default_stays_when_torch_is_not_there():
 
 class OnGpu:
     """What attention() asks of a CUDA tensor, in the memory of an emulated device."""
-    layout = torch.strided
+    layout, is_nested, is_quantized = torch.strided, False, False
+
+    def is_neg(self):
+        return False
 
     def __init__(self, device, values):
         self.array = np.ascontiguousarray(values)

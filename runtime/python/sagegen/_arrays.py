@@ -75,6 +75,8 @@ class NumpyKind(Kind):
     def view(self, array: Any, name: str, writable: bool = False) -> View:
         import numpy as np
         if isinstance(array, np.ndarray):
+            if isinstance(array, np.ma.MaskedArray):
+                raise DTypeError(f"{name} is a MaskedArray, whose mask would be lost; give its data, and what to leave out as mask")
             if array.dtype.byteorder == ">" or (sys.byteorder == "big" and array.dtype.byteorder == "="):
                 raise DTypeError(f"{name} is of {array.dtype}, big-endian; give it as array.astype(array.dtype.newbyteorder('='))")
             if array.dtype.name == "bfloat16":  # of ml_dtypes, which DLPack exports refuse
@@ -126,9 +128,9 @@ class TorchKind(Kind):
     """PyTorch: on a GPU on its current stream, with memory of its caching allocator."""
 
     def view(self, array: Any, name: str, writable: bool = False) -> View:
-        import torch
-        if array.layout != torch.strided:
-            raise DTypeError(f"{name} has the layout {array.layout}; give a strided tensor")
+        need_strided(array, name)
+        if array.is_neg():  # the operator gets what PyTorch has resolved
+            raise DTypeError(f"{name} is a view that negates what it reads; give its resolve_neg()")
         if array.device.type == "cpu":
             return _view_of(_core.Tensor(array.detach(), name, writable), array)
         if array.device.type != "cuda":
@@ -171,6 +173,14 @@ _DTYPES = "there are kernels for float16 and bfloat16"
 _TORCH_DTYPES = {"torch.float16": "f16", "torch.bfloat16": "bf16", "torch.float32": "f32", "torch.float64": "f64",
                  "torch.int32": "i32", "torch.int64": "i64", "torch.bool": "bool", "torch.uint8": "u8"}
 _TORCH, _NUMPY, _DLPACK = TorchKind(), NumpyKind(), DlpackKind()
+
+
+def need_strided(array: Any, name: str) -> None:
+    """Of a tensor of PyTorch. Raises DTypeError."""
+    if str(array.layout) != "torch.strided" or array.is_nested:
+        raise DTypeError(f"{name} has the layout {'nested' if array.is_nested else array.layout}; give a strided tensor, as its to_dense() is")
+    if array.is_quantized:
+        raise DTypeError(f"{name} is of {array.dtype}; {_DTYPES}")
 
 
 def is_torch(array: Any) -> bool:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from . import _core
+from ._arguments import LARGEST_INT, flag, path, positive, shown, text, whole, word
 from ._arrays import Kind, View, is_torch, kind_of, need_dtype
 from ._devices import DEFAULT_EMULATOR, Device, Slot, as_device, lease
 from ._kernels import check_mode, words_of_mode
@@ -49,44 +50,58 @@ class Mods:
         return [(name, array) for name, array in named if array is not None]
 
 
-def one_of(name: str, value: object, words: Sequence[str]) -> str:
-    if value in words:
-        return str(value)
-    raise ArgumentError(f"{name} {value!r} is refused: there are {', '.join(map(repr, words))}")
-
-
 def window_of(window: object) -> tuple[int, int] | None:
     """(left, right), where None and negative numbers are no bound; None if neither is one."""
     if window is None:
         return None
     if not isinstance(window, (tuple, list)) or len(window) != 2:
-        raise DTypeError(f"window {window!r} is refused: it is (left, right), the keys beside a query's own position on each "
+        raise DTypeError(f"window {shown(window)} is refused: it is (left, right), the keys beside a query's own position on each "
                          "side, None or -1 for all of them")
-    left, right = (-1 if side is None or side < 0 else int(side) for side in window)
+    left, right = _side(window, "left", window[0]), _side(window, "right", window[1])
     return None if left == right == -1 else (left, right)
 
 
-def options_of(*, causal: object, align: str, scale: float | None, window: object, softcap: float | None, layout: str,
-               mode: str | None, ptx: str | None, max_seqlen_q: int | None, max_seqlen_kv: int | None) -> Options:
-    if not isinstance(causal, bool):
-        raise DTypeError(f"causal {causal!r} is refused: it is True or False; align says where the last query stands")
-    if scale is not None and not (scale > 0 and math.isfinite(scale)):
-        raise ArgumentError(f"scale {scale!r} is refused: it is a positive, finite number")
-    if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
-        raise ArgumentError(f"softcap {softcap!r} is refused: it is a positive, finite number, or None for no cap")
+def _side(window: object, which: str, side: Any) -> int:
+    if side is None:
+        return -1
+    try:
+        return max(whole(which, side, -LARGEST_INT, LARGEST_INT), -1)
+    except ArgumentError as error:
+        raise type(error)(f"window {shown(window)} is refused: its {which} side is a whole number up to {LARGEST_INT}, or None or -1 for "
+                          "all keys") from None
+
+
+def layout_of(name: str, layout: Any) -> str:
+    return word(name, layout.upper() if isinstance(layout, str) else layout, LAYOUTS)
+
+
+def options_of(*, causal: Any, align: Any, scale: Any, window: object, softcap: Any, layout: Any, mode: Any, ptx: Any,
+               max_seqlen_q: Any, max_seqlen_kv: Any) -> Options:
+    causal = flag("causal", causal, "; align says where the last query stands")
+    if scale is not None:
+        scale = positive("scale", scale)
+    if softcap is not None:
+        softcap = positive("softcap", softcap, ", or None for no cap")
+    if max_seqlen_q is not None:
+        max_seqlen_q = whole("max_seqlen_q", max_seqlen_q, 0, LARGEST_INT)
+    if max_seqlen_kv is not None:
+        max_seqlen_kv = whole("max_seqlen_kv", max_seqlen_kv, 0, LARGEST_INT)
     bounds = window_of(window)
     if bounds is not None and (causal or bounds[1] == 0):
         # No key behind the query's own: a causal kernel does it, of which more are at hand.
         causal, bounds = True, None if bounds[0] == -1 else (bounds[0], 0)
-    check_mode(mode or "", "mode")
-    if ptx is not None and not isinstance(ptx, str):
-        ptx = os.fspath(ptx)
-    return Options(causal=causal, align=one_of("align", align, ALIGNMENTS), scale=scale, window=bounds, softcap=softcap,
-                   layout=one_of("layout", layout.upper() if isinstance(layout, str) else layout, LAYOUTS), mode=mode or "",
-                   ptx=ptx or "", max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_kv)
+    if mode is not None:
+        check_mode(text("mode", mode, 'a text such as "int8-fp8", or None'), "mode")
+    return Options(causal=causal, align=word("align", align, ALIGNMENTS), scale=scale, window=bounds, softcap=softcap,
+                   layout=layout_of("layout", layout), mode=mode or "", ptx="" if ptx is None else path("ptx", ptx),
+                   max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_kv)
 
 
 # ---- which kernel ---------------------------------------------------------------------------------
+
+
+def fields_of(kernel: _core.KernelSpec) -> dict[str, str]:
+    return dict(field.split("=", 1) for field in kernel.options.split())
 
 
 @lru_cache(maxsize=1024)
@@ -104,10 +119,10 @@ def kernel_for(target: str, highest: str, io: str, head_dim: int, value_dim: int
     first = None
     for dim in wide:
         for dim_v in wide_v if value_dim != head_dim else [dim]:
-            text = " ".join([f"head_dim={dim} io={io}", *flags, words])
+            options = " ".join([f"head_dim={dim} io={io}", *flags, words])
             if dim_v != dim:
-                text += f" value_dim={dim_v}"
-            kernel = _core.kernel_of_options(text, on)
+                options += f" value_dim={dim_v}"
+            kernel = _core.kernel_of_options(options, on)
             if first is None:
                 first = kernel
                 _check_given(kernel, flags)
@@ -123,7 +138,7 @@ def _named(key: str, io: str, head_dim: int, value_dim: int, flags: tuple[str, .
     kernel = _core.parse_key(key)
     if kernel.family != "attention":
         raise SpecError(f"mode {key} is the key of a kernel that prepares inputs; that of an attention kernel begins with sage_fwd_")
-    fields = dict(word.split("=", 1) for word in kernel.options.split())
+    fields = fields_of(kernel)
     if fields["io"] != io:
         raise DTypeError(f"q is of {io}, and the kernel {key} takes {fields['io']}")
     dim = int(fields["head_dim"])
@@ -138,7 +153,7 @@ def _named(key: str, io: str, head_dim: int, value_dim: int, flags: tuple[str, .
 
 def _check_given(kernel: _core.KernelSpec, flags: tuple[str, ...]) -> None:
     """What a kernel needs is an argument of the call, and no word of its mode."""
-    fields = dict(word.split("=", 1) for word in kernel.options.split())
+    fields = fields_of(kernel)
     for flag in ("causal", "mask", "bias", "alibi", "sinks", "softcap", "blocksparse"):
         if fields[flag] == "true" and flag not in flags:
             raise SpecError(f"the kernel {kernel.key} needs {flag}, which the call does not give")
@@ -147,7 +162,7 @@ def _check_given(kernel: _core.KernelSpec, flags: tuple[str, ...]) -> None:
 
 
 def _channels(kernel: _core.KernelSpec) -> tuple[int, int]:
-    fields = dict(word.split("=", 1) for word in kernel.options.split())
+    fields = fields_of(kernel)
     return int(fields["head_dim"]), int(fields["value_dim"]) or int(fields["head_dim"])
 
 
@@ -387,7 +402,7 @@ def run(q: Any, k: Any, v: Any, options: Options, mods: Mods = Mods(), *, cu_seq
     packed = cu_seqlens_q is not None
     if packed != (cu_seqlens_kv is not None):
         raise ArgumentError("cu_seqlens_q and cu_seqlens_kv are given together, or neither; they may be the same array")
-    sums = [kind.view(array, name) for name, array in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_kv", cu_seqlens_kv))
+    sums = [kind_of(array).view(array, name) for name, array in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_kv", cu_seqlens_kv))
             if array is not None]
     where = same_device([*views, *of_mods, *sums])
     q_shape, k_shape, v_shape = (view.shape for view in views)
@@ -533,6 +548,7 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | No
     """
     options = options_of(causal=causal, align=align, scale=scale, window=window, softcap=softcap, layout=layout, mode=mode, ptx=ptx,
                          max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_kv)
+    flag("return_lse", return_lse)
     mods = Mods(sinks, alibi, bias, mask)
     if is_torch(q) and out is None and lse_out is None and (device is None or isinstance(device, str)):
         from . import _torch

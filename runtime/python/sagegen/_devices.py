@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from . import _core
-from .errors import ArgumentError
+from ._arguments import LARGEST_INT, flag, text, whole, word
+from .errors import DTypeError
 
 DEFAULT_EMULATOR = "emulator:sm_89"
 
@@ -34,6 +35,15 @@ class Device:
     seed: int = 0
     threads: int = 0
     launch_limit: int = 0
+
+    def __post_init__(self) -> None:
+        text("name of a device", self.name, f'a text such as "cuda:0" or "{DEFAULT_EMULATOR}"')
+        flag("checks", self.checks)
+        word("schedule", self.schedule, ("round_robin", "random", "reverse"))
+        word("copies", self.copies, ("late", "eager", "random"))
+        whole("seed", self.seed, 0, 2**64 - 1)
+        whole("threads", self.threads, 0, LARGEST_INT)
+        whole("launch_limit", self.launch_limit, 0, 2**64 - 1)
 
     @property
     def is_emulator(self) -> bool:
@@ -90,7 +100,7 @@ def as_device(device: str | Device) -> Device:
         return device
     if isinstance(device, str):
         return Device("cuda:0" if device == "cuda" else "emulator:sm_89" if device == "emulator" else device)
-    raise ArgumentError(f'device is a {type(device).__name__}; it is a text such as "cuda:0" or "{DEFAULT_EMULATOR}", '
+    raise DTypeError(f'device is a {type(device).__name__}; it is a text such as "cuda:0" or "{DEFAULT_EMULATOR}", '
                         "or a sagegen.Device")
 
 

@@ -1,12 +1,14 @@
 """Emulator: anybody's PTX on arrays of the host, with every check."""
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import _core
+from ._arguments import LARGEST_INT, sequence, shown, text, whole
 from ._arrays import kind_of
 from ._devices import Device
 from ._kernels import Kernel
@@ -23,6 +25,15 @@ class Launch:
 
     entry: str
     warp_instructions: int
+
+
+@dataclass(frozen=True)
+class Copied:
+    """An array of an argument, and its copy on the device."""
+
+    tensor: _core.Tensor
+    memory: _core.Memory
+    writable: bool
 
 
 class Emulator:
@@ -46,37 +57,40 @@ class Emulator:
 
         Raises FindingsError (no array is changed then), ArgumentError, SpecError, DriverError.
         """
-        text = ptx.ptx if isinstance(ptx, Kernel) else ptx
+        code = ptx.ptx if isinstance(ptx, Kernel) else text("ptx", ptx, "PTX text, or a sagegen.Kernel")
+        text("entry", entry, "the name of an entry point, or empty")
         if isinstance(ptx, Kernel) and not entry:
             entry = ptx.entry
-        function = _core.Function(self._open, text, entry, _size("block", block), dynamic_smem)
+        sequence("args", args, "a list or tuple with one argument for each parameter")
+        whole("dynamic_smem", dynamic_smem, 0, LARGEST_INT)
+        of_grid = _size("grid", grid)
+        function = _core.Function(self._open, code, entry, _size("block", block), dynamic_smem)
         parameters = function.parameters
         if len(args) != len(parameters):
             declared = ", ".join(f"{name} .{type_}" for name, type_, _, _ in parameters)
             raise ArgumentError(f"{function.name} takes {len(parameters)} arguments ({declared}), and is given {len(args)}")
-        copies: dict[int, tuple[Any, _core.Memory]] = {}
+        copies: dict[int, Copied] = {}
         packed = [self._pack(argument, *parameter, copies) for argument, parameter in zip(args, parameters)]
         before = self._open.warp_instructions
-        function.launch(_size("grid", grid), packed)
-        for array, memory in copies.values():
-            if _may_be_written(array):
-                view = kind_of(array).view(array, "args", writable=True)
-                assert view.tensor is not None
-                memory.download(view.tensor)
+        function.launch(of_grid, packed)
+        for copied in copies.values():
+            if copied.writable:
+                copied.memory.download(copied.tensor)
         return Launch(function.name, self._open.warp_instructions - before)
 
     def _pack(self, argument: Any, name: str, type_: str, is_array: bool, size: int,
-              copies: dict[int, tuple[Any, _core.Memory]]) -> bytes:
+              copies: dict[int, Copied]) -> bytes:
         if isinstance(argument, (bytes, bytearray)):
             return bytes(argument)
-        if isinstance(argument, (bool, int, float)) or hasattr(argument, "__index__") and not hasattr(argument, "shape"):
+        if isinstance(argument, (bool, int, float, complex, str)) or hasattr(argument, "__index__") and not hasattr(argument, "shape"):
             return _pack_number(argument, name, type_, is_array)
         if getattr(argument, "shape", None) == ():
             return _pack_number(argument.item(), name, type_, is_array)
         if size != 8 or is_array:
             raise DTypeError(f"{name} is a {type(argument).__name__}, and the parameter is of {size} bytes (.{type_}), no address")
         if id(argument) not in copies:
-            view = kind_of(argument).view(argument, name)
+            writable = _may_be_written(argument)  # what cannot be written back is refused before anything runs
+            view = kind_of(argument).view(argument, name, writable)
             if view.tensor is None:
                 raise ArgumentError(f"{name} is on {view.device}; the emulator reads arrays of the host")
             bytes_ = 1
@@ -84,8 +98,8 @@ class Emulator:
                 bytes_ *= length
             memory = _core.Memory(self._open, bytes_ * view.tensor.item_bytes)
             memory.upload(view.tensor)
-            copies[id(argument)] = (argument, memory)
-        return struct.pack("<Q", copies[id(argument)][1].address)
+            copies[id(argument)] = Copied(view.tensor, memory, writable)
+        return struct.pack("<Q", copies[id(argument)].memory.address)
 
 
 def _may_be_written(array: Any) -> bool:
@@ -96,25 +110,34 @@ def _may_be_written(array: Any) -> bool:
 def _pack_number(number: Any, name: str, type_: str, is_array: bool) -> bytes:
     if is_array:
         raise DTypeError(f"{name} is a struct by value; give it as bytes, for example of struct.pack")
+    if isinstance(number, (complex, str, bytes)):
+        raise DTypeError(f"{name} is of .{type_}, and is given {shown(number)}; give a number")
     if type_ in _FLOATS:
-        return struct.pack("<" + _FLOATS[type_], float(number))
+        try:
+            return struct.pack("<" + _FLOATS[type_], float(number))
+        except OverflowError:
+            raise ArgumentError(f"{name} is of .{type_}, which {shown(number)} does not fit") from None
     if type_ not in _INTEGERS:
         raise DTypeError(f"{name} is of .{type_}, which takes no number; give it as bytes")
     if isinstance(number, float):
         raise DTypeError(f"{name} is of .{type_}, and is given {number!r}; give an integer")
-    code = _INTEGERS[type_]
+    code, number = _INTEGERS[type_], operator.index(number)
     try:
-        return struct.pack("<" + (code.lower() if number < 0 else code), int(number))
+        return struct.pack("<" + (code.lower() if number < 0 else code), number)
     except struct.error:
-        raise ArgumentError(f"{name} is of .{type_}, which {number} does not fit") from None
+        raise ArgumentError(f"{name} is of .{type_}, which {shown(number)} does not fit") from None
 
 
 def _size(name: str, size: int | Sequence[int]) -> tuple[int, int, int]:
-    numbers = [size] if isinstance(size, int) else list(size)
     least = 0 if name == "block" else 1
-    if not 1 <= len(numbers) <= 3 or min(numbers) < least or max(numbers) > 0x7FFFFFFF:
-        raise ArgumentError(f"{name} {size!r} is refused: it is 1 to 3 numbers from {least} on")
-    if name == "block" and numbers == [0]:
+    numbers = list(size) if isinstance(size, (list, tuple)) else [size]
+    try:
+        sizes = [whole(name, number, least, LARGEST_INT) for number in numbers]
+    except ArgumentError as error:
+        raise type(error)(f"{name} {shown(size)} is refused: it is 1 to 3 whole numbers from {least} on") from None
+    if not 1 <= len(sizes) <= 3:
+        raise ArgumentError(f"{name} {shown(size)} is refused: it is 1 to 3 whole numbers from {least} on")
+    if name == "block" and sizes == [0]:
         return 0, 0, 0
-    x, y, z = numbers + [1] * (3 - len(numbers))
+    x, y, z = sizes + [1] * (3 - len(sizes))
     return x, y, z

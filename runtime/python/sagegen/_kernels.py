@@ -1,11 +1,13 @@
 """Kernels as values: keys, options, PTX."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from . import _core
+from ._arguments import flag, path, text, word
 from .errors import ArgumentError, SpecError
 
 MODES: dict[str, tuple[str, str]] = dict(_core.modes())
@@ -68,26 +70,27 @@ def words_of_mode(mode: str, io: str | None) -> str:
     return " ".join(words)
 
 
-def check_mode(mode: str, text: str) -> None:
+def check_mode(mode: str, name: str) -> None:
     """Raises SpecError with the modes there are for a first word that is neither one of them nor an option."""
     first = mode.split()[0] if mode.split() else ""
     if first and "=" not in first and first not in MODES and first not in FIELDS and not first.startswith("sage_"):
-        raise SpecError(f'{text} "{first}" is unknown; there are {", ".join(MODES)}, options such as "smoothing=none" '
+        raise SpecError(f'{name} "{first}" is unknown; there are {", ".join(MODES)}, options such as "smoothing=none" '
                         'behind or instead of these, and keys (sage_fwd_...)')
 
 
-def _io_in(text: str) -> str:
-    for word in text.split():
-        if word.startswith("io="):
-            return word[3:]
+def _io_in(options: str) -> str:
+    for field_ in options.split():
+        if field_.startswith("io="):
+            return field_[3:]
     return "f16"
 
 
 def kernel_spec(text_or_key: str, target: str | None = None, family: str = "attention") -> _core.KernelSpec:
     """A kernel without code, from a key (``sage_fwd_...``), a mode (``int8-fp8``) or an option text
     (``head_dim=64 causal``). target: of an option text, "sm_89" if None; a key has its own."""
-    if not isinstance(text_or_key, str):
-        raise ArgumentError(f"a kernel is named by a text, not by a {type(text_or_key).__name__}")
+    text("kernel", text_or_key, "a text: a key, a mode or options")
+    if target is not None:
+        text("target", target, 'a text such as "sm_89", or None')
     if text_or_key.startswith("sage_"):
         spec = _core.parse_key(text_or_key)
         if target is not None and target != spec.target:
@@ -103,15 +106,17 @@ def emit(text_or_key: str, target: str | None = None, *, line_info: bool = False
     """Makes the PTX of a kernel, from a key, a mode or an option text; see kernel_spec(). line_info: .loc directives that
     name the template's lines. Raises SpecError, CodegenError; GeneratorMissing in a build without the generator."""
     spec = kernel_spec(text_or_key, target)
+    flag("line_info", line_info)
     spec.validate()
     entry, ptx = _core.emit(spec, line_info)
     return Kernel(spec.key, entry, ptx, "generator")
 
 
-def load(text_or_key: str, target: str | None = None, *, ptx: str = "") -> Kernel:
+def load(text_or_key: str, target: str | None = None, *, ptx: str | os.PathLike[str] = "") -> Kernel:
     """A kernel's PTX from the folder or bundle ``ptx``, else from the embedded set, else from the generator. Raises SpecError
     that says how to get it if none has it."""
     spec = kernel_spec(text_or_key, target)
+    ptx = path("ptx", ptx)
     entry, code = _core.find_ptx(spec, ptx)
     origin = "embedded" if entry in _embedded() and not ptx else ptx or "generator"
     return Kernel(spec.key, entry, code, origin)
@@ -124,9 +129,11 @@ def _embedded() -> frozenset[str]:
 
 def kernels(target: str | None = None, family: str | None = None) -> list[str]:
     """Keys of the embedded kernels: all, or those of a target ("sm_89") and of a family ("attention")."""
-    if target is not None and target not in _core.targets():
-        raise ArgumentError(f'target "{target}" is unknown; there are {", ".join(_core.targets())}')
     keys: Sequence[str] = sorted(_embedded())
+    if target is not None:
+        word("target", target, _core.targets())
+    if family is not None:
+        word("family", family, sorted({_core.parse_key(key).family for key in keys}))
     return [key for key in keys if (target is None or _core.parse_key(key).target == target)
             and (family is None or _core.parse_key(key).family == family)]
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._attention import attention
-from .errors import ArgumentError, DTypeError, SpecError
+from ._arguments import LARGEST_INT, flag, positive, shown, whole, word
+from ._attention import attention, layout_of
+from .errors import DTypeError, SpecError
 
 _GRANULARITIES = {"per_thread": "granularity=per_thread", "per_warp": "granularity=per_block q_group=32 k_group=64",
                   "per_block": "granularity=per_block"}
@@ -22,29 +23,30 @@ def _mode(call: str, formats: str, given: dict[str, Any], known: tuple[str, ...]
     words = [formats] if formats else []
     gran = given.pop("qk_quant_gran", None)
     if gran is not None:
-        if gran not in _GRANULARITIES:
-            raise ArgumentError(f"{call}: qk_quant_gran {gran!r} is refused: there are {', '.join(_GRANULARITIES)}")
-        words.append(_GRANULARITIES[gran])
+        words.append(_GRANULARITIES[word(f"{call}: qk_quant_gran", gran, _GRANULARITIES)])
     sums = given.pop("pv_accum_dtype", None)
-    if sums == "fp16":
+    if isinstance(sums, str) and sums == "fp16":
         raise SpecError(f"{call}: pv_accum_dtype 'fp16' is refused: sums of all keys in f16 overflow; use 'fp16+fp32', which sums the keys of a "
                         "tile in f16, or 'fp32'")
     if sums is not None:
-        if sums not in _SUMS:
-            raise ArgumentError(f"{call}: pv_accum_dtype {sums!r} is refused: there are {', '.join(_SUMS)}")
-        words.append(_SUMS[sums])
+        words.append(_SUMS[word(f"{call}: pv_accum_dtype", sums, _SUMS)])
     for name, off, on in (("smooth_k", "smoothing=none", "smoothing=k"), ("smooth_v", "v_smoothing=none", "v_smoothing=mean")):
         value = given.pop(name, None)
         if value is None:
             continue
-        if not isinstance(value, bool):
-            raise DTypeError(f"{call}: {name} {value!r} is refused: it is True or False")
-        if value != (name == "smooth_k"):  # what is usual is not said, so that it fits every mode
+        if flag(f"{call}: {name}", value) != (name == "smooth_k"):  # what is usual is not said, so that it fits every mode
             words.append(on if value else off)
     for name in given:
         hint = f"; here that is {_HINTS[name]}" if name in _HINTS else ""
         raise DTypeError(f"{call} has no argument {name!r}{hint}; there are q, k, v, {', '.join(known)}")
     return " ".join(words)
+
+
+def _check(call: str, is_causal: Any, sm_scale: Any) -> None:
+    """By the names that callers gave them."""
+    flag(f"{call}: is_causal", is_causal)
+    if sm_scale is not None:
+        positive(f"{call}: sm_scale", sm_scale)
 
 
 def _call(call: str, formats: str, q: Any, k: Any, v: Any, tensor_layout: str, is_causal: bool, sm_scale: float | None,
@@ -53,10 +55,15 @@ def _call(call: str, formats: str, q: Any, k: Any, v: Any, tensor_layout: str, i
     device, ptx = given.pop("device", None), given.pop("ptx", None)
     attn_mask = given.pop("attn_mask", None)
     masks: dict[str, Any] = {}
+    _check(call, is_causal, sm_scale)
+    flag(f"{call}: return_lse", return_lse)
+    layout = layout_of(f"{call}: tensor_layout", tensor_layout)
     if attn_mask is not None:
+        if not hasattr(attn_mask, "dtype"):
+            raise DTypeError(f"{call}: attn_mask {shown(attn_mask)} is refused: it is an array, bool or of the dtype of q")
         masks["mask" if "bool" in str(attn_mask.dtype) else "bias"] = attn_mask
     mode = _mode(call, formats, given, (*_COMMON, *_OPTIONS))
-    return attention(q, k, v, causal=is_causal, scale=sm_scale, return_lse=return_lse, layout=tensor_layout, mode=mode or None,
+    return attention(q, k, v, causal=is_causal, scale=sm_scale, return_lse=return_lse, layout=layout, mode=mode or None,
                      device=device, ptx=ptx, **masks)
 
 
@@ -86,8 +93,7 @@ def sageattn_qk_int8_pv_fp16_triton(q: Any, k: Any, v: Any, tensor_layout: str =
                                     smooth_k: bool = True, return_lse: bool = False, **kwargs: Any) -> Any:
     """The same with a mask; quantization_backend changes nothing here."""
     call = "sageattn_qk_int8_pv_fp16_triton"
-    if quantization_backend not in ("triton", "cuda"):
-        raise ArgumentError(f"{call}: quantization_backend {quantization_backend!r} is refused: there are triton, cuda")
+    word(f"{call}: quantization_backend", quantization_backend, ("triton", "cuda"))
     given = dict(kwargs, smooth_k=smooth_k, attn_mask=attn_mask)
     return _call(call, "int8-fp16", q, k, v, tensor_layout, is_causal, sm_scale, return_lse, given)
 
@@ -118,5 +124,8 @@ def sageattn_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any
     known = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "is_causal", "sm_scale", "smooth_k", "qk_quant_gran",
              "pv_accum_dtype", "smooth_v", "device", "ptx")
     mode = _mode("sageattn_varlen", "", given, known)
+    _check("sageattn_varlen", is_causal, sm_scale)
+    if max_seqlen_k is not None:
+        whole("sageattn_varlen: max_seqlen_k", max_seqlen_k, 0, LARGEST_INT)
     return attention(q, k, v, causal=is_causal, scale=sm_scale, mode=mode or None, cu_seqlens_q=cu_seqlens_q,
                      cu_seqlens_kv=cu_seqlens_k, max_seqlen_q=max_seqlen_q, max_seqlen_kv=max_seqlen_k, device=device, ptx=ptx)

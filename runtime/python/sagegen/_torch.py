@@ -9,6 +9,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from ._arrays import need_strided
 from ._attention import Mods, Options, packed_problem, problem_of, run
 from .errors import ArgumentError, DTypeError
 
@@ -48,6 +49,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, options: Options, mods: Mods, cu_
     for name, array in named:
         if array is not None and not isinstance(array, Tensor):
             raise DTypeError(f"q is a Tensor and {name} a {type(array).__name__}; they are of one kind")
+    # Before PyTorch chooses a backend by the arguments, and says nothing of them where it has none.
+    for name, array in (("q", q), *named):
+        if array is None:
+            continue
+        need_strided(array, name)
+        if array.device != q.device:
+            raise ArgumentError(f"q is on {q.device} and {name} on {array.device}; they are on the same device")
+    if q.device.type not in ("cpu", "cuda", "meta"):
+        raise ArgumentError(f"q is on {q.device}; there are kernels for cuda, and the emulator for cpu")
     left, right = options.window or (-1, -1)
     o, lse = attention_op(q, k, v, mods.sinks, mods.alibi, mods.bias, mods.mask, cu_seqlens_q, cu_seqlens_kv, options.causal,
                           options.align, options.scale, left, right, options.softcap, options.layout, options.mode, options.ptx,

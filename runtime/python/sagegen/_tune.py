@@ -5,9 +5,9 @@ import os
 from dataclasses import dataclass
 
 from . import _core
+from ._arguments import path, text, whole, word
 from ._devices import DEFAULT_EMULATOR, Device, as_device, lease
 from ._kernels import kernel_spec
-from .errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,15 @@ def tune(kernel: str, *, heads: int, q_len: int, batch: int = 1, kv_heads: int |
     process tunes on the device.
     """
     for name, value in (("heads", heads), ("q_len", q_len), ("batch", batch), ("kv_heads", kv_heads), ("kv_len", kv_len)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1 << 30):
-            raise ArgumentError(f"{name} is {value!r}; it is a number from 1 to {1 << 30}")
+        if value is not None or name in ("heads", "q_len", "batch"):
+            whole(name, value, 1, 1 << 30)
+    text("kernel", kernel, "a text: a key, a mode or options")
+    word("deployment", deployment, ("eager", "graph"))
+    ptx, folder = path("ptx", ptx), path("database", database)
     with lease(as_device(device)) as slot:
         spec = kernel_spec(kernel, None if kernel.startswith("sage_") else slot.device.target)
         spec.validate()
         found = _core.tune(slot.device, spec, batch, heads, heads if kv_heads is None else kv_heads, q_len,
-                           q_len if kv_len is None else kv_len, ptx, deployment, os.fspath(database))
+                           q_len if kv_len is None else kv_len, ptx, deployment, folder)
     return Tuned(spec.key, found.shape_class, found.schedule, spec.how, found.time, found.default_time, found.unit, found.stored,
                  dict(found.failures))

@@ -8,8 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._attention import attention, axes_of
-from .errors import ArgumentError
+from ._arguments import flag, shown, word
+from ._arrays import need_strided
+from ._attention import LAYOUTS, attention, axes_of, options_of
+from ._devices import as_device
+from .errors import ArgumentError, DTypeError
 
 SHARDS = ("contiguous", "zigzag")
 
@@ -17,6 +20,16 @@ SHARDS = ("contiguous", "zigzag")
 def merge(o: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to the keys of both, from that to the keys of each: o, part f32 [batch, heads, queries, channels], lse f32
     [batch, heads, queries] of natural logarithms, minus infinity where no key was seen. All in f32."""
+    for name, tensor in (("o", o), ("lse", lse), ("part", part), ("part_lse", part_lse)):
+        _need_tensor(name, tensor)
+        if tensor.dtype != torch.float32:
+            raise DTypeError(f"{name} is of {tensor.dtype}; it is float32")
+        if tensor.device != o.device:
+            raise ArgumentError(f"o is on {o.device} and {name} on {tensor.device}; they are on the same device")
+        of_o = name in ("o", "part")
+        if tensor.dim() != 3 + of_o or tensor.shape != (o.shape if of_o else o.shape[:3]):
+            raise ArgumentError(f"{name} has the shape {tuple(tensor.shape)} and o {tuple(o.shape)}; o and part are [batch, heads, queries, "
+                                "channels], and their LSE has the first three of these axes")
     high = torch.maximum(lse, part_lse)
     base = torch.where(torch.isinf(high), torch.zeros_like(high), high)  # no key in either: weights are 0, not NaN
     weight, part_weight = torch.exp(lse - base), torch.exp(part_lse - base)
@@ -24,6 +37,12 @@ def merge(o: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> tuple[Tenso
     share = torch.where(total > 0, total, torch.ones_like(total))
     merged = o * (weight / share)[..., None] + part * (part_weight / share)[..., None]
     return merged, torch.where(total > 0, base + torch.log(share), torch.full_like(total, -torch.inf))
+
+
+def _need_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise DTypeError(f"{name} {shown(tensor)} is refused: it is a Tensor of PyTorch")
+    need_strided(tensor, name)
 
 
 def chunks_of(rank: int, ranks: int, shards: str) -> list[int]:
@@ -90,10 +109,17 @@ def ring_attention(q: Tensor, k: Tensor, v: Tensor, group: Optional[dist.Process
 
     Returns O in the dtype and layout of q, or (O, LSE). Raises ArgumentError on every rank where shapes differ between ranks.
     """
-    if shards not in SHARDS:
-        raise ArgumentError(f"shards {shards!r} is refused: there are {', '.join(map(repr, SHARDS))}")
-    if layout not in ("HND", "NHD"):
-        raise ArgumentError(f"layout {layout!r} is refused: there are 'HND', 'NHD'")
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        _need_tensor(name, tensor)
+    word("shards", shards, SHARDS)
+    word("layout", layout, LAYOUTS)
+    flag("return_lse", return_lse)
+    flag("check", check)
+    # Before anything is sent: in the middle of the ring the other ranks would wait.
+    options_of(causal=causal, align="top-left", scale=scale, window=None, softcap=None, layout=layout, mode=mode, ptx=ptx,
+               max_seqlen_q=None, max_seqlen_kv=None)
+    if device is not None:
+        as_device(device)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     if check:
         # All that ranks have to agree in, beside shapes, as one number.

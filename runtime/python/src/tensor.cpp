@@ -176,7 +176,7 @@ void bind_tensor(nb::module_& module) {
   };
   nb::class_<Tensor>(module, "Tensor",
                      "An array of the caller's, as an address and strides; keeps its memory alive.")
-      .def(nb::init<const nb::object&, std::string, bool, std::string>(), nb::arg("array"),
+      .def(nb::init<const nb::object&, std::string, bool, std::string>(), nb::arg("array").none(),
            nb::arg("name"), nb::arg("writable") = false, nb::arg("dtype") = "")
       .def_prop_ro("name", &Tensor::name)
       .def_prop_ro("dtype", &Tensor::dtype)
