@@ -37,6 +37,21 @@ document.getElementById("measured").textContent = JSON.stringify(result);
 VOID = {"meta", "br", "rect", "line"}
 
 
+def children_of(pid):
+    """As fast as possible: some are to be met before they do anything."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", encoding="utf-8") as file:
+                    parent = file.read().rsplit(")", 1)[1].split()[1]
+            except OSError:
+                continue
+            if int(parent) == pid:
+                found.append(int(name))
+    return found
+
+
 class Page(HTMLParser):
     """Checks that what is opened is closed, and takes the words."""
 
@@ -229,7 +244,7 @@ class Tune(CliTest):
         self.wait_for_lines(6)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=120)
-        self.assertEqual(process.returncode, CHECK_FAILED, err)
+        self.assertEqual(process.returncode, -signal.SIGINT, err)   # which shells show as 130
         self.assertIn(b'"complete": false', out)
         before = self.wait_for_lines(1)
         self.assertFalse([line for line in before if "\tfaulted\t" in line])
@@ -256,6 +271,54 @@ class Tune(CliTest):
                 break
         self.assertEqual(len(faulted), 1)
         self.assertIn("signal 11", faulted[0])
+
+    def test_a_child_that_is_killed_leaves_an_object_all_the_same(self):
+        process = self.start(*SMALL)
+        self.wait_for_lines(8)
+        child, = children_of(process.pid)
+        os.kill(child, signal.SIGSTOP)   # as if it hung: it cannot end in good order
+        process.send_signal(signal.SIGTERM)
+        os.kill(child, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, -signal.SIGTERM)
+        error = json.loads(out)["error"]
+        self.assertEqual((error["kind"], error["exit_code"]), ("interrupted", 130))
+        self.assertIn("the same command goes on from here", error["message"])
+        self.assertIn(b"sagegen: interrupted\n", err)
+
+    def test_children_that_are_killed_before_they_do_anything_end_it(self):
+        for _ in range(5):   # one that has begun with a candidate is this candidate's death
+            shutil.rmtree(self.path("cache"), ignore_errors=True)
+            process = self.start(*SMALL)
+            while process.poll() is None:
+                for child in children_of(process.pid):
+                    try:
+                        os.kill(child, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+            out, _ = process.communicate(timeout=60)
+            if process.returncode != OK:
+                break
+        self.assertEqual(process.returncode, 70)
+        error = json.loads(out)["error"]
+        self.assertEqual((error["kind"], error["exit_code"]), ("internal error", 70))
+        self.assertIn("signal 9", error["message"])
+
+    def test_a_hangup_that_is_ignored_is_ignored(self):
+        process = subprocess.Popen([TOOL, "tune", "--json", *map(str, self.cache + SMALL + FEW)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        self.wait_for_lines(1)
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, OK, err)
+        self.assertTrue(json.loads(out)["complete"])
+
+    def test_filters_that_would_backtrack_for_ever(self):
+        for pattern in ("((((.*)*)*)*)*$z", "(((((((.*.*)*.*.*)*.*.*)*)*)*)*)*z", "(.|.)*(.|.)*(.|.)*(.|.)*(.|.)*z"):
+            problem, = self.tune(*SMALL, "--filter", pattern)["problems"]
+            self.assertEqual({line["outcome"] for line in problem["schedules"]} - {"passed"}, {"pruned"})
+        for pattern, why in (("(a)\\1", "back references"), ("(" * 5000, "at most 500 characters"), ("(", "regular expression"), ("(((a{99}){99}){99}){99}", "regular expression")):
+            self.expect_error(USAGE, "usage error", ["--filter", why], "tune", *self.cache, *SMALL, "--filter", pattern)
 
     def test_a_candidate_that_hangs_is_killed(self):
         report = self.tune(*SMALL, *FEW, "--patience", 0.001, code=CHECK_FAILED)
@@ -284,8 +347,10 @@ class Tune(CliTest):
             self.wait_for_lines(8)
             children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
             process.send_signal(number)
-            process.communicate(timeout=60)
-            self.assertEqual(process.returncode, -signal.SIGKILL if number == signal.SIGKILL else CHECK_FAILED)
+            out, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, -number)
+            if number != signal.SIGKILL:
+                self.assertFalse(json.loads(out)["complete"])
             for _ in range(500):
                 if not os.path.exists(f"/proc/{children.stdout.strip()}"):
                     break

@@ -18,6 +18,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/help.h"
+#include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/options.h"
 #include "tools/sagegen/progress.h"
 
@@ -37,7 +38,7 @@ constexpr const char* kExamples = R"(Examples:
 std::string footer() {
   std::string text = std::string(kExamples) + "\nExit codes:\n";
   for (const ExitCode& exit : kExitCodes)
-    text += fmt::format("  {:>2}  {}\n", static_cast<int>(exit.code), exit.meaning);
+    text += fmt::format("  {:>3}  {}\n", static_cast<int>(exit.code), exit.meaning);
   return text + "\nResults go to stdout, progress and errors to stderr.";
 }
 
@@ -152,6 +153,8 @@ int App::run(int argc, char** argv) {
     return report(error.kind(), error.what(), Exit::usage);
   } catch (const FileError& error) {
     return report(error.kind(), error.what(), Exit::file);
+  } catch (const Interrupted& error) {
+    return report(error.kind(), error.what(), Exit::interrupted);
   } catch (const SpecError& error) {
     return report(error.kind(), error.what(), Exit::spec);
   } catch (const CodegenError& error) {
@@ -187,6 +190,9 @@ int App::run(int argc, char** argv) {
   }
 }
 
-int run(int argc, char** argv) { return App().run(argc, argv); }
+int run(int argc, char** argv) {
+  const int code = App().run(argc, argv);
+  return was_interrupted() ? static_cast<int>(Exit::interrupted) : code;
+}
 
 }  // namespace sagegen::cli

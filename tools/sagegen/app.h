@@ -20,12 +20,13 @@ enum class Exit : int {
   check_failed =
       1,  // findings of the emulator, an accuracy bound missed, generated files that drifted
   usage = 2,
-  spec = 3,       // a kernel that cannot be, a bad key or set description
-  codegen = 4,    // the generator cannot produce this kernel, or this build has no generator
-  driver = 5,     // no such device, a failed driver call
-  file = 6,       // a file that cannot be read, understood or written
-  internal = 70,  // a bug in sagegen
-  machine = 71,   // the machine has not enough of something: memory, threads
+  spec = 3,           // a kernel that cannot be, a bad key or set description
+  codegen = 4,        // the generator cannot produce this kernel, or this build has no generator
+  driver = 5,         // no such device, a failed driver call
+  file = 6,           // a file that cannot be read, understood or written
+  internal = 70,      // a bug in sagegen
+  machine = 71,       // the machine has not enough of something: memory, threads
+  interrupted = 130,  // as shells show the end by SIGINT
 };
 
 struct ExitCode {
@@ -35,7 +36,7 @@ struct ExitCode {
 // For the help and the manual page; docs/reference.md says the same.
 inline constexpr ExitCode kExitCodes[] = {
     {Exit::ok, "ok"},
-    {Exit::check_failed, "a check failed: findings, accuracy, drift; or it was interrupted"},
+    {Exit::check_failed, "a check failed: findings, accuracy, drift"},
     {Exit::usage, "usage: the command line is refused, or emulation that takes too long"},
     {Exit::spec, "a kernel that cannot be, a bad key, target or set description"},
     {Exit::codegen, "the generator cannot make this kernel, or this build has none"},
@@ -43,6 +44,7 @@ inline constexpr ExitCode kExitCodes[] = {
     {Exit::file, "a file that cannot be read, understood or written; stdout, too"},
     {Exit::internal, "a bug in sagegen"},
     {Exit::machine, "not enough memory or threads"},
+    {Exit::interrupted, "interrupted by Ctrl-C: the process ends by that signal"},
 };
 
 // Runs the tool; never throws.

@@ -19,4 +19,11 @@ class FileError : public Error {
   const char* kind() const noexcept override { return "file error"; }
 };
 
+// A signal ended the work before there was a result.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+  const char* kind() const noexcept override { return "interrupted"; }
+};
+
 }  // namespace sagegen::cli

@@ -4,9 +4,10 @@ namespace sagegen::cli {
 namespace {
 
 std::atomic<bool> interrupted = false;
-static_assert(std::atomic<bool>::is_always_lock_free);  // so that a signal handler may set it
-
-void set_interrupted(int) { interrupted.store(true, std::memory_order_relaxed); }
+std::atomic<int> first_signal = 0;
+bool by_exit_code = false;
+// So that a signal handler may set them.
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 }  // namespace
 
@@ -14,13 +15,21 @@ std::shared_ptr<const std::atomic<bool>> interrupt_flag() {
   return {&interrupted, [](const std::atomic<bool>*) {}};
 }
 
-void interrupt() { set_interrupted(0); }
+void interrupt(int signal) {
+  int none = 0;
+  first_signal.compare_exchange_strong(none, signal, std::memory_order_relaxed);
+  interrupted.store(true, std::memory_order_relaxed);
+}
+
+void end_by_exit_code() { by_exit_code = true; }
+
+int signal_to_end_by() { return by_exit_code ? 0 : first_signal.load(std::memory_order_relaxed); }
 
 bool was_interrupted() { return interrupted.load(std::memory_order_relaxed); }
 
 InterruptScope::InterruptScope() {
   struct sigaction once = {};
-  once.sa_handler = set_interrupted;
+  once.sa_handler = interrupt;
   once.sa_flags = SA_RESETHAND;
   sigaction(SIGINT, &once, &before_);
   if (before_.sa_handler == SIG_IGN) sigaction(SIGINT, &before_, nullptr);  // as with nohup

@@ -18,10 +18,9 @@ int main(int argc, char** argv) {
   } while (number >= 0 && number <= STDERR_FILENO);
   if (number > STDERR_FILENO) ::close(number);
   const int exit_code = sagegen::cli::run(argc, argv);
-  if (sagegen::cli::was_interrupted()) {
-    // All has been said. A script or loop around this process ends only if it sees the signal.
-    std::signal(SIGINT, SIG_DFL);
-    std::raise(SIGINT);
+  if (const int by = sagegen::cli::signal_to_end_by(); by != 0) {
+    std::signal(by, SIG_DFL);
+    std::raise(by);
   }
   return exit_code;
 }

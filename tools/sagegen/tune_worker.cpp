@@ -18,6 +18,7 @@
 #include <fmt/format.h>
 
 #include "tools/sagegen/app.h"
+#include "tools/sagegen/errors.h"
 #include "tools/sagegen/interrupt.h"
 
 namespace sagegen::cli {
@@ -31,20 +32,27 @@ constexpr int kFresh = 75, kOrphaned = 76;
 
 volatile std::sig_atomic_t child_to_tell = 0;
 
-void tell_child(int) {
+// By SIGTERM, whatever it was: Ctrl-C sends SIGINT to both processes, and a second one ends the child.
+void tell_child(int number) {
+  interrupt(number);
   if (child_to_tell > 0) kill(static_cast<pid_t>(child_to_tell), SIGTERM);
 }
 
-void interrupt_by(int) { interrupt(); }
+// What is ignored, as with nohup, stays so. Returns what was before.
+struct sigaction handle(int number, void (*handler)(int)) {
+  struct sigaction action = {}, before = {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  sigaction(number, &action, &before);
+  if (before.sa_handler == SIG_IGN) sigaction(number, &before, nullptr);
+  return before;
+}
 
 // The parent hands on what ends processes, and waits for the child's end.
 class HandOnSignals {
  public:
   HandOnSignals() {
-    struct sigaction action = {};
-    action.sa_handler = tell_child;
-    action.sa_flags = SA_RESTART;
-    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &before_[i]);
+    for (std::size_t i = 0; i < kSignals.size(); ++i) before_[i] = handle(kSignals[i], tell_child);
   }
   ~HandOnSignals() { restore(); }
   void restore() {
@@ -61,9 +69,8 @@ class HandOnSignals {
 void become_child(HandOnSignals& signals, pid_t parent) {
   child_to_tell = 0;
   signals.restore();
-  struct sigaction action = {};
-  action.sa_handler = interrupt_by;  // beside SIGINT, which Ctrl-C sends to both processes
-  for (const int number : {SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
+  for (const int number : {SIGTERM, SIGHUP}) handle(number, interrupt);  // SIGINT: InterruptScope
+  end_by_exit_code();
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kOrphaned);  // it ended before that was asked for
@@ -157,6 +164,7 @@ Watched watch(std::chrono::milliseconds patience, int most_deaths) {
       return watched;
     }
     child_to_tell = child;
+    if (was_interrupted()) kill(child, SIGTERM);  // since it was made; before, it knows
     close(ends[1]);
     const Ending ending = follow(ends[0], child, patience);
     child_to_tell = 0;
@@ -164,20 +172,22 @@ Watched watch(std::chrono::milliseconds patience, int most_deaths) {
     watched.death.reset();
     if (!ending.hung && WIFEXITED(ending.status)) {
       watched.exit_status = WEXITSTATUS(ending.status);
+      if (watched.exit_status == static_cast<int>(Exit::interrupted)) interrupt(SIGINT);
       if (watched.exit_status != kFresh) return watched;
+      if (was_interrupted()) throw Interrupted("the same command goes on from here");
       continue;
     }
+    const std::string reason = death_of(ending, patience).trial.reason;
     // The user's second Ctrl-C, or somebody's kill, is no fault of a candidate.
-    const bool asked =
-        !ending.hung && (WTERMSIG(ending.status) == SIGINT || WTERMSIG(ending.status) == SIGTERM);
+    const int number = ending.hung ? SIGKILL : WTERMSIG(ending.status);
+    if (number == SIGINT || number == SIGTERM || was_interrupted()) {
+      interrupt(number);
+      throw Interrupted(fmt::format("{}; the same command goes on from here", reason));
+    }
     blameless += ending.step.empty() ? 1 : 0;
-    if (asked || ++deaths > most_deaths || blameless >= kMostBlameless) {
-      watched.exit_status = static_cast<int>(asked ? Exit::check_failed : Exit::internal);
-      if (!asked) {
-        std::fputs(fmt::format("sagegen: {}\n", death_of(ending, patience).trial.reason).c_str(),
-                   stderr);
-      }
-      return watched;
+    if (++deaths > most_deaths || blameless >= kMostBlameless) {
+      throw InternalError(
+          fmt::format("{}, and so did {} before it; no other is started", reason, deaths - 1));
     }
     if (!ending.step.empty()) watched.death = death_of(ending, patience);
   }

@@ -38,9 +38,9 @@ struct Watched {
   int exit_status = 0;         // of the last child, in the parent
 };
 // Returns in the child, which does the work and ends the process as usual; and in the parent, when a child has ended by
-// itself. SIGTERM, SIGHUP and SIGINT of the parent interrupt() the child, which then ends in good order; without its parent
-// a child ends at once. Before any thread and any driver is started. After so many deaths, or three that were in no step, it is
-// not replaced; the exit status is then that of a bug. Throws std::system_error.
+// itself and has said all. SIGTERM, SIGHUP and SIGINT interrupt() the parent and the child, which then ends in good order;
+// without its parent a child ends at once. Before any thread and any driver is started. Throws InternalError after so many
+// deaths, or three that were in no step, Interrupted where a signal ended the child, and std::system_error.
 Watched watch(std::chrono::milliseconds patience, int most_deaths);
 
 }  // namespace sagegen::cli
