@@ -329,8 +329,10 @@ std::shared_ptr<CodeCache> code_cache_of_environment(
     if (bytes) {
       options.most_bytes = *bytes;
     } else {
-      tell(fmt::format("SAGEGEN_CODE_CACHE_BYTES=\"{}\" is no number; the limit is {} bytes",
-                       escaped(text), options.most_bytes));
+      tell(fmt::format(
+          "SAGEGEN_CODE_CACHE_BYTES=\"{}\" is no number of bytes, which is whole and from 0; the "
+          "limit is {} bytes",
+          escaped(text), options.most_bytes));
     }
   }
   options.warn = std::move(warn);

@@ -33,7 +33,11 @@ TuningChoice tuning_choice(std::string_view text) {
 
 TuningChoice tuning_choice_of_environment() {
   const char* text = std::getenv("SAGEGEN_TUNING");
-  return tuning_choice(text == nullptr ? "" : text);
+  try {
+    return tuning_choice(text == nullptr ? "" : text);
+  } catch (const ArgumentError& refused) {
+    throw ArgumentError(fmt::format("SAGEGEN_TUNING: {}", refused.what()));
+  }
 }
 
 TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,

@@ -34,7 +34,8 @@ struct TuningChoice {
   std::filesystem::path pinned = {};
 };
 TuningChoice tuning_choice(std::string_view text);
-TuningChoice tuning_choice_of_environment();  // cached where the variable is not set
+// Cached where the variable is not set. Throws ArgumentError that names it.
+TuningChoice tuning_choice_of_environment();
 
 struct TuningOptions {
   TuningChoice choice = {};

@@ -186,6 +186,43 @@ class Reports(CliTest):
             self.assertEqual(bad(), {check: f"{closed} cannot be written by this user"})
             os.chmod(closed, 0o700)
 
+    def test_doctor_tries_whether_folders_can_be_written(self):
+        """Also as root, whom permissions do not stop: nobody makes a folder in /proc."""
+        self.set_variable("SAGEGEN_CODE_CACHE", "/proc/code")
+        self.set_variable("SAGEGEN_CACHE_DIR", "/proc/cache")
+        checks = {check["check"]: check for check in self.expect_json(CHECK_FAILED, "doctor", "--quick")["checks"]}
+        for name, variable in (("cache", "SAGEGEN_CACHE_DIR"), ("code cache", "SAGEGEN_CODE_CACHE")):
+            self.assertEqual(checks[name]["state"], "bad")
+            self.assertIn("/proc cannot be written", checks[name]["what"])
+            self.assertIn(variable, checks[name]["advice"])
+        self.set_variable("SAGEGEN_CODE_CACHE", self.path("a", "code"))
+        self.set_variable("SAGEGEN_CACHE_DIR", self.path("b"))
+        self.expect(OK, "doctor", "--quick")
+        self.assertEqual(os.listdir(self.directory), [])   # and leaves nothing there
+
+    def set_variable(self, name, value):
+        before = os.environ.get(name)
+        self.addCleanup(lambda: os.environ.pop(name, None) if before is None else os.environ.update({name: before}))
+        os.environ[name] = value
+
+    def test_doctor_says_which_variables_are_wrong(self):
+        with open(self.path("pins"), "w", encoding="utf-8") as file:
+            file.write("x")
+        for name, value, *said in (
+                ("SAGEGEN_CODE_CACHE_BYTES", "abc", "whole"), ("SAGEGEN_CODE_CACHE_BYTES", "-1", "whole"),
+                ("SAGEGEN_CODE_CACHE", "on", "neither off nor a folder"), ("SAGEGEN_TUNING", "xx", "cached, tune"),
+                ("SAGEGEN_TUNING", "pinned " + self.path("none"), "none"), ("SAGEGEN_TUNING", "pinned " + self.path("pins"), "pins"),
+                ("SAGEGEN_EMULATOR_LANES", "AVX2", "baseline"), ("XDG_CACHE_HOME", "here", "absolute"),
+                ("SAGEGEN_PTXAS", self.path("none"), "path")):
+            with self.subTest(name=name, value=value):
+                self.set_variable("SAGEGEN_CACHE_DIR", self.path("cache"))
+                self.set_variable(name, value)
+                report = self.expect_json(CHECK_FAILED, "doctor", "--quick")
+                bad, = (check for check in report["checks"] if check["state"] == "bad")
+                for part in (name, value, *said):
+                    self.assertIn(part, bad["what"])
+                del os.environ[name]
+
     def test_env(self):
         report = self.expect_json(OK, "env")
         self.assertRegex(report["sagegen"], r"^\d+\.\d+\.\d+$")

@@ -450,7 +450,8 @@ TEST_CASE("the environment says whether and where") {
     const Variable many("SAGEGEN_CODE_CACHE_BYTES", "1G");
     CHECK(code_cache_of_environment(warn) != nullptr);
     REQUIRE(told.size() == 1);
-    CHECK_THAT(told.front(), Contains("\"1G\" is no number") && Contains("536870912"));
+    CHECK_THAT(told.front(), Contains("SAGEGEN_CODE_CACHE_BYTES=\"1G\" is no number of bytes") &&
+                                 Contains("whole") && Contains("536870912"));
   }
   SECTION("no folder at all") {
     const Variable unset("SAGEGEN_CODE_CACHE", nullptr), none("SAGEGEN_CACHE_DIR", nullptr),

@@ -236,6 +236,10 @@ TEST_CASE("The environment chooses, and a word that means nothing is refused", "
     CHECK_THROWS_AS(tuning_choice(bad), ArgumentError);
   setenv("SAGEGEN_TUNING", "off", 1);
   CHECK(tuning_choice_of_environment().mode == TuningMode::off);
+  setenv("SAGEGEN_TUNING", "xx", 1);
+  CHECK_THROWS_WITH(tuning_choice_of_environment(),
+                    Catch::Contains("SAGEGEN_TUNING") && Catch::Contains("\"xx\"") &&
+                        Catch::Contains("off, cached, tune, or \"pinned FILE\""));
   unsetenv("SAGEGEN_TUNING");
   CHECK(tuning_choice_of_environment().mode == TuningMode::cached);
 }

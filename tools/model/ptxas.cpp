@@ -134,6 +134,12 @@ std::string ptxas_places() {
   return std::string("on PATH, in ") + kToolkit + " or in " + folder_beside(program);
 }
 
+std::string why_named_ptxas_fails() {
+  const std::string named = named_ptxas();
+  if (named.empty() || !ptxas_version().empty()) return {};
+  return "SAGEGEN_PTXAS=\"" + named + "\" is no ptxas; it is the path of one";
+}
+
 const std::string& ptxas_version() {
   static const std::string version =
       ptxas_path().empty()

@@ -16,6 +16,9 @@ std::string first_ptxas(const std::vector<std::string>& folders);  // that can b
 // Where it was looked for, for messages: "on PATH, in ... or in ...".
 std::string ptxas_places();
 
+// Why SAGEGEN_PTXAS is of no use, as a sentence; empty if it is not set, or names a ptxas.
+std::string why_named_ptxas_fails();
+
 // "13.0.88" as ptxas --version has it; empty if ptxas is missing or says something else.
 const std::string& ptxas_version();
 // 13 of these; 0 if there is no version. Other releases choose other instructions.

@@ -1,7 +1,7 @@
 // `sagegen doctor`: what this machine has and what is wrong with it, with advice.
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -12,6 +12,7 @@
 #include "sagegen/runtime/artifacts.h"
 #include "sagegen/runtime/code_cache.h"
 #include "sagegen/runtime/tuning.h"
+#include "templates/attention/plan_tuned.h"
 #include "tools/model/ptxas.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
@@ -193,20 +194,22 @@ std::vector<Check> gpu_checks(const std::shared_ptr<runtime::DriverApi>& cuda, i
 
 // ---- files ----------------------------------------------------------------------------------------
 
-// The nearest folder that is there decides.
-std::optional<Check> why_not_writable(const char* check, const std::filesystem::path& folder,
-                                      const std::string& variable) {
+// Why nothing can be kept below this folder, and the path that it is about; empty if something can. Asked by making a folder
+// where the nearest one is: permissions alone do not tell of file systems that are read-only, or hold no files.
+std::string why_nothing_is_kept(const std::filesystem::path& folder) {
   std::filesystem::path there = folder;
   std::error_code error;
   while (!std::filesystem::exists(there, error) && there != there.parent_path())
     there = there.parent_path();
-  if (!std::filesystem::is_directory(there, error)) {
-    return Check{check, State::bad, fmt::format("{} is no folder", there.string()),
-                 fmt::format("move it away, or set {}", variable)};
-  }
-  if (::access(there.c_str(), W_OK | X_OK) == 0) return std::nullopt;
-  return Check{check, State::bad, fmt::format("{} cannot be written by this user", there.string()),
-               fmt::format("set {} to a folder that can; what is there is read all the same", variable)};
+  if (there.empty()) there = ".";
+  if (!std::filesystem::is_directory(there, error))
+    return fmt::format("{} is no folder", there.string());
+  std::string made = (there / ".sagegen-doctor-XXXXXX").string();
+  if (::mkdtemp(made.data()) == nullptr)
+    return fmt::format("{} cannot be written by this user: {}", there.string(),
+                       std::generic_category().message(errno));
+  std::filesystem::remove(made, error);
+  return {};
 }
 
 Check cache_check() {
@@ -216,11 +219,15 @@ Check cache_check() {
             "neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is set",
             "set SAGEGEN_CACHE_DIR to a folder that survives restarts"};
   }
-  const runtime::TuningDatabase database(folder / "tuning");
-  if (const auto why = why_not_writable("cache", database.folder(), "SAGEGEN_CACHE_DIR")) return *why;
+  if (const std::string why = why_nothing_is_kept(folder / "tuning"); !why.empty()) {
+    return {"cache", State::bad, why,
+            "set SAGEGEN_CACHE_DIR to a folder that can be written; what is there is read all the "
+            "same"};
+  }
   try {
     std::size_t good = 0;
     std::string damaged;
+    const runtime::TuningDatabase database(folder / "tuning");
     for (const auto& listed : database.list()) {
       if (listed.entry) {
         ++good;
@@ -245,7 +252,11 @@ Check code_cache_check() {
     return {"code cache", State::missing, "off, or without a folder",
             "every process compiles its kernels; SAGEGEN_CODE_CACHE names a folder"};
   }
-  if (const auto why = why_not_writable("code cache", folder, "SAGEGEN_CODE_CACHE")) return *why;
+  if (const std::string why = why_nothing_is_kept(folder); !why.empty()) {
+    return {"code cache", State::bad, why,
+            "set SAGEGEN_CODE_CACHE to a folder that can be written, or off; until then every "
+            "process compiles its kernels"};
+  }
   try {
     std::size_t damaged = 0;
     std::uint64_t bytes = 0;
@@ -264,6 +275,47 @@ Check code_cache_check() {
   }
 }
 
+// What readers of the variables would say, each of them when it is too late. Where ptxas is one of them: ptxas_check().
+std::vector<Check> environment_checks() {
+  std::vector<std::string> bad;
+  for (const char* name : {"XDG_CACHE_HOME", "HOME"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr && *value != '\0' && !std::filesystem::path(value).is_absolute())
+      bad.push_back(fmt::format("{}=\"{}\" is ignored: it is an absolute path", name, value));
+  }
+  (void)runtime::code_cache_of_environment([&](const std::string& text) {
+    if (!runtime::code_cache_folder().empty())
+      bad.push_back(text);  // else code_cache_check() says it
+  });
+  const auto attempt = [&](const auto& read) {
+    try {
+      read();
+    } catch (const std::exception& error) {
+      bad.emplace_back(error.what());
+    }
+  };
+  attempt([] {
+    const attention::TuningChoice choice = attention::tuning_choice_of_environment();
+    if (choice.mode != attention::TuningMode::pinned) return;
+    const std::string file = choice.pinned.string();
+    try {
+      (void)runtime::parse_tuning_entries(runtime::read_artifact(choice.pinned), file);
+    } catch (const Error& error) {
+      throw FileError(fmt::format("SAGEGEN_TUNING=\"pinned {}\": {}", file, error.what()));
+    }
+  });
+  attempt([] {
+    const std::shared_ptr<runtime::EmulatorDriver> emulator = runtime::make_emulator({});
+    runtime::check(*emulator, emulator->init(), "cuInit of the emulator");
+  });
+  std::vector<Check> checks;
+  for (const std::string& text : bad)
+    checks.push_back({"environment", State::bad, text, "correct the variable, or unset it"});
+  if (checks.empty())
+    checks.push_back({"environment", State::good, "no variable that sagegen reads is wrong"});
+  return checks;
+}
+
 Check generator_check() {
   if (generator_state() == GeneratorState::built_in)
     return {"generator", State::good, "LLVM " + generator_llvm_version()};
@@ -275,6 +327,8 @@ Check generator_check() {
 Check ptxas_check() {
   if (const std::string& version = model::ptxas_version(); !version.empty())
     return {"ptxas", State::good, fmt::format("{} at {}", version, model::ptxas_path())};
+  if (const std::string why = model::why_named_ptxas_fails(); !why.empty())
+    return {"ptxas", State::bad, why, "correct the variable, or unset it"};
   return {"ptxas", State::missing, "none " + model::ptxas_places(),
           "only predictions need it (`inspect --model`, `compare --pick`); tools/install_ptxas.sh "
           "gets it"};
@@ -284,6 +338,7 @@ Exit doctor_command(const DoctorCommand& command, Output& output) {
   const InterruptScope interruptible;
   std::optional<Progress> progress(std::in_place, "examining this machine", 0);
   std::vector<Check> checks{generator_check()};
+  for (Check& check : environment_checks()) checks.push_back(std::move(check));
   std::string why;
   const std::shared_ptr<runtime::DriverApi> cuda = runtime::load_cuda(&why);
   checks.push_back(driver_check(cuda, why));
@@ -295,9 +350,14 @@ Exit doctor_command(const DoctorCommand& command, Output& output) {
       for (Check& check : gpu_checks(cuda, i, command.quick)) checks.push_back(std::move(check));
     }
   }
-  if (!command.quick)
-    checks.push_back(
-        self_test(open_run_device("emulator:sm_89", "", {.interrupt = interrupt_flag()})));
+  if (!command.quick) {
+    try {
+      checks.push_back(
+          self_test(open_run_device("emulator:sm_89", "", {.interrupt = interrupt_flag()})));
+    } catch (const runtime::DriverError& error) {  // environment_checks() has said why
+      checks.push_back({"emulator:sm_89, self-test", State::bad, error.what(), "see above"});
+    }
+  }
   checks.push_back(cache_check());
   checks.push_back(code_cache_check());
   checks.push_back(ptxas_check());

@@ -36,8 +36,8 @@ class Output {
   void bytes(const std::string& text) const;
   // JSON mode only. Adds "schema" ("sagegen.<command>") and "schema_version" in front.
   void json(const Json& fields) const;
-  // A line on stderr, in both modes, unless --quiet asks for silence.
-  void progress(const std::string& line) const;
+  // tell(), in both modes.
+  void progress(const std::string& line) const { tell(line); }
 
  private:
   static constexpr int kSchemaVersion = 1;

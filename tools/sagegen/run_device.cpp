@@ -9,7 +9,9 @@
 
 #include "generator/vocabulary/suggestion.h"
 #include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/code_cache.h"
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/output.h"
 
 namespace sagegen::cli {
 namespace {
@@ -38,12 +40,13 @@ void check_runs(Target target, const runtime::Device& device, const std::string&
 
 RunDevice gpu(const std::shared_ptr<runtime::DriverApi>& cuda, int ordinal,
               const std::string& target) {
-  RunDevice result{.name = fmt::format("cuda:{}", ordinal),
-                   .emulator = nullptr,
-                   .device = runtime::Device(cuda, ordinal),
-                   .target = {},
-                   .why_no_gpu = {},
-                   .note = {}};
+  RunDevice result{
+      .name = fmt::format("cuda:{}", ordinal),
+      .emulator = nullptr,
+      .device = runtime::Device(cuda, ordinal, runtime::code_cache_of_environment(tell)),
+      .target = {},
+      .why_no_gpu = {},
+      .note = {}};
   if (target.empty()) {
     result.target = runtime::best_target(result.device);
     result.note = runtime::best_target_note(result.device);

@@ -468,6 +468,10 @@ Exit work(const TuneCommand& command, Watched& watched, Clock::time_point end, O
                     .deployment = std::string(to_string(command.deployment)),
                     .measured = time_text(std::time(nullptr)),
                     .problems = {}};
+  if (command.model == UseModel::automatic && !on.emulator && watched.children_before == 0) {
+    if (const std::string why = model::why_named_ptxas_fails(); !why.empty())
+      output.progress(why + "; nothing is pruned by the model");
+  }
   std::size_t number = 0;
   for (const TuneProblem& problem : problems) {
     ++number;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "runtime/python/src/device.h"
+#include "runtime/python/src/errors.h"
 #include "runtime/python/src/kernels.h"
 #include "runtime/python/src/launch.h"
 #include "sagegen/runtime/tuning.h"
@@ -47,6 +48,7 @@ attention::TuningOptions options_of_device(const OpenDevice& device) {
   options.choice = device.emulator() == nullptr
                        ? attention::tuning_choice_of_environment()
                        : attention::TuningChoice{.mode = attention::TuningMode::off};
+  options.warn = warn;
   return options;
 }
 

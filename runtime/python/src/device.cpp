@@ -17,6 +17,7 @@
 #include "runtime/python/src/errors.h"
 #include "runtime/python/src/tensor.h"
 #include "sagegen/runtime/artifacts.h"
+#include "sagegen/runtime/code_cache.h"
 
 namespace nb = nanobind;
 
@@ -67,7 +68,9 @@ std::shared_ptr<runtime::EmulatorDriver> emulator_of(const std::string& name,
 runtime::Device open(const std::string& name,
                      const std::shared_ptr<runtime::EmulatorDriver>& emulator) {
   if (emulator) return runtime::Device(emulator, profile_ordinal(*emulator, name));
-  if (name.starts_with(kGpu)) return runtime::Device(cuda(name), gpu_ordinal(name));
+  if (name.starts_with(kGpu)) {
+    return runtime::Device(cuda(name), gpu_ordinal(name), runtime::code_cache_of_environment(warn));
+  }
   throw ArgumentError(fmt::format(
       "device \"{}\": there are cuda:N and emulator:PROFILE, for example cuda:0 and emulator:sm_89",
       name));

@@ -49,6 +49,11 @@ void translate(const std::exception_ptr& thrown, void*) {
 
 }  // namespace
 
+void warn(const std::string& text) {
+  const nb::gil_scoped_acquire acquire;
+  if (PyErr_WarnEx(PyExc_RuntimeWarning, text.c_str(), 1) != 0) PyErr_WriteUnraisable(nullptr);
+}
+
 void translate_errors() { nb::register_exception_translator(translate); }
 
 }  // namespace sagegen::python

@@ -28,6 +28,9 @@ class NoGenerator : public Error {
   const char* kind() const noexcept override { return "no generator"; }
 };
 
+// A RuntimeWarning, from any thread. Where the program makes errors of warnings it is printed: this is called amid work that goes on.
+void warn(const std::string& text);
+
 // Run by the module when it is loaded.
 void translate_errors();
 
