@@ -47,6 +47,8 @@ class Split(RunTest):
         for more in ((), ("--mode", "16bit", "--dtype", "bf16"), ("--value-dim", 70), ("--layout", "nhd")):
             report = self.run_json(*self.SHAPE, "--split", 3, *more)
             self.assertEqual((report["passed"], report["findings"]), (True, []))
+            self.assertGreater(report["emit_ms"], 0)
+            self.assertGreaterEqual(report["load_ms"], report["emit_ms"])
             self.assertEqual([part["kv_len"] for part in report["split"]], [50, 50, 50])
             self.assertTrue(all(part["passed"] for part in report["split"]))
             self.assertIn("sage_merge_", report["kernels"][-1])
@@ -98,6 +100,8 @@ class Packed(RunTest):
             report = self.run_json(*PACKED, "--seqlens", "100,37,0,130", "--kv-seqlens", "64,0,5,200", "--causal",
                                    "bottom-right", "--kv-heads", 1, *more)
             self.assertTrue(all("_varlen" in kernel for kernel in report["kernels"]))
+            self.assertGreater(report["emit_ms"], 0)
+            self.assertGreaterEqual(report["load_ms"], report["emit_ms"])
             self.assertTrue(report["passed"])
             self.assertEqual(report["findings"], [])
             sequences = report["sequences"]

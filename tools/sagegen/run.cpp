@@ -2,6 +2,7 @@
 // of the same quantization.
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -456,7 +457,10 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   }
   const auto [inputs, on, kernel, job] = open_run(command, input, named, emulator, output);
   confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
-  const attention::Plan plan(on.device, kernel, job.source, job.plan);
+  double emit_ms = 0;
+  const auto load_begin = std::chrono::steady_clock::now();
+  const attention::Plan plan(on.device, kernel, timed(job.source, emit_ms), job.plan);
+  const double load_ms = ms_since(load_begin);
   const auto rows = [](const std::vector<std::int64_t>& of) {
     std::int64_t sum = 0;
     for (const std::int64_t length : of) sum += length;
@@ -476,6 +480,8 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
   }();
 
   AttentionResult shown = results.front();
+  shown.emit_ms = emit_ms;
+  shown.load_ms = load_ms;
   shown.run_ms = call.run_ms();
   Json fields = setup_json(command, inputs, job, on, shown);
   std::string text = setup_text(command, inputs, job, on, shown) + "\n";

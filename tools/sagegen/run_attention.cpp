@@ -18,10 +18,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Bits = std::vector<std::uint16_t>;
 
-double ms_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
 // Where element (b, h, n, 0) of a [batch, head, token, channel] tensor lies on the device.
 struct Placement {
   std::int64_t heads, tokens;
@@ -253,17 +249,25 @@ WorkspaceReport workspace_report(const attention::Plan& plan, const attention::S
   return report;
 }
 
+double ms_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+runtime::ArtifactSource timed(const runtime::ArtifactSource& source, double& ms) {
+  return [source, &ms](const Kernel& kernel) {
+    const auto begin = Clock::now();
+    runtime::ArtifactSource::Shared artifact = source(kernel);
+    ms += ms_since(begin);
+    return artifact;
+  };
+}
+
 AttentionResult run_attention(const AttentionJob& job, const RunDevice& on) {
   double emit_ms = 0;
   const auto load_begin = Clock::now();
-  const auto timed = [&](const Kernel& kernel) {
-    const auto begin = Clock::now();
-    runtime::ArtifactSource::Shared artifact = job.source(kernel);
-    emit_ms += ms_since(begin);
-    return artifact;
-  };
-  const attention::Plan plan(
-      on.device, Kernel(attention::family(), job.spec, job.schedule, on.target), timed, job.plan);
+  const attention::Plan plan(on.device,
+                             Kernel(attention::family(), job.spec, job.schedule, on.target),
+                             timed(job.source, emit_ms), job.plan);
   const double load_ms = ms_since(load_begin);
   AttentionResult result = run_attention(job, on, plan);
   result.emit_ms = emit_ms;

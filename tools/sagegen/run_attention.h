@@ -1,6 +1,7 @@
 // One attention on a device, from host tensors to host tensors, and its judges.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -57,6 +58,10 @@ struct AttentionResult {
   double load_ms = 0;               // emit_ms and loading it
   double run_ms = 0;                // host time of the launches; says nothing about a GPU's speed
 };
+
+double ms_since(std::chrono::steady_clock::time_point begin);
+// The same source, which adds to `ms` how long it took.
+runtime::ArtifactSource timed(const runtime::ArtifactSource& source, double& ms);
 
 // Channels beyond those of the inputs are zero on the device and cut from the result. Findings of the
 // emulator are part of the result; other failures throw DriverError.

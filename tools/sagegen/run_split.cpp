@@ -1,6 +1,7 @@
 #include "tools/sagegen/run_split.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -26,14 +27,14 @@ reference::Tensor tokens_of(const reference::Tensor& all, std::int64_t first, st
 // O and LSE of parts on the device, [parts, batch, heads, tokens, channels], channels padded to whole lanes.
 class Merge {
  public:
-  Merge(const AttentionJob& job, const RunDevice& on)
+  Merge(const AttentionJob& job, const RunDevice& on, const runtime::ArtifactSource& source)
       : on_(on),
         f16_(job.spec.io == DType::f16),
         channels_(job.inputs.v.channels),
         padded_(rounded_up(static_cast<int>(channels_), merge_partials::kLaneChannels)),
         plan_(on.device,
               Kernel(merge_partials::family(), merge_partials::Spec{.io = job.spec.io}, on.target),
-              job.source),
+              source),
         shape_{.batch = job.inputs.q.batch,
                .heads = job.inputs.q.heads,
                .q_len = job.inputs.q.tokens,
@@ -108,11 +109,13 @@ std::vector<std::int64_t> equal_parts(std::int64_t keys, std::int64_t parts) {
 
 SplitRun run_split(const AttentionJob& job, const RunDevice& on,
                    const std::vector<std::int64_t>& lengths) {
-  const attention::Plan plan(on.device,
-                             Kernel(attention::family(), job.spec, job.schedule, on.target),
-                             job.source, job.plan);
-  Merge merge(job, on);
   SplitRun run;
+  const auto load_begin = std::chrono::steady_clock::now();
+  const runtime::ArtifactSource source = timed(job.source, run.all.emit_ms);
+  const attention::Plan plan(
+      on.device, Kernel(attention::family(), job.spec, job.schedule, on.target), source, job.plan);
+  Merge merge(job, on, source);
+  run.all.load_ms = ms_since(load_begin);
   run.all.kernels = plan.kernel_names();
   run.all.note = plan.note();
   for (const std::string& kernel : merge.kernels()) run.all.kernels.push_back(kernel);

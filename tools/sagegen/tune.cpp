@@ -182,6 +182,21 @@ std::vector<TuneProblem> problems_of(const TuneCommand& command, Target target) 
   return mine;
 }
 
+// Matched without backtracking, which takes no longer than pattern times schedule whatever is repeated in what. Back
+// references need it, and are refused; so are patterns that are longer than any use.
+std::regex schedule_filter(const std::string& text) {
+  constexpr std::size_t kLongest = 500;
+  try {
+    if (text.size() <= kLongest)
+      return std::regex(text, std::regex::ECMAScript | std::regex_constants::__polynomial);
+  } catch (const std::regex_error&) {
+  }
+  throw UsageError(
+      fmt::format("--filter {} is refused: it is a regular expression (ECMAScript) of at most {} "
+                  "characters, without back references, such as q64.*s[23]",
+                  text, kLongest));
+}
+
 // ---- one problem ----------------------------------------------------------------------------------
 
 std::string time_text(std::time_t time) {
@@ -250,7 +265,7 @@ bool prunes_by_model(const Session& session, const Kernel& kernel, std::string& 
 void check_candidates(const Session& session, Tuner& tuner, Sweep& sweep,
                       const std::map<std::string, std::string>& reasons) {
   std::optional<std::regex> filter;
-  if (!session.command.filter.empty()) filter.emplace(session.command.filter);
+  if (!session.command.filter.empty()) filter = schedule_filter(session.command.filter);
   const std::size_t all = sweep.schedules().size();
   std::atomic<std::uint64_t> done{all - sweep.checks_left()};
   Progress progress(session.where + "checking schedules",
@@ -417,13 +432,7 @@ TunedProblem tune_problem(Session& session, const TuneProblem& problem, Output& 
 // ---- the command ----------------------------------------------------------------------------------
 
 void check_command(const TuneCommand& command) {
-  if (!command.filter.empty()) {
-    try {
-      (void)std::regex(command.filter);
-    } catch (const std::regex_error&) {
-      throw UsageError(fmt::format("--filter {} is no regular expression", command.filter));
-    }
-  }
+  if (!command.filter.empty()) (void)schedule_filter(command.filter);
   if (command.patience < 0.001)
     throw UsageError("--patience is refused: no step ends in less than 0.001 s");
   if (command.html.empty()) return;
