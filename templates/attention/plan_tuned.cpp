@@ -47,7 +47,16 @@ TunedPlan::TunedPlan(const runtime::Device& device, const Kernel& kernel,
       source_(std::move(source)),
       options_(std::move(options)),
       fingerprint_(runtime::fingerprint_of(device)) {
-  if (options_.plan.invariance != Invariance::none) options_.choice.mode = TuningMode::off;
+  if (options_.plan.invariance != Invariance::none) {
+    // The cache may have something or not; a file is what the caller counts on.
+    if (options_.choice.mode == TuningMode::pinned) {
+      warn(
+          fmt::format("pinned {} is not used: invariance {} needs one schedule for every shape; "
+                      "the default is used",
+                      options_.choice.pinned.string(), to_string(options_.plan.invariance)));
+    }
+    options_.choice.mode = TuningMode::off;
+  }
   if (options_.choice.mode == TuningMode::pinned) {
     const std::filesystem::path& file = options_.choice.pinned;
     pinned_ = runtime::parse_tuning_entries(runtime::read_artifact(file), file.string());

@@ -40,6 +40,30 @@ class MaxWorkspace(RunTest):
 
 
 @unittest.skipUnless(GENERATOR, "kernels of parts are made")
+class Invariant(RunTest):
+    SHAPE = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 1, "--q-len", 40, "--kv-len", 90)
+
+    def test_levels(self):
+        for level, chunk in (("batch", 1), ("query_chunks", 32)):
+            report = self.run_json(*self.SHAPE, "--invariant", level)
+            self.assertEqual((report["passed"], report["invariance"]), (True, {"level": level, "chunk_queries": chunk}))
+        self.assertNotIn("invariance", self.run_json(*self.SHAPE))
+        text = self.expect(OK, "run", *self.SHAPE, "--invariant", "query_chunks").out
+        self.assertIn("(query_chunks) in chunks that begin at multiples of 32 queries", text)
+
+    def test_refusals(self):
+        self.expect_error(USAGE, "usage error", ["--invariant", "growing_keys"], "run", *self.SHAPE, "--invariant", "growing")
+        self.expect_error(USAGE, "usage error", ["--invariant", "--split"], "run", *self.SHAPE, "--split", 2, "--invariant", "batch")
+        for level, *causal in (("query_chunks", "--causal", "bottom-right"), ("growing_keys",)):
+            self.expect_error(SPEC, "spec error", [f"is not invariant ({level})", "take a"], "run", *self.SHAPE, *causal, "--invariant", level)
+
+    @unittest.skipUnless(GENERATOR, "the kernel is not embedded")
+    def test_chunks_of_a_prefill_that_begin_elsewhere(self):
+        kernel = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 1, "--mode", "16bit", "--causal", "bottom-right", "--invariant", "growing_keys")
+        self.assertEqual(self.run_json(*kernel, "--q-len", 3, "--kv-len", 131)["invariance"]["chunk_queries"], 128)
+        self.assertIn("multiples of 128", self.expect(USAGE, "run", *kernel, "--q-len", 4, "--kv-len", 131).err)
+
+
 class Split(RunTest):
     SHAPE = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64, "--heads", 2, "--q-len", 20, "--kv-len", 150)
 

@@ -218,6 +218,23 @@ TEST_CASE("A pinned file counts on every device, and nothing else does", "[tuned
                   ArtifactError);
 }
 
+TEST_CASE("A pinned file beside an invariance is not used, and one warning says so", "[tuned]") {
+  Bench bench;
+  const std::filesystem::path file = bench.folder.path() / "pins";
+  std::ofstream(file) << to_text(std::vector{bench.entry(kLong, "q64k64w4s3")});
+  for (const TuningChoice& choice :
+       {tuning_choice("pinned " + file.string()), tuning_choice("cached")}) {
+    TuningOptions options = bench.options(choice);
+    options.plan.invariance = Invariance::batch;
+    TunedPlan plan(bench.device, usual_kernel(), fake_source(), std::move(options));
+    plan.prepare(std::vector{kLong, kShort});
+    CHECK(&plan.plan_for(kLong) == &plan.usual());
+  }
+  REQUIRE(bench.warnings.size() == 1);  // of the file; what a cache has nobody asked for
+  CHECK_THAT(bench.warnings[0],
+             Catch::Contains(file.string()) && Catch::Contains("invariance batch"));
+}
+
 TEST_CASE("Switched off, the database is not asked", "[tuned]") {
   Bench bench;
   bench.store(bench.entry(kLong, "q64k64w4s2"));

@@ -48,6 +48,7 @@ struct RunCommand {
   std::string seqlens, kv_seqlens;  // of packed sequences; empty: none are packed
   std::int64_t split = 1;           // parts of the keys
   std::optional<std::int64_t> max_workspace;
+  attention::Invariance invariance = attention::Invariance::none;
   JudgeOptions judge;
   Layout layout = Layout::hnd;
   runtime::EmulatorOptions emulator;
@@ -68,6 +69,7 @@ AttentionJob job_of(const RunCommand& command, const RunInputs& inputs, const Ke
   job.layout = command.layout;
   job.source = ptx_source(command.ptx, on);
   job.plan.max_workspace_bytes = command.max_workspace.value_or(0);
+  job.plan.invariance = command.invariance;
   return job;
 }
 
@@ -131,6 +133,22 @@ std::string workspace_text(const WorkspaceReport& workspace) {
   return text;
 }
 
+// Where calls that have a part of the queries begin, so that each has the bits of the whole: at multiples of so many.
+std::int64_t chunk_queries(const AttentionJob& job, const RunDevice& on) {
+  const Kernel kernel(attention::family(), job.spec, job.schedule, on.target);
+  return attention::invariance(kernel, job.plan.invariance)
+      .queries(job.spec.pack_gqa, job.inputs.q.heads / job.inputs.k.heads);
+}
+
+std::string invariance_text(const AttentionJob& job, const RunDevice& on) {
+  const std::string level(to_string(job.plan.invariance));
+  if (job.plan.invariance == attention::Invariance::batch)
+    return "keeps    its bits (batch), whatever else is in the batch\n";
+  return fmt::format(
+      "keeps    its bits ({}) in chunks that begin at multiples of {}\n", level,
+      counted(static_cast<std::uint64_t>(chunk_queries(job, on)), "query", "queries"));
+}
+
 Json setup_json(const RunCommand& command, const RunInputs& inputs, const AttentionJob& job,
                 const RunDevice& on, const AttentionResult& result) {
   const reference::Inputs& in = job.inputs;
@@ -173,6 +191,10 @@ Json setup_json(const RunCommand& command, const RunInputs& inputs, const Attent
                              {"computed", result.tiles->computed}};
   }
   if (command.max_workspace) fields["workspace"] = workspace_json(result.workspace);
+  if (command.invariance != attention::Invariance::none) {
+    fields["invariance"] = {{"level", std::string(to_string(command.invariance))},
+                            {"chunk_queries", chunk_queries(job, on)}};
+  }
   if (on.emulator) fields["checks"] = command.emulator.checks == runtime::Checks::on ? "on" : "off";
   return fields;
 }
@@ -218,6 +240,7 @@ std::string setup_text(const RunCommand& command, const RunInputs& inputs, const
                       result.run_ms, on.emulator ? " (of the emulator, not of a GPU)" : "");
   for (const std::string& kernel : result.kernels) text += fmt::format("         {}\n", kernel);
   if (command.max_workspace) text += workspace_text(result.workspace);
+  if (command.invariance != attention::Invariance::none) text += invariance_text(job, on);
   if (result.tiles) {
     const auto [skipped, computed] = *result.tiles;
     text += fmt::format("tiles    warps skipped {} of {}\n", skipped, skipped + computed);
@@ -718,6 +741,14 @@ void define_run(CLI::App& app, RunCommand& command) {
           ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 16));
   refuse_beside(split, command.kernel.of_set, "its kernels are run one by one on all keys");
   refuse_beside(split, seqlens, "parts are of a dense batch");
+  using enum attention::Invariance;
+  refuse_beside(
+      add_choice<attention::Invariance>(
+          app, "--invariant", command.invariance,
+          {{"batch", batch}, {"query_chunks", query_chunks}, {"growing_keys", growing_keys}},
+          "what its bits must not depend on: the rest of the batch, where queries are cut "
+          "into calls, or keys that grow, too; kernels that cannot are refused"),
+      split, "sums over parts of the keys have other bits");
   CLI::Option* out = app.add_option("--out", command.out, "write o and lse to a safetensors file");
   refuse_empty(out);
   refuse_beside(out, command.kernel.of_set, "it holds the result of one kernel");
@@ -739,6 +770,7 @@ void add_run(App& app) {
       "  sagegen run --seqlens 100,37,0,512 --causal bottom-right\n"
       "  sagegen run --heads 32 --max-workspace 1000000    in as many calls as that takes\n"
       "  sagegen run --split 4 --kv-len 1000               split KV, merged\n"
+      "  sagegen run --invariant query_chunks --q-len 256  the same bits in any chunks\n"
       "  sagegen run --schedule q64k64w4s3                 other tiles, warps, stages\n"
       "  sagegen run KEY --causal bottom-right             one kernel of `sagegen list`\n"
       "  sagegen run --set mine.toml --q-len 200           every kernel of a set",
