@@ -1,5 +1,8 @@
 #include "tools/sagegen/files.h"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -32,18 +35,42 @@ std::optional<std::string> read_file_if_exists(const fs::path& path) {
   return read_file(path);
 }
 
+namespace {
+
+std::string why_no_file(const fs::path& path) {
+  if (!path.has_filename()) return "it ends in a /, as folders do";
+  std::error_code error;
+  const fs::path folder = path.parent_path();
+  fs::path there = folder;  // the nearest that there is
+  while (there.has_relative_path() && fs::status(there, error).type() == fs::file_type::not_found)
+    there = there.parent_path();
+  if (there == folder) return reference::why_not_writable(path);
+  if (there.empty()) there = ".";
+  if (!fs::is_directory(there, error)) return fmt::format("{} is no folder", shown(there));
+  if (::access(there.c_str(), W_OK | X_OK) != 0)
+    return fmt::format("{} takes no new folder: {}", shown(there),
+                       std::generic_category().message(errno));
+  return {};
+}
+
+}  // namespace
+
 void check_writable(const fs::path& path) {
-  const std::string why = reference::why_not_writable(path);
+  const std::string why = why_no_file(path);
   if (!why.empty()) throw FileError(fmt::format("{}: cannot be written: {}", shown(path), why));
 }
 
-void write_file(const fs::path& path, std::string_view text) {
+void make_folders_of(const fs::path& file) {
   std::error_code error;
-  if (path.has_parent_path()) fs::create_directories(path.parent_path(), error);
+  if (file.has_parent_path()) fs::create_directories(file.parent_path(), error);
   if (error) {
     throw FileError(
-        fmt::format("{}: cannot create its directory: {}", shown(path), error.message()));
+        fmt::format("{}: cannot create its directory: {}", shown(file), error.message()));
   }
+}
+
+void write_file(const fs::path& path, std::string_view text) {
+  make_folders_of(path);
   try {
     reference::write_whole_file(path, text);
   } catch (const reference::FileError& failure) {

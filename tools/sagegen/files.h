@@ -11,9 +11,12 @@ namespace sagegen::cli {
 
 std::string read_file(const std::filesystem::path& path);
 std::optional<std::string> read_file_if_exists(const std::filesystem::path& path);
-// Refuses a file that could not be written later, without touching it: in a missing directory, a directory
-// itself, or closed to this user. What write_file() would create is not looked for.
+// The rule of all options that name a file to write: folders that are missing are made, when it is written.
+//
+// Refuses a file that write_file() could not write, without touching or making anything: a directory, or one whose folder is
+// closed to this user or cannot be made.
 void check_writable(const std::filesystem::path& path);
+void make_folders_of(const std::filesystem::path& file);
 // Creates missing directories. Readers see the old file or the new one.
 void write_file(const std::filesystem::path& path, std::string_view text);
 

@@ -266,6 +266,7 @@ void save_output(const std::string& path, const AttentionJob& job, const Attenti
        .type = reference::IoType::f32,
        .shape = {q.batch, q.heads, q.tokens},
        .data = narrow(result.lse)}};
+  make_folders_of(path);
   try {
     reference::write_safetensors(path, file);
   } catch (const reference::FileError& error) {
