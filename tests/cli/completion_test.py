@@ -94,6 +94,33 @@ class Bash(CliTest):
         self.assertEqual(self.complete("sagegen", "emu", "a."), ["a.toml"])
         self.assertEqual(self.complete("sagegen", "run", "--input", "x", "a."), ["a.toml"])
         self.assertEqual(self.complete("sagegen", "run", "--q-len", ""), [])
+        for action in ("import", "merge"):
+            self.assertEqual(sorted(self.complete("sagegen", "cache", action, "a")), ["a b.ptx", "a.toml"])
+            self.assertEqual(self.complete("sagegen", "cache", action, "x", "a."), ["a.toml"])
+            self.assertEqual(self.complete("sagegen", "cache", "--cache", "x", action, "a."), ["a.toml"])
+        self.assertEqual(self.complete("sagegen", "cache", "--cache", "x", "exp"), ["export"])
+        self.assertEqual(self.complete("sagegen", "cache", "--cache", "a."), ["a.toml"])
+        self.assertEqual(self.complete("sagegen", "emu", "x.ptx", "--out", "y", "=", "a."), ["a.toml"])
+        self.assertEqual(self.complete("sagegen", "emu", "x.ptx", "--out", "y=a.", breaks=" "), ["y=a.toml"])
+        self.assertEqual(self.complete("sagegen", "list", "--set=a.", breaks=" "), ["--set=a.toml"])
+
+    def test_every_file_and_folder(self):
+        """All that help says to be one is completed as one."""
+        with open(self.path("some file"), "w", encoding="utf-8"):
+            pass
+        count = 0
+        for command in commands():
+            text = sagegen(command, "--help").out.split("Examples:")[0]
+            for name, value in re.findall(r"^  (?:-\w,)?(--[\w-]+) ([A-Z=|]+)", text, re.MULTILINE):
+                meaning = " ".join(text.split(f"{name} {value}")[1].split("\n  -")[0].split())
+                if not re.search(r"\b(files?|folder|director)", meaning, re.IGNORECASE) and value not in ("FILE", "DIR", "PATH", "KEY=FILE"):
+                    continue
+                if value == "WORD" or (name, value) in (("--prefix", "PREFIX"), ("--arg", "ARGUMENT")):
+                    continue   # names of tensors in a file; ARGUMENT has a grammar of its own
+                count += 1
+                words = ("y", "=", "some") if value == "KEY=FILE" else ("some",)
+                self.assertEqual(self.complete("sagegen", command, name, *words), ["some file"], (command, name, meaning))
+        self.assertGreater(count, 20)
 
 
 class OtherShells(CliTest):
@@ -124,7 +151,7 @@ class OtherShells(CliTest):
                                  ("run --mode 16", "run --mode 16bit"), ("run --mode=16", "run --mode=16bit"),
                                  ("run --target sm_12", "run --target sm_120"),
                                  ("run --device emulator:sm_12", "run --device emulator:sm_120"),
-                                 (f"inspect {FWD[:-1]}", f"inspect {FWD}"), ("cache exp", "cache export"),
+                                 (f"inspect {FWD[:-1]}", f"inspect {FWD}"), ("cache exp", "cache export"), ("cache import func", "cache import functions"), ("emu x --out y=func", "emu x --out y=functions"),
                                  ("list --set func", "list --set functions"), ("run --input a b func", "run --input a b functions")):
             ask(f"sagegen {typed}\t\n", f"<{completed}>")
 

@@ -39,9 +39,11 @@ std::vector<std::string> names_of(const CommandEntry& command) {
 
 // ---- bash -----------------------------------------------------------------------------------------
 
+constexpr const char* kNamedFile = "KEY=FILE";
+
 constexpr const char* kBash = R"bash(
-# What COMMAND takes behind OPTION, or as an argument if OPTION is empty: how many values, of which kind
-# (words, keys, paths, or else), and the words.
+# What COMMAND takes behind OPTION, or as its argument of a number from 1: how many values, of which kind
+# (words, keys, paths, paths behind a =, or else), and the words.
 _sagegen_values() {
   most=0 kind= list=
   case "$1 $2" in
@@ -84,16 +86,23 @@ _sagegen() {
   elif [[ -z $command ]]; then
     kind=words list=$(_sagegen_options "")$'\n%COMMANDS%'
   else
-    # The nearest option before, if it still takes values.
-    for ((i = last - 1; i > at; --i)); do
+    # The nearest option before, if it still takes values; else the argument whose turn it is.
+    local argument=1 left=0
+    for ((i = at + 1; i < last; ++i)); do
       if [[ ${words[i]} == -* ]]; then
-        [[ ${words[i]} == *=* ]] || option=${words[i]}
-        break
+        most=0
+        [[ ${words[i]} == *=* ]] || _sagegen_values "$command" "${words[i]}"
+        option=${words[i]} left=$most
+      elif ((left > 0)); then
+        ((left -= 1))
+      else
+        ((argument += 1))
       fi
     done
-    _sagegen_values "$command" "$option"
-    if [[ -z $option ]] || ((last - i > most)); then
-      _sagegen_values "$command" ""
+    if ((left > 0)); then
+      _sagegen_values "$command" "$option"
+    else
+      _sagegen_values "$command" "$argument"
     fi
   fi
   [[ $kind == keys ]] && list=$(command "${COMP_WORDS[0]}" completion keys 2>/dev/null)
@@ -108,9 +117,16 @@ _sagegen() {
   done
   local IFS=$'\n'
   COMPREPLY=()
+  if [[ $kind == named ]]; then
+    [[ $value == *=* ]] || return
+    kind=paths prefix=$prefix${value%%=*}= value=${value#*=}
+  fi
   if [[ $kind == paths ]]; then
     compopt -o filenames 2>/dev/null
-    COMPREPLY=($(compgen -f -- "$value"))
+    for word in $(compgen -f -- "$value"); do
+      word=$prefix$word
+      COMPREPLY+=("${word#"$break"}")
+    done
     return
   fi
   for word in $(compgen -W "$list" -- "$value"); do
@@ -124,6 +140,7 @@ complete -F _sagegen sagegen
 
 std::string kind_of(const OptionEntry& option) {
   if (is_path(option.value)) return "paths";
+  if (option.value == kNamedFile) return "named";
   return option.value == "KEY" ? "keys" : option.words.empty() ? "" : "words";
 }
 
@@ -134,12 +151,18 @@ std::string bash_script(const CommandEntry& tool, const std::vector<CommandEntry
     names += names.empty() ? command.name : "\\n" + command.name;
     options += fmt::format("    {}) printf '%s\\n' {} ;;\n", command.name,
                            fmt::join(names_of(command), " "));
+    int arguments = 0;
     for (const OptionEntry& option : command.options) {
       if (option.most == 0) continue;
       std::vector<std::string> patterns;
-      for (const std::string& name : option.names)
-        patterns.push_back(
-            fmt::format("\"{} {}\"", command.name, option.is_positional ? "" : name));
+      if (option.is_positional) {
+        ++arguments;  // one that may be given again stands for all that follow
+        patterns.push_back(option.most > 1 ? fmt::format("\"{} \"[0-9]*", command.name)
+                                           : fmt::format("\"{} {}\"", command.name, arguments));
+      } else {
+        for (const std::string& name : option.names)
+          patterns.push_back(fmt::format("\"{} {}\"", command.name, name));
+      }
       values += fmt::format(
           "    {})\n      most={} kind={} list={} ;;\n", fmt::join(patterns, " | "), option.most,
           kind_of(option),
@@ -162,6 +185,7 @@ std::string zsh_text(const std::string& text) {
 
 std::string zsh_action(const OptionEntry& option) {
   if (is_path(option.value)) return "_files";
+  if (option.value == kNamedFile) return "{compset -P \"*=\" && _files}";
   if (option.value == "KEY") return "_sagegen_keys";
   return option.words.empty()
              ? " "
@@ -235,8 +259,12 @@ fi
 
 // ---- fish -----------------------------------------------------------------------------------------
 
+bool is_file(const OptionEntry& option) {
+  return is_path(option.value) || option.value == kNamedFile;
+}
+
 std::string fish_values(const OptionEntry& option) {
-  if (is_path(option.value)) return " -F";
+  if (is_file(option)) return " -F";  // fish looks behind a = by itself
   if (option.value == "KEY") return " -a '(command sagegen completion keys 2>/dev/null)'";
   return option.words.empty() ? ""
                               : " -a " + quoted(fmt::format("{}", fmt::join(option.words, " ")));
@@ -250,7 +278,7 @@ std::string fish_line(const OptionEntry& option, const std::string& when) {
   }
   for (const std::string& name : option.names)
     line += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
-  if (option.most > 0) line += is_path(option.value) ? " -r -F" : " -x" + fish_values(option);
+  if (option.most > 0) line += is_file(option) ? " -r -F" : " -x" + fish_values(option);
   return line + " -d " + quoted(replaced(option.description, "\\", "\\\\")) + "\n";
 }
 
