@@ -46,8 +46,11 @@ struct Bundle::Contents {
   std::vector<Entry> entries;
 
   [[noreturn]] void refuse(std::string_view why) const {
-    throw ArtifactError(fmt::format(
-        "{}: {}; make it again with `sagegen generate`, or copy it again", origin, why));
+    throw ArtifactError(
+        fmt::format("{}: {}; copy it again from where it was made, or make it again: `sagegen "
+                    "bundle`, or of the "
+                    "set in the sources of sagegen `sagegen generate`",
+                    origin, why));
   }
 
   void read(std::string_view bytes);

@@ -1,6 +1,7 @@
 """Every command but `run`: what it reports, and how it refuses."""
 import os
 import pty
+import re
 import resource
 import shutil
 import subprocess
@@ -14,6 +15,14 @@ COMMANDS = ("targets", "list", "emit", "inspect", "trace", "generate", "run", "d
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
 GENERATOR = has_generator()
 needs_generator = unittest.skipUnless(GENERATOR, "built without the generator")
+
+
+NOTHING = """
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry nothing(.param .u64 x) { ret; }
+"""
 
 
 class Help(CliTest):
@@ -333,6 +342,56 @@ class Machine(CliTest):
             os.makedirs(self.path("ptx", kernel["key"] + ".ptx"))
         self.expect_error(FILE, "file error", [".ptx: cannot be read: Is a directory"], "run", "--device", "emulator",
                           "--target", "sm_89", "--ptx", self.path("ptx"))
+
+    @needs_generator
+    def test_folders_of_files_to_write_are_made(self):
+        """One rule for every option that names what is written, of every command that has one."""
+        small = ("--device", "emulator", "--q-len", 3, "--heads", 1, "--head-dim", 64)
+        of_matrix = ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 20, "--heads", 1, "--budget", 1, "--cache", self.path("cache"))
+        scale = self.path("scale.ptx")
+        with open(scale, "w", encoding="utf-8") as file:
+            file.write(NOTHING)
+        written = {
+            ("emit", "--out"): (QUANTQ,), ("trace", "--out"): (QUANTQ,), ("run", "--out"): small, ("tune", "--html"): of_matrix,
+            ("cache", "--out"): ("export", "--cache", self.path("cache")), ("completion", "--out"): ("bash",), ("man", "--out"): (),
+            ("bundle", "--out"): ("--plan", "head_dim=64", "--target", "sm_89", "--usual"), ("emu", "--out"): (scale, "--grid", 1, "--block", 32, "--arg", "x:u32[4]=iota"),
+        }
+        for (command, option), arguments in written.items():
+            with self.subTest(command=command):
+                path = self.path("of_" + command, "new", "x.npy")
+                named = "x=" + path if command == "emu" else path
+                self.expect(OK, command, *arguments, option, named)
+                self.assertTrue(os.path.exists(path))
+                closed = "/proc/sagegen/x.npy"
+                refused = self.expect(FILE, command, *arguments, option, "x=" + closed if command == "emu" else closed)
+                self.assertIn(closed[:-6], refused.err)
+        # compare and inspect need ptxas for what they write; both ask before.
+        for command in re.findall(r"^  ([a-z]+) ", self.expect(OK, "--help").out.split("Subcommands:")[1].split("\n\n")[0], re.MULTILINE):
+            for option in re.findall(r"^  (--out|--html|--svg)\b", self.expect(OK, command, "--help").out, re.MULTILINE):
+                self.assertIn((command, option), [*written, ("compare", "--out"), ("inspect", "--svg")])
+
+    def test_one_is_not_many(self):
+        empty = self.expect(OK, "cache", "export", "--cache", self.path("none"), "--out", self.path("t"))
+        self.assertIn("0 entries in", empty.out)
+        self.assertIn("0 of 0 entries stored\n", self.expect(OK, "cache", "import", self.path("t"), "--cache", self.path("c")).out)
+        if GENERATOR:
+            self.expect(OK, "tune", "--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 20, "--heads", 1, "--cache", self.path("one"))
+            self.assertIn("1 entry in", self.expect(OK, "cache", "export", "--cache", self.path("one"), "--out", self.path("t")).out)
+            take = ("cache", "import", self.path("t"), "--cache", self.path("c"))
+            self.assertIn("1 of 1 entry stored\n", self.expect(OK, *take).out)
+            self.assertIn("0 of 1 entry stored; the other is no newer than what is there", self.expect(OK, *take).out)
+            self.assertIn("1 entry removed", self.expect(OK, "cache", "clear", "--cache", self.path("c")).out)
+
+    def test_a_limit_that_no_size_is_within(self):
+        for limit in ("1e-9", "1e-300"):
+            refused = self.expect_error(USAGE, "usage error", ["not even one query and one key", "--yes"], "run", "--device", "emulator", "--limit", limit)
+            self.assertNotIn("fewer heads", refused.err)
+        self.expect_error(USAGE, "usage error", ["would do, or fewer heads;"], "run", "--device", "emulator", "--q-len", 8000, "--limit", "1")
+
+    def test_a_damaged_bundle_is_told_to_who_made_it(self):
+        with open(self.path("b.bundle"), "wb") as file:
+            file.write(b"sagegen bundle?")
+        self.expect_error(FILE, "file error", ["b.bundle", "`sagegen bundle`"], "run", "--device", "emulator", "--ptx", self.path("b.bundle"))
 
     def test_missing_permissions(self):
         os.mkdir(self.path("closed"), 0o000)

@@ -27,7 +27,7 @@ class MaxWorkspace(RunTest):
             self.assertLessEqual(report["workspace"]["bytes"], bound)
             self.assertIn("k_codes", [tensor["name"] for tensor in report["workspace"]["tensors"]])
         text = self.expect(OK, "run", *self.SHAPE, "--max-workspace", bound).out
-        self.assertIn("4 calls of at most 1 batches and 1 heads of K and V", text)
+        self.assertIn("4 calls of at most 1 batch and 1 head of K and V", text)
         self.expect_error(USAGE, "argument error", ["max_workspace_bytes is 100", "raise the bound"], "run", *self.SHAPE,
                           "--max-workspace", 100)
 

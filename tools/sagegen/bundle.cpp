@@ -147,8 +147,10 @@ Exit bundle_command(const BundleCommand& command, Output& output) {
       command.cubins ? fmt::format(" and {} of machine code by ptxas {}", cubin_bytes,
                                    model::ptxas_version())
                      : "";
-  output.text(fmt::format("{}: {} kernels of {} plans, {} bytes of PTX{} in {}\n", command.out,
-                          kernels.size(), chosen.plans, bytes, with_cubins, packed.size()));
+  output.text(fmt::format("{}: {} of {}, {} bytes of PTX{} in {}\n", command.out,
+                          counted(kernels.size(), "kernel"),
+                          counted(static_cast<std::uint64_t>(chosen.plans), "plan"), bytes,
+                          with_cubins, counted(packed.size(), "byte")));
   Json keys = Json::array(), left_out = Json::array();
   for (const Kernel& kernel : kernels) keys.push_back(kernel.key());
   for (const std::string& sentence : chosen.left_out) left_out.push_back(sentence);

@@ -76,17 +76,17 @@ Json json_of(const CodeList& all, const std::filesystem::path& folder) {
 
 std::string code_line(const Json& code) {
   if (code["folder"] == "") return "machine code: no folder, or off\n";
-  return fmt::format("machine code: {} kernels, {} bytes in {}{}\n",
-                     code["entries"].size(), code["bytes"].get<std::uint64_t>(),
-                     code["folder"].get<std::string>(),
-                     code["damaged"] == 0 ? "" : fmt::format(", {} damaged", code["damaged"].dump()));
+  return fmt::format(
+      "machine code: {}, {} in {}{}\n", counted(code["entries"].size(), "kernel"),
+      counted(code["bytes"].get<std::uint64_t>(), "byte"), code["folder"].get<std::string>(),
+      code["damaged"] == 0 ? "" : fmt::format(", {} damaged", code["damaged"].dump()));
 }
 
 Exit code_command(const CacheCommand& command, Output& output) {
   const std::filesystem::path folder = code_folder_of(command);
   if (command.action == Action::clear) {
     const std::size_t count = folder.empty() ? 0 : runtime::CodeCache({.folder = folder}).clear();
-    output.text(fmt::format("{} kernels removed from {}\n", count, folder.string()));
+    output.text(fmt::format("{} removed from {}\n", counted(count, "kernel"), folder.string()));
     output.json({{"removed", count}, {"folder", folder.string()}});
     return Exit::ok;
   }
@@ -265,7 +265,7 @@ Exit export_all(const CacheCommand& command, const TuningDatabase& database, Out
   if (command.out.empty()) throw UsageError("export needs --out FILE");
   const std::vector<TuningEntry> entries = good_entries(database, output);
   write_file(command.out, runtime::to_text(entries));
-  output.text(fmt::format("{} entries in {}\n", entries.size(), command.out));
+  output.text(fmt::format("{} in {}\n", counted(entries.size(), "entry", "entries"), command.out));
   output.json({{"entries", entries.size()}, {"file", command.out}});
   return Exit::ok;
 }
@@ -293,15 +293,20 @@ Exit take(const CacheCommand& command, const TuningDatabase& database, Output& o
                                 entry.key.what, entry.key.shape, why));
   }
   const std::size_t stored = runtime::merge(database, entries);
-  output.text(fmt::format("{} of {} entries stored; the others are no newer than what is there\n",
-                          stored, entries.size()));
+  const std::size_t others = entries.size() - stored;
+  output.text(
+      fmt::format("{} of {} stored{}\n", stored, counted(entries.size(), "entry", "entries"),
+                  others == 0 ? ""
+                              : fmt::format("; {} no newer than what is there",
+                                            others == 1 ? "the other is" : "the others are")));
   output.json({{"read", entries.size()}, {"stored", stored}});
   return Exit::ok;
 }
 
 Exit clear(const TuningDatabase& database, Output& output) {
   const std::size_t count = database.clear();
-  output.text(fmt::format("{} entries removed from {}\n", count, database.folder().string()));
+  output.text(fmt::format("{} removed from {}\n", counted(count, "entry", "entries"),
+                          database.folder().string()));
   output.json({{"removed", count}, {"folder", database.folder().string()}});
   return Exit::ok;
 }

@@ -110,8 +110,8 @@ Check driver_check(const std::shared_ptr<runtime::DriverApi>& cuda, const std::s
             "restart the machine, or reinstall the driver"};
   }
   return {"driver", State::good,
-          fmt::format("CUDA {}.{}, {} device{}", version / 1000, version % 1000 / 10, devices,
-                      devices == 1 ? "" : "s")};
+          fmt::format("CUDA {}.{}, {}", version / 1000, version % 1000 / 10,
+                      counted(static_cast<std::uint64_t>(devices), "device"))};
 }
 
 // Which targets an old driver cannot compile for.
@@ -236,7 +236,7 @@ Check cache_check() {
       }
     }
     const std::string what =
-        fmt::format("{}: {} tuned entr{}", folder.string(), good, good == 1 ? "y" : "ies");
+        fmt::format("{}: {}", folder.string(), counted(good, "tuned entry", "tuned entries"));
     if (damaged.empty()) return {"cache", State::good, what};
     return {"cache", State::bad, what + "; " + damaged,
             "`sagegen cache verify` lists what is damaged; the defaults run in its place"};
@@ -265,8 +265,8 @@ Check code_cache_check() {
       damaged += listed.why_not.empty() ? 0 : 1;
       bytes += listed.bytes;
     }
-    const std::string what =
-        fmt::format("{}: {} kernels, {} bytes", folder.string(), all.size(), bytes);
+    const std::string what = fmt::format("{}: {}, {}", folder.string(),
+                                         counted(all.size(), "kernel"), counted(bytes, "byte"));
     if (damaged == 0) return {"code cache", State::good, what};
     return {"code cache", State::bad, fmt::format("{}, {} damaged", what, damaged),
             "`sagegen cache clear --code` removes all; the driver compiles again"};

@@ -100,10 +100,11 @@ Exit emit_kernels(const EmitCommand& command, Output& output) {
   }
   progress.reset();  // before the first line of the result
   std::string summary =
-      fmt::format("{} kernel{}, {} bytes of PTX, {:.1f} ms", kernels.size(),
-                  kernels.size() == 1 ? "" : "s", bytes, command.time ? median_sum : total);
+      fmt::format("{}, {} bytes of PTX, {:.1f} ms", counted(kernels.size(), "kernel"), bytes,
+                  command.time ? median_sum : total);
   if (command.time) {
-    summary += fmt::format(" (medians of {} repeats, which took {:.1f} ms)", repeats, total);
+    summary += fmt::format(" (medians of {}, which took {:.1f} ms)",
+                           counted(static_cast<std::uint64_t>(repeats), "repeat"), total);
   }
   if (command.to_stdout)
     output.bytes(printed);

@@ -57,7 +57,7 @@ AttentionJob of_lengths(const AttentionJob& job, std::int64_t q_len, std::int64_
   return other;
 }
 
-// A size that is estimated to take at most `seconds`, by halves of the tokens; empty if there is none.
+// A size that is estimated to take at most `seconds`, by halves of the tokens, in words.
 std::string smaller_size(const AttentionJob& job, runtime::Checks checks, const JudgeOptions& judge,
                          double seconds) {
   std::int64_t q_len = job.inputs.q.tokens, kv_len = job.inputs.k.tokens;
@@ -65,9 +65,9 @@ std::string smaller_size(const AttentionJob& job, runtime::Checks checks, const 
     q_len = std::max<std::int64_t>(q_len / 2, 1);
     kv_len = std::max<std::int64_t>(kv_len / 2, 1);
     if (estimated_seconds(of_lengths(job, q_len, kv_len), checks, judge) <= seconds)
-      return fmt::format("q_len {} and kv_len {} would do; ", q_len, kv_len);
+      return fmt::format("q_len {} and kv_len {} would do, or fewer heads", q_len, kv_len);
   }
-  return {};
+  return "not even one query and one key are within it";
 }
 
 bool asked(const std::string& question) {
@@ -140,11 +140,12 @@ void confirm_emulation(const EmulationLimit& limit, const RunDevice& on, const A
     return;
   }
   if (asked(what)) return;
-  throw UsageError(fmt::format(
-      "{}, more than --limit {:g} s, and was not started; {}fewer heads would, too; --yes or a "
-      "higher --limit starts it all the same",
-      what, limit.seconds,
-      smaller_size(job, checks, judge, limit.seconds / static_cast<double>(jobs))));
+  throw UsageError(
+      fmt::format("{}, more than --limit {} s, and was not started; {}; --yes or a higher --limit "
+                  "starts it all "
+                  "the same",
+                  what, limit.seconds,
+                  smaller_size(job, checks, judge, limit.seconds / static_cast<double>(jobs))));
 }
 
 }  // namespace sagegen::cli

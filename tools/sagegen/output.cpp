@@ -68,7 +68,12 @@ void Output::json(const Json& fields) const {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
-void Output::progress(const std::string& line) const {
+std::string counted(std::uint64_t count, std::string_view one, std::string_view many) {
+  if (count == 1) return fmt::format("1 {}", one);
+  return many.empty() ? fmt::format("{} {}s", count, one) : fmt::format("{} {}", count, many);
+}
+
+void tell(const std::string& line) {
   if (is_silent()) return;
   const std::string text = reference::without_controls(line) + "\n";
   std::fwrite(text.data(), 1, text.size(), stderr);

@@ -2,7 +2,9 @@
 // stderr.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -22,6 +24,12 @@ class Table {
  private:
   std::vector<std::vector<std::string>> rows_;
 };
+
+// "1 call", "2 calls", "0 entries": of what has not just an s, `many` says it.
+std::string counted(std::uint64_t count, std::string_view one, std::string_view many = {});
+
+// A line on stderr, unless --quiet asks for silence.
+void tell(const std::string& line);
 
 class Output {
  public:

@@ -124,9 +124,12 @@ Json workspace_json(const WorkspaceReport& workspace) {
 }
 
 std::string workspace_text(const WorkspaceReport& workspace) {
-  std::string text = fmt::format(
-      "memory   a workspace of {} bytes, {} calls of at most {} batches and {} heads of K and V\n",
-      workspace.bytes, workspace.cut.calls, workspace.cut.batches, workspace.cut.kv_heads);
+  std::string text =
+      fmt::format("memory   a workspace of {}, {} of at most {} and {} of K and V\n",
+                  counted(workspace.bytes, "byte"),
+                  counted(static_cast<std::uint64_t>(workspace.cut.calls), "call"),
+                  counted(static_cast<std::uint64_t>(workspace.cut.batches), "batch", "batches"),
+                  counted(static_cast<std::uint64_t>(workspace.cut.kv_heads), "head"));
   for (const attention::Plan::ScratchTensor& tensor : workspace.tensors)
     text += fmt::format("         {:<16} {:>12} bytes from {}\n", tensor.name, tensor.bytes,
                         tensor.offset);
