@@ -25,7 +25,7 @@ namespace {
 
 constexpr const char* kHowToGenerate =
     "this build of sagegen has no generator, which needs LLVM; build one that has "
-    "(`pip install . -C cmake.define.SAGEGEN_GENERATOR=ON` in the sources), or write the PTX with "
+    "(`pip install . --config-settings=cmake.define.SAGEGEN_GENERATOR=ON` in the sources), or write the PTX with "
     "`sagegen bundle --plan KEY --target TARGET --usual --out FILE` and give ptx=\"FILE\"";
 
 #ifdef SAGEGEN_HAS_GENERATOR
