@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
 # Builds a libsagegen.so that runs on every Linux of the last years, glibc 2.28 (2018) or newer, whatever this machine has:
 # with the C and C++ compiler, the C++ library and the stubs of old C libraries that the Python package ziglang carries.
-# Checks what the library asks for, runs the tests of the C API against it, and prints where it is.
+# Checks what the library asks for, runs the tests of the C API against it, and prints where it is. With --wheel the wheel
+# of the Python package instead, with the tag manylinux_2_28_x86_64; both are made of the same objects, compiled once.
 # Usage: tools/portable_library.sh                  into build/portable
+#        tools/portable_library.sh --wheel PYTHON   the wheel for this Python; pip fetches what builds it
 #        tools/portable_library.sh --into FOLDER    into another folder
 #        tools/portable_library.sh --zig FILE       with this zig, instead of that of build/tools/zig
 #        tools/portable_library.sh --install        only install zig into build/tools/zig, by pip, as the first build does
-#        tools/portable_library.sh --no-install     build if it is there
+#        tools/portable_library.sh --no-install     build if it is there; and the wheel with what that Python has
 # Exit code 77: there is no zig, or the machine lacks what else goes into the library; it says what.
 set -euo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 refuse() { echo "portable_library: $1" >&2; exit "${2:-1}"; }
-folder='' zig='' may_install=1 only_install=0
+folder='' zig='' python='' may_install=1 only_install=0
 while [ $# -gt 0 ]; do
   case "$1" in
     -h|--help) usage; exit 0 ;;
     --install) only_install=1 ;;
     --no-install) may_install=0 ;;
-    --into|--zig)
+    --into|--zig|--wheel)
       [ $# -ge 2 ] && [ -n "$2" ] || refuse "$1 needs a value (see --help)" 2
-      if [ "$1" = --into ]; then folder=$2; else zig=$2; fi
+      case "$1" in --into) folder=$2 ;; --zig) zig=$2 ;; --wheel) python=$2 ;; esac
       shift ;;
     *) refuse "unknown argument $1 (see --help)" 2 ;;
   esac
@@ -55,14 +57,15 @@ fi
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
-# Compilers as CMake expects them. zig spells processors in its own way, and takes all of a debug build's checks along
-# unless it is told not to.
+# Compilers as CMake expects them. zig spells processors in its own way, and takes the checks and the tables of a debug
+# build along unless it is told not to. Of this machine's headers it sees copies: beside those of this machine's C
+# library, in its folder, they would bring that library's along.
 mkdir -p "$folder/bin"
 for language in cc c++; do
   cat >"$folder/bin/zig-$language.new" <<EOF
 #!/usr/bin/env bash
 export ZIG_GLOBAL_CACHE_DIR="\${ZIG_GLOBAL_CACHE_DIR:-$root/build/tools/zig-cache}"  # the C++ library, built once
-exec "$zig" $language -target x86_64-linux-gnu.$glibc -fno-sanitize=all -Wno-unused-command-line-argument "\${@/#-march=x86-64-/-march=x86_64_}"
+exec "$zig" $language -target x86_64-linux-gnu.$glibc -fno-sanitize=all -g0 -Wno-unused-command-line-argument -isystem "$folder/deps/include" "\${@/#-march=x86-64-/-march=x86_64_}"
 EOF
   chmod +x "$folder/bin/zig-$language.new"
   if cmp -s "$folder/bin/zig-$language.new" "$folder/bin/zig-$language"; then
@@ -73,8 +76,7 @@ EOF
   fi
 done
 
-# ---- what the library is made of beside our sources -----------------------------------------------
-# Headers by themselves: beside those of this machine's C library they would be taken for the old one's.
+# ---- what goes in beside our sources --------------------------------------------------------------
 compiler=${CXX:-c++}
 folder_of() { echo "#include <$1>" | "$compiler" -x c++ -M - 2>/dev/null | tr ' ' '\n' | sed -n "s|/$1\$||p" | head -n 1; }
 fmt=$(folder_of fmt/format.h) zstd=$(folder_of zstd.h) archive=$("$compiler" -print-file-name=libzstd.a)
@@ -94,29 +96,67 @@ endif()
 EOF
 echo 'set(PACKAGE_VERSION_COMPATIBLE TRUE)' >"$folder/deps/fmt-config-version.cmake"
 
+# One build tree: the library and the wheel are made of the same objects.
+options=(CMAKE_C_COMPILER="$folder/bin/zig-cc" CMAKE_CXX_COMPILER="$folder/bin/zig-c++" SAGEGEN_GENERATOR=OFF
+  SAGEGEN_TESTS=OFF CMAKE_DISABLE_FIND_PACKAGE_tomlplusplus=ON fmt_DIR="$folder/deps"
+  SAGEGEN_ZSTD_INCLUDE="$folder/deps/include" SAGEGEN_ZSTD_LIBRARY="$folder/deps/lib/libzstd.a")
+
+# What a shared object asks for: the C library alone, and none newer than that it is built for.
+check_needs() {
+  local name needed newest
+  needed=$(readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+  for name in $needed; do
+    case "$name" in
+      libc.so.6|libm.so.6|libdl.so.2|libpthread.so.0|librt.so.1|ld-linux-x86-64.so.2) ;;
+      *) refuse "$1 needs $name, which is no part of the C library" ;;
+    esac
+  done
+  newest=$(readelf -W --dyn-syms "$1" | sed -n 's/.*@GLIBC_\([0-9.]*\).*/\1/p' | sort -uV | tail -n 1)
+  [ "$(printf '%s\n' "$newest" "$glibc" | sort -V | tail -n 1)" = "$glibc" ] ||
+    refuse "$1 asks for symbols of glibc $newest, which are newer than $glibc"
+  needs="needs glibc $newest or newer and $(echo $needed)"
+}
+
+# ---- the wheel ------------------------------------------------------------------------------------
+if [ -n "$python" ]; then
+  tag=$("$python" -c 'import sys; v = "cp%d%d" % sys.version_info[:2]; print(f"{v}-{v}{sys.abiflags}")') ||
+    refuse "$python is no Python" 2
+  # Debian keeps one header of Python's beside those of the C library.
+  config=$("$python" -c 'import sys; print("x86_64-linux-gnu/python%d.%d" % sys.version_info[:2])')
+  if [ -e "/usr/include/$config/pyconfig.h" ]; then
+    mkdir -p "$folder/deps/include/$config"
+    cp -u "/usr/include/$config/pyconfig.h" "$folder/deps/include/$config/"
+  fi
+  offline=()
+  if [ $may_install -eq 0 ]; then
+    "$python" -c 'import nanobind, scikit_build_core' 2>/dev/null ||
+      refuse "$python has no pip packages nanobind and scikit-build-core; tools/install_python_env.sh makes one that has" 77
+    offline=(--no-build-isolation --no-index)
+  fi
+  rm -rf "$folder/wheel.new"
+  "$python" -m pip wheel "$root" --quiet --disable-pip-version-check --no-deps "${offline[@]}" --wheel-dir "$folder/wheel.new" \
+    --config-settings=build-dir="$folder/build" --config-settings=wheel.tags="$tag-manylinux_${glibc/./_}_x86_64" \
+    "${options[@]/#/--config-settings=cmake.define.}"
+  wheel=$(echo "$folder"/wheel.new/*.whl)
+  "$python" -m zipfile -e "$wheel" "$folder/wheel.new/contents"
+  check_needs "$(echo "$folder"/wheel.new/contents/sagegen/_core*.so)"
+  PYTHONPATH=$folder/wheel.new/contents "$python" -c 'import sagegen; assert sagegen.kernels()'
+  rm -rf "$folder/wheel"
+  mv "$folder/wheel.new" "$folder/wheel"
+  wheel=$folder/wheel/${wheel##*/}
+  echo "$wheel: $(stat -c %s "$wheel") bytes, $needs"
+  exit 0
+fi
+
 # ---- the library ----------------------------------------------------------------------------------
-cmake -S "$root" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER="$folder/bin/zig-cc" \
-  -DCMAKE_CXX_COMPILER="$folder/bin/zig-c++" -DCMAKE_DISABLE_FIND_PACKAGE_tomlplusplus=ON -DSAGEGEN_GENERATOR=OFF \
-  -DSAGEGEN_TESTS=OFF -Dfmt_DIR="$folder/deps" -DSAGEGEN_ZSTD_INCLUDE="$folder/deps/include" \
-  -DSAGEGEN_ZSTD_LIBRARY="$folder/deps/lib/libzstd.a" >"$folder/cmake.log" 2>&1 ||
-  { cat "$folder/cmake.log" >&2; refuse "CMake's log is above"; }
+cmake -S "$root" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSAGEGEN_PYTHON=OFF "${options[@]/#/-D}" \
+  >"$folder/cmake.log" 2>&1 || { cat "$folder/cmake.log" >&2; refuse "CMake's log is above"; }
 cmake --build "$folder/build" --target sagegen_shared
 library=$folder/libsagegen.so
 cp -L "$folder/build/runtime/libsagegen.so" "$library.new"
 strip "$library.new"
 mv "$library.new" "$library"
-
-# ---- what it asks for ------------------------------------------------------------------------------
-needed=$(readelf -dW "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
-for name in $needed; do
-  case "$name" in
-    libc.so.6|libm.so.6|libdl.so.2|libpthread.so.0|librt.so.1|ld-linux-x86-64.so.2) ;;
-    *) refuse "the library needs $name, which is no part of the C library" ;;
-  esac
-done
-newest=$(readelf -W --dyn-syms "$library" | sed -n 's/.*@GLIBC_\([0-9.]*\).*/\1/p' | sort -uV | tail -n 1)
-[ "$(printf '%s\n' "$newest" "$glibc" | sort -V | tail -n 1)" = "$glibc" ] ||
-  refuse "the library asks for symbols of glibc $newest, which are newer than $glibc"
+check_needs "$library"
 
 # ---- and whether it works --------------------------------------------------------------------------
 "${CC:-cc}" -std=c11 -O1 -I "$root/runtime/include" "$root/tests/driver/capi_test.c" "$library" -lm \
@@ -125,4 +165,4 @@ ln -sf libsagegen.so "$folder/$(readelf -dW "$library" | sed -n 's/.*(SONAME).*\
 (cd "$folder" && ./capi_test >capi_test.log 2>&1) || { cat "$folder/capi_test.log" >&2; refuse "the tests of the C API fail with it"; }
 python3 "$root/tests/install/abi_test.py" "$root" "$library" "${CC:-cc}" readelf >"$folder/abi.log" 2>&1 ||
   { cat "$folder/abi.log" >&2; refuse "its interface is not the listed one"; }
-echo "$library: $(stat -c %s "$library") bytes, needs glibc $newest or newer and $(echo $needed)"
+echo "$library: $(stat -c %s "$library") bytes, $needs"
