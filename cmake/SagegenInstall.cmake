@@ -12,7 +12,7 @@ foreach(header artifact error family fields kernel line_info params set target t
 endforeach()
 # What rooms show: "templates/<room>/spec.h" and its neighbours, below a folder of their own.
 install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT spec
-  FILES_MATCHING PATTERN "spec.h" PATTERN "params.h" PATTERN "quantization.h"
+  FILES_MATCHING PATTERN "spec.h" PATTERN "params.h" PATTERN "quantization.h" PATTERN "kv_format.h"
   REGEX "/mods/[a-z_]+[.](h|def)$" PATTERN "include" EXCLUDE)
 install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT runtime
   FILES_MATCHING REGEX "/plan(_(choice|codes|invariance|mode_map|shape_class|tuned|tuner))?[.]h$" PATTERN "include" EXCLUDE)

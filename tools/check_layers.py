@@ -50,6 +50,7 @@ LAYERS = (
                        "templates/*/describe.h", "templates/*/describe.cpp",
                        "templates/*/mods/*.h", "templates/*/mods/*.def",
                        "templates/shared/quantization.h", "templates/shared/quantization.cpp",
+                       "templates/shared/kv_format.h", "templates/shared/kv_format.cpp",
                        "templates/builtin_families.cpp", "templates/rooms.def"),
           layers=("error", "vocabulary"), libraries=("fmt",), never_reaches=("llvm", "dsl")),
     Layer("templates", ("templates/",),

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sagegen/family.h"
 
@@ -23,6 +24,14 @@ void check_family(const Family& family);
 
 // The target of "sm_89", "SM89", "8.9" or "89"; null if it is none.
 const TargetInfo* target_meant(std::string_view text);
+
+// What a text of options names: "name=word", or the name of a flag alone, which means name=true. Views into the text.
+// known: the names that are possible. Throws SpecError for what is neither, and for a name that stands twice.
+struct Option {
+  std::string_view name, word;
+};
+std::vector<Option> options_in(std::string_view text, const Fields& fields,
+                               const std::vector<std::string>& known);
 
 // Untrusted text in a message: short and printable.
 std::string shown(std::string_view text, std::size_t most = 120);

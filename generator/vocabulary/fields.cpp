@@ -157,13 +157,15 @@ const Field* find_field(const Fields& fields, std::string_view name) {
   return found == fields.end() ? nullptr : &*found;
 }
 
+static std::vector<std::string> names_of(const Fields& fields) {
+  std::vector<std::string> names;
+  for (const Field& field : fields) names.emplace_back(field.name);
+  return names;
+}
+
 void set_field(const Fields& fields, void* object, std::string_view name, std::string_view word) {
   const Field* field = find_field(fields, name);
-  if (field == nullptr) {
-    std::vector<std::string> names;
-    for (const Field& known : fields) names.emplace_back(known.name);
-    throw SpecError(detail::unknown_option(name, names));
-  }
+  if (field == nullptr) throw SpecError(detail::unknown_option(name, names_of(fields)));
   const auto found = std::ranges::find(field->values.words, word);
   if (found != field->values.words.end()) {
     const auto index = static_cast<std::size_t>(found - field->values.words.begin());
@@ -178,6 +180,34 @@ void set_field(const Fields& fields, void* object, std::string_view name, std::s
                     suggestion(word, {field->values.words.begin(), field->values.words.end()})));
   }
   field->set(object, value);
+}
+
+std::vector<detail::Option> detail::options_in(std::string_view text, const Fields& fields,
+                                               const std::vector<std::string>& known) {
+  std::vector<Option> options;
+  std::string_view rest = text;
+  while (true) {
+    rest.remove_prefix(std::min(rest.find_first_not_of(" \t\n"), rest.size()));
+    if (rest.empty()) return options;
+    const std::string_view option = rest.substr(0, rest.find_first_of(" \t\n"));
+    rest.remove_prefix(option.size());
+    const std::size_t equals = std::min(option.find('='), option.size());
+    const std::string_view name = option.substr(0, equals);
+    const Field* field = find_field(fields, name);
+    if (equals == option.size() && (field == nullptr || !field->is_flag)) {
+      throw SpecError(
+          fmt::format("option \"{}\" is refused: write name=value{}", shown(option),
+                      field == nullptr ? suggestion(name, known) : ", " + expected_word(*field)));
+    }
+    if (std::ranges::find(options, name, &Option::name) != options.end())
+      throw SpecError(fmt::format("option {} stands twice in \"{}\"", shown(name), shown(text)));
+    options.push_back({name, equals == option.size() ? "true" : option.substr(equals + 1)});
+  }
+}
+
+void read_options(const Fields& fields, void* object, std::string_view text) {
+  for (const auto& [name, word] : detail::options_in(text, fields, names_of(fields)))
+    set_field(fields, object, name, word);
 }
 
 std::string json_text(const Fields& fields, const void* object) {

@@ -308,39 +308,16 @@ Kernel kernel_of_options(const Family& family, std::string_view options, Target 
   const std::shared_ptr<void> spec = family.new_spec();
   Given given;
   std::string_view how;
-  const auto once = [&](std::string_view name) {
-    if (is_given(given, name)) {
-      throw SpecError(
-          fmt::format("option {} stands twice in \"{}\"", name, detail::shown(options)));
-    }
+  const std::vector<std::string> known = detail::option_names(family);
+  for (const auto& [name, word] : detail::options_in(options, family.what, known)) {
     given.push_back(name);
-  };
-  std::string_view rest = options;
-  while (true) {
-    rest.remove_prefix(std::min(rest.find_first_not_of(" \t\n"), rest.size()));
-    if (rest.empty()) break;
-    const std::string_view option = rest.substr(0, rest.find_first_of(" \t\n"));
-    rest.remove_prefix(option.size());
-    const std::size_t equals = std::min(option.find('='), option.size());
-    const std::string_view name = option.substr(0, equals);
-    const Field* field = find_field(family.what, name);
-    if (equals == option.size() && (field == nullptr || !field->is_flag)) {
-      throw SpecError(fmt::format("option \"{}\" is refused: write name=value{}",
-                                  detail::shown(option),
-                                  field == nullptr ? suggestion(name, detail::option_names(family))
-                                                   : ", " + expected_word(*field)));
-    }
-    const std::string_view word = equals == option.size() ? "true" : option.substr(equals + 1);
-    if (name == kScheduleOption) {
-      once(kScheduleOption);
+    if (!family.how.empty() && name == kScheduleOption) {
       how = word;
-      continue;
+    } else if (find_field(family.what, name) == nullptr) {
+      throw SpecError(detail::unknown_option(name, known));
+    } else {
+      set_field(family.what, spec.get(), name, word);
     }
-    if (field == nullptr) {
-      throw SpecError(detail::unknown_option(name, detail::option_names(family)));
-    }
-    set_field(family.what, spec.get(), name, word);
-    once(field->name);
   }
   const TargetInfo& info = target_info(target);
   family.complete(spec.get(), given, info);

@@ -118,6 +118,8 @@ const Field* read_key_text(const Fields& fields, std::string_view& text, void* o
 // Sets a field by name from a word ("f16", "64", "true"). Throws SpecError that says what is valid.
 void set_field(const Fields& fields, void* object, std::string_view name, std::string_view word);
 const Field* find_field(const Fields& fields, std::string_view name);  // null if there is none
+// Sets what a text of options names, "head_dim=128 io=f16 causal", in any order. Throws SpecError that says what is valid.
+void read_options(const Fields& fields, void* object, std::string_view text);
 
 // {"head_dim": 128, "io": "f16", "causal": false}
 std::string json_text(const Fields& fields, const void* object);

@@ -1,0 +1,91 @@
+#include "templates/shared/kv_format.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "sagegen/error.h"
+#include "templates/shared/quantization.h"
+
+namespace sagegen {
+
+std::string_view to_string(KvPageLayout value) {
+  switch (value) {
+    case KvPageLayout::hnd:
+      return "hnd";
+    case KvPageLayout::nhd:
+      return "nhd";
+  }
+  return "?";
+}
+
+Values kv_bits() { return numbers({2, 4, 8, 16}); }
+
+namespace {
+
+constexpr int kMostChannels = 256;
+constexpr int kMostPageTokens = 1 << 16;
+
+std::string page_advice(int tokens) {
+  return fmt::format("a page has whole blocks of {} tokens, {} at most; the next such number is {}",
+                     kKvBlockTokens, kMostPageTokens,
+                     rounded_up(std::clamp(tokens, 1, kMostPageTokens), kKvBlockTokens));
+}
+
+}  // namespace
+
+const Fields& kv_format_fields() {
+  static const Fields fields{
+      field<&KvFormat::head_dim>("head_dim", "d", range(1, kMostChannels)),
+      field<&KvFormat::io>("io", "", io_types(), io_advice),
+      field<&KvFormat::k_bits>("k_bits", "k", kv_bits()),
+      field<&KvFormat::v_bits>("v_bits", "v", kv_bits()),
+      field<&KvFormat::page_tokens>("page_tokens", "p", range(kKvBlockTokens, kMostPageTokens),
+                                    page_advice),
+      field<&KvFormat::layout>(
+          "layout", "",
+          words<KvPageLayout>({{KvPageLayout::hnd, "hnd"}, {KvPageLayout::nhd, "nhd"}})),
+  };
+  return fields;
+}
+
+std::string to_string(const KvFormat& format) { return options_text(kv_format_fields(), &format); }
+
+KvFormat kv_format_of(std::string_view text) {
+  KvFormat format;
+  read_options(kv_format_fields(), &format, text);
+  validate(format);
+  return format;
+}
+
+void validate(const KvFormat& format) {
+  std::vector<std::string> refused = refused_values(kv_format_fields(), &format);
+  if (refused.empty() && format.page_tokens % kKvBlockTokens != 0)
+    refused.push_back(fmt::format("page_tokens {} is refused: {}", format.page_tokens,
+                                  page_advice(format.page_tokens)));
+  if (!refused.empty()) throw SpecError(fmt::format("{}", fmt::join(refused, "\n")));
+}
+
+KvStrides kv_strides(const KvFormat& format, int kv_heads) {
+  const std::int64_t block = KvBlock(format).bytes();
+  const std::int64_t blocks = format.page_tokens / kKvBlockTokens;
+  const bool heads_first = format.layout == KvPageLayout::hnd;
+  return {.page = kv_heads * blocks * block,
+          .head = heads_first ? blocks * block : block,
+          .block = heads_first ? block : kv_heads * block};
+}
+
+// FNV-1a, 64 bits, of the version of the layout, the members and what they make of a block. Members that join later are
+// silent at their default: it stays what it was.
+std::uint64_t kv_digest(const KvFormat& format) {
+  const std::string text =
+      fmt::format("kv1_{}_b{}", key_text(kv_format_fields(), &format), KvBlock(format).bytes());
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace sagegen

@@ -1,0 +1,158 @@
+// How a KV cache stores keys and values in few bits: one description that kernels, plans, engines and tests share.
+//
+// Tokens lie in blocks of 16 of one KV head (KvBlock), blocks in pages, pages in a pool that an engine owns; a page table
+// says which pages a sequence has. Each token of a head has its own scale and zero point: x = scale * code + zero, with the
+// code an unsigned number of so many bits (KVTuner's and KIVI's "per token, asymmetric", arXiv 2502.04420 section 3).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "sagegen/fields.h"
+#include "sagegen/types.h"
+
+namespace sagegen {
+
+inline constexpr int kKvBlockTokens = 16;
+
+// Of a page, which has the blocks of all KV heads: hnd has those of a head together, nhd those of the heads of 16 tokens.
+enum class KvPageLayout { hnd, nhd };
+std::string_view to_string(KvPageLayout value);
+
+struct KvFormat {
+  int head_dim = 128;
+  DType io = DType::f16;       // of K and V as they come, and as 16 bits store them
+  int k_bits = 8, v_bits = 8;  // of a code: 2, 4, 8; 16: as they come, without scale and zero point
+  int page_tokens = 64;        // of a page: a multiple of kKvBlockTokens
+  KvPageLayout layout = KvPageLayout::hnd;
+
+  friend bool operator==(const KvFormat&, const KvFormat&) = default;
+};
+
+// Bits of a code, and whether there are a scale and a zero point with it.
+Values kv_bits();
+constexpr bool kv_quantized(int code_bits) { return code_bits < 16; }
+
+// Channels that codes have: those behind the last one of the head are zeros before they are quantized, like all others
+// they lie between the least and the largest of the token.
+constexpr int kv_code_channels(int head_dim) {
+  int channels = 64;
+  while (channels < head_dim) channels *= 2;
+  return channels;
+}
+
+// Where everything of a block lies, which is contiguous: codes of K, codes of V, scales and zero points (f16). It is the
+// order in which the lanes of a warp read it as operands of mma (m16n8k32 of K, m16n8k16 of V): lane l = 4 g + t has the
+// tokens 2 g and 2 g + 1 of K and the tokens 4 t to 4 t + 3 of V, and what it reads at once lies at l times its size.
+// No byte is of two tokens, so that a token is written without reading another one.
+struct KvBlock {
+  int k_bits, v_bits;
+  int channels;  // kv_code_channels()
+
+  explicit constexpr KvBlock(const KvFormat& format)
+      : KvBlock(format.k_bits, format.v_bits, format.head_dim) {}
+  constexpr KvBlock(int key_bits, int value_bits, int head_dim)
+      : k_bits(key_bits), v_bits(value_bits), channels(kv_code_channels(head_dim)) {}
+
+  constexpr int k_row_bytes() const { return channels * k_bits / 8; }  // of a token
+  constexpr int v_row_bytes() const { return channels * v_bits / 8; }
+  constexpr int k_bytes() const { return kKvBlockTokens * k_row_bytes(); }
+  constexpr int v_bytes() const { return kKvBlockTokens * v_row_bytes(); }
+  constexpr bool both_quantized() const { return kv_quantized(k_bits) && kv_quantized(v_bits); }
+  constexpr int parameter_bytes() const {
+    return both_quantized() ? 128 : kv_quantized(k_bits) || kv_quantized(v_bits) ? 64 : 0;
+  }
+  constexpr int v_offset() const { return k_bytes(); }
+  constexpr int parameter_offset() const { return k_bytes() + v_bytes(); }
+  constexpr int bytes() const { return parameter_offset() + parameter_bytes(); }
+
+  // K: a lane has k_row_bytes() / 4 consecutive bytes of a token's row, in units of at most 16 bytes:
+  // unit (h, l) of token 2 g + p. Rows that give a lane less than 16 bytes have both of its tokens in a unit, p = 0 first.
+  constexpr int k_lane_bytes() const { return k_row_bytes() / 4; }
+  constexpr int k_piece_bytes() const { return k_lane_bytes() < 16 ? k_lane_bytes() : 16; }
+  constexpr bool k_unit_has_both() const { return k_lane_bytes() < 16; }
+  constexpr int k_unit_bytes() const { return k_unit_has_both() ? 2 * k_lane_bytes() : 16; }
+  constexpr int k_units() const { return k_bytes() / (32 * k_unit_bytes()); }  // of a lane
+
+  // V of at most 8 bits: a lane has v_piece_bytes() consecutive bytes of each of its four tokens, byte by byte: byte r of
+  // the tokens 4 t, 4 t + 1, 4 t + 2, 4 t + 3, then byte r + 1. Unit (i, l) begins at byte v_piece_bytes() (8 i + g) of the
+  // rows. V of 16 bits: unit (m, l) has channels c = 16 m + 2 g and c + 1:
+  // c of the tokens 4 t and 4 t + 2, c + 1 of them, c of the tokens 4 t + 1 and 4 t + 3, c + 1 of them.
+  constexpr int v_piece_bytes() const {
+    return v_bits == 16 || v_row_bytes() >= 32 ? 4 : v_row_bytes() / 8;
+  }
+  constexpr int v_unit_bytes() const { return 4 * v_piece_bytes(); }
+  constexpr int v_units() const { return v_bytes() / (32 * v_unit_bytes()); }  // of a lane
+
+  // Bytes from the start of the block to the byte of a row of K or V, for 16 bits of V to an even one.
+  constexpr int k_byte(int token, int row_byte) const {
+    const int lane = 4 * (token / 2) + row_byte % (4 * k_piece_bytes()) / k_piece_bytes();
+    const int parity = token % 2, in_piece = row_byte % k_piece_bytes();
+    if (k_unit_has_both()) return k_unit_bytes() * lane + k_lane_bytes() * parity + in_piece;
+    const int of_lane = k_lane_bytes() / 16;  // pieces of a token
+    return 16 * (32 * (of_lane * parity + row_byte / 64) + lane) + in_piece;
+  }
+  constexpr int v_byte(int token, int row_byte) const {
+    const int t = token / 4, j = token % 4;
+    if (v_bits == 16) {
+      const int channel = row_byte / 2, lane = 4 * (channel % 16 / 2) + t;
+      return v_offset() + 16 * (32 * (channel / 16) + lane) + 4 * (2 * (j % 2) + channel % 2) +
+             2 * (j / 2) + row_byte % 2;
+    }
+    const int piece = row_byte / v_piece_bytes(), lane = 4 * (piece % 8) + t;
+    return v_offset() + v_unit_bytes() * (32 * (piece / 8) + lane) +
+           4 * (row_byte % v_piece_bytes()) + j;
+  }
+
+  // Scales and zero points of a token, f16. Those of a quad of tokens 4 t to 4 t + 3 that both are quantized:
+  //   z_v0 z_v2 s_k0 s_k2 z_v1 z_v3 s_k1 s_k3, which is an A operand of m16n8k16 (z_v in rows 0-7);
+  // behind them of each quad s_v0 s_v2 s_v1 s_v3, behind these z_k of the tokens in their order.
+  // V alone: z_v0 z_v2 s_v0 s_v2 z_v1 z_v3 s_v1 s_v3 of each quad. K alone: s_k0 s_k2 s_k1 s_k3 of each, then z_k.
+  constexpr int z_v(int token) const { return quad(token, 16) + 8 * (token % 2) + 2 * high(token); }
+  constexpr int s_k(int token) const {
+    return both_quantized() ? z_v(token) + 4 : quad(token, 8) + 4 * (token % 2) + 2 * high(token);
+  }
+  constexpr int s_v(int token) const {
+    return both_quantized() ? 64 + quad(token, 8) + 4 * (token % 2) + 2 * high(token)
+                            : z_v(token) + 4;
+  }
+  constexpr int z_k(int token) const {
+    return parameter_offset() + (both_quantized() ? 96 : 32) + 2 * token;
+  }
+
+ private:
+  constexpr int quad(int token, int bytes_of_quad) const {
+    return parameter_offset() + bytes_of_quad * (token / 4);
+  }
+  static constexpr int high(int token) { return token % 4 / 2; }
+};
+
+// Of one KV head: bytes of a token with its share of everything; a head of a page; and what that is per element of K and V.
+constexpr int kv_token_bytes(const KvFormat& format) {
+  return KvBlock(format).bytes() / kKvBlockTokens;
+}
+constexpr double kv_nominal_bits(const KvFormat& format) {
+  return (format.k_bits + format.v_bits) / 2.0;
+}
+constexpr double kv_effective_bits(const KvFormat& format) {
+  return 8.0 * kv_token_bytes(format) / (2.0 * format.head_dim);
+}
+
+// Bytes from one to the next in a contiguous pool: pages [heads, blocks] (hnd) or [blocks, heads] (nhd).
+struct KvStrides {
+  std::int64_t page = 0, head = 0, block = 0;
+};
+KvStrides kv_strides(const KvFormat& format, int kv_heads);
+
+// The members by name: "head_dim=128 io=f16 k_bits=4 v_bits=2 page_tokens=528 layout=nhd".
+const Fields& kv_format_fields();
+std::string to_string(const KvFormat& format);
+// From such a text, in any order; what is not named is the default. Throws SpecError that says what is valid.
+KvFormat kv_format_of(std::string_view text);
+// Throws SpecError: what is wrong with a format, by which rule, and what to change.
+void validate(const KvFormat& format);
+// Of the whole layout, the same in all processes: caches of equal digest can be handed over as bytes.
+std::uint64_t kv_digest(const KvFormat& format);
+
+}  // namespace sagegen
