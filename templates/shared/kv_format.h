@@ -34,8 +34,8 @@ struct KvFormat {
 Values kv_bits();
 constexpr bool kv_quantized(int code_bits) { return code_bits < 16; }
 
-// Channels that codes have: those behind the last one of the head are zeros before they are quantized, like all others
-// they lie between the least and the largest of the token.
+// Channels that codes have. Those behind the last one of the head have code 0, and of 16 bits they are zeros; scale and zero
+// point of a token are those of the channels of the head.
 constexpr int kv_code_channels(int head_dim) {
   int channels = 64;
   while (channels < head_dim) channels *= 2;

@@ -252,7 +252,7 @@ class Reports(CliTest):
 
 class BadKernels(CliTest):
     def test_bad_key(self):
-        self.expect_error(SPEC, "spec error", ["\"bwd\" at position 6", "fwd, kvstats"], "inspect",
+        self.expect_error(SPEC, "spec error", ["\"bwd\" at position 6", "fwd, kvappend"], "inspect",
                           FWD.replace("fwd", "bwd"))
         for command in ("inspect", "trace", "emit", "list"):
             self.expect_error(SPEC, "spec error", ["\"KEY\"", "`sagegen list` shows the keys"], command, "KEY")
