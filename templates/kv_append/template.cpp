@@ -83,19 +83,26 @@ class KvAppend {
   void subtract_mean(Row& k, I32 head) const;
   void rotate(Row& k) const;
 
-  // What is stored of a row: codes, of which the lowest bits count, and s and z in the halves of a word.
-  struct Codes {
-    std::vector<I32> codes;
-    I32 parameters;
+  // What makes codes of rows, and the word of scale and zero point (in its upper half), of K or of V: with both in few
+  // bits the lanes of the lower half have that of K, the others that of V.
+  struct Quantizer {
+    F32 z, inverse;
   };
+  struct Quantizers {
+    Quantizer k, v;
+    I32 parameters;
+    Pred of_v;
+  };
+  bool quantizes_k() const { return kv_quantized(spec_.k_bits); }
+  bool quantizes_v() const { return kv_quantized(spec_.v_bits); }
   void add_ends(const Row& row, std::vector<F32>& ends) const;
-  std::vector<F32> least_of_row(std::vector<F32> values) const;
-  Codes codes(const Row& row, int bits, F32 least, F32 largest) const;
-  std::vector<I32> bytes(const std::vector<I32>& codes, int bits) const;
+  F32 least_of_row(std::vector<F32> values) const;
+  Quantizers quantizers(const Row& k, const Row& v) const;
+  std::vector<I32> bytes(const Row& row, int bits, const Quantizer& quantizer) const;
   Words words_of(const std::vector<I32>& bytes) const;
   void store_keys(GlobalPtr block, const Words& words) const;
   void store_values(GlobalPtr block, const std::vector<I32>& parts) const;
-  void store_parameters(GlobalPtr block, I32 token, const Codes& k, const Codes& v) const;
+  void store_parameters(GlobalPtr block, I32 token, const Quantizers& of) const;
   void append(const Place& place, I32 token, I32 head, Pred stored) const;
 
   int lane_count() const { return lanes_of_row(spec_.head_dim); }
@@ -167,9 +174,9 @@ KvAppend::Place KvAppend::place_in_pages(I32 token) const {
 }
 
 GlobalPtr KvAppend::block_of_place(const Place& place, I32 head) const {
-  return p_(&Params::pool) + k_.to_i64(place.page) * p_(&Params::stride_page) +
-         k_.to_i64(head) * p_(&Params::stride_head) +
-         k_.to_i64(place.token >> 4) * p_(&Params::stride_block);
+  return p_(&Params::pool) + k_.to_i64_unsigned(place.page) * p_(&Params::stride_page) +
+         k_.to_i64_unsigned(head) * p_(&Params::stride_head) +
+         k_.to_i64_unsigned(place.token >> 4) * p_(&Params::stride_block);
 }
 
 // ---- rows ------------------------------------------------------------------------------------------
@@ -330,9 +337,8 @@ void KvAppend::add_ends(const Row& row, std::vector<F32>& ends) const {
 }
 
 // Of 2 or 4 values the least ones over the lanes of a row. Lanes halve what they have with each step, as long as it is more
-// than one value: of these a half goes to the other lane, which has that one alone from there on.
-std::vector<F32> KvAppend::least_of_row(std::vector<F32> values) const {
-  const int count = static_cast<int>(values.size());
+// than one value: of these a half goes to the other lane. So those of lane l are all of value l / (lanes / values).
+F32 KvAppend::least_of_row(std::vector<F32> values) const {
   for (int mask = lane_count() / 2; mask > 0; mask /= 2) {
     if (values.size() == 1) {
       values[0] = k_.min(values[0], k_.shuffle_xor(values[0], mask));
@@ -347,41 +353,54 @@ std::vector<F32> KvAppend::least_of_row(std::vector<F32> values) const {
     }
     values.resize(half);
   }
-  const I32 first = k_.lane_idx() - lane_;  // lane of the row
-  std::vector<F32> least;
-  for (int i = 0; i < count; ++i)
-    least.push_back(k_.shuffle(values[0], first + i * (lane_count() / count)));
-  return least;
+  return values[0];
 }
 
-KvAppend::Codes KvAppend::codes(const Row& row, int bits, F32 least, F32 largest) const {
+KvAppend::Quantizers KvAppend::quantizers(const Row& k, const Row& v) const {
+  std::vector<F32> ends;
+  if (quantizes_k()) add_ends(k, ends);
+  if (quantizes_v()) add_ends(v, ends);
+  const int across = lane_count() / static_cast<int>(ends.size()), half = lane_count() / 2;
+  const F32 end = least_of_row(ends), other = k_.shuffle_xor(end, across);
+  const Pred has_largest = (lane_ & across) != 0;
+  const F32 least = k_.select(has_largest, other, end);
+  const F32 largest = -k_.select(has_largest, end, other);
+
+  const bool both = block_.both_quantized();
+  const Pred of_v = both ? (lane_ & half) != 0 : k_.pred(quantizes_v());
+  const auto factor = [&](int bits) {
+    return k_.f32((1.0f + 0x1p-11f) / static_cast<float>((1 << bits) - 1));
+  };
   const auto rounded = [&](F32 x) { return k_.unpack2(DType::f16, k_.pack2(DType::f16, x, x))[0]; };
-  const float largest_code = static_cast<float>((1 << bits) - 1);
   const F32 z = rounded(saturated(k_, least));
   const F32 range = k_.max(saturated(k_, largest) - z, k_.f32(0.0f));
-  const F32 s = rounded(range * ((1.0f + 0x1p-11f) / largest_code));
-  const F32 inverse = k_.select(s > 0.0f, 1.0f / s, k_.f32(0.0f));
-  Codes result{.codes = {}, .parameters = k_.pack2(DType::f16, s, z)};
-  for (int i = 0; i < held_; ++i) {
-    F32 factor = inverse;
-    if (spec_.head_dim < block_.channels)  // whose code is 0
-      factor = k_.select(has_channel(i), inverse, k_.f32(0.0f));
-    const F32 steps = (row[static_cast<std::size_t>(i)] - z) * factor;
-    const F32 code = k_.min(k_.max(steps, k_.f32(0.0f)), k_.f32(largest_code));
-    result.codes.push_back(k_.as_bits(code + kRounding));
-  }
+  const F32 s = rounded(range * k_.select(of_v, factor(spec_.v_bits), factor(spec_.k_bits)));
+  const Quantizer own{.z = z, .inverse = k_.select(s > 0.0f, 1.0f / s, k_.f32(0.0f))};
+  Quantizers result{.k = own, .v = own, .parameters = k_.pack2(DType::f16, s, z), .of_v = of_v};
+  if (!both) return result;
+  const F32 z_across = k_.shuffle_xor(own.z, half);
+  const F32 inverse_across = k_.shuffle_xor(own.inverse, half);
+  result.k = {k_.select(of_v, z_across, own.z), k_.select(of_v, inverse_across, own.inverse)};
+  result.v = {k_.select(of_v, own.z, z_across), k_.select(of_v, own.inverse, inverse_across)};
   return result;
 }
 
-// The lane's bytes of a row, each in the lowest bits.
-std::vector<I32> KvAppend::bytes(const std::vector<I32>& codes, int bits) const {
-  const std::size_t count = 8 / static_cast<std::size_t>(bits);
+// What the lane has of the row's codes, a byte in the lowest bits of each.
+std::vector<I32> KvAppend::bytes(const Row& row, int bits, const Quantizer& quantizer) const {
+  const std::size_t in_byte = 8 / static_cast<std::size_t>(bits);
   std::vector<I32> bytes;
-  for (std::size_t i = 0; i < codes.size(); ++i) {
-    if (i % count == 0)
-      bytes.push_back(codes[i]);
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    F32 inverse = quantizer.inverse;
+    if (spec_.head_dim < block_.channels)  // what is padding has code 0
+      inverse = k_.select(has_channel(static_cast<int>(i)), inverse, k_.f32(0.0f));
+    const F32 steps = (row[i] - quantizer.z) * inverse;
+    const F32 largest = k_.f32(static_cast<float>((1 << bits) - 1));
+    const F32 code = k_.min(k_.max(steps, k_.f32(0.0f)), largest);
+    const I32 low = k_.as_bits(code + kRounding);
+    if (i % in_byte == 0)
+      bytes.push_back(low);
     else
-      bytes.back() = bytes.back() | codes[i] << static_cast<int>(i % count) * bits;
+      bytes.back() = bytes.back() | low << static_cast<int>(i % in_byte) * bits;
   }
   return bytes;
 }
@@ -433,20 +452,24 @@ void KvAppend::store_values(GlobalPtr block, const std::vector<I32>& parts) cons
   }
 }
 
-void KvAppend::store_parameters(GlobalPtr block, I32 token, const Codes& k, const Codes& v) const {
-  const auto store = [&](int (KvBlock::*place)(int) const, I32 half) {
-    const I32 bytes =
-        distance(k_, token, kKvBlockTokens, [&](int number) { return (block_.*place)(number); });
-    k_.store_16(block + bytes + std::int64_t{(block_.*place)(0)}, half);
+void KvAppend::store_parameters(GlobalPtr block, I32 token, const Quantizers& of) const {
+  using PlaceOf = int (KvBlock::*)(int) const;
+  const auto store = [&](PlaceOf of_k, PlaceOf of_v, I32 half) {
+    const auto place = [&](PlaceOf of_token) {
+      return (block_.*of_token)(0) + distance(k_, token, kKvBlockTokens, [&](int number) {
+               return (block_.*of_token)(number);
+             });
+    };
+    const I32 bytes = !quantizes_v()   ? place(of_k)
+                      : !quantizes_k() ? place(of_v)
+                                       : k_.select(of.of_v, place(of_v), place(of_k));
+    k_.store_16(block + bytes, half);
   };
-  if (kv_quantized(spec_.k_bits)) {
-    store(&KvBlock::s_k, k.parameters);
-    store(&KvBlock::z_k, k.parameters >> 16);
-  }
-  if (kv_quantized(spec_.v_bits)) {
-    store(&KvBlock::s_v, v.parameters);
-    store(&KvBlock::z_v, v.parameters >> 16);
-  }
+  const int half = lane_count() / (block_.both_quantized() ? 2 : 1);
+  k_.if_((lane_ & (half - 1)) == 0, [&] {
+    store(&KvBlock::s_k, &KvBlock::s_v, of.parameters);
+    store(&KvBlock::z_k, &KvBlock::z_v, of.parameters >> 16);
+  });
 }
 
 // ---- the kernel ------------------------------------------------------------------------------------
@@ -454,43 +477,36 @@ void KvAppend::store_parameters(GlobalPtr block, I32 token, const Codes& k, cons
 void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) const {
   using P = Params;
   const auto row = [&](Address P::*data, std::int64_t P::*of_token, std::int64_t P::*of_head) {
-    const I64 elements = k_.to_i64(token) * p_(of_token) + k_.to_i64(head) * p_(of_head);
+    const I64 elements =
+        k_.to_i64_unsigned(token) * p_(of_token) + k_.to_i64_unsigned(head) * p_(of_head);
     return load(p_(data) + elements * kElementBytes);
   };
   Words k_words = row(&P::k, &P::k_stride_token, &P::k_stride_head);
   const Words v_words = row(&P::v, &P::v_stride_token, &P::v_stride_head);
-  const bool quantizes_k = kv_quantized(spec_.k_bits), quantizes_v = kv_quantized(spec_.v_bits);
 
   Row k = values(k_words), v = values(v_words);
-  if (quantizes_k) {
+  if (quantizes_k()) {
     for (F32& x : k) x = without_nan(k_, x);
-  }
-  for (F32& x : v) x = without_nan(k_, x);
-  if (transforms_k(spec_)) {
-    if (quantizes_k) {
+    if (transforms_k(spec_)) {
       for (F32& x : k) x = saturated(k_, x);
     }
-    transform(k, token, head);
   }
+  if (quantizes_v()) {
+    for (F32& x : v) x = without_nan(k_, x);
+  }
+  if (transforms_k(spec_)) transform(k, token, head);
 
-  std::vector<F32> ends;
-  if (quantizes_k) add_ends(k, ends);
-  if (quantizes_v) add_ends(v, ends);
-  if (!ends.empty()) ends = least_of_row(ends);
-  Codes k_codes, v_codes;
-  if (quantizes_v) {
-    v_codes = codes(v, spec_.v_bits, ends[ends.size() - 2], -ends.back());
-  }
-  if (quantizes_k) {
-    k_codes = codes(k, spec_.k_bits, ends[0], -ends[1]);
-    k_words = words_of(bytes(k_codes.codes, spec_.k_bits));
+  Quantizers quantizers;
+  if (quantizes_k() || quantizes_v()) quantizers = this->quantizers(k, v);
+  if (quantizes_k()) {
+    k_words = words_of(bytes(k, spec_.k_bits, quantizers.k));
   } else if (transforms_k(spec_)) {
     for (std::size_t i = 0; i < k_words.size(); ++i)
       k_words[i] = k_.pack2(spec_.io, k[2 * i], k[2 * i + 1]);
   }
   std::vector<I32> v_parts;
-  if (quantizes_v) {
-    v_parts = bytes(v_codes.codes, spec_.v_bits);
+  if (quantizes_v()) {
+    v_parts = bytes(v, spec_.v_bits, quantizers.v);
   } else {
     for (const I32 word : v_words) {
       v_parts.push_back(word);
@@ -506,9 +522,7 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
     };
     store_keys(of_token([&](int number) { return block_.k_byte(number, 0); }), k_words);
     store_values(of_token([&](int number) { return block_.v_byte(number, 0); }), v_parts);
-    if (!ends.empty()) {
-      k_.if_(lane_ == 0, [&] { store_parameters(block, in_block, k_codes, v_codes); });
-    }
+    if (block_.parameter_bytes() > 0) store_parameters(block, in_block, quantizers);
   });
 }
 
