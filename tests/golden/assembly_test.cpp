@@ -5,6 +5,8 @@
 // Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -17,6 +19,7 @@
 #include "sagegen/emit.h"
 #include "sagegen/set.h"
 #include "templates/attention/spec.h"
+#include "templates/kv_append/spec.h"
 #include "tests/assembly/needs_ptxas.h"
 #include "tests/random_kernels.h"
 #include "tools/model/loops.h"
@@ -504,6 +507,84 @@ TEST_CASE("longer stalls are seen where there is not an instruction more") {
   CHECK_THAT(complaint_about(after, before), Catch::Contains("stall sum"));
 }
 
+// ---- kernels that write a KV cache ----------------------------------------------------------------
+
+// What a warp does for its row, or its two, with what is behind its end: as ptxas 13.0 assembled it, but for NOP.
+struct MeasuredAppend {
+  int head_dim, bits;
+  bool transforms;  // rotary embedding and Hadamard matrix of K
+  std::array<int, 4> instructions, registers;
+};
+constexpr std::array kAppendTargets{80, 89, 90, 120};  // 90 has the PTX of sm_89
+constexpr MeasuredAppend kMeasuredAppend[] = {
+    {128, 16, false, {84, 83, 96, 95}, {18, 18, 18, 18}},
+    {128, 8, false, {300, 298, 313, 312}, {28, 28, 32, 28}},
+    {128, 4, false, {297, 298, 312, 311}, {32, 29, 32, 28}},
+    {128, 2, false, {299, 299, 314, 312}, {28, 28, 30, 36}},
+    {128, 4, true, {422, 421, 440, 430}, {31, 30, 29, 28}},
+    {64, 4, true, {415, 415, 433, 423}, {32, 34, 30, 36}},
+    {256, 4, true, {602, 604, 621, 613}, {48, 48, 48, 47}},
+};
+
+TEST_CASE(
+    "kernels that append to a KV cache assemble without a spill or a remark, as short as ever") {
+  test::skip_without_ptxas();
+  std::vector<Job> jobs;
+  struct Figures {
+    int instructions = 0, registers = 0;
+  };
+  std::vector<Figures> measured;
+  const auto add = [&](const kv_append::Spec& spec, int sm, const Figures& figures) {
+    const Kernel kernel(kv_append::family(), spec, Target{.sm = sm == kHopper.sm ? 89 : sm});
+    jobs.push_back({kernel, Target{.sm = sm}, {}});
+    measured.push_back(figures);
+  };
+  for (const MeasuredAppend& m : kMeasuredAppend) {
+    kv_append::Spec spec{.head_dim = m.head_dim, .k_bits = m.bits, .v_bits = m.bits};
+    if (m.transforms) {
+      spec.rope = kv_append::Rope::neox;
+      spec.rotation = Rotation::hadamard;
+    }
+    for (std::size_t i = 0; i < kAppendTargets.size(); ++i)
+      add(spec, kAppendTargets[i], {m.instructions[i], m.registers[i]});
+  }
+  int turn = 0;
+  for (const int head_dim : {64, 80, 100, 128, 256}) {
+    for (const int k_bits : {2, 4, 8, 16}) {
+      for (const int v_bits : {2, 4, 8, 16}) {
+        ++turn;
+        add({.head_dim = head_dim,
+             .io = turn % 3 == 0 ? DType::bf16 : DType::f16,
+             .k_bits = k_bits,
+             .v_bits = v_bits,
+             .rope = static_cast<kv_append::Rope>(turn % 3),
+             .smooth_k = turn % 2 == 0,
+             .rotation = turn % 4 < 2 ? Rotation::hadamard : Rotation::none,
+             .addressing =
+                 turn % 2 == 0 ? kv_append::Addressing::slots : kv_append::Addressing::pages},
+            std::array{80, 86, 89, 90, 120}[static_cast<std::size_t>(turn % 5)], {});
+      }
+    }
+  }
+  assemble_all(jobs);
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const Job& job = jobs[i];
+    INFO(job.kernel.key() << " on " << to_string(job.target) << ":\n" << job.assembled.report);
+    CHECK(model::complaint(job.assembled.report).empty());
+    if (measured[i].registers == 0 || model::ptxas_major_version() != kMeasuredWith) continue;
+    const model::Code code = model::read_cubin(job.assembled.cubin);
+    const auto padding = [](const model::Instruction& each) {
+      return each.operation() == model::operation::kNop;
+    };
+    const int instructions = static_cast<int>(code.instructions.size()) -
+                             static_cast<int>(std::ranges::count_if(code.instructions, padding));
+    CHECK(instructions <= measured[i].instructions);
+    CHECK(code.registers <= measured[i].registers);
+    if (instructions < measured[i].instructions)
+      WARN(job.kernel.key() << " is shorter than measured: lower its figure to " << instructions);
+  }
+}
+
 // ---- what mods add --------------------------------------------------------------------------------
 
 // What a warp issues in an iteration beside the tensor cores' instructions, slots per score, of the loop with most
@@ -592,9 +673,7 @@ TEST_CASE("what a mod adds to the loop") {
 // scale per head over rows of 192 or 256 channels that are rotated 56 to 64 bytes, with every target, code and dtype.
 int spills_allowed(const Kernel& kernel) {
   if (!is_attention(kernel)) {
-    const auto has = [&](const char* part) {
-      return kernel.key().find(part) != std::string::npos;
-    };
+    const auto has = [&](const char* part) { return kernel.key().find(part) != std::string::npos; };
     if (has("meanscores_d256") && has("varlen_packgqa")) return 8;
     const bool wide = has("quantrows_d192") || has("quantrows_d256");
     return wide && has("_r0_") && has("_rotate") ? 64 : 0;
