@@ -416,6 +416,22 @@ TEST_CASE("what an append refuses", "[fast]") {
        {[](auto&, auto& a) { a.rope.sin = a.pool.data; }, "overlap"}});
 }
 
+TEST_CASE("kernels that are refused", "[fast]") {
+  const auto refusal = [](const Spec& spec) {
+    const Sentences sentences = Kernel(append::family(), spec, Target{.sm = 80}).violations();
+    return sentences.size() == 1 ? sentences[0] : std::to_string(sentences.size()) + " sentences";
+  };
+  CHECK_THAT(refusal({.head_dim = 0}), Contains("head_dim 0 is refused"));
+  CHECK_THAT(refusal({.head_dim = 257}), Contains("head_dim 257 is refused"));
+  CHECK_THAT(refusal({.k_bits = 3}), Contains("k_bits 3 is refused: it must be 2, 4, 8 or 16"));
+  CHECK_THAT(refusal({.head_dim = 7, .rope = Rope::neox}),
+             Contains("rope neox with head_dim 7 is refused") && Contains("a multiple of 8"));
+  CHECK(refusal({.head_dim = 8, .rope = Rope::neox}) == "0 sentences");
+  CHECK_THAT(refusal({.head_dim = 81, .rotation = Rotation::hadamard}),
+             Contains("rotation hadamard with head_dim 81 is refused"));
+  CHECK(refusal({.head_dim = 82, .rotation = Rotation::hadamard}) == "0 sentences");
+}
+
 TEST_CASE("no tokens are no launch", "[fast]") {
   const Case c;
   const rt::Device device = test::device_of(c);
