@@ -17,7 +17,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 
-THIRD_PARTY = ("llvm", "llvm-c", "fmt", "toml++", "nlohmann", "CLI", "catch2", "nanobind")
+THIRD_PARTY = ("llvm", "llvm-c", "fmt", "toml++", "nlohmann", "yaml-cpp", "CLI", "catch2", "nanobind")
 PUBLIC = "generator/include/sagegen/"
 
 
@@ -79,6 +79,8 @@ LAYERS = (
                   "line info"),
           libraries=("fmt", "nanobind"), never_reaches=("llvm", "dsl", "codegen")),
     Layer("reference", ("tools/reference/",), libraries=("fmt", "nlohmann")),
+    Layer("KV maps", ("tools/kv/",), layers=("error", "vocabulary", "families", "reference"),
+          libraries=("fmt", "nlohmann", "yaml-cpp"), never_reaches=("llvm", "dsl")),
     Layer("model", ("tools/model/",), never_reaches=("llvm", "vocabulary")),
     # Builds parts of templates into kernels that say what they see.
     Layer("pictures", ("tools/pictures/",),
@@ -87,7 +89,7 @@ LAYERS = (
           libraries=("fmt",), never_reaches=("llvm",)),
     Layer("tools", ("tools/",),
           layers=("error", "vocabulary", "emit interface", "line info", "families", "plans", "driver seam",
-                  "runtime headers", "reference", "model", "pictures"),
+                  "runtime headers", "reference", "KV maps", "model", "pictures"),
           libraries=("fmt", "nlohmann", "CLI"), never_reaches=("llvm",)),
     Layer("runtime headers", ("runtime/include/",), layers=("error", "vocabulary", "driver seam"),
           never_reaches=("llvm",)),

@@ -18,7 +18,7 @@ packages=(
   g++ cmake ninja-build git zlib1g-dev            # build; zlib packs hardware recordings
   llvm-22-dev                                     # generator: the NVPTX back end
   libzstd-dev                                     # packs kernels; LLVM's static libraries ask for it, too
-  libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev catch2
+  libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libyaml-cpp-dev catch2
   python3                                         # layer check and command-line tests
   pkgconf                                         # test of the installed sagegen.pc
 )

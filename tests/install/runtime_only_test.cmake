@@ -3,7 +3,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/common.cmake)
 file(REMOVE_RECURSE ${WORK})
 # The library alone, where there is neither LLVM, nor a reader of JSON or TOML, nor what the tools want. Its command-line
 # tool, which is not built by default then, is tests/cli's, which compiles two files for it.
-foreach(package LLVM nlohmann_json tomlplusplus CLI11 Catch2 ZLIB)
+foreach(package LLVM nlohmann_json yaml-cpp tomlplusplus CLI11 Catch2 ZLIB)
   list(APPEND hidden -DCMAKE_DISABLE_FIND_PACKAGE_${package}=ON)
 endforeach()
 run(${configure} -S ${SOURCE_DIR} -B ${WORK}/build -DSAGEGEN_GENERATOR=OFF -DSAGEGEN_TESTS=OFF
