@@ -63,6 +63,7 @@ class Examples(CliTest):
         files = {"qkv.safetensors": safetensors({**tensors, **layers}), "mine.toml": b'[[attention]]\ntargets = "sm_89"\nhead_dim = 64\n',
                  "my_kernels.toml": b'[[attention]]\ntargets = "sm_89"\n', "scale.ptx": SCALE.encode(),
                  "copy.ptx": SCALE.replace(", .param .u32 n", "").encode(), "x.npy": npy([64, 128], waves(8192, 5)), "ref.npy": npy([64, 128], waves(8192, 5)),
+                 "map.yaml": b"0:\n  nbits_key: 8\n  nbits_value: 4\n", "hf_quant_config.json": b'{"quantization": {"kv_cache_quant_algo": "FP8"}}',
                  "launch.toml": b'ptx = "scale.ptx"\nblock = 32\narg = ["u64=0", "u64=0", "u32=0"]\n',
                  "tuned.txt": sagegen("cache", "export", "--cache", self.path("none"), "--out", "/dev/stdout").out.encode()}
         for name in "qkv":

@@ -17,7 +17,7 @@ CALLS = {
                 "--only", "accumulation=f32 granularity=per_thread smoothing=k"),
     "tune": ("--device", "emulator:sm_89", "--head-dim", 64, "--q-len", 16, "--heads", 1, "--filter", "q64k64w4s2", "--cache", "CACHE"),
     "cache": ("list", "--cache", "CACHE"), "bundle": ("--plan", "head_dim=64", "--target", "sm_89", "--usual", "--out", "CACHE/x"),
-    "emu": ("CACHE/k.ptx", "--block", 32), "devices": (), "doctor": ("--quick",), "env": (), "completion": ("bash",), "man": (),
+    "kv": ("show", "0-3:K8V4"), "emu": ("CACHE/k.ptx", "--block", 32), "devices": (), "doctor": ("--quick",), "env": (), "completion": ("bash",), "man": (),
 }
 NEED_GENERATOR = ("emit", "trace", "generate", "bundle", "tune")
 KERNEL = ".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n  ret;\n}\n"

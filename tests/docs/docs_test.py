@@ -309,7 +309,7 @@ class Reference(unittest.TestCase):
                 file.write('[[attention]]\ntargets = "sm_80"\nhead_dim = 64\n')
             finding = r"A finding has"
             small = ["--device", "emulator", "--q-len", "40", "--heads", "1"]
-            cases = [("targets", [], ()), ("list", [], ()), ("devices", [], ()), ("env", [], ("variables",)),
+            cases = [("targets", [], ()), ("list", [], ()), ("devices", [], ()), ("env", [], ("variables",)), ("kv show", ["0-3:K8V4,4:fp8"], ("counts",)),
                      ("run", [*small, "--head-dim", "64", "--judge-rows", "8"], ()),
                      ("run", [*small, "--set", set_file], ()),
                      ("compare", [*small[2:], "--only", "qk=s8"], ("what", "how", "predicted_tops")),
@@ -326,7 +326,7 @@ class Reference(unittest.TestCase):
                            ("what", "how", "predicted_tops"))]
             self.assertIn(finding, self.page.text)
             for command, arguments, of_users in cases:
-                out = sagegen(command, "--json", *arguments)[1]
+                out = sagegen(*command.split(), "--json", *arguments)[1]
                 report = json.loads(out)
                 section = words(self.page.section(f"### `sagegen {command} --json`"))
                 self.assertEqual(names_in(report, of_users) - section - general, set(), f"{command} {arguments}")

@@ -78,7 +78,7 @@ TEST_CASE("kv map: KVTuner's files are read, and written back byte for byte") {
   const MapFile file = read_map(text, "m");
   CHECK(file.source == Source::kvtuner);
   CHECK(ranges_text(file.map) ==
-        "0 KV8, 1 K8V4, 2 KV4, 3 K4V2, 4 KV2, 5 K2V4, 6 K4V8, 7 K2V8, 8 K8V2, 9 KV16, 10 K16V4");
+        "0:KV8, 1:K8V4, 2:KV4, 3:K4V2, 4:KV2, 5:K2V4, 6:K4V8, 7:K2V8, 8:K8V2, 9:KV16, 10:K16V4");
   CHECK(write_kvtuner(file.map, "m") == text);
 
   const std::string heads =
@@ -87,7 +87,7 @@ TEST_CASE("kv map: KVTuner's files are read, and written back byte for byte") {
       "2\n";
   CHECK(map_of(heads) == Map{{{kK8V4, kKv4}, {kKv2, kKv2}}});
   CHECK(write_kvtuner(map_of(heads), "m") == heads);
-  CHECK(ranges_text(map_of(heads)) == "0 (heads 0 K8V4, 1 KV4), 1 KV2");
+  CHECK(ranges_text(map_of(heads)) == "0:(heads 0:K8V4, 1:KV4), 1:KV2");
 
   // The same map in other words of YAML and JSON.
   const Map two{{{kKv8}, {kK8V4}}};
@@ -118,6 +118,7 @@ TEST_CASE("kv map: random maps are written and read again") {
     REQUIRE(map_of(text) == map);
     REQUIRE(map_of(text, {.layers = static_cast<int>(map.layers.size()), .rest = {}}) == map);
     REQUIRE(write_kvtuner(map_of(text), "m") == text);
+    if (heads == 1) REQUIRE(map_of(ranges_text(map)) == map);
   }
 }
 
@@ -356,24 +357,24 @@ TEST_CASE("kv map: ModelOpt's layers") {
     )" + layers + "}}";
   const MapFile file = read_map(all, "m");
   CHECK(file.source == Source::modelopt);
-  CHECK(ranges_text(file.map) == "0 KVf8, 1 KVf4, 2 Kf8Vf4");
+  CHECK(ranges_text(file.map) == "0:KVf8, 1:KVf4, 2:Kf8Vf4");
   // What is left out has the model's dtype, once the number of layers is known.
   CHECK(ranges_text(map_of(all, {.layers = 5, .rest = {}})) ==
-        "0 KVf8, 1 KVf4, 2 Kf8Vf4, 3-4 KV16");
+        "0:KVf8, 1:KVf4, 2:Kf8Vf4, 3-4:KV16");
   CHECK(ranges_text(map_of(all, {.layers = 5, .rest = kKv4})) ==
-        "0 KVf8, 1 KVf4, 2 Kf8Vf4, 3-4 KV4");
+        "0:KVf8, 1:KVf4, 2:Kf8Vf4, 3-4:KV4");
   const std::string config =
       "{\"num_hidden_layers\": 4, \"id2label\": {\"0\": \"a\"},\n\"quantization_config\": {" +
       layers + "}}";
-  CHECK(ranges_text(map_of(config)) == "0 KVf8, 1 KVf4, 2 Kf8Vf4, 3 KV16");
+  CHECK(ranges_text(map_of(config)) == "0:KVf8, 1:KVf4, 2:Kf8Vf4, 3:KV16");
   CHECK_THAT(outcome(config, {.layers = 8, .rest = {}}).why,
              Contains("num_hidden_layers is \"4\"") || Contains("num_hidden_layers is 4"));
   // One algorithm of all.
   CHECK(ranges_text(map_of("{\"text_config\": {\"num_hidden_layers\": 2}, \"quantization_config\": "
                            "{\"kv_cache_scheme\": {\"dynamic\": false, "
-                           "\"num_bits\": 8, \"type\": \"float\"}}}")) == "0-1 KVf8");
+                           "\"num_bits\": 8, \"type\": \"float\"}}}")) == "0-1:KVf8");
   CHECK(ranges_text(map_of("{\"quantization\": {\"kv_cache_quant_algo\": \"INT8\"}}",
-                           {.layers = 3, .rest = {}})) == "0-2 KV8");
+                           {.layers = 3, .rest = {}})) == "0-2:KV8");
 
   const auto replaced = [&](std::string text, std::string_view from, std::string_view to) {
     const std::size_t at = text.find(from);
@@ -407,28 +408,28 @@ TEST_CASE("kv map: ModelOpt's layers") {
 
 TEST_CASE("kv map: ranges, and the YAML of TensorRT-LLM and SGLang") {
   const Model of_36{.layers = 36, .rest = {}};
-  CHECK(ranges_text(map_of("0-3:fp8,4-35:nvfp4")) == "0-3 KVf8, 4-35 KVf4");
-  CHECK(ranges_text(map_of("\"4-35:nvfp4, 0-3 : fp8\"", of_36)) == "0-3 KVf8, 4-35 KVf4");
-  CHECK(ranges_text(map_of("2:fp8", of_36)) == "0-1 KV16, 2 KVf8, 3-35 KV16");
-  CHECK(ranges_text(map_of("0-1:K8V4,2:KV2")) == "0-1 K8V4, 2 KV2");
+  CHECK(ranges_text(map_of("0-3:fp8,4-35:nvfp4")) == "0-3:KVf8, 4-35:KVf4");
+  CHECK(ranges_text(map_of("\"4-35:nvfp4, 0-3 : fp8\"", of_36)) == "0-3:KVf8, 4-35:KVf4");
+  CHECK(ranges_text(map_of("2:fp8", of_36)) == "0-1:KV16, 2:KVf8, 3-35:KV16");
+  CHECK(ranges_text(map_of("0-1:K8V4,2:KV2")) == "0-1:K8V4, 2:KV2");
   const MapFile file = read_map(
       "backend: pytorch\nkv_cache_config:\n  enable_block_reuse: true\n  dtype: "
       "\"0-3:fp8,4-35:nvfp4\"\n",
       "m");
   CHECK(file.source == Source::tensorrt_llm);
-  CHECK(ranges_text(file.map) == "0-3 KVf8, 4-35 KVf4");
+  CHECK(ranges_text(file.map) == "0-3:KVf8, 4-35:KVf4");
   CHECK(ranges_text(map_of("kv_cache_config:\n  dtype:\n    0: fp8\n    35: nvfp4\n", of_36)) ==
-        "0 KVf8, 1-34 KV16, 35 KVf4");
-  CHECK(ranges_text(map_of("kv_cache_config: {dtype: fp8}", of_36)) == "0-35 KVf8");
+        "0:KVf8, 1-34:KV16, 35:KVf4");
+  CHECK(ranges_text(map_of("kv_cache_config: {dtype: fp8}", of_36)) == "0-35:KVf8");
 
   const std::string sglang = "kv_cache_per_layer_dtype:\n  0: bf16\n  1: bf16\n  3: fp8_e5m2\n";
   CHECK(ranges_text(map_of(sglang, {.layers = 5, .rest = kKv4})) ==
-        "0-1 KV16, 2 KV4, 3 KVf8e5m2, 4 KV4");
+        "0-1:KV16, 2:KV4, 3:KVf8e5m2, 4:KV4");
   CHECK(read_map(sglang, "m", {.layers = 5, .rest = kKv4}).source == Source::sglang);
   CHECK(ranges_text(map_of(sglang + "kv_cache_dtype: int8\n", {.layers = 5, .rest = {}})) ==
-        "0-1 KV16, 2 KV8, 3 KVf8e5m2, 4 KV8");
+        "0-1:KV16, 2:KV8, 3:KVf8e5m2, 4:KV8");
   CHECK(ranges_text(map_of("kv-cache-dtype: fp4_e2m1\nkv-cache-per-layer-dtype: 0-1:bf16\n",
-                           {.layers = 4, .rest = {}})) == "0-1 KV16, 2-3 KVf4");
+                           {.layers = 4, .rest = {}})) == "0-1:KV16, 2-3:KVf4");
 
   const auto refused = [](std::string_view text, const Model& model) {
     return outcome(text, model).why;

@@ -66,13 +66,13 @@ double mean(const Map& map, Of of) {
   return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
-// Of equal ones that follow each other: "0-3 " and what each has.
+// Of equal ones that follow each other: "0-3:" and what each has.
 template <typename Items, typename Text>
 std::string runs(const Items& items, Text text_of) {
   std::string text;
   for (std::size_t begin = 0, end = 0; begin < items.size(); begin = end) {
     while (end < items.size() && items[end] == items[begin]) ++end;
-    text += fmt::format("{}{}{} {}", begin == 0 ? "" : ", ", begin,
+    text += fmt::format("{}{}{}:{}", begin == 0 ? "" : ", ", begin,
                         end - begin == 1 ? "" : fmt::format("-{}", end - 1), text_of(items[begin]));
   }
   return text;

@@ -56,7 +56,8 @@ std::optional<KvFormat> format_of(const Pair& pair, const KvFormat& base);
 int token_bytes(const Pair& pair, const KvFormat& base);
 // The pair of integers of as many bits, which a kernel stores.
 Pair as_integers(const Pair& pair);
-// Layers, or heads of them, that follow each other and have the same: "0-3 K8V4, 4 KV2 with heads 0-1 KV8, 2-7 KV4".
+// Layers, or heads of them, that follow each other and have the same: "0-3:K8V4, 4:(heads 0-1:KV8, 2-7:KV4)". Without
+// heads read_map() reads it.
 std::string ranges_text(const Map& map);
 
 // ---- files -----------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ std::string_view to_string(Source source);
 struct Model {
   int layers = 0;  // 0: as many as are named, which then are 0 to the last
   std::optional<Pair>
-      rest;  // of layers that are not named; without it as the engine has them, if it says
+      rest;  // what is not named has; without it what the engine gives it, if it says
 };
 
 struct MapFile {

@@ -152,11 +152,11 @@ class Reader {
                                    bool is_told, int end_line) {
     const NamedLayer& last = named.empty() ? NamedLayer{0, end_line, {}} : named.back();
     if (is_told) {
-      refuse(named.empty() || last.index < layers ? end_line : last.line,
-             fmt::format("layer {} is missing, and nothing says what layers have that are not "
-                         "named; name each of the {} "
-                         "layers, or say it (sagegen kv: --default)",
-                         missing, layers));
+      refuse(
+          named.empty() || last.index < layers ? end_line : last.line,
+          fmt::format("layer {} is missing, and nothing says what layers have that are not named; "
+                      "name each of the {} layers, or say it (sagegen kv: --default)",
+                      missing, layers));
     }
     // The first of those behind the number there would be if none was missing.
     const auto behind =
@@ -177,10 +177,11 @@ class Reader {
     if (node.kind == Node::Kind::plain && bits == 16) return kExact;
     if (node.kind == Node::Kind::plain && (bits == 2 || bits == 4 || bits == 8))
       return integer(*bits);
-    refuse(node.line, fmt::format("{} {} is refused: codes have 2, 4 or 8 bits, and 16 stores what "
-                                  "comes as it is; write one "
-                                  "of these numbers",
-                                  field, shown(node)));
+    refuse(
+        node.line,
+        fmt::format("{} {} is refused: codes have 2, 4 or 8 bits, and 16 stores what comes as it "
+                    "is; write one of these numbers",
+                    field, shown(node)));
   }
 
   static bool is_bits(const Entry& entry) {
@@ -375,10 +376,10 @@ class Reader {
       return found->second;
     std::vector<std::string> names;
     for (const auto& [name, pair] : known) names.push_back(name);
-    refuse(node.line, fmt::format("{}: {} is refused: algorithms of KV caches are FP8, NVFP4, "
-                                  "NVFP4_AFFINE, FP8_K_NVFP4_V "
-                                  "and INT8{}",
-                                  whose, shown(node), suggestion(node.text, names)));
+    refuse(node.line,
+           fmt::format("{}: {} is refused: algorithms of KV caches are FP8, NVFP4, NVFP4_AFFINE, "
+                       "FP8_K_NVFP4_V and INT8{}",
+                       whose, shown(node), suggestion(node.text, names)));
   }
 
   // "model.layers.3.self_attn": its one part that is a number.
@@ -472,10 +473,11 @@ class Reader {
       const Pair all = algorithm(*algo, "kv_cache_quant_algo");
       for (const NamedLayer& layer : named) {
         if (layer.layer.front() != all)
-          refuse(layer.line, fmt::format("layer {} has another algorithm than kv_cache_quant_algo "
-                                         "(line {}), which would be "
-                                         "MIXED_PRECISION",
-                                         layer.index, algo->line));
+          refuse(layer.line,
+                 fmt::format(
+                     "layer {} has another algorithm than kv_cache_quant_algo (line {}), which "
+                     "would be MIXED_PRECISION",
+                     layer.index, algo->line));
       }
     }
     return assembled(std::move(named), rest_or(kExactPair), model_.layers, layers.line);

@@ -114,10 +114,10 @@ class Builder {
 
   void count(int line) {
     if (++values_ > kMaxValues)
-      refuse(line, fmt::format("there are more than {} values, the most that is read; maps of the "
-                               "largest models have "
-                               "some 30000",
-                               kMaxValues));
+      refuse(line,
+             fmt::format("there are more than {} values, the most that is read; maps of large "
+                         "models have some 30000",
+                         kMaxValues));
   }
 
   void add(Node node) {
@@ -128,8 +128,6 @@ class Builder {
     } else if (open_.back().kind == Node::Kind::list) {
       open_.back().items.push_back(std::move(node));
     } else if (expects_key()) {
-      if (!node.is_scalar())
-        refuse(node.line, "a map or list stands for a name; names are words and numbers");
       keys_.back() = {.has = true, .key = std::move(node)};
     } else {
       keys_.back().has = false;

@@ -58,7 +58,7 @@ App::App() : app_(kDescription, "sagegen") {
   app_.set_version_flag("--version", "sagegen " + version_line());
   for (void (*add_one)(App&) :
        {add_targets, add_list, add_emit, add_inspect, add_trace, add_generate, add_run, add_compare,
-        add_tune, add_cache, add_bundle, add_emu, add_devices, add_doctor, add_env, add_completion,
+        add_tune, add_cache, add_kv, add_bundle, add_emu, add_devices, add_doctor, add_env, add_completion,
         add_man}) {
     add_one(*this);
   }

@@ -99,6 +99,7 @@ void add_run(App& app);
 void add_compare(App& app);
 void add_tune(App& app);
 void add_cache(App& app);
+void add_kv(App& app);
 void add_bundle(App& app);
 void add_doctor(App& app);
 void add_emu(App& app);

@@ -29,6 +29,8 @@ constexpr Named kNamed[] = {
     {"emu", "--arg", "ARGUMENT"},
     {"", "FILE", "FILE"},
     {"", "NAME", "PATH"},
+    {"", "MAP", "FILE"},
+    {"", "--default", "DTYPE"},
     {"emit", "--out", "DIR"},
     {"trace", "--out", "DIR"},
     {"", "--out", "FILE"},

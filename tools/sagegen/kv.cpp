@@ -1,0 +1,224 @@
+// `sagegen kv`: maps of the formats that layers' KV caches have.
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "tools/kv/kv_map.h"
+#include "tools/reference/printable.h"
+#include "tools/sagegen/app.h"
+#include "tools/sagegen/errors.h"
+#include "tools/sagegen/files.h"
+#include "tools/sagegen/help.h"
+#include "tools/sagegen/options.h"
+
+namespace sagegen::cli {
+namespace {
+
+enum class Action { show };
+
+struct KvCommand {
+  Action action = Action::show;
+  std::string map, rest, out;
+  int layers = 0;
+  int kv_heads = 0;  // 0: as many as the map has, or kUsualHeads
+  bool integers = false;
+  KvFormat format;
+};
+
+constexpr int kUsualHeads = 8;
+
+// "0-3:fp8,4-35:nvfp4" in the place of a file.
+bool is_text_of_ranges(const std::string& map) {
+  return map.find(':') != std::string::npos && map.find('/') == std::string::npos &&
+         map.find_first_of("0123456789") == 0 && !std::filesystem::exists(map);
+}
+
+kv::MapFile read(const KvCommand& command) {
+  kv::Model model{.layers = command.layers, .rest = {}};
+  if (!command.rest.empty()) model.rest = kv::pair_of(command.rest);
+  if (is_text_of_ranges(command.map)) return kv::read_map(command.map, "MAP", model);
+  return kv::read_map(read_file(command.map), reference::printable(command.map), model);
+}
+
+void check_format(const KvFormat& format) {
+  try {
+    validate(format);
+  } catch (const SpecError& error) {
+    throw UsageError(error.what());
+  }
+}
+
+int kv_heads_of(const KvCommand& command, const kv::Map& map) {
+  const int in_map = static_cast<int>(map.layers.front().size());
+  if (in_map == 1) return command.kv_heads == 0 ? kUsualHeads : command.kv_heads;
+  if (command.kv_heads != 0 && command.kv_heads != in_map)
+    throw UsageError(fmt::format(
+        "--kv-heads {} is refused: {} has a pair for each of {} KV heads; leave the option out",
+        command.kv_heads, command.map, in_map));
+  return in_map;
+}
+
+// What is stored as no kernel here does it, with the pair that one stores in its place.
+std::string without_kernel(const Json& formats) {
+  std::vector<std::string> pairs;
+  for (const Json& format : formats) {
+    if (format["kernel"].is_null())
+      pairs.push_back(fmt::format("{} (use {})", format["pair"].get<std::string>(),
+                                  format["instead"].get<std::string>()));
+  }
+  if (pairs.empty()) return {};
+  return filled(fmt::format("no kernel stores {}: they know integers and 16 bits. --integers takes "
+                            "integers of as many "
+                            "bits",
+                            fmt::join(pairs, ", ")),
+                0);
+}
+
+Json map_json(const kv::Map& map) {
+  Json layers = Json::array();
+  for (const kv::Layer& layer : map.layers) {
+    if (layer.size() == 1) {
+      layers.push_back(kv::to_string(layer.front()));
+      continue;
+    }
+    Json heads = Json::array();
+    for (const kv::Pair& pair : layer) heads.push_back(kv::to_string(pair));
+    layers.push_back(heads);
+  }
+  return layers;
+}
+
+Exit show(const KvCommand& command, Output& output) {
+  check_format(command.format);
+  kv::MapFile file = read(command);
+  kv::Map& map = file.map;
+  if (command.integers) {
+    for (kv::Layer& layer : map.layers)
+      std::ranges::transform(layer, layer.begin(), kv::as_integers);
+  }
+  const int heads = kv_heads_of(command, map);
+  const int in_map = static_cast<int>(map.layers.front().size());
+  Json counts = Json::object(), formats = Json::array();
+  Table table({"pair", in_map == 1 ? "layers" : "heads of layers", "nominal bits", "effective bits",
+               "bytes per token and head", "kernel"});
+  std::int64_t bytes = 0;
+  for (const auto& [pair, count] : kv::counts(map)) {
+    const std::optional<KvFormat> format = kv::format_of(pair, command.format);
+    const int of_head = kv::token_bytes(pair, command.format);
+    const kv::Map alone{{{pair}}};
+    bytes += static_cast<std::int64_t>(of_head) * count * heads / in_map;
+    counts[kv::to_string(pair)] = count;
+    Json json{{"pair", kv::to_string(pair)},
+              {"count", count},
+              {"bits_nominal", kv::mean_nominal_bits(alone)},
+              {"bits_effective", kv::mean_effective_bits(alone, command.format)},
+              {"bytes_per_token_and_head", of_head},
+              {"kernel", format ? Json(to_string(*format)) : Json(nullptr)}};
+    if (!format) json["instead"] = kv::to_string(kv::as_integers(pair));
+    formats.push_back(json);
+    table.add({kv::to_string(pair), fmt::format("{}", count),
+               fmt::format("{:.2f}", kv::mean_nominal_bits(alone)),
+               fmt::format("{:.3f}", kv::mean_effective_bits(alone, command.format)),
+               fmt::format("{}", of_head), format ? "yes" : "none"});
+  }
+  const double nominal = kv::mean_nominal_bits(map),
+               effective = kv::mean_effective_bits(map, command.format);
+  if (!command.out.empty()) write_file(command.out, kv::write_kvtuner(map, command.out));
+
+  const std::size_t layers = map.layers.size();
+  std::string text = table.text();
+  text += fmt::format("\n{} layers, {} KV heads of {} channels: {} ({})\n", layers, heads,
+                      command.format.head_dim,
+                      in_map == 1 ? "one pair for all heads of a layer" : "a pair for each head",
+                      to_string(file.source));
+  text += fmt::format("mean bits: {:.3f} nominal, {:.3f} effective\n", nominal, effective);
+  text += fmt::format(
+      "bytes per token: {}, {:.1f} per layer; {:.4f} GB for 1000 tokens, {:.4f} GB with 16 bits\n",
+      bytes, static_cast<double>(bytes) / static_cast<double>(layers),
+      static_cast<double>(bytes) * 1e-6,
+      static_cast<double>(layers) * heads * command.format.head_dim * 4e-6);
+  text += without_kernel(formats);
+  text += "layers:\n" + filled(kv::ranges_text(map), 2);
+  if (!command.out.empty()) text += fmt::format("written: {}\n", command.out);
+  output.text(text);
+  Json json{{"source", to_string(file.source)},
+            {"layers", layers},
+            {"kv_heads", heads},
+            {"head_dim", command.format.head_dim},
+            {"page_tokens", command.format.page_tokens},
+            {"counts", counts},
+            {"mean_bits_nominal", nominal},
+            {"mean_bits_effective", effective},
+            {"bytes_per_token", bytes},
+            {"formats", formats},
+            {"map", map_json(map)}};
+  if (!command.out.empty()) json["file"] = command.out;
+  output.json(json);
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_kv(App& app) {
+  app.add<KvCommand>(
+      "kv", "show which formats the KV caches of a model's layers have, and what they cost",
+      "  sagegen kv show map.yaml --kv-heads 8 --head-dim 128      KVTuner's\n"
+      "  sagegen kv show hf_quant_config.json --layers 32 --integers --out map.yaml\n"
+      "  sagegen kv show 0-1:bf16,62-63:bf16 --layers 64 --default int4\n"
+      "  sagegen kv show map.yaml --json",
+      [](CLI::App& options, KvCommand& command) {
+        add_choice<Action>(options, "ACTION", command.action, {{"show", Action::show}},
+                           "show: what a map comes to")
+            ->required();
+        options
+            .add_option("MAP", command.map,
+                        "KVTuner's YAML, ModelOpt's hf_quant_config.json or config.json, "
+                        "TensorRT-LLM's or SGLang's YAML, what "
+                        "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4")
+            ->required();
+        require_whole(
+            options.add_option(
+                "--layers", command.layers,
+                "layers of the model, where MAP names only some (default: those that it names)"),
+            1, kv::kMaxLayers);
+        options
+            .add_option("--default", command.rest,
+                        "dtype or pair (int4, K8V4) of layers that MAP does not name")
+            ->check([](const std::string& word) {
+              return kv::pair_of(word) ? std::string()
+                                       : fmt::format(
+                                             "{} is refused: it is a dtype (bf16, fp8, nvfp4, "
+                                             "int8, int4, ...) or a "
+                                             "pair such as K8V4, KV4 or KV16",
+                                             word);
+            });
+        options.add_flag("--integers", command.integers,
+                         "take integers of as many bits for fp8 and nvfp4, which no kernel stores");
+        require_whole(options.add_option("--head-dim", command.format.head_dim,
+                                         "channels of a head (default: 128)"),
+                      1, 256);
+        require_whole(options.add_option("--kv-heads", command.kv_heads,
+                                         "KV heads of a layer (default: as many as MAP has, or 8)"),
+                      1, kv::kMaxHeads);
+        require_whole(options.add_option("--page-tokens", command.format.page_tokens,
+                                         "tokens of a page (default: 64)"),
+                      1, 1 << 16);
+        add_choice<DType>(options, "--io", command.format.io,
+                          {{"f16", DType::f16}, {"bf16", DType::bf16}},
+                          "what K and V are where 16 bits store them (default: f16)");
+        refuse_empty(
+            options.add_option("--out", command.out, "write the map as KVTuner's YAML, too"));
+      },
+      [](const KvCommand& command, Output& output) {
+        try {
+          return show(command, output);
+        } catch (const kv::MapError& error) {
+          throw FileError(error.what());
+        }
+      });
+}
+
+}  // namespace sagegen::cli
