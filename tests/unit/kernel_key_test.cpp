@@ -346,9 +346,10 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK(builtin_families().find_title("fwd") == nullptr);
   CHECK(builtin_families().find_word("sage", "fwd") == &attention::family());
   CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
-  CHECK_THROWS_WITH(builtin_families().of_title("attentoin"),
-                    "unknown family \"attentoin\"; there are attention, kv_append, kv_statistics, "
-                    "mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
+  CHECK_THROWS_WITH(
+      builtin_families().of_title("attentoin"),
+      "unknown family \"attentoin\"; there are attention, kv_append, kv_statistics, "
+      "mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());
   CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);
