@@ -220,6 +220,11 @@ TEST_CASE("kv map: refusals name the line, the field, the rule and what to write
                 {"layer 0 is missing", "count from 0"});
   check_refused("0: {nbits_key: 8, nbits_value: 8}\n2: {nbits_key: 8, nbits_value: 8}\n", 2,
                 {"layer 1 is missing"});
+  // By the first layer that is behind the number of them.
+  check_refused(
+      "0: {nbits_key: 8, nbits_value: 8}\n3: {nbits_key: 8, nbits_value: 8}\n4: {nbits_key: 8, "
+      "nbits_value: 8}\n",
+      2, {"layer 3 is given and layer 1 is missing"});
   check_refused("'0': {nbits_key: 8, nbits_value: 8}\n", 1, {"without quotes"});
   check_refused("0: 8\n", 1, {"layer 0 is \"8\"", "map"});
   check_refused("5000: {nbits_key: 8, nbits_value: 8}\n", 1, {"1024"});
@@ -271,6 +276,11 @@ TEST_CASE("kv map: what is large or deep is refused before it costs") {
   check_refused("{\"other\":" + times(1000000, "{\"a\":"), 1, {"16 deep"});
   check_refused("{\"map\": [" + times(300000, "1,") + "1]}", 1, {"262144 values"});
   check_refused("\"0" + times(500000, "x"), 1, {"not YAML"});
+  // What is no part of a map may be large: the formats of a million weights.
+  const std::string many = "[" + times(300000, "1,") + "1]";
+  CHECK(map_of("{\"weights\": " + many +
+               ", \"num_hidden_layers\": 1, \"quantization_config\": {\"ignore\": " + many +
+               ", \"kv_cache_quant_algo\": \"INT8\"}}") == Map{{{kKv8}}});
   std::string blocks;
   for (int i = 0; i < 20; ++i) blocks += std::string(static_cast<std::size_t>(i), ' ') + "a:\n";
   check_refused(blocks, 17, {"16 deep"});
