@@ -231,6 +231,16 @@ std::array<F32, 2> ArithmeticVerbs::unpack2(DType type, I32 bits, SourceLoc loc)
   return result;
 }
 
+I32 ArithmeticVerbs::multiply2(DType type, I32 a, I32 b, SourceLoc loc) {
+  impl_->at(loc);
+  if (type != DType::f16)
+    impl_->fail(fmt::format("multiply2 multiplies pairs of f16, not of {}", to_string(type)));
+  llvm::Type* pair = llvm::FixedVectorType::get(impl_->b.getHalfTy(), 2);
+  llvm::Value* product = impl_->b.CreateFMul(impl_->reinterpret(impl_->use(a), pair),
+                                             impl_->reinterpret(impl_->use(b), pair));
+  return impl_->wrap<I32>(impl_->reinterpret(product, impl_->b.getInt32Ty()));
+}
+
 I32 ArithmeticVerbs::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) {
   impl_->at(loc);
   auto& builder = impl_->b;

@@ -199,6 +199,11 @@ SAGEGEN_DSL_INSTANTIATE(Space::global)
 SAGEGEN_DSL_INSTANTIATE(Space::shared)
 #undef SAGEGEN_DSL_INSTANTIATE
 
+void MemoryVerbs::fence(SourceLoc loc) {
+  impl_->at(loc);
+  impl_->b.CreateFence(llvm::AtomicOrdering::AcquireRelease, scope_of(*impl_, Space::global));
+}
+
 Pred MemoryVerbs::is_null(GlobalPtr p, SourceLoc loc) {
   impl_->at(loc);
   return impl_->wrap<Pred>(impl_->b.CreateIsNull(impl_->use(p)));

@@ -194,13 +194,10 @@ void check_type(const BuilderCore::Impl& impl, const char* operand, std::optiona
       type ? to_string(*type) : "nothing: it was never given a value"));
 }
 
-template <typename C>
-C multiply_add(BuilderCore::Impl& impl, Mma kind, const MmaForm& form, const MmaA& a, const MmaB& b,
-               const C& c) {
-  check_type(impl, "A", a.type(), form, form.operand);
-  check_type(impl, "B", b.type(), form, form.operand);
+// Where the types of A and B are known to be right.
+template <typename A, typename B, typename C>
+C multiply_add(BuilderCore::Impl& impl, const MmaForm& form, const A& a, const B& b, const C& c) {
   if (c.type()) check_type(impl, "an accumulator", c.type(), form, form.accumulator);
-  check_target(impl, kind);
   llvm::SmallVector<llvm::Value*, 10> operands;
   for (const I32& x : a) operands.push_back(impl.reinterpret(impl.use(x), form.operand_register));
   for (const I32& x : b) operands.push_back(impl.reinterpret(impl.use(x), form.operand_register));
@@ -211,6 +208,15 @@ C multiply_add(BuilderCore::Impl& impl, Mma kind, const MmaForm& form, const Mma
   for (std::size_t i = 0; i < C::size(); ++i)
     d[i] = impl.wrap<I32>(impl.reinterpret(parts[i], impl.b.getInt32Ty()));
   return d;
+}
+
+template <typename C>
+C multiply_add(BuilderCore::Impl& impl, Mma kind, const MmaForm& form, const MmaA& a, const MmaB& b,
+               const C& c) {
+  check_type(impl, "A", a.type(), form, form.operand);
+  check_type(impl, "B", b.type(), form, form.operand);
+  check_target(impl, kind);
+  return multiply_add(impl, form, a, b, c);
 }
 
 }  // namespace
@@ -227,6 +233,23 @@ MmaC WarpVerbs::mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) 
 MmaC WarpVerbs::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc) {
   impl_->at(loc);
   return multiply_add(*impl_, kind, form_of(*impl_, kind), a, b, c);
+}
+
+MmaC WarpVerbs::mma(const MmaA& a, const MmaUnsignedB& b, const MmaC& c, SourceLoc loc) {
+  impl_->at(loc);
+  MmaForm form = form_of(*impl_, Mma::s8);
+  form.id = ir::nvvm_mma_m16n8k32_row_col_s8_u8;
+  check_type(*impl_, "A", a.type(), form, form.operand);
+  return multiply_add(*impl_, form, a, b, c);
+}
+
+MmaC WarpVerbs::mma_k8(const MmaShortA& a, const MmaShortB& b, const MmaC& c, SourceLoc loc) {
+  impl_->at(loc);
+  MmaForm form = form_of(*impl_, Mma::f16);
+  form.id = ir::nvvm_mma_m16n8k8_row_col_f32_f32;
+  check_type(*impl_, "A", a.type(), form, form.operand);
+  check_type(*impl_, "B", b.type(), form, form.operand);
+  return multiply_add(*impl_, form, a, b, c);
 }
 
 MmaHalfC WarpVerbs::mma(Mma kind, const MmaA& a, const MmaB& b, const MmaHalfC& c, SourceLoc loc) {

@@ -190,6 +190,19 @@ TEST_CASE("fragments are what the instruction multiplies") {
         t.k.mma(Mma::f16, {DType::bf16, t.ints()}, {DType::f16, {t.a, t.b}}, MmaHalfC(t.a, t.a));
       },
       "mma of f16 takes A of f16, but this one holds bf16");
+  rejects(
+      [](Kernel& t) {
+        t.k.mma({DType::f16, t.ints()}, MmaUnsignedB(t.a, t.b), {t.a, t.b, t.c, t.d});
+      },
+      "mma of s8 takes A of s8, but this one holds f16");
+  rejects(
+      [](Kernel& t) {
+        t.k.mma_k8(MmaShortA(DType::f16, {t.a, t.b}), MmaShortB(DType::bf16, {t.c}),
+                   {t.a, t.b, t.c, t.d});
+      },
+      "mma of f16 takes B of f16, but this one holds bf16");
+  rejects([](Kernel& t) { t.k.multiply2(DType::bf16, t.a, t.b); },
+          "multiply2 multiplies pairs of f16, not of bf16");
 }
 
 TEST_CASE("tiles are read as what they hold, and inside") {

@@ -110,6 +110,9 @@ TEST_CASE("conversions") {
          t.keep(pair[1]);
        },
        {"shl.b32 %, %, 16;", "and.b32 %, %, -65536;"}},
+      {"multiply2",
+       [](Kernel& t) { t.keep(t.k.multiply2(DType::f16, t.a, t.b)); },
+       {"mul.rn.f16x2 %, %, %;"}},
       {"pack4 e4m3",
        [](Kernel& t) { t.keep(t.k.pack4(DType::e4m3, t.x, t.y, t.z, t.w) ^ t.a); },
        {"cvt.rn.satfinite.e4m3x2.f32 %, %, %;", "cvt.rn.satfinite.e4m3x2.f32 %, %, %;",
@@ -294,6 +297,7 @@ TEST_CASE(
       {"compare and exchange in shared memory",
        [](Kernel& t) { t.keep(t.k.atomic_compare_exchange(t.k.shared(64, 16), t.a, t.b)); },
        {"atom.relaxed.cta.shared.cas.b32 %, [shared_memory], %, %;"}},
+      {"a fence is for the device", [](Kernel& t) { t.k.fence(); }, {"fence.acq_rel.gpu;"}},
       {"what nobody reads still happens",
        [](Kernel& t) { t.k.atomic_max(t.in, t.a); },
        {"atom.global.max.s32 %, [%], %;"}},
@@ -369,6 +373,18 @@ TEST_CASE("tensor cores") {
        kAda},
       {"e4m3 sm_120", mma(DType::e4m3), line("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32"),
        kBlackwell},
+      {"s8 x u8",
+       [](Kernel& t) {
+         t.keep(t.k.mma({DType::s8, t.ints()}, MmaUnsignedB(t.a, t.b), {t.a, t.b, t.c, t.d}));
+       },
+       line("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32")},
+      {"f16, half as long",
+       [](Kernel& t) {
+         t.keep(t.k.mma_k8(MmaShortA(DType::f16, {t.a, t.b}), MmaShortB(DType::f16, {t.c}),
+                           {t.k.as_bits(t.x), t.k.as_bits(t.y), t.c, t.d}));
+       },
+       {"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%, %, %, %}, {%, %}, {%}, {%, %, %, "
+        "%};"}},
   });
 
   const auto half = [](DType type, Mma kind) {

@@ -53,6 +53,8 @@ class ArithmeticVerbs : public BuilderCore {
   I32 pack2(DType type, F32 lo, F32 hi,
             SourceLoc loc = SourceLoc::here());  // cvt.rn.{f16x2,bf16x2}.f32
   std::array<F32, 2> unpack2(DType type, I32 bits, SourceLoc loc = SourceLoc::here());
+  // Product of two such pairs. type: f16.
+  I32 multiply2(DType type, I32 a, I32 b, SourceLoc loc = SourceLoc::here());  // mul.rn.f16x2
   // Four values as bytes, `a` lowest. e4m3: cvt.rn.satfinite (two instructions and a merge). s8: the
   // values are rounded to nearest even and must lie within [-128, 127].
   I32 pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc = SourceLoc::here());

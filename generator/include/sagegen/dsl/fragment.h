@@ -44,6 +44,17 @@ struct MmaA : Fragment<4> {
 struct MmaB : Fragment<2> {
   using Fragment::Fragment;
 };
+// B of s8 x u8: bytes without a sign, beside an A of s8 (m16n8k32).
+struct MmaUnsignedB : Fragment<2> {
+  MmaUnsignedB(I32 a, I32 b) : Fragment({a, b}) {}
+};
+// Operands of m16n8k8, half as long along k, of f16.
+struct MmaShortA : Fragment<2> {
+  using Fragment::Fragment;
+};
+struct MmaShortB : Fragment<1> {
+  using Fragment::Fragment;
+};
 // Bits of s32 (s8, s4) or f32 (the others). Bits of no type are for the first mma to take: zero has the
 // same bits in both.
 struct MmaC : Fragment<4> {

@@ -54,6 +54,10 @@ class MemoryVerbs : public ArithmeticVerbs {
   I32 atomic_compare_exchange(Ptr<S> p, I32 expected, I32 desired,
                               SourceLoc loc = SourceLoc::here());
 
+  // What this thread did before is done, for the whole device, before anything that it does behind it:
+  // fence.acq_rel.gpu. With an atomic between them, threads of other blocks read what was written before.
+  void fence(SourceLoc loc = SourceLoc::here());
+
   Pred is_null(GlobalPtr p, SourceLoc loc = SourceLoc::here());
 
   // Dynamic shared memory, carved in the order of the calls. The total must equal resources(spec).

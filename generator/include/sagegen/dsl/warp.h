@@ -45,6 +45,10 @@ class WarpVerbs : public MemoryVerbs {
                SourceLoc loc = SourceLoc::here());
   // The one for the type of a.
   MmaC mma(const MmaA& a, const MmaB& b, const MmaC& c, SourceLoc loc = SourceLoc::here());
+  // Signed times unsigned bytes; m16n8k8 of f16 in f32.
+  MmaC mma(const MmaA& a, const MmaUnsignedB& b, const MmaC& c, SourceLoc loc = SourceLoc::here());
+  MmaC mma_k8(const MmaShortA& a, const MmaShortB& b, const MmaC& c,
+              SourceLoc loc = SourceLoc::here());
 
  protected:
   using MemoryVerbs::MemoryVerbs;
