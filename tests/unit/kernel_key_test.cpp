@@ -6,6 +6,7 @@
 #include "generator/vocabulary/suggestion.h"
 #include "sagegen/error.h"
 #include "templates/attention/spec.h"
+#include "templates/decode/spec.h"
 #include "templates/kv_append/spec.h"
 #include "templates/kv_statistics/spec.h"
 #include "templates/merge_partials/spec.h"
@@ -69,6 +70,10 @@ TEST_CASE("the keys of default kernels are the documented ones") {
                 .addressing = kv_append::Addressing::pages},
                sm89)
             .key() == "sage_kvappend_d128_f16_k4v2_rope_neox_smk_hadamard_pages__sm89");
+  CHECK(Kernel(decode::family(), {.k_bits = 4, .v_bits = 2, .causal = true}, {}, sm89).key() ==
+        "sage_decode_d128_f16_k4v2_r8_causal__t32s3w4l1__sm89");
+  CHECK(Kernel(decode::family(), {.rotation = Rotation::hadamard}, {}, sm89).key() ==
+        "sage_decode_d128_f16_k8v8_r8_hadamard__t32s3w4l1__sm89");
   CHECK(Kernel(kv_statistics::family(), {.k_sum = true, .v_range = true}, sm89).key() ==
         "sage_kvstats_d128_f16_ksum_vrange__sm89");
   CHECK(Kernel(quantize_values::family(), {.octaves = 7, .smooth = true}, sm89).key() ==
@@ -96,10 +101,10 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {"", {"it ends where the word sage belongs"}},
       {"huge_fwd_d128", {"\"huge\" at position 1 is not the word sage"}},
       {"sage",
-       {"it ends where a family of kernels: fwd, kvappend, kvstats, meanscores, merge, quantrows, "
-        "quantv belongs"}},
+       {"it ends where a family of kernels: fwd, decode, kvappend, kvstats, meanscores, merge, "
+        "quantrows, quantv belongs"}},
       {"sage_", {"it ends where a family of kernels: fwd"}},
-      {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, kvappend, kvstats"}},
+      {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, decode, kvappend"}},
       {"sage_fwd", {"it ends where d<head_dim>"}},
       {"sage_fwd__sm89", {"\"sm89\" at position 11 is not d<head_dim>"}},
       {with("d128", "128"), {"\"128\" at position 10 is not d<head_dim>, for example d128"}},
@@ -348,7 +353,7 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
   CHECK_THROWS_WITH(
       builtin_families().of_title("attentoin"),
-      "unknown family \"attentoin\"; there are attention, kv_append, kv_statistics, "
+      "unknown family \"attentoin\"; there are attention, decode, kv_append, kv_statistics, "
       "mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());

@@ -191,7 +191,7 @@ TEST_CASE("a mistake in a set description is refused at its line and column") {
   const std::string& head = kHead;
   const Case cases[] = {
       {"", "set.toml:1:1: no table of kernels; write [[attention]]"},
-      {"x = 1\n", "set.toml:1:1: unknown key \"x\"; valid are attention, kv_append,"},
+      {"x = 1\n", "set.toml:1:1: unknown key \"x\"; valid are attention, decode, kv_append,"},
       {"attention = 3\n", "set.toml:1:13: attention must be written as [[attention]] tables"},
       {"[[attention]]\n", "set.toml:1:1: targets is missing"},
       {"\n[[attention]\n", "set.toml:2:13: "},

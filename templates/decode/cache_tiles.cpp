@@ -1,0 +1,196 @@
+#include "templates/decode/cache_tiles.h"
+
+#include <bit>
+
+namespace sagegen::decode {
+
+using namespace dsl;
+
+namespace {
+
+constexpr int kCopy = 16;              // bytes of a lane's copy
+constexpr int kWarpCopy = 32 * kCopy;  // of all lanes
+
+}  // namespace
+
+TokenMask::TokenMask(const DecodeBlock& block, I32 tile)
+    : block_(block), first_(tile * block.schedule.tile) {
+  for (int half = 0; half < block.row_halves(); ++half) visible_.push_back(block.visible(half));
+}
+
+Pred TokenMask::sees(int half, int in_block, int parity, int column) const {
+  const I32 token = first_ + (16 * in_block + parity + 2 * column) + 4 * block_.lane.quad;
+  return token < visible_[static_cast<std::size_t>(half)];
+}
+
+I32 TokenMask::pair_mask(I32 first, int distance) const {
+  KernelBuilder& k = block_.k;
+  const I32 none = k.i32(0);
+  return k.select(first < block_.tokens, k.i32(0x0000FFFF), none) |
+         k.select(first + distance < block_.tokens, k.i32(static_cast<std::int32_t>(0xFFFF0000u)),
+                  none);
+}
+
+TokenParameters TokenMask::masked(const TokenParameters& parameters, int in_block) const {
+  TokenParameters result = parameters;
+  const bool k_codes = kv_quantized(block_.spec.k_bits), v_codes = kv_quantized(block_.spec.v_bits);
+  for (std::size_t parity = 0; parity < 2; ++parity) {
+    const I32 mask = quad_mask(in_block, static_cast<int>(parity));
+    if (v_codes) result.z_v[parity] = result.z_v[parity] & mask;
+    if (v_codes) result.s_v[parity] = result.s_v[parity] & mask;
+    if (k_codes) result.s_k[parity] = result.s_k[parity] & mask;
+  }
+  if (k_codes) result.z_k = result.z_k & pair_mask(first_ + 16 * in_block + 2 * block_.lane.row, 1);
+  return result;
+}
+
+std::array<I32, 4> TokenMask::masked_v16(const std::array<I32, 4>& words, int in_block) const {
+  const I32 even = quad_mask(in_block, 0), odd = quad_mask(in_block, 1);
+  return {words[0] & even, words[1] & even, words[2] & odd, words[3] & odd};
+}
+
+CacheTile::CacheTile(const DecodeBlock& block, SharedPtr tile)
+    : block_(block),
+      key_lane_(tile + block.k.lane_idx() * block.cache.k_unit_bytes()),
+      value_lane_(tile + block.k.lane_idx() * block.cache.v_unit_bytes()),
+      quad_(tile + block.lane.quad * 16),
+      pair_(tile + block.lane.quad * 8),
+      row_(tile + block.lane.row * 4) {}
+
+std::vector<I32> CacheTile::load(SharedPtr from, int bytes) const {
+  KernelBuilder& k = block_.k;
+  if (bytes == 16) {
+    const auto words = k.load_v4(from);
+    return {words.begin(), words.end()};
+  }
+  if (bytes == 8) {
+    const auto words = k.load_v2(from);
+    return {words.begin(), words.end()};
+  }
+  return {k.load<I32>(from)};
+}
+
+std::vector<I32> CacheTile::key_words(int in_block, int parity) const {
+  const KvBlock& cache = block_.cache;
+  const std::int64_t at = std::int64_t{in_block} * cache.bytes();
+  if (cache.k_unit_has_both())
+    return load(key_lane_ + (at + parity * cache.k_lane_bytes()), cache.k_lane_bytes());
+  std::vector<I32> words;
+  const int pieces = cache.k_lane_bytes() / 16;  // of a token
+  for (int piece = 0; piece < pieces; ++piece) {
+    const std::int64_t unit = std::int64_t{kWarpCopy} * (pieces * parity + piece);
+    for (const I32 word : load(key_lane_ + (at + unit), 16)) words.push_back(word);
+  }
+  return words;
+}
+
+std::vector<I32> CacheTile::value_words(int in_block, int unit) const {
+  const KvBlock& cache = block_.cache;
+  const int bytes = cache.v_unit_bytes();
+  return load(
+      value_lane_ + std::int64_t{in_block * cache.bytes() + cache.v_offset() + 32 * bytes * unit},
+      bytes);
+}
+
+TokenParameters CacheTile::parameters(int in_block) const {
+  KernelBuilder& k = block_.k;
+  const KvBlock& cache = block_.cache;
+  const bool k_codes = kv_quantized(block_.spec.k_bits), v_codes = kv_quantized(block_.spec.v_bits);
+  const std::int64_t at = std::int64_t{in_block} * cache.bytes();
+  TokenParameters result;
+  if (v_codes) {
+    const auto quad = k.load_v4(quad_ + (at + cache.z_v(0)));
+    result.z_v = {quad[0], quad[2]};
+    (k_codes ? result.s_k : result.s_v) = {quad[1], quad[3]};
+    if (k_codes) result.s_v = k.load_v2(pair_ + (at + cache.s_v(0)));
+  } else if (k_codes) {
+    result.s_k = k.load_v2(pair_ + (at + cache.s_k(0)));
+  }
+  if (k_codes) result.z_k = k.load<I32>(row_ + (at + cache.z_k(0)));
+  return result;
+}
+
+CacheRing::CacheRing(const DecodeBlock& block, const Tiles& tiles, I32 tile)
+    : block_(block),
+      last_tile_(tiles.end - 1),
+      last_block_(tiles.last_block),
+      table_(block.p(&Params::page_table) +
+             block.k.to_i64(block.sequence) * block.k.to_i64(block.p(&Params::max_pages) * 4)),
+      head_(block.p(&Params::pool) + block.k.to_i64(block.kv_head) * block.p(&Params::head_stride) +
+            block.k.to_i64(block.k.lane_idx() * kCopy)),
+      ring_(block.shared + block.warp * (block.schedule.stages * tile_bytes())),
+      ring_lane_(ring_ + block.k.lane_idx() * kCopy),
+      to_copy_(block.k.var(tile)),
+      filled_(block.k.var(block.k.i32(0))),
+      read_(block.k.var(block.k.i32(0))) {
+  for (int i = 0; i < block.schedule.lookups; ++i)
+    found_.push_back({block.k.var(block.k.i32(0)), block.k.var(block.k.i32(0))});
+  look_up();
+  for (int stage = 1; stage < block.schedule.stages; ++stage) copy();
+}
+
+// Behind the last tile, and in it behind the last block, there is nothing to copy: the last one again, which is at hand.
+void CacheRing::look_up() {
+  KernelBuilder& k = block_.k;
+  const auto& p = block_.p;
+  const I32 first = k.min(to_copy_.get(), last_tile_) * tile_blocks(block_.schedule);
+  for (std::size_t i = 0; i < found_.size(); ++i) {
+    const I32 index = i == 0 ? first : k.min(first + static_cast<int>(i), last_block_);
+    const I64 product =
+        k.to_i64_unsigned(index * 2) * k.to_i64_unsigned(p(&Params::page_reciprocal));
+    const I32 page = k.to_i32(product >> std::int64_t{32});
+    found_[i].block = index - page * p(&Params::blocks_per_page);
+    found_[i].page = k.load<I32>(table_ + k.to_i64_unsigned(page) * std::int64_t{4});
+  }
+}
+
+GlobalPtr CacheRing::block_of(std::size_t lookup) const {
+  KernelBuilder& k = block_.k;
+  const auto bytes = [&](const Var<I32>& count, std::int32_t Params::*stride) {
+    return k.to_i64_unsigned(count.get()) * k.to_i64_unsigned(block_.p(stride));
+  };
+  return head_ + bytes(found_[lookup].page, &Params::page_stride) +
+         bytes(found_[lookup].block, &Params::block_stride);
+}
+
+void CacheRing::copy() {
+  KernelBuilder& k = block_.k;
+  const int bytes = block_.cache.bytes();
+  const SharedPtr slot = ring_lane_ + filled_.get();
+  GlobalPtr from;
+  for (int i = 0; i < tile_blocks(block_.schedule); ++i) {
+    if (i < block_.schedule.lookups) {
+      from = block_of(static_cast<std::size_t>(i));
+    } else {
+      from = from + k.to_i64_unsigned(block_.p(&Params::block_stride));
+    }
+    for (int at = 0; at < bytes; at += kWarpCopy) {
+      const int lanes = (bytes - at) / kCopy;
+      k.if_(lanes < 32 ? k.lane_idx() < lanes : k.pred(true),
+            [&] { k.cp_async_16(slot + std::int64_t{i * bytes + at}, from + std::int64_t{at}); });
+    }
+  }
+  k.cp_async_commit();
+  advance(filled_);
+  to_copy_ = to_copy_.get() + block_.schedule.warps;
+  look_up();
+}
+
+void CacheRing::advance(const Var<I32>& slot) const {
+  KernelBuilder& k = block_.k;
+  const I32 next = slot.get() + tile_bytes();
+  slot = k.select(next == block_.schedule.stages * tile_bytes(), k.i32(0), next);
+}
+
+// The slot that is filled is the one that was read last: all lanes have read it before they meet here.
+CacheTile CacheRing::next(bool go_on) {
+  KernelBuilder& k = block_.k;
+  k.cp_async_wait(block_.schedule.stages - 2);
+  k.warp_barrier();
+  if (go_on) copy();
+  const CacheTile tile(block_, ring_ + read_.get());
+  advance(read_);
+  return tile;
+}
+
+}  // namespace sagegen::decode

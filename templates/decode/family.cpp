@@ -1,0 +1,142 @@
+#include <fmt/format.h>
+
+#include "templates/decode/params.h"
+#include "templates/decode/spec.h"
+#include "templates/shared/params.h"
+#include "templates/shared/quantization.h"
+
+namespace sagegen::decode {
+namespace {
+
+constexpr int kMostChannels = 256;
+constexpr int kReserved = 1024;  // bytes of shared memory that each block costs beside its own
+
+std::string head_dim_advice(int) {
+  return fmt::format(
+      "a head has 8 to {} channels, a multiple of 8: rows of Q and O are read and "
+      "written in 16 bytes",
+      kMostChannels);
+}
+
+const Fields& what() {
+  static const Fields fields{
+      field<&Spec::head_dim>("head_dim", "d", range(1, kMostChannels), head_dim_advice),
+      field<&Spec::io>("io", "", io_types(), io_advice),
+      field<&Spec::k_bits>("k_bits", "k", kv_bits()),
+      joined(field<&Spec::v_bits>("v_bits", "v", kv_bits())),
+      field<&Spec::rows>("rows", "r", numbers({8, 16})),
+      later(field<&Spec::rotation>(
+          "rotation", "",
+          words<Rotation>({{Rotation::none, "none", "rot0"}, {Rotation::hadamard, "hadamard"}}))),
+      flag<&Spec::causal>("causal", "causal")};
+  return fields;
+}
+
+RuleLayers<View> rules() {
+  return {
+      {{[](const View& v) { return v.spec.head_dim % 8 != 0; },
+        [](const View& v) {
+          return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
+                             head_dim_advice(v.spec.head_dim), rounded_up(v.spec.head_dim, 8));
+        }},
+       {[](const View& v) { return v.schedule.lookups > tile_blocks(v.schedule); },
+        [](const View& v) {
+          return fmt::format(
+              "{} look-ups for a tile of {} tokens are refused: it has {} block of {} tokens; use "
+              "1",
+              v.schedule.lookups, v.schedule.tile, tile_blocks(v.schedule), kKvBlockTokens);
+        }},
+       {[](const View& v) { return shared_bytes(v.spec, v.schedule) > v.target.smem_per_block; },
+        [](const View& v) {
+          return fmt::format(
+              "tile {}, {} stages and {} warps at head_dim {}, k_bits {} and v_bits {} are "
+              "refused: "
+              "they need {} bytes of shared memory and a block of {} may have {}; use fewer "
+              "stages, "
+              "fewer warps or a smaller tile",
+              v.schedule.tile, v.schedule.stages, v.schedule.warps, v.spec.head_dim, v.spec.k_bits,
+              v.spec.v_bits, shared_bytes(v.spec, v.schedule), v.target.name,
+              v.target.smem_per_block);
+        }}}};
+}
+
+// The largest tile and ring of which an SM holds two.
+Schedule usual(const Spec& spec, const TargetInfo& target) {
+  if (!refused_values(what(), &spec).empty()) return {};
+  for (const int warps : {4, 2}) {
+    for (const int tile : {32, 16}) {
+      for (const int stages : {3, 2}) {
+        const Schedule schedule{.tile = tile, .stages = stages, .warps = warps, .lookups = 1};
+        const int bytes = shared_bytes(spec, schedule);
+        if (2 * (bytes + kReserved) <= target.smem_per_sm && bytes <= target.smem_per_block)
+          return schedule;
+      }
+    }
+  }
+  return {.tile = 16, .stages = 2, .warps = 2, .lookups = 1};
+}
+
+std::string bits_text(const char* tensor, int bits, DType io) {
+  return kv_quantized(bits) ? fmt::format(
+                                  "{} in {} bits with a scale and a zero point per token "
+                                  "and head",
+                                  tensor, bits)
+                            : fmt::format("{} in {}", tensor, to_string(io));
+}
+
+std::string rotation_text(const Spec& spec) {
+  if (spec.rotation == Rotation::none) return "Q is multiplied as it comes";
+  return fmt::format("Q is rotated by an orthonormal Hadamard matrix of each {} channels, as K was",
+                     rotation_block(spec.head_dim));
+}
+
+std::vector<Section> describe(const View& v) {
+  const Spec& spec = v.spec;
+  const KvBlock cache = kv_block(spec);
+  return {
+      {"what it computes",
+       {fmt::format("attention of up to {} query rows of each KV head, in {}, over a paged KV "
+                    "cache of {} channels",
+                    spec.rows, to_string(spec.io), spec.head_dim),
+        bits_text("K", spec.k_bits, spec.io) + ", " + bits_text("V", spec.v_bits, spec.io),
+        rotation_text(spec),
+        fmt::format("{} bytes of cache for a token and KV head", cache.bytes() / kKvBlockTokens),
+        spec.causal ? "query i of n sees the tokens up to that of the last one less n - 1 - i"
+                    : "all queries of a sequence see all of its tokens",
+        "grid (splits, KV heads, batch); lengths and page table are read on the device"}},
+      {"how",
+       {fmt::format("each of {} warps takes tiles of {} tokens, {} under way in {} bytes of "
+                    "shared memory of the block",
+                    v.schedule.warps, v.schedule.tile, v.schedule.stages - 1,
+                    ring_bytes(spec, v.schedule)),
+        fmt::format("pages have a multiple of {} tokens", v.schedule.tile / v.schedule.lookups)}}};
+}
+
+}  // namespace
+
+const FamilyOf<Spec, Schedule>& family() {
+  static const FamilyOf<Spec, Schedule> family(FamilyDef<Spec, Schedule>{
+      .word = "decode",
+      .title = "decode",
+      .room = "templates/decode",
+      .what = what(),
+      .how = {field<&Schedule::tile>("tile", "t", numbers({16, 32})),
+              joined(field<&Schedule::stages>("stages", "s", range(2, 4))),
+              joined(field<&Schedule::warps>("warps", "w", numbers({2, 4, 8}))),
+              joined(field<&Schedule::lookups>("lookups", "l", numbers({1, 2})))},
+      .rules = rules(),
+      .resources =
+          [](const View& v) {
+            return Resources{.threads = 32 * v.schedule.warps,
+                             .dynamic_smem = shared_bytes(v.spec, v.schedule)};
+          },
+      .params = [](const View&) { return ParamLayout().add<Params>().add<PackParams>(); },
+      .usual = usual,
+      .describe = describe,
+  });
+  return family;
+}
+
+const Family& any_family() { return family(); }
+
+}  // namespace sagegen::decode

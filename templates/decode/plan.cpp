@@ -1,0 +1,245 @@
+#include "templates/decode/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "sagegen/runtime/argument_check.h"
+#include "templates/decode/params.h"
+#include "templates/shared/params.h"
+
+namespace sagegen::decode {
+
+using runtime::ArgumentCheck;
+using runtime::ArgumentError;
+using runtime::ceil_div;
+using runtime::kMaxGridYZ;
+using runtime::kMaxLength;
+using Access = ArgumentCheck::Access;
+
+namespace {
+
+constexpr const char* kPlan = "decode";
+constexpr std::int64_t kF32 = sizeof(float), kI32 = sizeof(std::int32_t);
+constexpr std::int64_t kLeastSplit = 1024;  // tokens: a block costs as much as half of them
+constexpr std::int64_t kStrideUnit = 16;    // bytes that are copied at a time
+constexpr double kLog2E = 1.4426950408889634;
+
+std::int64_t rows_of(const Shape& shape) { return shape.q_heads / shape.kv_heads * shape.q_len; }
+std::int64_t blocks_of(const Shape& shape) { return shape.page_tokens / kKvBlockTokens; }
+
+// Parts of the workspace, in bytes from its start.
+struct Workspace {
+  Workspace(const Spec& spec, const Shape& shape, std::int64_t splits) {
+    if (splits == 1) return;
+    const std::int64_t heads = shape.batch * shape.kv_heads;
+    const auto place = [&](std::int64_t bytes) {
+      const std::int64_t at = all;
+      all += ceil_div(bytes, runtime::kWorkspaceAlignment) * runtime::kWorkspaceAlignment;
+      return at;
+    };
+    const std::int64_t results = runtime::scratch_bytes(kPlan, {heads, splits, rows_of(shape)});
+    const std::int64_t row = kF32 * kv_block(spec).channels;
+    partials = place(runtime::scratch_bytes(kPlan, {results, row}));
+    sums = place(2 * kF32 * results);
+    ticket_bytes = kI32 * heads;
+    tickets = place(ticket_bytes);
+  }
+  std::int64_t partials = 0, sums = 0, tickets = 0, ticket_bytes = 0, all = 0;
+};
+
+template <typename... Values>
+[[noreturn]] void refuse(fmt::format_string<Values...> format, Values&&... values) {
+  throw ArgumentError(
+      fmt::format("{}: {}", kPlan, fmt::format(format, std::forward<Values>(values)...)));
+}
+
+void check_shape(const Kernel& kernel, const Shape& shape) {
+  const auto view = kernel.view(family());
+  runtime::check_sizes(
+      kPlan,
+      {{"batch", shape.batch, kMaxGridYZ, "a grid has no more blocks in z; split the batch"},
+       {"q_heads", shape.q_heads, kMaxLength, "heads are counted by 32-bit numbers"},
+       {"kv_heads", shape.kv_heads, kMaxGridYZ, "a grid has no more blocks in y; split the heads"},
+       {"q_len", shape.q_len, view.spec.rows, "so many rows has the kernel of a KV head"},
+       {"page_tokens", shape.page_tokens, 1 << 16, "so many tokens has a page at most"},
+       {"max_pages", shape.max_pages, kMaxLength / kKvBlockTokens,
+        "tokens are counted by 32-bit numbers"}});
+  if (shape.q_heads % shape.kv_heads != 0)
+    refuse("q_heads {} is no multiple of kv_heads {}: as many query heads share each KV head",
+           shape.q_heads, shape.kv_heads);
+  if (rows_of(shape) > view.spec.rows) {
+    refuse("{} query heads of a KV head times q_len {} are {} rows, and {} has {}; use {}",
+           shape.q_heads / shape.kv_heads, shape.q_len, rows_of(shape), kernel.key(),
+           view.spec.rows,
+           rows_of(shape) <= 16 ? "rows 16" : "fewer queries in a call, or attention::Plan");
+  }
+  const std::int64_t unit = view.schedule.tile / view.schedule.lookups;
+  if (shape.page_tokens % unit != 0) {
+    refuse("page_tokens {} is no multiple of {}, of which {} finds the page of all at once; use {}",
+           shape.page_tokens, unit, kernel.key(),
+           unit > kKvBlockTokens && shape.page_tokens % kKvBlockTokens == 0
+               ? "a schedule with 2 look-ups, or of tile 16"
+               : "pages of whole blocks of 16 tokens");
+  }
+  if (shape.max_pages * shape.page_tokens > kMaxLength - view.schedule.tile ||
+      shape.max_pages * blocks_of(shape) * blocks_of(shape) > kMaxLength) {
+    refuse(
+        "{} pages of {} tokens are refused: tokens, and blocks of 16 of them times the blocks of a "
+        "page, are 32-bit numbers; use smaller pages",
+        shape.max_pages, shape.page_tokens);
+  }
+  if (shape.splits < 0 || shape.splits > kMostSplits)
+    refuse("splits is {}; there are 1 to {}, or 0 for as many as fill the device", shape.splits,
+           kMostSplits);
+}
+
+// A stride whose steps the kernel takes as a 32-bit number.
+std::int32_t narrow_stride(const char* name, std::int64_t stride) {
+  if (stride < 0 || stride > kMaxLength || stride % kStrideUnit != 0)
+    refuse("strides.{} is {} bytes; it must be a multiple of {}, not negative, and less than 2^31",
+           name, stride, kStrideUnit);
+  return static_cast<std::int32_t>(stride);
+}
+
+void check_pool(ArgumentCheck& check, const Spec& spec, const Shape& shape,
+                const Arguments& arguments) {
+  const KvStrides& strides = arguments.strides;
+  narrow_stride("page", strides.page);
+  narrow_stride("block", strides.block);
+  if (strides.head < 0 || strides.head % kStrideUnit != 0)
+    refuse("strides.head is {} bytes; it must be a multiple of {} and not negative", strides.head,
+           kStrideUnit);
+  if (arguments.pool_pages < 1 || arguments.pool_pages > kMaxLength)
+    refuse("pool_pages is {}; a pool has 1 to {} pages", arguments.pool_pages, kMaxLength);
+  const auto reach = [](std::int64_t count, std::int64_t stride) {
+    std::int64_t bytes = 0;
+    if (__builtin_mul_overflow(count - 1, stride, &bytes) || bytes > std::int64_t{1} << 60)
+      refuse("{} steps of {} bytes span more than 2^60 bytes", count - 1, stride);
+    return bytes;
+  };
+  const std::int64_t bytes = reach(arguments.pool_pages, strides.page) +
+                             reach(shape.kv_heads, strides.head) +
+                             reach(blocks_of(shape), strides.block) + kv_block(spec).bytes();
+  check.array("pool", arguments.pool, static_cast<std::uint64_t>(bytes), kStrideUnit, Access::read);
+}
+
+void check_arguments(const Spec& spec, const Shape& shape, const Arguments& arguments,
+                     runtime::DevicePtr workspace, std::size_t bytes, std::size_t needed) {
+  ArgumentCheck check(kPlan);
+  check.tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
+               Access::read);
+  check_pool(check, spec, shape, arguments);
+  const auto batch = static_cast<std::uint64_t>(shape.batch);
+  check.array("page_table", arguments.page_table,
+              batch * static_cast<std::uint64_t>(shape.max_pages * kI32), kI32, Access::read);
+  check.array("lengths", arguments.lengths, batch * kI32, kI32, Access::read);
+  check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
+               Access::write);
+  if (arguments.lse != 0) {
+    const std::int64_t rows =
+        runtime::scratch_bytes(kPlan, {shape.batch, shape.q_heads, shape.q_len, kF32});
+    check.array("lse", arguments.lse, static_cast<std::uint64_t>(rows), kF32, Access::write);
+  }
+  check.workspace(workspace, bytes, needed);
+  check.overlaps();
+  const float scale = arguments.softmax_scale;
+  if (scale != 0 && !(scale >= std::numeric_limits<float>::min() && scale <= 0x1p20f)) {
+    refuse(
+        "softmax_scale is {}; it must be positive, a normal number and at most 2^20, or 0 for "
+        "1 / sqrt(head_dim)",
+        scale);
+  }
+}
+
+}  // namespace
+
+struct Plan::Impl {
+  Kernel kernel;
+  Spec spec;
+  Schedule schedule;
+  runtime::LoadedSteps steps;
+  std::int64_t blocks_at_a_time;  // of the device
+};
+
+Plan::Plan(const runtime::Device& device, const Kernel& kernel,
+           const runtime::ArtifactSource& source)
+    : impl_(new Impl{
+          .kernel = kernel,
+          .spec = kernel.view(family()).spec,
+          .schedule = kernel.view(family()).schedule,
+          .steps = runtime::LoadedSteps(device, {kernel}, kernel, source),
+          .blocks_at_a_time = device.attribute(runtime::DeviceAttribute::multiprocessor_count) *
+                              std::int64_t{2}}) {}
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+
+std::int64_t Plan::splits(const Shape& shape) const {
+  check_shape(impl_->kernel, shape);
+  if (shape.splits != 0) return shape.splits;
+  const std::int64_t longest = shape.max_pages * shape.page_tokens;
+  const std::int64_t wanted = ceil_div(impl_->blocks_at_a_time, shape.batch * shape.kv_heads);
+  return std::clamp<std::int64_t>(
+      wanted, 1,
+      std::min<std::int64_t>(kMostSplits, std::max<std::int64_t>(longest / kLeastSplit, 1)));
+}
+
+std::size_t Plan::workspace_bytes(const Shape& shape) const {
+  return static_cast<std::size_t>(Workspace(impl_->spec, shape, splits(shape)).all);
+}
+
+void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
+               std::size_t workspace_bytes, runtime::StreamHandle stream) const {
+  const std::int64_t splits = this->splits(shape);
+  const Workspace placed(impl_->spec, shape, splits);
+  check_arguments(impl_->spec, shape, arguments, workspace, workspace_bytes,
+                  static_cast<std::size_t>(placed.all));
+  const auto narrow = [](std::int64_t number) { return static_cast<std::int32_t>(number); };
+  const auto at = [&](std::int64_t offset) {
+    return splits == 1 ? 0 : workspace + static_cast<runtime::DevicePtr>(offset);
+  };
+  const double scale = arguments.softmax_scale != 0
+                           ? static_cast<double>(arguments.softmax_scale)
+                           : 1 / std::sqrt(static_cast<double>(impl_->spec.head_dim));
+  ParamPack params = impl_->steps.params(0);
+  params.set(Params{.q = arguments.q.param(),
+                    .o = arguments.o.param(),
+                    .pool = arguments.pool,
+                    .page_table = arguments.page_table,
+                    .lengths = arguments.lengths,
+                    .partials = at(placed.partials),
+                    .partial_sums = at(placed.sums),
+                    .tickets = at(placed.tickets),
+                    .lse = arguments.lse,
+                    .head_stride = arguments.strides.head,
+                    .page_stride = narrow_stride("page", arguments.strides.page),
+                    .block_stride = narrow_stride("block", arguments.strides.block),
+                    .blocks_per_page = narrow(blocks_of(shape)),
+                    .page_reciprocal = page_reciprocal_of(narrow(blocks_of(shape))),
+                    .max_pages = narrow(shape.max_pages),
+                    .q_len = narrow(shape.q_len),
+                    .rows = narrow(rows_of(shape)),
+                    .unit = static_cast<float>(scale * kLog2E)});
+  params.set(PackParams::of(narrow(shape.q_heads / shape.kv_heads)));
+  const runtime::Dim3 grid{.x = static_cast<unsigned>(splits),
+                           .y = static_cast<unsigned>(shape.kv_heads),
+                           .z = static_cast<unsigned>(shape.batch)};
+  const runtime::Device& device = impl_->steps.device();
+  runtime::Device::Scope scope(device);
+  if (splits > 1) {
+    runtime::check(device.api(),
+                   device.api().fill_bytes(at(placed.tickets), 0,
+                                           static_cast<std::size_t>(placed.ticket_bytes), stream),
+                   "cuMemsetD8Async", "of the tickets of decode");
+  }
+  impl_->steps.launch(0, grid, params, stream);
+  scope.restore();
+}
+
+const Kernel& Plan::kernel() const { return impl_->kernel; }
+std::vector<std::string> Plan::kernel_names() const { return impl_->steps.entries(); }
+const std::string& Plan::note() const { return impl_->steps.note(); }
+
+}  // namespace sagegen::decode

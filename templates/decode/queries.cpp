@@ -1,0 +1,246 @@
+#include "templates/decode/queries.h"
+
+#include <cmath>
+
+#include "templates/shared/tensor.h"
+
+namespace sagegen::decode {
+
+using namespace dsl;
+
+namespace {
+
+// Of scores, whatever Q: products with any score that f16 scales allow are finite.
+constexpr float kLargestScale = 0x1p80f;
+constexpr float kLargestF16 = 65504.0f;
+constexpr float kLeastAmax = 1e-20f;
+constexpr std::int32_t kBiasBits = 0x4B400000;
+
+// To a whole number, to nearest even; |x| < 2^22.
+F32 rounded(F32 x) { return (x + Queries::kBias) - Queries::kBias; }
+
+F32 sum_of_quad(KernelBuilder& k, F32 value) {
+  for (const int mask : {1, 2}) value = value + k.shuffle_xor(value, mask);
+  return value;
+}
+
+int codes_of_byte(const Spec& spec) { return spec.k_bits >= 8 ? 1 : 8 / spec.k_bits; }
+int words_of_lane(const Spec& spec) { return kv_block(spec).k_lane_bytes() / 4; }
+
+}  // namespace
+
+std::vector<KeyItem> key_items(const Spec& spec) {
+  const Product product = product_of(spec);
+  const int fields =
+      product == Product::masked_bytes ? codes_of_byte(spec) / 2 : codes_of_byte(spec);
+  std::vector<KeyItem> items;
+  for (int word = 0; word < words_of_lane(spec); ++word) {
+    for (int field = 0; field < fields; ++field) items.push_back({word, field});
+  }
+  return items;
+}
+
+Queries::Queries(const DecodeBlock& block)
+    : block_(block),
+      start_(block.opaque(kBiasBits, 0), block.opaque(kBiasBits, 1), block.opaque(kBiasBits, 2),
+             block.opaque(kBiasBits, 3)) {
+  const Spec& spec = block.spec;
+  const Product product = product_of(spec);
+  std::vector<Channels> rows;
+  if (product == Product::floats) {
+    for (int half = 0; half < block.row_halves(); ++half) {
+      rows.push_back(load(half));
+      scales_.push_back(block.p(&Params::unit));
+    }
+    add_floats(rows);
+    return;
+  }
+  const bool two_planes = product == Product::two_planes;
+  const auto base = static_cast<float>(two_planes ? plane_base(spec) : 1);
+  const float largest = two_planes ? (base / 2 - 1) * (base + 1) : 127.0f;
+  for (int half = 0; half < block.row_halves(); ++half) rows.push_back(quantized(half, largest));
+  for (F32& scale : scales_) scale = scale * base;
+  add_sums(rows, 1.0f / base);
+  if (two_planes) {
+    add_two_planes(rows);
+  } else if (product == Product::masked_bytes) {
+    add_masked_bytes(rows[0]);
+  } else {
+    add_codes(rows);
+  }
+}
+
+Queries::Channels Queries::load(int half) const {
+  KernelBuilder& k = block_.k;
+  const KvBlock& cache = block_.cache;
+  const Spec& spec = block_.spec;
+  const I32 row = block_.row(half);
+  const Pred is_row = row < block_.p(&Params::rows);
+  const GlobalPtr head =
+      head_of(k, block_.p, &Params::q, block_.sequence, block_.kv_head * block_.rows.heads());
+  const GlobalPtr from =
+      head + block_.rows.offset(block_.p, &Params::q, k.select(is_row, row, k.i32(0)));
+  const int piece = piece_channels();
+  const int pieces = cache.k_lane_bytes() / cache.k_piece_bytes();
+  constexpr int kLoad = 8;  // channels
+  Channels channels;
+  for (int i = 0; i < pieces; ++i) {
+    for (int at = 0; at < piece; at += kLoad) {
+      const I32 channel = block_.lane.quad * piece + (4 * piece * i + at);
+      const bool may_lack = spec.head_dim < cache.channels;
+      const Pred is_channel = may_lack ? channel < spec.head_dim : k.pred(true);
+      const I32 there = k.select(is_channel, channel, k.i32(0));
+      const Pred is_there = is_row && is_channel;
+      for (const I32 word : k.load_v4(from + k.to_i64(there) * kElementBytes)) {
+        for (const F32 value : k.unpack2(spec.io, k.select(is_there, word, k.i32(0))))
+          channels.push_back(value);
+      }
+    }
+  }
+  return spec.rotation == Rotation::none ? channels : rotated(std::move(channels));
+}
+
+// A butterfly for each bit of a channel's number: bits of pieces, then two that tell lanes of a quad apart, then bits of
+// pieces of a lane, which are 4 pieces apart.
+Queries::Channels Queries::rotated(Channels channels) const {
+  KernelBuilder& k = block_.k;
+  const int piece = piece_channels(), rotated = rotation_block(block_.spec.head_dim);
+  for (int step = 1; step < rotated; step *= 2) {
+    if (step >= piece && step < 4 * piece) {
+      const int mask = step / piece;
+      const F32 sign = k.select((block_.lane.quad & mask) == 0, k.f32(1.0f), k.f32(-1.0f));
+      for (F32& own : channels) own = k.fma(own, sign, k.shuffle_xor(own, mask));
+      continue;
+    }
+    const auto apart = static_cast<std::size_t>(step < piece ? step : step / 4);
+    for (std::size_t i = 0; i < channels.size(); ++i) {
+      if ((i & apart) != 0) continue;
+      const F32 sum = channels[i] + channels[i + apart];
+      channels[i + apart] = channels[i] - channels[i + apart];
+      channels[i] = sum;
+    }
+  }
+  const float unit = 1.0f / std::sqrt(static_cast<float>(rotated));
+  for (F32& channel : channels) channel = channel * unit;
+  return channels;
+}
+
+// Codes as whole numbers; scales_ gets the factor that restores scores.
+Queries::Channels Queries::quantized(int half, float largest_code) {
+  KernelBuilder& k = block_.k;
+  Channels channels = load(half);
+  F32 amax = k.abs(channels[0]);
+  for (const F32& channel : channels) amax = k.max(amax, k.abs(channel));
+  for (const int mask : {1, 2}) amax = k.max(amax, k.shuffle_xor(amax, mask));
+  amax = k.max(amax, k.f32(kLeastAmax));  // a row of zeros, and what comes near
+  const F32 inverse = largest_code / amax;
+  for (F32& channel : channels) channel = rounded(channel * inverse);
+  scales_.push_back(
+      k.min(amax * (1.0f / largest_code) * block_.p(&Params::unit), k.f32(kLargestScale)));
+  return channels;
+}
+
+// Two numbers of f16 have a sum of whole numbers as f32 has it: lane 0 of a quad holds the first one, lane 1 the rest.
+void Queries::add_sums(const std::vector<Channels>& rows, float unit) {
+  KernelBuilder& k = block_.k;
+  const I32 zero = k.i32(0);
+  std::array<std::array<I32, 2>, 2> words{{{zero, zero}, {zero, zero}}};  // by parity and half
+  for (std::size_t half = 0; half < rows.size(); ++half) {
+    F32 sum = rows[half][0];
+    for (std::size_t i = 1; i < rows[half].size(); ++i) sum = sum + rows[half][i];
+    sum = sum_of_quad(k, sum) * unit;
+    const I32 first = k.pack2(DType::f16, sum, k.f32(0.0f));
+    const F32 left = sum - k.unpack2(DType::f16, first)[0];
+    const I32 rest = k.pack2(DType::f16, left, k.f32(0.0f));
+    const I32 word =
+        k.select(block_.lane.quad == 0, first, k.select(block_.lane.quad == 1, rest, zero));
+    words[0][half] = word;
+    words[1][half] = word << 16;
+  }
+  for (const auto& of_parity : words) sums_.push_back(MmaShortA(DType::f16, of_parity));
+}
+
+// The codes of Q of the channels of an item: one for each byte of the word.
+I32 Queries::codes(const Channels& q, const KeyItem& item, float factor) const {
+  const int fields = codes_of_byte(block_.spec);
+  std::array<F32, 4> bytes;
+  for (int byte = 0; byte < 4; ++byte) {
+    const F32 code = q[static_cast<std::size_t>((4 * item.word + byte) * fields + item.field)];
+    bytes[static_cast<std::size_t>(byte)] = factor == 1.0f ? code : code * factor;
+  }
+  return block_.k.pack4(DType::s8, bytes[0], bytes[1], bytes[2], bytes[3]);
+}
+
+void Queries::add_two_planes(const std::vector<Channels>& rows) {
+  const auto base = static_cast<float>(plane_base(block_.spec));
+  std::vector<Channels> high, low;
+  for (const Channels& q : rows) {
+    high.emplace_back();
+    low.emplace_back();
+    for (const F32& code : q) {
+      // What is half way goes up: then low is -base / 2, which a byte has.
+      high.back().push_back(rounded((code + 0.25f) * (1.0f / base)));
+      low.back().push_back(code - high.back().back() * base);
+    }
+  }
+  const std::vector<KeyItem> items = key_items(block_.spec);
+  for (std::size_t i = 0; i < items.size(); i += 2) {
+    const auto operand = [&](const Channels& first, const Channels& second) {
+      operands_.push_back(
+          MmaA(DType::s8, {codes(first, items[i]), codes(second, items[i]),
+                           codes(first, items[i + 1]), codes(second, items[i + 1])}));
+    };
+    if (rows.size() == 1) {
+      operand(high[0], low[0]);
+    } else {
+      operand(high[0], high[1]);
+      operand(low[0], low[1]);
+    }
+  }
+}
+
+void Queries::add_masked_bytes(const Channels& q) {
+  const std::vector<KeyItem> items = key_items(block_.spec);
+  const int fields = codes_of_byte(block_.spec) / 2;
+  for (std::size_t i = 0; i < items.size(); i += 2) {
+    const auto pair = [&](const KeyItem& item) {
+      const I32 high = codes(q, {item.word, item.field + fields});
+      return std::array{codes(q, item), codes(q, item, -1.0f), high};
+    };
+    const auto a = pair(items[i]), b = pair(items[i + 1]);
+    const int copy = static_cast<int>(i);
+    operands_.push_back(
+        MmaA(DType::s8, {a[0], block_.opaque(0, 4 + copy), b[0], block_.opaque(0, 5 + copy)}));
+    operands_.push_back(MmaA(DType::s8, {a[1], a[2], b[1], b[2]}));
+  }
+}
+
+void Queries::add_codes(const std::vector<Channels>& rows) {
+  const std::vector<KeyItem> items = key_items(block_.spec);
+  for (std::size_t i = 0; i < items.size(); i += 2) {
+    operands_.push_back(
+        MmaA(DType::s8, {codes(rows[0], items[i]), codes(rows[1], items[i]),
+                         codes(rows[0], items[i + 1]), codes(rows[1], items[i + 1])}));
+  }
+}
+
+void Queries::add_floats(const std::vector<Channels>& rows) {
+  KernelBuilder& k = block_.k;
+  const DType io = block_.spec.io;
+  const bool may_grow = block_.spec.rotation != Rotation::none && io == DType::f16;
+  const auto word = [&](std::size_t half, std::size_t i) {
+    std::array<F32, 2> pair{rows[half][2 * i], rows[half][2 * i + 1]};
+    if (may_grow) {
+      for (F32& x : pair) x = k.max(k.min(x, k.f32(kLargestF16)), k.f32(-kLargestF16));
+    }
+    return k.pack2(io, pair[0], pair[1]);
+  };
+  const std::size_t words = rows[0].size() / 2;
+  for (std::size_t i = 0; i < words; i += rows.size() == 1 ? 4 : 2) {
+    operands_.push_back(rows.size() == 1
+                            ? MmaA(io, {word(0, i), word(0, i + 1), word(0, i + 2), word(0, i + 3)})
+                            : MmaA(io, {word(0, i), word(1, i), word(0, i + 1), word(1, i + 1)}));
+  }
+}
+
+}  // namespace sagegen::decode

@@ -1,0 +1,4 @@
+// Decode attention over a paged KV cache of few bits.
+#pragma once
+
+#include "templates/decode/plan.h"
