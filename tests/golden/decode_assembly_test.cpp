@@ -1,0 +1,129 @@
+// Decode attention assembles without spills, its products are exactly those of the algorithm, and its main loop is as
+// short as it was. Skipped (exit code 77) where there is no ptxas.
+#include <catch2/catch.hpp>
+
+#include <exception>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "sagegen/emit.h"
+#include "templates/decode/spec.h"
+#include "tests/assembly/needs_ptxas.h"
+#include "tools/model/hot_path.h"
+#include "tools/model/loops.h"
+#include "tools/model/ptxas.h"
+#include "tools/reference/parallel_for.h"
+
+namespace sagegen {
+namespace {
+
+// As ptxas 13.0 assembled them; another major version chooses other instructions. A change that makes a loop shorter
+// lowers its figures here.
+constexpr int kMeasuredWith = 13;
+constexpr double kSlack = 1.02;
+
+// Instructions of a warp for a token, with the copy of the next tile: of K and V of 2, 4, 8 and 16 bits, 128 channels,
+// pages of whole tiles.
+struct Measured {
+  int architecture;  // sm_90 runs the PTX of sm_80
+  int rows;
+  double per_token[4][4];  // by bits of K and of V
+};
+constexpr Measured kMeasured[] = {
+    {80,
+     8,
+     {{8.69, 9.03, 8.88, 7.53},
+      {8.00, 8.50, 8.25, 6.81},
+      {7.84, 8.25, 8.91, 8.56},
+      {9.50, 10.06, 11.75, 9.62}}},
+    {89,
+     8,
+     {{8.69, 9.03, 8.88, 10.62},
+      {8.00, 8.50, 11.25, 9.88},
+      {7.84, 10.31, 10.06, 9.88},
+      {11.56, 12.06, 12.00, 10.50}}},
+    {90,
+     8,
+     {{8.72, 9.19, 9.00, 7.41},
+      {8.19, 8.81, 8.47, 6.78},
+      {8.00, 8.38, 8.12, 8.44},
+      {9.41, 9.97, 10.81, 9.69}}},
+    {120,
+     8,
+     {{9.53, 9.94, 9.88, 10.38},
+      {9.03, 9.50, 10.69, 9.81},
+      {8.91, 10.44, 10.31, 9.06},
+      {11.00, 11.44, 11.38, 10.19}}},
+    {80,
+     16,
+     {{10.91, 11.31, 11.19, 9.19},
+      {10.84, 11.38, 11.12, 9.06},
+      {10.66, 11.03, 11.09, 10.50},
+      {9.53, 9.91, 11.06, 8.88}}},
+};
+
+constexpr int kBits[] = {2, 4, 8, 16};
+
+struct Job {
+  Kernel kernel;
+  int architecture;
+  double measured;
+  model::Assembled assembled = {};
+};
+
+void check(const Job& job) {
+  const auto view = job.kernel.view(decode::family());
+  const int tile = view.schedule.tile, k_bits = view.spec.k_bits, rows = view.spec.rows;
+  INFO(job.kernel.key() << " on sm_" << job.architecture << ": " << job.assembled.report);
+  CHECK(model::complaint(job.assembled.report).empty());
+  const model::Code code = model::read_cubin(job.assembled.cubin);
+  const std::optional<model::HotPath> path = model::hot_path(code);
+  REQUIRE(path);
+  std::map<std::string_view, int> count;
+  for (const model::Step& step : path->steps)
+    ++count[model::operation_info(step.instruction, code.architecture).name];
+  // Of 32 channels and 8 tokens each; 16 rows take two sums of Q in 16 bits.
+  const int integer = tile / 8 * 4 * (rows == 16 && k_bits == 8 ? 2 : 1);
+  // Of a block: zero points of K, or products of floats of 16 channels and 8 tokens; the sums; 16 channels of V.
+  const int halves = rows / 8;
+  const int floats = tile / 16 * ((k_bits == 16 ? 16 : 2) + halves * (1 + 8));
+  CHECK(count["IMMA"] == (k_bits == 16 ? 0 : integer));
+  CHECK(count["HMMA"] == floats);
+  // Numbers of s32 and codes are used as they stand.
+  for (const char* conversion : {"I2F", "I2FP", "HADD2"}) CHECK(count[conversion] == 0);
+  const double per_token = static_cast<double>(path->steps.size()) / tile;
+  if (model::ptxas_major_version() == kMeasuredWith) CHECK(per_token <= kSlack * job.measured);
+}
+
+TEST_CASE("the loops over tokens of all pairs of widths") {
+  test::skip_without_ptxas();
+  std::vector<Job> jobs;
+  for (const Measured& row : kMeasured) {
+    for (std::size_t k = 0; k < 4; ++k) {
+      for (std::size_t v = 0; v < 4; ++v) {
+        const int sm = row.architecture == 90 ? 80 : row.architecture;
+        jobs.push_back(
+            {Kernel(decode::family(), {.k_bits = kBits[k], .v_bits = kBits[v], .rows = row.rows},
+                    Target{.sm = sm}),
+             row.architecture, row.per_token[k][v]});
+      }
+    }
+  }
+  reference::parallel_for(static_cast<std::int64_t>(jobs.size()), 0, [&](std::int64_t i) {
+    Job& job = jobs[static_cast<std::size_t>(i)];
+    try {
+      job.assembled =
+          model::assemble(emit(job.kernel).code, fmt::format("sm_{}", job.architecture), "-v");
+    } catch (const std::exception& error) {
+      job.assembled.report = std::string("error: ") + error.what();
+    }
+  });
+  for (const Job& job : jobs) check(job);
+}
+
+}  // namespace
+}  // namespace sagegen
