@@ -1,8 +1,9 @@
 """`sagegen kv`: maps of KV cache formats, as a user reads and writes them."""
 import json
+import os
 import unittest
 
-from support import FILE, OK, USAGE, CliTest
+from support import FILE, OK, SOURCE, USAGE, CliTest
 
 LAYERS = ((8, 8), (8, 4), (4, 2), (4, 2))
 MODELOPT = {"quantization": {"kv_cache_quant_algo": "MIXED_PRECISION", "kv_cache_schema_version": 1, "kv_cache_quantized_layers": {
@@ -101,6 +102,38 @@ class Show(CliTest):
         self.expect_error(FILE, "file error", ["no.yaml"], "kv", "show", self.path("no.yaml"))
         self.expect_error(FILE, "file error", ["holds nothing"], "kv", "show", self.file("empty.yaml", ""))
         self.expect_error(FILE, "file error", ["model has 2 layers"], "kv", "show", self.file("map.yaml", kvtuner(LAYERS)), "--layers", 2)
+
+
+class Plan(CliTest):
+    """Six layers of MiniLM, whose error is least where all have 8 bits, and a cap that not all can have."""
+    INPUTS = os.path.join(SOURCE, "tests", "data", "minilm_layers.safetensors")
+    USUAL = ("kv", "plan", INPUTS, "--causal", "none", "--queries", 8, "--protect", 0)
+
+    def test_map_under_a_cap(self):
+        report = self.expect_json(OK, *self.USUAL, "--cap-bits", 5, "--out", self.path("new/map.yaml"), "--html", self.path("plan.html"))
+        chosen = report["front"][report["chosen"]]
+        self.assertLessEqual(chosen["bits_nominal"], 5)
+        self.assertEqual(chosen["error"], min(each["error"] for each in report["front"] if each["bits_nominal"] <= 5))
+        self.assertEqual((report["layers"], report["kv_heads"]), (6, 4))
+        shown = self.expect_json(OK, "kv", "show", self.path("new/map.yaml"), "--kv-heads", 4, "--head-dim", report["head_dim"])
+        self.assertEqual(shown["source"], "kvtuner")
+        self.assertAlmostEqual(shown["mean_bits_nominal"], chosen["bits_nominal"])
+        self.assertAlmostEqual(shown["mean_bits_effective"], chosen["bits_effective"])
+        self.assertEqual(shown["bytes_per_token"] * report["context"], chosen["bytes_per_step"])
+        with open(self.path("plan.html"), encoding="utf-8") as page:
+            self.assertIn("<svg", page.read())
+
+    def test_goes_on_where_it_was_stopped(self):
+        first = self.expect(OK, *self.USUAL, "--state", self.path("state.json"))
+        again = self.expect(OK, *self.USUAL, "--state", self.path("state.json"))
+        self.assertEqual(first.out, again.out)
+        self.expect_error(FILE, "file error", ["state.json", "hadamard"], *self.USUAL, "--state", self.path("state.json"), "--hadamard")
+
+    def test_what_is_refused(self):
+        self.expect_error(USAGE, "usage error", ["--page-tokens is refused", "sagegen kv show"], *self.USUAL, "--page-tokens", 32)
+        self.expect_error(USAGE, "usage error", ["--cap-bits is refused", "sagegen kv plan"], "kv", "show", "0-3:K8V4", "--cap-bits", 4)
+        self.expect_error(USAGE, "usage error", ["--group is refused without --mode kivi"], *self.USUAL, "--group", 32)
+        self.expect_error(FILE, "file error", ["none.safetensors"], "kv", "plan", self.path("none.safetensors"))
 
 
 if __name__ == "__main__":

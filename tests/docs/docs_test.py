@@ -310,6 +310,7 @@ class Reference(unittest.TestCase):
             finding = r"A finding has"
             small = ["--device", "emulator", "--q-len", "40", "--heads", "1"]
             cases = [("targets", [], ()), ("list", [], ()), ("devices", [], ()), ("env", [], ("variables",)), ("kv show", ["0-3:K8V4,4:fp8"], ("counts",)),
+                     ("kv plan", [os.path.join(ROOT, "tests/data/minilm_layers.safetensors"), "--queries", "4", "--per-head", "--out", os.path.join(folder, "map.yaml")], ("errors",)),
                      ("run", [*small, "--head-dim", "64", "--judge-rows", "8"], ()),
                      ("run", [*small, "--set", set_file], ()),
                      ("compare", [*small[2:], "--only", "qk=s8"], ("what", "how", "predicted_tops")),

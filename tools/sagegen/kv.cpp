@@ -1,4 +1,4 @@
-// `sagegen kv`: maps of the formats that layers' KV caches have.
+// `sagegen kv`: maps of the formats that layers' KV caches have: what they come to, and which is best.
 #include <algorithm>
 #include <filesystem>
 #include <utility>
@@ -12,12 +12,13 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/help.h"
+#include "tools/sagegen/kv_plan.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
 
-enum class Action { show };
+enum class Action { show, plan };
 
 struct KvCommand {
   Action action = Action::show;
@@ -26,6 +27,8 @@ struct KvCommand {
   int kv_heads = 0;  // 0: as many as the map has, or kUsualHeads
   bool integers = false;
   KvFormat format;
+  KvPlanCommand plan;
+  std::vector<CLI::Option*> of_show, of_plan;  // that the other action would ignore
 };
 
 constexpr int kUsualHeads = 8;
@@ -160,61 +163,97 @@ Exit show(const KvCommand& command, Output& output) {
   return Exit::ok;
 }
 
+void define_show(CLI::App& options, KvCommand& command) {
+  require_whole(
+      options.add_option(
+          "--layers", command.layers,
+          "layers of the model, where MAP names only some (default: those that it names)"),
+      1, kv::kMaxLayers);
+  options
+      .add_option("--default", command.rest,
+                  "dtype or pair (int4, K8V4) of layers that MAP does not name")
+      ->check([](const std::string& word) {
+        return kv::pair_of(word) ? std::string()
+                                 : fmt::format(
+                                       "{} is refused: it is a dtype (bf16, fp8, nvfp4, "
+                                       "int8, int4, ...) or a "
+                                       "pair such as K8V4, KV4 or KV16",
+                                       word);
+      });
+  options.add_flag("--integers", command.integers,
+                   "take integers of as many bits for fp8 and nvfp4, which no kernel stores");
+  require_whole(options.add_option("--head-dim", command.format.head_dim,
+                                   "channels of a head (default: 128)"),
+                1, 256);
+  require_whole(options.add_option("--kv-heads", command.kv_heads,
+                                   "KV heads of a layer (default: as many as MAP has, or 8)"),
+                1, kv::kMaxHeads);
+  require_whole(options.add_option("--page-tokens", command.format.page_tokens,
+                                   "tokens of a page (default: 64)"),
+                1, 1 << 16);
+  add_choice<DType>(options, "--io", command.format.io,
+                    {{"f16", DType::f16}, {"bf16", DType::bf16}},
+                    "what K and V are where 16 bits store them (default: f16)");
+}
+
+void refuse_options_of(std::string_view other, const std::vector<CLI::Option*>& options) {
+  for (const CLI::Option* option : options) {
+    if (option->count() > 0)
+      throw UsageError(fmt::format("{} is refused: it is an option of sagegen kv {}",
+                                   option->get_name(), other));
+  }
+}
+
+Exit run(KvCommand command, Output& output) {
+  if (command.action == Action::show) {
+    refuse_options_of("plan", command.of_plan);
+    return show(command, output);
+  }
+  refuse_options_of("show", command.of_show);
+  command.plan.inputs = command.map;
+  command.plan.out = command.out;
+  return kv_plan(command.plan, kv::write_kvtuner, output);
+}
+
 }  // namespace
 
 void add_kv(App& app) {
   app.add<KvCommand>(
-      "kv", "show which formats the KV caches of a model's layers have, and what they cost",
+      "kv", "plan which formats the KV caches of a model's layers have, show what they cost",
       "  sagegen kv show map.yaml --kv-heads 8 --head-dim 128      KVTuner's\n"
       "  sagegen kv show hf_quant_config.json --layers 32 --integers --out map.yaml\n"
       "  sagegen kv show 0-1:bf16,62-63:bf16 --layers 64 --default int4\n"
-      "  sagegen kv show map.yaml --json",
+      "  sagegen kv show map.yaml --json\n"
+      "  sagegen kv plan layers.safetensors --cap-bits 4 --out map.yaml --html plan.html",
       [](CLI::App& options, KvCommand& command) {
-        add_choice<Action>(options, "ACTION", command.action, {{"show", Action::show}},
-                           "show: what a map comes to")
+        add_choice<Action>(options, "ACTION", command.action,
+                           {{"show", Action::show}, {"plan", Action::plan}},
+                           "show: what a map comes to; plan: a map for what layers do to inputs")
             ->required();
         options
             .add_option("MAP", command.map,
-                        "KVTuner's YAML, ModelOpt's hf_quant_config.json or config.json, "
+                        "plan: safetensors with Q, K and V of all layers; show: KVTuner's YAML, "
+                        "ModelOpt's hf_quant_config.json or config.json, "
                         "TensorRT-LLM's or SGLang's YAML, what "
                         "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4")
             ->required();
-        require_whole(
-            options.add_option(
-                "--layers", command.layers,
-                "layers of the model, where MAP names only some (default: those that it names)"),
-            1, kv::kMaxLayers);
-        options
-            .add_option("--default", command.rest,
-                        "dtype or pair (int4, K8V4) of layers that MAP does not name")
-            ->check([](const std::string& word) {
-              return kv::pair_of(word) ? std::string()
-                                       : fmt::format(
-                                             "{} is refused: it is a dtype (bf16, fp8, nvfp4, "
-                                             "int8, int4, ...) or a "
-                                             "pair such as K8V4, KV4 or KV16",
-                                             word);
-            });
-        options.add_flag("--integers", command.integers,
-                         "take integers of as many bits for fp8 and nvfp4, which no kernel stores");
-        require_whole(options.add_option("--head-dim", command.format.head_dim,
-                                         "channels of a head (default: 128)"),
-                      1, 256);
-        require_whole(options.add_option("--kv-heads", command.kv_heads,
-                                         "KV heads of a layer (default: as many as MAP has, or 8)"),
-                      1, kv::kMaxHeads);
-        require_whole(options.add_option("--page-tokens", command.format.page_tokens,
-                                         "tokens of a page (default: 64)"),
-                      1, 1 << 16);
-        add_choice<DType>(options, "--io", command.format.io,
-                          {{"f16", DType::f16}, {"bf16", DType::bf16}},
-                          "what K and V are where 16 bits store them (default: f16)");
+        const auto added_by = [&](const auto& define) {
+          const std::vector<CLI::Option*> before = options.get_options();
+          define();
+          std::vector<CLI::Option*> all = options.get_options();
+          std::erase_if(all, [&](CLI::Option* each) {
+            return std::ranges::find(before, each) != before.end();
+          });
+          return all;
+        };
+        command.of_plan = added_by([&] { define_kv_plan(options, command.plan); });
+        command.of_show = added_by([&] { define_show(options, command); });
         refuse_empty(
             options.add_option("--out", command.out, "write the map as KVTuner's YAML, too"));
       },
       [](const KvCommand& command, Output& output) {
         try {
-          return show(command, output);
+          return run(command, output);
         } catch (const kv::MapError& error) {
           throw FileError(error.what());
         }
