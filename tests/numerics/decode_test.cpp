@@ -37,7 +37,8 @@ double io_value(DType io, std::uint16_t bits) {
   return io == DType::f16 ? ref::f16_value(bits) : ref::bf16_value(bits);
 }
 std::uint16_t io_bits(DType io, double value) {
-  return io == DType::f16 ? ref::f16_bits(value) : ref::bf16_bits(value);
+  return io == DType::f16 ? ref::f16_bits(ref::round_ieee(value, ref::kF16))
+                          : ref::bf16_bits(ref::round_ieee(value, ref::kBf16));
 }
 double rounded(DType io, double value) { return io_value(io, io_bits(io, value)); }
 
@@ -98,8 +99,8 @@ Row quantized(const std::vector<double>& x, int bits, DType io) {
   }
   const auto [least, most] = std::minmax_element(x.begin(), x.end());
   const int largest = (1 << bits) - 1;
-  row.scale = ref::f16_bits(std::max((*most - *least) / largest, 1e-4));
-  row.zero = ref::f16_bits(*least);
+  row.scale = io_bits(DType::f16, std::max((*most - *least) / largest, 1e-4));
+  row.zero = io_bits(DType::f16, *least);
   const double scale = ref::f16_value(row.scale), zero = ref::f16_value(row.zero);
   for (const double value : x) {
     const double code = std::clamp(std::round((value - zero) / scale), 0.0, double(largest));
