@@ -185,10 +185,10 @@ void Merge::write_partial(I32 row, I32 part, const Result& result) const {
 
 // The ticket is back at 0 for the next launch: no other block of the head asks any more.
 Pred Merge::is_last_of_splits() const {
-  k_.fence();
   k_.barrier();
   const SharedPtr answer = block_.shared;
   k_.if_(block_.thread == 0, [&] {
+    k_.fence();  // behind the barrier: it publishes what the others have stored, too
     const GlobalPtr ticket =
         p_(&Params::tickets) + k_.to_i64(block_.head_of_all()) * std::int64_t{4};
     const I32 before = k_.atomic_add(ticket, k_.i32(1));

@@ -112,6 +112,14 @@ void check_pool(ArgumentCheck& check, const Spec& spec, const Shape& shape,
   if (strides.head < 0 || strides.head % kStrideUnit != 0)
     refuse("strides.head is {} bytes; it must be a multiple of {} and not negative", strides.head,
            kStrideUnit);
+  const auto steps_over = [&](const char* name, std::int64_t count, std::int64_t stride) {
+    if (count > 1 && stride < kv_block(spec).bytes())
+      refuse("strides.{} is {} bytes; of {} it must be at least a block, {} bytes", name, stride,
+             count, kv_block(spec).bytes());
+  };
+  steps_over("page", arguments.pool_pages, strides.page);
+  steps_over("head", shape.kv_heads, strides.head);
+  steps_over("block", blocks_of(shape), strides.block);
   if (arguments.pool_pages < 1 || arguments.pool_pages > kMaxLength)
     refuse("pool_pages is {}; a pool has 1 to {} pages", arguments.pool_pages, kMaxLength);
   const auto reach = [](std::int64_t count, std::int64_t stride) {
@@ -146,11 +154,8 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& argu
   check.workspace(workspace, bytes, needed);
   check.overlaps();
   const float scale = arguments.softmax_scale;
-  if (scale != 0 && !(scale >= std::numeric_limits<float>::min() && scale <= 0x1p20f)) {
-    refuse(
-        "softmax_scale is {}; it must be positive, a normal number and at most 2^20, or 0 for "
-        "1 / sqrt(head_dim)",
-        scale);
+  if (scale != 0 && !(scale >= 0x1p-60f && scale <= 0x1p20f)) {
+    refuse("softmax_scale is {}; it must be 2^-60 to 2^20, or 0 for 1 / sqrt(head_dim)", scale);
   }
 }
 

@@ -47,7 +47,8 @@ struct Arguments {
 // the largest of their row are lost at v_bits 2, at 4, 8 and 16 below 2^-26, 2^-30 and 2^-32.
 // Equal splits give equal bits, whatever pages, strides and other sequences there are. Finite Q and a finite cache of f16
 // give finite O; what lies behind the last token of a sequence may be anything, as may entries of the page table
-// behind its last page.
+// behind its last page. The LSE is that of the keys as they are stored: where a mean was subtracted from them
+// (kv_append's smooth_k), add softmax_scale (q . mean) before it is merged with others.
 class Plan {
  public:
   // Throws SpecError, DriverError, InternalError for a kernel of another family.

@@ -12,6 +12,8 @@ namespace {
 
 // Of scores, whatever Q: products with any score that f16 scales allow are finite.
 constexpr float kLargestScale = 0x1p80f;
+// Whatever Q: kHidden times this is a score without weight.
+constexpr float kLeastScale = 0x1p-80f;
 constexpr float kLargestF16 = 65504.0f;
 constexpr float kLeastAmax = 1e-20f;
 constexpr std::int32_t kBiasBits = 0x4B400000;
@@ -135,8 +137,8 @@ Queries::Channels Queries::quantized(int half, float largest_code) {
   amax = k.max(amax, k.f32(kLeastAmax));  // a row of zeros, and what comes near
   const F32 inverse = largest_code / amax;
   for (F32& channel : channels) channel = rounded(channel * inverse);
-  scales_.push_back(
-      k.min(amax * (1.0f / largest_code) * block_.p(&Params::unit), k.f32(kLargestScale)));
+  const F32 scale = amax * (1.0f / largest_code) * block_.p(&Params::unit);
+  scales_.push_back(k.max(k.min(scale, k.f32(kLargestScale)), k.f32(kLeastScale)));
   return channels;
 }
 

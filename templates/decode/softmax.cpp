@@ -61,8 +61,11 @@ void Softmax::raise_maxima(const Scores& scores, const Rescale& rescale) {
       const F32 maximum = k.max(before, quad_max(k, largest[half]));
       const F32 factor = k.exp2((before - maximum) * queries_.scale(h));
       maximum_[half] = maximum;
-      shift_[half] = k.fma_down(-maximum, queries_.scale(h),
-                                k.f32(static_cast<float>(p_octaves(block_.spec.v_bits))));
+      // A row that sees nothing yet keeps the shift 0: with its own, what is hidden would weigh 1.
+      shift_[half] = k.select(maximum > kHidden,
+                              k.fma_down(-maximum, queries_.scale(h),
+                                         k.f32(static_cast<float>(p_octaves(block_.spec.v_bits)))),
+                              k.f32(0.0f));
       const std::array factors{k.shuffle(factor, block_.lane.quad * 8),
                                k.shuffle(factor, block_.lane.quad * 8 + 4)};
       for (std::size_t i = 0; i < 4; ++i) sums_[half][i] = sums_[half][i].get() * factors[i % 2];

@@ -2,8 +2,8 @@
 // kernel for all new tokens of all sequences, of a step of decoding as of a prompt.
 //
 // K may be transformed first, in this order: rotary embedding, minus a frozen mean, Hadamard matrix. Whoever reads the
-// cache does to Q what the scores need: the embedding, and the same Hadamard matrix; the mean needs nothing, softmax does
-// not see it.
+// cache does to Q what the scores need: the embedding, and the same Hadamard matrix; the mean needs nothing for O, which
+// does not see it, but an LSE is less by softmax_scale (q . mean).
 //
 // What is stored of a row x of K or V in 2, 4 or 8 bits; everything in f32, each operation rounded to nearest even:
 //   NaN counts as 0, and what is beyond +-65504 as that: before K is transformed, and of what is stored
@@ -14,7 +14,7 @@
 // where z and s are the rounded ones that the cache holds. |x - (s * code + z)| is at most s / 2 and what z was rounded
 // by; where s is not a normal number (below 2^-14) 2^-25 times the largest code more, as codes end early.
 // Codes of a byte begin in its lowest bits. In 16 bits a row is stored in the dtype of K and V: V, and K if nothing
-// transforms it, as they come.
+// transforms it, as they come; what a transform makes of finite K is finite, in f16 at most 65504.
 #pragma once
 
 #include <numeric>

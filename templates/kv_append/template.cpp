@@ -501,6 +501,7 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
   if (quantizes_k()) {
     k_words = words_of(bytes(k, spec_.k_bits, quantizers.k));
   } else if (transforms_k(spec_)) {
+    for (F32& x : k) x = spec_.io == DType::f16 ? saturated(k_, x) : x;
     for (std::size_t i = 0; i < k_words.size(); ++i)
       k_words[i] = k_.pack2(spec_.io, k[2 * i], k[2 * i + 1]);
   }

@@ -152,7 +152,8 @@ std::string to_string(const KvFormat& format);
 KvFormat kv_format_of(std::string_view text);
 // Throws SpecError: what is wrong with a format, by which rule, and what to change.
 void validate(const KvFormat& format);
-// Of the whole layout, the same in all processes: caches of equal digest can be handed over as bytes.
+// Of the whole layout, the same in all processes: bytes of caches of equal digest mean the same codes. What was done to K
+// before (a mean, a Hadamard matrix) is not in it.
 std::uint64_t kv_digest(const KvFormat& format);
 
 }  // namespace sagegen

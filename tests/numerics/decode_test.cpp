@@ -696,11 +696,37 @@ TEST_CASE("what a plan refuses, it refuses with the rule and what to change", "[
   refuses([](Shape&, Arguments& a) { a.o = a.q; }, "must not overlap");
   refuses([](Shape&, Arguments& a) { a.lse = a.o.data; }, "must not overlap");
   refuses([](Shape&, Arguments& a) { a.softmax_scale = -1; }, "softmax_scale is -1");
+  refuses([](Shape&, Arguments& a) { a.softmax_scale = 1e-30f; }, "must be 2^-60 to 2^20");
+  refuses([](Shape&, Arguments& a) { a.strides = {}; }, "strides.page is 0 bytes");
+  refuses([](Shape&, Arguments& a) { a.strides.head = 16; }, "of 2 it must be at least a block");
 }
 
 TEST_CASE("queries of zeros weigh all tokens alike", "[full]") {
   for (const int bits : {2, 4, 8, 16})
     check({.spec = {.k_bits = bits, .v_bits = bits}, .lengths = {33}, .q_scale = 0});
+}
+
+// With a scale that is a power of two the score of what is hidden and the maximum of a row without keys are one number.
+TEST_CASE("a query that sees no token has none, whatever the scale", "[fast]") {
+  for (const int bits : {4, 16}) {
+    const Case c{.spec = {.k_bits = bits, .v_bits = bits, .causal = true},
+                 .lengths = {1},
+                 .group = 2,
+                 .q_len = 2};
+    for (const float scale : {0.69314718f, 0x1p-60f}) {
+      Run call(c, inputs_of(c));
+      call.arguments.softmax_scale = scale;
+      call.run();
+      const Result result = call.result();
+      for (std::size_t row = 0; row < result.lse.size(); ++row) {
+        INFO(c.text() << ", scale " << scale << ", row " << row);
+        const bool sees = row % 2 == 1;  // of the two queries the last one
+        CHECK(std::isinf(result.lse[row]) != sees);
+        const auto o = result.o.begin() + static_cast<std::ptrdiff_t>(128 * row);
+        CHECK(std::all_of(o, o + 128, [](double x) { return x == 0; }) != sees);
+      }
+    }
+  }
 }
 
 TEST_CASE("finite Q and caches give finite O, as large as they may be", "[full]") {

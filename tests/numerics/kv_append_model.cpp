@@ -180,7 +180,10 @@ void store_token(const Spec& spec, std::span<std::byte> bytes, int token,
     put_half(bytes, block.z_k(token), codes.z);
   } else {
     std::vector<std::uint16_t> row(k.begin(), k.end());
-    for (std::size_t i = 0; transforms && i < row.size(); ++i) row[i] = kv_bits_of(spec.io, key[i]);
+    for (std::size_t i = 0; transforms && i < row.size(); ++i) {
+      const bool beyond = spec.io == DType::f16 && std::abs(key[i]) > kLargestHalf;
+      row[i] = kv_bits_of(spec.io, beyond ? std::copysign(kLargestHalf, key[i]) : key[i]);
+    }
     put_16_bits(bytes, row, block.channels, key_bytes(block, token));
   }
   if (kv_quantized(spec.v_bits)) {

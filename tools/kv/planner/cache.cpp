@@ -9,6 +9,7 @@
 
 #include "sagegen/error.h"
 #include "templates/shared/kv_format.h"
+#include "templates/shared/quantization.h"
 #include "tools/reference/rounding.h"
 
 namespace sagegen::kv {
@@ -29,6 +30,10 @@ void rotate(double* row, std::int64_t size) {
   }
   const double factor = 1 / std::sqrt(static_cast<double>(size));
   for (std::int64_t i = 0; i < size; ++i) row[i] *= factor;
+}
+void rotate_blocks(double* row, std::int64_t channels) {
+  const std::int64_t block = rotation_block(static_cast<int>(channels));
+  for (std::int64_t at = 0; at < channels; at += block) rotate(row + at, block);
 }
 
 // A group of values that lie `stride` apart becomes what its codes stand for.
@@ -126,10 +131,10 @@ std::vector<double> stored_keys(std::span<const double> keys, std::int64_t chann
   std::vector<double> mean(static_cast<std::size_t>(channels));
   if (model.smooth_k) mean = means(keys, channels);
   for (std::size_t i = 0; i < out.size(); ++i) out[i] -= mean[i % mean.size()];
-  const std::int64_t width = code_channels_of(channels);
-  std::vector<double> rows =
-      padded(std::span(out).first(static_cast<std::size_t>(codes * channels)), channels, width);
-  for (std::int64_t t = 0; model.hadamard && t < codes; ++t) rotate(rows.data() + t * width, width);
+  const std::int64_t width = channels;  // padding is no part of a group
+  std::vector<double> rows(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(codes * width));
+  for (std::int64_t t = 0; model.hadamard && t < codes; ++t)
+    rotate_blocks(rows.data() + t * width, width);
   if (model.grouping == Grouping::per_token) {
     for (std::int64_t t = 0; t < codes; ++t)
       quantize_group(rows.data() + t * width, width, 1, bits);
@@ -142,7 +147,7 @@ std::vector<double> stored_keys(std::span<const double> keys, std::int64_t chann
   std::copy(keys.begin(), keys.end(), out.begin());
   for (std::int64_t t = 0; t < codes; ++t) {
     double* row = rows.data() + t * width;
-    if (model.hadamard) rotate(row, width);
+    if (model.hadamard) rotate_blocks(row, width);
     for (std::int64_t c = 0; c < channels; ++c)
       out[static_cast<std::size_t>(t * channels + c)] = row[c] + mean[static_cast<std::size_t>(c)];
   }
@@ -152,9 +157,10 @@ std::vector<double> stored_keys(std::span<const double> keys, std::int64_t chann
 std::vector<double> stored_values(std::span<const double> values, std::int64_t channels, int bits,
                                   const CacheModel& model) {
   if (!kv_quantized(bits)) return {values.begin(), values.end()};
-  const std::int64_t width = code_channels_of(channels);
+  const bool kivi = model.grouping == Grouping::kivi;
+  const std::int64_t width = kivi ? code_channels_of(channels) : channels;
   const std::int64_t tokens = static_cast<std::int64_t>(values.size()) / channels;
-  const std::int64_t group = model.grouping == Grouping::per_token ? width : model.group;
+  const std::int64_t group = kivi ? model.group : width;
   std::vector<double> rows = padded(values, channels, width), out(values.size());
   for (std::int64_t at = 0; at < tokens * width; at += group)
     quantize_group(rows.data() + at, group, 1, bits);

@@ -15,7 +15,8 @@
 
 namespace sagegen::kv {
 
-// per_token: all channels of a token of a head are a group, of K and of V (KvFormat).
+// per_token: all channels of a token of a head are a group, of K and of V, those of the padding not among them
+// (templates/kv_append).
 // kivi: of K the tokens of a channel, `group` at a time; of V `group` channels of a token (KIVI, arXiv 2402.02750).
 enum class Grouping { per_token, kivi };
 
@@ -24,8 +25,8 @@ struct CacheModel {
   // Of kivi only. The last tokens % residual of K are not codes yet, nor are the last min(tokens, residual) of V.
   int group = 32;
   int residual = 32;  // a multiple of group
-  // Of K that is stored as codes: less its mean over the tokens; times a Hadamard matrix over the channels that codes
-  // have (kv_code_channels()). Scores are what they were, but for the codes.
+  // Of K that is stored as codes: less its mean over the tokens; times a Hadamard matrix, of each rotation_block()
+  // channels. Scores are what they were, but for the codes.
   bool smooth_k = false;
   bool hadamard = false;
   friend bool operator==(const CacheModel&, const CacheModel&) = default;

@@ -33,6 +33,9 @@ void check(const Inputs& in) {
         "keys of {} channels with values of {} are refused: a KV cache has one head_dim for both",
         in.k.channels, in.v.channels));
   }
+  if (in.k.channels > kMostHeadDim)
+    throw SpecError(fmt::format("head_dim {} is refused: a KV cache has at most {} channels",
+                                in.k.channels, kMostHeadDim));
   if (!in.mods.empty()) throw SpecError("errors are measured of attention without score mods");
   for (const reference::Tensor* tensor : {&in.q, &in.k, &in.v}) {
     if (!std::ranges::all_of(tensor->data, [](float x) { return std::isfinite(x); }))

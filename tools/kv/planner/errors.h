@@ -14,6 +14,7 @@ namespace sagegen::kv {
 // Of a code of K, and of V, in the order of the tables here.
 inline constexpr std::array kCodeBits = {2, 4, 8, 16};
 inline constexpr std::size_t kCodeBitsCount = kCodeBits.size();
+inline constexpr int kMostHeadDim = 256;  // that a cache has (KvFormat)
 
 struct MeasureOptions {
   CacheModel cache = {};

@@ -1,7 +1,9 @@
 #include "tools/kv/planner/state.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,7 +20,7 @@ using Json = nlohmann::ordered_json;
 using reference::FileError;
 
 constexpr std::string_view kKind = "sagegen kv plan";
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;  // raised when the same inputs come to other errors
 
 std::string digest_text(std::uint64_t digest) { return fmt::format("{:016x}", digest); }
 
@@ -35,6 +37,20 @@ Json json_of(const LayerErrors& errors) {
   return {{"head_dim", errors.head_dim}, {"heads", heads}};
 }
 
+// What a file may say, whoever wrote it.
+bool plausible(const LayerErrors& errors) {
+  const auto is_sum = [](double x) { return std::isfinite(x) && x >= 0; };
+  double exact = 0;
+  for (const HeadErrors& head : errors.heads) {
+    exact += head.exact;
+    if (!is_sum(head.exact)) return false;
+    for (const auto& of_k : head.error) {
+      if (!std::ranges::all_of(of_k, is_sum)) return false;
+    }
+  }
+  return errors.head_dim >= 1 && errors.head_dim <= kMostHeadDim && exact > 0;
+}
+
 LayerErrors errors_of(const Json& json) {
   LayerErrors errors{.head_dim = json.at("head_dim").get<int>(), .heads = {}};
   for (const Json& each : json.at("heads")) {
@@ -42,6 +58,7 @@ LayerErrors errors_of(const Json& json) {
     each.at("exact").get_to(head.exact);
     each.at("error").get_to(head.error);
   }
+  if (!plausible(errors)) throw std::domain_error("no errors of a layer");
   return errors;
 }
 
