@@ -52,6 +52,7 @@ if [ -z "$zig" ]; then
   fi
 fi
 [ -x "$zig" ] || refuse "there is no program $zig" 2
+zig=$(realpath "$zig")
 "$zig" version >/dev/null || refuse "$zig does not run on this machine" 77
 [ $only_install -eq 0 ] || exit 0
 mkdir -p "$folder"

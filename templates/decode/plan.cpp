@@ -239,7 +239,7 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePt
                                            static_cast<std::size_t>(placed.ticket_bytes), stream),
                    "cuMemsetD8Async", "of the tickets of decode");
   }
-  impl_->steps.launch(0, grid, params, stream);
+  impl_->steps.launch_in_scope(0, grid, params, stream);
   scope.restore();
 }
 

@@ -255,9 +255,7 @@ void Plan::run(const Shape& shape, const Arguments& a, runtime::StreamHandle str
   }
   if (spec.smooth_k) params.set(MeanParams{.mean = a.k_mean});
   const std::int64_t blocks = ceil_div(shape.tokens * shape.kv_heads, rows_of_block(spec));
-  runtime::Device::Scope scope(impl_->steps.device());
   impl_->steps.launch(0, {.x = static_cast<unsigned>(blocks), .y = 1, .z = 1}, params, stream);
-  scope.restore();
 }
 
 const Kernel& Plan::kernel() const { return impl_->kernel; }

@@ -192,7 +192,7 @@ class Reports(CliTest):
         for name, check in (("tuning", "cache"), ("code", "code cache")):
             closed = self.path("cache", name)
             os.chmod(closed, 0o500)
-            self.assertEqual(bad(), {check: f"{closed} cannot be written by this user"})
+            self.assertEqual(bad(), {check: f"{closed} cannot be written by this user: Permission denied"})
             os.chmod(closed, 0o700)
 
     def test_doctor_tries_whether_folders_can_be_written(self):
@@ -252,7 +252,7 @@ class Reports(CliTest):
 
 class BadKernels(CliTest):
     def test_bad_key(self):
-        self.expect_error(SPEC, "spec error", ["\"bwd\" at position 6", "fwd, kvappend"], "inspect",
+        self.expect_error(SPEC, "spec error", ["\"bwd\" at position 6", "fwd, decode, kvappend"], "inspect",
                           FWD.replace("fwd", "bwd"))
         for command in ("inspect", "trace", "emit", "list"):
             self.expect_error(SPEC, "spec error", ["\"KEY\"", "`sagegen list` shows the keys"], command, "KEY")
@@ -354,7 +354,7 @@ class Machine(CliTest):
         written = {
             ("emit", "--out"): (QUANTQ,), ("trace", "--out"): (QUANTQ,), ("run", "--out"): small, ("tune", "--html"): of_matrix,
             ("cache", "--out"): ("export", "--cache", self.path("cache")), ("completion", "--out"): ("bash",), ("man", "--out"): (),
-            ("bundle", "--out"): ("--plan", "head_dim=64", "--target", "sm_89", "--usual"), ("emu", "--out"): (scale, "--grid", 1, "--block", 32, "--arg", "x:u32[4]=iota"),
+            ("kv", "--out"): ("show", "0-3:K8V4"), ("bundle", "--out"): ("--plan", "head_dim=64", "--target", "sm_89", "--usual"), ("emu", "--out"): (scale, "--grid", 1, "--block", 32, "--arg", "x:u32[4]=iota"),
         }
         for (command, option), arguments in written.items():
             with self.subTest(command=command):
@@ -365,10 +365,10 @@ class Machine(CliTest):
                 closed = "/proc/sagegen/x.npy"
                 refused = self.expect(FILE, command, *arguments, option, "x=" + closed if command == "emu" else closed)
                 self.assertIn(closed[:-6], refused.err)
-        # compare and inspect need ptxas for what they write; both ask before.
+        # compare and inspect need ptxas for what they write, kv writes its page for the action that takes longer; all ask before.
         for command in re.findall(r"^  ([a-z]+) ", self.expect(OK, "--help").out.split("Subcommands:")[1].split("\n\n")[0], re.MULTILINE):
             for option in re.findall(r"^  (--out|--html|--svg)\b", self.expect(OK, command, "--help").out, re.MULTILINE):
-                self.assertIn((command, option), [*written, ("compare", "--out"), ("inspect", "--svg")])
+                self.assertIn((command, option), [*written, ("compare", "--out"), ("inspect", "--svg"), ("kv", "--html")])
 
     def test_one_is_not_many(self):
         empty = self.expect(OK, "cache", "export", "--cache", self.path("none"), "--out", self.path("t"))

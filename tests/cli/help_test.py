@@ -60,7 +60,7 @@ class Examples(CliTest):
         super().setUp()
         tensors = {name: ("F16", [1, 2, 9, 64], waves(2 * 9 * 64, step)) for name, step in (("q", 7), ("k", 11), ("v", 13))}
         layers = {f"{layer}.{name}": tensor for layer in ("layer0", "layer1") for name, tensor in tensors.items()}
-        files = {"qkv.safetensors": safetensors({**tensors, **layers}), "mine.toml": b'[[attention]]\ntargets = "sm_89"\nhead_dim = 64\n',
+        files = {"qkv.safetensors": safetensors({**tensors, **layers}), "layers.safetensors": safetensors(layers), "mine.toml": b'[[attention]]\ntargets = "sm_89"\nhead_dim = 64\n',
                  "my_kernels.toml": b'[[attention]]\ntargets = "sm_89"\n', "scale.ptx": SCALE.encode(),
                  "copy.ptx": SCALE.replace(", .param .u32 n", "").encode(), "x.npy": npy([64, 128], waves(8192, 5)), "ref.npy": npy([64, 128], waves(8192, 5)),
                  "map.yaml": b"0:\n  nbits_key: 8\n  nbits_value: 4\n", "hf_quant_config.json": b'{"quantization": {"kv_cache_quant_algo": "FP8"}}',

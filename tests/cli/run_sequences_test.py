@@ -5,7 +5,7 @@ import struct
 import unittest
 
 from run_support import GENERATOR, RunTest
-from support import CHECK_FAILED, OK, USAGE, npy
+from support import CHECK_FAILED, OK, SPEC, USAGE, npy
 
 PACKED = ("--device", "emulator", "--target", "sm_89", "--head-dim", 64)
 

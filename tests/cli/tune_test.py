@@ -287,7 +287,7 @@ class Tune(CliTest):
         self.assertIn(b"sagegen: interrupted\n", err)
 
     def test_children_that_are_killed_before_they_do_anything_end_it(self):
-        for _ in range(5):   # one that has begun with a candidate is this candidate's death
+        for _ in range(20):   # one that has begun with a candidate is this candidate's death
             shutil.rmtree(self.path("cache"), ignore_errors=True)
             process = self.start(*SMALL)
             while process.poll() is None:
@@ -297,7 +297,7 @@ class Tune(CliTest):
                     except ProcessLookupError:
                         pass
             out, _ = process.communicate(timeout=60)
-            if process.returncode != OK:
+            if process.returncode not in (OK, CHECK_FAILED):
                 break
         self.assertEqual(process.returncode, 70)
         error = json.loads(out)["error"]
@@ -548,7 +548,7 @@ class Bundle(CliTest):
         out = ("--out", self.path("x.bundle"))
         self.expect_error(SPEC, "spec error", ["sm_120"], "bundle", "--plan", "head_dim=64 qk=s4", "--target", "sm_120", *out)
         self.expect_error(SPEC, "spec error", ["head_dim"], "bundle", "--plan", "head_dim=63", "--target", "all", *out)
-        self.expect_error(FILE, "file error", ["/nowhere"], "bundle", *self.PLAN, "--target", "sm_89", "--out", "/nowhere/x")
+        self.expect_error(FILE, "file error", ["/dev/null is no folder"], "bundle", *self.PLAN, "--target", "sm_89", "--out", "/dev/null/x/o")
         self.expect_error(USAGE, "usage error", ["prepares inputs"], "bundle", "--plan",
                           "sage_quantrows_d64_f16_s8_r8_g32_fold__sm89", "--target", "sm_89", *out)
         self.assertFalse(os.path.exists(self.path("x.bundle")))

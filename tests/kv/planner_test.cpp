@@ -854,11 +854,17 @@ TEST_CASE("states of other plans, other inputs and other files are refused") {
     text.replace(text.find(from), from.size(), to);
     reference::write_whole_file(file, text);
   };
-  with("\"version\": 1", "\"version\": 2");
+  with("\"version\": 2", "\"version\": 1");
   refused(options, decoder()[0], "another version");
   for (const char* name : {"\"exact\"", "\"layers\"", "\"head_dim\"", "\"metrics\""}) {
     with(name, "\"other\"");
     refused(options, decoder()[0], "is damaged");
+  }
+  for (const char* name : {"\"exact\": ", "\"head_dim\": "}) {  // numbers that no layer has
+    with(name, name + std::string("-"));
+    refused(options, decoder()[0], "is damaged");
+    with(name, name + std::string("99999999"));
+    if (name[1] == 'h') refused(options, decoder()[0], "is damaged");
   }
 }
 

@@ -132,7 +132,7 @@ class Sdist(unittest.TestCase):
         told = [run("ninja", "-C", tree, "-t", "inputs", target) for target in ("build.ninja", "python/sagegen/_core.pyi")]
         told.append(run("ninja", "-C", tree, "-t", "deps"))
         paths = {os.path.realpath(os.path.join(tree, line.strip())) for text in told for line in text.splitlines()}
-        names = {os.path.relpath(path, SOURCES) for path in paths if os.path.isfile(path)}
+        names = {os.path.relpath(path, SOURCES) for path in paths if os.path.isfile(path) and not path.startswith(PORTABLE + os.sep)}
         return {name for name in names if not name.startswith(("..", "build"))}   # the compiler is in build, too
 
     def test_has_all_that_the_wheel_is_made_of(self):

@@ -87,6 +87,7 @@ int App::report(const char* kind, const std::string& text, Exit code) {
     Output(chosen_, format_)
         .json({{"error",
                 {{"kind", kind}, {"message", message}, {"exit_code", static_cast<int>(code)}}}});
+    std::fflush(stdout);  // the process may end by a signal
   }
   return static_cast<int>(code);
 }

@@ -40,6 +40,7 @@ constexpr Named kNamed[] = {
     {"", "--cache", "DIR"},
     {"", "--html", "FILE"},
     {"", "--shapes", "FILE"},
+    {"", "--state", "FILE"},
     {"", "--svg", "DIR"},
     {"", "--root", "DIR"},
     {"", "--gpu", "GPU"},

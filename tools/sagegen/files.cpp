@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -42,14 +43,19 @@ std::string why_no_file(const fs::path& path) {
   std::error_code error;
   const fs::path folder = path.parent_path();
   fs::path there = folder;  // the nearest that there is
-  while (there.has_relative_path() && fs::status(there, error).type() == fs::file_type::not_found)
+  // A link that leads nowhere is there, too.
+  while (there.has_relative_path() &&
+         fs::symlink_status(there, error).type() == fs::file_type::not_found)
     there = there.parent_path();
   if (there == folder) return reference::why_not_writable(path);
   if (there.empty()) there = ".";
   if (!fs::is_directory(there, error)) return fmt::format("{} is no folder", shown(there));
-  if (::access(there.c_str(), W_OK | X_OK) != 0)
+  // Permissions alone do not tell of file systems that take no folders.
+  std::string made = (there / ".sagegen-XXXXXX").string();
+  if (::mkdtemp(made.data()) == nullptr)
     return fmt::format("{} takes no new folder: {}", shown(there),
                        std::generic_category().message(errno));
+  fs::remove(made, error);
   return {};
 }
 

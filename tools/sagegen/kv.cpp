@@ -248,6 +248,7 @@ void add_kv(App& app) {
         };
         command.of_plan = added_by([&] { define_kv_plan(options, command.plan); });
         command.of_show = added_by([&] { define_show(options, command); });
+        for (CLI::Option* each : command.of_show) each->group("Maps that are shown");
         refuse_empty(
             options.add_option("--out", command.out, "write the map as KVTuner's YAML, too"));
       },

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -10,6 +11,7 @@
 #include "tools/kv/planner/state.h"
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
+#include "tools/sagegen/help.h"
 #include "tools/sagegen/options.h"
 #include "tools/sagegen/progress.h"
 
@@ -86,6 +88,7 @@ Json report_json(const kv::PlanReport& report) {
 }  // namespace
 
 void define_kv_plan(CLI::App& options, KvPlanCommand& command) {
+  std::optional<OptionGroup> group(std::in_place, options, "Measuring");
   add_choice<reference::AxisOrder>(
       options, "--input-layout", command.order,
       {{"hnd", reference::AxisOrder::hnd}, {"nhd", reference::AxisOrder::nhd}},
@@ -117,6 +120,7 @@ void define_kv_plan(CLI::App& options, KvPlanCommand& command) {
   require_whole(options.add_option("--queries", command.measure.queries,
                                    "rows of each head that are measured; 0: all (default: 128)"),
                 0, std::uint64_t{1} << 30);
+  group.emplace(options, "Planning");
   options
       .add_option("--candidates", command.plan.code_bits,
                   "bits of K and V to choose from, of 2, 4, 8, 16 (default: 2,4,8)")

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   if (number > STDERR_FILENO) ::close(number);
   const int exit_code = sagegen::cli::run(argc, argv);
   if (const int by = sagegen::cli::signal_to_end_by(); by != 0) {
+    std::fflush(nullptr);
     std::signal(by, SIG_DFL);
     std::raise(by);
   }

@@ -505,6 +505,7 @@ Exit run_sequences(const RunCommand& command, const runtime::EmulatorOptions& em
     });
     return call.run();
   }();
+  interruptible.reset();  // what follows ends by the signal, as usual
 
   AttentionResult shown = results.front();
   shown.emit_ms = emit_ms;
@@ -637,7 +638,10 @@ Exit run_parts(const RunCommand& command, const runtime::EmulatorOptions& emulat
   check_split(command, job);
   confirm_emulation(command.limit, on, job, emulator.checks, command.judge, 1, output);
   output.progress(fmt::format("running on {}", on.name));
+  std::optional<InterruptScope> interruptible;
+  if (on.emulator) interruptible.emplace();
   const SplitRun run = run_split(job, on, equal_parts(job.inputs.k.tokens, command.split));
+  interruptible.reset();  // what follows ends by the signal, as usual
 
   Json fields = setup_json(command, inputs, job, on, run.all);
   std::string text = setup_text(command, inputs, job, on, run.all);
