@@ -868,6 +868,22 @@ TEST_CASE("states of other plans, other inputs and other files are refused") {
   }
 }
 
+// Values that are all far from 0, which the padding of a block is full of.
+TEST_CASE("padding is no part of what a token's codes range over") {
+  for (const int channels : {32, 64, 80, 96, 128, 192}) {
+    std::vector<double> rows;
+    for (int i = 0; i < 3 * channels; ++i) rows.push_back(5 + 0.1 * std::sin(1.7 * i));
+    const std::vector<double> v = stored_values(rows, channels, 8, {});
+    const std::vector<double> k = stored_keys(rows, channels, 8, {});
+    const double most = 0.2 / 255 / 2 * (1 + 0x1p-9) + 5 * 0x1p-11;  // half a step, and z in f16
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      INFO(channels << " channels, element " << i);
+      REQUIRE(std::abs(v[i] - rows[i]) <= most);
+      REQUIRE(std::abs(k[i] - rows[i]) <= most);
+    }
+  }
+}
+
 TEST_CASE("maps in words") {
   const Map map{{{pair(8, 8)}, {pair(4, 2), pair(16, 4)}}};
   CHECK(map_text(map) == "K8V8 K4V2,K16V4");
