@@ -244,15 +244,19 @@ TEST_CASE("A sweep that is killed at any moment repeats no step that it acknowle
   int lives = 0;
   std::size_t acknowledged = 0;
   for (bool over = false; !over; ++lives) {
-    int pipe_ends[2];
+    int pipe_ends[2], allowed[2];
     REQUIRE(pipe(pipe_ends) == 0);
+    REQUIRE(pipe(allowed) == 0);
     const pid_t child = fork();
     if (child == 0) {
       close(pipe_ends[0]);
+      close(allowed[1]);
       Sweep sweep(journal, "subject", kSchedules, 0);
       // The same clock in every life would be another one: costs without noise are the same everywhere.
       const double costs[] = {100, 90, 95, 80};
+      char one = 0;
       while (const auto step = sweep.next()) {
+        if (read(allowed[0], &one, 1) != 1) _exit(3);
         if (step->kind == SweepStep::Kind::check)
           sweep.checked(step->candidate, {});
         else
@@ -262,8 +266,10 @@ TEST_CASE("A sweep that is killed at any moment repeats no step that it acknowle
       _exit(0);
     }
     close(pipe_ends[1]);
-    // It is killed after some steps, in the middle of the next.
+    close(allowed[0]);
+    // It is killed after some steps, in the middle of the next or behind it: no more are allowed, however busy the machine is.
     const std::size_t steps = random() % 4;
+    REQUIRE(write(allowed[1], "....", steps + 1) == static_cast<ssize_t>(steps + 1));
     char byte = 0;
     std::size_t done = 0;
     while (done < steps && read(pipe_ends[0], &byte, 1) == 1) ++done;
@@ -273,6 +279,7 @@ TEST_CASE("A sweep that is killed at any moment repeats no step that it acknowle
     waitpid(child, &status, 0);
     while (read(pipe_ends[0], &byte, 1) == 1) ++done;
     close(pipe_ends[0]);
+    close(allowed[1]);
     acknowledged += done;
     const Sweep sweep(journal, "subject", kSchedules, 0);
     const std::size_t checked = kSchedules.size() - sweep.checks_left();
