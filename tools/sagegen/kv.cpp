@@ -224,7 +224,7 @@ void add_kv(App& app) {
       "  sagegen kv show hf_quant_config.json --layers 32 --integers --out map.yaml\n"
       "  sagegen kv show 0-1:bf16,62-63:bf16 --layers 64 --default int4\n"
       "  sagegen kv show map.yaml --json\n"
-      "  sagegen kv plan layers.safetensors --cap-bits 4 --out map.yaml --html plan.html",
+      "  sagegen kv plan layers.safetensors --cap-bits 4 --protect 0 --out map.yaml",
       [](CLI::App& options, KvCommand& command) {
         add_choice<Action>(options, "ACTION", command.action,
                            {{"show", Action::show}, {"plan", Action::plan}},
