@@ -1,7 +1,6 @@
 // `sagegen doctor`: what this machine has and what is wrong with it, with advice.
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -16,6 +15,7 @@
 #include "tools/model/ptxas.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
+#include "tools/sagegen/files.h"
 #include "tools/sagegen/generator.h"
 #include "tools/sagegen/interrupt.h"
 #include "tools/sagegen/progress.h"
@@ -194,24 +194,6 @@ std::vector<Check> gpu_checks(const std::shared_ptr<runtime::DriverApi>& cuda, i
 
 // ---- files ----------------------------------------------------------------------------------------
 
-// Why nothing can be kept below this folder, and the path that it is about; empty if something can. Asked by making a folder
-// where the nearest one is: permissions alone do not tell of file systems that are read-only, or hold no files.
-std::string why_nothing_is_kept(const std::filesystem::path& folder) {
-  std::filesystem::path there = folder;
-  std::error_code error;
-  while (!std::filesystem::exists(there, error) && there != there.parent_path())
-    there = there.parent_path();
-  if (there.empty()) there = ".";
-  if (!std::filesystem::is_directory(there, error))
-    return fmt::format("{} is no folder", there.string());
-  std::string made = (there / ".sagegen-doctor-XXXXXX").string();
-  if (::mkdtemp(made.data()) == nullptr)
-    return fmt::format("{} cannot be written by this user: {}", there.string(),
-                       std::generic_category().message(errno));
-  std::filesystem::remove(made, error);
-  return {};
-}
-
 Check cache_check() {
   const std::filesystem::path folder = runtime::cache_folder();
   if (folder.empty()) {
@@ -219,7 +201,7 @@ Check cache_check() {
             "neither SAGEGEN_CACHE_DIR, nor XDG_CACHE_HOME, nor HOME is set",
             "set SAGEGEN_CACHE_DIR to a folder that survives restarts"};
   }
-  if (const std::string why = why_nothing_is_kept(folder / "tuning"); !why.empty()) {
+  if (const std::string why = why_no_new_folder(folder / "tuning"); !why.empty()) {
     return {"cache", State::bad, why,
             "set SAGEGEN_CACHE_DIR to a folder that can be written; what is there is read all the "
             "same"};
@@ -252,7 +234,7 @@ Check code_cache_check() {
     return {"code cache", State::missing, "off, or without a folder",
             "every process compiles its kernels; SAGEGEN_CODE_CACHE names a folder"};
   }
-  if (const std::string why = why_nothing_is_kept(folder); !why.empty()) {
+  if (const std::string why = why_no_new_folder(folder); !why.empty()) {
     return {"code cache", State::bad, why,
             "set SAGEGEN_CODE_CACHE to a folder that can be written, or off; until then every "
             "process compiles its kernels"};

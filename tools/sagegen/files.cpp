@@ -38,25 +38,37 @@ std::optional<std::string> read_file_if_exists(const fs::path& path) {
 
 namespace {
 
-std::string why_no_file(const fs::path& path) {
-  if (!path.has_filename()) return "it ends in a /, as folders do";
+// What there is of a path. A link that leads nowhere is there, too.
+fs::path nearest(fs::path there) {
   std::error_code error;
-  const fs::path folder = path.parent_path();
-  fs::path there = folder;  // the nearest that there is
-  // A link that leads nowhere is there, too.
   while (there.has_relative_path() &&
          fs::symlink_status(there, error).type() == fs::file_type::not_found)
     there = there.parent_path();
-  if (there == folder) return reference::why_not_writable(path);
+  return there;
+}
+
+}  // namespace
+
+std::string why_no_new_folder(const fs::path& folder) {
+  fs::path there = nearest(folder);
   if (there.empty()) there = ".";
+  std::error_code error;
   if (!fs::is_directory(there, error)) return fmt::format("{} is no folder", shown(there));
-  // Permissions alone do not tell of file systems that take no folders.
+  // Permissions alone do not tell of file systems that are read-only, or hold no folders.
   std::string made = (there / ".sagegen-XXXXXX").string();
   if (::mkdtemp(made.data()) == nullptr)
-    return fmt::format("{} takes no new folder: {}", shown(there),
+    return fmt::format("{} cannot be written by this user: {}", shown(there),
                        std::generic_category().message(errno));
   fs::remove(made, error);
   return {};
+}
+
+namespace {
+
+std::string why_no_file(const fs::path& path) {
+  if (!path.has_filename()) return "it ends in a /, as folders do";
+  const fs::path folder = path.parent_path();
+  return nearest(folder) == folder ? reference::why_not_writable(path) : why_no_new_folder(folder);
 }
 
 }  // namespace
