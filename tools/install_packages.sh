@@ -19,6 +19,7 @@ packages=(
   llvm-22-dev                                     # generator: the NVPTX back end
   libzstd-dev                                     # packs kernels; LLVM's static libraries ask for it, too
   libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libyaml-cpp-dev catch2
+  ccache                                          # tests build the sources again elsewhere
   python3                                         # layer check and command-line tests
   pkgconf                                         # test of the installed sagegen.pc
 )

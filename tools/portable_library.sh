@@ -87,12 +87,12 @@ mkdir -p "$folder/deps/include" "$folder/deps/lib"
 cp -ru "$fmt/fmt" "$folder/deps/include/"
 cp -u "$zstd"/zstd*.h "$folder/deps/include/"
 cp -u "$archive" "$folder/deps/lib/"
-# fmt as headers alone: distributions build its library with their own C++ library.
+# Of fmt the headers: distributions build its library with their own C++ library, and ours carry its code
+# (runtime/capi/fmt_bodies.cpp).
 cat >"$folder/deps/fmt-config.cmake" <<'EOF'
 if(NOT TARGET fmt::fmt)
   add_library(fmt::fmt INTERFACE IMPORTED)
-  set_target_properties(fmt::fmt PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_LIST_DIR}/include"
-    INTERFACE_COMPILE_DEFINITIONS FMT_HEADER_ONLY=1)
+  set_target_properties(fmt::fmt PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_LIST_DIR}/include")
 endif()
 EOF
 echo 'set(PACKAGE_VERSION_COMPATIBLE TRUE)' >"$folder/deps/fmt-config-version.cmake"
