@@ -7,6 +7,12 @@
 
 namespace sagegen {
 
+// number / divisor, with what PackParams::of(divisor) has for it.
+inline dsl::I32 quotient(dsl::KernelBuilder& k, dsl::I32 number, dsl::I32 reciprocal,
+                         dsl::I32 shift) {
+  return k.to_i32((k.to_i64_unsigned(number) * k.to_i64_unsigned(reciprocal)) >> k.to_i64(shift));
+}
+
 // Of one KV head. Rows behind the last query have heads of the group, too.
 class PackedRows {
  public:
@@ -14,9 +20,7 @@ class PackedRows {
 
   dsl::I32 heads() const { return p_(&PackParams::heads); }  // of the group
   dsl::I32 query(dsl::I32 row) const {
-    const dsl::I64 product =
-        k_->to_i64_unsigned(row) * k_->to_i64_unsigned(p_(&PackParams::reciprocal));
-    return k_->to_i32(product >> k_->to_i64(p_(&PackParams::shift)));
+    return quotient(*k_, row, p_(&PackParams::reciprocal), p_(&PackParams::shift));
   }
   // Of the group: 0 to heads() - 1.
   dsl::I32 head(dsl::I32 row) const { return row - query(row) * heads(); }

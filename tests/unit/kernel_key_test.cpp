@@ -8,6 +8,7 @@
 #include "templates/attention/spec.h"
 #include "templates/decode/spec.h"
 #include "templates/kv_append/spec.h"
+#include "templates/kv_gather/spec.h"
 #include "templates/kv_statistics/spec.h"
 #include "templates/merge_partials/spec.h"
 #include "templates/quantize_rows/spec.h"
@@ -60,6 +61,7 @@ TEST_CASE("the keys of default kernels are the documented ones") {
   CHECK(Kernel(merge_partials::family(), {.io = DType::bf16, .out = merge_partials::Stored::f32},
                sm89)
             .key() == "sage_merge_bf16_out_f32__sm89");
+  CHECK(Kernel(kv_gather::family(), {}, sm89).key() == "sage_kvgather_d128_f16_k8v8__sm89");
   CHECK(Kernel(kv_append::family(), {}, sm89).key() == "sage_kvappend_d128_f16_k8v8__sm89");
   CHECK(Kernel(kv_append::family(),
                {.k_bits = 4,
@@ -101,8 +103,8 @@ TEST_CASE("a bad key is refused with the token, its position and what belongs th
       {"", {"it ends where the word sage belongs"}},
       {"huge_fwd_d128", {"\"huge\" at position 1 is not the word sage"}},
       {"sage",
-       {"it ends where a family of kernels: fwd, decode, kvappend, kvstats, meanscores, merge, "
-        "quantrows, quantv belongs"}},
+       {"it ends where a family of kernels: fwd, decode, kvappend, kvgather, kvstats, meanscores, "
+        "merge, quantrows, quantv belongs"}},
       {"sage_", {"it ends where a family of kernels: fwd"}},
       {with("fwd", "bwd"), {"\"bwd\" at position 6 is not", "fwd, decode, kvappend"}},
       {"sage_fwd", {"it ends where d<head_dim>"}},
@@ -353,8 +355,8 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK(builtin_families().find_word("acme", "fwd") == nullptr);
   CHECK_THROWS_WITH(
       builtin_families().of_title("attentoin"),
-      "unknown family \"attentoin\"; there are attention, decode, kv_append, kv_statistics, "
-      "mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
+      "unknown family \"attentoin\"; there are attention, decode, kv_append, kv_gather, "
+      "kv_statistics, mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());
   CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);
