@@ -20,6 +20,7 @@
 #include "sagegen/set.h"
 #include "templates/attention/spec.h"
 #include "templates/kv_append/spec.h"
+#include "templates/kv_gather/spec.h"
 #include "tests/assembly/needs_ptxas.h"
 #include "tests/random_kernels.h"
 #include "tools/model/loops.h"
@@ -582,6 +583,35 @@ TEST_CASE(
     CHECK(code.registers <= measured[i].registers);
     if (instructions < measured[i].instructions)
       WARN(job.kernel.key() << " is shorter than measured: lower its figure to " << instructions);
+  }
+}
+
+TEST_CASE("kernels that read rows back from a KV cache assemble without a spill or a remark") {
+  test::skip_without_ptxas();
+  std::vector<Job> jobs;
+  int turn = 0;
+  for (const int head_dim : {64, 80, 128, 256}) {
+    for (const int k_bits : {2, 4, 8, 16}) {
+      for (const int v_bits : {2, 4, 8, 16}) {
+        ++turn;
+        const int sm = std::array{80, 86, 89, 90, 120}[static_cast<std::size_t>(turn % 5)];
+        jobs.push_back({Kernel(kv_gather::family(),
+                               {.head_dim = head_dim,
+                                .io = turn % 3 == 0 ? DType::bf16 : DType::f16,
+                                .k_bits = k_bits,
+                                .v_bits = v_bits,
+                                .smooth_k = turn % 2 == 0,
+                                .rotation = turn % 4 < 2 ? Rotation::hadamard : Rotation::none},
+                               Target{.sm = sm == kHopper.sm ? 89 : sm}),
+                        Target{.sm = sm},
+                        {}});
+      }
+    }
+  }
+  assemble_all(jobs);
+  for (const Job& job : jobs) {
+    INFO(job.kernel.key() << " on " << to_string(job.target) << ":\n" << job.assembled.report);
+    CHECK(model::complaint(job.assembled.report).empty());
   }
 }
 
