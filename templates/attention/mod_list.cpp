@@ -1,11 +1,25 @@
 #include "templates/attention/mod_list.h"
 
+#include <type_traits>
+
 #include "templates/attention/mods/all.h"
 #include "templates/attention/params.h"
 
 namespace sagegen::attention {
 
 using namespace dsl;
+
+namespace {
+
+template <typename Make>
+Mod made(Make* mod, KernelBuilder& k, const View& view) {
+  if constexpr (std::is_invocable_v<Make*, KernelBuilder&>)
+    return mod(k);
+  else
+    return mod(k, view);
+}
+
+}  // namespace
 
 Mod key_length(KernelBuilder& k) {
   const I32 kv_len = k.params<Params>()(&Params::kv_len);
@@ -18,7 +32,7 @@ Mod key_length(KernelBuilder& k) {
 std::vector<Mod> mods_of(KernelBuilder& k, const View& view) {
   std::vector<Mod> mods{key_length(k)};
 #define SAGEGEN_MOD(name) \
-  if (view.spec.name) mods.push_back(name::mod(k, view));
+  if (view.spec.name) mods.push_back(made(name::mod, k, view));
 #include "templates/attention/mods/mods.def"
   return mods;
 }

@@ -6,7 +6,7 @@ namespace sagegen::attention::alibi {
 
 using namespace dsl;
 
-Mod mod(KernelBuilder& k, const View&) {
+Mod mod(KernelBuilder& k) {
   Mod mod;
   mod.changes = [&k](const ScoreElement& at, F32 score) {
     const auto p = k.params<Params>();

@@ -37,6 +37,6 @@ inline Arguments part(const Arguments& arguments, const ModCall&, const ModPart&
 inline Params params(const Arguments& arguments, const ModCall& call) {
   return {.slopes = arguments.slopes, .offset = call.offset};
 }
-Mod mod(dsl::KernelBuilder& k, const View& view);
+Mod mod(dsl::KernelBuilder& k);
 
 }  // namespace sagegen::attention::alibi

@@ -8,7 +8,8 @@
 //   std::vector<ModTensor> tensors(const Arguments&, const ModCall&)  the caller's memory that the kernel reads, or writes
 //   Arguments part(const Arguments&, const ModCall&, const ModPart&)  those of a call for a part of the batches or heads
 //   Params params(const Arguments&, const ModCall&)                of arguments that are not refused
-//   Mod mod(dsl::KernelBuilder&, const View&)                      the kernel's part (mod.h), called once
+//   Mod mod(dsl::KernelBuilder&, const View&)                      the kernel's part (mod.h), called once; without the
+//                         View if another family has the mod, too (decode/mods/mods.def)
 #pragma once
 
 #include <array>

@@ -6,7 +6,7 @@ namespace sagegen::attention::sinks {
 
 using namespace dsl;
 
-Mod mod(KernelBuilder& k, const View&) {
+Mod mod(KernelBuilder& k) {
   Mod mod;
   mod.sink = [&k](const ScoreRow& row) {
     const GlobalPtr logits = k.params<Params>()(&Params::logits);

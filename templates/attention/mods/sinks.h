@@ -35,6 +35,6 @@ inline Params params(const Arguments& arguments, const ModCall&) {
   return {.logits = arguments.logits};
 }
 
-Mod mod(dsl::KernelBuilder& k, const View& view);
+Mod mod(dsl::KernelBuilder& k);
 
 }  // namespace sagegen::attention::sinks

@@ -6,7 +6,7 @@ namespace sagegen::attention::softcap {
 
 using namespace dsl;
 
-Mod mod(KernelBuilder& k, const View&) {
+Mod mod(KernelBuilder& k) {
   const auto p = k.params<Params>();
   const F32 from_score = p(&Params::from_score), to_score = p(&Params::to_score);
   Mod mod;

@@ -48,6 +48,6 @@ inline Params params(const Arguments& arguments, const ModCall&) {
           .to_score = static_cast<float>(cap * std::numbers::log2e)};
 }
 
-Mod mod(dsl::KernelBuilder& k, const View& view);
+Mod mod(dsl::KernelBuilder& k);
 
 }  // namespace sagegen::attention::softcap

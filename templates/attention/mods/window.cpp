@@ -6,7 +6,7 @@ namespace sagegen::attention::window {
 
 using namespace dsl;
 
-Mod mod(KernelBuilder& k, const View&) {
+Mod mod(KernelBuilder& k) {
   const auto p = k.params<Params>();
   const I32 first = p(&Params::offset) - p(&Params::left);
   const I32 end = p(&Params::offset) + p(&Params::right) + 1;

@@ -51,6 +51,6 @@ inline Params params(const Arguments& arguments, const ModCall& call) {
   return {.left = bound(arguments.left), .right = bound(arguments.right), .offset = call.offset};
 }
 
-Mod mod(dsl::KernelBuilder& k, const View& view);
+Mod mod(dsl::KernelBuilder& k);
 
 }  // namespace sagegen::attention::window
