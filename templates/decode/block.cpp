@@ -1,8 +1,32 @@
 #include "templates/decode/block.h"
 
+#include "templates/attention/mods/all.h"
+
 namespace sagegen::decode {
 
 using namespace dsl;
+using attention::KeyRange;
+
+namespace {
+
+// Positions are those of tokens: query i of n stands at length - n + i.
+attention::Mods mods_of(KernelBuilder& k, const Spec& spec, I32 tokens, I32 q_len) {
+  std::vector<attention::Mod> mods(1);
+  mods[0].keys_of = [=](I32, I32 origin) { return KeyRange{.begin = {}, .end = tokens - origin}; };
+  if (spec.causal) {
+    mods.emplace_back().keys_of = [](I32 position, I32 origin) {
+      return KeyRange{.begin = {}, .end = position - origin + 1};
+    };
+  }
+#define SAGEGEN_DECODE_MOD(name) \
+  if (spec.name) mods.push_back(attention::name::mod(k));
+#include "templates/decode/mods/mods.def"
+  attention::Mods all(k, std::move(mods));
+  all.place(tokens, tokens - q_len);
+  return all;
+}
+
+}  // namespace
 
 DecodeBlock::DecodeBlock(KernelBuilder& builder, const View& view)
     : k(builder),
@@ -15,29 +39,69 @@ DecodeBlock::DecodeBlock(KernelBuilder& builder, const View& view)
       warp(k.warp_idx()),
       lane(thread),
       split(k.block_idx(0)),
-      kv_head(k.block_idx(1)),
+      kv_head(by_row_tiles(k.block_idx(1))),
+      first_row((k.block_idx(1) - kv_head * p(&Params::row_tiles)) * spec.rows),
       sequence(k.block_idx(2)),
+      q_len(read_q_len()),
+      rows_asked(rows_of(q_len)),
       tokens(k.min(
           k.max(k.load<I32>(p(&Params::lengths) + k.to_i64(sequence) * std::int64_t{4}), k.i32(0)),
           p(&Params::max_pages) * p(&Params::blocks_per_page) * kKvBlockTokens)),
       zero(tokens >> 31),
-      shared(k.shared(shared_bytes(spec, schedule), kBankBytes)) {}
+      shared(k.shared(shared_bytes(spec, schedule), kBankBytes)),
+      mods(mods_of(k, spec, tokens, q_len)) {}
 
-I32 DecodeBlock::visible(int half) const {
-  if (!spec.causal) return tokens;
-  return k.min(tokens - p(&Params::q_len) + 1 + rows.query(row(half)), tokens);
+// Without a branch: it would stand in front of the loop.
+I32 DecodeBlock::read_q_len() const {
+  const I32 most = p(&Params::q_len);
+  const GlobalPtr lens = p(&Params::q_lens);
+  const Pred all_alike = k.is_null(lens);
+  const GlobalPtr any = k.select(all_alike, p(&Params::lengths), lens);
+  const I32 own = k.load<I32>(any + k.to_i64(sequence) * std::int64_t{4});
+  return k.select(all_alike, most, k.min(k.max(own, k.i32(0)), most));
+}
+
+SeenTokens::SeenTokens(const DecodeBlock& block, int half)
+    : block_(block), keys_(block.mods.keys_of(block.rows.query(block.row(half)), block.k.i32(0))) {
+  if (!block.spec.tree) return;
+  KernelBuilder& k = block.k;
+  const I32 most = block.p(&Params::q_len);
+  // A row of no query has the mask of the last one.
+  const I32 query = k.min(block.rows.query(block.row(half)), most - 1);
+  const I64 index = k.to_i64(block.sequence) * k.to_i64(most) + k.to_i64(query);
+  draft_ = k.load<I32>(k.params<TreeParams>()(&TreeParams::masks) + index * std::int64_t{4});
+}
+
+Pred SeenTokens::has(I32 token) const {
+  Pred seen = token < keys_.end;
+  if (keys_.begin.v != nullptr) seen = seen && token >= keys_.begin;
+  if (!block_.spec.tree) return seen;
+  const I32 in_draft = token - (block_.tokens - block_.q_len);
+  // Of the tokens that there are the draft is the last q_len <= kMostQueries: others' bits are not asked for.
+  return seen && (in_draft < 0 || (draft_ >> (in_draft & 31) & 1) != 0);
 }
 
 Tiles::Tiles(const DecodeBlock& block) {
   KernelBuilder& k = block.k;
   const int tile = block.schedule.tile;
-  const I32 splits = k.grid_dim(0);
-  const I32 all = (block.tokens + (tile - 1)) / tile;
-  const I32 per_split = (all + (splits - 1)) / splits;
-  const I32 seen_by_all = block.spec.causal
-                              ? k.max(block.tokens - block.p(&Params::q_len) + 1, k.i32(0))
-                              : block.tokens;
-  first = k.min(block.split * per_split, all);
+  const I32 splits = k.grid_dim(0), none = k.i32(0);
+  const KeyRange earliest = block.mods.keys_of(block.rows.query(block.first_row), none);
+  I32 all = (block.tokens + (tile - 1)) / tile, start = none;
+  I32 seen_by_all =
+      block.spec.causal || block.spec.window ? k.max(earliest.end, none) : earliest.end;
+  if (block.spec.tree) seen_by_all = k.max(block.tokens - block.q_len, none);
+  if (block.spec.window) {
+    const I32 last_row = block.first_row + (k.min(block.rows_asked, k.i32(block.spec.rows)) - 1);
+    const KeyRange latest = block.mods.keys_of(block.rows.query(k.max(last_row, none)), none);
+    const I32 begin = k.max(earliest.begin, none);
+    all = k.min(all, (k.max(latest.end, none) + (tile - 1)) / tile);
+    start = k.min(begin / tile, all);
+    whole_from = (k.max(latest.begin, none) + (tile - 1)) / tile;
+    first_block = begin / kKvBlockTokens;
+  }
+  all = k.select(block.rows_asked > 0, all, start);
+  const I32 per_split = (all - start + (splits - 1)) / splits;
+  first = k.min(start + block.split * per_split, all);
   end = k.min(first + per_split, all);
   whole = k.min(end, seen_by_all / tile);
   last_block = k.min(end * tile_blocks(block.schedule),

@@ -2,25 +2,42 @@
 #pragma once
 
 #include "sagegen/dsl/tile.h"
+#include "templates/attention/mods.h"
 #include "templates/decode/params.h"
 #include "templates/decode/spec.h"
 #include "templates/shared/packed_rows.h"
 
 namespace sagegen::decode {
 
+// By the number that has this reciprocal (params.h).
+inline dsl::I32 quotient(dsl::KernelBuilder& k, dsl::I32 number, dsl::I32 reciprocal) {
+  const dsl::I64 product = k.to_i64_unsigned(number * 2) * k.to_i64_unsigned(reciprocal);
+  return k.to_i32(product >> std::int64_t{32});
+}
+
 struct DecodeBlock {
   DecodeBlock(dsl::KernelBuilder& builder, const View& view);
 
-  // A lane has scores of the rows lane.row + 8 half.
+  // A lane has scores of the rows lane.row + 8 half of the tile of rows.
   int row_halves() const { return spec.rows / 8; }
-  dsl::I32 row(int half) const { return lane.row + 8 * half; }
-  // Keys that the lane's row of a half sees.
-  dsl::I32 visible(int half) const;
+  dsl::I32 tile_row(int half) const { return lane.row + 8 * half; }
+  // Among those of the KV head.
+  dsl::I32 row(int half) const { return first_row + tile_row(half); }
+  // Rows of the tile that the tensors have, those without a query of the sequence among them.
+  dsl::I32 tile_rows() const { return k.min(p(&Params::rows) - first_row, k.i32(spec.rows)); }
+  // Of the tile, those of queries that the sequence has, one after the other; may be negative. Read anew: behind the loop,
+  // so that it takes no register on the way there.
+  dsl::I32 reread_rows_asked() const { return rows_of(read_q_len()); }
   DType p_type() const { return kv_quantized(spec.v_bits) ? DType::f16 : spec.io; }
   // Bits that no compiler knows, and that are no others' copy: constants and copies would be moved into the registers of an
   // operand of mma before each of them.
   dsl::I32 opaque(std::int32_t bits, int copy) const { return zero * (copy + 1) | bits; }
-  dsl::I32 head_of_all() const { return sequence * k.grid_dim(1) + kv_head; }
+  dsl::I32 head_of_all() const { return sequence * by_row_tiles(k.grid_dim(1)) + kv_head; }
+  // A number of row tiles, as one of KV heads.
+  dsl::I32 by_row_tiles(dsl::I32 tiles) const {
+    return quotient(k, tiles, p(&Params::row_tile_reciprocal));
+  }
+  dsl::I32 row_tile_of_all() const { return sequence * k.grid_dim(1) + k.block_idx(1); }
 
   dsl::KernelBuilder& k;
   const Spec& spec;
@@ -30,18 +47,39 @@ struct DecodeBlock {
   const PackedRows rows;
   const dsl::I32 thread, warp;
   const dsl::LanePosition lane;
-  const dsl::I32 split, kv_head, sequence;
-  const dsl::I32 tokens;  // of the sequence, as far as its pages go
-  const dsl::I32 zero;    // as tokens are no negative number
+  const dsl::I32 split, kv_head, first_row, sequence;
+  const dsl::I32 q_len;       // of the sequence
+  const dsl::I32 rows_asked;  // as reread_rows_asked()
+  const dsl::I32 tokens;      // of the sequence, as far as its pages go
+  const dsl::I32 zero;        // as tokens are no negative number
   const dsl::SharedPtr shared;
+  const attention::Mods mods;  // on queries by their number in the sequence, and scores in octaves
+
+ private:
+  dsl::I32 read_q_len() const;
+  dsl::I32 rows_of(dsl::I32 queries) const { return queries * rows.heads() - first_row; }
+};
+
+// The tokens that the lane's row of a half sees.
+class SeenTokens {
+ public:
+  SeenTokens(const DecodeBlock& block, int half);
+  dsl::Pred has(dsl::I32 token) const;
+
+ private:
+  const DecodeBlock& block_;
+  const attention::KeyRange keys_;
+  dsl::I32 draft_;  // with a tree: its mask
 };
 
 // Tiles of the block's split, counted from the first of the sequence.
 struct Tiles {
   explicit Tiles(const DecodeBlock& block);
   dsl::I32 first, end;
-  dsl::I32 whole;       // those from here on have tokens that not all rows see
-  dsl::I32 last_block;  // of 16 tokens
+  dsl::I32 whole;  // those from here on have tokens that not all rows see
+  // With a window: those before it have tokens that not all rows see, too.
+  dsl::I32 whole_from;
+  dsl::I32 first_block, last_block;  // of 16 tokens; first_block: with a window
 };
 
 }  // namespace sagegen::decode

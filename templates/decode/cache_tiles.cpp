@@ -15,12 +15,12 @@ constexpr int kWarpCopy = 32 * kCopy;  // of all lanes
 
 TokenMask::TokenMask(const DecodeBlock& block, I32 tile)
     : block_(block), first_(tile * block.schedule.tile) {
-  for (int half = 0; half < block.row_halves(); ++half) visible_.push_back(block.visible(half));
+  for (int half = 0; half < block.row_halves(); ++half) seen_.emplace_back(block, half);
 }
 
 Pred TokenMask::sees(int half, int in_block, int parity, int column) const {
   const I32 token = first_ + (16 * in_block + parity + 2 * column) + 4 * block_.lane.quad;
-  return token < visible_[static_cast<std::size_t>(half)];
+  return seen_[static_cast<std::size_t>(half)].has(token);
 }
 
 I32 TokenMask::pair_mask(I32 first, int distance) const {
@@ -113,6 +113,7 @@ TokenParameters CacheTile::parameters(int in_block) const {
 CacheRing::CacheRing(const DecodeBlock& block, const Tiles& tiles, I32 tile)
     : block_(block),
       last_tile_(tiles.end - 1),
+      first_block_(tiles.first_block),
       last_block_(tiles.last_block),
       table_(block.p(&Params::page_table) +
              block.k.to_i64(block.sequence) * block.k.to_i64(block.p(&Params::max_pages) * 4)),
@@ -135,10 +136,10 @@ void CacheRing::look_up() {
   const auto& p = block_.p;
   const I32 first = k.min(to_copy_.get(), last_tile_) * tile_blocks(block_.schedule);
   for (std::size_t i = 0; i < found_.size(); ++i) {
-    const I32 index = i == 0 ? first : k.min(first + static_cast<int>(i), last_block_);
-    const I64 product =
-        k.to_i64_unsigned(index * 2) * k.to_i64_unsigned(p(&Params::page_reciprocal));
-    const I32 page = k.to_i32(product >> std::int64_t{32});
+    I32 index = i == 0 ? first : k.min(first + static_cast<int>(i), last_block_);
+    // Pages before the window may be gone.
+    if (block_.spec.window && found_.size() > 1) index = k.max(index, first_block_);
+    const I32 page = quotient(k, index, p(&Params::page_reciprocal));
     found_[i].block = index - page * p(&Params::blocks_per_page);
     found_[i].page = k.load<I32>(table_ + k.to_i64_unsigned(page) * std::int64_t{4});
   }

@@ -33,8 +33,8 @@ class TokenMask {
   }
 
   const DecodeBlock& block_;
-  dsl::I32 first_;  // token of the tile
-  std::vector<dsl::I32> visible_;
+  dsl::I32 first_;                // token of the tile
+  std::vector<SeenTokens> seen_;  // by half
 };
 
 // A tile in shared memory.
@@ -72,7 +72,7 @@ class CacheRing {
   int tile_bytes() const { return tile_blocks(block_.schedule) * block_.cache.bytes(); }
 
   const DecodeBlock& block_;
-  const dsl::I32 last_tile_, last_block_;
+  const dsl::I32 last_tile_, first_block_, last_block_;
   const dsl::GlobalPtr table_, head_;  // of the sequence; of the lane
   const dsl::SharedPtr ring_, ring_lane_;
   dsl::Var<dsl::I32> to_copy_;        // the tile that is copied next

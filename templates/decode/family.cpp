@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "templates/attention/mods/all.h"
 #include "templates/decode/params.h"
 #include "templates/decode/spec.h"
 #include "templates/shared/params.h"
@@ -28,7 +29,11 @@ const Fields& what() {
       later(field<&Spec::rotation>(
           "rotation", "",
           words<Rotation>({{Rotation::none, "none", "rot0"}, {Rotation::hadamard, "hadamard"}}))),
-      flag<&Spec::causal>("causal", "causal")};
+      flag<&Spec::causal>("causal", "causal"),
+      later(flag<&Spec::tree>("tree", "tree")),
+#define SAGEGEN_DECODE_MOD(name) later(flag<&Spec::name>(#name, #name)),
+#include "templates/decode/mods/mods.def"
+  };
   return fields;
 }
 
@@ -38,6 +43,18 @@ RuleLayers<View> rules() {
         [](const View& v) {
           return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
                              head_dim_advice(v.spec.head_dim), rounded_up(v.spec.head_dim, 8));
+        }},
+       {[](const View& v) { return v.spec.tree && (v.spec.causal || needs_positions(v.spec)); },
+        [](const View& v) {
+          return fmt::format(
+              "tree with {} is refused: {}; use {}",
+              v.spec.causal   ? "causal"
+              : v.spec.window ? "window"
+                              : "alibi",
+              v.spec.causal
+                  ? "the masks of a tree say which tokens a query sees, those of a chain too"
+                  : "which position a query of a tree has is not known",
+              v.spec.causal ? "one of them" : "causal, for drafts that are a chain");
         }},
        {[](const View& v) { return v.schedule.lookups > tile_blocks(v.schedule); },
         [](const View& v) {
@@ -76,6 +93,16 @@ Schedule usual(const Spec& spec, const TargetInfo& target) {
   return {.tile = 16, .stages = 2, .warps = 2, .lookups = 1};
 }
 
+ParamLayout params_of(const View& v) {
+  ParamLayout layout;
+  layout.add<Params>().add<PackParams>();
+  if (v.spec.tree) layout.add<TreeParams>();
+#define SAGEGEN_DECODE_MOD(name) \
+  if (v.spec.name) layout.add<attention::name::Params>();
+#include "templates/decode/mods/mods.def"
+  return layout;
+}
+
 std::string bits_text(const char* tensor, int bits, DType io) {
   return kv_quantized(bits) ? fmt::format(
                                   "{} in {} bits with a scale and a zero point per token "
@@ -90,26 +117,39 @@ std::string rotation_text(const Spec& spec) {
                      rotation_block(spec.head_dim));
 }
 
+std::vector<std::string> mask_texts(const Spec& spec) {
+  std::vector<std::string> texts{
+      spec.causal ? "query i of n sees the tokens up to that of the last one less n - 1 - i"
+      : spec.tree ? "of the last tokens of a sequence a query sees those that its mask has, and "
+                    "all before them"
+                  : "all queries of a sequence see all of its tokens"};
+#define SAGEGEN_DECODE_MOD(name) \
+  if (spec.name) texts.push_back(fmt::format("{}: {}", #name, attention::name::kWhat));
+#include "templates/decode/mods/mods.def"
+  return texts;
+}
+
 std::vector<Section> describe(const View& v) {
   const Spec& spec = v.spec;
   const KvBlock cache = kv_block(spec);
-  return {
+  std::vector<Section> sections{
       {"what it computes",
-       {fmt::format("attention of up to {} query rows of each KV head, in {}, over a paged KV "
-                    "cache of {} channels",
-                    spec.rows, to_string(spec.io), spec.head_dim),
+       {fmt::format("attention of few queries, in {}, over a paged KV cache of {} channels; a "
+                    "block has {} rows of a KV head",
+                    to_string(spec.io), spec.head_dim, spec.rows),
         bits_text("K", spec.k_bits, spec.io) + ", " + bits_text("V", spec.v_bits, spec.io),
         rotation_text(spec),
         fmt::format("{} bytes of cache for a token and KV head", cache.bytes() / kKvBlockTokens),
-        spec.causal ? "query i of n sees the tokens up to that of the last one less n - 1 - i"
-                    : "all queries of a sequence see all of its tokens",
-        "grid (splits, KV heads, batch); lengths and page table are read on the device"}},
+        "grid (splits, KV heads times tiles of rows, batch); lengths and page table are read on "
+        "the device"}},
       {"how",
        {fmt::format("each of {} warps takes tiles of {} tokens, {} under way in {} bytes of "
                     "shared memory of the block",
                     v.schedule.warps, v.schedule.tile, v.schedule.stages - 1,
                     ring_bytes(spec, v.schedule)),
         fmt::format("pages have a multiple of {} tokens", v.schedule.tile / v.schedule.lookups)}}};
+  for (const std::string& text : mask_texts(spec)) sections[0].lines.push_back(text);
+  return sections;
 }
 
 }  // namespace
@@ -130,7 +170,7 @@ const FamilyOf<Spec, Schedule>& family() {
             return Resources{.threads = 32 * v.schedule.warps,
                              .dynamic_smem = shared_bytes(v.spec, v.schedule)};
           },
-      .params = [](const View&) { return ParamLayout().add<Params>().add<PackParams>(); },
+      .params = params_of,
       .usual = usual,
       .describe = describe,
   });

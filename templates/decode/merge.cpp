@@ -33,6 +33,7 @@ class Merge {
       : block_(block),
         k_(block.k),
         p_(block.p),
+        rows_asked_(block.reread_rows_asked()),
         sums_(block.shared + std::int64_t{o_bytes(block.spec, block.schedule)}) {}
 
   void write_warp(const Softmax& softmax, const Values& values) const;
@@ -50,10 +51,18 @@ class Merge {
   void write_sums_of_warp(const Softmax& softmax) const;
   Result of_warps(I32 row, I32 part) const;
   Part load(SharedPtr from) const;
-  // Of a split, in partials and partial_sums.
+  // Rows of a split in partials and partial_sums, R of params.h.
+  I32 rows_apart() const { return k_.min(p_(&Params::rows), k_.i32(rows())); }
+  // Of a split, in these.
   I64 partial(I32 split, I32 row) const;
   void write_partial(I32 row, I32 part, const Result& result) const;
   Pred is_last_of_splits() const;
+  // Of a row beside the tokens that have this maximum and sum: the maximum of both, the share of what these have summed, and
+  // its weight.
+  struct Sink {
+    F32 maximum, share, weight;
+  };
+  Sink sink_beside(I32 row, F32 maximum, F32 sum) const;
   void write_weights() const;
   void write(I32 row, I32 part, const Part& o, F32 inverse) const;
   void write_lse(I32 row, F32 maximum, F32 sum) const;
@@ -68,6 +77,7 @@ class Merge {
   const DecodeBlock& block_;
   KernelBuilder& k_;
   const ParamReader<Params>& p_;
+  const I32 rows_asked_;
   const SharedPtr sums_;  // [warps, rows, 2]: maximum and sum
 };
 
@@ -76,8 +86,7 @@ void Merge::for_parts(const std::function<void(I32 row, I32 part)>& body) const 
   for (int first = 0; first < all; first += k_.threads()) {
     const I32 item = block_.thread + first;
     const I32 row = item / parts(), part = item % parts();
-    // Rows that there are are fewer than `rows`.
-    k_.if_(row < p_(&Params::rows), [&] { body(row, part); });
+    k_.if_(row < block_.tile_rows(), [&] { body(row, part); });
   }
 }
 
@@ -111,7 +120,7 @@ void Merge::write_sums_of_warp(const Softmax& softmax) const {
   for (int half = 0; half < block_.row_halves(); ++half) {
     const auto sums = softmax.sums(half);
     const F32 maximum = softmax.maximum(half);
-    k_.if_(block_.lane.quad == 0, [&] { k_.store(of_warp + block_.row(half) * 8, maximum); });
+    k_.if_(block_.lane.quad == 0, [&] { k_.store(of_warp + block_.tile_row(half) * 8, maximum); });
     k_.if_(block_.lane.row == 0, [&] {
       const SharedPtr first = of_warp + (block_.lane.quad * 2 + 8 * half) * 8;
       for (std::size_t column = 0; column < 2; ++column)
@@ -147,6 +156,10 @@ Result Merge::of_warps(I32 row, I32 part) const {
     result.sum = k_.fma(sums[w], weight, result.sum);
     for (std::size_t i = 0; i < o.size(); ++i) result.o[i] = k_.fma(o[i], weight, result.o[i]);
   }
+  // Rows without a query have attended with zeros.
+  const Pred asked = row < rows_asked_;
+  result.sum = k_.select(asked, result.sum, k_.f32(0.0f));
+  for (F32& channel : result.o) channel = k_.select(asked, channel, k_.f32(0.0f));
   return result;
 }
 
@@ -156,16 +169,25 @@ void Merge::merge_warps() const {
     k_.if_else(
         splits() == 1,
         [&] {
-          write(row, part, result.o, inverse_of(result.sum));
-          k_.if_(part == 0, [&] { write_lse(row, result.maximum, result.sum); });
+          F32 maximum = result.maximum, sum = result.sum, inverse;
+          if (block_.mods.have_sink()) {
+            const Sink sink = sink_beside(row, maximum, sum);
+            maximum = sink.maximum;
+            sum = k_.fma(sum, sink.share, sink.weight);
+            inverse = inverse_of(sum) * sink.share;
+          } else {
+            inverse = inverse_of(sum);
+          }
+          write(row, part, result.o, inverse);
+          k_.if_(part == 0, [&] { write_lse(row, maximum, sum); });
         },
         [&] { write_partial(row, part, result); });
   });
 }
 
 I64 Merge::partial(I32 split, I32 row) const {
-  const I64 of_split = k_.to_i64(block_.head_of_all()) * k_.to_i64(splits()) + k_.to_i64(split);
-  return of_split * k_.to_i64(p_(&Params::rows)) + k_.to_i64(row);
+  const I64 of_split = k_.to_i64(block_.row_tile_of_all()) * k_.to_i64(splits()) + k_.to_i64(split);
+  return of_split * k_.to_i64(rows_apart()) + k_.to_i64(row);
 }
 
 void Merge::write_partial(I32 row, I32 part, const Result& result) const {
@@ -190,7 +212,7 @@ Pred Merge::is_last_of_splits() const {
   k_.if_(block_.thread == 0, [&] {
     k_.fence();  // behind the barrier: it publishes what the others have stored, too
     const GlobalPtr ticket =
-        p_(&Params::tickets) + k_.to_i64(block_.head_of_all()) * std::int64_t{4};
+        p_(&Params::tickets) + k_.to_i64(block_.row_tile_of_all()) * std::int64_t{4};
     const I32 before = k_.atomic_add(ticket, k_.i32(1));
     k_.if_(before == splits() - 1, [&] { k_.store(ticket, k_.i32(0)); });
     k_.store(answer, before);
@@ -199,16 +221,32 @@ Pred Merge::is_last_of_splits() const {
   return k_.load<I32>(answer) == splits() - 1;
 }
 
+Merge::Sink Merge::sink_beside(I32 row, F32 maximum, F32 sum) const {
+  const I32 of_head = block_.first_row + row;
+  attention::ScoreRow at;
+  at.batch = block_.sequence;
+  at.head = block_.kv_head * block_.rows.heads() + block_.rows.head(of_head);
+  at.query = block_.rows.query(of_head);
+  at.head_of_all = block_.head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
+  const F32 none = k_.f32(-kInfinity);
+  // A row without a query has none, and -infinity is none.
+  const F32 sink = k_.select(row < rows_asked_, block_.mods.sink(at), none);
+  const F32 of_tokens = k_.select(sum > 0.0f, maximum, none);
+  const F32 most = k_.max(k_.max(of_tokens, sink), k_.f32(kLowest));
+  const float octaves = static_cast<float>(p_octaves(block_.spec.v_bits));
+  return {most, k_.exp2(of_tokens - most), k_.exp2(sink - most + octaves)};
+}
+
 // A warp for each row: weights of the splits, behind the last of them zeros, and the inverse of the sum.
 void Merge::write_weights() const {
   const int warps = block_.schedule.warps;
   const I32 lane = k_.lane_idx();
   for (int first = 0; first < rows(); first += warps) {
     const I32 row = block_.warp + first;
-    k_.if_(row < p_(&Params::rows), [&] {
+    k_.if_(row < block_.tile_rows(), [&] {
       const GlobalPtr of_row =
           p_(&Params::partial_sums) + partial(k_.i32(0), row) * std::int64_t{8};
-      const I64 stride = k_.to_i64(p_(&Params::rows)) * std::int64_t{8};
+      const I64 stride = k_.to_i64(rows_apart()) * std::int64_t{8};
       const auto for_splits = [&](const std::function<void(I32 split, std::array<F32, 2>)>& body) {
         k_.for_range(k_.i32(0), splits(), 32, [&](I32 begin) {
           const I32 split = begin + lane;
@@ -221,13 +259,19 @@ void Merge::write_weights() const {
       };
       const Var<F32> most = k_.var(k_.f32(kLowest)), sum = k_.var(k_.f32(0.0f));
       for_splits([&](I32, std::array<F32, 2> of) { most = k_.max(most.get(), of[0]); });
-      const F32 maximum = warp_max(k_, most.get());
+      F32 maximum = warp_max(k_, most.get()), weight_of_sink = k_.f32(0.0f);
+      if (block_.mods.have_sink()) {
+        const Sink sink = sink_beside(row, maximum, k_.f32(1.0f));
+        maximum = sink.maximum;
+        weight_of_sink = sink.weight;
+      }
       for_splits([&](I32 split, std::array<F32, 2> of) {
         const F32 share = k_.exp2(of[0] - maximum);
         sum = k_.fma(of[1], share, sum.get());
         k_.store(weight(row, split), share);
       });
-      const F32 all = warp_sum(k_, sum.get());
+      F32 all = warp_sum(k_, sum.get());
+      if (block_.mods.have_sink()) all = all + weight_of_sink;
       k_.if_(lane == 0, [&] {
         k_.store(inverse(row), inverse_of(all));
         write_lse(row, maximum, all);
@@ -247,7 +291,7 @@ void Merge::merge_splits() const {
         const std::int64_t row_of_o = kF32 * block_.cache.channels;
         const GlobalPtr first = p_(&Params::partials) + partial(k_.i32(0), row) * row_of_o +
                                 k_.to_i64(part * (4 * kPart));
-        const I64 stride = k_.to_i64(p_(&Params::rows)) * row_of_o;
+        const I64 stride = k_.to_i64(rows_apart()) * row_of_o;
         std::array<Var<F32>, kPart> sum;
         for (Var<F32>& channel : sum) channel = k_.var(k_.f32(0.0f));
         k_.for_range(k_.i32(0), splits(), kLoads, [&](I32 begin) {
@@ -271,7 +315,7 @@ void Merge::write(I32 row, I32 part, const Part& o, F32 inverse) const {
   const DType io = block_.spec.io;
   const GlobalPtr to =
       head_of(k_, p_, &Params::o, block_.sequence, block_.kv_head * block_.rows.heads()) +
-      block_.rows.offset(p_, &Params::o, row) +
+      block_.rows.offset(p_, &Params::o, block_.first_row + row) +
       k_.to_i64(part * (kPart * static_cast<int>(kElementBytes)));
   // What codes stand for may be a little more than f16 has.
   const auto mean = [&](std::size_t i) {
@@ -292,9 +336,10 @@ void Merge::write(I32 row, I32 part, const Part& o, F32 inverse) const {
 void Merge::write_lse(I32 row, F32 maximum, F32 sum) const {
   const GlobalPtr lse = p_(&Params::lse);
   k_.if_(!k_.is_null(lse), [&] {
-    const I32 head = block_.head_of_all() * block_.rows.heads() + block_.rows.head(row);
+    const I32 of_head = block_.first_row + row;
+    const I32 head = block_.head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
     const I64 index =
-        k_.to_i64(head) * k_.to_i64(p_(&Params::q_len)) + k_.to_i64(block_.rows.query(row));
+        k_.to_i64(head) * k_.to_i64(p_(&Params::q_len)) + k_.to_i64(block_.rows.query(of_head));
     const float octaves = static_cast<float>(p_octaves(block_.spec.v_bits));
     k_.store(lse + index * kF32, (maximum + (k_.log2(sum) - octaves)) * kLn2);
   });

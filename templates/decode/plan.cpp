@@ -27,24 +27,30 @@ constexpr std::int64_t kLeastSplit = 1024;  // tokens: a block costs as much as 
 constexpr std::int64_t kStrideUnit = 16;    // bytes that are copied at a time
 constexpr double kLog2E = 1.4426950408889634;
 
-std::int64_t rows_of(const Shape& shape) { return shape.q_heads / shape.kv_heads * shape.q_len; }
+std::int64_t group_of(const Shape& shape) { return shape.q_heads / shape.kv_heads; }
+std::int64_t rows_of(const Shape& shape) { return group_of(shape) * shape.q_len; }
+// Of the batch.
+std::int64_t row_tiles_of(const Spec& spec, const Shape& shape) {
+  return shape.batch * shape.kv_heads * ceil_div(rows_of(shape), std::int64_t{spec.rows});
+}
 std::int64_t blocks_of(const Shape& shape) { return shape.page_tokens / kKvBlockTokens; }
 
 // Parts of the workspace, in bytes from its start.
 struct Workspace {
   Workspace(const Spec& spec, const Shape& shape, std::int64_t splits) {
     if (splits == 1) return;
-    const std::int64_t heads = shape.batch * shape.kv_heads;
+    const std::int64_t tiles = row_tiles_of(spec, shape);
+    const std::int64_t rows = std::min<std::int64_t>(rows_of(shape), spec.rows);
     const auto place = [&](std::int64_t bytes) {
       const std::int64_t at = all;
       all += ceil_div(bytes, runtime::kWorkspaceAlignment) * runtime::kWorkspaceAlignment;
       return at;
     };
-    const std::int64_t results = runtime::scratch_bytes(kPlan, {heads, splits, rows_of(shape)});
+    const std::int64_t results = runtime::scratch_bytes(kPlan, {tiles, splits, rows});
     const std::int64_t row = kF32 * kv_block(spec).channels;
     partials = place(runtime::scratch_bytes(kPlan, {results, row}));
     sums = place(2 * kF32 * results);
-    ticket_bytes = kI32 * heads;
+    ticket_bytes = kI32 * tiles;
     tickets = place(ticket_bytes);
   }
   std::int64_t partials = 0, sums = 0, tickets = 0, ticket_bytes = 0, all = 0;
@@ -63,18 +69,19 @@ void check_shape(const Kernel& kernel, const Shape& shape) {
       {{"batch", shape.batch, kMaxGridYZ, "a grid has no more blocks in z; split the batch"},
        {"q_heads", shape.q_heads, kMaxLength, "heads are counted by 32-bit numbers"},
        {"kv_heads", shape.kv_heads, kMaxGridYZ, "a grid has no more blocks in y; split the heads"},
-       {"q_len", shape.q_len, view.spec.rows, "so many rows has the kernel of a KV head"},
+       {"q_len", shape.q_len, kMostQueries, "more are a prompt; use attention::Plan"},
        {"page_tokens", shape.page_tokens, 1 << 16, "so many tokens has a page at most"},
        {"max_pages", shape.max_pages, kMaxLength / kKvBlockTokens,
         "tokens are counted by 32-bit numbers"}});
   if (shape.q_heads % shape.kv_heads != 0)
     refuse("q_heads {} is no multiple of kv_heads {}: as many query heads share each KV head",
            shape.q_heads, shape.kv_heads);
-  if (rows_of(shape) > view.spec.rows) {
-    refuse("{} query heads of a KV head times q_len {} are {} rows, and {} has {}; use {}",
-           shape.q_heads / shape.kv_heads, shape.q_len, rows_of(shape), kernel.key(),
-           view.spec.rows,
-           rows_of(shape) <= 16 ? "rows 16" : "fewer queries in a call, or attention::Plan");
+  if (row_tiles_of(view.spec, shape) / shape.batch > kMaxGridYZ) {
+    refuse(
+        "{} KV heads of {} query heads each, and q_len {}, take {} blocks in y with {} rows each, "
+        "and a grid has no more than {}; split the heads",
+        shape.kv_heads, group_of(shape), shape.q_len, row_tiles_of(view.spec, shape) / shape.batch,
+        view.spec.rows, kMaxGridYZ);
   }
   const std::int64_t unit = view.schedule.tile / view.schedule.lookups;
   if (shape.page_tokens % unit != 0) {
@@ -134,8 +141,46 @@ void check_pool(ArgumentCheck& check, const Spec& spec, const Shape& shape,
   check.array("pool", arguments.pool, static_cast<std::uint64_t>(bytes), kStrideUnit, Access::read);
 }
 
-void check_arguments(const Spec& spec, const Shape& shape, const Arguments& arguments,
-                     runtime::DevicePtr workspace, std::size_t bytes, std::size_t needed) {
+// Queries are numbered by their positions, so that those of a call have no offset.
+attention::ModCall mod_call(const Spec& spec, const Schedule& schedule, const Shape& shape) {
+  return {.batch = shape.batch,
+          .q_heads = shape.q_heads,
+          .q_len = shape.q_len,
+          .kv_len = shape.max_pages * shape.page_tokens,
+          .offset = 0,
+          .cta_q = spec.rows,
+          .cta_k = schedule.tile,
+          .group = group_of(shape)};
+}
+
+template <typename ModArguments>
+void refuse_of_absent(const char* mod, const Kernel& kernel, const ModArguments& arguments) {
+  if (arguments == ModArguments{}) return;
+  refuse("arguments of {} are given, and kernel {} has no {}; take one with {}=true", mod,
+         kernel.key(), mod, mod);
+}
+
+void check_mods(ArgumentCheck& check, const Kernel& kernel, const Spec& spec,
+                const attention::ModCall& call, const Arguments& arguments) {
+  const auto check_one = [&](const char* mod, const std::string& refusal,
+                             const std::vector<attention::ModTensor>& tensors) {
+    if (!refusal.empty()) refuse("{}: {}", mod, refusal);
+    for (const attention::ModTensor& tensor : tensors)
+      check.array(tensor.name, tensor.data, tensor.bytes, tensor.alignment, Access::read);
+  };
+#define SAGEGEN_DECODE_MOD(mod)                                        \
+  if (spec.mod) {                                                      \
+    check_one(#mod, attention::mod::refusal(arguments.mods.mod, call), \
+              attention::mod::tensors(arguments.mods.mod, call));      \
+  } else {                                                             \
+    refuse_of_absent(#mod, kernel, arguments.mods.mod);                \
+  }
+#include "templates/decode/mods/mods.def"
+}
+
+void check_arguments(const Kernel& kernel, const Spec& spec, const attention::ModCall& call,
+                     const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
+                     std::size_t bytes, std::size_t needed) {
   ArgumentCheck check(kPlan);
   check.tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
                Access::read);
@@ -144,6 +189,16 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& argu
   check.array("page_table", arguments.page_table,
               batch * static_cast<std::uint64_t>(shape.max_pages * kI32), kI32, Access::read);
   check.array("lengths", arguments.lengths, batch * kI32, kI32, Access::read);
+  if (arguments.q_lens != 0)
+    check.array("q_lens", arguments.q_lens, batch * kI32, kI32, Access::read);
+  if (spec.tree) {
+    check.array("tree_masks", arguments.tree_masks,
+                batch * static_cast<std::uint64_t>(shape.q_len * kI32), kI32, Access::read);
+  } else if (arguments.tree_masks != 0) {
+    refuse("tree_masks are given, and kernel {} has no tree; take one with tree=true",
+           kernel.key());
+  }
+  check_mods(check, kernel, spec, call, arguments);
   check.tensor("o", arguments.o, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
                Access::write);
   if (arguments.lse != 0) {
@@ -185,7 +240,7 @@ std::int64_t Plan::splits(const Shape& shape) const {
   check_shape(impl_->kernel, shape);
   if (shape.splits != 0) return shape.splits;
   const std::int64_t longest = shape.max_pages * shape.page_tokens;
-  const std::int64_t wanted = ceil_div(impl_->blocks_at_a_time, shape.batch * shape.kv_heads);
+  const std::int64_t wanted = ceil_div(impl_->blocks_at_a_time, row_tiles_of(impl_->spec, shape));
   return std::clamp<std::int64_t>(
       wanted, 1,
       std::min<std::int64_t>(kMostSplits, std::max<std::int64_t>(longest / kLeastSplit, 1)));
@@ -199,7 +254,9 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePt
                std::size_t workspace_bytes, runtime::StreamHandle stream) const {
   const std::int64_t splits = this->splits(shape);
   const Workspace placed(impl_->spec, shape, splits);
-  check_arguments(impl_->spec, shape, arguments, workspace, workspace_bytes,
+  const Spec& spec = impl_->spec;
+  const attention::ModCall call = mod_call(spec, impl_->schedule, shape);
+  check_arguments(impl_->kernel, spec, call, shape, arguments, workspace, workspace_bytes,
                   static_cast<std::size_t>(placed.all));
   const auto narrow = [](std::int64_t number) { return static_cast<std::int32_t>(number); };
   const auto at = [&](std::int64_t offset) {
@@ -208,6 +265,7 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePt
   const double scale = arguments.softmax_scale != 0
                            ? static_cast<double>(arguments.softmax_scale)
                            : 1 / std::sqrt(static_cast<double>(impl_->spec.head_dim));
+  const std::int64_t row_tiles = row_tiles_of(spec, shape) / (shape.batch * shape.kv_heads);
   ParamPack params = impl_->steps.params(0);
   params.set(Params{.q = arguments.q.param(),
                     .o = arguments.o.param(),
@@ -218,18 +276,25 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePt
                     .partial_sums = at(placed.sums),
                     .tickets = at(placed.tickets),
                     .lse = arguments.lse,
+                    .q_lens = arguments.q_lens,
                     .head_stride = arguments.strides.head,
                     .page_stride = narrow_stride("page", arguments.strides.page),
                     .block_stride = narrow_stride("block", arguments.strides.block),
                     .blocks_per_page = narrow(blocks_of(shape)),
-                    .page_reciprocal = page_reciprocal_of(narrow(blocks_of(shape))),
+                    .page_reciprocal = reciprocal_of(narrow(blocks_of(shape))),
                     .max_pages = narrow(shape.max_pages),
                     .q_len = narrow(shape.q_len),
                     .rows = narrow(rows_of(shape)),
+                    .row_tiles = narrow(row_tiles),
+                    .row_tile_reciprocal = reciprocal_of(narrow(row_tiles)),
                     .unit = static_cast<float>(scale * kLog2E)});
-  params.set(PackParams::of(narrow(shape.q_heads / shape.kv_heads)));
+  params.set(PackParams::of(narrow(group_of(shape))));
+  if (spec.tree) params.set(TreeParams{.masks = arguments.tree_masks});
+#define SAGEGEN_DECODE_MOD(name) \
+  if (spec.name) params.set(attention::name::params(arguments.mods.name, call));
+#include "templates/decode/mods/mods.def"
   const runtime::Dim3 grid{.x = static_cast<unsigned>(splits),
-                           .y = static_cast<unsigned>(shape.kv_heads),
+                           .y = static_cast<unsigned>(shape.kv_heads * row_tiles),
                            .z = static_cast<unsigned>(shape.batch)};
   const runtime::Device& device = impl_->steps.device();
   runtime::Device::Scope scope(device);

@@ -15,17 +15,24 @@
 
 #include "sagegen/runtime/plan.h"
 #include "sagegen/runtime/tensor.h"
+#include "templates/attention/mods/all.h"
 #include "templates/decode/spec.h"
 
 namespace sagegen::decode {
 
 struct Shape {
   std::int64_t batch = 1;
-  std::int64_t q_heads = 1, kv_heads = 1;  // q_heads / kv_heads * q_len is at most Spec::rows
-  std::int64_t q_len = 1;                  // of every sequence: its last tokens
+  std::int64_t q_heads = 1, kv_heads = 1;
+  std::int64_t q_len = 1;  // the most that a sequence has, kMostQueries at most: its last tokens
   std::int64_t page_tokens = 64;
   std::int64_t max_pages = 1;  // of a sequence: columns of the page table
   std::int64_t splits = 0;     // of the tokens of a sequence; 0: as many as fill the device
+};
+
+// What mods ask for (attention/mods/NAME.h). Of a mod that the kernel does not have, only the default is taken.
+struct ModArguments {
+#define SAGEGEN_DECODE_MOD(name) attention::name::Arguments name = {};
+#include "templates/decode/mods/mods.def"
 };
 
 struct Arguments {
@@ -36,9 +43,19 @@ struct Arguments {
   runtime::DevicePtr page_table;  // i32 [batch, max_pages]: pages of each sequence, in its order
   // i32 [batch]: tokens, those of q among them; more than the page table has count as that many. 0: O = 0, LSE = -infinity.
   runtime::DevicePtr lengths;
+  // i32 [batch]: queries of each sequence, from 0 to q_len (what is more or less counts as these); 0: q_len each. Queries
+  // behind those of a sequence are padding, of which nothing counts: they have O = 0 and LSE = -infinity.
+  runtime::DevicePtr q_lens = 0;
+  // u32 [batch, q_len], of kernels with Spec::tree: bit j of word i is whether query i sees token length - n + j of its
+  // sequence, of n queries. Bits from n on do not matter.
+  runtime::DevicePtr tree_masks = 0;
   runtime::TensorView o;       // io, as q
   runtime::DevicePtr lse = 0;  // f32 [batch, q_heads, q_len], natural logarithms; 0: not wanted
   float softmax_scale = 0;     // 0: 1 / sqrt(head_dim)
+  // Query i of n stands at token length - n + i. Sinks count once in the sum of a row, in O and in the LSE: also where a
+  // query sees no token. A window begins for each query at its own position, and entries of the page table before the first
+  // page of which a query sees a token may be anything.
+  ModArguments mods = {};
 };
 
 // What is computed is attention over what the codes stand for, with these errors. Q of 8-bit keys is rounded to 16 bits of
@@ -61,7 +78,7 @@ class Plan {
   // Of run(); 0 with one split. Nobody has to clear it. Throws as run().
   std::size_t workspace_bytes(const Shape& shape) const;
 
-  // Enqueues the kernel, with several splits behind a memset of 4 bytes for each KV head of the batch. Throws
+  // Enqueues the kernel, with several splits behind a memset of 4 bytes for each tile of rows of the batch. Throws
   // ArgumentError naming tensor and rule before that: shapes that are not possible or not the kernel's, null or misaligned
   // data, bad strides, a workspace that is too small, or O, LSE or workspace that overlap anything else.
   void run(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,

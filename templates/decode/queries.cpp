@@ -77,7 +77,7 @@ Queries::Channels Queries::load(int half) const {
   const KvBlock& cache = block_.cache;
   const Spec& spec = block_.spec;
   const I32 row = block_.row(half);
-  const Pred is_row = row < block_.p(&Params::rows);
+  const Pred is_row = block_.tile_row(half) < block_.rows_asked;
   const GlobalPtr head =
       head_of(k, block_.p, &Params::q, block_.sequence, block_.kv_head * block_.rows.heads());
   const GlobalPtr from =

@@ -23,8 +23,12 @@ Softmax::Softmax(const DecodeBlock& block, const Queries& queries)
   }
 }
 
+F32 Softmax::scale(int half) const {
+  return changes_scores(block_.spec) ? block_.k.f32(1.0f) : queries_.scale(half);
+}
+
 F32 Softmax::maximum(int half) const {
-  return maximum_[static_cast<std::size_t>(half)].get() * queries_.scale(half);
+  return maximum_[static_cast<std::size_t>(half)].get() * scale(half);
 }
 
 std::array<F32, 2> Softmax::of_channel(int half, int channel) const {
@@ -59,13 +63,13 @@ void Softmax::raise_maxima(const Scores& scores, const Rescale& rescale) {
       const int h = static_cast<int>(half);
       const F32 before = maximum_[half];
       const F32 maximum = k.max(before, quad_max(k, largest[half]));
-      const F32 factor = k.exp2((before - maximum) * queries_.scale(h));
+      const F32 factor = k.exp2((before - maximum) * scale(h));
       maximum_[half] = maximum;
       // A row that sees nothing yet keeps the shift 0: with its own, what is hidden would weigh 1.
-      shift_[half] = k.select(maximum > kHidden,
-                              k.fma_down(-maximum, queries_.scale(h),
-                                         k.f32(static_cast<float>(p_octaves(block_.spec.v_bits)))),
-                              k.f32(0.0f));
+      shift_[half] = k.select(
+          maximum > kHidden,
+          k.fma_down(-maximum, scale(h), k.f32(static_cast<float>(p_octaves(block_.spec.v_bits)))),
+          k.f32(0.0f));
       const std::array factors{k.shuffle(factor, block_.lane.quad * 8),
                                k.shuffle(factor, block_.lane.quad * 8 + 4)};
       for (std::size_t i = 0; i < 4; ++i) sums_[half][i] = sums_[half][i].get() * factors[i % 2];
@@ -85,7 +89,7 @@ std::vector<Weights> Softmax::weights(const Scores& scores,
       for (std::size_t parity = 0; parity < 2; ++parity) {
         const ScorePair& pair = scores[i][parity][half];
         const auto p = [&](std::size_t column) {
-          return k.exp2(k.fma(pair[column], queries_.scale(static_cast<int>(half)), shift_[half]));
+          return k.exp2(k.fma(pair[column], scale(static_cast<int>(half)), shift_[half]));
         };
         const F32 first = p(0);
         plain[parity] = k.pack2(type, first, p(1));

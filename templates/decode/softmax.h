@@ -34,6 +34,7 @@ class Softmax {
   dsl::F32 maximum(int half) const;
 
  private:
+  dsl::F32 scale(int half) const;  // of scores, to octaves
   std::array<dsl::F32, 2> of_channel(int half, int channel) const;
 
   const DecodeBlock& block_;

@@ -20,11 +20,18 @@ struct Spec {
   int head_dim = 128;
   DType io = DType::f16;  // of Q and O, and of what the cache has in 16 bits
   int k_bits = 8, v_bits = 8;
-  int rows = 8;  // of a KV head, at most: query heads that share it times q_len
+  // That a block has of a KV head, whose rows are those of all query heads that share it, times q_len: more rows than these
+  // are tiles, with blocks of their own that read the same tokens.
+  int rows = 8;
   // What was done to K before it was stored, and is done to Q here: an orthonormal Hadamard matrix, of each
   // rotation_block() channels.
   Rotation rotation = Rotation::none;
-  bool causal = false;  // the last query is that of the last token; else all queries see all tokens
+  // Query i of n is that of token length - n + i, and sees the tokens up to it; else all queries see all tokens.
+  bool causal = false;
+  // Queries are those of the last tokens, a tree of drafts: of these each sees those that its mask has, and all before them.
+  bool tree = false;
+#define SAGEGEN_DECODE_MOD(name) bool name = false;
+#include "templates/decode/mods/mods.def"
 };
 
 struct Schedule {
@@ -36,7 +43,12 @@ struct Schedule {
 };
 
 inline constexpr int kMostSplits = 256;
+// Of a sequence. With masks that bound the last tokens from above, a warp has one tile that not all rows see whole.
+inline constexpr int kMostQueries = 16;
 
+// Whether scores change before the softmax (attention/mod.h).
+constexpr bool changes_scores(const Spec& spec) { return spec.softcap || spec.alibi; }
+constexpr bool needs_positions(const Spec& spec) { return spec.window || spec.alibi; }
 constexpr KvBlock kv_block(const Spec& spec) { return {spec.k_bits, spec.v_bits, spec.head_dim}; }
 constexpr int tile_blocks(const Schedule& schedule) { return schedule.tile / kKvBlockTokens; }
 // Octaves by which P exceeds 1 at most. P times the scale of a token is a number of f16 below its end, 65504, for all

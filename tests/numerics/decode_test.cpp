@@ -55,7 +55,40 @@ struct Case {
   double v_scale = 1;
   std::uint64_t seed = 1;
   int spare_pages = 3;
+  std::uint16_t poison = 0xFFFF;  // what lies in the pool where there is no token: NaN
   rt::EmulatorOptions emulator = {};
+  std::vector<int> q_lens = {};  // of each sequence; empty: q_len
+  bool chain = false;            // the tree of drafts is one: query i sees drafts 0 to i
+  int left = 20, right = 0;      // of the window
+  double cap = 2;                // of scores
+
+  int queries(std::size_t b) const {
+    return q_lens.empty() ? q_len : std::clamp(q_lens[b], 0, q_len);
+  }
+  // Of the token where a query stands.
+  int position(std::size_t b, int query) const { return lengths[b] - queries(b) + query; }
+  std::uint32_t tree_mask(std::size_t b, int query) const {
+    if (chain) return (2u << query) - 1;
+    return static_cast<std::uint32_t>(
+               std::mt19937_64(seed * 1000 + 100 * b + static_cast<std::uint64_t>(query))()) |
+           1u << query;
+  }
+  double slope(int head) const { return std::exp2(-1 - head % 8); }
+  double sink(int head) const {
+    return head % 3 == 0 ? -kInfinity : static_cast<float>(0.3 * head - 0.5);
+  }
+  bool sees(std::size_t b, int query, int token) const {
+    const int here = position(b, query), draft = token - position(b, 0);
+    if (spec.causal && token > here) return false;
+    if (spec.tree && draft >= 0 && (tree_mask(b, query) >> draft & 1) == 0) return false;
+    return !spec.window || (token >= here - left && (right < 0 || token <= here + right));
+  }
+  std::string masks() const {
+    std::string text = fmt::format("{}{}", spec.causal ? " causal" : "", spec.tree ? " tree" : "");
+    if (spec.window) text += fmt::format(" window {} {}", left, right);
+    return text + (spec.softcap ? " softcap" : "") + (spec.alibi ? " alibi" : "") +
+           (spec.sinks ? " sinks" : "") + (q_lens.empty() ? "" : " ragged");
+  }
 
   int rows() const { return group * q_len; }
   Kernel kernel() const {
@@ -75,9 +108,9 @@ struct Case {
             .layout = layout};
   }
   std::string text() const {
-    return fmt::format("{}: page {} {}, {} KV heads, group {}, q_len {}, {} splits, Q times {}",
+    return fmt::format("{}: page {} {}, {} KV heads, group {}, q_len {}, {} splits, Q times {}{}",
                        kernel().key(), page_tokens, to_string(layout), kv_heads, group, q_len,
-                       splits, q_scale);
+                       splits, q_scale, masks());
   }
 };
 
@@ -159,7 +192,7 @@ Inputs inputs_of(const Case& c) {
   return inputs;
 }
 
-// The pool as bytes of 0xFF, which are NaN, but for the tokens that there are.
+// The pool as numbers of f16 that are poison, but for the tokens that there are.
 struct Cache {
   std::vector<std::byte> pool;
   std::vector<std::int32_t> table;  // [batch, max_pages]
@@ -194,7 +227,9 @@ Cache packed(const Case& c, const Inputs& inputs) {
     cache.max_pages = std::max({cache.max_pages, pages.back(), 1});
   }
   cache.pages = std::accumulate(pages.begin(), pages.end(), c.spare_pages);
-  cache.pool.assign(static_cast<std::size_t>(cache.pages * cache.strides.page), std::byte{0xFF});
+  cache.pool.resize(static_cast<std::size_t>(cache.pages * cache.strides.page));
+  for (std::size_t at = 0; at < cache.pool.size(); at += sizeof c.poison)
+    std::memcpy(&cache.pool[at], &c.poison, sizeof c.poison);
   std::vector<std::int32_t> free(static_cast<std::size_t>(cache.pages));
   std::iota(free.begin(), free.end(), 0);
   std::shuffle(free.begin(), free.end(), std::mt19937_64(c.seed));
@@ -230,6 +265,10 @@ Cache packed(const Case& c, const Inputs& inputs) {
         }
       }
     }
+    // Pages that no query of the sequence sees may have gone to others.
+    const int seen_from = c.spec.window ? c.position(b, 0) - c.left : 0;
+    for (int page = 0; (page + 1) * c.page_tokens <= seen_from && page < pages[b]; ++page)
+      table[page] = kNoPage;
   }
   return cache;
 }
@@ -268,17 +307,22 @@ Result expected(const Case& c, const Inputs& inputs, int largest) {
         if (c.spec.k_bits == 16) {
           for (double& x : q) x = rounded(c.spec.io, x);
         }
-        const int seen =
-            c.spec.causal ? c.lengths[b] - c.q_len + static_cast<int>(i) + 1 : c.lengths[b];
+        const int query = static_cast<int>(i), of_all = static_cast<int>(head);
+        if (query >= c.queries(b)) continue;
         std::vector<double> scores;
-        for (int token = 0; token < seen; ++token) {
+        for (int token = 0; token < c.lengths[b]; ++token) {
           const auto& row = k[static_cast<std::size_t>(token)].values;
-          scores.push_back(std::inner_product(q.begin(), q.end(), row.begin(), 0.0) /
-                           std::sqrt(static_cast<double>(dim)));
+          double score = std::inner_product(q.begin(), q.end(), row.begin(), 0.0) /
+                         std::sqrt(static_cast<double>(dim));
+          if (c.spec.softcap) score = c.cap * std::tanh(score / c.cap);
+          if (c.spec.alibi) score -= c.slope(of_all) * std::abs(c.position(b, query) - token);
+          scores.push_back(c.sees(b, query, token) ? score : -kInfinity);
         }
-        if (scores.empty()) continue;
-        const double most = *std::max_element(scores.begin(), scores.end());
-        double sum = 0;
+        const double sink = c.spec.sinks ? c.sink(of_all) : -kInfinity;
+        const double most = std::accumulate(scores.begin(), scores.end(), sink,
+                                            [](double x, double y) { return std::max(x, y); });
+        if (std::isinf(most)) continue;
+        double sum = std::exp(sink - most);
         for (double& score : scores) sum += score = std::exp(score - most);
         const std::size_t row = (b * heads + head) * q_len + i;
         for (std::size_t token = 0; token < scores.size(); ++token) {
@@ -326,13 +370,13 @@ class Run {
         plan_(device_, c.kernel(), artifact_of) {
     const Cache cache = packed(c, inputs);
     const std::int64_t batch = static_cast<std::int64_t>(c.lengths.size());
-    std::vector<std::uint16_t> q;  // [batch, q_heads, q_len, head_dim]
-    for (const auto& of_sequence : inputs.q) {
-      for (const auto& of_head : of_sequence) {
+    std::vector<std::uint16_t> q;  // [batch, q_heads, q_len, head_dim]; NaN where there is no query
+    for (std::size_t b = 0; b < inputs.q.size(); ++b) {
+      for (const auto& of_head : inputs.q[b]) {
         for (int g = 0; g < c.group; ++g) {
           for (int i = 0; i < c.q_len; ++i) {
             for (const double x : of_head[static_cast<std::size_t>(i * c.group + g)])
-              q.push_back(io_bits(c.spec.io, x));
+              q.push_back(i < c.queries(b) ? io_bits(c.spec.io, x) : std::uint16_t{0xFFFF});
           }
         }
       }
@@ -362,6 +406,30 @@ class Run {
                  .lengths = lengths_.data(),
                  .o = tensor(o_),
                  .lse = lse_.data()};
+    if (!c.q_lens.empty()) {
+      q_lens_ = buffer_of(device_, c.q_lens);
+      arguments.q_lens = q_lens_.data();
+    }
+    if (c.spec.tree) {
+      std::vector<std::uint32_t> masks;
+      for (std::size_t b = 0; b < c.lengths.size(); ++b) {
+        for (int i = 0; i < c.q_len; ++i) masks.push_back(c.tree_mask(b, i));
+      }
+      masks_ = buffer_of(device_, masks);
+      arguments.tree_masks = masks_.data();
+    }
+    std::vector<float> slopes, sinks;
+    for (int head = 0; head < c.kv_heads * c.group; ++head) {
+      slopes.push_back(static_cast<float>(c.slope(head)));
+      sinks.push_back(static_cast<float>(c.sink(head)));
+    }
+    slopes_ = buffer_of(device_, slopes);
+    sinks_ = buffer_of(device_, sinks);
+    decode::ModArguments& mods = arguments.mods;
+    if (c.spec.window) mods.window = {.left = c.left, .right = c.right};
+    if (c.spec.softcap) mods.softcap.cap = static_cast<float>(c.cap);
+    if (c.spec.alibi) mods.alibi.slopes = slopes_.data();
+    if (c.spec.sinks) mods.sinks.logits = sinks_.data();
     workspace_ = rt::Buffer(device_, plan_.workspace_bytes(shape));
     for (rt::Buffer* buffer : {&workspace_, &o_, &lse_}) {
       if (buffer->bytes() != 0) buffer->fill(0xFF);
@@ -380,7 +448,9 @@ class Run {
   std::vector<std::int32_t> tickets(const Case& c) const {
     std::vector<std::byte> all(workspace_.bytes());
     workspace_.download(all);
-    std::vector<std::int32_t> tickets(c.lengths.size() * static_cast<std::size_t>(c.kv_heads));
+    const int row_tiles = (c.rows() + c.spec.rows - 1) / c.spec.rows;
+    std::vector<std::int32_t> tickets(c.lengths.size() *
+                                      static_cast<std::size_t>(c.kv_heads * row_tiles));
     const std::size_t bytes = 4 * tickets.size();
     std::memcpy(tickets.data(), all.data() + all.size() - (bytes + 255) / 256 * 256, bytes);
     return tickets;
@@ -399,6 +469,16 @@ class Run {
     result.lse.assign(lse.begin(), lse.end());
     return result;
   }
+  // How often a warp has executed an instruction whose name begins so, in the last run; with Counting::on.
+  std::uint64_t executed(const std::string& opcode) const {
+    std::uint64_t count = 0;
+    for (const rt::LineCount& line : emulator_->last_launch().lines)
+      count += line.opcode.rfind(opcode, 0) == 0 ? line.executed : 0;
+    return count;
+  }
+  void set_q_lens(const std::vector<int>& q_lens) {
+    q_lens_.upload(std::as_bytes(std::span(q_lens)));
+  }
   const decode::Plan& plan() const { return plan_; }
   const rt::Device& device() const { return device_; }
 
@@ -411,7 +491,7 @@ class Run {
   rt::Device device_;
   decode::Plan plan_;
   std::size_t elements_ = 0;
-  rt::Buffer q_, o_, lse_, pool_, table_, lengths_, workspace_;
+  rt::Buffer q_, o_, lse_, pool_, table_, lengths_, q_lens_, masks_, slopes_, sinks_, workspace_;
 };
 
 Result run(const Case& c, const Inputs& inputs) {
@@ -444,12 +524,18 @@ int largest_code_of_q(const decode::Spec& spec) {
   return 127;
 }
 
-void check(const Case& c) {
+// tanh.approx is wrong by 2^-11 of its value at most, and so is a score; most of them are within 4 times that of Q.
+double softcap_tolerance(const Case& c) { return c.spec.softcap ? 0x1p-11 * c.q_scale : 0; }
+
+// yes: also against Q that is not rounded, of which 8 bits lose so much where tokens are many.
+enum class AgainstExactQ { no, yes };
+void check(const Case& c, AgainstExactQ against = AgainstExactQ::yes) {
   INFO(c.text());
   const Inputs inputs = inputs_of(c);
+  const double tolerance = kernel_tolerance(c.spec) + softcap_tolerance(c);
   const Result result = run(c, inputs);
   const Result want = expected(c, inputs, largest_code_of_q(c.spec));
-  CHECK(difference(result.o, want.o) < kernel_tolerance(c.spec));
+  CHECK(difference(result.o, want.o) < tolerance);
   double worst = 0;
   for (std::size_t i = 0; i < want.lse.size(); ++i) {
     if (std::isinf(want.lse[i])) {
@@ -462,13 +548,14 @@ void check(const Case& c) {
       worst = std::max(worst, std::abs(result.lse[i] - want.lse[i]));
     }
   }
-  CHECK(worst < (c.spec.io == DType::bf16 ? 4e-3 : 1e-3));
+  CHECK(worst < (c.spec.io == DType::bf16 ? 4e-3 : 1e-3) + 4 * softcap_tolerance(c));
+  if (against == AgainstExactQ::no) return;
   const double exact = difference(result.o, expected(c, inputs, 0).o);
   CAPTURE(exact);
   if (c.spec.k_bits >= 8) {
-    CHECK(exact < kernel_tolerance(c.spec));
+    CHECK(exact < tolerance);
   } else if (c.q_scale == 1) {
-    CHECK(exact < 4e-3 + kernel_tolerance(c.spec));
+    CHECK(exact < 4e-3 + tolerance);
   }
 }
 
@@ -680,7 +767,13 @@ TEST_CASE("what a plan refuses, it refuses with the rule and what to change", "[
   using Arguments = decode::Arguments;
   refuses([](Shape& s, Arguments&) { s.batch = 0; }, "batch is 0");
   refuses([](Shape& s, Arguments&) { s.q_heads = 9; }, "q_heads 9 is no multiple of kv_heads 2");
-  refuses([](Shape& s, Arguments&) { s.q_len = 3; }, "are 12 rows");
+  refuses([](Shape& s, Arguments&) { s.q_len = 17; }, "q_len is 17");
+  refuses([](Shape& s, Arguments&) { s.q_len = 16, s.kv_heads = 60'000, s.q_heads = 60'000; },
+          "take 120000 blocks in y with 8 rows each");
+  refuses([](Shape&, Arguments& a) { a.q_lens = a.lengths + 2; }, "q_lens is at");
+  refuses([](Shape&, Arguments& a) { a.tree_masks = a.lengths; }, "has no tree");
+  refuses([](Shape&, Arguments& a) { a.mods.window.left = 8; }, "has no window");
+  refuses([](Shape&, Arguments& a) { a.mods.sinks.logits = a.lengths; }, "has no sinks");
   refuses([](Shape& s, Arguments&) { s.page_tokens = 48; }, "a schedule with 2 look-ups");
   refuses([](Shape& s, Arguments&) { s.page_tokens = 40; }, "pages of whole blocks of 16 tokens");
   refuses([](Shape& s, Arguments&) { s.max_pages = 1 << 26; }, "32-bit numbers");
@@ -699,6 +792,230 @@ TEST_CASE("what a plan refuses, it refuses with the rule and what to change", "[
   refuses([](Shape&, Arguments& a) { a.softmax_scale = 1e-30f; }, "must be 2^-60 to 2^20");
   refuses([](Shape&, Arguments& a) { a.strides = {}; }, "strides.page is 0 bytes");
   refuses([](Shape&, Arguments& a) { a.strides.head = 16; }, "of 2 it must be at least a block");
+}
+
+TEST_CASE("a plan with masks refuses what is no mask", "[fast]") {
+  const auto refuses = [](const Case& c, const std::function<void(decode::Arguments&)>& change,
+                          const std::string& words) {
+    const Run call(c, inputs_of(c));
+    decode::Arguments arguments = call.arguments;
+    change(arguments);
+    CHECK_THROWS_WITH(call.try_run(call.shape, arguments), Contains(words));
+  };
+  using Arguments = decode::Arguments;
+  refuses(
+      {.spec = {.tree = true}, .lengths = {1}}, [](Arguments& a) { a.tree_masks = 0; },
+      "tree_masks is a null pointer");
+  refuses(
+      {.spec = {.softcap = true}, .lengths = {1}}, [](Arguments& a) { a.mods = {}; },
+      "softcap: cap is 0");
+  refuses(
+      {.spec = {.sinks = true}, .lengths = {1}}, [](Arguments& a) { a.mods = {}; },
+      "sinks.logits is a null pointer");
+  const auto rule = [](const decode::Spec& spec) {
+    const std::vector<std::string> rules =
+        Kernel(decode::family(), spec, Target{.sm = 80}).violations();
+    REQUIRE(rules.size() == 1);
+    return rules[0];
+  };
+  CHECK_THAT(rule({.causal = true, .tree = true}), Contains("tree with causal is refused"));
+  CHECK_THAT(rule({.tree = true, .window = true}), Contains("tree with window is refused"));
+  CHECK_THAT(rule({.tree = true, .alibi = true}), Contains("tree with alibi is refused"));
+}
+
+TEST_CASE("rows of a KV head in tiles, ragged queries, and masks, in short", "[fast]") {
+  check({.spec = {.k_bits = 4, .v_bits = 4, .causal = true},
+         .lengths = {1, 40},
+         .kv_heads = 1,
+         .group = 8,
+         .q_len = 5,
+         .q_lens = {2, 4}});
+  check({.spec = {.k_bits = 8,
+                  .v_bits = 8,
+                  .causal = true,
+                  .window = true,
+                  .softcap = true,
+                  .sinks = true},
+         .page_tokens = 16,
+         .lengths = {5, 90},
+         .q_len = 5,
+         .splits = 2});
+}
+
+TEST_CASE("queries and groups, with each mask, over ragged batches, pages and pairs", "[full]") {
+  struct Masks {
+    decode::Spec spec;
+    int sm, left, right;
+  };
+  const std::vector<Masks> all{
+      {{.k_bits = 4, .v_bits = 4}, 80, 0, 0},
+      {{.k_bits = 4, .v_bits = 2, .causal = true}, 89, 0, 0},
+      {{.k_bits = 8, .v_bits = 4, .tree = true}, 80, 0, 0},
+      {{.k_bits = 4, .v_bits = 4, .causal = true, .window = true}, 80, 20, 0},
+      {{.k_bits = 16, .v_bits = 16, .window = true}, 120, 17, 9},
+      {{.k_bits = 8, .v_bits = 8, .causal = true, .window = true, .sinks = true}, 90, 0, -1},
+      {{.k_bits = 2, .v_bits = 8, .tree = true, .softcap = true, .sinks = true}, 80, 0, 0},
+      {{.k_bits = 8, .v_bits = 2, .causal = true, .alibi = true}, 80, 0, 0},
+      {{.k_bits = 4,
+        .v_bits = 16,
+        .causal = true,
+        .window = true,
+        .softcap = true,
+        .alibi = true,
+        .sinks = true},
+       80,
+       33,
+       0}};
+  constexpr int kPages[] = {16, 48, 64, 528};
+  int number = 0;
+  for (const Masks& masks : all) {
+    for (const int q_len : {1, 2, 5, 16}) {
+      for (const int group : {1, 4, 8}) {
+        Case c{.spec = masks.spec,
+               .sm = masks.sm,
+               .page_tokens = kPages[(number + number / 4) % 4],
+               .lengths = {0, 9, 50, 97},
+               .kv_heads = group == 1 ? 2 : 1,
+               .group = group,
+               .q_len = q_len,
+               .splits = number % 2 == 0 ? 1 : 2,
+               .seed = static_cast<std::uint64_t>(number),
+               .left = masks.left,
+               .right = masks.right};
+        c.spec.rows = number % 4 == 3 ? 16 : 8;
+        if (number % 3 != 0) c.q_lens = {q_len, 1, q_len / 2, q_len - 1};
+        check(c, AgainstExactQ::no);
+        ++number;
+      }
+    }
+  }
+}
+
+// What follows are bugs that others had.
+TEST_CASE("a tile that spans pages finds each of its pages", "[full]") {
+  for (const int page_tokens : {16, 48})
+    check({.spec = {.k_bits = 4, .v_bits = 4, .causal = true, .window = true},
+           .how = "t32s2w2l2",
+           .page_tokens = page_tokens,
+           .lengths = {200, 215, 216, 217},
+           .q_len = 3,
+           .left = 70});
+}
+
+TEST_CASE("a window begins at each query's own position", "[full]") {
+  for (const int left : {0, 1, 15, 16, 31, 47})
+    check({.spec = {.k_bits = 8, .v_bits = 8, .causal = true, .window = true},
+           .how = "t16s2w2l1",
+           .page_tokens = 16,
+           .lengths = {16, 33, 64, 100},
+           .kv_heads = 1,
+           .group = 2,
+           .q_len = 16,
+           .q_lens = {16, 7, 16, 3},
+           .left = left});
+}
+
+TEST_CASE("tiles before the window cost nothing", "[full]") {
+  const auto products = [](int length, int q_len, int left) {
+    const Case c{.spec = {.k_bits = 4, .v_bits = 4, .causal = true, .window = true},
+                 .lengths = {length},
+                 .kv_heads = 1,
+                 .q_len = q_len,
+                 .emulator = {.counting = rt::Counting::on},
+                 .left = left};
+    Run call(c, inputs_of(c));
+    call.run();
+    call.result();
+    return call.executed("mma");
+  };
+  // 1000 and 104 tokens are as many behind the last whole tile.
+  for (const int q_len : {1, 16}) {
+    CHECK(products(1000, q_len, 31) == products(104, q_len, 31));
+    CHECK(products(1000, q_len, 31) < products(1000, q_len, 900));
+  }
+}
+
+TEST_CASE("several queries are as many rows of the plan", "[full]") {
+  const Case c{.spec = {.k_bits = 4, .v_bits = 4, .causal = true},
+               .lengths = {200, 33},
+               .group = 8,
+               .q_len = 16,
+               .splits = 3};
+  Run call(c, inputs_of(c));
+  // 16 tiles of 8 rows: of each split and row 128 channels, a maximum and a sum.
+  const std::size_t rows = 2 * 2 * 3 * 128;
+  CHECK(call.plan().workspace_bytes(call.shape) == rows * (128 + 2) * 4 + 256);
+  call.run();
+  call.result();
+  CHECK(call.tickets(c) == std::vector<std::int32_t>(2 * 2 * 16, 0));
+  check(c);
+}
+
+TEST_CASE("infinite scales of codes 0 behind the last token count for nothing", "[full]") {
+  for (const int bits : {2, 4, 8, 16}) {
+    for (const bool tree : {false, true})
+      check({.spec = {.k_bits = bits, .v_bits = bits, .causal = !tree, .tree = tree},
+             .lengths = {1, 33, 40},
+             .kv_heads = 1,
+             .q_len = 4,
+             .poison = 0x7C00});
+  }
+}
+
+TEST_CASE("ragged queries have the bits of a call of their own, a chain those of a causal mask",
+          "[full]") {
+  const Case c{.spec = {.k_bits = 4, .v_bits = 4, .causal = true},
+               .lengths = {97, 61},
+               .q_len = 6,
+               .splits = 2,
+               .q_lens = {6, 3}};
+  const Inputs inputs = inputs_of(c);
+  const Result ragged = run(c, inputs);
+  Case chain = c;
+  chain.spec.causal = false;
+  chain.spec.tree = chain.chain = true;
+  CHECK(same(ragged, run(chain, inputs)));
+  Case alone = c;
+  alone.lengths = {61};
+  alone.q_lens = {};
+  alone.q_len = 3;
+  Inputs of_alone = inputs;
+  of_alone.k.erase(of_alone.k.begin());
+  of_alone.v.erase(of_alone.v.begin());
+  of_alone.q.erase(of_alone.q.begin());
+  const Result own = run(alone, of_alone);
+  const Result in_batch = of_sequence(c, ragged, 1);
+  for (std::size_t head = 0; head < 8; ++head) {
+    for (std::size_t i = 0; i < 3; ++i) CHECK(in_batch.lse[6 * head + i] == own.lse[3 * head + i]);
+    CHECK(std::equal(own.o.begin() + static_cast<std::ptrdiff_t>(3 * 128 * head),
+                     own.o.begin() + static_cast<std::ptrdiff_t>(3 * 128 * (head + 1)),
+                     in_batch.o.begin() + static_cast<std::ptrdiff_t>(6 * 128 * head)));
+  }
+}
+
+TEST_CASE("a captured call serves other numbers of queries", "[full]") {
+  Case c{.spec = {.k_bits = 4, .v_bits = 4, .causal = true},
+         .lengths = {70, 70},
+         .q_len = 5,
+         .splits = 2,
+         .q_lens = {5, 5}};
+  const Inputs inputs = inputs_of(c);
+  Run call(c, inputs);
+  const rt::Graph graph(call.device(), [&](rt::StreamHandle stream) { call.run(stream); });
+  rt::Stream stream(call.device());
+  // What is beyond 0 to 5 counts as these.
+  for (const std::vector<int>& q_lens :
+       {std::vector{1, 4}, std::vector{0, 2}, std::vector{-1, 9}}) {
+    call.set_q_lens(q_lens);
+    graph.launch(stream.handle());
+    stream.synchronize();
+    c.q_lens = q_lens;
+    const Result want = expected(c, inputs, 127), result = call.result();
+    INFO(q_lens[0] << ", " << q_lens[1]);
+    CHECK(difference(result.o, want.o) < kernel_tolerance(c.spec));
+    for (std::size_t row = 0; row < want.lse.size(); ++row)
+      CHECK(std::isinf(want.lse[row]) == std::isinf(result.lse[row]));
+  }
 }
 
 TEST_CASE("queries of zeros weigh all tokens alike", "[full]") {
