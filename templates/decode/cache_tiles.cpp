@@ -13,6 +13,14 @@ constexpr int kWarpCopy = 32 * kCopy;  // of all lanes
 
 }  // namespace
 
+// The exponent of f16 has one bit more, with a bias that is 8 larger: what is behind the sign moves down by a bit.
+std::array<I32, 2> f16_of_e4m3(I32 word) {
+  const auto of_upper_bytes = [](I32 bytes) {
+    return (bytes & static_cast<std::int32_t>(0x80008000u)) | (bytes & 0x7F007F00) >> 1;
+  };
+  return {of_upper_bytes(word << 8), of_upper_bytes(word)};
+}
+
 TokenMask::TokenMask(const DecodeBlock& block, I32 tile)
     : block_(block), first_(tile * block.schedule.tile) {
   for (int half = 0; half < block.row_halves(); ++half) seen_.emplace_back(block, half);
@@ -36,11 +44,12 @@ TokenParameters TokenMask::masked(const TokenParameters& parameters, int in_bloc
   const bool k_codes = kv_quantized(block_.spec.k_bits), v_codes = kv_quantized(block_.spec.v_bits);
   for (std::size_t parity = 0; parity < 2; ++parity) {
     const I32 mask = quad_mask(in_block, static_cast<int>(parity));
-    if (v_codes) result.z_v[parity] = result.z_v[parity] & mask;
+    if (block_.cache.v_has_zero_point()) result.z_v[parity] = result.z_v[parity] & mask;
     if (v_codes) result.s_v[parity] = result.s_v[parity] & mask;
     if (k_codes) result.s_k[parity] = result.s_k[parity] & mask;
   }
-  if (k_codes) result.z_k = result.z_k & pair_mask(first_ + 16 * in_block + 2 * block_.lane.row, 1);
+  if (block_.cache.k_has_zero_point())
+    result.z_k = result.z_k & pair_mask(first_ + 16 * in_block + 2 * block_.lane.row, 1);
   return result;
 }
 
@@ -97,16 +106,19 @@ TokenParameters CacheTile::parameters(int in_block) const {
   const KvBlock& cache = block_.cache;
   const bool k_codes = kv_quantized(block_.spec.k_bits), v_codes = kv_quantized(block_.spec.v_bits);
   const std::int64_t at = std::int64_t{in_block} * cache.bytes();
+  const bool v_zero_point = cache.v_has_zero_point();
   TokenParameters result;
-  if (v_codes) {
-    const auto quad = k.load_v4(quad_ + (at + cache.z_v(0)));
-    result.z_v = {quad[0], quad[2]};
+  if (v_codes && (v_zero_point || k_codes)) {
+    const auto quad = k.load_v4(quad_ + (at + (v_zero_point ? cache.z_v(0) : cache.s_v(0))));
+    (v_zero_point ? result.z_v : result.s_v) = {quad[0], quad[2]};
     (k_codes ? result.s_k : result.s_v) = {quad[1], quad[3]};
-    if (k_codes) result.s_v = k.load_v2(pair_ + (at + cache.s_v(0)));
+    if (v_zero_point && k_codes) result.s_v = k.load_v2(pair_ + (at + cache.s_v(0)));
+  } else if (v_codes) {
+    result.s_v = k.load_v2(pair_ + (at + cache.s_v(0)));
   } else if (k_codes) {
     result.s_k = k.load_v2(pair_ + (at + cache.s_k(0)));
   }
-  if (k_codes) result.z_k = k.load<I32>(row_ + (at + cache.z_k(0)));
+  if (cache.k_has_zero_point()) result.z_k = k.load<I32>(row_ + (at + cache.z_k(0)));
   return result;
 }
 

@@ -11,6 +11,7 @@ namespace sagegen::decode {
 
 // Scales and zero points of a block of 16 tokens as a lane reads them, pairs of f16. Of the four tokens of its quad, by
 // parity: 4 t + parity in the low half, 4 t + parity + 2 in the high one; z_k: the tokens 2 row and 2 row + 1.
+// What codes have no zero point there is none of.
 struct TokenParameters {
   std::array<dsl::I32, 2> z_v, s_v, s_k;
   dsl::I32 z_k;
@@ -36,6 +37,10 @@ class TokenMask {
   dsl::I32 first_;                // token of the tile
   std::vector<SeenTokens> seen_;  // by half
 };
+
+// Codes of e4m3 as numbers of f16, times 2^-8: bytes 0 and 2 of a word, and bytes 1 and 3. Finite, whatever they are.
+std::array<dsl::I32, 2> f16_of_e4m3(dsl::I32 word);
+inline constexpr float kUnitOfE4m3 = 0x1p8f;
 
 // A tile in shared memory.
 class CacheTile {

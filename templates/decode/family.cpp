@@ -29,6 +29,8 @@ const Fields& what() {
       later(field<&Spec::rotation>(
           "rotation", "",
           words<Rotation>({{Rotation::none, "none", "rot0"}, {Rotation::hadamard, "hadamard"}}))),
+      later(field<&Spec::k_codes>("k_codes", "", kv_codes('k'))),
+      later(field<&Spec::v_codes>("v_codes", "", kv_codes('v'))),
       flag<&Spec::causal>("causal", "causal"),
       later(flag<&Spec::tree>("tree", "tree")),
 #define SAGEGEN_DECODE_MOD(name) later(flag<&Spec::name>(#name, #name)),
@@ -56,6 +58,10 @@ RuleLayers<View> rules() {
                   : "which position a query of a tree has is not known",
               v.spec.causal ? "one of them" : "causal, for drafts that are a chain");
         }},
+       {[](const View& v) { return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty(); },
+        [](const View& v) { return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes); }},
+       {[](const View& v) { return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty(); },
+        [](const View& v) { return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes); }},
        {[](const View& v) { return v.schedule.lookups > tile_blocks(v.schedule); },
         [](const View& v) {
           return fmt::format(
@@ -103,12 +109,13 @@ ParamLayout params_of(const View& v) {
   return layout;
 }
 
-std::string bits_text(const char* tensor, int bits, DType io) {
-  return kv_quantized(bits) ? fmt::format(
-                                  "{} in {} bits with a scale and a zero point per token "
-                                  "and head",
-                                  tensor, bits)
-                            : fmt::format("{} in {}", tensor, to_string(io));
+std::string bits_text(const char* tensor, int bits, KvCoding codes, DType io) {
+  if (!kv_quantized(bits)) return fmt::format("{} in {}", tensor, to_string(io));
+  if (codes == KvCoding::asymmetric)
+    return fmt::format("{} in {} bits with a scale and a zero point per token and head", tensor,
+                       bits);
+  return fmt::format("{} in {} bits, {}, with a scale per token and head", tensor, bits,
+                     to_string(codes));
 }
 
 std::string rotation_text(const Spec& spec) {
@@ -137,7 +144,8 @@ std::vector<Section> describe(const View& v) {
        {fmt::format("attention of few queries, in {}, over a paged KV cache of {} channels; a "
                     "block has {} rows of a KV head",
                     to_string(spec.io), spec.head_dim, spec.rows),
-        bits_text("K", spec.k_bits, spec.io) + ", " + bits_text("V", spec.v_bits, spec.io),
+        bits_text("K", spec.k_bits, spec.k_codes, spec.io) + ", " +
+            bits_text("V", spec.v_bits, spec.v_codes, spec.io),
         rotation_text(spec),
         fmt::format("{} bytes of cache for a token and KV head", cache.bytes() / kKvBlockTokens),
         "grid (splits, KV heads times tiles of rows, batch); lengths and page table are read on "

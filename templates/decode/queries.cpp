@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "templates/decode/cache_tiles.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen::decode {
@@ -42,15 +43,20 @@ std::vector<KeyItem> key_items(const Spec& spec) {
   return items;
 }
 
-Queries::Queries(const DecodeBlock& block)
-    : block_(block),
-      start_(block.opaque(kBiasBits, 0), block.opaque(kBiasBits, 1), block.opaque(kBiasBits, 2),
-             block.opaque(kBiasBits, 3)) {
+Queries::Queries(const DecodeBlock& block) : block_(block) {
+  if (kv_code_offset(block.spec.k_codes, block.spec.k_bits) == 0) {
+    starts_.push_back({block.opaque(kBiasBits, 0), block.opaque(kBiasBits, 1),
+                       block.opaque(kBiasBits, 2), block.opaque(kBiasBits, 3)});
+  }
   const Spec& spec = block.spec;
   const Product product = product_of(spec);
   std::vector<Channels> rows;
   if (product == Product::floats) {
     for (int half = 0; half < block.row_halves(); ++half) {
+      if (spec.k_codes == KvCoding::e4m3) {
+        rows.push_back(normalized(half));
+        continue;
+      }
       rows.push_back(load(half));
       scales_.push_back(block.p(&Params::unit));
     }
@@ -62,7 +68,7 @@ Queries::Queries(const DecodeBlock& block)
   const float largest = two_planes ? (base / 2 - 1) * (base + 1) : 127.0f;
   for (int half = 0; half < block.row_halves(); ++half) rows.push_back(quantized(half, largest));
   for (F32& scale : scales_) scale = scale * base;
-  add_sums(rows, 1.0f / base);
+  if (block.cache.k_has_zero_point()) add_sums(rows, 1.0f / base);
   if (two_planes) {
     add_two_planes(rows);
   } else if (product == Product::masked_bytes) {
@@ -127,19 +133,55 @@ Queries::Channels Queries::rotated(Channels channels) const {
   return channels;
 }
 
-// Codes as whole numbers; scales_ gets the factor that restores scores.
-Queries::Channels Queries::quantized(int half, float largest_code) {
+F32 Queries::largest_of_row(const Channels& channels) const {
   KernelBuilder& k = block_.k;
-  Channels channels = load(half);
   F32 amax = k.abs(channels[0]);
   for (const F32& channel : channels) amax = k.max(amax, k.abs(channel));
   for (const int mask : {1, 2}) amax = k.max(amax, k.shuffle_xor(amax, mask));
-  amax = k.max(amax, k.f32(kLeastAmax));  // a row of zeros, and what comes near
+  return k.max(amax, k.f32(kLeastAmax));  // a row of zeros, and what comes near
+}
+
+// The factor that restores scores.
+void Queries::add_scale(F32 scale) {
+  KernelBuilder& k = block_.k;
+  scales_.push_back(k.max(k.min(scale, k.f32(kLargestScale)), k.f32(kLeastScale)));
+}
+
+// Codes as whole numbers.
+Queries::Channels Queries::quantized(int half, float largest_code) {
+  Channels channels = load(half);
+  const F32 amax = largest_of_row(channels);
   const F32 inverse = largest_code / amax;
   for (F32& channel : channels) channel = rounded(channel * inverse);
-  const F32 scale = amax * (1.0f / largest_code) * block_.p(&Params::unit);
-  scales_.push_back(k.max(k.min(scale, k.f32(kLargestScale)), k.f32(kLeastScale)));
+  add_scale(amax * (1.0f / largest_code) * block_.p(&Params::unit));
   return channels;
+}
+
+// Below 4, by a power of two: as f16 they are what they were, but for those below 2^-14 of the largest one.
+Queries::Channels Queries::normalized(int half) {
+  KernelBuilder& k = block_.k;
+  Channels channels = load(half);
+  const F32 amax = k.min(largest_of_row(channels), k.f32(0x1p126f));
+  const I32 power = k.as_bits(amax) & 0x7F800000;  // of two, and 1 / power
+  const F32 inverse = k.as_f32(k.i32(0x7F000000) - power);
+  for (F32& channel : channels) channel = channel * inverse;
+  add_scale(k.as_f32(power) * kUnitOfE4m3 * block_.p(&Params::unit));
+  return channels;
+}
+
+void Queries::add_start(const std::array<Channels, 2>& halves, const std::array<float, 2>& unit) {
+  KernelBuilder& k = block_.k;
+  const int offset = kv_code_offset(block_.spec.k_codes, block_.spec.k_bits);
+  if (offset == 0) return;
+  std::array<I32, 2> start;
+  for (std::size_t half = 0; half < 2; ++half) {
+    F32 sum = halves[half][0];
+    for (std::size_t i = 1; i < halves[half].size(); ++i) sum = sum + halves[half][i];
+    const F32 taken_off = sum_of_quad(k, sum) * (unit[half] * static_cast<float>(offset));
+    start[half] = k.as_bits(k.f32(kBias) - taken_off);
+  }
+  starts_.push_back({start[0] | block_.opaque(0, 0), start[0] | block_.opaque(0, 1),
+                     start[1] | block_.opaque(0, 2), start[1] | block_.opaque(0, 3)});
 }
 
 // Two numbers of f16 have a sum of whole numbers as f32 has it: lane 0 of a quad holds the first one, lane 1 the rest.
@@ -185,6 +227,12 @@ void Queries::add_two_planes(const std::vector<Channels>& rows) {
       low.back().push_back(code - high.back().back() * base);
     }
   }
+  if (rows.size() == 1) {
+    add_start({high[0], low[0]});
+  } else {
+    add_start({high[0], high[1]});
+    add_start({low[0], low[1]});
+  }
   const std::vector<KeyItem> items = key_items(block_.spec);
   for (std::size_t i = 0; i < items.size(); i += 2) {
     const auto operand = [&](const Channels& first, const Channels& second) {
@@ -204,6 +252,10 @@ void Queries::add_two_planes(const std::vector<Channels>& rows) {
 void Queries::add_masked_bytes(const Channels& q) {
   const std::vector<KeyItem> items = key_items(block_.spec);
   const int fields = codes_of_byte(block_.spec) / 2;
+  std::array<Channels, 2> of_codes;  // of the lower codes of bytes, of the upper ones
+  for (std::size_t i = 0; i < q.size(); ++i)
+    of_codes[i / static_cast<std::size_t>(fields) % 2].push_back(q[i]);
+  add_start(of_codes, {1, 16});
   for (std::size_t i = 0; i < items.size(); i += 2) {
     const auto pair = [&](const KeyItem& item) {
       const I32 high = codes(q, {item.word, item.field + fields});
@@ -218,6 +270,7 @@ void Queries::add_masked_bytes(const Channels& q) {
 }
 
 void Queries::add_codes(const std::vector<Channels>& rows) {
+  add_start({rows[0], rows[1]});
   const std::vector<KeyItem> items = key_items(block_.spec);
   for (std::size_t i = 0; i < items.size(); i += 2) {
     operands_.push_back(
@@ -228,10 +281,13 @@ void Queries::add_codes(const std::vector<Channels>& rows) {
 
 void Queries::add_floats(const std::vector<Channels>& rows) {
   KernelBuilder& k = block_.k;
-  const DType io = block_.spec.io;
-  const bool may_grow = block_.spec.rotation != Rotation::none && io == DType::f16;
+  const bool e4m3 = block_.spec.k_codes == KvCoding::e4m3;
+  const DType io = key_type(block_.spec);
+  const bool may_grow = block_.spec.rotation != Rotation::none && io == DType::f16 && !e4m3;
   const auto word = [&](std::size_t half, std::size_t i) {
-    std::array<F32, 2> pair{rows[half][2 * i], rows[half][2 * i + 1]};
+    // In the order of f16_of_e4m3().
+    const std::size_t first = e4m3 ? 4 * (i / 2) + i % 2 : 2 * i;
+    std::array<F32, 2> pair{rows[half][first], rows[half][first + (e4m3 ? 2 : 1)]};
     if (may_grow) {
       for (F32& x : pair) x = k.max(k.min(x, k.f32(kLargestF16)), k.f32(-kLargestF16));
     }

@@ -17,13 +17,18 @@ enum class Product {
   // -q_low and, in the other half of the rows, by q_high: sum(low q_low), and m sum(high q_high). One instruction for
   // two words of codes in place of three.
   masked_bytes,
-  codes,  // each code masked out as a byte
-  floats,  // 16 bits: the two halves of the rows have different channels, so that fewer registers hold Q
+  codes,   // each code masked out as a byte
+  floats,  // 16 bits, and e4m3: the two halves of the rows have different channels, so that fewer registers hold Q
 };
 constexpr Product product_of(const Spec& spec) {
-  if (spec.k_bits == 16) return Product::floats;
+  if (spec.k_bits == 16 || spec.k_codes == KvCoding::e4m3) return Product::floats;
   if (spec.k_bits == 8) return Product::two_planes;
   return spec.rows == 8 ? Product::masked_bytes : Product::codes;
+}
+
+// Of the numbers of Product::floats.
+constexpr DType key_type(const Spec& spec) {
+  return spec.k_codes == KvCoding::e4m3 ? DType::f16 : spec.io;
 }
 
 // Sums of products of codes stay below 2^22 (Queries::start()): the planes of Q in 16 bits have digits to base 256, and to
@@ -44,8 +49,10 @@ class Queries {
   // Operands in the order in which Product makes products (scores.cpp).
   const std::vector<dsl::MmaA>& operands() const { return operands_; }
   // What sums of products of codes start from: the bits of the number kBias. Sums below 2^22 added to these are the bits
-  // of kBias + sum.
-  const dsl::MmaC& start() const { return start_; }
+  // of kBias + sum. Symmetric codes exceed their numbers by an offset: times Q it is taken off here, of each sum.
+  const dsl::MmaC& start(std::size_t sum = 0) const {
+    return starts_[starts_.size() == 1 ? 0 : sum];
+  }
   static constexpr float kBias = 0x1.8p23f;
   // sum(q) of the rows as A of m16n8k8, in two numbers of f16; B has zero points of the tokens 2 row and 2 row + 1, of
   // which this takes those of one parity.
@@ -59,8 +66,13 @@ class Queries {
   Channels load(int half) const;
   Channels rotated(Channels channels) const;
   int piece_channels() const { return block_.cache.k_piece_bytes() * 8 / block_.spec.k_bits; }
+  dsl::F32 largest_of_row(const Channels& channels) const;
   Channels quantized(int half, float largest_code);
+  Channels normalized(int half);
+  void add_scale(dsl::F32 scale);
   void add_sums(const std::vector<Channels>& rows, float unit);
+  // Codes of Q that meet codes of K in a sum, by half of the rows of A, with what a code counts for there.
+  void add_start(const std::array<Channels, 2>& halves, const std::array<float, 2>& unit = {1, 1});
   dsl::I32 codes(const Channels& q, const KeyItem& item, float factor = 1.0f) const;
   void add_two_planes(const std::vector<Channels>& rows);
   void add_masked_bytes(const Channels& q);
@@ -68,7 +80,7 @@ class Queries {
   void add_floats(const std::vector<Channels>& rows);
 
   const DecodeBlock& block_;
-  const dsl::MmaC start_;
+  std::vector<dsl::MmaC> starts_;
   std::vector<dsl::MmaA> operands_;
   std::vector<dsl::MmaShortA> sums_;  // by parity
   std::vector<dsl::F32> scales_;

@@ -10,6 +10,16 @@ std::int32_t bits_of(std::uint32_t bits) { return static_cast<std::int32_t>(bits
 
 using Words = std::vector<I32>;
 
+// Words of codes, or numbers of 16 bits.
+Words words_of(const DecodeBlock& block, Words words) {
+  if (block.spec.k_codes != KvCoding::e4m3) return words;
+  Words numbers;
+  for (const I32 word : words) {
+    for (const I32 pair : f16_of_e4m3(word)) numbers.push_back(pair);
+  }
+  return numbers;
+}
+
 // What B of the products is made of.
 class ScoresOfEightKeys {
  public:
@@ -54,7 +64,8 @@ class ScoresOfEightKeys {
     const auto base = static_cast<float>(plane_base(block_.spec));
     const std::vector<KeyItem> items = key_items(block_.spec);
     const bool in_halves = block_.row_halves() == 1;
-    std::vector<MmaC> sums(in_halves ? 1 : 2, queries_.start());
+    std::vector<MmaC> sums{queries_.start()};
+    if (!in_halves) sums.push_back(queries_.start(1));
     for (std::size_t i = 0; i < count(); ++i) {
       const std::size_t step = i / sums.size();
       MmaC& sum = sums[i % sums.size()];
@@ -106,10 +117,10 @@ class ScoresOfEightKeys {
   }
 
   std::vector<ScorePair> floats() const {
-    const DType io = block_.spec.io;
+    const DType type = key_type(block_.spec);
     const I32 zero = k_.i32(0);
     const auto multiply = [&](std::size_t i, std::size_t first, std::size_t second, MmaC& sum) {
-      sum = k_.mma(operand(i), MmaB(io, {words_[first], words_[second]}), sum);
+      sum = k_.mma(operand(i), MmaB(type, {words_[first], words_[second]}), sum);
     };
     MmaC first{zero, zero, zero, zero}, second{zero, zero, zero, zero};
     if (block_.row_halves() == 2) {
@@ -141,8 +152,15 @@ Scores scores_of(const DecodeBlock& block, const Queries& queries, const CacheTi
     for (std::size_t parity = 0; parity < 2; ++parity) {
       const int in_block = static_cast<int>(i), of_parity = static_cast<int>(parity);
       std::vector<ScorePair>& of_keys = scores[i][parity];
-      of_keys = ScoresOfEightKeys(block, queries, tile.key_words(in_block, of_parity)).products();
+      of_keys =
+          ScoresOfEightKeys(block, queries, words_of(block, tile.key_words(in_block, of_parity)))
+              .products();
       if (!kv_quantized(block.spec.k_bits)) continue;
+      if (!block.cache.k_has_zero_point()) {
+        const auto scale = k.unpack2(DType::f16, parameters[i].s_k[parity]);
+        for (ScorePair& of_half : of_keys) of_half = {of_half[0] * scale[0], of_half[1] * scale[1]};
+        continue;
+      }
       const MmaC zeros =
           k.mma_k8(queries.sums(of_parity), MmaShortB(DType::f16, {parameters[i].z_k}),
                    {zero, zero, zero, zero});

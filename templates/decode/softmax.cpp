@@ -41,6 +41,17 @@ std::array<F32, 2> Softmax::of_channel(int half, int channel) const {
   return result;
 }
 
+// Symmetric codes have the zero point -offset s, those of e4m3 have none.
+std::array<F32, 2> Softmax::sums_of_zero_points(int half) const {
+  KernelBuilder& k = block_.k;
+  const Spec& spec = block_.spec;
+  if (spec.v_codes == KvCoding::e4m3) return {k.f32(0.0f), k.f32(0.0f)};
+  std::array<F32, 2> sums = of_channel(half, 0);
+  const auto offset = static_cast<float>(kv_code_offset(spec.v_codes, spec.v_bits));
+  if (offset != 0) sums = {sums[0] * -offset, sums[1] * -offset};
+  return sums;
+}
+
 void Softmax::raise_maxima(const Scores& scores, const Rescale& rescale) {
   KernelBuilder& k = block_.k;
   std::vector<F32> largest;
@@ -111,13 +122,14 @@ void Softmax::sum(const std::vector<Weights>& weights,
   const I32 one = k.i32(ones(type));
   for (std::size_t i = 0; i < weights.size(); ++i) {
     std::array<I32, 4> rows{one, one, one, one};
-    if (kv_quantized(block_.spec.v_bits)) {
+    if (kv_quantized(block_.spec.v_bits) && block_.spec.v_codes != KvCoding::e4m3) {
       // As it lies in memory: what is in the upper rows does not matter.
       const TokenParameters& of = parameters[i];
       const bool k_codes = kv_quantized(block_.spec.k_bits);
       const std::array<I32, 2>& upper = k_codes ? of.s_k : of.s_v;
+      const std::array<I32, 2>& zero_point = block_.cache.v_has_zero_point() ? of.z_v : of.s_v;
       const Pred is_sum = block_.lane.row == 1;
-      rows = {k.select(is_sum, one, of.z_v[0]), upper[0], k.select(is_sum, one, of.z_v[1]),
+      rows = {k.select(is_sum, one, zero_point[0]), upper[0], k.select(is_sum, one, zero_point[1]),
               upper[1]};
     }
     const MmaA a(type, rows);

@@ -29,7 +29,7 @@ class Softmax {
 
   // Of the lane's rows 2 t and 2 t + 1 of a half, in every lane.
   std::array<dsl::F32, 2> sums(int half) const { return of_channel(half, 1); }
-  std::array<dsl::F32, 2> sums_of_zero_points(int half) const { return of_channel(half, 0); }
+  std::array<dsl::F32, 2> sums_of_zero_points(int half) const;
   // Of row lane.row + 8 half: the maximum of its scores in octaves.
   dsl::F32 maximum(int half) const;
 

@@ -4,6 +4,9 @@
 //
 //   K: q . k = s_k (q . codes) + z_k sum(q)          V: O = sum p s_v codes + sum p z_v
 //
+// Codes without zero point (KvCoding): the offset of symmetric ones is in what sums of q . codes start from, and of V a zero
+// point of -offset s_v. Codes of e4m3 become numbers of f16 by their bits.
+//
 // Scores are Q K^T with Q as A, the output is O^T = V^T P^T with V as A: accumulators of the scores are the operand B of P.
 #pragma once
 
@@ -20,6 +23,7 @@ struct Spec {
   int head_dim = 128;
   DType io = DType::f16;  // of Q and O, and of what the cache has in 16 bits
   int k_bits = 8, v_bits = 8;
+  KvCoding k_codes = KvCoding::asymmetric, v_codes = KvCoding::asymmetric;
   // That a block has of a KV head, whose rows are those of all query heads that share it, times q_len: more rows than these
   // are tiles, with blocks of their own that read the same tokens.
   int rows = 8;
@@ -49,10 +53,17 @@ inline constexpr int kMostQueries = 16;
 // Whether scores change before the softmax (attention/mod.h).
 constexpr bool changes_scores(const Spec& spec) { return spec.softcap || spec.alibi; }
 constexpr bool needs_positions(const Spec& spec) { return spec.window || spec.alibi; }
-constexpr KvBlock kv_block(const Spec& spec) { return {spec.k_bits, spec.v_bits, spec.head_dim}; }
+constexpr KvBlock kv_block(const Spec& spec) {
+  return KvBlock({.head_dim = spec.head_dim,
+                  .k_bits = spec.k_bits,
+                  .v_bits = spec.v_bits,
+                  .k_codes = spec.k_codes,
+                  .v_codes = spec.v_codes});
+}
 constexpr int tile_blocks(const Schedule& schedule) { return schedule.tile / kKvBlockTokens; }
 // Octaves by which P exceeds 1 at most. P times the scale of a token is a number of f16 below its end, 65504, for all
-// scales of values that f16 has: codes of n bits have scales of at most 131008 / (2^n - 1).
+// scales of values that f16 has: codes of n bits have scales of at most 131008 / (2^n - 1). Those of symmetric ones, at
+// most 65504 / (2^(n - 1) - 1), fit as well; those of e4m3 are far smaller.
 constexpr int p_octaves(int v_bits) {
   return v_bits == 16 ? 8 : v_bits == 8 ? 6 : v_bits == 4 ? 2 : 0;
 }

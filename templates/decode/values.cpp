@@ -10,6 +10,7 @@ constexpr float kUnit = 0x1p24f;  // of codes that are read as f16
 
 // In the order of Values::operands().
 std::vector<ChannelTile> channel_tiles(const KvBlock& cache) {
+  const float unit_of_byte = cache.v_codes == KvCoding::e4m3 ? kUnitOfE4m3 : kUnit;
   std::vector<ChannelTile> tiles;
   const int piece = cache.v_piece_bytes();
   for (int unit = 0; unit < cache.v_units(); ++unit) {
@@ -20,7 +21,7 @@ std::vector<ChannelTile> channel_tiles(const KvBlock& cache) {
         break;
       case 8:
         for (int word = 0; word < piece; word += 2)
-          tiles.push_back({piece, {byte + word, byte + word + 1}, {kUnit, kUnit}});
+          tiles.push_back({piece, {byte + word, byte + word + 1}, {unit_of_byte, unit_of_byte}});
         break;
       case 4:
         for (int word = 0; word < piece; ++word)
@@ -69,6 +70,13 @@ std::vector<std::array<I32, 4>> Values::operands(const std::vector<I32>& words) 
   KernelBuilder& k = block_.k;
   std::vector<std::array<I32, 4>> result;
   if (block_.spec.v_bits == 16) return {{words[0], words[1], words[2], words[3]}};
+  if (block_.spec.v_codes == KvCoding::e4m3) {
+    for (std::size_t i = 0; i < words.size(); i += 2) {
+      const auto first = f16_of_e4m3(words[i]), second = f16_of_e4m3(words[i + 1]);
+      result.push_back({first[0], second[0], first[1], second[1]});
+    }
+    return result;
+  }
   if (block_.spec.v_bits == 8) {
     const I32 zero = k.i32(0);
     const auto even = [](I32 word) { return word & 0x00FF00FF; };

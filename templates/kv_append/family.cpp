@@ -19,8 +19,11 @@ Values addressings() {
   return words<Addressing>({{Addressing::slots, "slots"}, {Addressing::pages, "pages"}});
 }
 
-std::string stored(const char* tensor, int bits, DType io) {
+std::string stored(const char* tensor, int bits, KvCoding codes, DType io) {
   if (!kv_quantized(bits)) return fmt::format("{} as {}", tensor, to_string(io));
+  if (!kv_has_zero_point(codes))
+    return fmt::format("{} as codes of {} bits, {}, with a scale of each token, f16", tensor, bits,
+                       to_string(codes));
   return fmt::format("{} as codes of {} bits, with a scale and a zero point of each token, f16",
                      tensor, bits);
 }
@@ -37,8 +40,8 @@ std::vector<Section> describe(const View& v) {
     lines.push_back(fmt::format("rotates each {} channels of K by an orthonormal Hadamard matrix",
                                 rotation_block(s.head_dim)));
   }
-  lines.push_back(stored("K", s.k_bits, s.io));
-  lines.push_back(stored("V", s.v_bits, s.io));
+  lines.push_back(stored("K", s.k_bits, s.k_codes, s.io));
+  lines.push_back(stored("V", s.v_bits, s.v_codes, s.io));
   lines.push_back(fmt::format("blocks of {} tokens of a head, {} bytes: {} for each token",
                               kKvBlockTokens, block.bytes(), block.bytes() / kKvBlockTokens));
   lines.push_back(s.addressing == Addressing::slots
@@ -78,28 +81,37 @@ const FamilyOf<Spec>& family() {
                later(field<&Spec::rope>("rope", "rope_", ropes())),
                flag<&Spec::smooth_k>("smooth_k", "smk"),
                later(field<&Spec::rotation>("rotation", "", rotations())),
-               later(field<&Spec::addressing>("addressing", "", addressings()))},
-      .rules = {{{[](const View& v) {
-                    return v.spec.rope != Rope::none &&
-                           v.spec.head_dim < rotary_step(v.spec.head_dim);
-                  },
-                  [](const View& v) {
-                    return fmt::format(
-                        "rope {} with head_dim {} is refused: the channels that are rotated are a "
-                        "multiple of {}; pad K with zeros, or use rope none",
-                        to_string(v.spec.rope), v.spec.head_dim, rotary_step(v.spec.head_dim));
-                  }},
-                 {[](const View& v) {
-                    return v.spec.rotation == Rotation::hadamard &&
-                           rotation_block(v.spec.head_dim) < 2;
-                  },
-                  [](const View& v) {
-                    return fmt::format(
-                        "rotation hadamard with head_dim {} is refused: it is of the largest power "
-                        "of two that divides head_dim, which is 1; pad K with a zero, or use "
-                        "rotation none",
-                        v.spec.head_dim);
-                  }}}},
+               later(field<&Spec::addressing>("addressing", "", addressings())),
+               later(field<&Spec::k_codes>("k_codes", "", kv_codes('k'))),
+               later(field<&Spec::v_codes>("v_codes", "", kv_codes('v')))},
+      .rules =
+          {{{[](const View& v) {
+               return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty();
+             },
+             [](const View& v) { return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes); }},
+            {[](const View& v) {
+               return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty();
+             },
+             [](const View& v) { return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes); }},
+            {[](const View& v) {
+               return v.spec.rope != Rope::none && v.spec.head_dim < rotary_step(v.spec.head_dim);
+             },
+             [](const View& v) {
+               return fmt::format(
+                   "rope {} with head_dim {} is refused: the channels that are rotated are a "
+                   "multiple of {}; pad K with zeros, or use rope none",
+                   to_string(v.spec.rope), v.spec.head_dim, rotary_step(v.spec.head_dim));
+             }},
+            {[](const View& v) {
+               return v.spec.rotation == Rotation::hadamard && rotation_block(v.spec.head_dim) < 2;
+             },
+             [](const View& v) {
+               return fmt::format(
+                   "rotation hadamard with head_dim {} is refused: it is of the largest power "
+                   "of two that divides head_dim, which is 1; pad K with a zero, or use "
+                   "rotation none",
+                   v.spec.head_dim);
+             }}}},
       .resources = [](const View&) { return Resources{.threads = kThreads}; },
       .params =
           [](const View& v) {

@@ -39,6 +39,8 @@ KvFormat format_of(const Spec& spec, const Pool& pool) {
           .io = spec.io,
           .k_bits = spec.k_bits,
           .v_bits = spec.v_bits,
+          .k_codes = spec.k_codes,
+          .v_codes = spec.v_codes,
           .page_tokens = pool.page_tokens,
           .layout = pool.layout};
 }

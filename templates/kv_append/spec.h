@@ -13,6 +13,10 @@
 //   code = round((x - z) * (1 / s)), ties to even, at least 0 and at most 2^bits - 1; with s = 0 it is 0
 // where z and s are the rounded ones that the cache holds. |x - (s * code + z)| is at most s / 2 and what z was rounded
 // by; where s is not a normal number (below 2^-14) 2^-25 times the largest code more, as codes end early.
+// Without zero point (KvCoding), m the largest magnitude of codes, 2^(bits - 1) - 1, or 448 of e4m3:
+//   s = f16(min(max |x| * c, 65504)), c = f32((1 + 2^-11) / m)
+//   code = x * (1 / s), to the nearest of the numbers from -m to m that codes have, ties to even; symmetric ones are stored
+//       with an offset, 2^(bits - 1)
 // Codes of a byte begin in its lowest bits. In 16 bits a row is stored in the dtype of K and V: V, and K if nothing
 // transforms it, as they come; what a transform makes of finite K is finite, in f16 at most 65504.
 #pragma once
@@ -39,6 +43,7 @@ struct Spec {
   int head_dim = 128;
   DType io = DType::f16;
   int k_bits = 8, v_bits = 8;
+  KvCoding k_codes = KvCoding::asymmetric, v_codes = KvCoding::asymmetric;
   Rope rope = Rope::none;
   bool smooth_k =
       false;  // minus a mean of each head and channel that stays what it is for all tokens of a cache
@@ -51,7 +56,11 @@ constexpr bool transforms_k(const Spec& spec) {
   return spec.rope != Rope::none || spec.smooth_k || spec.rotation != Rotation::none;
 }
 constexpr KvBlock block_of(const Spec& spec) {
-  return KvBlock(spec.k_bits, spec.v_bits, spec.head_dim);
+  return KvBlock({.head_dim = spec.head_dim,
+                  .k_bits = spec.k_bits,
+                  .v_bits = spec.v_bits,
+                  .k_codes = spec.k_codes,
+                  .v_codes = spec.v_codes});
 }
 
 // A row is one token of one head. Its codes have 64, 128 or 256 channels; a lane has neighbouring ones of them.

@@ -53,6 +53,21 @@ F32 saturated(KernelBuilder& k, F32 x) {
   return k.min(k.max(x, k.f32(-kLargestHalf)), k.f32(kLargestHalf));
 }
 
+bool has_e4m3(const KernelBuilder& k) { return target_info(k.target()).has(Feature::fp8_mma); }
+
+// cvt.rn.satfinite.e4m3x2.f32 of one number, where there is none: in the lowest byte, the others are 0.
+I32 e4m3_by_bits(KernelBuilder& k, F32 x) {
+  constexpr float kLeastNormal = 0x1p-6f, kSubnormals = 0x1p9f;  // these have steps of 2^-9
+  constexpr std::int32_t kCut = 20;                              // bits of the mantissa
+  const F32 magnitude = k.min(k.abs(x), k.f32(448.0f));
+  const I32 bits = k.as_bits(magnitude);
+  const I32 to_even = (bits >> kCut & 1) + ((1 << (kCut - 1)) - 1);
+  const I32 normal =
+      ((bits + to_even) >> kCut) - (120 << 3);  // the biases of exponents are 127 and 7
+  const I32 subnormal = k.as_bits(magnitude * kSubnormals + kRounding) & 0xFF;
+  return k.select(magnitude < kLeastNormal, subnormal, normal) | (k.as_bits(x) >> 24 & 0x80);
+}
+
 class KvAppend {
  public:
   KvAppend(KernelBuilder& k, const Spec& spec);
@@ -98,7 +113,10 @@ class KvAppend {
   void add_ends(const Row& row, std::vector<F32>& ends) const;
   F32 least_of_row(std::vector<F32> values) const;
   Quantizers quantizers(const Row& k, const Row& v) const;
-  std::vector<I32> bytes(const Row& row, int bits, const Quantizer& quantizer) const;
+  F32 steps(const Row& row, std::size_t i, KvCoding codes, const Quantizer& quantizer) const;
+  std::vector<I32> bytes(const Row& row, int bits, KvCoding codes,
+                         const Quantizer& quantizer) const;
+  Words e4m3_words(const Row& row, const Quantizer& quantizer) const;
   Words words_of(const std::vector<I32>& bytes) const;
   void store_keys(GlobalPtr block, const Words& words) const;
   void store_values(GlobalPtr block, const std::vector<I32>& parts) const;
@@ -368,13 +386,28 @@ KvAppend::Quantizers KvAppend::quantizers(const Row& k, const Row& v) const {
 
   const bool both = block_.both_quantized();
   const Pred of_v = both ? (lane_ & half) != 0 : k_.pred(quantizes_v());
-  const auto factor = [&](int bits) {
-    return k_.f32((1.0f + 0x1p-11f) / static_cast<float>((1 << bits) - 1));
+  const auto factor = [&](int bits, KvCoding codes) {
+    const int most = kv_has_zero_point(codes) ? (1 << bits) - 1 : kv_largest_magnitude(codes, bits);
+    return k_.f32((1.0f + 0x1p-11f) / static_cast<float>(most));
   };
   const auto rounded = [&](F32 x) { return k_.unpack2(DType::f16, k_.pack2(DType::f16, x, x))[0]; };
-  const F32 z = rounded(saturated(k_, least));
-  const F32 range = k_.max(saturated(k_, largest) - z, k_.f32(0.0f));
-  const F32 s = rounded(range * k_.select(of_v, factor(spec_.v_bits), factor(spec_.k_bits)));
+  const bool k_zero_point = block_.k_has_zero_point(), v_zero_point = block_.v_has_zero_point();
+  const bool some_without = (quantizes_k() && !k_zero_point) || (quantizes_v() && !v_zero_point);
+  const Pred with_zero_point = k_zero_point && v_zero_point ? k_.pred(true)
+                               : k_zero_point               ? !of_v
+                               : v_zero_point               ? of_v
+                                                            : k_.pred(false);
+  F32 z = rounded(saturated(k_, least));
+  F32 range = k_.max(saturated(k_, largest) - z, k_.f32(0.0f));
+  if (some_without) {
+    z = k_.select(with_zero_point, z, k_.f32(0.0f));
+    range =
+        k_.select(with_zero_point, range, k_.max(saturated(k_, largest), -saturated(k_, least)));
+  }
+  F32 step = range * k_.select(of_v, factor(spec_.v_bits, spec_.v_codes),
+                               factor(spec_.k_bits, spec_.k_codes));
+  if (some_without) step = k_.min(step, k_.f32(kLargestHalf));
+  const F32 s = rounded(step);
   const Quantizer own{.z = z, .inverse = k_.select(s > 0.0f, 1.0f / s, k_.f32(0.0f))};
   Quantizers result{.k = own, .v = own, .parameters = k_.pack2(DType::f16, s, z), .of_v = of_v};
   if (!both) return result;
@@ -385,18 +418,51 @@ KvAppend::Quantizers KvAppend::quantizers(const Row& k, const Row& v) const {
   return result;
 }
 
+// Channel i of the row in steps of its scale.
+F32 KvAppend::steps(const Row& row, std::size_t i, KvCoding codes,
+                    const Quantizer& quantizer) const {
+  F32 inverse = quantizer.inverse;
+  if (spec_.head_dim < block_.channels)  // what is padding has none
+    inverse = k_.select(has_channel(static_cast<int>(i)), inverse, k_.f32(0.0f));
+  return (kv_has_zero_point(codes) ? row[i] - quantizer.z : row[i]) * inverse;
+}
+
+// Four codes in each word, the first one in the lowest byte.
+Words KvAppend::e4m3_words(const Row& row, const Quantizer& quantizer) const {
+  Row steps;
+  for (std::size_t i = 0; i < row.size(); ++i)
+    steps.push_back(this->steps(row, i, KvCoding::e4m3, quantizer));
+  Words words;
+  for (std::size_t i = 0; i < steps.size(); i += 4) {
+    words.push_back(has_e4m3(k_)
+                        ? k_.pack4(DType::e4m3, steps[i], steps[i + 1], steps[i + 2], steps[i + 3])
+                        : e4m3_by_bits(k_, steps[i]) | e4m3_by_bits(k_, steps[i + 1]) << 8 |
+                              e4m3_by_bits(k_, steps[i + 2]) << 16 |
+                              e4m3_by_bits(k_, steps[i + 3]) << 24);
+  }
+  return words;
+}
+
 // What the lane has of the row's codes, a byte in the lowest bits of each.
-std::vector<I32> KvAppend::bytes(const Row& row, int bits, const Quantizer& quantizer) const {
-  const std::size_t in_byte = 8 / static_cast<std::size_t>(bits);
+std::vector<I32> KvAppend::bytes(const Row& row, int bits, KvCoding codes,
+                                 const Quantizer& quantizer) const {
   std::vector<I32> bytes;
+  if (codes == KvCoding::e4m3) {
+    for (const I32 word : e4m3_words(row, quantizer)) {
+      for (int byte = 0; byte < 4; ++byte) bytes.push_back(byte == 0 ? word : word >> 8 * byte);
+    }
+    return bytes;
+  }
+  const std::size_t in_byte = 8 / static_cast<std::size_t>(bits);
+  const int offset = kv_code_offset(codes, bits);
+  const float most = static_cast<float>(
+      kv_has_zero_point(codes) ? (1 << bits) - 1 : kv_largest_magnitude(codes, bits));
   for (std::size_t i = 0; i < row.size(); ++i) {
-    F32 inverse = quantizer.inverse;
-    if (spec_.head_dim < block_.channels)  // what is padding has code 0
-      inverse = k_.select(has_channel(static_cast<int>(i)), inverse, k_.f32(0.0f));
-    const F32 steps = (row[i] - quantizer.z) * inverse;
-    const F32 largest = k_.f32(static_cast<float>((1 << bits) - 1));
-    const F32 code = k_.min(k_.max(steps, k_.f32(0.0f)), largest);
-    const I32 low = k_.as_bits(code + kRounding);
+    const F32 in_steps = steps(row, i, codes, quantizer);
+    const F32 largest = k_.f32(most);
+    const F32 code =
+        k_.min(k_.max(in_steps, k_.f32(kv_has_zero_point(codes) ? 0.0f : -most)), largest);
+    const I32 low = k_.as_bits(code + (kRounding + static_cast<float>(offset)));
     if (i % in_byte == 0)
       bytes.push_back(low);
     else
@@ -468,7 +534,13 @@ void KvAppend::store_parameters(GlobalPtr block, I32 token, const Quantizers& of
   const int half = lane_count() / (block_.both_quantized() ? 2 : 1);
   k_.if_((lane_ & (half - 1)) == 0, [&] {
     store(&KvBlock::s_k, &KvBlock::s_v, of.parameters);
-    store(&KvBlock::z_k, &KvBlock::z_v, of.parameters >> 16);
+    const bool of_k = block_.k_has_zero_point(), of_v = block_.v_has_zero_point();
+    const auto store_zero_point = [&] { store(&KvBlock::z_k, &KvBlock::z_v, of.parameters >> 16); };
+    if (block_.both_quantized() && of_k != of_v) {
+      k_.if_(of_v ? of.of_v : !of.of_v, store_zero_point);
+    } else if (of_k || of_v) {
+      store_zero_point();
+    }
   });
 }
 
@@ -499,7 +571,9 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
   Quantizers quantizers;
   if (quantizes_k() || quantizes_v()) quantizers = this->quantizers(k, v);
   if (quantizes_k()) {
-    k_words = words_of(bytes(k, spec_.k_bits, quantizers.k));
+    k_words = spec_.k_codes == KvCoding::e4m3
+                  ? e4m3_words(k, quantizers.k)
+                  : words_of(bytes(k, spec_.k_bits, spec_.k_codes, quantizers.k));
   } else if (transforms_k(spec_)) {
     for (F32& x : k) x = spec_.io == DType::f16 ? saturated(k_, x) : x;
     for (std::size_t i = 0; i < k_words.size(); ++i)
@@ -507,7 +581,7 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
   }
   std::vector<I32> v_parts;
   if (quantizes_v()) {
-    v_parts = bytes(v, spec_.v_bits, quantizers.v);
+    v_parts = bytes(v, spec_.v_bits, spec_.v_codes, quantizers.v);
   } else {
     for (const I32 word : v_words) {
       v_parts.push_back(word);

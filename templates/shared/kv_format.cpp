@@ -22,7 +22,42 @@ std::string_view to_string(KvPageLayout value) {
   return "?";
 }
 
+std::string_view to_string(KvCoding value) {
+  switch (value) {
+    case KvCoding::asymmetric:
+      return "asymmetric";
+    case KvCoding::symmetric:
+      return "symmetric";
+    case KvCoding::e4m3:
+      return "e4m3";
+  }
+  return "?";
+}
+
 Values kv_bits() { return numbers({2, 4, 8, 16}); }
+
+Values kv_codes(char tag) {
+  const auto values = [](std::string_view asymmetric, std::string_view symmetric,
+                         std::string_view e4m3) {
+    return words<KvCoding>({{KvCoding::asymmetric, "asymmetric", asymmetric},
+                            {KvCoding::symmetric, "symmetric", symmetric},
+                            {KvCoding::e4m3, "e4m3", e4m3}});
+  };
+  return tag == 'k' ? values("kasym", "ksym", "ke4m3") : values("vasym", "vsym", "ve4m3");
+}
+
+std::string kv_codes_refusal(char tensor, int code_bits, KvCoding codes) {
+  if (codes == KvCoding::asymmetric || (codes == KvCoding::symmetric && kv_quantized(code_bits)) ||
+      code_bits == 8)
+    return "";
+  return fmt::format("{0}_codes {1} with {0}_bits {2} is refused: {3}", tensor, to_string(codes),
+                     code_bits,
+                     codes == KvCoding::e4m3
+                         ? fmt::format("a number of e4m3 has 8 bits; use {}_bits 8", tensor)
+                         : fmt::format("16 bits are stored as they come; use {0}_bits 2, 4 or 8, "
+                                       "or {0}_codes asymmetric, which 16 bits ignore",
+                                       tensor));
+}
 
 namespace {
 
@@ -48,6 +83,8 @@ const Fields& kv_format_fields() {
       field<&KvFormat::layout>(
           "layout", "",
           words<KvPageLayout>({{KvPageLayout::hnd, "hnd"}, {KvPageLayout::nhd, "nhd"}})),
+      later(field<&KvFormat::k_codes>("k_codes", "", kv_codes('k'))),
+      later(field<&KvFormat::v_codes>("v_codes", "", kv_codes('v'))),
   };
   return fields;
 }
@@ -66,6 +103,12 @@ void validate(const KvFormat& format) {
   if (refused.empty() && format.page_tokens % kKvBlockTokens != 0)
     refused.push_back(fmt::format("page_tokens {} is refused: {}", format.page_tokens,
                                   page_advice(format.page_tokens)));
+  if (refused.empty()) {
+    for (const std::string& sentence : {kv_codes_refusal('k', format.k_bits, format.k_codes),
+                                        kv_codes_refusal('v', format.v_bits, format.v_codes)}) {
+      if (!sentence.empty()) refused.push_back(sentence);
+    }
+  }
   if (!refused.empty()) throw SpecError(fmt::format("{}", fmt::join(refused, "\n")));
 }
 

@@ -1,8 +1,8 @@
 // How a KV cache stores keys and values in few bits: one description that kernels, plans, engines and tests share.
 //
 // Tokens lie in blocks of 16 of one KV head (KvBlock), blocks in pages, pages in a pool that an engine owns; a page table
-// says which pages a sequence has. Each token of a head has its own scale and zero point: x = scale * code + zero, with the
-// code an unsigned number of so many bits (KVTuner's and KIVI's "per token, asymmetric", arXiv 2502.04420 section 3).
+// says which pages a sequence has. Each token of a head has its own scale and, as KvCoding has it, zero point:
+// x = scale * code + zero.
 #pragma once
 
 #include <cstdint>
@@ -20,19 +20,40 @@ inline constexpr int kKvBlockTokens = 16;
 enum class KvPageLayout { hnd, nhd };
 std::string_view to_string(KvPageLayout value);
 
+// What codes of K or V of less than 16 bits stand for, per token of a head.
+//   asymmetric: unsigned numbers c of so many bits, s c + z (KVTuner's and KIVI's "per token", arXiv 2502.04420 section 3).
+//   symmetric:  s (c - 2^(bits - 1)), without zero point: c has an offset, so that it is unsigned, too.
+//   e4m3:       s c of FP8 numbers c, 8 bits; NaN is none of them.
+enum class KvCoding { asymmetric, symmetric, e4m3 };
+std::string_view to_string(KvCoding value);
+constexpr bool kv_has_zero_point(KvCoding codes) { return codes == KvCoding::asymmetric; }
+// By which an unsigned code exceeds what is multiplied by the scale.
+constexpr int kv_code_offset(KvCoding codes, int code_bits) {
+  return codes == KvCoding::symmetric ? 1 << (code_bits - 1) : 0;
+}
+// The largest magnitude that codes without zero point have: the largest one of a token gets it.
+constexpr int kv_largest_magnitude(KvCoding codes, int code_bits) {
+  return codes == KvCoding::e4m3 ? 448 : (1 << (code_bits - 1)) - 1;
+}
+
 struct KvFormat {
   int head_dim = 128;
   DType io = DType::f16;       // of K and V as they come, and as 16 bits store them
   int k_bits = 8, v_bits = 8;  // of a code: 2, 4, 8; 16: as they come, without scale and zero point
-  int page_tokens = 64;        // of a page: a multiple of kKvBlockTokens
+  KvCoding k_codes = KvCoding::asymmetric, v_codes = KvCoding::asymmetric;
+  int page_tokens = 64;  // of a page: a multiple of kKvBlockTokens
   KvPageLayout layout = KvPageLayout::hnd;
 
   friend bool operator==(const KvFormat&, const KvFormat&) = default;
 };
 
-// Bits of a code, and whether there are a scale and a zero point with it.
+// Bits of a code, and whether there is a scale with it.
 Values kv_bits();
 constexpr bool kv_quantized(int code_bits) { return code_bits < 16; }
+// KvCoding as fields `k_codes` and `v_codes` have them: tag is "k" or "v".
+Values kv_codes(char tag);
+// Why codes of K or V (`tensor`) are none of so many bits; empty: they are.
+std::string kv_codes_refusal(char tensor, int code_bits, KvCoding codes);
 
 // Channels that codes have. Those behind the last one of the head have code 0, and of 16 bits they are zeros; scale and zero
 // point of a token are those of the channels of the head.
@@ -48,20 +69,31 @@ constexpr int kv_code_channels(int head_dim) {
 // No byte is of two tokens, so that a token is written without reading another one.
 struct KvBlock {
   int k_bits, v_bits;
+  KvCoding k_codes, v_codes;
   int channels;  // kv_code_channels()
 
   explicit constexpr KvBlock(const KvFormat& format)
-      : KvBlock(format.k_bits, format.v_bits, format.head_dim) {}
-  constexpr KvBlock(int key_bits, int value_bits, int head_dim)
-      : k_bits(key_bits), v_bits(value_bits), channels(kv_code_channels(head_dim)) {}
+      : k_bits(format.k_bits),
+        v_bits(format.v_bits),
+        k_codes(format.k_codes),
+        v_codes(format.v_codes),
+        channels(kv_code_channels(format.head_dim)) {}
 
   constexpr int k_row_bytes() const { return channels * k_bits / 8; }  // of a token
   constexpr int v_row_bytes() const { return channels * v_bits / 8; }
   constexpr int k_bytes() const { return kKvBlockTokens * k_row_bytes(); }
   constexpr int v_bytes() const { return kKvBlockTokens * v_row_bytes(); }
   constexpr bool both_quantized() const { return kv_quantized(k_bits) && kv_quantized(v_bits); }
+  constexpr bool k_has_zero_point() const {
+    return kv_quantized(k_bits) && kv_has_zero_point(k_codes);
+  }
+  constexpr bool v_has_zero_point() const {
+    return kv_quantized(v_bits) && kv_has_zero_point(v_codes);
+  }
   constexpr int parameter_bytes() const {
-    return both_quantized() ? 128 : kv_quantized(k_bits) || kv_quantized(v_bits) ? 64 : 0;
+    const int of_k = kv_quantized(k_bits) ? 1 + k_has_zero_point() : 0;
+    const int of_v = kv_quantized(v_bits) ? 1 + v_has_zero_point() : 0;
+    return 2 * kKvBlockTokens * (of_k + of_v);
   }
   constexpr int v_offset() const { return k_bytes(); }
   constexpr int parameter_offset() const { return k_bytes() + v_bytes(); }
@@ -109,19 +141,25 @@ struct KvBlock {
   //   z_v0 z_v2 s_k0 s_k2 z_v1 z_v3 s_k1 s_k3, which is an A operand of m16n8k16 (z_v in rows 0-7);
   // behind them of each quad s_v0 s_v2 s_v1 s_v3, behind these z_k of the tokens in their order.
   // V alone: z_v0 z_v2 s_v0 s_v2 z_v1 z_v3 s_v1 s_v3 of each quad. K alone: s_k0 s_k2 s_k1 s_k3 of each, then z_k.
-  constexpr int z_v(int token) const { return quad(token, 16) + 8 * (token % 2) + 2 * high(token); }
-  constexpr int s_k(int token) const {
-    return both_quantized() ? z_v(token) + 4 : quad(token, 8) + 4 * (token % 2) + 2 * high(token);
-  }
+  // Without zero point of V s_v is in the place of z_v, and what was behind comes forward; without one of K there is no z_k.
+  constexpr int z_v(int token) const { return wide(token); }
+  constexpr int s_k(int token) const { return both_quantized() ? wide(token) + 4 : narrow(token); }
   constexpr int s_v(int token) const {
-    return both_quantized() ? 64 + quad(token, 8) + 4 * (token % 2) + 2 * high(token)
-                            : z_v(token) + 4;
+    if (both_quantized()) return v_has_zero_point() ? 64 + narrow(token) : wide(token);
+    return v_has_zero_point() ? wide(token) + 4 : narrow(token);
   }
   constexpr int z_k(int token) const {
-    return parameter_offset() + (both_quantized() ? 96 : 32) + 2 * token;
+    return parameter_offset() + parameter_bytes() - 2 * kKvBlockTokens + 2 * token;
   }
 
  private:
+  // Of a quad with two parameters that are read at once, or with one.
+  constexpr int wide(int token) const {
+    return quad(token, 16) + 8 * (token % 2) + 2 * high(token);
+  }
+  constexpr int narrow(int token) const {
+    return quad(token, 8) + 4 * (token % 2) + 2 * high(token);
+  }
   constexpr int quad(int token, int bytes_of_quad) const {
     return parameter_offset() + bytes_of_quad * (token / 4);
   }
@@ -145,7 +183,7 @@ struct KvStrides {
 };
 KvStrides kv_strides(const KvFormat& format, int kv_heads);
 
-// The members by name: "head_dim=128 io=f16 k_bits=4 v_bits=2 page_tokens=528 layout=nhd".
+// The members by name: "head_dim=128 io=f16 k_bits=4 v_bits=2 page_tokens=528 layout=nhd k_codes=symmetric v_codes=symmetric".
 const Fields& kv_format_fields();
 std::string to_string(const KvFormat& format);
 // From such a text, in any order; what is not named is the default. Throws SpecError that says what is valid.

@@ -567,6 +567,13 @@ TEST_CASE(
       }
     }
   }
+  for (const KvCoding coding : {KvCoding::symmetric, KvCoding::e4m3}) {
+    for (const int sm : kAppendTargets) {
+      const int bits = coding == KvCoding::e4m3 ? 8 : 4;
+      add({.k_bits = bits, .v_bits = bits, .k_codes = coding, .v_codes = coding}, sm, {});
+      add({.head_dim = 80, .k_bits = bits, .v_bits = 4, .k_codes = coding}, sm, {});
+    }
+  }
   assemble_all(jobs);
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     const Job& job = jobs[i];

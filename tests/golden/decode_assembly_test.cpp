@@ -78,6 +78,8 @@ struct Job {
 void check(const Job& job) {
   const auto view = job.kernel.view(decode::family());
   const int tile = view.schedule.tile, k_bits = view.spec.k_bits, rows = view.spec.rows;
+  const bool float_keys = k_bits == 16 || view.spec.k_codes == KvCoding::e4m3;
+  const bool zero_points = decode::kv_block(view.spec).k_has_zero_point();
   INFO(job.kernel.key() << " on sm_" << job.architecture << ": " << job.assembled.report);
   CHECK(model::complaint(job.assembled.report).empty());
   const model::Code code = model::read_cubin(job.assembled.cubin);
@@ -90,13 +92,25 @@ void check(const Job& job) {
   const int integer = tile / 8 * 4 * (rows == 16 && k_bits == 8 ? 2 : 1);
   // Of a block: zero points of K, or products of floats of 16 channels and 8 tokens; the sums; 16 channels of V.
   const int halves = rows / 8;
-  const int floats = tile / 16 * ((k_bits == 16 ? 16 : 2) + halves * (1 + 8));
-  CHECK(count["IMMA"] == (k_bits == 16 ? 0 : integer));
+  const int floats = tile / 16 * ((float_keys ? 16 : zero_points ? 2 : 0) + halves * (1 + 8));
+  CHECK(count["IMMA"] == (float_keys ? 0 : integer));
   CHECK(count["HMMA"] == floats);
   // Numbers of s32 and codes are used as they stand.
   for (const char* conversion : {"I2F", "I2FP", "HADD2"}) CHECK(count[conversion] == 0);
   const double per_token = static_cast<double>(path->steps.size()) / tile;
   if (model::ptxas_major_version() == kMeasuredWith) CHECK(per_token <= kSlack * job.measured);
+}
+
+void assemble_all(std::vector<Job>& jobs) {
+  reference::parallel_for(static_cast<std::int64_t>(jobs.size()), 0, [&](std::int64_t i) {
+    Job& job = jobs[static_cast<std::size_t>(i)];
+    try {
+      job.assembled =
+          model::assemble(emit(job.kernel).code, fmt::format("sm_{}", job.architecture), "-v");
+    } catch (const std::exception& error) {
+      job.assembled.report = std::string("error: ") + error.what();
+    }
+  });
 }
 
 TEST_CASE("the loops over tokens of all pairs of widths") {
@@ -113,15 +127,44 @@ TEST_CASE("the loops over tokens of all pairs of widths") {
       }
     }
   }
-  reference::parallel_for(static_cast<std::int64_t>(jobs.size()), 0, [&](std::int64_t i) {
-    Job& job = jobs[static_cast<std::size_t>(i)];
-    try {
-      job.assembled =
-          model::assemble(emit(job.kernel).code, fmt::format("sm_{}", job.architecture), "-v");
-    } catch (const std::exception& error) {
-      job.assembled.report = std::string("error: ") + error.what();
+  assemble_all(jobs);
+  for (const Job& job : jobs) check(job);
+}
+
+// The same of K and V both, on sm_80, 89, 90 and 120.
+struct MeasuredCodes {
+  KvCoding coding;
+  int bits, rows;
+  double per_token[4];
+};
+constexpr MeasuredCodes kMeasuredCodes[] = {
+    {KvCoding::e4m3, 8, 8, {20.38, 22.50, 20.16, 21.19}},
+    {KvCoding::e4m3, 8, 16, {21.91, 22.50, 22.00, 23.31}},
+    {KvCoding::symmetric, 8, 8, {7.84, 9.06, 7.78, 9.19}},
+    {KvCoding::symmetric, 8, 16, {10.78, 11.88, 10.62, 13.00}},
+    {KvCoding::symmetric, 4, 8, {8.66, 8.78, 8.62, 8.62}},
+    {KvCoding::symmetric, 4, 16, {11.31, 11.31, 11.47, 11.59}},
+    {KvCoding::symmetric, 2, 8, {8.50, 8.44, 8.44, 9.22}},
+    {KvCoding::symmetric, 2, 16, {11.09, 11.09, 10.91, 11.38}},
+};
+
+TEST_CASE("the loops over tokens of codes without zero points") {
+  test::skip_without_ptxas();
+  constexpr int kArchitectures[] = {80, 89, 90, 120};
+  std::vector<Job> jobs;
+  for (const MeasuredCodes& row : kMeasuredCodes) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      const decode::Spec spec{.k_bits = row.bits,
+                              .v_bits = row.bits,
+                              .k_codes = row.coding,
+                              .v_codes = row.coding,
+                              .rows = row.rows};
+      const int sm = kArchitectures[i];
+      jobs.push_back(
+          {Kernel(decode::family(), spec, Target{.sm = sm == 90 ? 80 : sm}), sm, row.per_token[i]});
     }
-  });
+  }
+  assemble_all(jobs);
   for (const Job& job : jobs) check(job);
 }
 

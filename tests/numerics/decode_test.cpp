@@ -104,6 +104,8 @@ struct Case {
             .io = spec.io,
             .k_bits = spec.k_bits,
             .v_bits = spec.v_bits,
+            .k_codes = spec.k_codes,
+            .v_codes = spec.v_codes,
             .page_tokens = page_tokens,
             .layout = layout};
   }
@@ -121,7 +123,46 @@ struct Row {
   std::vector<double> values;
 };
 
-Row quantized(const std::vector<double>& x, int bits, DType io) {
+// Numbers of e4m3 by code; NaN is none of them.
+double e4m3_number(unsigned code) {
+  const int exponent = static_cast<int>(code >> 3 & 15), mantissa = static_cast<int>(code & 7);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return code >= 128 ? -magnitude : magnitude;
+}
+
+unsigned nearest_e4m3(double x) {
+  unsigned nearest = 0;
+  for (unsigned code = 0; code < 256; ++code) {
+    if (code % 128 == 127) continue;
+    if (std::abs(e4m3_number(code) - x) < std::abs(e4m3_number(nearest) - x)) nearest = code;
+  }
+  return nearest;
+}
+
+Row without_zero_point(const std::vector<double>& x, int bits, KvCoding coding) {
+  Row row;
+  double amax = 0;
+  for (const double value : x) amax = std::max(amax, std::abs(value));
+  const bool floats = coding == KvCoding::e4m3;
+  const int largest = floats ? 448 : (1 << (bits - 1)) - 1, offset = 1 << (bits - 1);
+  row.scale = io_bits(DType::f16, std::max(amax / largest, 1e-4));
+  const double scale = ref::f16_value(row.scale);
+  for (const double value : x) {
+    if (floats) {
+      row.codes.push_back(nearest_e4m3(value / scale));
+      row.values.push_back(scale * e4m3_number(row.codes.back()));
+      continue;
+    }
+    const double number = std::clamp<double>(std::round(value / scale), -largest, largest);
+    row.codes.push_back(static_cast<unsigned>(number + offset));
+    row.values.push_back(scale * number);
+  }
+  return row;
+}
+
+Row quantized(const std::vector<double>& x, int bits, KvCoding coding, DType io) {
+  if (coding != KvCoding::asymmetric) return without_zero_point(x, bits, coding);
   Row row;
   if (bits == 16) {
     for (const double value : x) {
@@ -181,9 +222,9 @@ Inputs inputs_of(const Case& c) {
     for (std::size_t h = 0; h < static_cast<std::size_t>(c.kv_heads); ++h) {
       for (int i = 0; i < c.lengths[b]; ++i) {
         inputs.k[b][h].push_back(
-            quantized(rotated(c, row(1, 0, channels)), c.spec.k_bits, c.spec.io));
+            quantized(rotated(c, row(1, 0, channels)), c.spec.k_bits, c.spec.k_codes, c.spec.io));
         inputs.v[b][h].push_back(
-            quantized(row(c.v_scale, 0.3, channels), c.spec.v_bits, c.spec.io));
+            quantized(row(c.v_scale, 0.3, channels), c.spec.v_bits, c.spec.v_codes, c.spec.io));
       }
       for (int r = 0; r < c.rows(); ++r)
         inputs.q[b][h].push_back(row(c.q_scale, 0, c.spec.head_dim));
@@ -257,11 +298,11 @@ Cache packed(const Case& c, const Inputs& inputs) {
         };
         if (kv_quantized(c.spec.k_bits)) {
           half(block.s_k(in_block), k.scale);
-          half(block.z_k(in_block), k.zero);
+          if (kv_has_zero_point(c.spec.k_codes)) half(block.z_k(in_block), k.zero);
         }
         if (kv_quantized(c.spec.v_bits)) {
           half(block.s_v(in_block), v.scale);
-          half(block.z_v(in_block), v.zero);
+          if (kv_has_zero_point(c.spec.v_codes)) half(block.z_v(in_block), v.zero);
         }
       }
     }
@@ -519,7 +560,7 @@ double kernel_tolerance(const decode::Spec& spec) {
 }
 // Q in 8 bits has steps of 1/127 of its largest number; in 16 and 14 bits nothing is left of them.
 int largest_code_of_q(const decode::Spec& spec) {
-  if (spec.k_bits == 16) return 0;
+  if (spec.k_bits == 16 || spec.k_codes == KvCoding::e4m3) return 0;
   if (spec.k_bits == 8) return kv_code_channels(spec.head_dim) <= 128 ? 32639 : 8127;
   return 127;
 }
@@ -564,6 +605,73 @@ TEST_CASE("a call of each product of K, and of V, in short", "[fast]") {
   check({.spec = {.k_bits = 8, .v_bits = 2}, .sm = 90, .page_tokens = 48, .splits = 3});
   check({.spec = {.k_bits = 2, .v_bits = 8}, .sm = 120, .page_tokens = 16, .group = 8});
   check({.spec = {.k_bits = 16, .v_bits = 16}, .sm = 89, .layout = KvPageLayout::nhd});
+}
+
+constexpr KvCoding kSymmetric = KvCoding::symmetric, kE4m3 = KvCoding::e4m3;
+
+TEST_CASE("codes without zero points, in short", "[fast]") {
+  check({.spec = {.k_codes = kE4m3, .v_codes = kE4m3}});
+  check({.spec = {.v_bits = 4, .k_codes = kE4m3, .rows = 16}, .sm = 89, .group = 16, .splits = 3});
+  check({.spec = {.k_bits = 4, .v_codes = kE4m3}, .sm = 120, .page_tokens = 48});
+  for (const int bits : {2, 4, 8})
+    check({.spec = {.k_bits = bits, .v_bits = bits, .k_codes = kSymmetric, .v_codes = kSymmetric}});
+}
+
+TEST_CASE("codes with and without zero points, in all pairs", "[full]") {
+  struct Codes {
+    int bits;
+    KvCoding coding;
+  };
+  const std::vector<Codes> all{{2, KvCoding::asymmetric}, {4, KvCoding::asymmetric},
+                               {8, KvCoding::asymmetric}, {16, KvCoding::asymmetric},
+                               {2, kSymmetric},           {4, kSymmetric},
+                               {8, kSymmetric},           {8, kE4m3}};
+  constexpr int kDevices[] = {80, 89, 90, 120};
+  int number = 0;
+  for (const Codes& k : all) {
+    for (const Codes& v : all) {
+      if (kv_has_zero_point(k.coding) && kv_has_zero_point(v.coding)) continue;
+      ++number;
+      const bool wide = number % 3 == 0;
+      Case c{.spec = {.head_dim = number % 5 == 0 ? 64 : 128,
+                      .io = number % 4 == 0 ? DType::bf16 : DType::f16,
+                      .k_bits = k.bits,
+                      .v_bits = v.bits,
+                      .k_codes = k.coding,
+                      .v_codes = v.coding,
+                      .rows = wide ? 16 : 8,
+                      .rotation = number % 7 == 0 ? Rotation::hadamard : Rotation::none},
+             .sm = kDevices[number % 4],
+             .page_tokens = number % 2 == 0 ? 48 : 64,
+             .lengths = {1, 101, 0},
+             .group = wide ? 16 : 4,
+             .splits = number % 2 == 0 ? 1 : 3,
+             .seed = static_cast<std::uint64_t>(number)};
+      check(c);
+    }
+  }
+}
+
+TEST_CASE("codes without zero points: channels of heads, peaked scores, large and small values",
+          "[full]") {
+  for (const KvCoding coding : {kSymmetric, kE4m3}) {
+    for (const int head_dim : {8, 96, 256}) {
+      check(
+          {.spec = {.head_dim = head_dim, .k_codes = coding, .v_codes = coding}, .lengths = {65}});
+      check({.spec = {.head_dim = head_dim, .k_codes = coding, .v_codes = coding, .rows = 16},
+             .lengths = {65}});
+    }
+    for (const double scale : {0.05, 4.0}) {
+      check({.spec = {.k_codes = coding, .v_codes = coding},
+             .lengths = {317},
+             .q_scale = scale,
+             .v_scale = scale == 4.0 ? 1.0 : 50.0});
+      check({.spec = {.io = DType::bf16, .k_codes = coding, .v_codes = coding},
+             .lengths = {65},
+             .q_scale = scale,
+             .v_scale = 0.05});
+    }
+  }
 }
 
 TEST_CASE("all pairs of widths, for groups, pages, layouts, splits and devices", "[full]") {
@@ -1046,32 +1154,37 @@ TEST_CASE("a query that sees no token has none, whatever the scale", "[fast]") {
   }
 }
 
+void check_largest(const decode::Spec& spec) {
+  for (const double sign : {1.0, -1.0}) {
+    const Case c{.spec = spec, .lengths = {70}, .splits = 2};
+    Inputs inputs = inputs_of(c);
+    const auto extreme = [&](int bits, KvCoding coding, std::size_t i) {
+      std::vector<double> x(128);
+      for (std::size_t d = 0; d < x.size(); ++d)
+        x[d] = (d + (sign > 0 ? i : 0)) % 3 == 0 ? -65504 : 65504;
+      return quantized(x, bits, coding, DType::f16);
+    };
+    for (std::size_t h = 0; h < inputs.k[0].size(); ++h) {
+      for (std::size_t i = 0; i < inputs.k[0][h].size(); ++i) {
+        inputs.k[0][h][i] = extreme(spec.k_bits, spec.k_codes, i);
+        inputs.v[0][h][i] = extreme(spec.v_bits, spec.v_codes, 2 * i);
+      }
+      for (auto& row : inputs.q[0][h]) row.assign(row.size(), 65504);
+    }
+    const Result result = run(c, inputs);
+    INFO(c.text());
+    CHECK(std::all_of(result.o.begin(), result.o.end(), [](double x) { return std::isfinite(x); }));
+  }
+}
+
 TEST_CASE("finite Q and caches give finite O, as large as they may be", "[full]") {
   for (const int k_bits : {2, 4, 8, 16}) {
-    for (const int v_bits : {2, 4, 8, 16}) {
-      for (const double sign : {1.0, -1.0}) {
-        const Case c{.spec = {.k_bits = k_bits, .v_bits = v_bits}, .lengths = {70}, .splits = 2};
-        Inputs inputs = inputs_of(c);
-        const auto extreme = [&](int bits, std::size_t i) {
-          std::vector<double> x(128);
-          for (std::size_t d = 0; d < x.size(); ++d)
-            x[d] = (d + (sign > 0 ? i : 0)) % 3 == 0 ? -65504 : 65504;
-          return quantized(x, bits, DType::f16);
-        };
-        for (std::size_t h = 0; h < inputs.k[0].size(); ++h) {
-          for (std::size_t i = 0; i < inputs.k[0][h].size(); ++i) {
-            inputs.k[0][h][i] = extreme(k_bits, i);
-            inputs.v[0][h][i] = extreme(v_bits, 2 * i);
-          }
-          for (auto& row : inputs.q[0][h]) row.assign(row.size(), 65504);
-        }
-        const Result result = run(c, inputs);
-        INFO(c.text());
-        CHECK(std::all_of(result.o.begin(), result.o.end(),
-                          [](double x) { return std::isfinite(x); }));
-      }
-    }
+    for (const int v_bits : {2, 4, 8, 16}) check_largest({.k_bits = k_bits, .v_bits = v_bits});
   }
+  for (const int bits : {2, 4, 8}) {
+    check_largest({.k_bits = bits, .v_bits = bits, .k_codes = kSymmetric, .v_codes = kSymmetric});
+  }
+  check_largest({.k_codes = kE4m3, .v_codes = kE4m3});
 }
 
 }  // namespace

@@ -39,6 +39,8 @@ struct AppendCase {
             .io = spec.io,
             .k_bits = spec.k_bits,
             .v_bits = spec.v_bits,
+            .k_codes = spec.k_codes,
+            .v_codes = spec.v_codes,
             .page_tokens = page_tokens,
             .layout = layout};
   }

@@ -136,7 +136,34 @@ std::vector<float> transformed_key(const Spec& spec, std::vector<float> key, con
   return key;
 }
 
-KvCodes quantized(const std::vector<float>& row, int bits, int channels) {
+double KvCodes::number(int channel) const {
+  const int code = codes[static_cast<std::size_t>(channel)];
+  if (coding == KvCoding::e4m3) return ref::e4m3_value(static_cast<std::uint8_t>(code));
+  return coding == KvCoding::symmetric ? code - (1 << (bits - 1)) : code;
+}
+
+static KvCodes without_zero_point(const std::vector<float>& row, int bits, KvCoding coding,
+                                  int channels) {
+  const bool floats = coding == KvCoding::e4m3;
+  const auto largest = floats ? 448.0f : static_cast<float>((1 << (bits - 1)) - 1);
+  float amax = 0;
+  for (const float value : row) amax = std::max(amax, std::abs(saturated(without_nan(value))));
+  const int none = floats ? 0 : 1 << (bits - 1);
+  KvCodes result{.codes = std::vector<int>(static_cast<std::size_t>(channels), none),
+                 .coding = coding,
+                 .bits = bits};
+  result.s = half(std::min(mul(amax, static_cast<float>((1 + 0x1p-11) / largest)), kLargestHalf));
+  const float inverse = result.s == 0 ? 0.0f : static_cast<float>(1.0 / result.s);
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    const float x = std::clamp(mul(without_nan(row[i]), inverse), -largest, largest);
+    result.codes[i] = floats ? ref::e4m3_bits(ref::round_satfinite(x, ref::kE4m3))
+                             : static_cast<int>(std::nearbyint(x)) + none;
+  }
+  return result;
+}
+
+KvCodes quantized(const std::vector<float>& row, int bits, KvCoding coding, int channels) {
+  if (coding != KvCoding::asymmetric) return without_zero_point(row, bits, coding, channels);
   const auto largest_code = static_cast<float>((1 << bits) - 1);
   std::vector<float> x;
   for (const float value : row) x.push_back(saturated(without_nan(value)));
@@ -160,24 +187,23 @@ KvCodes quantized(const std::vector<float>& row, int bits, int channels) {
 std::vector<double> restored(const KvCodes& codes, int channels) {
   std::vector<double> row;
   for (int c = 0; c < channels; ++c)
-    row.push_back(static_cast<double>(codes.s) * codes.codes[static_cast<std::size_t>(c)] +
-                  codes.z);
+    row.push_back(static_cast<double>(codes.s) * codes.number(c) + codes.z);
   return row;
 }
 
 void store_token(const Spec& spec, std::span<std::byte> bytes, int token,
                  std::span<const std::uint16_t> k, std::span<const std::uint16_t> v,
                  const KvAngles& angles, std::span<const float> mean) {
-  const KvBlock block(spec.k_bits, spec.v_bits, spec.head_dim);
+  const KvBlock block = kv_append::block_of(spec);
   std::vector<float> key = kv_values(spec.io, k);
   const bool transforms =
       spec.rope != Rope::none || spec.smooth_k || spec.rotation != Rotation::none;
   if (transforms) key = transformed_key(spec, key, angles, mean);
   if (kv_quantized(spec.k_bits)) {
-    const KvCodes codes = quantized(key, spec.k_bits, block.channels);
+    const KvCodes codes = quantized(key, spec.k_bits, spec.k_codes, block.channels);
     put_codes(bytes, codes.codes, spec.k_bits, key_bytes(block, token));
     put_half(bytes, block.s_k(token), codes.s);
-    put_half(bytes, block.z_k(token), codes.z);
+    if (spec.k_codes == KvCoding::asymmetric) put_half(bytes, block.z_k(token), codes.z);
   } else {
     std::vector<std::uint16_t> row(k.begin(), k.end());
     for (std::size_t i = 0; transforms && i < row.size(); ++i) {
@@ -187,10 +213,11 @@ void store_token(const Spec& spec, std::span<std::byte> bytes, int token,
     put_16_bits(bytes, row, block.channels, key_bytes(block, token));
   }
   if (kv_quantized(spec.v_bits)) {
-    const KvCodes codes = quantized(kv_values(spec.io, v), spec.v_bits, block.channels);
+    const KvCodes codes =
+        quantized(kv_values(spec.io, v), spec.v_bits, spec.v_codes, block.channels);
     put_codes(bytes, codes.codes, spec.v_bits, value_bytes(block, token));
     put_half(bytes, block.s_v(token), codes.s);
-    put_half(bytes, block.z_v(token), codes.z);
+    if (spec.v_codes == KvCoding::asymmetric) put_half(bytes, block.z_v(token), codes.z);
   } else {
     put_16_bits(bytes, {v.begin(), v.end()}, block.channels, value_bytes(block, token));
   }
@@ -199,13 +226,17 @@ void store_token(const Spec& spec, std::span<std::byte> bytes, int token,
 KvCodes stored_key(const KvBlock& block, std::span<const std::byte> bytes, int token) {
   return {.codes = codes_at(bytes, block.channels, block.k_bits, key_bytes(block, token)),
           .s = half_at(bytes, block.s_k(token)),
-          .z = half_at(bytes, block.z_k(token))};
+          .z = block.k_has_zero_point() ? half_at(bytes, block.z_k(token)) : 0.0f,
+          .coding = block.k_codes,
+          .bits = block.k_bits};
 }
 
 KvCodes stored_value(const KvBlock& block, std::span<const std::byte> bytes, int token) {
   return {.codes = codes_at(bytes, block.channels, block.v_bits, value_bytes(block, token)),
           .s = half_at(bytes, block.s_v(token)),
-          .z = half_at(bytes, block.z_v(token))};
+          .z = block.v_has_zero_point() ? half_at(bytes, block.z_v(token)) : 0.0f,
+          .coding = block.v_codes,
+          .bits = block.v_bits};
 }
 
 }  // namespace sagegen::test

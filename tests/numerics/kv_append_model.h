@@ -26,11 +26,15 @@ std::vector<float> transformed_key(const kv_append::Spec& spec, std::vector<floa
 
 // A row in few bits.
 struct KvCodes {
-  std::vector<int> codes;  // of all channels, with their padding
+  std::vector<int> codes;  // as bits, of all channels, with their padding
   float s = 0, z = 0;
+  KvCoding coding = KvCoding::asymmetric;
+  int bits = 8;
+
+  double number(int channel) const;  // that s is multiplied by
 };
-KvCodes quantized(const std::vector<float>& row, int bits, int channels);
-// s * code + z of the first channels.
+KvCodes quantized(const std::vector<float>& row, int bits, KvCoding coding, int channels);
+// s * number + z of the first channels.
 std::vector<double> restored(const KvCodes& codes, int channels);
 
 // Writes K and V of a token of a head to its place in a block, and no other byte.

@@ -82,6 +82,53 @@ TEST_CASE("every byte of a pool is what it is to be: all pairs of bits, pages an
   check_pairs(Catch::rngSeed(), true);
 }
 
+TEST_CASE("every byte of a pool is what it is to be: codes without zero points", "[fast]") {
+  struct Codes {
+    int bits;
+    KvCoding coding;
+  };
+  const std::vector<Codes> all{{2, KvCoding::symmetric},  {4, KvCoding::symmetric},
+                               {8, KvCoding::symmetric},  {8, KvCoding::e4m3},
+                               {4, KvCoding::asymmetric}, {16, KvCoding::asymmetric}};
+  std::uint64_t seed = Catch::rngSeed() + 3000;
+  for (const Codes& k : all) {
+    for (const Codes& v : all) {
+      ++seed;
+      check({.spec = {.head_dim = std::array{64, 128, 80, 256}[seed % 4],
+                      .io = seed % 3 == 0 ? DType::bf16 : DType::f16,
+                      .k_bits = k.bits,
+                      .v_bits = v.bits,
+                      .k_codes = k.coding,
+                      .v_codes = v.coding,
+                      .rope = seed % 5 == 0 ? Rope::neox : Rope::none,
+                      .rotation = seed % 2 == 0 ? Rotation::hadamard : Rotation::none},
+             .layout = seed % 2 == 0 ? KvPageLayout::nhd : KvPageLayout::hnd,
+             .sm = std::array{80, 89, 90, 120}[seed / 2 % 4],
+             .emulator = {.schedule = rt::SchedulePolicy::random, .seed = seed}},
+            seed);
+    }
+  }
+}
+
+// What has no instruction for e4m3 rounds by its bits: to the same codes, of all numbers of f16 that a row may have.
+TEST_CASE("codes of e4m3 are the same with and without an instruction for them", "[fast]") {
+  Case c{.spec = {.head_dim = 128, .k_codes = KvCoding::e4m3, .v_codes = KvCoding::e4m3},
+         .tokens = 500,
+         .heads = 1};
+  Input input = test::append_input(c, 41);
+  // Every row has 1 as its largest number, and 127 others of the 63488 that there are.
+  for (std::size_t i = 0; i < input.k.size(); ++i) {
+    const auto number = static_cast<std::uint16_t>(i - i / 128);
+    input.k[i] = i % 128 == 0 ? 0x3C00 : (number & 0x8000) | number % 0x3C01;
+  }
+  input.v = input.k;
+  const std::vector<std::byte> before = random_bytes(pool_bytes(c, input), 3);
+  const std::vector<std::byte> by_bits = appended(c, input, before);
+  c.sm = 89;
+  CHECK(difference(appended(c, input, before), by_bits) == "");
+  CHECK(difference(by_bits, modelled(c, input, before)) == "");
+}
+
 TEST_CASE("every byte is what it is to be: transforms of K", "[full]") {
   std::uint64_t seed = Catch::rngSeed() + 1000;
   for (const int head_dim : {64, 80, 128, 256}) {

@@ -17,13 +17,28 @@ namespace {
 const std::vector<int> kBits{2, 4, 8, 16};
 const std::vector<int> kHeadDims{32, 64, 80, 96, 128, 192, 256};
 
+std::vector<KvCoding> codings_of(int bits) {
+  std::vector<KvCoding> codings{KvCoding::asymmetric};
+  if (bits < 16) codings.push_back(KvCoding::symmetric);
+  if (bits == 8) codings.push_back(KvCoding::e4m3);
+  return codings;
+}
+
 void for_formats(const std::function<void(const KvFormat&)>& body) {
   for (const int head_dim : kHeadDims) {
     for (const int k_bits : kBits) {
       for (const int v_bits : kBits) {
-        const KvFormat format{.head_dim = head_dim, .k_bits = k_bits, .v_bits = v_bits};
-        INFO(to_string(format));
-        body(format);
+        for (const KvCoding k_codes : codings_of(k_bits)) {
+          for (const KvCoding v_codes : codings_of(v_bits)) {
+            const KvFormat format{.head_dim = head_dim,
+                                  .k_bits = k_bits,
+                                  .v_bits = v_bits,
+                                  .k_codes = k_codes,
+                                  .v_codes = v_codes};
+            INFO(to_string(format));
+            body(format);
+          }
+        }
       }
     }
   }
@@ -49,11 +64,11 @@ std::vector<int> tokens_of_bytes(const KvBlock& block) {
     for (int byte = 0; byte < block.v_row_bytes(); ++byte) put(block.v_byte(token, byte), token);
     if (kv_quantized(block.k_bits)) {
       put_f16(block.s_k(token), token);
-      put_f16(block.z_k(token), token);
+      if (block.k_codes == KvCoding::asymmetric) put_f16(block.z_k(token), token);
     }
     if (kv_quantized(block.v_bits)) {
       put_f16(block.s_v(token), token);
-      put_f16(block.z_v(token), token);
+      if (block.v_codes == KvCoding::asymmetric) put_f16(block.z_v(token), token);
     }
   }
   for (const int count : times) REQUIRE(count == 1);
@@ -138,6 +153,8 @@ TEST_CASE("parameters of a quad of tokens are read at once") {
     const KvBlock block(format);
     const int p = block.parameter_offset();
     const bool k = kv_quantized(format.k_bits), v = kv_quantized(format.v_bits);
+    const bool k_zero = format.k_codes == KvCoding::asymmetric;
+    const bool v_zero = format.v_codes == KvCoding::asymmetric;
     for (int t = 0; t < 4; ++t) {
       const auto of = [&](int (KvBlock::*place)(int) const, int token) {
         return (block.*place)(4 * t + token) - p;
@@ -146,17 +163,23 @@ TEST_CASE("parameters of a quad of tokens are read at once") {
       for (int i = 0; i < 4; ++i) {
         const int pair = i / 2, in_pair = i % 2, token = order[static_cast<std::size_t>(i)];
         const int wide = 16 * t + 8 * pair + 2 * in_pair, narrow = 8 * t + 2 * i;
-        if (k && v) {
+        if (k && v && !v_zero) {
+          REQUIRE(of(&KvBlock::s_v, token) == wide);
+          REQUIRE(of(&KvBlock::s_k, token) == wide + 4);
+          if (k_zero) REQUIRE(of(&KvBlock::z_k, token) == 64 + 2 * (4 * t + token));
+        } else if (k && v) {
           REQUIRE(of(&KvBlock::z_v, token) == wide);
           REQUIRE(of(&KvBlock::s_k, token) == wide + 4);
           REQUIRE(of(&KvBlock::s_v, token) == 64 + narrow);
-          REQUIRE(of(&KvBlock::z_k, token) == 96 + 2 * (4 * t + token));
+          if (k_zero) REQUIRE(of(&KvBlock::z_k, token) == 96 + 2 * (4 * t + token));
+        } else if (v && !v_zero) {
+          REQUIRE(of(&KvBlock::s_v, token) == narrow);
         } else if (v) {
           REQUIRE(of(&KvBlock::z_v, token) == wide);
           REQUIRE(of(&KvBlock::s_v, token) == wide + 4);
         } else if (k) {
           REQUIRE(of(&KvBlock::s_k, token) == narrow);
-          REQUIRE(of(&KvBlock::z_k, token) == 32 + 2 * (4 * t + token));
+          if (k_zero) REQUIRE(of(&KvBlock::z_k, token) == 32 + 2 * (4 * t + token));
         }
       }
     }
@@ -181,6 +204,14 @@ TEST_CASE("bytes of a token and a layer") {
     CHECK(kv_effective_bits(format) == row.effective);
     CHECK(kv_nominal_bits(format) == (row.k + row.v) / 2.0);
   }
+  // Without zero points two bytes of each less.
+  constexpr KvCoding kSymmetric = KvCoding::symmetric, kE4m3 = KvCoding::e4m3;
+  CHECK(kv_token_bytes({.k_codes = kE4m3, .v_codes = kE4m3}) == 256 + 4);
+  CHECK(kv_effective_bits({.k_codes = kE4m3, .v_codes = kE4m3}) == 8.125);
+  CHECK(kv_token_bytes({.k_bits = 4, .v_bits = 4, .k_codes = kSymmetric}) == 128 + 6);
+  CHECK(kv_token_bytes({.k_bits = 4, .v_bits = 4, .v_codes = kSymmetric}) == 128 + 6);
+  CHECK(kv_effective_bits(
+            {.k_bits = 2, .v_bits = 2, .k_codes = kSymmetric, .v_codes = kSymmetric}) == 2.125);
   CHECK(kv_token_bytes({.k_bits = 16, .v_bits = 8}) == 256 + 128 + 4);
   CHECK(kv_token_bytes({.head_dim = 32}) == 64 + 64 + 8);  // padded to 64 channels
   CHECK(kv_effective_bits({.head_dim = 32}) == 17.0);
@@ -207,7 +238,9 @@ TEST_CASE("a format is a text, and a text a format") {
                         .v_bits = 2,
                         .page_tokens = 2848,
                         .layout = KvPageLayout::nhd};
-  CHECK(to_string(format) == "head_dim=64 io=bf16 k_bits=4 v_bits=2 page_tokens=2848 layout=nhd");
+  CHECK(to_string(format) ==
+        "head_dim=64 io=bf16 k_bits=4 v_bits=2 page_tokens=2848 layout=nhd k_codes=asymmetric "
+        "v_codes=asymmetric");
   CHECK(kv_format_of(to_string(format)) == format);
   CHECK(kv_format_of("") == KvFormat{});
   CHECK(kv_format_of("v_bits=4 k_bits=8") == KvFormat{.k_bits = 8, .v_bits = 4});
@@ -224,6 +257,13 @@ TEST_CASE("a format is a text, and a text a format") {
   CHECK(refusal("k_bits=4 k_bits=4") == "option k_bits stands twice in \"k_bits=4 k_bits=4\"");
   CHECK(refusal("kbits=4").find("did you mean k_bits") != std::string::npos);
   CHECK(refusal("k_bits").find("write name=value") != std::string::npos);
+  CHECK(kv_format_of("k_codes=e4m3 v_codes=symmetric v_bits=4") ==
+        KvFormat{.v_bits = 4, .k_codes = KvCoding::e4m3, .v_codes = KvCoding::symmetric});
+  CHECK(refusal("k_codes=e4m3 k_bits=4") ==
+        "k_codes e4m3 with k_bits 4 is refused: a number of e4m3 has 8 bits; use k_bits 8");
+  CHECK(refusal("v_codes=symmetric v_bits=16") ==
+        "v_codes symmetric with v_bits 16 is refused: 16 bits are stored as they come; use v_bits "
+        "2, 4 or 8, or v_codes asymmetric, which 16 bits ignore");
   CHECK(refusal("page_tokens=40") ==
         "page_tokens 40 is refused: a page has whole blocks of 16 tokens, 65536 at most; the next "
         "such number is 48");
@@ -235,9 +275,16 @@ TEST_CASE("a format is a text, and a text a format") {
 // Caches are handed over between processes and versions by this number.
 TEST_CASE("a digest is of all members and stays") {
   CHECK(kv_digest({}) == kv_digest(kv_format_of(to_string(KvFormat{}))));
-  const std::vector<KvFormat> others{{.head_dim = 64},    {.io = DType::bf16},
-                                     {.k_bits = 4},       {.v_bits = 4},
-                                     {.page_tokens = 16}, {.layout = KvPageLayout::nhd}};
+  const std::vector<KvFormat> others{{.head_dim = 64},
+                                     {.io = DType::bf16},
+                                     {.k_bits = 4},
+                                     {.v_bits = 4},
+                                     {.page_tokens = 16},
+                                     {.layout = KvPageLayout::nhd},
+                                     {.k_codes = KvCoding::symmetric},
+                                     {.v_codes = KvCoding::symmetric},
+                                     {.k_codes = KvCoding::e4m3},
+                                     {.v_codes = KvCoding::e4m3}};
   std::map<std::uint64_t, int> seen{{kv_digest({}), 0}};
   for (const KvFormat& other : others) ++seen[kv_digest(other)];
   CHECK(seen.size() == others.size() + 1);
