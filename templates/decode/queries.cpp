@@ -45,8 +45,8 @@ std::vector<KeyItem> key_items(const Spec& spec) {
 
 Queries::Queries(const DecodeBlock& block) : block_(block) {
   if (kv_code_offset(block.spec.k_codes, block.spec.k_bits) == 0) {
-    starts_.push_back({block.opaque(kBiasBits, 0), block.opaque(kBiasBits, 1),
-                       block.opaque(kBiasBits, 2), block.opaque(kBiasBits, 3)});
+    starts_.push_back(MmaC(block.opaque(kBiasBits, 0), block.opaque(kBiasBits, 1),
+                           block.opaque(kBiasBits, 2), block.opaque(kBiasBits, 3)));
   }
   const Spec& spec = block.spec;
   const Product product = product_of(spec);
