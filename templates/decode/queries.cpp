@@ -1,8 +1,9 @@
 #include "templates/decode/queries.h"
 
-#include <cmath>
+#include <utility>
 
 #include "templates/decode/cache_tiles.h"
+#include "templates/shared/hadamard.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen::decode {
@@ -105,32 +106,9 @@ Queries::Channels Queries::load(int half) const {
       }
     }
   }
-  return spec.rotation == Rotation::none ? channels : rotated(std::move(channels));
-}
-
-// A butterfly for each bit of a channel's number: bits of pieces, then two that tell lanes of a quad apart, then bits of
-// pieces of a lane, which are 4 pieces apart.
-Queries::Channels Queries::rotated(Channels channels) const {
-  KernelBuilder& k = block_.k;
-  const int piece = piece_channels(), rotated = rotation_block(block_.spec.head_dim);
-  for (int step = 1; step < rotated; step *= 2) {
-    if (step >= piece && step < 4 * piece) {
-      const int mask = step / piece;
-      const F32 sign = k.select((block_.lane.quad & mask) == 0, k.f32(1.0f), k.f32(-1.0f));
-      for (F32& own : channels) own = k.fma(own, sign, k.shuffle_xor(own, mask));
-      continue;
-    }
-    const auto apart = static_cast<std::size_t>(step < piece ? step : step / 4);
-    for (std::size_t i = 0; i < channels.size(); ++i) {
-      if ((i & apart) != 0) continue;
-      const F32 sum = channels[i] + channels[i + apart];
-      channels[i + apart] = channels[i] - channels[i + apart];
-      channels[i] = sum;
-    }
-  }
-  const float unit = 1.0f / std::sqrt(static_cast<float>(rotated));
-  for (F32& channel : channels) channel = channel * unit;
-  return channels;
+  if (spec.rotation == Rotation::none) return channels;
+  return hadamard_of_quad(k, std::move(channels), block_.lane.quad, piece_channels(),
+                          rotation_block(spec.head_dim));
 }
 
 F32 Queries::largest_of_row(const Channels& channels) const {

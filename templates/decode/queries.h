@@ -64,7 +64,6 @@ class Queries {
   using Channels = std::vector<dsl::F32>;
   // The channels whose codes a lane has of a key, in the order of these; zeros of rows and channels that there are not.
   Channels load(int half) const;
-  Channels rotated(Channels channels) const;
   int piece_channels() const { return block_.cache.k_piece_bytes() * 8 / block_.spec.k_bits; }
   dsl::F32 largest_of_row(const Channels& channels) const;
   Channels quantized(int half, float largest_code);

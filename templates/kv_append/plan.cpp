@@ -1,7 +1,5 @@
 #include "templates/kv_append/plan.h"
 
-#include <algorithm>
-#include <array>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,6 +8,7 @@
 #include "sagegen/runtime/argument_check.h"
 #include "templates/kv_append/params.h"
 #include "templates/shared/params.h"
+#include "templates/shared/plan_pool.h"
 
 namespace sagegen::kv_append {
 
@@ -77,38 +76,10 @@ void check_shape(const Spec& spec, const Shape& shape, const Pool& pool) {
   }
 }
 
-// The bytes that the pool spans. Every sane layout nests: a stride steps over all that those below it span.
-std::int64_t span_of(const Spec& spec, const Shape& shape, const Pool& pool) {
-  struct Axis {
-    const char* name;
-    std::int64_t size, stride;
-  };
-  const KvStrides strides = strides_of(spec, shape, pool);
-  std::array<Axis, 3> axes{Axis{"page", pool.pages, strides.page},
-                           Axis{"head", shape.kv_heads, strides.head},
-                           Axis{"block", pool.page_tokens / kKvBlockTokens, strides.block}};
-  std::ranges::sort(axes, {}, &Axis::stride);
-  std::int64_t span = block_of(spec).bytes();
-  for (const Axis& axis : axes) {
-    if (axis.size == 1) continue;  // the stride is never used
-    if (axis.stride % kUnit != 0) {
-      refuse("pool.strides.{} is {} bytes; it must be a multiple of {}", axis.name, axis.stride,
-             kUnit);
-    }
-    if (axis.stride < span) {
-      refuse(
-          "pool.strides.{} is {} bytes, and what it steps over has {}: blocks would overlap; with "
-          "all strides 0 the pool is contiguous",
-          axis.name, axis.stride, span);
-    }
-    std::int64_t reach = 0;
-    if (__builtin_mul_overflow(axis.size - 1, axis.stride, &reach) ||
-        __builtin_add_overflow(span, reach, &span)) {
-      refuse("pool.strides.{} of {} bytes for {} steps spans more than 2^63 bytes", axis.name,
-             axis.stride, axis.size);
-    }
-  }
-  return span;
+std::uint64_t span_of(const Spec& spec, const Shape& shape, const Pool& pool) {
+  return pool_span(kPlan, block_of(spec).bytes(),
+                   {pool.pages, shape.kv_heads, pool.page_tokens / kKvBlockTokens},
+                   strides_of(spec, shape, pool));
 }
 
 // Of an argument that only some kernels take.
@@ -185,7 +156,7 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& a) {
     const auto bytes = static_cast<std::uint64_t>(shape.kv_heads * spec.head_dim * kF32);
     check.array("k_mean", a.k_mean, bytes, kUnit, Access::read);
   }
-  check.array("pool", a.pool.data, static_cast<std::uint64_t>(span_of(spec, shape, a.pool)), kUnit,
+  check.array("pool", a.pool.data, span_of(spec, shape, a.pool), kUnit,
               Access::write);
   check.overlaps();
 }

@@ -11,6 +11,7 @@
 #include "sagegen/dsl/kernel_builder.h"
 #include "templates/kv_append/params.h"
 #include "templates/kv_append/spec.h"
+#include "templates/shared/packed_rows.h"
 #include "templates/shared/tensor.h"
 
 namespace sagegen::kv_append {
@@ -25,11 +26,6 @@ constexpr float kRounding = 0x1.8p23f;
 
 using Row = std::vector<F32>;    // the channels of a lane
 using Words = std::vector<I32>;  // the same in 16 bits, two channels in each
-
-// number / divisor, with what PackParams::of(divisor) has for it (shared/params.h).
-I32 quotient(KernelBuilder& k, I32 number, I32 reciprocal, I32 shift) {
-  return k.to_i32((k.to_i64_unsigned(number) * k.to_i64_unsigned(reciprocal)) >> k.to_i64(shift));
-}
 
 // place(x) - place(0) for an x below `end`, a power of two. Each bit of x moves the place by a distance of its own, a power
 // of two: so do those of tokens and of bytes of a row in KvBlock.

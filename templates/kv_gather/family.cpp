@@ -14,17 +14,22 @@ std::string head_dim_advice(int) {
       "a head has 8 to {} channels, a multiple of 8: rows are written in 16 bytes", kMostChannels);
 }
 
-std::string stored(const char* tensor, int bits, DType io) {
+std::string stored(const char* tensor, int bits, KvCoding codes, DType io) {
   if (!kv_quantized(bits)) return fmt::format("{} is stored in {}", tensor, to_string(io));
-  return fmt::format("{} is stored in {} bits with a scale and a zero point per token and head",
-                     tensor, bits);
+  if (kv_has_zero_point(codes)) {
+    return fmt::format("{} is stored in {} bits with a scale and a zero point per token and head",
+                       tensor, bits);
+  }
+  return fmt::format("{} is stored in {} bits, {}, with a scale per token and head", tensor, bits,
+                     to_string(codes));
 }
 
 std::vector<Section> describe(const View& v) {
   const Spec& s = v.spec;
   Sentences lines{fmt::format("K and V of a paged KV cache as rows of {} channels in {}",
                               s.head_dim, to_string(s.io)),
-                  stored("K", s.k_bits, s.io), stored("V", s.v_bits, s.io)};
+                  stored("K", s.k_bits, s.k_codes, s.io),
+                  stored("V", s.v_bits, s.v_codes, s.io)};
   if (s.rotation == Rotation::hadamard) {
     lines.push_back(
         fmt::format("K comes back from an orthonormal Hadamard matrix of each {} channels",
@@ -54,12 +59,26 @@ const FamilyOf<Spec>& family() {
                later(field<&Spec::rotation>(
                    "rotation", "",
                    words<Rotation>(
-                       {{Rotation::none, "none", "rot0"}, {Rotation::hadamard, "hadamard"}})))},
+                       {{Rotation::none, "none", "rot0"}, {Rotation::hadamard, "hadamard"}}))),
+               later(field<&Spec::k_codes>("k_codes", "", kv_codes('k'))),
+               later(field<&Spec::v_codes>("v_codes", "", kv_codes('v')))},
       .rules = {{{[](const View& v) { return v.spec.head_dim % 8 != 0; },
                   [](const View& v) {
                     return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
                                        head_dim_advice(v.spec.head_dim),
                                        rounded_up(v.spec.head_dim, 8));
+                  }},
+                 {[](const View& v) {
+                    return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty();
+                  },
+                  [](const View& v) {
+                    return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes);
+                  }},
+                 {[](const View& v) {
+                    return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty();
+                  },
+                  [](const View& v) {
+                    return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes);
                   }}}},
       .resources = [](const View&) { return Resources{.threads = 32 * kWarps}; },
       .params =

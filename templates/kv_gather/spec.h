@@ -2,7 +2,7 @@
 // prefix reads that lies in pages already, when a prompt comes in chunks, or when attention to a prompt is to see what the
 // cache holds of it. One kernel for all sequences of a batch.
 //
-// Codes of 2, 4 and 8 bits become scale * code + zero, rounded once in f32. What kv_append did to K is undone in reverse
+// Codes of 2, 4 and 8 bits become scale * code + zero, rounded once in f32, or what KvCoding has in its place. What kv_append did to K is undone in reverse
 // order: the orthonormal Hadamard matrix, which is its own inverse, then the frozen mean is added. A rotary embedding stays. Results
 // are rounded to the dtype of the rows, and in f16 at most 65504. What is stored in 16 bits and not transformed comes as it is.
 #pragma once
@@ -17,6 +17,7 @@ struct Spec {
   int head_dim = 128;
   DType io = DType::f16;
   int k_bits = 8, v_bits = 8;
+  KvCoding k_codes = KvCoding::asymmetric, v_codes = KvCoding::asymmetric;
   bool smooth_k = false;  // K was stored less a mean of each head and channel
   Rotation rotation = Rotation::none;  // of K, as it was stored: of each rotation_block() channels
 };
@@ -25,7 +26,11 @@ constexpr bool transforms_k(const Spec& spec) {
   return spec.smooth_k || spec.rotation != Rotation::none;
 }
 constexpr KvBlock block_of(const Spec& spec) {
-  return KvBlock(spec.k_bits, spec.v_bits, spec.head_dim);
+  return KvBlock({.head_dim = spec.head_dim,
+                  .k_bits = spec.k_bits,
+                  .v_bits = spec.v_bits,
+                  .k_codes = spec.k_codes,
+                  .v_codes = spec.v_codes});
 }
 
 inline constexpr int kWarps = 4;  // of a block; each has 16 tokens of a head

@@ -36,18 +36,13 @@ class KvGather {
   void store(GlobalPtr row, I32 channel, const Words& words, Pred there) const;
   F32 half(GlobalPtr from) const { return k_.unpack2(DType::f16, k_.load_u16(from))[0]; }
   Words packed(const Row& row) const;
-  // Codes of the lowest `bits` bits of a word and all behind them.
-  void add_codes(Row& row, I32 word, int bits, int count, F32 s, F32 z) const;
-
-  // The block's scales and zero points of the lane's tokens, from those of a token whose place is known: others are so
-  // many bytes behind.
-  GlobalPtr of_key(GlobalPtr block, int place) const {
-    return block + (quad_bytes(true) * (row_ >> 1) + 2 * (row_ & 1)) + std::int64_t{place};
-  }
-  // Bytes from the parameters of four tokens to those of the next four, as z_v and s_k have them.
-  int quad_bytes(bool of_k) const {
-    return block_.both_quantized() ? 16 : of_k ? block_.s_k(4) - block_.s_k(0) : 16;
-  }
+  // What codes of `bits` bits stand for, of the lowest ones of a word and of so many in all.
+  struct Coding {
+    int bits;
+    KvCoding codes;
+    F32 s, z;  // z: of codes with a zero point
+  };
+  void add_codes(Row& row, I32 word, int count, const Coding& coding) const;
 
   KernelBuilder& k_;
   const Spec& spec_;
@@ -110,10 +105,23 @@ Words KvGather::packed(const Row& row) const {
   return words;
 }
 
-void KvGather::add_codes(Row& row, I32 word, int bits, int count, F32 s, F32 z) const {
+void KvGather::add_codes(Row& row, I32 word, int count, const Coding& coding) const {
   for (int i = 0; i < count; ++i) {
-    const I32 code = (i == 0 ? word : word >> i * bits) & ((1 << bits) - 1);
-    row.push_back(k_.fma(k_.to_f32(code), s, z));
+    const I32 code = (i == 0 ? word : word >> i * coding.bits) & ((1 << coding.bits) - 1);
+    switch (coding.codes) {
+      case KvCoding::asymmetric:
+        row.push_back(k_.fma(k_.to_f32(code), coding.s, coding.z));
+        break;
+      case KvCoding::symmetric:
+        row.push_back(k_.to_f32(code - kv_code_offset(coding.codes, coding.bits)) * coding.s);
+        break;
+      case KvCoding::e4m3: {
+        // Exponent and mantissa where those of f32 are, whose exponents are 120 more; subnormal numbers are such, too.
+        const I32 bits = (code & 0x7F) << 20 | (code & 0x80) << 24;
+        row.push_back(k_.as_f32(bits) * 0x1p120f * coding.s);
+        break;
+      }
+    }
   }
 }
 
@@ -131,9 +139,14 @@ void KvGather::gather_key(GlobalPtr block, int parity, GlobalPtr row, Pred there
   if (kv_quantized(spec_.k_bits) || transforms_k(spec_)) {
     Row x;
     if (kv_quantized(spec_.k_bits)) {
-      const F32 s = half(of_key(block, block_.s_k(parity)));
-      const F32 z = half(block + 4 * row_ + std::int64_t{block_.z_k(parity)});
-      for (const I32 word : words) add_codes(x, word, spec_.k_bits, 32 / spec_.k_bits, s, z);
+      Coding coding{.bits = spec_.k_bits, .codes = spec_.k_codes, .s = {}, .z = {}};
+      // Of the token 2 g + parity, as s_k has it: quads of tokens, and in these pairs.
+      const int quad_bytes = block_.s_k(4) - block_.s_k(0);
+      coding.s = half(block + (quad_bytes * (row_ >> 1) + 2 * (row_ & 1)) +
+                      std::int64_t{block_.s_k(parity)});
+      if (block_.k_has_zero_point())
+        coding.z = half(block + 4 * row_ + std::int64_t{block_.z_k(parity)});
+      for (const I32 word : words) add_codes(x, word, 32 / spec_.k_bits, coding);
     } else {
       for (const I32 word : words) {
         for (const F32 value : k_.unpack2(spec_.io, word)) x.push_back(value);
@@ -169,15 +182,16 @@ void KvGather::gather_values(GlobalPtr block, int unit, GlobalPtr rows, I32 toke
   const Words words = load(block + k_.lane_idx() * block_.v_unit_bytes() +
                                std::int64_t{block_.v_offset() + 32 * block_.v_unit_bytes() * unit},
                            4 * piece);
-  const int s_bytes = block_.s_v(4) - block_.s_v(0);
+  const auto parameter = [&](int (KvBlock::*of_token)(int) const, int j) {
+    const int quad_bytes = (block_.*of_token)(4) - (block_.*of_token)(0);
+    return half(block + quad_ * quad_bytes + std::int64_t{(block_.*of_token)(j)});
+  };
   for (int j = 0; j < 4; ++j) {
-    const F32 s = half(block + quad_ * s_bytes + std::int64_t{block_.s_v(j)});
-    const F32 z = half(block + quad_ * quad_bytes(false) + std::int64_t{block_.z_v(j)});
+    Coding coding{.bits = spec_.v_bits, .codes = spec_.v_codes, .s = {}, .z = {}};
+    coding.s = parameter(&KvBlock::s_v, j);
+    if (block_.v_has_zero_point()) coding.z = parameter(&KvBlock::z_v, j);
     Row x;
-    for (const I32 word : words) {
-      const I32 byte = j == 0 ? word : word >> 8 * j;
-      add_codes(x, byte, spec_.v_bits, in_byte, s, z);
-    }
+    for (const I32 word : words) add_codes(x, j == 0 ? word : word >> 8 * j, in_byte, coding);
     const GlobalPtr row = rows + k_.to_i64(quad_ * 4 + j) * p_(&Params::v_stride_token) * kElementBytes;
     store(row, (row_ + 8 * unit) * (piece * in_byte), packed(x), quad_ * 4 + j < tokens);
   }

@@ -55,12 +55,22 @@ std::string expected(const KvFormat& format) {
       text += fmt::format("{}\n", block.k_byte(token, byte));
     for (int byte = 0; byte < block.v_row_bytes(); ++byte)
       text += fmt::format("{}\n", block.v_byte(token, byte));
-    if (kv_quantized(format.k_bits))
-      text += fmt::format("{} {}\n", block.s_k(token), block.z_k(token));
-    if (kv_quantized(format.v_bits))
-      text += fmt::format("{} {}\n", block.s_v(token), block.z_v(token));
+    if (kv_quantized(format.k_bits)) text += fmt::format("{}\n", block.s_k(token));
+    if (block.k_has_zero_point()) text += fmt::format("{}\n", block.z_k(token));
+    if (kv_quantized(format.v_bits)) text += fmt::format("{}\n", block.s_v(token));
+    if (block.v_has_zero_point()) text += fmt::format("{}\n", block.z_v(token));
   }
   return text;
+}
+
+std::vector<std::string> parameters(const KvFormat& format) {
+  const KvBlock block(format);
+  std::vector<std::string> names;
+  if (kv_quantized(format.k_bits)) names.emplace_back("k_scale");
+  if (block.k_has_zero_point()) names.emplace_back("k_zero");
+  if (kv_quantized(format.v_bits)) names.emplace_back("v_scale");
+  if (block.v_has_zero_point()) names.emplace_back("v_zero");
+  return names;
 }
 
 std::string c_program(const KvFormat& format) {
@@ -76,11 +86,8 @@ int main(void) {{
     for (int byte = 0; byte < KV_V_ROW_BYTES; ++byte) printf("%d\n", kv_v_byte(token, byte));
 )",
                                  kHeads, kPage);
-  for (const auto& [bits, of] : {std::pair(format.k_bits, "k"), std::pair(format.v_bits, "v")}) {
-    if (kv_quantized(bits))
-      text +=
-          fmt::format("    printf(\"%d %d\\n\", kv_{0}_scale(token), kv_{0}_zero(token));\n", of);
-  }
+  for (const std::string& name : parameters(format))
+    text += fmt::format("    printf(\"%d\\n\", kv_{}(token));\n", name);
   return text + "  }\n  return 0;\n}\n";
 }
 
@@ -97,10 +104,8 @@ for token in range(KV_BLOCK_TOKENS):
         print(kv_v_byte(token, byte))
 )",
                                  kHeads, kPage);
-  for (const auto& [bits, of] : {std::pair(format.k_bits, "k"), std::pair(format.v_bits, "v")}) {
-    if (kv_quantized(bits))
-      text += fmt::format("    print(kv_{0}_scale(token), kv_{0}_zero(token))\n", of);
-  }
+  for (const std::string& name : parameters(format))
+    text += fmt::format("    print(kv_{}(token))\n", name);
   return text;
 }
 
@@ -122,6 +127,9 @@ std::vector<KvFormat> formats() {
     }
     ++turn;
   }
+  all.push_back({.k_codes = KvCoding::e4m3, .v_codes = KvCoding::e4m3});
+  all.push_back({.k_bits = 4, .v_bits = 4, .v_codes = KvCoding::symmetric});
+  all.push_back({.k_bits = 4, .k_codes = KvCoding::symmetric});
   return all;
 }
 

@@ -92,6 +92,8 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
                         .io = spec.io,
                         .k_bits = spec.k_bits,
                         .v_bits = spec.v_bits,
+                        .k_codes = spec.k_codes,
+                        .v_codes = spec.v_codes,
                         .page_tokens = c.page_tokens,
                         .layout = c.layout};
   const KvBlock block(format);
@@ -112,7 +114,9 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
   kv_append::Spec append{.head_dim = spec.head_dim,
                          .io = spec.io,
                          .k_bits = spec.k_bits,
-                         .v_bits = spec.v_bits};  // as the bytes come to be is not the question
+                         .v_bits = spec.v_bits,
+                         .k_codes = spec.k_codes,
+                         .v_codes = spec.v_codes};  // as the bytes come to be is not the question
   struct Expected {
     std::vector<double> k, v;
     double largest = 0;
@@ -231,6 +235,18 @@ TEST_CASE("rows are what the codes of a block stand for, of all pairs of bits", 
       ++turn;
     }
   }
+}
+
+TEST_CASE("rows are what codes without zero points stand for", "[fast]") {
+  for (const KvCoding k : {KvCoding::asymmetric, KvCoding::symmetric, KvCoding::e4m3}) {
+    for (const KvCoding v : {KvCoding::asymmetric, KvCoding::symmetric, KvCoding::e4m3}) {
+      check({.spec = {.k_codes = k, .v_codes = v}});
+      if (k == KvCoding::e4m3 || v == KvCoding::e4m3) continue;
+      check({.spec = {.k_bits = 4, .v_bits = 2, .k_codes = k, .v_codes = v}});
+    }
+  }
+  check({.spec = {.v_bits = 16, .k_codes = KvCoding::e4m3, .rotation = Rotation::hadamard}});
+  check({.spec = {.k_bits = 16, .v_codes = KvCoding::symmetric}});
 }
 
 TEST_CASE("heads of all sizes have their rows, and no channel behind them", "[fast]") {

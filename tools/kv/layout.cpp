@@ -78,6 +78,20 @@ class Text {
   std::string prefix_, text_;
 };
 
+std::string meaning(const char* tensor, int bits, KvCoding codes) {
+  if (!kv_quantized(bits)) return fmt::format("  {}: 16 bits are numbers of io", tensor);
+  switch (codes) {
+    case KvCoding::asymmetric:
+      return fmt::format("  {}: scale * code + zero, codes without sign", tensor);
+    case KvCoding::symmetric:
+      return fmt::format("  {}: scale * (code - {}), codes without sign", tensor,
+                         kv_code_offset(codes, bits));
+    case KvCoding::e4m3:
+      return fmt::format("  {}: scale * code, codes of FP8 e4m3", tensor);
+  }
+  return "?";
+}
+
 void check_prefix(const std::string& prefix) {
   const auto is_letter = [](unsigned char c) { return std::isalpha(c) != 0 || c == '_'; };
   const bool identifier =
@@ -103,8 +117,10 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
   text.comment("Made by `sagegen kv layout`; do not edit.");
   text.comment("");
   text.comment("A token of a KV head has a row of codes of K and one of V, channel after channel, the first ones of a byte in its");
-  text.comment("lowest bits. Codes are unsigned: x = scale * code + zero, with scale and zero of f16 for each token.");
-  text.comment("16 bits are stored without them, in io. Channels behind HEAD_DIM have code 0.");
+  text.comment("lowest bits, and of each token a scale and, where codes have one, a zero point, in f16. What they stand for:");
+  text.comment(meaning("K", format.k_bits, format.k_codes));
+  text.comment(meaning("V", format.v_bits, format.v_codes));
+  text.comment("Channels behind HEAD_DIM stand for nothing.");
   text.line("");
   std::string guard = prefix + "_layout_h";
   std::ranges::transform(guard, guard.begin(), [](unsigned char x) { return std::toupper(x); });
@@ -148,14 +164,13 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
   };
   row("k_byte", block.k_row_bytes(), [&](int t, int byte) { return block.k_byte(t, byte); });
   row("v_byte", block.v_row_bytes(), [&](int t, int byte) { return block.v_byte(t, byte); });
-  if (kv_quantized(format.k_bits)) {
-    parameter("k_scale", [&](int t) { return block.s_k(t); });
-    parameter("k_zero", [&](int t) { return block.z_k(t); });
-  }
-  if (kv_quantized(format.v_bits)) {
-    parameter("v_scale", [&](int t) { return block.s_v(t); });
-    parameter("v_zero", [&](int t) { return block.z_v(t); });
-  }
+  const auto parameter_if = [&](bool has, const char* name, int (KvBlock::*place)(int) const) {
+    if (has) parameter(name, [&](int token) { return (block.*place)(token); });
+  };
+  parameter_if(kv_quantized(format.k_bits), "k_scale", &KvBlock::s_k);
+  parameter_if(block.k_has_zero_point(), "k_zero", &KvBlock::z_k);
+  parameter_if(kv_quantized(format.v_bits), "v_scale", &KvBlock::s_v);
+  parameter_if(block.v_has_zero_point(), "v_zero", &KvBlock::z_v);
   if (c) text.line(fmt::format("\n#endif  // {}", guard));
   return text.text();
 }
