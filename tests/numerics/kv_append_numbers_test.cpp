@@ -127,6 +127,47 @@ TEST_CASE("codes lose what uniform quantizers of so many bits lose", "[fast]") {
   }
 }
 
+// No more than half a step, of symmetric codes of s, of e4m3 of an eighth of the power of two below a number.
+TEST_CASE("codes without zero points are the nearest ones", "[fast]") {
+  for (const int bits : {2, 4, 8}) {
+    INFO(bits << " bits");
+    Stored s = stored({.k_bits = bits,
+                       .v_bits = bits,
+                       .k_codes = KvCoding::symmetric,
+                       .v_codes = KvCoding::symmetric},
+                      100, normal_rows(1));
+    for (std::int64_t token = 0; token < 100; ++token) {
+      const test::KvCodes key = s.key(token);
+      CHECK(key.codes == s.value(token).codes);
+      const std::vector<double> x = as_double(s.k(token)), got = test::restored(key, 128);
+      double worst = 0, largest = 0, largest_got = 0;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        worst = std::max(worst, std::abs(got[i] - x[i]));
+        largest = std::max(largest, std::abs(x[i]));
+        largest_got = std::max(largest_got, std::abs(got[i]));
+      }
+      CHECK(worst <= (0.5 + 0x1p-13) * key.s);
+      CHECK(largest_got == ((1 << (bits - 1)) - 1) * key.s);
+      CHECK(largest_got == Approx(largest).epsilon(0x1p-10));
+    }
+  }
+  Loss plain;
+  Stored s = stored({.k_codes = KvCoding::e4m3, .v_codes = KvCoding::e4m3}, 400, normal_rows(20));
+  for (std::int64_t token = 0; token < 400; ++token) {
+    const test::KvCodes key = s.key(token);
+    const std::vector<double> x = as_double(s.k(token)), got = test::restored(key, 128);
+    add_loss(plain, x, key);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double step =
+          std::max(0x1p-3 * std::exp2(std::floor(std::log2(std::abs(x[i])))), 0x1p-9 * key.s);
+      // A number that a scale carries over a power of two has twice the step.
+      REQUIRE(std::abs(got[i] - x[i]) <= step * (1 + 0x1p-10));
+    }
+  }
+  // Half a step, uniform, of numbers whose step is 2^-3 of them at most; outliers of a row cost the others nothing.
+  CHECK(plain.relative() < 0x1p-6 / 12);
+}
+
 // 4 of 128 channels 20 times as large as the others: rotated, rows lose what rows of normal numbers lose.
 TEST_CASE("a Hadamard matrix makes rows with outliers as good as others", "[fast]") {
   Stored plain = stored({.k_bits = 4, .v_bits = 4}, 400, normal_rows(20));
