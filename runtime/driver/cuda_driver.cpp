@@ -140,6 +140,10 @@ class CudaDriver final : public DriverApi {
   Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) override {
     return Result{cuda_.memcpy_dtoh_async(dst, src, bytes, stream)};
   }
+  Result copy_on_device(DevicePtr dst, DevicePtr src, std::size_t bytes,
+                        StreamHandle stream) override {
+    return Result{cuda_.memcpy_dtod_async(dst, src, bytes, stream)};
+  }
   Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
                     StreamHandle stream) override {
     return Result{cuda_.memset_d8_async(dst, value, count, stream)};

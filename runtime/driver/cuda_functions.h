@@ -34,6 +34,7 @@
   X(mem_free, cuMemFree_v2, DevicePtr)                                                            \
   X(memcpy_htod_async, cuMemcpyHtoDAsync_v2, DevicePtr, const void*, std::size_t, StreamHandle)   \
   X(memcpy_dtoh_async, cuMemcpyDtoHAsync_v2, void*, DevicePtr, std::size_t, StreamHandle)         \
+  X(memcpy_dtod_async, cuMemcpyDtoDAsync_v2, DevicePtr, DevicePtr, std::size_t, StreamHandle)     \
   X(memset_d8_async, cuMemsetD8Async, DevicePtr, unsigned char, std::size_t, StreamHandle)        \
   X(stream_create, cuStreamCreate, StreamHandle*, unsigned)                                       \
   X(stream_destroy, cuStreamDestroy_v2, StreamHandle)                                             \

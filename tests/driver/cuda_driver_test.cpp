@@ -181,6 +181,8 @@ TEST_CASE("every call reaches its symbol with its arguments in order") {
                    "htod 0x7f0000001000 0x61 10 0x63\n");
   returns_and_logs(driver->copy_to_host(target, ptr, 11, stream),
                    "dtoh 0x62 0x7f0000001000 11 0x63\n");
+  returns_and_logs(driver->copy_on_device(ptr, ptr + 256, 13, stream),
+                   "dtod 0x7f0000001000 0x7f0000001100 13 0x63\n");
   returns_and_logs(driver->fill_bytes(ptr, 200, 12, stream), "fill 0x7f0000001000 200 12 0x63\n");
   returns_and_logs(driver->mem_free(ptr), "mem_free 0x7f0000001000\n");
 

@@ -97,6 +97,9 @@ int cuMemcpyHtoDAsync_v2(DevicePtr dst, const void* src, std::size_t bytes, Stre
 int cuMemcpyDtoHAsync_v2(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) {
   return number(fake_cuda().copy_to_host(dst, src, bytes, stream));
 }
+int cuMemcpyDtoDAsync_v2(DevicePtr dst, DevicePtr src, std::size_t bytes, StreamHandle stream) {
+  return number(fake_cuda().copy_on_device(dst, src, bytes, stream));
+}
 int cuMemsetD8Async(DevicePtr dst, unsigned char value, std::size_t count, StreamHandle stream) {
   return number(fake_cuda().fill_bytes(dst, value, count, stream));
 }

@@ -381,6 +381,16 @@ Result FakeDriver::copy_to_host(void* dst, DevicePtr src, std::size_t bytes, Str
   return known;
 }
 
+Result FakeDriver::copy_on_device(DevicePtr dst, DevicePtr src, std::size_t bytes, StreamHandle) {
+  FAKE_BEGIN("cuMemcpyDtoDAsync", Needs::context);
+  for (const DevicePtr place : {dst, src}) {
+    const Result known = check_range("cuMemcpyDtoDAsync", place, bytes);
+    if (known != Result::success) return known;
+  }
+  std::memcpy(memory_[dst].data(), memory_[src].data(), bytes);
+  return Result::success;
+}
+
 Result FakeDriver::fill_bytes(DevicePtr dst, unsigned char value, std::size_t count, StreamHandle) {
   FAKE_BEGIN("cuMemsetD8Async", Needs::context);
   const Result known = check_range("cuMemsetD8Async", dst, count);

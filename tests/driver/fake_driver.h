@@ -101,6 +101,8 @@ class FakeDriver : public DriverApi {
   Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes,
                         StreamHandle stream) override;
   Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) override;
+  Result copy_on_device(DevicePtr dst, DevicePtr src, std::size_t bytes,
+                        StreamHandle stream) override;
   Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
                     StreamHandle stream) override;
   Result tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) override;

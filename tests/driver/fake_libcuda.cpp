@@ -186,6 +186,10 @@ int cuMemcpyDtoHAsync_v2(void* dst, std::uint64_t src, std::size_t bytes, void* 
   return logged("dtoh %#lx %#lx %zu %#lx", number(dst), static_cast<unsigned long>(src), bytes,
                 number(stream));
 }
+int cuMemcpyDtoDAsync_v2(std::uint64_t dst, std::uint64_t src, std::size_t bytes, void* stream) {
+  return logged("dtod %#lx %#lx %zu %#lx", static_cast<unsigned long>(dst),
+                static_cast<unsigned long>(src), bytes, number(stream));
+}
 #ifndef FAKE_WITHOUT_MEMSET
 int cuMemsetD8Async(std::uint64_t dst, unsigned char value, std::size_t count, void* stream) {
   return logged("fill %#lx %d %zu %#lx", static_cast<unsigned long>(dst), value, count,

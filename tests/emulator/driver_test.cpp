@@ -246,6 +246,17 @@ TEST_CASE("copies and fills stay inside one live allocation") {
   std::fill_n(in.begin() + 16, 8, static_cast<unsigned char>(0xaa));
   CHECK(in == out);
 
+  REQUIRE(api.copy_on_device(ptr + 128, ptr, 100, nullptr) == Result::success);
+  REQUIRE(api.copy_to_host(out.data(), ptr, out.size(), nullptr) == Result::success);
+  std::copy_n(in.begin(), 100, in.begin() + 128);
+  CHECK(in == out);
+
+  CHECK(api.copy_on_device(ptr + 128, ptr, 129, nullptr) == Result::invalid_value);
+  CHECK(api.copy_on_device(ptr, ptr + 200, 57, nullptr) == Result::invalid_value);
+  CHECK(api.copy_on_device(ptr + 50, ptr, 51, nullptr) == Result::invalid_value);
+  CHECK_THAT(api.last_error_detail(), Contains("overlap"));
+  CHECK(api.copy_on_device(ptr, 0, 4, nullptr) == Result::invalid_value);
+  CHECK(api.copy_on_device(ptr, 0, 0, nullptr) == Result::success);
   CHECK(api.copy_to_device(ptr + 1, in.data(), 256, nullptr) == Result::invalid_value);
   CHECK(api.copy_to_host(out.data(), ptr - 1, 1, nullptr) == Result::invalid_value);
   CHECK(api.fill_bytes(ptr, 0, std::size_t{1} << 62, nullptr) == Result::invalid_value);
@@ -276,6 +287,12 @@ TEST_CASE("copying undefined bytes to the host is a finding, not a failure") {
   REQUIRE(device.api->findings().size() == 1);
   CHECK(device.api->findings()[0].check == "uninitialized");
   CHECK_THAT(device.api->findings()[0].message, StartsWith("10 of 60 bytes"));
+  device.api->clear_findings();
+  REQUIRE(api.copy_on_device(ptr + 156, ptr + 96, 60, nullptr) == Result::success);
+  CHECK(device.api->findings().empty());
+  CHECK(api.copy_to_host(out.data(), ptr + 156, 60, nullptr) == Result::success);
+  REQUIRE(device.api->findings().size() == 1);
+  CHECK_THAT(device.api->findings()[0].message, StartsWith("56 of 60 bytes"));
   device.api->clear_findings();
   EmulatorOptions options;
   options.checks = Checks::off;
@@ -788,7 +805,7 @@ TEST_CASE("a captured stream is replayed with the memory of the time") {
   REQUIRE(on.api->module_load(&module, ptx, nullptr) == Result::success);
   REQUIRE(on.api->module_function(&add, module, "add") == Result::success);
   DevicePtr memory = 0;
-  REQUIRE(on.api->mem_alloc(&memory, 8) == Result::success);
+  REQUIRE(on.api->mem_alloc(&memory, 12) == Result::success);
   const auto value = [&](std::uint64_t at) {
     std::uint32_t number = 0;
     CHECK(on.api->copy_to_host(&number, memory + at, 4, nullptr) == Result::success);
@@ -810,6 +827,7 @@ TEST_CASE("a captured stream is replayed with the memory of the time") {
   CHECK(launch(10) == Result::success);
   CHECK(launch(100) == Result::success);
   CHECK(on.api->fill_bytes(memory + 4, 7, 4, stream) == Result::success);
+  CHECK(on.api->copy_on_device(memory + 8, memory, 4, stream) == Result::success);
   // What a capture cannot hold.
   std::uint32_t number = 0;
   CHECK(on.api->stream_synchronize(stream) == Result{900});
@@ -830,6 +848,7 @@ TEST_CASE("a captured stream is replayed with the memory of the time") {
   CHECK(on.api->graph_launch(executable, stream) == Result::success);
   CHECK(value(0) == 111);
   CHECK(value(4) == 0x07070707);
+  CHECK(value(8) == 111);
   set(1000);
   CHECK(on.api->graph_launch(executable, nullptr) == Result::success);
   CHECK(on.api->graph_launch(executable, stream) == Result::success);

@@ -63,6 +63,9 @@ class IdleDriver : public DriverApi {
   Result copy_to_host(void*, DevicePtr, std::size_t, StreamHandle) override {
     return Result::success;
   }
+  Result copy_on_device(DevicePtr, DevicePtr, std::size_t, StreamHandle) override {
+    return Result::success;
+  }
   Result fill_bytes(DevicePtr, unsigned char, std::size_t, StreamHandle) override {
     return Result::success;
   }

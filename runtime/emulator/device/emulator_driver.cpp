@@ -51,9 +51,10 @@ struct FunctionObject {
 // What a stream was given while it was captured, in order. Arguments are those of the capture; memory is what it is
 // when the graph runs.
 struct GraphNode {
-  std::shared_ptr<FunctionObject> function;  // of a launch; null: bytes are filled
-  LaunchRequest request;
+  std::shared_ptr<FunctionObject> function = nullptr;  // of a launch; null: bytes are written
+  LaunchRequest request = {};
   DevicePtr to = 0;
+  std::optional<DevicePtr> from = {};  // of a copy; else bytes are filled with value
   unsigned char value = 0;
   std::size_t count = 0;
 };
@@ -377,17 +378,13 @@ class Driver final : public EmulatorDriver {
       return result;
     });
   }
+  Result copy_on_device(DevicePtr dst, DevicePtr src, std::size_t bytes,
+                        StreamHandle stream) override {
+    return now_or_captured(stream, {.to = dst, .from = src, .count = bytes});
+  }
   Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
                     StreamHandle stream) override {
-    return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
-      if (count == 0) return Result::success;
-      if (const auto captured = capture_of(stream)) {
-        captured->nodes.push_back(
-            {.function = nullptr, .request = {}, .to = dst, .value = value, .count = count});
-        return Result::success;
-      }
-      return in_range(context->memory->fill(dst, value, count));
-    });
+    return now_or_captured(stream, {.to = dst, .value = value, .count = count});
   }
 
   Result tensor_map_encode_tiled(TensorMap*, const TensorMapLayout&) override {
@@ -396,7 +393,7 @@ class Driver final : public EmulatorDriver {
     });
   }
 
-  // ---- graphs: of launches and fills. What a capture cannot hold is refused, as CUDA does or where this does less. ----
+  // ---- graphs: of launches, fills and copies on the device. What a capture cannot hold is refused, as CUDA does or where this does less. ----
   Result stream_begin_capture(StreamHandle stream) override {
     return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
       if (stream == nullptr)
@@ -451,10 +448,8 @@ class Driver final : public EmulatorDriver {
     if (found != Result::success) return found;
     return call([&] {
       for (const GraphNode& node : object->nodes) {
-        const Result result =
-            node.function != nullptr
-                ? run(*node.function, node.request)
-                : in_range(object->context->memory->fill(node.to, node.value, node.count));
+        const Result result = node.function != nullptr ? run(*node.function, node.request)
+                                                       : write_bytes(*object->context, node);
         if (result != Result::success) return result;
       }
       return Result::success;
@@ -532,8 +527,22 @@ class Driver final : public EmulatorDriver {
     if (capture_of(stream) == nullptr) return Result::success;
     return fail(kCaptureUnsupported,
                 fmt::format("{} on a stream that is being captured: the emulator's graphs hold "
-                            "launches and fills of memory",
+                            "launches, fills and copies of device memory",
                             what));
+  }
+
+  Result write_bytes(const Context& context, const GraphNode& node) const {
+    return in_range(node.from ? context.memory->copy(node.to, *node.from, node.count)
+                              : context.memory->fill(node.to, node.value, node.count));
+  }
+  Result now_or_captured(StreamHandle stream, const GraphNode& node) {
+    return on_stream(stream, [&](const std::shared_ptr<Context>& context) {
+      if (node.count == 0) return Result::success;
+      const auto captured = capture_of(stream);
+      if (captured == nullptr) return write_bytes(*context, node);
+      captured->nodes.push_back(node);
+      return Result::success;
+    });
   }
 
   Result run(const FunctionObject& function, LaunchRequest request) {

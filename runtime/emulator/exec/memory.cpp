@@ -192,6 +192,25 @@ std::string DeviceMemory::fill(Address to, std::uint8_t value, std::size_t bytes
   return {};
 }
 
+std::string DeviceMemory::copy(Address to, Address from, std::size_t bytes) {
+  if (bytes == 0) return {};
+  std::lock_guard lock(mutex_);
+  const Allocation *target = nullptr, *source = nullptr;
+  for (const auto& [address, found] : {std::pair{to, &target}, std::pair{from, &source}}) {
+    std::string why = locate(address, bytes, found);
+    if (!why.empty()) return why;
+  }
+  if (to < from + bytes && from < to + bytes)
+    return fmt::format("{} bytes at {:#x} and at {:#x} overlap", bytes, from, to);
+  const std::size_t there = to - target->base, here = from - source->base;
+  std::memcpy(target->data + there, source->data + here, bytes);
+  if (source->assumed_defined)
+    std::memset(target->written + there, 1, bytes);
+  else
+    std::memcpy(target->written + there, source->written + here, bytes);
+  return {};
+}
+
 DeviceMemory::Undefined DeviceMemory::undefined(Address from, std::size_t bytes) const {
   std::lock_guard lock(mutex_);
   const Allocation* allocation = map_->find(from);

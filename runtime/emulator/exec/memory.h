@@ -74,10 +74,12 @@ class DeviceMemory {
   bool release(Address base);
 
   // Host access. An empty string, or a sentence that says why the range is not inside one live
-  // allocation. write() and fill() make the bytes defined.
+  // allocation. write() and fill() make the bytes defined; what copy() copies is as defined as it was, and its ranges
+  // do not overlap.
   std::string write(Address to, const void* from, std::size_t bytes);
   std::string read(void* to, Address from, std::size_t bytes) const;
   std::string fill(Address to, std::uint8_t value, std::size_t bytes);
+  std::string copy(Address to, Address from, std::size_t bytes);
   // How many bytes of the range, which lies inside one live allocation, hold no defined data, and where
   // the first of them is.
   struct Undefined {

@@ -166,6 +166,9 @@ class DriverApi {
   virtual Result copy_to_device(DevicePtr dst, const void* src, std::size_t bytes,
                                 StreamHandle stream) = 0;
   virtual Result copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle stream) = 0;
+  // Between ranges that do not overlap.
+  virtual Result copy_on_device(DevicePtr dst, DevicePtr src, std::size_t bytes,
+                                StreamHandle stream) = 0;
   virtual Result fill_bytes(DevicePtr dst, unsigned char value, std::size_t count,
                             StreamHandle stream) = 0;
 
@@ -182,7 +185,7 @@ class DriverApi {
   virtual Result event_elapsed_ms(float* ms, EventHandle start, EventHandle end) = 0;
 
   // Graphs of what a stream was given between begin and end, in thread-local capture mode; those of the emulator hold
-  // launches and fills. not_supported: a driver older than CUDA 11.4.
+  // launches, fills and copies on the device. not_supported: a driver older than CUDA 11.4.
   virtual Result stream_begin_capture(StreamHandle stream) = 0;
   virtual Result stream_end_capture(StreamHandle stream, GraphHandle* graph) = 0;
   virtual Result graph_destroy(GraphHandle graph) = 0;
