@@ -15,7 +15,7 @@ install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/room
   FILES_MATCHING PATTERN "spec.h" PATTERN "params.h" PATTERN "quantization.h" PATTERN "kv_format.h"
   REGEX "/mods/[a-z_]+[.](h|def)$" PATTERN "include" EXCLUDE)
 install(DIRECTORY templates DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen/rooms COMPONENT runtime
-  FILES_MATCHING REGEX "/plan(_(choice|codes|invariance|mode_map|shape_class|tuned|tuner))?[.]h$" PATTERN "include" EXCLUDE)
+  FILES_MATCHING REGEX "/plan(_(choice|codes|invariance|kv_cache|mode_map|shape_class|tuned|tuner))?[.]h$" PATTERN "include" EXCLUDE)
 install(DIRECTORY templates/include/sagegen DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT runtime)
 install(FILES runtime/include/sagegen/sagegen.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sagegen
   COMPONENT c)

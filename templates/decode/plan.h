@@ -37,9 +37,9 @@ struct ModArguments {
 
 struct Arguments {
   runtime::TensorView q;          // io [batch, q_heads, q_len, head_dim]
-  runtime::DevicePtr pool;        // of pages, as KvFormat says
-  KvStrides strides;              // bytes, multiples of 16: kv_strides(), or what an engine has
-  std::int64_t pool_pages;        // that there are
+  runtime::DevicePtr pool = 0;    // of pages, as KvFormat says
+  KvStrides strides = {};         // bytes, multiples of 16: kv_strides(), or what an engine has
+  std::int64_t pool_pages = 0;    // that there are
   runtime::DevicePtr page_table;  // i32 [batch, max_pages]: pages of each sequence, in its order
   // i32 [batch]: tokens, those of q among them; more than the page table has count as that many. 0: O = 0, LSE = -infinity.
   runtime::DevicePtr lengths;
