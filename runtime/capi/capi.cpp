@@ -26,6 +26,7 @@
 #include "templates/attention/plan_mode_map.h"
 #include "templates/attention/plan_tuned.h"
 #include "templates/merge_partials/plan.h"
+#include "templates/shared/plan_kv_cache.h"
 
 using namespace sagegen;
 using namespace sagegen::runtime;
@@ -51,6 +52,10 @@ struct sagegen_attention {
 
 struct sagegen_merge {
   merge_partials::Plan plan;
+};
+
+struct sagegen_kv_cache {
+  KvCache cache;
 };
 
 namespace {
@@ -200,6 +205,10 @@ std::vector<const char*> attention_kernels(const Device& device) {
   return keys;
 }
 
+ArtifactSource source_of(const char* ptx_directory) {
+  return ptx_directory == nullptr ? embedded_ptx() : ptx_at(ptx_directory);
+}
+
 // ---- attention ----------------------------------------------------------------------------------
 
 attention::Shape shape_of(const sagegen_shape& shape) {
@@ -276,6 +285,24 @@ attention::KeyValueCodes codes_of(const sagegen_key_value_codes& codes) {
           .k_strides = strides_of(codes.k_strides),
           .v_strides = strides_of(codes.v_strides),
           .k_scale_stride = codes.k_scale_stride};
+}
+
+// ---- KV caches ------------------------------------------------------------------------------------
+
+std::string_view text_of(const char* text) { return text == nullptr ? "" : text; }
+
+KvPool pool_of(const sagegen_kv_pool& pool) {
+  return {.data = pool.data,
+          .pages = pool.pages,
+          .strides = {
+              .page = pool.stride_page, .head = pool.stride_head, .block = pool.stride_block}};
+}
+
+decode::Shape shape_of(const sagegen_kv_decode_arguments& arguments) {
+  return {.batch = arguments.batch,
+          .q_len = arguments.q_len,
+          .max_pages = arguments.max_pages,
+          .splits = arguments.splits};
 }
 
 using Enqueue = void (attention::Plan::*)(const attention::Shape&, const attention::Arguments&,
@@ -443,8 +470,7 @@ sagegen_status sagegen_attention_create(sagegen_device* device,
     const sagegen_attention_options given = read(options, kCall, "options");
     const auto [kernel, note] =
         attention::choose_kernel(device->device, given.kernel == nullptr ? "" : given.kernel);
-    const ArtifactSource source =
-        given.ptx_directory == nullptr ? embedded_ptx() : ptx_at(given.ptx_directory);
+    const ArtifactSource source = source_of(given.ptx_directory);
     attention::TuningOptions tuning{.choice = given.tuning == nullptr
                                                   ? attention::tuning_choice_of_environment()
                                                   : attention::tuning_choice(given.tuning),
@@ -539,9 +565,8 @@ sagegen_status sagegen_merge_create(sagegen_device* device, const sagegen_merge_
     const sagegen::Kernel kernel =
         kernel_of_options(merge_partials::family(), given.kernel == nullptr ? "" : given.kernel,
                           best_target(device->device));
-    const ArtifactSource source =
-        given.ptx_directory == nullptr ? embedded_ptx() : ptx_at(given.ptx_directory);
-    *merge = new sagegen_merge{merge_partials::Plan(device->device, kernel, source)};
+    *merge = new sagegen_merge{
+        merge_partials::Plan(device->device, kernel, source_of(given.ptx_directory))};
   });
 }
 
@@ -566,6 +591,126 @@ sagegen_status sagegen_merge_run(const sagegen_merge* merge,
                      .lse = given.lse,
                      .go_on = given.go_on != 0},
                     static_cast<StreamHandle>(stream));
+  });
+}
+
+sagegen_status sagegen_kv_cache_create(sagegen_device* device,
+                                       const sagegen_kv_cache_options* options,
+                                       sagegen_kv_cache** cache) {
+  return guarded([&] {
+    constexpr const char* kCall = "sagegen_kv_cache_create";
+    need(device, kCall, "device");
+    need(cache, kCall, "cache");
+    const sagegen_kv_cache_options given = read(options, kCall, "options");
+    need(given.layers, kCall, "options.layers");
+    *cache = new sagegen_kv_cache{
+        KvCache(device->device, kv_cache_options_of(text_of(given.options)),
+                kv_layers(given.layers, kv_format_of(text_of(given.format))),
+                source_of(given.ptx_directory))};
+  });
+}
+
+void sagegen_kv_cache_destroy(sagegen_kv_cache* cache) { delete cache; }
+
+int32_t sagegen_kv_cache_layers(const sagegen_kv_cache* cache) {
+  return cache == nullptr ? 0 : cache->cache.layers();
+}
+
+const char* sagegen_kv_cache_note(const sagegen_kv_cache* cache) {
+  return cache == nullptr ? nullptr : cache->cache.note().c_str();
+}
+
+sagegen_status sagegen_kv_cache_layer(const sagegen_kv_cache* cache, int32_t layer,
+                                      sagegen_kv_layer* result) {
+  constexpr const char* kCall = "sagegen_kv_cache_layer";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    need(result, kCall, "result");
+    const KvFormat& format = cache->cache.format(layer);
+    const KvStrides strides = cache->cache.strides(layer);
+    const sagegen_kv_layer ours = {.struct_size = sizeof ours,
+                                   .head_dim = format.head_dim,
+                                   .k_bits = format.k_bits,
+                                   .v_bits = format.v_bits,
+                                   .page_tokens = format.page_tokens,
+                                   .page_bytes = strides.page,
+                                   .stride_head = strides.head,
+                                   .stride_block = strides.block,
+                                   .smooths_k = cache->cache.smooths(layer)};
+    capi::write(result, ours, kCall);
+  });
+}
+
+sagegen_status sagegen_kv_cache_append(const sagegen_kv_cache* cache, int32_t layer,
+                                       const sagegen_kv_append_arguments* arguments,
+                                       void* stream) {
+  constexpr const char* kCall = "sagegen_kv_cache_append";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    const sagegen_kv_append_arguments given = read(arguments, kCall, "arguments");
+    cache->cache.append(layer, pool_of(given.pool), given.tokens,
+                        {.k = view_of(given.k),
+                         .v = view_of(given.v),
+                         .slots = given.slots,
+                         .pages = {.sequences = given.sequences,
+                                   .append_indptr = given.append_indptr,
+                                   .page_indptr = given.page_indptr,
+                                   .page_indices = given.page_indices,
+                                   .last_page_len = given.last_page_len,
+                                   .page_entries = given.page_entries},
+                         .rope = {.positions = given.positions,
+                                  .cos = given.cos,
+                                  .sin = given.sin,
+                                  .stride = given.rope_stride,
+                                  .table_rows = given.table_rows,
+                                  .rotary = given.rotary},
+                         .k_mean = given.k_mean},
+                        static_cast<StreamHandle>(stream));
+  });
+}
+
+sagegen_status sagegen_kv_cache_workspace_bytes(const sagegen_kv_cache* cache, int32_t layer,
+                                                const sagegen_kv_decode_arguments* arguments,
+                                                size_t* bytes) {
+  constexpr const char* kCall = "sagegen_kv_cache_workspace_bytes";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    need(bytes, kCall, "bytes");
+    *bytes = cache->cache.workspace_bytes(layer, shape_of(read(arguments, kCall, "arguments")));
+  });
+}
+
+sagegen_status sagegen_kv_cache_decode(const sagegen_kv_cache* cache, int32_t layer,
+                                       const sagegen_kv_decode_arguments* arguments,
+                                       uint64_t workspace, size_t workspace_bytes, void* stream) {
+  constexpr const char* kCall = "sagegen_kv_cache_decode";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    const sagegen_kv_decode_arguments given = read(arguments, kCall, "arguments");
+    cache->cache.decode(layer, pool_of(given.pool), shape_of(given),
+                        {.q = view_of(given.q),
+                         .page_table = given.page_table,
+                         .lengths = given.lengths,
+                         .o = view_of(given.o),
+                         .lse = given.lse,
+                         .softmax_scale = static_cast<float>(given.softmax_scale)},
+                        workspace, workspace_bytes, static_cast<StreamHandle>(stream));
+  });
+}
+
+sagegen_status sagegen_kv_cache_copy_pages(const sagegen_kv_cache* cache, int32_t layer,
+                                           const sagegen_kv_copy_arguments* arguments,
+                                           void* stream) {
+  constexpr const char* kCall = "sagegen_kv_cache_copy_pages";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    const sagegen_kv_copy_arguments given = read(arguments, kCall, "arguments");
+    if (given.count > 0) {
+      need(given.from, kCall, "arguments.from");
+      need(given.to, kCall, "arguments.to");
+    }
+    cache->cache.copy_pages(layer, pool_of(given.pool), {given.from, given.count},
+                            {given.to, given.count}, static_cast<StreamHandle>(stream));
   });
 }
 

@@ -31,6 +31,11 @@ SAGEGEN_STRUCT(sagegen_key_value_codes, 112);
 SAGEGEN_STRUCT(sagegen_code_sizes, 96);
 SAGEGEN_STRUCT(sagegen_merge_options, 24);
 SAGEGEN_STRUCT(sagegen_merge_arguments, 152);
+SAGEGEN_STRUCT(sagegen_kv_cache_options, 40);
+SAGEGEN_STRUCT(sagegen_kv_layer, 72);
+SAGEGEN_STRUCT(sagegen_kv_append_arguments, 232);
+SAGEGEN_STRUCT(sagegen_kv_decode_arguments, 176);
+SAGEGEN_STRUCT(sagegen_kv_copy_arguments, 72);
 #undef SAGEGEN_STRUCT
 
 // The caller's struct_size. Throws ArgumentError that says what it is and what it should be.

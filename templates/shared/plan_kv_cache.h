@@ -11,9 +11,9 @@
 //                workspace, bytes, stream);
 //
 // A prompt is an append of many tokens, in parts or at once: the bytes are those of one token after the other. A page that
-// is evicted, or whose sequence has ended, is an id that the engine gives to the next: there is nothing to clear, as no
-// byte behind the tokens of a sequence is read. Two sequences may have a page in common, until one of them is to write into
-// it: then copy_pages() makes a page of its own.
+// is evicted, or whose sequence has ended, is an id that the engine gives to the next: there is nothing to clear, as what
+// lies behind the tokens of a sequence may be anything. (The emulator wants it written once: fill a new pool there.) Two
+// sequences may have a page in common, until one of them is to write into it: then copy_pages() makes a page of its own.
 #pragma once
 
 #include <cstddef>

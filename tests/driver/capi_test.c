@@ -405,6 +405,150 @@ static void test_parts(sagegen_device* device) {
     EXPECT(sagegen_memory_free(device, all[i]) == SAGEGEN_OK);
 }
 
+/* Two layers of different formats: a prompt in two parts, a page that is copied and given in the place of the first one,
+ * and decode attention over all of it. */
+static void test_kv_cache(sagegen_device* device, const char* ptx) {
+  enum { kPage = 32, kPages = 4, kQueries = kHeads * kChannels };
+  static uint16_t inputs[3][kElements], output[kQueries];
+  uint64_t memory[3], o = 0, pool = 0, places = 0, pages = 0, length = 0, lse = 0, workspace = 0;
+  if (ptx == NULL) return;
+  sagegen_kv_cache* cache = NULL;
+  sagegen_kv_cache_options options = {.struct_size = sizeof options,
+                                      .layers = "0:KV16, 1-2:K8V4",
+                                      .format = "head_dim=64 io=bf16 page_tokens=32",
+                                      .options = "kv_heads=2 q_heads=2",
+                                      .ptx_directory = ptx};
+  EXPECT(sagegen_kv_cache_create(device, &options, &cache) == SAGEGEN_OK);
+  if (cache == NULL) return;
+  EXPECT(sagegen_kv_cache_layers(cache) == 3 && sagegen_kv_cache_layers(NULL) == 0);
+  EXPECT(strcmp(sagegen_kv_cache_note(cache), "") == 0 && sagegen_kv_cache_note(NULL) == NULL);
+  for (uint32_t i = 0; i < 3; ++i) { /* of K and V: [token, head, channel]; of Q the first token */
+    fill(inputs[i], i + 1);
+    EXPECT(sagegen_memory_alloc(device, kElements * 2, &memory[i]) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], kElements * 2) == SAGEGEN_OK);
+  }
+  EXPECT(sagegen_memory_alloc(device, sizeof output, &o) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, kHeads * 4, &lse) == SAGEGEN_OK);
+  int64_t slots[kTokens];
+  for (int64_t t = 0; t < kTokens; ++t) slots[t] = t + kPage; /* pages 1, 2, 3 */
+  const int32_t table[] = {0, 2, 3}, tokens = kTokens;        /* page 0 is a copy of page 1 */
+  EXPECT(sagegen_memory_alloc(device, sizeof slots, &places) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_upload(device, places, slots, sizeof slots) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, sizeof table, &pages) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_upload(device, pages, table, sizeof table) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, sizeof tokens, &length) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_upload(device, length, &tokens, sizeof tokens) == SAGEGEN_OK);
+
+  const int64_t bits[][2] = {{16, 16}, {8, 4}, {8, 4}};
+  sagegen_kv_append_arguments append = {.struct_size = sizeof append};
+  sagegen_kv_decode_arguments decode = {.struct_size = sizeof decode};
+  for (int32_t layer = 0; layer < 3; ++layer) {
+    sagegen_kv_layer format = {.struct_size = sizeof format};
+    EXPECT(sagegen_kv_cache_layer(cache, layer, &format) == SAGEGEN_OK);
+    EXPECT(format.k_bits == bits[layer][0] && format.v_bits == bits[layer][1]);
+    EXPECT(format.head_dim == kChannels && format.page_tokens == kPage && format.smooths_k == 0);
+    const int64_t token = (format.k_bits + format.v_bits) * kChannels / 8 + (layer > 0 ? 8 : 0);
+    EXPECT(format.page_bytes == kHeads * kPage * token && format.stride_block == 16 * token);
+    EXPECT(format.stride_head == kPage * token);
+    const size_t pool_bytes = (size_t)(kPages * format.page_bytes);
+    void* anything = malloc(pool_bytes);
+    memset(anything, 0xff, pool_bytes);
+    EXPECT(sagegen_memory_alloc(device, pool_bytes, &pool) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_upload(device, pool, anything, pool_bytes) == SAGEGEN_OK);
+    free(anything);
+
+    append.pool = (sagegen_kv_pool){.data = pool, .pages = kPages};
+    for (int64_t first = 0; first < kTokens; first += 40) {
+      const uint64_t skipped = (uint64_t)(first * kHeads * kChannels * 2);
+      append.tokens = first == 0 ? 40 : kTokens - 40;
+      append.k = (sagegen_tensor){memory[1] + skipped, 0, kChannels, kHeads * kChannels};
+      append.v = (sagegen_tensor){memory[2] + skipped, 0, kChannels, kHeads * kChannels};
+      append.slots = places + (uint64_t)first * 8;
+      EXPECT(sagegen_kv_cache_append(cache, layer, &append, NULL) == SAGEGEN_OK);
+    }
+    const int64_t from[] = {1}, to[] = {0};
+    const sagegen_kv_copy_arguments copy = {
+        .struct_size = sizeof copy, .pool = append.pool, .count = 1, .from = from, .to = to};
+    EXPECT(sagegen_kv_cache_copy_pages(cache, layer, &copy, NULL) == SAGEGEN_OK);
+
+    decode.batch = 1;
+    decode.q_len = 1;
+    decode.max_pages = 3;
+    decode.splits = 2;
+    size_t bytes = 0;
+    EXPECT(sagegen_kv_cache_workspace_bytes(cache, layer, &decode, &bytes) == SAGEGEN_OK);
+    EXPECT(bytes > 0 && sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+    decode.pool = append.pool;
+    decode.q = (sagegen_tensor){memory[0], kQueries, kChannels, kChannels};
+    decode.o = (sagegen_tensor){o, kQueries, kChannels, kChannels};
+    decode.page_table = pages;
+    decode.lengths = length;
+    decode.lse = lse;
+    EXPECT(sagegen_kv_cache_decode(cache, layer, &decode, workspace, bytes, NULL) == SAGEGEN_OK);
+    EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_download(device, output, o, sizeof output) == SAGEGEN_OK);
+    double error = 0, norm = 0;
+    for (int head = 0; head < kHeads; ++head) {
+      double exact[kChannels] = {0}, sum = 0;
+      for (int t = 0; t < kTokens; ++t) {
+        const int row = (t * kHeads + head) * kChannels;
+        double score = 0;
+        for (int c = 0; c < kChannels; ++c)
+          score += (double)from_bf16(inputs[0][head * kChannels + c]) * from_bf16(inputs[1][row + c]);
+        const double weight = exp(score / sqrt(kChannels));
+        sum += weight;
+        for (int c = 0; c < kChannels; ++c) exact[c] += weight * from_bf16(inputs[2][row + c]);
+      }
+      for (int c = 0; c < kChannels; ++c) {
+        error += fabs(exact[c] / sum - from_bf16(output[head * kChannels + c]));
+        norm += fabs(exact[c] / sum);
+      }
+    }
+    EXPECT(error < (layer == 0 ? 0.005 : 0.1) * norm);
+    EXPECT(sagegen_memory_free(device, workspace) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_free(device, pool) == SAGEGEN_OK);
+  }
+
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append(cache, 3, &append, NULL),
+               "layer is 3; there are 0 to 2");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append(NULL, 0, &append, NULL),
+               "cache is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_decode(cache, 0, NULL, 0, 0, NULL),
+               "arguments is null");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_decode(cache, 0, &decode, 0, 0, NULL),
+               "workspace");
+  append.slots = 0;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append(cache, 0, &append, NULL), "slots");
+  append.struct_size = 0;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append(cache, 0, &append, NULL),
+               "struct_size");
+  sagegen_kv_copy_arguments copy = {
+      .struct_size = sizeof copy, .pool = {.data = o, .pages = kPages}, .count = 1};
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_copy_pages(cache, 0, &copy, NULL),
+               "arguments.from is null");
+  const int64_t beyond[] = {kPages};
+  copy.from = copy.to = beyond;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_copy_pages(cache, 0, &copy, NULL),
+               "page 4 of copy 0");
+  sagegen_kv_cache* untouched = cache;
+  options.layers = NULL;
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_create(device, &options, &untouched),
+               "options.layers is null");
+  options.layers = "0:K8V4, 2:KV8";
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_kv_cache_create(device, &options, &untouched),
+               "layer 1 is missing");
+  options.layers = "K8V4";
+  options.options = "kv_heads=2 q_heads=3";
+  EXPECT_ERROR(SAGEGEN_SPEC_ERROR, sagegen_kv_cache_create(device, &options, &untouched),
+               "no multiple of kv_heads");
+  EXPECT(untouched == cache);
+  sagegen_kv_cache_destroy(cache);
+  sagegen_kv_cache_destroy(NULL);
+  const uint64_t all[] = {memory[0], memory[1], memory[2], o, lse, places, pages, length};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
+    EXPECT(sagegen_memory_free(device, all[i]) == SAGEGEN_OK);
+}
+
 /* A workspace of half the size gives the same bits; what cannot be kept is refused. */
 static void test_bounds(sagegen_device* device) {
   static uint16_t inputs[kElements], outputs[2][kElements];
@@ -1088,6 +1232,7 @@ int main(int argc, char** argv) { /* a directory with PTX of kernels that are no
   test_unquantized_modes(device);
   test_unreadable_ptx(device);
   test_packed(device, argc > 1 ? argv[1] : NULL);
+  test_kv_cache(device, argc > 1 ? argv[1] : NULL);
   test_misuse(device);
   test_last_error_as_argument(device);
   test_struct_sizes(device);

@@ -295,6 +295,109 @@ void sagegen_merge_destroy(sagegen_merge* merge);
 sagegen_status sagegen_merge_run(const sagegen_merge* merge,
                                  const sagegen_merge_arguments* arguments, void* stream);
 
+/* ---- a KV cache of few bits ---------------------------------------------------------------------
+ *
+ * Keys and values of a model that decodes, in 2, 4, 8 or 16 bits each, another pair for each layer. Pages, page tables
+ * and memory are the caller's; the cache has the kernels and owns no memory of the device. docs/reference.md, "Low-bit KV
+ * cache", says what the bytes mean. */
+
+typedef struct sagegen_kv_cache sagegen_kv_cache;
+
+typedef struct sagegen_kv_cache_options {
+  size_t struct_size;
+  /* The pair of each layer, in ranges as `sagegen kv show` prints them: "0-1:KV8, 2-29:K8V4, 30-31:KV8". Behind a pair
+   * may stand what else differs: "0:KV16 page_tokens=32". */
+  const char* layers;
+  /* What all layers have: "head_dim=128 io=bf16 page_tokens=64 layout=nhd". Null: 128 channels, f16, pages of 64 tokens, hnd. */
+  const char* format;
+  /* "kv_heads=8 q_heads=32 q_len=1 addressing=pages rope=neox smooth_k rotation=hadamard causal". q_len: the most queries of a
+   * sequence in a decode; addressing=slots is usual. The rest is off where it is not named: what is done to new keys (rotary
+   * embedding, minus a mean, a Hadamard matrix), and whether several queries see only tokens before theirs. */
+  const char* options;
+  const char* ptx_directory; /* as of sagegen_attention_options */
+} sagegen_kv_cache_options;
+
+typedef struct sagegen_kv_layer {
+  size_t struct_size;
+  int64_t head_dim, k_bits, v_bits, page_tokens;
+  int64_t page_bytes;                /* of all KV heads: page i of a contiguous pool begins i * page_bytes bytes from its start */
+  int64_t stride_head, stride_block; /* bytes within such a page, to the next head and to the next 16 tokens */
+  int64_t smooths_k; /* not 0: append subtracts k_mean, and an LSE is less by softmax_scale (q . k_mean) */
+} sagegen_kv_layer;
+
+/* Never changes. Pages of a layer, aligned to 16 bytes. Strides in bytes, multiples of 16; all 0: contiguous. */
+typedef struct sagegen_kv_pool {
+  uint64_t data;
+  int64_t pages;
+  int64_t stride_page, stride_head, stride_block;
+} sagegen_kv_pool;
+
+typedef struct sagegen_kv_append_arguments {
+  size_t struct_size;
+  sagegen_kv_pool pool;
+  int64_t tokens;      /* of all sequences: of a step as of prompts, whole or in parts; 0: nothing is done */
+  sagegen_tensor k, v; /* [1, kv_heads, tokens, head_dim]: stride_token and stride_head of any layout */
+  /* With addressing=slots: i64 [tokens], page * page_tokens + place in the page; one that the pool does not have is skipped. */
+  uint64_t slots;
+  /* With addressing=pages: i32 [sequences + 1], [sequences + 1], [page_entries], [sequences], as FlashInfer's
+   * append_paged_kv_cache has them. Tokens of a sequence are its last ones. */
+  uint64_t append_indptr, page_indptr, page_indices, last_page_len;
+  int64_t sequences, page_entries;
+  /* With a rope: i64 [tokens]; f32 [table_rows, rotary / 2], their rows rope_stride elements apart, 0: no gap; channels
+   * that are rotated, 0: all. */
+  uint64_t positions, cos, sin;
+  int64_t table_rows, rope_stride, rotary;
+  uint64_t k_mean; /* f32 [kv_heads, head_dim], with smooth_k; not read of layers whose keys have 16 bits */
+} sagegen_kv_append_arguments;
+
+typedef struct sagegen_kv_decode_arguments {
+  size_t struct_size;
+  sagegen_kv_pool pool;
+  int64_t batch, q_len;
+  int64_t max_pages; /* columns of the page table */
+  int64_t splits;    /* of the tokens of a sequence; 0: as many as fill the device. Equal splits give equal bits */
+  sagegen_tensor q;  /* [batch, q_heads, q_len, head_dim], embedded and not rotated by the Hadamard matrix */
+  uint64_t page_table; /* i32 [batch, max_pages]; what is behind the last page of a sequence is not read */
+  uint64_t lengths;    /* i32 [batch]: tokens, those of q among them */
+  sagegen_tensor o;
+  uint64_t lse;         /* f32 [batch, q_heads, q_len], natural logarithms; 0: not wanted */
+  double softmax_scale; /* 0: 1 / sqrt(head_dim) */
+} sagegen_kv_decode_arguments;
+
+typedef struct sagegen_kv_copy_arguments {
+  size_t struct_size;
+  sagegen_kv_pool pool;
+  size_t count; /* page from[i] to page to[i], one after the other; the arrays are the host's */
+  const int64_t* from;
+  const int64_t* to;
+} sagegen_kv_copy_arguments;
+
+/* Loads the kernels of all layers; layers of equal formats share them. */
+sagegen_status sagegen_kv_cache_create(sagegen_device* device,
+                                       const sagegen_kv_cache_options* options,
+                                       sagegen_kv_cache** cache);
+void sagegen_kv_cache_destroy(sagegen_kv_cache* cache);
+int32_t sagegen_kv_cache_layers(const sagegen_kv_cache* cache); /* 0 for a null handle */
+/* As sagegen_attention_note. */
+const char* sagegen_kv_cache_note(const sagegen_kv_cache* cache);
+sagegen_status sagegen_kv_cache_layer(const sagegen_kv_cache* cache, int32_t layer,
+                                      sagegen_kv_layer* result);
+/* The calls below only enqueue work on `stream`, as sagegen_attention_run does. A page that is given to another sequence
+ * needs no call: what is behind the tokens of a sequence may be anything. (In the emulator it is written once: fill a new pool.) */
+sagegen_status sagegen_kv_cache_append(const sagegen_kv_cache* cache, int32_t layer,
+                                       const sagegen_kv_append_arguments* arguments, void* stream);
+/* Of sizes alone: addresses may be 0. */
+sagegen_status sagegen_kv_cache_workspace_bytes(const sagegen_kv_cache* cache, int32_t layer,
+                                                const sagegen_kv_decode_arguments* arguments,
+                                                size_t* bytes);
+sagegen_status sagegen_kv_cache_decode(const sagegen_kv_cache* cache, int32_t layer,
+                                       const sagegen_kv_decode_arguments* arguments,
+                                       uint64_t workspace, size_t workspace_bytes, void* stream);
+/* Before a page that several sequences have is written: each call copies pages of one layer. */
+sagegen_status sagegen_kv_cache_copy_pages(const sagegen_kv_cache* cache, int32_t layer,
+                                           const sagegen_kv_copy_arguments* arguments,
+                                           void* stream);
+
 /* ---- attention on codes -------------------------------------------------------------------------
  *
  * The same in pieces, whose tensors the caller owns: K and V are quantized once and attended with as many Q as there
