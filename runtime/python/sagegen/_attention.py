@@ -293,7 +293,7 @@ class Staged:
         return memory.address, contiguous(shape), memory
 
 
-_ITEM_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "bool": 1, "u8": 1}
+_ITEM_BYTES = {"f16": 2, "bf16": 2, "f32": 4, "i32": 4, "i64": 8, "bool": 1, "u8": 1}
 
 
 def score_strides(view: View, strides: Sequence[int], problem: Problem) -> tuple[int, int, int, int]:

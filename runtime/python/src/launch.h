@@ -1,4 +1,4 @@
-// Launches: of attention as a plan, of any entry point, and of a sweep over schedules.
+// Launches: of attention as a plan, of a KV cache, of any entry point, and of a sweep over schedules.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -7,6 +7,7 @@ namespace sagegen::python {
 
 void bind_attention(nanobind::module_& module);
 void bind_function(nanobind::module_& module);
+void bind_kv_cache(nanobind::module_& module);
 void bind_tune(nanobind::module_& module);
 
 }  // namespace sagegen::python

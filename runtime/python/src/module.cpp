@@ -26,6 +26,7 @@ NB_MODULE(_core, module) {
   bind_kernels(module);
   bind_attention(module);
   bind_function(module);
+  bind_kv_cache(module);
   bind_tune(module);
   // (number of GPUs, CUDA version of the driver as it counts, why there is none)
   module.def(
