@@ -93,7 +93,8 @@ class KvCache {
   void decode(int layer, const KvPool& pool, const decode::Shape& shape,
               const decode::Arguments& arguments, runtime::DevicePtr workspace,
               std::size_t workspace_bytes, runtime::StreamHandle stream) const;
-  // Of decode(). One workspace, of the most that any layer needs, is enough for all calls of a stream.
+  // Of decode(). One workspace, of the most that any layer and batch needs, is enough for all calls of a stream: small
+  // batches are split more, and may need more than large ones.
   std::size_t workspace_bytes(int layer, const decode::Shape& shape) const;
 
   // Page from[i] to page to[i] of the pool, one after the other; page numbers are the host's. Throws ArgumentError before

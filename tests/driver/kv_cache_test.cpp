@@ -32,6 +32,48 @@ struct FakeCache {
   KvCache cache;
 };
 
+// As docs/embedding.md shows it.
+struct Engine {
+  Engine(const Device& device, const ArtifactSource& source)
+      : cache(device, {.kv_heads = 8, .q_heads = 32, .rotation = Rotation::hadamard},
+              kv_layers("0-1:KV8, 2-29:K8V4, 30-31:KV8",
+                        kv_format_of("head_dim=128 io=f16 page_tokens=64")),
+              source) {
+    std::size_t most = 0;
+    for (int layer = 0; layer < cache.layers(); ++layer) {
+      memory.emplace_back(device, static_cast<std::size_t>(cache.pool_bytes(layer, kPages)));
+      pools.push_back({.data = memory.back().data(), .pages = kPages});
+      // Small batches are split more, and may need more than large ones.
+      for (std::int64_t batch = 1; batch <= kBatch; ++batch)
+        most = std::max(most, cache.workspace_bytes(layer, {.batch = batch, .max_pages = 512}));
+    }
+    workspace = Buffer(device, most);
+  }
+
+  // New tokens, of prompts or one of each sequence, go into their pages; queries of a step attend to all of them.
+  void append(int layer, std::int64_t tokens, TensorView k, TensorView v, DevicePtr slots,
+              StreamHandle stream) const {
+    cache.append(layer, pools.at(layer), tokens, {.k = k, .v = v, .slots = slots}, stream);
+  }
+  void decode(int layer, std::int64_t batch, TensorView q, DevicePtr table, DevicePtr lengths,
+              TensorView o, StreamHandle stream) const {
+    cache.decode(layer, pools.at(layer), {.batch = batch, .max_pages = 512},
+                 {.q = q, .page_table = table, .lengths = lengths, .o = o}, workspace.data(),
+                 workspace.bytes(), stream);
+  }
+  // A sequence is to write into a page that others have, too.
+  void unshare(std::int64_t page, std::int64_t own, StreamHandle stream) const {
+    for (int layer = 0; layer < cache.layers(); ++layer)
+      cache.copy_pages(layer, pools.at(layer), {&page, 1}, {&own, 1}, stream);
+  }
+
+  static constexpr std::int64_t kPages = 4, kBatch = 64;
+  KvCache cache;
+  std::vector<Buffer> memory;
+  std::vector<KvPool> pools;
+  Buffer workspace;
+};
+
 std::string refused(const std::string& layers) {
   try {
     kv_layers(layers, kBase);
@@ -159,6 +201,26 @@ TEST_CASE("what no kernel is for is refused by its layer", "[fast]") {
   CHECK_THROWS_WITH(KvCache(device, kOptions, layers, fake_source()),
                     Contains("layer 1: page_tokens 17 is refused"));
   CHECK(driver->live().empty() == false);  // the context, which is the device's
+}
+
+TEST_CASE("an engine's step is two launches for each layer", "[fast]") {
+  auto driver = std::make_shared<FakeDriver>();
+  const Device device(driver, 0);
+  const Engine engine(device, fake_source());
+  const TensorView k = nhd(0x1'0000'0000, 8, 5, 128), v = nhd(0x2'0000'0000, 8, 5, 128);
+  const TensorView q = hnd(0x3'0000'0000, 32, 1, 128), o = hnd(0x4'0000'0000, 32, 1, 128);
+  const auto before = driver->calls().size();
+  for (int layer = 0; layer < engine.cache.layers(); ++layer) {
+    engine.append(layer, 5, k, v, 0x5'0000'0000, nullptr);
+    engine.decode(layer, 5, q, 0x6'0000'0000, 0x7'0000'0000, o, nullptr);
+  }
+  CHECK(driver->launches().size() == 64);
+  for (std::size_t i = before; i < driver->calls().size(); ++i) {
+    INFO(driver->calls()[i]);
+    CHECK((driver->calls()[i].starts_with("cuCtx") || driver->calls()[i] == "cuLaunchKernel" ||
+           driver->calls()[i] == "cuMemsetD8Async"));
+  }
+  CHECK(driver->misuse().empty());
 }
 
 TEST_CASE("copies of pages are the bytes of the layer and no others", "[fast]") {
