@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sagegen/attention.h"
+#include "sagegen/kv_cache.h"
 #include "sagegen/runtime/code_cache.h"
 #include "sagegen/runtime/stopwatch.h"
 #include "tests/driver/fake_plan.h"
@@ -155,6 +156,34 @@ Witness live(World& world) {
   step([&] {
     plan->attend_codes(kShape, codes.queries, codes.keys_values, arguments, kWorkspace, bytes,
                        nullptr);
+  });
+
+  std::optional<KvCache> cache;
+  step([&] {
+    cache.emplace(*device, KvCacheOptions{.kv_heads = 1, .q_heads = 2},
+                  kv_layers("0:KV8, 1:K8V4", {}), fake_source());
+  });
+  std::optional<Buffer> pages;
+  step([&] { pages.emplace(*device, static_cast<std::size_t>(cache->pool_bytes(1, 2))); });
+  const KvPool pool{.data = pages->data(), .pages = 2};
+  step([&] {
+    const TensorView rows = nhd(kK, 1, 3, 128);
+    cache->append(1, pool, 3, {.k = rows, .v = rows, .slots = kQ}, stream->handle());
+  });
+  const decode::Shape steps{.max_pages = 2, .splits = 2};
+  std::optional<Buffer> results;
+  step([&] { results.emplace(*device, cache->workspace_bytes(1, steps)); });
+  step([&] {
+    cache->decode(1, pool, steps,
+                  {.q = hnd(kQ, 2, 1, 128),
+                   .page_table = kMask,
+                   .lengths = kBits,
+                   .o = hnd(kO, 2, 1, 128)},
+                  results->data(), results->bytes(), stream->handle());
+  });
+  step([&] {
+    cache->copy_pages(1, pool, std::vector<std::int64_t>{0}, std::vector<std::int64_t>{1},
+                      stream->handle());
   });
 
   const auto map = attention::ModeMap::parse(

@@ -116,11 +116,15 @@ Result FakeDriver::forget(const char* kind, std::uintptr_t handle) {
   return Result::success;
 }
 
-Result FakeDriver::check_range(const char* call, DevicePtr ptr, std::size_t bytes) {
-  const auto found = memory_.find(ptr);
-  if (found != memory_.end() && bytes <= found->second.size()) return Result::success;
+std::byte* FakeDriver::bytes_at(const char* call, DevicePtr ptr, std::size_t bytes) {
+  const auto after = memory_.upper_bound(ptr);
+  if (after != memory_.begin()) {
+    auto& [base, memory] = *std::prev(after);
+    const std::size_t at = ptr - base;
+    if (at <= memory.size() && bytes <= memory.size() - at) return memory.data() + at;
+  }
   misuse_.push_back(std::string(call) + " outside of an allocation");
-  return Result::invalid_value;
+  return nullptr;
 }
 
 // Every call: lock, record, fail if it is its turn.
@@ -369,33 +373,35 @@ Result FakeDriver::mem_free(DevicePtr ptr) {
 
 Result FakeDriver::copy_to_device(DevicePtr dst, const void* src, std::size_t bytes, StreamHandle) {
   FAKE_BEGIN("cuMemcpyHtoDAsync", Needs::context);
-  const Result known = check_range("cuMemcpyHtoDAsync", dst, bytes);
-  if (known == Result::success) std::memcpy(memory_[dst].data(), src, bytes);
-  return known;
+  std::byte* const to = bytes_at("cuMemcpyHtoDAsync", dst, bytes);
+  if (to == nullptr) return Result::invalid_value;
+  std::memcpy(to, src, bytes);
+  return Result::success;
 }
 
 Result FakeDriver::copy_to_host(void* dst, DevicePtr src, std::size_t bytes, StreamHandle) {
   FAKE_BEGIN("cuMemcpyDtoHAsync", Needs::context);
-  const Result known = check_range("cuMemcpyDtoHAsync", src, bytes);
-  if (known == Result::success) std::memcpy(dst, memory_[src].data(), bytes);
-  return known;
+  const std::byte* const from = bytes_at("cuMemcpyDtoHAsync", src, bytes);
+  if (from == nullptr) return Result::invalid_value;
+  std::memcpy(dst, from, bytes);
+  return Result::success;
 }
 
 Result FakeDriver::copy_on_device(DevicePtr dst, DevicePtr src, std::size_t bytes, StreamHandle) {
   FAKE_BEGIN("cuMemcpyDtoDAsync", Needs::context);
-  for (const DevicePtr place : {dst, src}) {
-    const Result known = check_range("cuMemcpyDtoDAsync", place, bytes);
-    if (known != Result::success) return known;
-  }
-  std::memcpy(memory_[dst].data(), memory_[src].data(), bytes);
+  std::byte* const to = bytes_at("cuMemcpyDtoDAsync", dst, bytes);
+  const std::byte* const from = bytes_at("cuMemcpyDtoDAsync", src, bytes);
+  if (to == nullptr || from == nullptr) return Result::invalid_value;
+  std::memcpy(to, from, bytes);
   return Result::success;
 }
 
 Result FakeDriver::fill_bytes(DevicePtr dst, unsigned char value, std::size_t count, StreamHandle) {
   FAKE_BEGIN("cuMemsetD8Async", Needs::context);
-  const Result known = check_range("cuMemsetD8Async", dst, count);
-  if (known == Result::success) std::memset(memory_[dst].data(), value, count);
-  return known;
+  std::byte* const to = bytes_at("cuMemsetD8Async", dst, count);
+  if (to == nullptr) return Result::invalid_value;
+  std::memset(to, value, count);
+  return Result::success;
 }
 
 Result FakeDriver::tensor_map_encode_tiled(TensorMap* map, const TensorMapLayout& layout) {

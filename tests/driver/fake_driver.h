@@ -138,7 +138,8 @@ class FakeDriver : public DriverApi {
   Result refuse_ptx(const std::string& text, std::string* log) const;
   // Records the call. Success: the call may go on.
   Result begin(const char* call, Needs needs);
-  Result check_range(const char* call, DevicePtr ptr, std::size_t bytes);
+  // Null, which is misuse, if they are not all in one allocation.
+  std::byte* bytes_at(const char* call, DevicePtr ptr, std::size_t bytes);
   Result forget(const char* kind, std::uintptr_t handle);
   Result require(const char* kind, std::uintptr_t handle);  // null streams are fine
   std::uintptr_t give(const char* kind);

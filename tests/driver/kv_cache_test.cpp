@@ -142,8 +142,19 @@ TEST_CASE("layers of equal formats share modules", "[fast]") {
   CHECK(mixed.cache.kernel_names().size() == 4);
   CHECK(mixed.calls("cuMemAlloc") == 0);
 
+  // What is shared is not asked for again: the generator makes each kernel once.
+  int asked = 0;
+  const ArtifactSource counting = [&](const sagegen::Kernel& kernel) {
+    ++asked;
+    return fake_source()(kernel);
+  };
+  const KvCache many(mixed.device, kOptions, kv_layers("0-3:KV8, 4-63:KV4", kBase), counting);
+  CHECK(asked == 4);
+  const auto loaded = mixed.calls("cuModuleLoadDataEx");
+  CHECK(loaded == 4 + 2);
+
   const KvCache again(mixed.device, kOptions, kv_layers("0:K8V4, 1:KV4", kBase), fake_source());
-  CHECK(mixed.calls("cuModuleLoadDataEx") == 4 + 2);
+  CHECK(mixed.calls("cuModuleLoadDataEx") == loaded);
 
   FakeCache small("0:KV2, 1:KV2 page_tokens=16, 2:KV2 page_tokens=96");
   CHECK(small.calls("cuModuleLoadDataEx") == 3);
