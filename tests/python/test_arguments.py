@@ -234,6 +234,21 @@ def test_tensors_of_pytorch():
             refused(lambda: distributed.ring_attention(q, q, q, **{name: value}), name)
 
 
+KV_CACHE = {
+    "layers": (5, b"KV8", None, {}, [5], ["KV8", None]), "kv_heads": WHOLE, "q_heads": WHOLE, "head_dim": (*WHOLE, 257), "q_len": WHOLE,
+    "page_tokens": WHOLE, "dtype": (*TEXTS, None, "float32"), "layout": (*TEXTS, None, "HDN"), "addressing": (*TEXTS, None, "blocks"),
+    "rope": (*TEXTS, "gptj"), "rotation": (*TEXTS, True, "random"), "smooth_k": FLAGS, "causal": FLAGS, "ptx": (5, 5.5, b"x", [1], object()),
+    "device": (5, 5.5, b"x", [1], object()),
+}
+
+
+@pytest.mark.parametrize("name", KV_CACHE)
+def test_options_of_a_kv_cache(name):
+    given = {"layers": "KV8", "kv_heads": 1, "q_heads": 1, "head_dim": 64, "device": "emulator:sm_89"}
+    for value in KV_CACHE[name]:
+        refused(lambda: sagegen.KvCache(**{**given, name: value}), name)
+
+
 def test_every_public_function_stands_in_a_table_above():
     with open(__file__, encoding="utf-8") as file:
         text = file.read()
