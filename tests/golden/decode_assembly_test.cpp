@@ -13,6 +13,8 @@
 #include "sagegen/emit.h"
 #include "templates/decode/spec.h"
 #include "tests/assembly/needs_ptxas.h"
+#include "tools/model/decode_bound.h"
+#include "tools/model/gpus.h"
 #include "tools/model/hot_path.h"
 #include "tools/model/loops.h"
 #include "tools/model/ptxas.h"
@@ -71,8 +73,9 @@ constexpr int kBits[] = {2, 4, 8, 16};
 struct Job {
   Kernel kernel;
   int architecture;
-  double measured;
+  double measured = 0;
   model::Assembled assembled = {};
+  model::Launch launch = {};
 };
 
 void check(const Job& job) {
@@ -105,8 +108,10 @@ void assemble_all(std::vector<Job>& jobs) {
   reference::parallel_for(static_cast<std::int64_t>(jobs.size()), 0, [&](std::int64_t i) {
     Job& job = jobs[static_cast<std::size_t>(i)];
     try {
-      job.assembled =
-          model::assemble(emit(job.kernel).code, fmt::format("sm_{}", job.architecture), "-v");
+      const Artifact artifact = emit(job.kernel);
+      job.launch = {.threads = artifact.resources.threads,
+                    .dynamic_shared = artifact.resources.dynamic_smem};
+      job.assembled = model::assemble(artifact.code, fmt::format("sm_{}", job.architecture), "-v");
     } catch (const std::exception& error) {
       job.assembled.report = std::string("error: ") + error.what();
     }
@@ -166,6 +171,39 @@ TEST_CASE("the loops over tokens of codes without zero points") {
   }
   assemble_all(jobs);
   for (const Job& job : jobs) check(job);
+}
+
+// With the rates of data sheets, as `sagegen kv bench` predicts; rows 8 are those of 1, 4 and 8 query heads of a KV head.
+TEST_CASE("memory bounds all pairs of widths on all GPUs") {
+  test::skip_without_ptxas();
+  for (const char* name : {"A100", "RTX3090", "RTX4090", "RTX5090", "H200"}) {
+    const model::Gpu& gpu = *model::find_gpu(name);
+    const Target target{.sm = gpu.architecture == 90 ? 80 : gpu.architecture};
+    std::vector<Job> jobs;
+    for (const int k : kBits) {
+      for (const int v : kBits)
+        jobs.push_back({Kernel(decode::family(), {.k_bits = k, .v_bits = v, .rows = 8}, target),
+                        gpu.architecture});
+    }
+    assemble_all(jobs);
+    double of_16_bits = 0;
+    for (auto job = jobs.rbegin(); job != jobs.rend(); ++job) {  // 16 bits first
+      INFO(job->kernel.key() << " on " << name << ": " << job->assembled.report);
+      REQUIRE_FALSE(job->assembled.cubin.empty());
+      const auto view = job->kernel.view(decode::family());
+      const int bytes = decode::kv_block(view.spec).bytes() / kKvBlockTokens;
+      const model::DecodeBound bound = model::decode_bound(
+          model::read_cubin(job->assembled.cubin),
+          {.tile = view.schedule.tile, .token_bytes = bytes, .launch = job->launch}, gpu);
+      INFO(bound.instructions << " instructions, " << bound.blocks << " blocks, " << bound.memory
+                              << " cycles of memory, " << bound.busy << " of " << bound.busiest
+                              << ", " << bound.raw_tb << " TB/s");
+      CHECK(bound.by_memory());
+      const double time = bytes / bound.raw_tb;
+      if (job == jobs.rbegin()) of_16_bits = time;
+      CHECK(time <= of_16_bits);
+    }
+  }
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ bool same_name(std::string_view a, std::string_view b) {
 
 // Rates are the peak figures of NVIDIA's papers, divided by SMs and clock; nobody here has measured them. Lanes
 // of FP32 and minmax: the distance that ptxas 13.0 keeps between independent instructions of a kind. Registers,
-// shared memory, warps: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+// shared memory, warps: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". Memory: data
+// sheets (A100: that with 80 GB, SXM).
 const std::vector<Gpu>& gpus() {
   // mma_rate: s8, s4, f16 with f32 sums, f16 with f16 sums, f8 with f32 sums, f8 with f16 sums.
   static const std::vector<Gpu> list{
@@ -33,6 +34,7 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 164 * kKiB,
        .warps = 64,
+       .memory_tb = 2.039,
        .source = "NVIDIA A100 Tensor Core GPU Architecture"},
       {.name = "RTX3090",
        .architecture = 86,
@@ -44,6 +46,7 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 100 * kKiB,
        .warps = 48,
+       .memory_tb = 0.936,
        .source = "NVIDIA Ampere GA102 GPU Architecture"},
       {.name = "A40",
        .architecture = 86,
@@ -55,6 +58,7 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 100 * kKiB,
        .warps = 48,
+       .memory_tb = 0.696,
        .source = "NVIDIA Ampere GA102 GPU Architecture; NVIDIA A40 data sheet"},
       {.name = "RTX4090",
        .architecture = 89,
@@ -66,6 +70,7 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 100 * kKiB,
        .warps = 48,
+       .memory_tb = 1.008,
        .source = "NVIDIA Ada GPU Architecture"},
       {.name = "L40S",
        .architecture = 89,
@@ -77,6 +82,7 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 100 * kKiB,
        .warps = 48,
+       .memory_tb = 0.864,
        .source = "NVIDIA Ada GPU Architecture; NVIDIA L40S data sheet"},
       {.name = "H200",
        .architecture = 90,
@@ -88,8 +94,10 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 228 * kKiB,
        .warps = 64,
+       .memory_tb = 4.8,
        .source = "NVIDIA H100 Tensor Core GPU Architecture; rates of wgmma, which mma.sync does "
-                 "not reach"},
+                 "not reach",
+       .copy_tb = 4.3},
       {.name = "RTX5090",
        .architecture = 120,
        .sms = 170,
@@ -100,6 +108,7 @@ const std::vector<Gpu>& gpus() {
        .registers = kRegisters,
        .shared_bytes = 100 * kKiB,
        .warps = 48,
+       .memory_tb = 1.792,
        .source = "NVIDIA RTX Blackwell GPU Architecture"},
   };
   return list;

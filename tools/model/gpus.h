@@ -22,7 +22,11 @@ struct Gpu {
   int registers;        // 32-bit registers of an SM
   int shared_bytes;     // shared memory of an SM that blocks may have together
   int warps;            // that an SM can hold
+  double memory_tb;     // TB/s between memory and chip, of the data sheet
   std::string_view source;
+
+  // TB/s that a copy of memory has moved, read and written together; 0: nobody here has measured it.
+  double copy_tb = 0;
 
   int rate(MmaKind kind) const { return mma_rate[static_cast<std::size_t>(kind)]; }
 };

@@ -9,22 +9,22 @@ namespace sagegen::model {
 
 namespace {
 
-constexpr int kSubcores = 4, kThreads = 32;
-
 int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
 std::string of_gpu(const Gpu& gpu) {
   return std::string(gpu.name) + " (sm_" + std::to_string(gpu.architecture) + ")";
 }
 
-void require_rates(const LoopCounts& counts, const Gpu& gpu) {
-  for (int kind = 0; kind < kMmaKinds; ++kind) {
-    const auto mma = static_cast<MmaKind>(kind);
-    if (counts.multiplications[static_cast<std::size_t>(kind)] == 0 || gpu.rate(mma) > 0) continue;
-    throw NotModelled("the loop multiplies " + std::string(to_string(mma)) + ", for which " +
+void require_rates(const HotPath& path, const Gpu& gpu) {
+  for (const Step& step : path.steps) {
+    const MmaWork work = mma_work(step.instruction);
+    if (work.multiplications == 0 || gpu.rate(work.kind) > 0) continue;
+    throw NotModelled("the loop multiplies " + std::string(to_string(work.kind)) + ", for which " +
                       of_gpu(gpu) + " has no rate");
   }
 }
+
+}  // namespace
 
 HotPath modelled_path(const Code& code, const Gpu& gpu) {
   if (code.architecture != gpu.architecture) {
@@ -40,10 +40,9 @@ HotPath modelled_path(const Code& code, const Gpu& gpu) {
         "the code has no loop with the two products on tensor cores that attention has, Q K of "
         "integers or of f16, and P V");
   }
+  require_rates(*path, gpu);
   return std::move(*path);
 }
-
-}  // namespace
 
 LoopCounts count_loop(const HotPath& path, int architecture, HeadChannels head) {
   LoopCounts counts;
@@ -112,23 +111,27 @@ int blocks_per_sm(const Code& code, const Launch& launch, const Gpu& gpu) {
   return std::min({by_registers, gpu.shared_bytes / shared, gpu.warps / warps});
 }
 
-ModelledLoop modelled_loop(const Code& code, const Launch& launch, HeadChannels head,
-                           const Gpu& gpu) {
-  ModelledLoop loop;
-  loop.path = modelled_path(code, gpu);
-  loop.counts = count_loop(loop.path, code.architecture, head);
-  require_rates(loop.counts, gpu);
+int blocks_that_fit(const Code& code, const Launch& launch, const Gpu& gpu) {
   if (launch.threads < kThreads || launch.threads % kThreads != 0) {
     throw NotModelled("a block has " + std::to_string(launch.threads) +
                       " threads; whole warps are modelled");
   }
-  loop.blocks = blocks_per_sm(code, launch, gpu);
-  if (loop.blocks == 0) {
+  const int blocks = blocks_per_sm(code, launch, gpu);
+  if (blocks == 0) {
     throw NotModelled("a block of " + std::to_string(launch.threads) + " threads with " +
                       std::to_string(code.registers) + " registers each and " +
                       std::to_string(launch.dynamic_shared) +
                       " bytes of shared memory does not fit " + of_gpu(gpu));
   }
+  return blocks;
+}
+
+ModelledLoop modelled_loop(const Code& code, const Launch& launch, HeadChannels head,
+                           const Gpu& gpu) {
+  ModelledLoop loop;
+  loop.path = modelled_path(code, gpu);
+  loop.counts = count_loop(loop.path, code.architecture, head);
+  loop.blocks = blocks_that_fit(code, launch, gpu);
   // What does not go evenly into four sub-cores is left out.
   const int warps_of_block = launch.threads / kThreads;
   const int all_warps = loop.blocks * warps_of_block;

@@ -25,6 +25,8 @@ class NotModelled : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+inline constexpr int kSubcores = 4, kThreads = 32;  // of an SM, of a warp
+
 // Channels of a head: those that Q and K have, those that Q K^T multiplies, which may end with padding, and those of V.
 struct HeadChannels {
   HeadChannels(int head_dim) : HeadChannels(head_dim, head_dim) {}
@@ -47,8 +49,7 @@ struct LoopCounts {
   int of(OperationClass c) const { return of_class[static_cast<std::size_t>(c)]; }
   // Instructions of a thread per score: the 32 threads of a warp share its scores.
   double slots_per_score(int instructions_counted) const {
-    constexpr double kThreads = 32;
-    return instructions_counted * kThreads / scores;
+    return static_cast<double>(instructions_counted) * kThreads / scores;
   }
 };
 // Throws NotModelled if the products of Q K make no whole number of scores.
@@ -68,6 +69,11 @@ struct Launch {
   int dynamic_shared = 0;  // bytes
 };
 int blocks_per_sm(const Code& code, const Launch& launch, const Gpu& gpu);
+// The same; throws NotModelled if a block is not of whole warps, or not one fits.
+int blocks_that_fit(const Code& code, const Launch& launch, const Gpu& gpu);
+// Throws NotModelled: the code is for another architecture than the GPU, has no loop with Q K and P V on tensor cores,
+// multiplies by wgmma, or multiplies what the GPU has no rate for.
+HotPath modelled_path(const Code& code, const Gpu& gpu);
 
 // The loop of a kernel as it is simulated.
 struct ModelledLoop {
@@ -79,8 +85,7 @@ struct ModelledLoop {
   int warps_per_block = 1;  // of a sub-core: those that meet at a barrier
 };
 
-// Throws NotModelled: the code is for another architecture than the GPU, has no loop with Q K and P V on tensor
-// cores, multiplies by wgmma, multiplies what the GPU has no rate for, or needs more than an SM has.
+// Throws NotModelled as modelled_path(), count_loop() and blocks_that_fit() do.
 ModelledLoop modelled_loop(const Code& code, const Launch& launch, HeadChannels head,
                            const Gpu& gpu);
 
