@@ -54,9 +54,9 @@ TEST_CASE("the table has every cluster, every map of the front, and the chosen o
   const PlanReport report = report_of({.protect = 1});
   const std::string text = plan_text(report);
   CHECK_THAT(text, Contains("cache per_token; search: dynamic programming"));
-  CHECK_THAT(text, Contains("0 5                      K8V8  (protected)"));
-  CHECK_THAT(text, Contains("2 4                      K2V2"));
-  CHECK_THAT(text, Contains("1 3                      K2V2"));
+  CHECK_THAT(text, Contains("0 5                      KV8  (protected)"));
+  CHECK_THAT(text, Contains("2 4                      KV2"));
+  CHECK_THAT(text, Contains("1 3                      KV2"));
   CHECK(times(text, "\n> ") == 1);
   CHECK(times(text, " MB\n") == report.plan.front.size());
   CHECK(times(text, " everywhere\n") == report.plan.uniform.size());
@@ -70,7 +70,7 @@ TEST_CASE("drawings have a point for each map and a cell for K and V of each lay
   CHECK(times(front, "<rect") == 1 + report.plan.front.size() + report.plan.unclustered.size() +
                                      report.plan.uniform.size() + 1 + 4);
   CHECK(times(front, "<title>") == times(front, "<rect") - 4);
-  CHECK(times(front, ">K4V4<") == 1);
+  CHECK(times(front, ">KV4<") == 1);
   CHECK_THAT(front, Contains(">cap 6<"));
   CHECK_THAT(front, Contains("layers &lt;a&gt; &amp; &quot;b&quot;"));
   CHECK(times(map, "<title>layer ") == 6 * 2);

@@ -366,7 +366,7 @@ TEST_CASE("errors are those of a model written anew") {
       const LayerErrors errors =
           measure_layer(in, {.cache = kivi ? kKivi : kPerToken, .queries = 0});
       for (const Pair& bits : {pair(2, 8), pair(8, 2), pair(4, 4), pair(16, 2), pair(2, 16)}) {
-        CAPTURE(causal, kivi, pair_text(bits));
+        CAPTURE(causal, kivi, to_string(bits));
         CHECK(errors.relative(bits) == Approx(tiny_error(in, bits, kivi)).epsilon(1e-9));
       }
       CHECK(errors.relative(pair(16, 16)) == 0);
@@ -886,7 +886,7 @@ TEST_CASE("padding is no part of what a token's codes range over") {
 
 TEST_CASE("maps in words") {
   const Map map{{{pair(8, 8)}, {pair(4, 2), pair(16, 4)}}};
-  CHECK(map_text(map) == "K8V8 K4V2,K16V4");
+  CHECK(map_text(map) == "KV8 K4V2,K16V4");
 }
 
 TEST_CASE("plans of one seed are the same, and the layers of a decoder are as their shape says") {

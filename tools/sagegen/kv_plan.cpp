@@ -57,7 +57,7 @@ Json report_json(const kv::PlanReport& report) {
       units.push_back({{"layer", unit.layer}});
       if (unit.head >= 0) units.back()["head"] = unit.head;
     }
-    for (const kv::Pair& pair : cluster.pairs) pairs.push_back(kv::pair_text(pair));
+    for (const kv::Pair& pair : cluster.pairs) pairs.push_back(kv::to_string(pair));
     clusters.push_back({{"units", units}, {"pairs", pairs}, {"protected", cluster.is_protected}});
   }
   for (const kv::LayerErrors& layer : report.layers) {
@@ -65,7 +65,7 @@ Json report_json(const kv::PlanReport& report) {
     for (const int k : report.options.code_bits) {
       for (const int v : report.options.code_bits) {
         const kv::Pair pair{kv::storage_of(k), kv::storage_of(v)};
-        errors[kv::pair_text(pair)] = layer.relative(pair);
+        errors[kv::to_string(pair)] = layer.relative(pair);
       }
     }
     layers.push_back(errors);

@@ -186,10 +186,6 @@ int bits_of(const Storage& storage) {
   return storage_of(storage.bits).bits;
 }
 
-std::string pair_text(const Pair& pair) {
-  return fmt::format("K{}V{}", bits_of(pair.k), bits_of(pair.v));
-}
-
 namespace {
 
 // Of K or V of a token, as codes of a KIVI cache: an f16 scale and zero point for each group.

@@ -60,7 +60,6 @@ std::vector<double> stored_values(std::span<const double> values, std::int64_t c
 // Of codes of 2, 4 or 8 bits, or 16: as it comes. Throws SpecError for others, and for what is no such storage.
 Storage storage_of(int bits);
 int bits_of(const Storage& storage);
-std::string pair_text(const Pair& pair);  // "K8V4"
 
 // Bits that a token of a KV head takes once it is codes, K and V with their scales and zero points: of per_token what
 // KvFormat takes, padding included.

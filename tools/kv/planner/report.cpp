@@ -27,7 +27,7 @@ std::string error_words(const PlanReport& report) {
 
 std::string pairs_text(const std::vector<Pair>& pairs) {
   std::string text;
-  for (const Pair& each : pairs) text += (text.empty() ? "" : " ") + pair_text(each);
+  for (const Pair& each : pairs) text += (text.empty() ? "" : " ") + to_string(each);
   return text;
 }
 
@@ -98,7 +98,7 @@ std::string plan_text(const PlanReport& report) {
   for (const PlannedMap& each : report.plan.uniform) {
     text += fmt::format("  {:>8.3f} {:>10.3f} {:>12.4e} {:>12}  {} everywhere\n", each.nominal_bits,
                         each.effective_bits, each.error, bytes_text(each.step_bytes),
-                        pair_text(each.map.layers[0][0]));
+                        to_string(each.map.layers[0][0]));
   }
   return text + fmt::format("\nchosen: {}\n{}\n", choice_text(report), map_text(report.map().map));
 }
@@ -170,7 +170,7 @@ std::string draw_front(const PlanReport& report) {
     if (!can_be_drawn(each)) continue;
     point(each, 7, kRed);
     svg.text(x.at(bits_of_map(report, each)), y.at(std::log10(each.error)) - 8,
-             pair_text(each.map.layers[0][0]), {.anchor = Anchor::middle, .fill = kRed});
+             to_string(each.map.layers[0][0]), {.anchor = Anchor::middle, .fill = kRed});
   }
   point(report.map(), 10, kGreen);
   double legend = kLeft;
@@ -207,7 +207,7 @@ std::string draw_map(const PlanReport& report) {
         used.insert(bits);
         const double left = kLeft + cell * static_cast<double>(layer);
         svg.rect(left, top, cell - 1, kRow - 1, {.fill = colour_of(bits)},
-                 fmt::format("layer {}: {}, e_o {:.4g}", layer, pair_text(pair),
+                 fmt::format("layer {}: {}, e_o {:.4g}", layer, to_string(pair),
                              report.layers[layer].relative(pair)));
         svg.text(left + cell / 2, top + 16, std::to_string(bits), {.anchor = Anchor::middle});
       }
@@ -265,7 +265,7 @@ std::string cluster_table(const PlanReport& report) {
         "<tr><td>{}</td><td>{}</td><td class=\"chosen\">{}</td><td class=\"n\">{:.3g} to "
         "{:.3g}</td></tr>\n",
         units_text(cluster.units), cluster.is_protected ? "protected" : pairs_text(cluster.pairs),
-        pair_text(chosen), least, most);
+        to_string(chosen), least, most);
   }
   return fmt::format(
       "<table><tr><th>{}</th><th>pairs that are left</th><th>chosen</th><th class=\"n\">e_o of "

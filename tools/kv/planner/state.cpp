@@ -72,7 +72,7 @@ std::string map_text(const Map& map) {
         text += ',';
       else if (!text.empty())
         text += ' ';
-      text += pair_text(layer[head]);
+      text += to_string(layer[head]);
     }
   }
   return text;

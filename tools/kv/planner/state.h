@@ -12,7 +12,7 @@
 
 namespace sagegen::kv {
 
-// "K8V8 K4V2 ...": a word for each layer, "K8V4,K4V4" where heads differ.
+// "KV8 K4V2 ...": a word for each layer, "K8V4,KV4" where heads differ.
 std::string map_text(const Map& map);
 
 // The file is written as a whole with every result (whole_file.h), so that it has all of them whenever the process ends.
