@@ -1,9 +1,13 @@
 """`sagegen kv`: maps of KV cache formats, as a user reads and writes them."""
 import json
 import os
+import re
 import unittest
 
-from support import FILE, OK, SOURCE, USAGE, CliTest
+from support import CHECK_FAILED, FILE, OK, SOURCE, SPEC, USAGE, CliTest, has_generator, has_ptxas
+
+needs_generator = unittest.skipUnless(has_generator(), "no generator")
+needs_ptxas = unittest.skipUnless(has_ptxas(), "no generator, or no ptxas")
 
 LAYERS = ((8, 8), (8, 4), (4, 2), (4, 2))
 MODELOPT = {"quantization": {"kv_cache_quant_algo": "MIXED_PRECISION", "kv_cache_schema_version": 1, "kv_cache_quantized_layers": {
@@ -12,6 +16,10 @@ MODELOPT = {"quantization": {"kv_cache_quant_algo": "MIXED_PRECISION", "kv_cache
 
 def kvtuner(layers):
     return "".join(f"{i}:\n  nbits_key: {k}\n  nbits_value: {v}\n" for i, (k, v) in enumerate(layers))
+
+# Of the first channel of each lane the largest code is 14; the P of two tokens of a tile are not times the scale of their V.
+FAULT_OF_APPEND = ("0f41700000", "0f41600000")
+FAULT_OF_DECODE = (r"mul\.rn\.f16x2(\s+%r\d+, )(%r\d+), %r\d+;", r"mov.b32\1\2;")
 
 
 class Show(CliTest):
@@ -134,6 +142,107 @@ class Plan(CliTest):
         self.expect_error(USAGE, "usage error", ["--cap-bits is refused", "sagegen kv plan"], "kv", "show", "0-3:K8V4", "--cap-bits", 4)
         self.expect_error(USAGE, "usage error", ["--group is refused without --mode kivi"], *self.USUAL, "--group", 32)
         self.expect_error(FILE, "file error", ["none.safetensors"], "kv", "plan", self.path("none.safetensors"))
+
+
+@needs_generator
+class Emit(CliTest):
+    MAP = "0:K8V4,1:KV4,2:K8V4,3:KV4"
+
+    def test_what_a_map_needs_once_each(self):
+        report = self.expect_json(OK, "kv", "emit", self.MAP, "--target", "sm_89", "--out", self.directory, "--bundle", self.path("kv.bundle"))
+        self.assertEqual([(kernel["pair"], kernel["family"], kernel["layers"]) for kernel in report["kernels"]],
+                         [("K8V4", "kv_append", [0, 2]), ("K8V4", "decode", [0, 2]), ("KV4", "kv_append", [1, 3]), ("KV4", "decode", [1, 3])])
+        self.assertEqual(sorted(os.listdir(self.directory)), sorted(["kv.bundle", *(kernel["key"] + ".ptx" for kernel in report["kernels"])]))
+        for kernel in report["kernels"]:
+            self.assertEqual(os.path.getsize(kernel["file"]), kernel["bytes"])
+        text = self.expect(OK, "kv", "emit", "0-2:K8V4,3:KV4", "--target", "sm_80", "--q-heads", 128).out
+        self.assertIn("4 kernels for 2 pairs of 4 layers", text)
+        self.assertRegex(text, r"K8V4 +0-2 +sage_decode_d128_f16_k8v4_r16")
+
+    def test_a_pair_that_heads_have(self):
+        with open(self.path("heads.yaml"), "w", encoding="utf-8") as file:
+            file.write("".join(f"{layer}:\n" + "".join(f"  {head}:\n    nbits_key: {bits}\n    nbits_value: 4\n" for head, bits in enumerate(heads))
+                               for layer, heads in enumerate(((8, 4), (4, 4)))))
+        report = self.expect_json(OK, "kv", "emit", self.path("heads.yaml"), "--target", "sm_89")
+        self.assertEqual([kernel["layers"] for kernel in report["kernels"]], [[0], [0], [0, 1], [0, 1]])
+
+    def test_what_is_refused(self):
+        self.expect_error(USAGE, "usage error", ["--target is required"], "kv", "emit", self.MAP)
+        self.expect_error(SPEC, "spec error", ["layer 1 has KVf8", "use KV8", "--integers"], "kv", "emit", "0:K8V4,1:fp8", "--target", "sm_89")
+        self.expect(OK, "kv", "emit", "0:K8V4,1:fp8", "--target", "sm_89", "--integers")
+        self.expect_error(USAGE, "usage error", ["--q-heads 12", "8 KV heads"], "kv", "emit", self.MAP, "--target", "sm_89", "--q-heads", 12)
+        self.expect_error(USAGE, "usage error", ["--target is refused", "sagegen kv emit"], "kv", "show", self.MAP, "--target", "sm_89")
+        self.expect_error(USAGE, "usage error", ["MAP is required"], "kv", "emit", "--target", "sm_89")
+        self.expect(FILE, "kv", "emit", self.MAP, "--target", "sm_89", "--bundle", "/proc/sagegen/kv.bundle")
+
+
+@needs_generator
+class Check(CliTest):
+    SMALL = ("--device", "emulator:sm_89", "--head-dim", 64, "--kv-heads", 1, "--q-heads", 2, "--context", 70, "--page-tokens", 32)
+
+    def test_each_pair_is_judged(self):
+        report = self.expect_json(OK, "kv", "check", "0:KV16,1:K8V4,2-3:K4V2", *self.SMALL)
+        self.assertTrue(report["passed"])
+        self.assertEqual([(pair["pair"], pair["layers"]) for pair in report["pairs"]], [("KV16", [0]), ("K8V4", [1]), ("K4V2", [2, 3])])
+        exact, few, fewest = report["pairs"]
+        self.assertEqual((exact["stored_of_allowed"], exact["format_error"]), (0, 0))
+        self.assertLess(few["format_error"], fewest["format_error"])
+        for pair in report["pairs"]:
+            self.assertLessEqual(pair["kernel_error"], pair["limit"])
+            self.assertLessEqual(pair["stored_of_allowed"], 1)
+        self.assertGreater(fewest["stored_of_allowed"], 0.9)   # some element of many is nearly half a step off
+        text = self.expect(OK, "kv", "check", "0:K8V4", *self.SMALL, "--dist", "outlier", "--seed", 3).out
+        self.assertIn("70 tokens, 1 KV heads, 2 query heads (kernels of 8 rows), 64 channels, outlier, seed 3", text)
+
+    def test_a_fault_of_a_kernel_fails(self):
+        """Of append and of decode in turn."""
+        folder = self.path("ptx")
+        kernels = self.expect_json(OK, "kv", "emit", "0:KV4", "--head-dim", 64, "--kv-heads", 1, "--q-heads", 2, "--page-tokens", 32, "--target", "sm_89",
+                                   "--out", folder)["kernels"]
+        check = ("kv", "check", "0:KV4", *self.SMALL, "--ptx", folder)
+        self.expect(OK, *check)
+        for kernel, (pattern, instead) in zip(kernels, (FAULT_OF_APPEND, FAULT_OF_DECODE)):
+            with open(kernel["file"], encoding="utf-8") as file:
+                ptx = file.read()
+            faulty = re.sub(pattern, instead, ptx, count=1)
+            with self.subTest(family=kernel["family"]):
+                self.assertNotEqual(faulty, ptx)
+                with open(kernel["file"], "w", encoding="utf-8") as file:
+                    file.write(faulty)
+                self.assertFalse(self.expect_json(CHECK_FAILED, *check)["passed"])
+            with open(kernel["file"], "w", encoding="utf-8") as file:
+                file.write(ptx)
+
+    def test_what_is_refused(self):
+        self.expect_error(USAGE, "usage error", ["--dist gauss"], "kv", "check", "0:KV4", "--dist", "gauss")
+        self.expect_error(USAGE, "usage error", ["--seed is refused", "sagegen kv check"], "kv", "show", "0:KV4", "--seed", 3)
+        self.expect_error(USAGE, "usage error", ["--context 1000000", "65536"], "kv", "check", "0:KV4", "--context", 1000000)
+        self.expect_error(FILE, "file error", ["no-such-folder"], "kv", "check", "0:KV4", "--ptx", "no-such-folder")
+
+
+class Predict(CliTest):
+    @needs_ptxas
+    def test_of_a_map_beside_16_bits(self):
+        report = self.expect_json(OK, "kv", "predict", "0:K8V4,1:KV4", "--gpu", "H200", "RTX4090")
+        self.assertEqual(report["kind"], "prediction")
+        self.assertEqual([(each["gpu"], each["pair"], each["bytes_per_token"]) for each in report["predictions"]],
+                         [(gpu, pair, size) for gpu in ("H200", "RTX4090") for pair, size in (("KV16", 512), ("K8V4", 200), ("KV4", 136))])
+        for each in report["predictions"]:
+            self.assertEqual(each["bound"], "memory" if each["memory_cycles"] >= each["busy_cycles"] else each["busiest"])
+            self.assertAlmostEqual(each["equivalent_tb"], each["raw_tb"] * 512 / each["bytes_per_token"])
+            self.assertGreaterEqual(each["speed_up"], 1)
+        self.assertIn("predictions, no measurements", self.expect(OK, "kv", "predict", "0:KV4", "--gpu", "A100").out)
+
+    @needs_generator
+    def test_without_ptxas_it_says_so(self):
+        result = self.expect(OK, "kv", "predict", "--json", before=("env", "SAGEGEN_PTXAS=" + self.path("none")))
+        report = result.json()
+        self.assertIn("ptxas", report["skipped"])
+        self.assertEqual(report["predictions"], [])
+
+    def test_what_is_refused(self):
+        self.expect_error(USAGE, "usage error", ["--gpu H20", "H200"], "kv", "predict", "--gpu", "H20")
+        self.expect_error(SPEC, "spec error", ["KVf8", "KV8"], "kv", "predict", "0:fp8")
 
 
 if __name__ == "__main__":

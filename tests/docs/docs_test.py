@@ -317,10 +317,13 @@ class Reference(unittest.TestCase):
                      ("emu", [ptx, "--block", "32", "--arg", "x:f32[4]=1", "--expect", "x=2"], ())]
             if json.loads(sagegen("env", "--json")[1])["generator"].startswith("LLVM"):
                 cases += [("emit", [key, "--out", folder], ()), ("trace", [key], ()),
-                          ("trace", [key, "--out", folder], ())]
+                          ("trace", [key, "--out", folder], ()),
+                          ("kv emit", ["0:KV4", "--target", "sm_89", "--out", folder, "--bundle", os.path.join(folder, "kv.bundle")], ()),
+                          ("kv check", ["0:KV4", "--head-dim", "64", "--kv-heads", "1", "--context", "20"], ())]
             cases += [("inspect", [key], ("what", "how", "description"))]
             if sagegen("inspect", "--model", key)[0] == 0:   # with the generator and ptxas
-                cases += [("inspect", ["--model", key], ("what", "how")),
+                cases += [("kv predict", ["0:KV4", "--gpu", "A100"], ()),
+                          ("inspect", ["--model", key], ("what", "how")),
                           ("compare", [*small[2:], "--only", "qk=s8", "--pick", "--max-l1", "1"],
                            ("what", "how", "predicted_tops")),
                           ("compare", [*small, "--only", "smoothing=qk qk=s8", "--pick", "--max-l1", "0"],

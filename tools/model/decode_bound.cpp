@@ -20,9 +20,9 @@ DecodeBound decode_bound(const Code& code, const DecodeLoop& loop, const Gpu& gp
                                                                       {all.alu, "alu"},
                                                                       {all.shared, "shared"},
                                                                       {all.stalls, "stalls"}}};
-  const auto longest = std::max_element(
-      resources.begin(), resources.end(),
-      [](const auto& a, const auto& b) { return a.first < b.first; });
+  const auto longest =
+      std::max_element(resources.begin(), resources.end(),
+                       [](const auto& a, const auto& b) { return a.first < b.first; });
   // Each sub-core has a tile of its own in that time.
   bound.busy = longest->first / (kSubcores * loop.tile);
   bound.busiest = longest->second;

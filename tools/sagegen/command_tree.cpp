@@ -33,6 +33,8 @@ constexpr Named kNamed[] = {
     {"", "--default", "DTYPE"},
     {"emit", "--out", "DIR"},
     {"trace", "--out", "DIR"},
+    {"kv", "--out", "PATH"},
+    {"", "--bundle", "FILE"},
     {"", "--out", "FILE"},
     {"", "--set", "FILE"},
     {"", "--input", "FILE"},

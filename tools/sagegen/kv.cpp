@@ -1,6 +1,7 @@
-// `sagegen kv`: maps of the formats that layers' KV caches have: what they come to, and which is best.
+// `sagegen kv`: maps of the formats that layers' KV caches have: what they come to, which is best, and their kernels.
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -12,13 +13,26 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/help.h"
+#include "tools/sagegen/kv_check.h"
+#include "tools/sagegen/kv_kernels.h"
 #include "tools/sagegen/kv_plan.h"
+#include "tools/sagegen/kv_predict.h"
 #include "tools/sagegen/options.h"
 
 namespace sagegen::cli {
 namespace {
 
-enum class Action { show, plan };
+enum class Action { show, plan, emit, check, predict };
+constexpr std::pair<const char*, Action> kActions[] = {{"show", Action::show},
+                                                       {"plan", Action::plan},
+                                                       {"emit", Action::emit},
+                                                       {"check", Action::check},
+                                                       {"predict", Action::predict}};
+// An option, and the actions that have it: any other would ignore it.
+struct OwnOption {
+  const CLI::Option* option;
+  std::vector<Action> of;
+};
 
 struct KvCommand {
   Action action = Action::show;
@@ -27,8 +41,13 @@ struct KvCommand {
   int kv_heads = 0;  // 0: as many as the map has, or kUsualHeads
   bool integers = false;
   KvFormat format;
+  int q_heads = 0;
   KvPlanCommand plan;
-  std::vector<CLI::Option*> of_show, of_plan;  // that the other action would ignore
+  KvEmitCommand emit;
+  KvCheckCommand check;
+  KvPredictCommand predict;
+  const CLI::Option* context = nullptr;
+  std::vector<OwnOption> own;
 };
 
 constexpr int kUsualHeads = 8;
@@ -39,11 +58,19 @@ bool is_text_of_ranges(const std::string& map) {
          map.find_first_of("0123456789") == 0 && !std::filesystem::exists(map);
 }
 
-kv::MapFile read(const KvCommand& command) {
+kv::MapFile read_any(const KvCommand& command) {
   kv::Model model{.layers = command.layers, .rest = {}};
   if (!command.rest.empty()) model.rest = kv::pair_of(command.rest);
   if (is_text_of_ranges(command.map)) return kv::read_map(command.map, "MAP", model);
   return kv::read_map(read_file(command.map), reference::printable(command.map), model);
+}
+
+kv::MapFile read(const KvCommand& command) {
+  kv::MapFile file = read_any(command);
+  if (!command.integers) return file;
+  for (kv::Layer& layer : file.map.layers)
+    std::ranges::transform(layer, layer.begin(), kv::as_integers);
+  return file;
 }
 
 void check_format(const KvFormat& format) {
@@ -96,12 +123,8 @@ Json map_json(const kv::Map& map) {
 
 Exit show(const KvCommand& command, Output& output) {
   check_format(command.format);
-  kv::MapFile file = read(command);
-  kv::Map& map = file.map;
-  if (command.integers) {
-    for (kv::Layer& layer : map.layers)
-      std::ranges::transform(layer, layer.begin(), kv::as_integers);
-  }
+  const kv::MapFile file = read(command);
+  const kv::Map& map = file.map;
   const int heads = kv_heads_of(command, map);
   const int in_map = static_cast<int>(map.layers.front().size());
   Json counts = Json::object(), formats = Json::array();
@@ -196,20 +219,75 @@ void define_show(CLI::App& options, KvCommand& command) {
                     "what K and V are where 16 bits store them (default: f16)");
 }
 
-void refuse_options_of(std::string_view other, const std::vector<CLI::Option*>& options) {
-  for (const CLI::Option* option : options) {
-    if (option->count() > 0)
-      throw UsageError(fmt::format("{} is refused: it is an option of sagegen kv {}",
-                                   option->get_name(), other));
+void define_kernels(CLI::App& options, KvCommand& command) {
+  const auto heads = options.add_option("--q-heads", command.q_heads,
+                                        "query heads of a layer (default: four for each KV head)");
+  require_whole(heads, 1, 1 << 16);
+  const auto target =
+      options.add_option("--target", command.emit.target, "make PTX for sm_80, ...");
+  const auto bundle = options.add_option("--bundle", command.emit.bundle,
+                                         "file for all kernels, as `sagegen bundle` writes");
+  const auto gpu = options.add_option("--gpu", command.predict.gpus,
+                                      "A100, RTX4090, ...; again and again (default: five)");
+  const auto device = options.add_option("--device", command.check.device,
+                                         "emulator, emulator:PROFILE, cuda:N (default: emulator)");
+  const auto ptx = options.add_option(
+      "--ptx", command.check.ptx,
+      "generator, a directory with <key>.ptx files, which may be edited, or a bundle "
+      "(default: generator)");
+  const auto dist = options.add_option("--dist", command.check.distribution,
+                                       "distribution of Q, K and V (default: normal)");
+  const auto seed = options.add_option("--seed", command.check.seed, "of the inputs (default: 1)");
+  require_seed(seed);
+  for (CLI::Option* each : {bundle, ptx}) refuse_empty(each);
+  for (CLI::Option* each : {heads, target, bundle, gpu, device, ptx, dist, seed})
+    each->group("Kernels");
+  using enum Action;
+  command.own.push_back({heads, {emit, check, predict}});
+  for (const CLI::Option* each : {target, bundle}) command.own.push_back({each, {emit}});
+  command.own.push_back({gpu, {predict}});
+  for (const CLI::Option* each : {device, ptx, dist, seed}) command.own.push_back({each, {check}});
+}
+
+void refuse_options_of_others(const KvCommand& command) {
+  for (const auto& [option, of] : command.own) {
+    if (option->count() == 0 || std::ranges::find(of, command.action) != of.end()) continue;
+    std::vector<std::string> names;
+    for (const auto& [name, action] : kActions) {
+      if (std::ranges::find(of, action) != of.end()) names.emplace_back(name);
+    }
+    throw UsageError(fmt::format("{} is refused: it is an option of sagegen kv {}",
+                                 option->get_name(), fmt::join(names, ", ")));
+  }
+}
+
+Exit run_kernels(const KvCommand& command, Output& output) {
+  check_format(command.format);
+  std::optional<kv::Map> map;
+  if (!command.map.empty()) map = read(command).map;
+  KvModel model{.format = command.format,
+                .kv_heads = command.kv_heads == 0 ? kUsualHeads : command.kv_heads,
+                .q_heads = command.q_heads};
+  if (map) model.kv_heads = kv_heads_of(command, *map);
+  switch (command.action) {
+    case Action::emit:
+      return kv_emit(*map, model, command.emit, command.out, output);
+    case Action::check: {
+      KvCheckCommand check = command.check;
+      if (command.context->count() > 0) check.tokens = command.plan.plan.context;
+      return kv_check(*map, model, check, output);
+    }
+    default:
+      return kv_predict(map, model, command.predict, output);
   }
 }
 
 Exit run(KvCommand command, Output& output) {
-  if (command.action == Action::show) {
-    refuse_options_of("plan", command.of_plan);
-    return show(command, output);
-  }
-  refuse_options_of("show", command.of_show);
+  refuse_options_of_others(command);
+  if (command.map.empty() && command.action != Action::predict)
+    throw UsageError("MAP is required: a file, or ranges such as 0-3:fp8,4-31:K8V4");
+  if (command.action == Action::show) return show(command, output);
+  if (command.action != Action::plan) return run_kernels(command, output);
   command.plan.inputs = command.map;
   command.plan.out = command.out;
   return kv_plan(command.plan, kv::write_kvtuner, output);
@@ -219,24 +297,30 @@ Exit run(KvCommand command, Output& output) {
 
 void add_kv(App& app) {
   app.add<KvCommand>(
-      "kv", "plan which formats the KV caches of a model's layers have, show what they cost",
+      "kv",
+      "formats of the KV caches of a model's layers: plan and show them, make kernels, judge them",
       "  sagegen kv show map.yaml --kv-heads 8 --head-dim 128      KVTuner's\n"
       "  sagegen kv show hf_quant_config.json --layers 32 --integers --out map.yaml\n"
       "  sagegen kv show 0-1:bf16,62-63:bf16 --layers 64 --default int4\n"
       "  sagegen kv show map.yaml --json\n"
-      "  sagegen kv plan layers.safetensors --cap-bits 4 --protect 0 --out map.yaml",
+      "  sagegen kv plan layers.safetensors --cap-bits 4 --protect 0 --out map.yaml\n"
+      "  sagegen kv emit map.yaml --target sm_89 --bundle kv.bundle\n"
+      "  sagegen kv check 0-1:K8V4 --kv-heads 2 --device emulator:sm_89\n"
+      "  sagegen kv predict map.yaml --gpu H200 RTX4090",
       [](CLI::App& options, KvCommand& command) {
-        add_choice<Action>(options, "ACTION", command.action,
-                           {{"show", Action::show}, {"plan", Action::plan}},
-                           "show: what a map comes to; plan: a map for what layers do to inputs")
+        std::vector<std::pair<std::string, Action>> actions(std::begin(kActions),
+                                                            std::end(kActions));
+        add_choice<Action>(options, "ACTION", command.action, actions,
+                           "show: what a map comes to; plan: a map for what layers do to inputs; "
+                           "emit: the kernels that a map needs; check: run and judge them; "
+                           "predict: what bounds their speed")
             ->required();
-        options
-            .add_option("MAP", command.map,
-                        "plan: safetensors with Q, K and V of all layers; show: KVTuner's YAML, "
-                        "ModelOpt's hf_quant_config.json or config.json, "
-                        "TensorRT-LLM's or SGLang's YAML, what "
-                        "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4")
-            ->required();
+        options.add_option("MAP", command.map,
+                           "plan: safetensors with Q, K and V of all layers; else: KVTuner's YAML, "
+                           "ModelOpt's hf_quant_config.json or config.json, "
+                           "TensorRT-LLM's or SGLang's YAML, what "
+                           "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4; "
+                           "predict needs none");
         const auto added_by = [&](const auto& define) {
           const std::vector<CLI::Option*> before = options.get_options();
           define();
@@ -246,11 +330,23 @@ void add_kv(App& app) {
           });
           return all;
         };
-        command.of_plan = added_by([&] { define_kv_plan(options, command.plan); });
-        command.of_show = added_by([&] { define_show(options, command); });
-        for (CLI::Option* each : command.of_show) each->group("Maps that are shown");
-        refuse_empty(
-            options.add_option("--out", command.out, "write the map as KVTuner's YAML, too"));
+        using enum Action;
+        for (const CLI::Option* each : added_by([&] { define_kv_plan(options, command.plan); }))
+          command.own.push_back({each, {plan}});
+        command.context = options.get_option("--context");
+        for (auto& [option, of] : command.own) {
+          if (option == command.context) of.push_back(check);
+        }
+        for (CLI::Option* each : added_by([&] { define_show(options, command); })) {
+          each->group("Maps");
+          command.own.push_back({each, {show, emit, check, predict}});
+        }
+        define_kernels(options, command);
+        CLI::Option* out = options.add_option(
+            "--out", command.out,
+            "show, plan: write the map as KVTuner's YAML, too; emit: write DIR/<key>.ptx");
+        refuse_empty(out);
+        command.own.push_back({out, {show, plan, emit}});
       },
       [](const KvCommand& command, Output& output) {
         try {

@@ -147,7 +147,7 @@ void define_kv_plan(CLI::App& options, KvPlanCommand& command) {
                      "(default: 1.5)"),
                  1e6);
   require_whole(options.add_option("--context", command.plan.context,
-                                   "tokens in the cache, for bytes per step (default: 8192)"),
+                                   "tokens in the cache: for bytes per step (default: 8192); of check (default: 200)"),
                 1, std::uint64_t{1} << 40);
   refuse_empty(
       options.add_option("--state", command.state,
