@@ -370,9 +370,11 @@ Exit kv_check(const kv::Map& map, const KvModel& model, const KvCheckCommand& co
       progress.advance();
       passed = passed && checked.passed();
       const std::string name = kv::to_string(each.pair);
-      table.add({name, fmt::format("{:.3f}", checked.stored), shown(checked.format_error),
-                 shown(checked.kernel_error), shown(checked.limit), shown(checked.lse_error),
-                 std::to_string(checked.findings.size()), checked.passed() ? "passed" : "FAILED"});
+      table.add({name,
+                 std::isfinite(checked.stored) ? fmt::format("{:.3f}", checked.stored) : "none",
+                 shown(checked.format_error), shown(checked.kernel_error), shown(checked.limit),
+                 shown(checked.lse_error), std::to_string(checked.findings.size()),
+                 checked.passed() ? "passed" : "FAILED"});
       list.push_back({{"pair", name},
                       {"layers", each.layers},
                       {"append", each.append.key()},
