@@ -99,7 +99,6 @@ Tiles::Tiles(const DecodeBlock& block) {
     whole_from = (k.max(latest.begin, none) + (tile - 1)) / tile;
     first_block = begin / kKvBlockTokens;
   }
-  all = k.select(block.rows_asked > 0, all, start);
   const I32 per_split = (all - start + (splits - 1)) / splits;
   first = k.min(start + block.split * per_split, all);
   end = k.min(first + per_split, all);

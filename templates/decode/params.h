@@ -26,10 +26,10 @@ struct Params {
   std::int32_t page_reciprocal;  // reciprocal_of(blocks_per_page), without a sign
   std::int32_t max_pages;
   std::int32_t q_len;
-  std::int32_t rows;  // Hq / Hkv * Lq
+  std::int32_t rows;                 // Hq / Hkv * Lq
   std::int32_t row_tiles;            // T
   std::int32_t row_tile_reciprocal;  // reciprocal_of(T), likewise
-  float unit;         // softmax_scale * log2(e)
+  float unit;                        // softmax_scale * log2(e)
 
   static constexpr std::string_view kName = "decode";
   static std::vector<ParamField> fields() {

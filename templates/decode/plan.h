@@ -73,7 +73,8 @@ class Plan {
   ~Plan();
   Plan(Plan&&) noexcept;
 
-  // What 0 means for Shape::splits: as many blocks as the device runs at a time, of 1024 tokens of max_pages at least.
+  // What 0 means for Shape::splits: as many blocks as the device runs at a time, of 1024 tokens of max_pages at least; a window is
+  // not known here, so that calls with one give splits of their own.
   std::int64_t splits(const Shape& shape) const;
   // Of run(); 0 with one split. Nobody has to clear it. Throws as run().
   std::size_t workspace_bytes(const Shape& shape) const;
