@@ -46,6 +46,15 @@ RuleLayers<View> rules() {
           return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
                              head_dim_advice(v.spec.head_dim), rounded_up(v.spec.head_dim, 8));
         }},
+       {[](const View& v) {
+          return v.spec.rows > 8 && kv_block(v.spec).channels > 128 && kv_quantized(v.spec.k_bits);
+        },
+        [](const View& v) {
+          return fmt::format(
+              "rows {} with head_dim {} and k_bits {} is refused: registers do not hold Q while it "
+              "is quantized; use rows 8, more rows take more tiles",
+              v.spec.rows, v.spec.head_dim, v.spec.k_bits);
+        }},
        {[](const View& v) { return v.spec.tree && (v.spec.causal || needs_positions(v.spec)); },
         [](const View& v) {
           return fmt::format(
