@@ -21,7 +21,7 @@ using runtime::DevicePtr;
 namespace {
 
 constexpr const char* kPlan = "kv_cache";
-constexpr int kMostLayers = 1024, kMostHeads = 65535, kMostRows = 16;
+constexpr int kMostLayers = 1024, kMostHeads = 65535;
 
 // The values of an option that kv_append's kernels have, too.
 Values values_of_append(std::string_view name) {
@@ -33,12 +33,12 @@ const Fields& option_fields() {
   static const Fields fields{
       field<&Options::kv_heads>("kv_heads", "", range(1, kMostHeads)),
       field<&Options::q_heads>("q_heads", "", range(1, kMostHeads)),
-      field<&Options::q_len>("q_len", "", range(1, kMostRows)),
+      field<&Options::q_len>("q_len", "", range(1, decode::kMostQueries)),
       field<&Options::addressing>("addressing", "", values_of_append("addressing")),
       field<&Options::rope>("rope", "", values_of_append("rope")),
       flag<&Options::smooth_k>("smooth_k", "smooth_k"),
       field<&Options::rotation>("rotation", "", values_of_append("rotation")),
-      flag<&Options::causal>("causal", "causal")};
+      flag<&Options::causal>("causal", "causal"), flag<&Options::gather>("gather", "gather")};
   return fields;
 }
 
@@ -49,13 +49,6 @@ void validate(const KvCacheOptions& options) {
     throw SpecError(fmt::format(
         "q_heads {} is no multiple of kv_heads {}: as many query heads share each KV head",
         options.q_heads, options.kv_heads));
-  }
-  const int rows = options.q_heads / options.kv_heads * options.q_len;
-  if (rows > kMostRows) {
-    throw SpecError(fmt::format(
-        "{} query heads of a KV head times q_len {} are {} rows, and a decode kernel has at most "
-        "{}: use fewer queries in a call, or attention::Plan on K and V as they were",
-        options.q_heads / options.kv_heads, options.q_len, rows, kMostRows));
   }
 }
 
@@ -176,6 +169,7 @@ struct KvCache::Impl {
   struct Plans {
     kv_append::Plan append;
     decode::Plan decode;
+    std::optional<kv_gather::Plan> gather;
     bool smooths;
   };
   const Plans& at(int layer) const {
@@ -218,6 +212,8 @@ Kernel append_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
                           .io = format.io,
                           .k_bits = format.k_bits,
                           .v_bits = format.v_bits,
+                          .k_codes = format.k_codes,
+                          .v_codes = format.v_codes,
                           .rope = options.rope,
                           .smooth_k = coded && options.smooth_k,
                           .rotation = coded ? options.rotation : Rotation::none,
@@ -225,14 +221,32 @@ Kernel append_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
           target};
 }
 
+Kernel gather_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
+  const bool coded = kv_quantized(format.k_bits);
+  return {kv_gather::family(),
+          kv_gather::Spec{.head_dim = format.head_dim,
+                          .io = format.io,
+                          .k_bits = format.k_bits,
+                          .v_bits = format.v_bits,
+                          .k_codes = format.k_codes,
+                          .v_codes = format.v_codes,
+                          .smooth_k = coded && options.smooth_k,
+                          .rotation = coded ? options.rotation : Rotation::none},
+          target};
+}
+
 Kernel decode_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
+  // Tiles of 16 rows read the cache half as often as those of 8, where registers hold them.
   const int rows = options.q_heads / options.kv_heads * options.q_len;
+  const bool is_wide = kv_code_channels(format.head_dim) > 128 && kv_quantized(format.k_bits);
   const decode::Spec spec{
       .head_dim = format.head_dim,
       .io = format.io,
       .k_bits = format.k_bits,
       .v_bits = format.v_bits,
-      .rows = rows <= 8 ? 8 : 16,
+      .k_codes = format.k_codes,
+      .v_codes = format.v_codes,
+      .rows = rows <= 8 || is_wide ? 8 : 16,
       .rotation = kv_quantized(format.k_bits) ? options.rotation : Rotation::none,
       .causal = options.causal};
   Kernel kernel(decode::family(), spec, target);
@@ -265,17 +279,22 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
         plans = std::make_shared<const Plans>(
             Plans{.append = {device, append, source},
                   .decode = {device, decode, source},
+                  .gather = options.gather
+                                ? std::optional<kv_gather::Plan>(
+                                      std::in_place, device, gather_kernel(format, options, target), source)
+                                : std::nullopt,
                   .smooths = append.view(kv_append::family()).spec.smooth_k});
-        for (const auto& names : {plans->append.kernel_names(), plans->decode.kernel_names()}) {
-          for (const std::string& name : names) {
+        const auto add = [&](const auto& plan) {
+          for (const std::string& name : plan.kernel_names()) {
             if (std::ranges::find(impl_->names, name) == impl_->names.end())
               impl_->names.push_back(name);
           }
-        }
-        for (const std::string& note : {plans->append.note(), plans->decode.note()}) {
-          if (!note.empty() && impl_->note.find(note) == std::string::npos)
-            impl_->note += (impl_->note.empty() ? "" : " ") + note;
-        }
+          if (!plan.note().empty() && impl_->note.find(plan.note()) == std::string::npos)
+            impl_->note += (impl_->note.empty() ? "" : " ") + plan.note();
+        };
+        add(plans->append);
+        add(plans->decode);
+        if (plans->gather) add(*plans->gather);
       }
       impl_->plans.push_back(plans);
     } catch (const SpecError& error) {
@@ -322,6 +341,24 @@ void KvCache::decode(int layer, const KvPool& pool, const decode::Shape& shape,
   all.strides = impl_->strides(layer, pool);
   all.pool_pages = pool.pages;
   plans.decode.run(impl_->shape(layer, shape), all, workspace, workspace_bytes, stream);
+}
+
+void KvCache::gather(int layer, const KvPool& pool, const kv_gather::Shape& shape,
+                     const kv_gather::Arguments& arguments, runtime::StreamHandle stream) const {
+  const Impl::Plans& plans = impl_->at(layer);
+  if (!plans.gather) {
+    throw ArgumentError(fmt::format(
+        "{}: gather: the cache was made without the option gather, which loads its kernels", kPlan));
+  }
+  kv_gather::Shape own = shape;
+  own.kv_heads = impl_->options.kv_heads;
+  own.page_tokens = format(layer).page_tokens;
+  kv_gather::Arguments all = arguments;
+  all.pool = pool.data;
+  all.strides = impl_->strides(layer, pool);
+  all.pool_pages = pool.pages;
+  if (!plans.smooths) all.k_mean = 0;
+  plans.gather->run(own, all, stream);
 }
 
 std::size_t KvCache::workspace_bytes(int layer, const decode::Shape& shape) const {

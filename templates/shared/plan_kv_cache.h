@@ -26,14 +26,15 @@
 
 #include "templates/decode/plan.h"
 #include "templates/kv_append/plan.h"
+#include "templates/kv_gather/plan.h"
 
 namespace sagegen {
 
 struct KvCacheOptions {
   int kv_heads = 1;
   int q_heads = 1;  // a multiple of kv_heads
-  // The most queries of a sequence in a decode(). q_heads / kv_heads * q_len is at most 16: longer ones are prompts, whose
-  // attention is that of attention::Plan.
+  // The most queries of a sequence in a decode(), at most decode::kMostQueries: more are a prompt, whose attention is that of
+  // attention::Plan on the rows of gather().
   int q_len = 1;
   kv_append::Addressing addressing = kv_append::Addressing::slots;
   kv_append::Rope rope = kv_append::Rope::none;  // of new keys; queries come with theirs
@@ -41,6 +42,7 @@ struct KvCacheOptions {
   bool smooth_k = false;
   Rotation rotation = Rotation::none;
   bool causal = false;  // with q_len > 1: the last query is that of the last token
+  bool gather = false;  // loads the kernels of gather(), too
 
   friend bool operator==(const KvCacheOptions&, const KvCacheOptions&) = default;
 };
@@ -96,6 +98,12 @@ class KvCache {
   // Of decode(). One workspace, of the most that any layer and batch needs, is enough for all calls of a stream: small
   // batches are split more, and may need more than large ones.
   std::size_t workspace_bytes(int layer, const decode::Shape& shape) const;
+
+  // Enqueues one kernel: what the pages of `arguments` hold, as rows of 16 bits, for attention::Plan on a prompt whose
+  // prefix is there (kv_gather::Plan). Heads and page_tokens of the shape are the cache's, whatever it says; k_mean is not read
+  // where smooths() is false. Throws ArgumentError as kv_gather::Plan::run(), and of a cache without the option gather.
+  void gather(int layer, const KvPool& pool, const kv_gather::Shape& shape,
+              const kv_gather::Arguments& arguments, runtime::StreamHandle stream) const;
 
   // Page from[i] to page to[i] of the pool, one after the other; page numbers are the host's. Throws ArgumentError before
   // anything is copied: different counts, a page that the pool does not have, or that is copied to itself.

@@ -1,4 +1,4 @@
-// A prompt that comes in chunks, on a low-bit KV cache: kv_append writes the chunk, kv_gather gives back the prefix, or all,
+// A prompt that comes in chunks, on a low-bit KV cache: append() writes the chunk, gather() gives back the prefix, or all,
 // and attention of packed sequences stands at the end of it. Against attention in double precision over K and V as the format
 // leaves them, or, of the chunk, as they came.
 #include <algorithm>
@@ -14,8 +14,7 @@
 #include "sagegen/runtime/emulator.h"
 #include "templates/attention/plan.h"
 #include "templates/attention/spec.h"
-#include "templates/kv_append/plan.h"
-#include "templates/kv_gather/plan.h"
+#include "templates/shared/plan_kv_cache.h"
 #include "tools/reference/rounding.h"
 
 using namespace sagegen;
@@ -82,13 +81,8 @@ Errors errors_of(Sees sees, const attention::Spec& attends) {
   const rt::Device device(rt::make_emulator({}), static_cast<int>(rt::EmulatorProfile::sm_89));
   const Target target{.sm = 89};
   const KvFormat format{.head_dim = kDim, .k_bits = 4, .v_bits = 4, .page_tokens = kPageTokens};
-  const KvStrides strides = kv_strides(format, kKvHeads);
-  const kv_append::Plan append(
-      device, Kernel(kv_append::family(), {.head_dim = kDim, .k_bits = 4, .v_bits = 4}, target),
-      artifact_of);
-  const kv_gather::Plan gather(
-      device, Kernel(kv_gather::family(), {.head_dim = kDim, .k_bits = 4, .v_bits = 4}, target),
-      artifact_of);
+  const KvCache cache(device, {.kv_heads = kKvHeads, .q_heads = kQHeads, .gather = true}, {format},
+                      artifact_of);
   const attention::Plan attend(device, Kernel(attention::family(), attends, target), artifact_of);
 
   std::mt19937_64 random(3);
@@ -134,7 +128,7 @@ Errors errors_of(Sees sees, const attention::Spec& attends) {
   }
   const std::int64_t total_q = q_starts.back(), total_kv = kv_starts.back();
 
-  rt::Buffer pool(device, static_cast<std::size_t>(pages * strides.page));
+  rt::Buffer pool(device, static_cast<std::size_t>(cache.pool_bytes(0, pages)));
   pool.fill(0xFF);
   const rt::Buffer new_k = upload(device, k_bits), new_v = upload(device, v_bits);
   // Rows of a chunk that are attended to as they came are where kv_gather leaves them alone.
@@ -147,27 +141,23 @@ Errors errors_of(Sees sees, const attention::Spec& attends) {
   const auto rows_of = [](rt::DevicePtr data, int heads, std::int64_t rows) {
     return rt::nhd(data, heads, rows, kDim);
   };
-  append.run({.tokens = total_kv, .kv_heads = kKvHeads},
-             {.k = rows_of(new_k.data(), kKvHeads, total_kv),
-              .v = rows_of(new_v.data(), kKvHeads, total_kv),
-              .pool = {.data = pool.data(), .pages = pages, .page_tokens = kPageTokens},
-              .slots = places.data()},
-             {});
-  gather.run({.batch = static_cast<std::int64_t>(batch),
-              .kv_heads = kKvHeads,
-              .rows = total_kv,
-              .longest = 110,
-              .page_tokens = kPageTokens,
-              .max_pages = max_pages},
-             {.pool = pool.data(),
-              .strides = strides,
-              .pool_pages = pages,
-              .page_table = on_device.data(),
-              .indptr = kv_sums.data(),
-              .lengths = sees == Sees::its_chunk_as_it_came ? lengths.data() : 0,
-              .k = rows_of(k_rows.data(), kKvHeads, total_kv),
-              .v = rows_of(v_rows.data(), kKvHeads, total_kv)},
-             {});
+  const KvPool in_pages{.data = pool.data(), .pages = pages};
+  cache.append(0, in_pages, total_kv,
+               {.k = rows_of(new_k.data(), kKvHeads, total_kv),
+                .v = rows_of(new_v.data(), kKvHeads, total_kv),
+                .slots = places.data()},
+               {});
+  cache.gather(0, in_pages,
+               {.batch = static_cast<std::int64_t>(batch),
+                .rows = total_kv,
+                .longest = 110,
+                .max_pages = max_pages},
+               {.page_table = on_device.data(),
+                .indptr = kv_sums.data(),
+                .lengths = sees == Sees::its_chunk_as_it_came ? lengths.data() : 0,
+                .k = rows_of(k_rows.data(), kKvHeads, total_kv),
+                .v = rows_of(v_rows.data(), kKvHeads, total_kv)},
+               {});
   const attention::Shape shape{.batch = static_cast<std::int64_t>(batch),
                                .q_heads = kQHeads,
                                .kv_heads = kKvHeads,

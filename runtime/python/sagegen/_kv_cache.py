@@ -25,7 +25,7 @@ class KvCache:
     kv_heads, q_heads: of the model; kv_heads divides q_heads. head_dim: channels of a head, a multiple of 8, at most 256.
     dtype: "float16" or "bfloat16", of K, V, Q and O, and of what is stored in 16 bits.
     page_tokens: tokens of a page, a multiple of 16. layout: "HND" or "NHD", of heads and tokens within a page.
-    q_len: the most queries of a sequence in decode(); q_heads / kv_heads * q_len is at most 16. causal: each of them sees the
+    q_len: the most queries of a sequence in decode(); at most 16. causal: each of them sees the
         tokens up to its own, the last query being that of the last token.
     addressing: "slots", append() takes the place of each token, or "pages", the page lists of sequences.
     rope: "neox" or "interleaved", append() embeds new keys (queries come embedded). smooth_k: it subtracts a mean. rotation:
