@@ -76,6 +76,19 @@ TEST_CASE("the keys of default kernels are the documented ones") {
         "sage_decode_d128_f16_k4v2_r8_causal__t32s3w4l1__sm89");
   CHECK(Kernel(decode::family(), {.rotation = Rotation::hadamard}, {}, sm89).key() ==
         "sage_decode_d128_f16_k8v8_r8_hadamard__t32s3w4l1__sm89");
+  CHECK(Kernel(decode::family(), {.v_bits = 4, .k_codes = KvCoding::e4m3, .causal = true}, {}, sm89)
+            .key() == "sage_decode_d128_f16_k8v4_r8_ke4m3_causal__t32s3w4l1__sm89");
+  CHECK(Kernel(kv_append::family(), {.v_bits = 4, .v_codes = KvCoding::symmetric}, sm89).key() ==
+        "sage_kvappend_d128_f16_k8v4_vsym__sm89");
+  CHECK_THROWS_WITH(
+      Kernel(kv_append::family(), {.k_bits = 4, .k_codes = KvCoding::e4m3}, sm89).validate(),
+      Contains("k_codes e4m3 with k_bits 4 is refused") && Contains("use k_bits 8"));
+  CHECK_THROWS_WITH(
+      Kernel(decode::family(), {.k_bits = 4, .k_codes = KvCoding::e4m3}, {}, sm89).validate(),
+      Contains("k_codes e4m3 with k_bits 4 is refused") && Contains("use k_bits 8"));
+  CHECK_THROWS_WITH(
+      Kernel(decode::family(), {.v_bits = 16, .v_codes = KvCoding::symmetric}, {}, sm89).validate(),
+      Contains("v_codes symmetric with v_bits 16 is refused") && Contains("v_bits 2, 4 or 8"));
   CHECK(Kernel(kv_statistics::family(), {.k_sum = true, .v_range = true}, sm89).key() ==
         "sage_kvstats_d128_f16_ksum_vrange__sm89");
   CHECK(Kernel(quantize_values::family(), {.octaves = 7, .smooth = true}, sm89).key() ==
