@@ -1,25 +1,11 @@
 #include "templates/attention/mod_list.h"
 
-#include <type_traits>
-
 #include "templates/attention/mods/all.h"
 #include "templates/attention/params.h"
 
 namespace sagegen::attention {
 
 using namespace dsl;
-
-namespace {
-
-template <typename Make>
-Mod made(Make* mod, KernelBuilder& k, const View& view) {
-  if constexpr (std::is_invocable_v<Make*, KernelBuilder&>)
-    return mod(k);
-  else
-    return mod(k, view);
-}
-
-}  // namespace
 
 Mod key_length(KernelBuilder& k) {
   const I32 kv_len = k.params<Params>()(&Params::kv_len);
@@ -28,6 +14,18 @@ Mod key_length(KernelBuilder& k) {
   mod.keys_are_all = true;
   return mod;
 }
+
+namespace {
+
+template <typename Make>
+Mod made(Make* mod, KernelBuilder& k, const View& view) {
+  if constexpr (requires { mod(k); })
+    return mod(k);
+  else
+    return mod(k, view);
+}
+
+}  // namespace
 
 std::vector<Mod> mods_of(KernelBuilder& k, const View& view) {
   std::vector<Mod> mods{key_length(k)};

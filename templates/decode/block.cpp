@@ -39,11 +39,9 @@ DecodeBlock::DecodeBlock(KernelBuilder& builder, const View& view)
       warp(k.warp_idx()),
       lane(thread),
       split(k.block_idx(0)),
-      kv_head(by_row_tiles(k.block_idx(1))),
-      first_row((k.block_idx(1) - kv_head * p(&Params::row_tiles)) * spec.rows),
       sequence(k.block_idx(2)),
       q_len(read_q_len()),
-      rows_asked(rows_of(q_len)),
+      tile(tile_of(k.block_idx(1), q_len)),
       tokens(k.min(
           k.max(k.load<I32>(p(&Params::lengths) + k.to_i64(sequence) * std::int64_t{4}), k.i32(0)),
           p(&Params::max_pages) * p(&Params::blocks_per_page) * kKvBlockTokens)),
@@ -59,6 +57,18 @@ I32 DecodeBlock::read_q_len() const {
   const GlobalPtr any = k.select(all_alike, p(&Params::lengths), lens);
   const I32 own = k.load<I32>(any + k.to_i64(sequence) * std::int64_t{4});
   return k.select(all_alike, most, k.min(k.max(own, k.i32(0)), most));
+}
+
+RowTile DecodeBlock::tile_of(I32 block_y, I32 queries) const {
+  const I32 kv_head = by_row_tiles(block_y);
+  const I32 first_row = (block_y - kv_head * p(&Params::row_tiles)) * spec.rows;
+  return {kv_head, first_row, queries * rows.heads() - first_row};
+}
+
+// No compiler knows that q_len is no negative number.
+RowTile DecodeBlock::reread_tile() const {
+  const I32 queries = read_q_len();
+  return tile_of(k.block_idx(1) + (queries >> 31), queries);
 }
 
 SeenTokens::SeenTokens(const DecodeBlock& block, int half)
@@ -85,13 +95,14 @@ Tiles::Tiles(const DecodeBlock& block) {
   KernelBuilder& k = block.k;
   const int tile = block.schedule.tile;
   const I32 splits = k.grid_dim(0), none = k.i32(0);
-  const KeyRange earliest = block.mods.keys_of(block.rows.query(block.first_row), none);
+  const KeyRange earliest = block.mods.keys_of(block.rows.query(block.tile.first_row), none);
   I32 all = (block.tokens + (tile - 1)) / tile, start = none;
   I32 seen_by_all =
       block.spec.causal || block.spec.window ? k.max(earliest.end, none) : earliest.end;
   if (block.spec.tree) seen_by_all = k.max(block.tokens - block.q_len, none);
   if (block.spec.window) {
-    const I32 last_row = block.first_row + (k.min(block.rows_asked, k.i32(block.spec.rows)) - 1);
+    const I32 last_row =
+        block.tile.first_row + (k.min(block.tile.rows_asked, k.i32(block.spec.rows)) - 1);
     const KeyRange latest = block.mods.keys_of(block.rows.query(k.max(last_row, none)), none);
     const I32 begin = k.max(earliest.begin, none);
     all = k.min(all, (k.max(latest.end, none) + (tile - 1)) / tile);

@@ -15,6 +15,14 @@ inline dsl::I32 quotient(dsl::KernelBuilder& k, dsl::I32 number, dsl::I32 recipr
   return k.to_i32(product >> std::int64_t{32});
 }
 
+// Rows of a KV head that a block has.
+struct RowTile {
+  dsl::I32 kv_head;
+  dsl::I32 first_row;  // of the KV head
+  // One after the other from the first on: those of queries that the sequence has. It may be negative.
+  dsl::I32 rows_asked;
+};
+
 struct DecodeBlock {
   DecodeBlock(dsl::KernelBuilder& builder, const View& view);
 
@@ -22,17 +30,13 @@ struct DecodeBlock {
   int row_halves() const { return spec.rows / 8; }
   dsl::I32 tile_row(int half) const { return lane.row + 8 * half; }
   // Among those of the KV head.
-  dsl::I32 row(int half) const { return first_row + tile_row(half); }
-  // Rows of the tile that the tensors have, those without a query of the sequence among them.
-  dsl::I32 tile_rows() const { return k.min(p(&Params::rows) - first_row, k.i32(spec.rows)); }
-  // Of the tile, those of queries that the sequence has, one after the other; may be negative. Read anew: behind the loop,
-  // so that it takes no register on the way there.
-  dsl::I32 reread_rows_asked() const { return rows_of(read_q_len()); }
+  dsl::I32 row(int half) const { return tile.first_row + tile_row(half); }
+  // As `tile`, from what is read anew: behind the loop, so that it takes no register on the way there.
+  RowTile reread_tile() const;
   DType p_type() const { return kv_quantized(spec.v_bits) ? DType::f16 : spec.io; }
   // Bits that no compiler knows, and that are no others' copy: constants and copies would be moved into the registers of an
   // operand of mma before each of them.
   dsl::I32 opaque(std::int32_t bits, int copy) const { return zero * (copy + 1) | bits; }
-  dsl::I32 head_of_all() const { return sequence * by_row_tiles(k.grid_dim(1)) + kv_head; }
   // A number of row tiles, as one of KV heads.
   dsl::I32 by_row_tiles(dsl::I32 tiles) const {
     return quotient(k, tiles, p(&Params::row_tile_reciprocal));
@@ -47,17 +51,17 @@ struct DecodeBlock {
   const PackedRows rows;
   const dsl::I32 thread, warp;
   const dsl::LanePosition lane;
-  const dsl::I32 split, kv_head, first_row, sequence;
-  const dsl::I32 q_len;       // of the sequence
-  const dsl::I32 rows_asked;  // as reread_rows_asked()
-  const dsl::I32 tokens;      // of the sequence, as far as its pages go
-  const dsl::I32 zero;        // as tokens are no negative number
+  const dsl::I32 split, sequence;
+  const dsl::I32 q_len;  // of the sequence
+  const RowTile tile;
+  const dsl::I32 tokens;  // of the sequence, as far as its pages go
+  const dsl::I32 zero;    // as tokens are no negative number
   const dsl::SharedPtr shared;
   const attention::Mods mods;  // on queries by their number in the sequence, and scores in octaves
 
  private:
   dsl::I32 read_q_len() const;
-  dsl::I32 rows_of(dsl::I32 queries) const { return queries * rows.heads() - first_row; }
+  RowTile tile_of(dsl::I32 block_y, dsl::I32 queries) const;
 };
 
 // The tokens that the lane's row of a half sees.

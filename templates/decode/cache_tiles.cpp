@@ -129,7 +129,8 @@ CacheRing::CacheRing(const DecodeBlock& block, const Tiles& tiles, I32 tile)
       last_block_(tiles.last_block),
       table_(block.p(&Params::page_table) +
              block.k.to_i64(block.sequence) * block.k.to_i64(block.p(&Params::max_pages) * 4)),
-      head_(block.p(&Params::pool) + block.k.to_i64(block.kv_head) * block.p(&Params::head_stride) +
+      head_(block.p(&Params::pool) +
+            block.k.to_i64(block.tile.kv_head) * block.p(&Params::head_stride) +
             block.k.to_i64(block.k.lane_idx() * kCopy)),
       ring_(block.shared + block.warp * (block.schedule.stages * tile_bytes())),
       ring_lane_(ring_ + block.k.lane_idx() * kCopy),

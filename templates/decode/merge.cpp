@@ -33,7 +33,7 @@ class Merge {
       : block_(block),
         k_(block.k),
         p_(block.p),
-        rows_asked_(block.reread_rows_asked()),
+        tile_(block.reread_tile()),
         sums_(block.shared + std::int64_t{o_bytes(block.spec, block.schedule)}) {}
 
   void write_warp(const Softmax& softmax, const Values& values) const;
@@ -51,6 +51,12 @@ class Merge {
   void write_sums_of_warp(const Softmax& softmax) const;
   Result of_warps(I32 row, I32 part) const;
   Part load(SharedPtr from) const;
+  // Rows of the tile that the tensors have, those without a query of the sequence among them.
+  I32 tile_rows() const { return k_.min(p_(&Params::rows) - tile_.first_row, k_.i32(rows())); }
+  // The KV head, over all sequences.
+  I32 head_of_all() const {
+    return block_.sequence * block_.by_row_tiles(k_.grid_dim(1)) + tile_.kv_head;
+  }
   // Rows of a split in partials and partial_sums, R of params.h.
   I32 rows_apart() const { return k_.min(p_(&Params::rows), k_.i32(rows())); }
   // Of a split, in these.
@@ -77,7 +83,7 @@ class Merge {
   const DecodeBlock& block_;
   KernelBuilder& k_;
   const ParamReader<Params>& p_;
-  const I32 rows_asked_;
+  const RowTile tile_;
   const SharedPtr sums_;  // [warps, rows, 2]: maximum and sum
 };
 
@@ -86,7 +92,7 @@ void Merge::for_parts(const std::function<void(I32 row, I32 part)>& body) const 
   for (int first = 0; first < all; first += k_.threads()) {
     const I32 item = block_.thread + first;
     const I32 row = item / parts(), part = item % parts();
-    k_.if_(row < block_.tile_rows(), [&] { body(row, part); });
+    k_.if_(row < tile_rows(), [&] { body(row, part); });
   }
 }
 
@@ -157,7 +163,7 @@ Result Merge::of_warps(I32 row, I32 part) const {
     for (std::size_t i = 0; i < o.size(); ++i) result.o[i] = k_.fma(o[i], weight, result.o[i]);
   }
   // Rows without a query have attended with zeros.
-  const Pred asked = row < rows_asked_;
+  const Pred asked = row < tile_.rows_asked;
   result.sum = k_.select(asked, result.sum, k_.f32(0.0f));
   for (F32& channel : result.o) channel = k_.select(asked, channel, k_.f32(0.0f));
   return result;
@@ -222,15 +228,15 @@ Pred Merge::is_last_of_splits() const {
 }
 
 Merge::Sink Merge::sink_beside(I32 row, F32 maximum, F32 sum) const {
-  const I32 of_head = block_.first_row + row;
+  const I32 of_head = tile_.first_row + row;
   attention::ScoreRow at;
   at.batch = block_.sequence;
-  at.head = block_.kv_head * block_.rows.heads() + block_.rows.head(of_head);
+  at.head = tile_.kv_head * block_.rows.heads() + block_.rows.head(of_head);
   at.query = block_.rows.query(of_head);
-  at.head_of_all = block_.head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
+  at.head_of_all = head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
   const F32 none = k_.f32(-kInfinity);
   // A row without a query has none, and -infinity is none.
-  const F32 sink = k_.select(row < rows_asked_, block_.mods.sink(at), none);
+  const F32 sink = k_.select(row < tile_.rows_asked, block_.mods.sink(at), none);
   const F32 of_tokens = k_.select(sum > 0.0f, maximum, none);
   const F32 most = k_.max(k_.max(of_tokens, sink), k_.f32(kLowest));
   const float octaves = static_cast<float>(p_octaves(block_.spec.v_bits));
@@ -243,7 +249,7 @@ void Merge::write_weights() const {
   const I32 lane = k_.lane_idx();
   for (int first = 0; first < rows(); first += warps) {
     const I32 row = block_.warp + first;
-    k_.if_(row < block_.tile_rows(), [&] {
+    k_.if_(row < tile_rows(), [&] {
       const GlobalPtr of_row =
           p_(&Params::partial_sums) + partial(k_.i32(0), row) * std::int64_t{8};
       const I64 stride = k_.to_i64(rows_apart()) * std::int64_t{8};
@@ -314,8 +320,8 @@ void Merge::merge_splits() const {
 void Merge::write(I32 row, I32 part, const Part& o, F32 inverse) const {
   const DType io = block_.spec.io;
   const GlobalPtr to =
-      head_of(k_, p_, &Params::o, block_.sequence, block_.kv_head * block_.rows.heads()) +
-      block_.rows.offset(p_, &Params::o, block_.first_row + row) +
+      head_of(k_, p_, &Params::o, block_.sequence, tile_.kv_head * block_.rows.heads()) +
+      block_.rows.offset(p_, &Params::o, tile_.first_row + row) +
       k_.to_i64(part * (kPart * static_cast<int>(kElementBytes)));
   // What codes stand for may be a little more than f16 has.
   const auto mean = [&](std::size_t i) {
@@ -336,8 +342,8 @@ void Merge::write(I32 row, I32 part, const Part& o, F32 inverse) const {
 void Merge::write_lse(I32 row, F32 maximum, F32 sum) const {
   const GlobalPtr lse = p_(&Params::lse);
   k_.if_(!k_.is_null(lse), [&] {
-    const I32 of_head = block_.first_row + row;
-    const I32 head = block_.head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
+    const I32 of_head = tile_.first_row + row;
+    const I32 head = head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
     const I64 index =
         k_.to_i64(head) * k_.to_i64(p_(&Params::q_len)) + k_.to_i64(block_.rows.query(of_head));
     const float octaves = static_cast<float>(p_octaves(block_.spec.v_bits));

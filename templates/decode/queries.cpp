@@ -84,9 +84,9 @@ Queries::Channels Queries::load(int half) const {
   const KvBlock& cache = block_.cache;
   const Spec& spec = block_.spec;
   const I32 row = block_.row(half);
-  const Pred is_row = block_.tile_row(half) < block_.rows_asked;
+  const Pred is_row = block_.tile_row(half) < block_.tile.rows_asked;
   const GlobalPtr head =
-      head_of(k, block_.p, &Params::q, block_.sequence, block_.kv_head * block_.rows.heads());
+      head_of(k, block_.p, &Params::q, block_.sequence, block_.tile.kv_head * block_.rows.heads());
   const GlobalPtr from =
       head + block_.rows.offset(block_.p, &Params::q, k.select(is_row, row, k.i32(0)));
   const int piece = piece_channels();

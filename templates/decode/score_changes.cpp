@@ -10,7 +10,7 @@ ScoreChanges::ScoreChanges(const DecodeBlock& block, const Queries& queries)
   for (int half = 0; half < block.row_halves(); ++half) {
     attention::ScoreElement row;
     row.batch = block.sequence;
-    row.head = block.kv_head * block.rows.heads() + block.rows.head(block.row(half));
+    row.head = block.tile.kv_head * block.rows.heads() + block.rows.head(block.row(half));
     row.query = block.rows.query(block.row(half));
     row.position = block.mods.position(row.query);
     rows_.push_back(row);

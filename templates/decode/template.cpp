@@ -22,7 +22,7 @@ class Decode {
 
   void build() {
     const I32 first = tiles_.first + block_.warp;
-    k_.if_(first < tiles_.end && block_.rows_asked > 0, [&] {
+    k_.if_(first < tiles_.end && block_.tile.rows_asked > 0, [&] {
       CacheRing ring(block_, tiles_, first);
       if (block_.spec.window) {
         // Tiles in part, at both ends of the window, and whole ones between them: each time around, some whole ones and
