@@ -156,8 +156,7 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& a) {
     const auto bytes = static_cast<std::uint64_t>(shape.kv_heads * spec.head_dim * kF32);
     check.array("k_mean", a.k_mean, bytes, kUnit, Access::read);
   }
-  check.array("pool", a.pool.data, span_of(spec, shape, a.pool), kUnit,
-              Access::write);
+  check.array("pool", a.pool.data, span_of(spec, shape, a.pool), kUnit, Access::write);
   check.overlaps();
 }
 

@@ -10,8 +10,8 @@ namespace {
 constexpr int kMostChannels = 256;
 
 std::string head_dim_advice(int) {
-  return fmt::format(
-      "a head has 8 to {} channels, a multiple of 8: rows are written in 16 bytes", kMostChannels);
+  return fmt::format("a head has 8 to {} channels, a multiple of 8: rows are written in 16 bytes",
+                     kMostChannels);
 }
 
 std::string stored(const char* tensor, int bits, KvCoding codes, DType io) {
@@ -28,8 +28,7 @@ std::vector<Section> describe(const View& v) {
   const Spec& s = v.spec;
   Sentences lines{fmt::format("K and V of a paged KV cache as rows of {} channels in {}",
                               s.head_dim, to_string(s.io)),
-                  stored("K", s.k_bits, s.k_codes, s.io),
-                  stored("V", s.v_bits, s.v_codes, s.io)};
+                  stored("K", s.k_bits, s.k_codes, s.io), stored("V", s.v_bits, s.v_codes, s.io)};
   if (s.rotation == Rotation::hadamard) {
     lines.push_back(
         fmt::format("K comes back from an orthonormal Hadamard matrix of each {} channels",
@@ -38,9 +37,9 @@ std::vector<Section> describe(const View& v) {
   if (s.smooth_k) lines.push_back("adds a frozen mean to K, f32 [kv_heads, head_dim]");
   lines.push_back(fmt::format("{} bytes of cache for a token and KV head, and {} of rows",
                               block_of(s).bytes() / kKvBlockTokens, 4 * s.head_dim));
-  lines.push_back(fmt::format(
-      "grid (blocks of {} tokens of the longest sequence / {}, KV heads, batch)", kKvBlockTokens,
-      kWarps));
+  lines.push_back(
+      fmt::format("grid (blocks of {} tokens of the longest sequence / {}, KV heads, batch)",
+                  kKvBlockTokens, kWarps));
   return {{"what it computes", lines}};
 }
 
@@ -56,30 +55,25 @@ const FamilyOf<Spec>& family() {
                field<&Spec::k_bits>("k_bits", "k", kv_bits()),
                joined(field<&Spec::v_bits>("v_bits", "v", kv_bits())),
                flag<&Spec::smooth_k>("smooth_k", "smk"),
-               later(field<&Spec::rotation>(
-                   "rotation", "",
-                   words<Rotation>(
-                       {{Rotation::none, "none", "rot0"}, {Rotation::hadamard, "hadamard"}}))),
+               later(field<&Spec::rotation>("rotation", "",
+                                            words<Rotation>({{Rotation::none, "none", "rot0"},
+                                                             {Rotation::hadamard, "hadamard"}}))),
                later(field<&Spec::k_codes>("k_codes", "", kv_codes('k'))),
                later(field<&Spec::v_codes>("v_codes", "", kv_codes('v')))},
-      .rules = {{{[](const View& v) { return v.spec.head_dim % 8 != 0; },
-                  [](const View& v) {
-                    return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
-                                       head_dim_advice(v.spec.head_dim),
-                                       rounded_up(v.spec.head_dim, 8));
-                  }},
-                 {[](const View& v) {
-                    return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty();
-                  },
-                  [](const View& v) {
-                    return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes);
-                  }},
-                 {[](const View& v) {
-                    return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty();
-                  },
-                  [](const View& v) {
-                    return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes);
-                  }}}},
+      .rules =
+          {{{[](const View& v) { return v.spec.head_dim % 8 != 0; },
+             [](const View& v) {
+               return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
+                                  head_dim_advice(v.spec.head_dim), rounded_up(v.spec.head_dim, 8));
+             }},
+            {[](const View& v) {
+               return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty();
+             },
+             [](const View& v) { return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes); }},
+            {[](const View& v) {
+               return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty();
+             },
+             [](const View& v) { return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes); }}}},
       .resources = [](const View&) { return Resources{.threads = 32 * kWarps}; },
       .params =
           [](const View& v) {

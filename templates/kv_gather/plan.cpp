@@ -59,8 +59,7 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& a) {
               pool_span(kPlan, block_of(spec).bytes(),
                         {a.pool_pages, shape.kv_heads, blocks_of(shape)}, a.strides),
               kUnit, Access::read);
-  const std::int64_t entries =
-      runtime::scratch_bytes(kPlan, {shape.batch, shape.max_pages, kI32});
+  const std::int64_t entries = runtime::scratch_bytes(kPlan, {shape.batch, shape.max_pages, kI32});
   check.array("page_table", a.page_table, static_cast<std::uint64_t>(entries), kI32, Access::read);
   check.array("indptr", a.indptr, static_cast<std::uint64_t>((shape.batch + 1) * kI32), kI32,
               Access::read);

@@ -31,7 +31,8 @@ struct Arguments {
   runtime::DevicePtr pool = 0;  // of pages, as KvFormat says; 16-byte aligned
   KvStrides strides = {};       // bytes, multiples of 16: kv_strides(), or what an engine has
   std::int64_t pool_pages = 1;
-  runtime::DevicePtr page_table = 0;  // i32 [batch, max_pages]: pages of each sequence, in its order
+  runtime::DevicePtr page_table =
+      0;  // i32 [batch, max_pages]: pages of each sequence, in its order
   // i32 [batch + 1], read on the device: sequence b has the rows indptr[b] to indptr[b + 1] - 1, its first so many tokens.
   // As attention::Plan has cu_seqlens_kv.
   runtime::DevicePtr indptr = 0;

@@ -18,7 +18,7 @@ struct Spec {
   DType io = DType::f16;
   int k_bits = 8, v_bits = 8;
   KvCoding k_codes = KvCoding::asymmetric, v_codes = KvCoding::asymmetric;
-  bool smooth_k = false;  // K was stored less a mean of each head and channel
+  bool smooth_k = false;               // K was stored less a mean of each head and channel
   Rotation rotation = Rotation::none;  // of K, as it was stored: of each rotation_block() channels
 };
 

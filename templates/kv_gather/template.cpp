@@ -159,8 +159,7 @@ void KvGather::gather_key(GlobalPtr block, int parity, GlobalPtr row, Pred there
                              k_.to_i64(head_ * spec_.head_dim) * std::int64_t{4};
       for (std::size_t i = 0; i < x.size(); i += 4) {
         const auto in_piece = static_cast<int>(i) % channels;
-        const I32 channel =
-            quad_ * channels + (4 * (static_cast<int>(i) - in_piece) + in_piece);
+        const I32 channel = quad_ * channels + (4 * (static_cast<int>(i) - in_piece) + in_piece);
         const I32 known = k_.select(channel < spec_.head_dim, channel, k_.i32(0));
         const auto part = k_.load_v4(mean + k_.to_i64(known) * std::int64_t{4});
         for (std::size_t j = 0; j < part.size(); ++j) x[i + j] = x[i + j] + k_.as_f32(part[j]);
@@ -192,15 +191,16 @@ void KvGather::gather_values(GlobalPtr block, int unit, GlobalPtr rows, I32 toke
     if (block_.v_has_zero_point()) coding.z = parameter(&KvBlock::z_v, j);
     Row x;
     for (const I32 word : words) add_codes(x, j == 0 ? word : word >> 8 * j, in_byte, coding);
-    const GlobalPtr row = rows + k_.to_i64(quad_ * 4 + j) * p_(&Params::v_stride_token) * kElementBytes;
+    const GlobalPtr row =
+        rows + k_.to_i64(quad_ * 4 + j) * p_(&Params::v_stride_token) * kElementBytes;
     store(row, (row_ + 8 * unit) * (piece * in_byte), packed(x), quad_ * 4 + j < tokens);
   }
 }
 
 void KvGather::gather_values_of_16_bits(GlobalPtr block, int unit, GlobalPtr rows,
                                         I32 tokens) const {
-  const auto words = k_.load_v4(block + k_.lane_idx() * 16 +
-                                std::int64_t{block_.v_offset() + 512 * unit});
+  const auto words =
+      k_.load_v4(block + k_.lane_idx() * 16 + std::int64_t{block_.v_offset() + 512 * unit});
   for (std::size_t j = 0; j < 4; ++j) {
     const I32 low = words[2 * (j % 2)], high = words[2 * (j % 2) + 1];
     const I32 pair = j < 2 ? k_.permute_bytes(low, high, {0, 1, 4, 5})
@@ -244,12 +244,12 @@ void KvGather::build() {
   const I64 sequence = k_.to_i64(sequence_);
   const I32 begin = load_i32(&P::indptr, sequence);
   // Nothing that lies on the device leads out of the rows or the page table.
-  const Var<I32> tokens =
-      k_.var(k_.min(load_i32(&P::indptr, sequence + 1), p_(&P::rows)) - begin);
+  const Var<I32> tokens = k_.var(k_.min(load_i32(&P::indptr, sequence + 1), p_(&P::rows)) - begin);
   k_.if_(!k_.is_null(p_(&P::lengths)),
          [&] { tokens = k_.min(tokens.get(), load_i32(&P::lengths, sequence)); });
   const I32 page = quotient(k_, block, p_(&P::page_reciprocal), p_(&P::page_shift));
-  const Pred there = begin >= 0 && begin < p_(&P::rows) && first < tokens.get() && page < p_(&P::max_pages);
+  const Pred there =
+      begin >= 0 && begin < p_(&P::rows) && first < tokens.get() && page < p_(&P::max_pages);
   k_.if_(there, [&] {
     const I32 known =
         load_i32(&P::page_table, sequence * k_.to_i64(p_(&P::max_pages)) + k_.to_i64(page));

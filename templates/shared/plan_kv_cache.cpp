@@ -38,7 +38,8 @@ const Fields& option_fields() {
       field<&Options::rope>("rope", "", values_of_append("rope")),
       flag<&Options::smooth_k>("smooth_k", "smooth_k"),
       field<&Options::rotation>("rotation", "", values_of_append("rotation")),
-      flag<&Options::causal>("causal", "causal"), flag<&Options::gather>("gather", "gather")};
+      flag<&Options::causal>("causal", "causal"),
+      flag<&Options::gather>("gather", "gather")};
   return fields;
 }
 
@@ -279,10 +280,10 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
         plans = std::make_shared<const Plans>(
             Plans{.append = {device, append, source},
                   .decode = {device, decode, source},
-                  .gather = options.gather
-                                ? std::optional<kv_gather::Plan>(
-                                      std::in_place, device, gather_kernel(format, options, target), source)
-                                : std::nullopt,
+                  .gather = options.gather ? std::optional<kv_gather::Plan>(
+                                                 std::in_place, device,
+                                                 gather_kernel(format, options, target), source)
+                                           : std::nullopt,
                   .smooths = append.view(kv_append::family()).spec.smooth_k});
         const auto add = [&](const auto& plan) {
           for (const std::string& name : plan.kernel_names()) {
@@ -348,7 +349,8 @@ void KvCache::gather(int layer, const KvPool& pool, const kv_gather::Shape& shap
   const Impl::Plans& plans = impl_->at(layer);
   if (!plans.gather) {
     throw ArgumentError(fmt::format(
-        "{}: gather: the cache was made without the option gather, which loads its kernels", kPlan));
+        "{}: gather: the cache was made without the option gather, which loads its kernels",
+        kPlan));
   }
   kv_gather::Shape own = shape;
   own.kv_heads = impl_->options.kv_heads;

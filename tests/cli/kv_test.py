@@ -245,5 +245,26 @@ class Predict(CliTest):
         self.expect_error(SPEC, "spec error", ["KVf8", "KV8"], "kv", "predict", "0:fp8")
 
 
+class Layout(CliTest):
+    FORMAT = "head_dim=128 io=f16 k_bits=8 v_bits=4 page_tokens=528"
+
+    def test_a_header_and_a_module(self):
+        report = self.expect_json(OK, "kv", "layout", self.FORMAT, "--out", self.path("layout.h"))
+        self.assertEqual((report["language"], report["block_bytes"], report["bytes_per_token_and_head"]), ("c", 3200, 200))
+        with open(self.path("layout.h"), encoding="utf-8") as file:
+            header = file.read()
+        self.assertIn(f"#define KV_DIGEST 0x{report['digest']}u", header)
+        module = self.expect(OK, "kv", "layout", self.FORMAT, "--language", "python", "--prefix", "cache").out
+        places = {}
+        exec(module, places)
+        self.assertEqual((places["CACHE_DIGEST"], places["cache_page_bytes"](2)), (int(report["digest"], 16), 2 * 33 * 3200))
+
+    def test_what_is_refused(self):
+        self.expect_error(USAGE, "usage error", ["page_tokens 24 is refused", "32"], "kv", "layout", "page_tokens=24")
+        self.expect_error(USAGE, "usage error", ["MAP is required", "head_dim=128"], "kv", "layout")
+        self.expect_error(USAGE, "usage error", ["prefix \"9\""], "kv", "layout", "head_dim=64", "--prefix", "9")
+        self.expect_error(USAGE, "usage error", ["--prefix is refused", "sagegen kv layout"], "kv", "show", "0:KV8", "--prefix", "a")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -69,8 +69,8 @@ void check_row(const GatherCase& c, std::span<const std::uint16_t> got,
   const std::vector<float> numbers = test::kv_values(c.spec.io, got);
   const double rounding = c.spec.io == DType::f16 ? 0x1p-11 : 0x1p-8;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double want = c.spec.io == DType::f16 ? std::clamp(expected[i], -65504.0, 65504.0)
-                                                : expected[i];
+    const double want =
+        c.spec.io == DType::f16 ? std::clamp(expected[i], -65504.0, 65504.0) : expected[i];
     CAPTURE(i, numbers[i], want);
     if (exact) {
       REQUIRE(got[i] == test::kv_bits_of(c.spec.io, static_cast<float>(want)));
@@ -129,13 +129,13 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
         std::vector<std::uint16_t> k, v;
         for (std::size_t d = 0; d < width; ++d) {
           k.push_back(test::kv_bits_of(spec.io, normal(random) * (d % 31 == 3 ? 20 : 1)));
-          v.push_back(test::kv_bits_of(spec.io, token % 5 == 4 ? 65504.0 * (d % 2 == 0 ? 1 : -1)
-                                                               : 3 + normal(random)));
+          v.push_back(test::kv_bits_of(
+              spec.io, token % 5 == 4 ? 65504.0 * (d % 2 == 0 ? 1 : -1) : 3 + normal(random)));
         }
         const auto page = table[b * static_cast<std::size_t>(max_pages) +
                                 static_cast<std::size_t>(token / c.page_tokens)];
-        const std::int64_t at = page * strides.page + head * strides.head +
-                                token % c.page_tokens / 16 * strides.block;
+        const std::int64_t at =
+            page * strides.page + head * strides.head + token % c.page_tokens / 16 * strides.block;
         const std::span bytes(pool.data() + at, static_cast<std::size_t>(block.bytes()));
         test::store_token(append, bytes, token % 16, k, v, {}, {});
         const auto numbers = [&](const std::vector<std::uint16_t>& row, int bits, bool of_k) {
@@ -166,8 +166,10 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
   const rt::Buffer pages_of_sequences = upload(device, table), starts = upload(device, indptr),
                    cache = upload(device, pool), means = upload(device, mean),
                    wanted = upload(device, std::vector(c.lengths.size(), c.wanted));
-  const rt::Buffer k = upload(device, std::vector(static_cast<std::size_t>(rows * k_token), kUntouched));
-  const rt::Buffer v = upload(device, std::vector(static_cast<std::size_t>(rows * v_token), kUntouched));
+  const rt::Buffer k =
+      upload(device, std::vector(static_cast<std::size_t>(rows * k_token), kUntouched));
+  const rt::Buffer v =
+      upload(device, std::vector(static_cast<std::size_t>(rows * v_token), kUntouched));
   const auto view = [&](const rt::Buffer& data, std::int64_t token) {
     rt::TensorView tensor = rt::nhd(data.data(), c.heads, rows, spec.head_dim);
     tensor.stride_token = token;
@@ -200,9 +202,8 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
     for (std::int64_t head = 0; head < c.heads; ++head) {
       CAPTURE(row, head);
       const auto of = [&](const std::vector<std::uint16_t>& all, std::int64_t token) {
-        return std::span(all).subspan(static_cast<std::size_t>(row * token) +
-                                          static_cast<std::size_t>(head) * width,
-                                      width);
+        return std::span(all).subspan(
+            static_cast<std::size_t>(row * token) + static_cast<std::size_t>(head) * width, width);
       };
       const auto first = *std::prev(std::ranges::upper_bound(indptr, row));
       if (row >= indptr.back() || row - first >= c.wanted) {
@@ -253,8 +254,9 @@ TEST_CASE("heads of all sizes have their rows, and no channel behind them", "[fa
   for (const int head_dim : {8, 40, 64, 80, 96, 192, 256}) {
     check({.spec = {.head_dim = head_dim, .k_bits = 4, .v_bits = 2}, .lengths = {17, 33}});
     check({.spec = {.head_dim = head_dim, .k_bits = 16, .v_bits = 8}, .lengths = {17, 33}});
-    check({.spec = {.head_dim = head_dim, .k_bits = 2, .v_bits = 16, .rotation = Rotation::hadamard},
-           .lengths = {17, 33}});
+    check(
+        {.spec = {.head_dim = head_dim, .k_bits = 2, .v_bits = 16, .rotation = Rotation::hadamard},
+         .lengths = {17, 33}});
   }
 }
 

@@ -53,7 +53,8 @@ Row stored(Row x) {
   return x;
 }
 
-Row attention(const Row& q, const std::vector<Row>& k, const std::vector<Row>& v, std::size_t keys) {
+Row attention(const Row& q, const std::vector<Row>& k, const std::vector<Row>& v,
+              std::size_t keys) {
   Row scores, o(kDim);
   for (std::size_t i = 0; i < keys; ++i) {
     scores.push_back(std::inner_product(q.begin(), q.end(), k[i].begin(), 0.0) /
@@ -135,7 +136,8 @@ Errors errors_of(Sees sees, const attention::Spec& attends) {
   const rt::Buffer k_rows = upload(device, k_bits), v_rows = upload(device, v_bits);
   const rt::Buffer places = upload(device, slots), on_device = upload(device, table),
                    kv_sums = upload(device, kv_starts), q_sums = upload(device, q_starts),
-                   lengths = upload(device, std::vector<std::int32_t>(prefixes.begin(), prefixes.end())),
+                   lengths =
+                       upload(device, std::vector<std::int32_t>(prefixes.begin(), prefixes.end())),
                    q_rows = upload(device, q_bits);
   rt::Buffer o_rows(device, 2 * q_bits.size());
   const auto rows_of = [](rt::DevicePtr data, int heads, std::int64_t rows) {

@@ -46,9 +46,7 @@ class Text {
   Text(Language language, const std::string& prefix) : language_(language), prefix_(prefix) {}
 
   void line(const std::string& text) { text_ += text + '\n'; }
-  void comment(const std::string& text) {
-    line((language_ == Language::c ? "// " : "# ") + text);
-  }
+  void comment(const std::string& text) { line((language_ == Language::c ? "// " : "# ") + text); }
   void constant(std::string_view name, const std::string& value) {
     std::string upper = fmt::format("{}_{}", prefix_, name);
     std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return std::toupper(c); });
@@ -58,10 +56,10 @@ class Text {
   void function(std::string_view name, bool wide, const std::vector<std::string>& arguments,
                 const std::string& value) {
     const bool c = language_ == Language::c;
-    const auto typed = arguments | std::views::transform([&](const std::string& argument) {
-                         return c ? fmt::format("{} {}", wide ? "int64_t" : "int", argument)
-                                  : argument + ": int";
-                       });
+    const auto typed =
+        arguments | std::views::transform([&](const std::string& argument) {
+          return c ? fmt::format("{} {}", wide ? "int64_t" : "int", argument) : argument + ": int";
+        });
     if (c) {
       line(fmt::format("static inline {} {}_{}({}) {{", wide ? "int64_t" : "int", prefix_, name,
                        fmt::join(typed, ", ")));
@@ -94,10 +92,10 @@ std::string meaning(const char* tensor, int bits, KvCoding codes) {
 
 void check_prefix(const std::string& prefix) {
   const auto is_letter = [](unsigned char c) { return std::isalpha(c) != 0 || c == '_'; };
-  const bool identifier =
-      !prefix.empty() && is_letter(static_cast<unsigned char>(prefix[0])) &&
-      std::ranges::all_of(
-          prefix, [&](unsigned char c) { return is_letter(c) || std::isdigit(c) != 0; });
+  const bool identifier = !prefix.empty() && is_letter(static_cast<unsigned char>(prefix[0])) &&
+                          std::ranges::all_of(prefix, [&](unsigned char c) {
+                            return is_letter(c) || std::isdigit(c) != 0;
+                          });
   if (!identifier) {
     throw SpecError(fmt::format(
         "prefix \"{}\" is refused: names of C and Python begin with it; use letters, digits and _",
@@ -116,8 +114,12 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
   text.comment(fmt::format("A KV cache: {}.", to_string(format)));
   text.comment("Made by `sagegen kv layout`; do not edit.");
   text.comment("");
-  text.comment("A token of a KV head has a row of codes of K and one of V, channel after channel, the first ones of a byte in its");
-  text.comment("lowest bits, and of each token a scale and, where codes have one, a zero point, in f16. What they stand for:");
+  text.comment(
+      "A token of a KV head has a row of codes of K and one of V, channel after channel, the first "
+      "ones of a byte in its");
+  text.comment(
+      "lowest bits, and of each token a scale and, where codes have one, a zero point, in f16. "
+      "What they stand for:");
   text.comment(meaning("K", format.k_bits, format.k_codes));
   text.comment(meaning("V", format.v_bits, format.v_codes));
   text.comment("Channels behind HEAD_DIM stand for nothing.");
@@ -141,16 +143,21 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
 
   const KvStrides one = kv_strides(format, 1);
   const bool heads_first = format.layout == KvPageLayout::hnd;
-  if (c) text.comment("Bytes of a page, and from the start of a contiguous pool to the block that a token of a page lies in.");
+  if (c)
+    text.comment(
+        "Bytes of a page, and from the start of a contiguous pool to the block that a token of a "
+        "page lies in.");
   text.function("page_bytes", true, {"kv_heads"}, fmt::format("{} * kv_heads", one.page));
-  text.function(
-      "block_offset", true, {"kv_heads", "page", "head", "token"},
-      heads_first
-          ? fmt::format("{} * (page * kv_heads + head) + {} * (token {} {})", one.page,
-                        block.bytes(), c ? "/" : "//", kKvBlockTokens)
-          : fmt::format("{} * kv_heads * page + {} * (token {} {} * kv_heads + head)", one.page,
-                        block.bytes(), c ? "/" : "//", kKvBlockTokens));
-  if (c) text.comment("From the start of a block: token is that of the block, 0 to 15, and row_byte one of its row.");
+  text.function("block_offset", true, {"kv_heads", "page", "head", "token"},
+                heads_first
+                    ? fmt::format("{} * (page * kv_heads + head) + {} * (token {} {})", one.page,
+                                  block.bytes(), c ? "/" : "//", kKvBlockTokens)
+                    : fmt::format("{} * kv_heads * page + {} * (token {} {} * kv_heads + head)",
+                                  one.page, block.bytes(), c ? "/" : "//", kKvBlockTokens));
+  if (c)
+    text.comment(
+        "From the start of a block: token is that of the block, 0 to 15, and row_byte one of its "
+        "row.");
   const auto row = [&](const char* name, int row_bytes, const std::function<int(int, int)>& place) {
     std::vector<std::string> terms;
     add_terms(terms, "token", kKvBlockTokens, [&](int token) { return place(token, 0); });

@@ -1,4 +1,4 @@
-// `sagegen kv`: maps of the formats that layers' KV caches have: what they come to, which is best, and their kernels.
+// `sagegen kv`: maps of the formats that layers' KV caches have: what they come to, which is best, their kernels and layouts.
 #include <algorithm>
 #include <filesystem>
 #include <optional>
@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "tools/kv/kv_map.h"
+#include "tools/kv/layout.h"
 #include "tools/reference/printable.h"
 #include "tools/sagegen/app.h"
 #include "tools/sagegen/errors.h"
@@ -22,12 +23,13 @@
 namespace sagegen::cli {
 namespace {
 
-enum class Action { show, plan, emit, check, predict };
+enum class Action { show, plan, emit, check, predict, layout };
 constexpr std::pair<const char*, Action> kActions[] = {{"show", Action::show},
                                                        {"plan", Action::plan},
                                                        {"emit", Action::emit},
                                                        {"check", Action::check},
-                                                       {"predict", Action::predict}};
+                                                       {"predict", Action::predict},
+                                                       {"layout", Action::layout}};
 // An option, and the actions that have it: any other would ignore it.
 struct OwnOption {
   const CLI::Option* option;
@@ -46,6 +48,8 @@ struct KvCommand {
   KvEmitCommand emit;
   KvCheckCommand check;
   KvPredictCommand predict;
+  kv::Language language = kv::Language::c;
+  std::string prefix = "kv";
   const CLI::Option* context = nullptr;
   std::vector<OwnOption> own;
 };
@@ -242,10 +246,18 @@ void define_kernels(CLI::App& options, KvCommand& command) {
   for (CLI::Option* each : {bundle, ptx}) refuse_empty(each);
   for (CLI::Option* each : {heads, target, bundle, gpu, device, ptx, dist, seed})
     each->group("Kernels");
+  CLI::Option* const language =
+      add_choice<kv::Language>(options, "--language", command.language,
+                               {{"c", kv::Language::c}, {"python", kv::Language::python}},
+                               "a header or a module (default: c)");
+  CLI::Option* const prefix =
+      options.add_option("--prefix", command.prefix, "what its names begin with (default: kv)");
+  for (CLI::Option* each : {language, prefix}) each->group("Layouts");
   using enum Action;
   command.own.push_back({heads, {emit, check, predict}});
   for (const CLI::Option* each : {target, bundle}) command.own.push_back({each, {emit}});
   command.own.push_back({gpu, {predict}});
+  for (const CLI::Option* each : {language, prefix}) command.own.push_back({each, {layout}});
   for (const CLI::Option* each : {device, ptx, dist, seed}) command.own.push_back({each, {check}});
 }
 
@@ -259,6 +271,34 @@ void refuse_options_of_others(const KvCommand& command) {
     throw UsageError(fmt::format("{} is refused: it is an option of sagegen kv {}",
                                  option->get_name(), fmt::join(names, ", ")));
   }
+}
+
+// MAP is the text of a format.
+Exit show_layout(const KvCommand& command, Output& output) {
+  KvFormat format;
+  std::string text;
+  try {
+    format = kv_format_of(command.map);
+    text = kv::layout_text(format, command.language, command.prefix);
+  } catch (const SpecError& error) {
+    throw UsageError(error.what());
+  }
+  const std::string digest = fmt::format("{:016x}", kv_digest(format));
+  Json json{{"format", to_string(format)},
+            {"digest", digest},
+            {"language", command.language == kv::Language::c ? "c" : "python"},
+            {"block_bytes", KvBlock(format).bytes()},
+            {"bytes_per_token_and_head", kv_token_bytes(format)}};
+  if (command.out.empty()) {
+    json["text"] = text;
+    output.text(text);
+  } else {
+    write_file(command.out, text);
+    json["file"] = command.out;
+    output.text(fmt::format("written: {}\n", command.out));
+  }
+  output.json(json);
+  return Exit::ok;
 }
 
 Exit run_kernels(const KvCommand& command, Output& output) {
@@ -285,8 +325,11 @@ Exit run_kernels(const KvCommand& command, Output& output) {
 Exit run(KvCommand command, Output& output) {
   refuse_options_of_others(command);
   if (command.map.empty() && command.action != Action::predict)
-    throw UsageError("MAP is required: a file, or ranges such as 0-3:fp8,4-31:K8V4");
+    throw UsageError(command.action == Action::layout
+                         ? "MAP is required: a format such as \"head_dim=128 k_bits=4 v_bits=2\""
+                         : "MAP is required: a file, or ranges such as 0-3:fp8,4-31:K8V4");
   if (command.action == Action::show) return show(command, output);
+  if (command.action == Action::layout) return show_layout(command, output);
   if (command.action != Action::plan) return run_kernels(command, output);
   command.plan.inputs = command.map;
   command.plan.out = command.out;
@@ -306,21 +349,23 @@ void add_kv(App& app) {
       "  sagegen kv plan layers.safetensors --cap-bits 4 --protect 0 --out map.yaml\n"
       "  sagegen kv emit map.yaml --target sm_89 --bundle kv.bundle\n"
       "  sagegen kv check 0-1:K8V4 --kv-heads 2 --device emulator:sm_89\n"
-      "  sagegen kv predict map.yaml --gpu H200 RTX4090",
+      "  sagegen kv predict map.yaml --gpu H200 RTX4090\n"
+      "  sagegen kv layout 'head_dim=128 k_bits=8 v_bits=4 page_tokens=528' --out kv.h",
       [](CLI::App& options, KvCommand& command) {
         std::vector<std::pair<std::string, Action>> actions(std::begin(kActions),
                                                             std::end(kActions));
         add_choice<Action>(options, "ACTION", command.action, actions,
                            "show: what a map comes to; plan: a map for what layers do to inputs; "
                            "emit: the kernels that a map needs; check: run and judge them; "
-                           "predict: what bounds their speed")
+                           "predict: what bounds their speed; layout: where bytes of a cache lie, "
+                           "for C and Python")
             ->required();
         options.add_option("MAP", command.map,
                            "plan: safetensors with Q, K and V of all layers; else: KVTuner's YAML, "
                            "ModelOpt's hf_quant_config.json or config.json, "
                            "TensorRT-LLM's or SGLang's YAML, what "
                            "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4; "
-                           "predict needs none");
+                           "predict needs none; layout: a format, such as 'k_bits=4 v_bits=2'");
         const auto added_by = [&](const auto& define) {
           const std::vector<CLI::Option*> before = options.get_options();
           define();
@@ -344,9 +389,10 @@ void add_kv(App& app) {
         define_kernels(options, command);
         CLI::Option* out = options.add_option(
             "--out", command.out,
-            "show, plan: write the map as KVTuner's YAML, too; emit: write DIR/<key>.ptx");
+            "show, plan: write the map as KVTuner's YAML, too; emit: write DIR/<key>.ptx; "
+            "layout: the file");
         refuse_empty(out);
-        command.own.push_back({out, {show, plan, emit}});
+        command.own.push_back({out, {show, plan, emit, layout}});
       },
       [](const KvCommand& command, Output& output) {
         try {
