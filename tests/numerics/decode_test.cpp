@@ -658,6 +658,7 @@ TEST_CASE("codes without zero points: channels of heads, peaked scores, large an
     for (const int head_dim : {8, 96, 256}) {
       check(
           {.spec = {.head_dim = head_dim, .k_codes = coding, .v_codes = coding}, .lengths = {65}});
+      if (head_dim == 256) continue;  // 8 rows are the most
       check({.spec = {.head_dim = head_dim, .k_codes = coding, .v_codes = coding, .rows = 16},
              .lengths = {65}});
     }
