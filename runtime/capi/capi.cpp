@@ -603,8 +603,13 @@ sagegen_status sagegen_kv_cache_create(sagegen_device* device,
     need(cache, kCall, "cache");
     const sagegen_kv_cache_options given = read(options, kCall, "options");
     need(given.layers, kCall, "options.layers");
+    const KvCacheOptions of_cache = kv_cache_options_of(text_of(given.options));
+    if (of_cache.gather) {
+      throw ArgumentError(fmt::format(
+          "{}: options \"gather\" is refused: no call of C gathers; leave it out", kCall));
+    }
     *cache = new sagegen_kv_cache{
-        KvCache(device->device, kv_cache_options_of(text_of(given.options)),
+        KvCache(device->device, of_cache,
                 kv_layers(given.layers, kv_format_of(text_of(given.format))),
                 source_of(given.ptx_directory))};
   });
@@ -687,6 +692,12 @@ sagegen_status sagegen_kv_cache_decode(const sagegen_kv_cache* cache, int32_t la
   return guarded([&] {
     need(cache, kCall, "cache");
     const sagegen_kv_decode_arguments given = read(arguments, kCall, "arguments");
+    // As a float it would be 0, which is the default.
+    if (given.softmax_scale != 0 && static_cast<float>(given.softmax_scale) == 0) {
+      throw ArgumentError(fmt::format(
+          "{}: softmax_scale is {}, which is 0 as a float; leave it 0 for 1 / sqrt(head_dim)",
+          kCall, given.softmax_scale));
+    }
     cache->cache.decode(layer, pool_of(given.pool), shape_of(given),
                         {.q = view_of(given.q),
                          .page_table = given.page_table,

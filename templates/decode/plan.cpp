@@ -76,12 +76,19 @@ void check_shape(const Kernel& kernel, const Shape& shape) {
   if (shape.q_heads % shape.kv_heads != 0)
     refuse("q_heads {} is no multiple of kv_heads {}: as many query heads share each KV head",
            shape.q_heads, shape.kv_heads);
-  if (row_tiles_of(view.spec, shape) / shape.batch > kMaxGridYZ) {
+  if (shape.batch * shape.q_heads > kMaxLength / kMostQueries) {
+    refuse(
+        "{} sequences of {} query heads with up to {} queries are counted by 32-bit numbers; split "
+        "the batch",
+        shape.batch, shape.q_heads, kMostQueries);
+  }
+  const std::int64_t in_y = row_tiles_of(view.spec, shape) / shape.batch;
+  // The KV head of a block is its number by the tiles of a head, which reciprocal_of() is exact for.
+  if (in_y > kMaxGridYZ || in_y * (in_y / shape.kv_heads) > kMaxLength) {
     refuse(
         "{} KV heads of {} query heads each, and q_len {}, take {} blocks in y with {} rows each, "
-        "and a grid has no more than {}; split the heads",
-        shape.kv_heads, group_of(shape), shape.q_len, row_tiles_of(view.spec, shape) / shape.batch,
-        view.spec.rows, kMaxGridYZ);
+        "and a grid has no more than {}, or than 2^31 by the blocks of a KV head; split the heads",
+        shape.kv_heads, group_of(shape), shape.q_len, in_y, view.spec.rows, kMaxGridYZ);
   }
   const std::int64_t unit = view.schedule.tile / view.schedule.lookups;
   if (shape.page_tokens % unit != 0) {

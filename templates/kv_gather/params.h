@@ -16,6 +16,7 @@ struct Params {
   Address indptr;      // i32 [batch + 1]: the first row of each sequence
   Address lengths;     // i32 [batch]: tokens of each that are wanted; null: as many as it has rows
   std::int32_t rows;
+  std::int32_t longest;  // tokens of a sequence, at most
   std::int32_t max_pages;
   std::int32_t blocks_per_page;
   std::int32_t page_reciprocal, page_shift;
@@ -37,6 +38,7 @@ struct Params {
             param_field("indptr", &P::indptr),
             param_field("lengths", &P::lengths),
             param_field("rows", &P::rows),
+            param_field("longest", &P::longest),
             param_field("max_pages", &P::max_pages),
             param_field("blocks_per_page", &P::blocks_per_page),
             param_field("page_reciprocal", &P::page_reciprocal),

@@ -113,6 +113,7 @@ void Plan::run(const Shape& shape, const Arguments& a, runtime::StreamHandle str
                     .indptr = a.indptr,
                     .lengths = a.lengths,
                     .rows = narrow(shape.rows),
+                    .longest = narrow(shape.longest),
                     .max_pages = narrow(shape.max_pages),
                     .blocks_per_page = narrow(blocks_of(shape)),
                     .page_reciprocal = page.reciprocal,

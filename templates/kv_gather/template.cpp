@@ -244,7 +244,8 @@ void KvGather::build() {
   const I64 sequence = k_.to_i64(sequence_);
   const I32 begin = load_i32(&P::indptr, sequence);
   // Nothing that lies on the device leads out of the rows or the page table.
-  const Var<I32> tokens = k_.var(k_.min(load_i32(&P::indptr, sequence + 1), p_(&P::rows)) - begin);
+  const I32 end = k_.min(load_i32(&P::indptr, sequence + 1), p_(&P::rows));
+  const Var<I32> tokens = k_.var(k_.min(end - begin, p_(&P::longest)));
   k_.if_(!k_.is_null(p_(&P::lengths)),
          [&] { tokens = k_.min(tokens.get(), load_i32(&P::lengths, sequence)); });
   const I32 page = quotient(k_, block, p_(&P::page_reciprocal), p_(&P::page_shift));

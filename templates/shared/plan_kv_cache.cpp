@@ -12,6 +12,7 @@
 
 #include "sagegen/error.h"
 #include "sagegen/runtime/argument_check.h"
+#include "templates/shared/plan_pool.h"
 
 namespace sagegen {
 
@@ -373,7 +374,16 @@ void KvCache::copy_pages(int layer, const KvPool& pool, std::span<const std::int
   const auto refuse = [](const std::string& why) {
     throw ArgumentError(fmt::format("{}: copy_pages: {}", kPlan, why));
   };
-  if (pool.data == 0) refuse("pool is a null pointer");
+  constexpr const char* kCall = "kv_cache: copy_pages";
+  runtime::check_sizes(kCall, {{"pool.pages", pool.pages, runtime::kMaxLength,
+                                "pages are counted by 32-bit numbers"}});
+  runtime::ArgumentCheck check(kCall);
+  check.array(
+      "pool", pool.data,
+      pool_span(kCall, KvBlock(format(layer)).bytes(),
+                {pool.pages, impl_->options.kv_heads, format(layer).page_tokens / kKvBlockTokens},
+                strides),
+      16, runtime::ArgumentCheck::Access::write);
   if (from.size() != to.size())
     refuse(fmt::format("{} pages are copied to {}; each has one", from.size(), to.size()));
   for (std::size_t i = 0; i < from.size(); ++i) {

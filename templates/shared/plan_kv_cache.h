@@ -91,7 +91,8 @@ class KvCache {
               const kv_append::Arguments& arguments, runtime::StreamHandle stream) const;
 
   // Enqueues decode attention over the pages of `arguments`, which are those of decode::Plan without a pool. Heads and
-  // page_tokens of the shape are the cache's, whatever it says. Throws ArgumentError as decode::Plan::run().
+  // page_tokens of the shape are the cache's, whatever it says. Trees of drafts and mods have kernels that a cache does not load:
+  // decode::Plan has them. Throws ArgumentError as decode::Plan::run().
   void decode(int layer, const KvPool& pool, const decode::Shape& shape,
               const decode::Arguments& arguments, runtime::DevicePtr workspace,
               std::size_t workspace_bytes, runtime::StreamHandle stream) const;

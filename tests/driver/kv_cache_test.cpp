@@ -248,6 +248,8 @@ TEST_CASE("copies of pages are the bytes of the layer and no others", "[fast]") 
     CHECK_THROWS_WITH(copies(of, std::move(from), std::move(to)), Contains(why));
   };
   none("pool is a null pointer", {.pages = 8}, {1}, {2});
+  none("pool.strides.head is 0 bytes",
+       {.data = contiguous.data, .pages = 8, .strides = {.page = 1 << 20}}, {1}, {2});
   none("2 pages are copied to 1", contiguous, {1, 2}, {3});
   none("page 8 of copy 1; the pool has 0 to 7", contiguous, {1, 2}, {3, 8});
   none("page -1 of copy 0", contiguous, {-1}, {3});

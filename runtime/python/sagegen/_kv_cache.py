@@ -244,6 +244,8 @@ class _Call:
                                 "layer")
         if self._pool.strides[1] != 1:
             raise ArgumentError(f"pool: the stride of its last axis is {self._pool.strides[1]}; the bytes of a page are contiguous")
+        if self._pool.on_host and not device.is_emulator:
+            raise ArgumentError(f"pool is on the host, and the kernels of the cache on {device.name}; they are on the same device")
         if not self._pool.on_host and self._pool.device != device.name:
             raise ArgumentError(f"pool is on {self._pool.device}, and the kernels of the cache on {device.name}; they are on the same device")
         self._staged = Staged(slot, copies=self._pool.on_host)
