@@ -1,5 +1,6 @@
 // What the library carries, and how a kernel is found in a store of PTX.
 #include <catch2/catch.hpp>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -77,10 +78,12 @@ TEST_CASE("the embedded set is the default set, or empty") {
                       Contains("empty generated/ directory"));
     return;
   }
-  auto kernels = read_set_file(SAGEGEN_SOURCE_DIR "/templates/attention/set.toml");
-  for (const sagegen::Kernel& kernel :
-       read_set_file(SAGEGEN_SOURCE_DIR "/templates/merge_partials/set.toml"))
-    kernels.push_back(kernel);
+  std::vector<sagegen::Kernel> kernels;
+  for (const auto& room : std::filesystem::directory_iterator(SAGEGEN_SOURCE_DIR "/templates")) {
+    const std::filesystem::path set = room.path() / "set.toml";
+    if (!std::filesystem::exists(set)) continue;
+    for (const sagegen::Kernel& kernel : read_set_file(set.string())) kernels.push_back(kernel);
+  }
   CHECK(bundle.names().size() == kernels.size());
   for (const sagegen::Kernel& kernel : kernels) {
     INFO(kernel.key());
