@@ -43,7 +43,7 @@ class Show(CliTest):
         self.assertEqual(report["mean_bits_effective"], (8.25 + 6.25 + 3.25 + 3.25) / 4)
         self.assertEqual(report["bytes_per_token"], 8 * (264 + 200 + 104 + 104))
         self.assertEqual([format["kernel"] for format in report["formats"]],
-                         [f"head_dim=128 io=f16 k_bits={k} v_bits={v} page_tokens=64 layout=hnd" for k, v in LAYERS[:3]])
+                         [f"head_dim=128 io=f16 k_bits={k} v_bits={v} page_tokens=64 layout=hnd k_codes=asymmetric v_codes=asymmetric" for k, v in LAYERS[:3]])
         text = self.expect(OK, "kv", "show", self.path("map.yaml")).out
         for part in ("4 layers, 8 KV heads of 128 channels: one pair for all heads of a layer (kvtuner)", "mean bits: 5.000 nominal, 5.250 effective",
                      "bytes per token: 5376, 1344.0 per layer; 0.0054 GB for 1000 tokens, 0.0164 GB with 16 bits", "0:KV8, 1:K8V4, 2-3:K4V2"):
@@ -54,7 +54,7 @@ class Show(CliTest):
         report = self.show(path, "--head-dim", 64, "--kv-heads", 2, "--page-tokens", 32, "--io", "bf16")
         self.assertEqual(report["bytes_per_token"], 2 * (136 + 104 + 56 + 56))
         self.assertEqual((report["head_dim"], report["kv_heads"], report["page_tokens"]), (64, 2, 32))
-        self.assertIn("head_dim=64 io=bf16 k_bits=8 v_bits=4 page_tokens=32 layout=hnd", [format["kernel"] for format in report["formats"]])
+        self.assertIn("head_dim=64 io=bf16 k_bits=8 v_bits=4 page_tokens=32 layout=hnd k_codes=asymmetric v_codes=asymmetric", [format["kernel"] for format in report["formats"]])
         for arguments, parts in ((("--page-tokens", 24), ["page_tokens 24", "32"]), (("--head-dim", 0), ["1 to 256"]), (("--kv-heads", 1000), ["256"]),
                                  (("--io", "f32"), ["f16"]), (("--default", "int3"), ["int3", "K8V4"]), (("--layers", 0), ["1 to 1024"])):
             self.expect_error(USAGE, "usage error", parts, "kv", "show", path, *arguments)
