@@ -64,7 +64,7 @@ def test_append_and_decode(pair, limit):
 def test_layers_share_kernels():
     cache = cache_of("0-1:KV8, 2-9:K8V4, 10:KV8 page_tokens=64")
     assert len(cache.layers) == 11 and len(cache.kernels) == 4
-    assert cache.layers[2] == "head_dim=64 io=f16 k_bits=8 v_bits=4 page_tokens=32 layout=hnd"
+    assert cache.layers[2] == "head_dim=64 io=f16 k_bits=8 v_bits=4 page_tokens=32 layout=hnd k_codes=asymmetric v_codes=asymmetric"
     assert cache.page_bytes(2) == HEADS * 32 * (64 + 32 + 8)
     assert cache.page_bytes(10) == 2 * cache.page_bytes(0) and cache.page_tokens(10) == 64
 
@@ -151,7 +151,7 @@ def test_nothing_is_nothing():
     (dict(rope="gptj"), ValueError, "rope 'gptj' is refused: there are 'neox', 'interleaved'"),
     (dict(rotation=True), TypeError, "rotation True is refused"),
     (dict(kv_heads=3), sagegen.SpecError, "q_heads 8 is no multiple of kv_heads 3"),
-    (dict(q_len=5), sagegen.SpecError, "are 20 rows"),
+    (dict(q_len=17), sagegen.SpecError, "q_len 17 is refused"),
     (dict(addressing="blocks"), ValueError, "addressing 'blocks'"),
     (dict(smooth_k=1), TypeError, "smooth_k 1 is refused"),
 ])

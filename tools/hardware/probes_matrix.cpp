@@ -318,17 +318,20 @@ Probe wmma() {
   return probe;
 }
 
-Probe integer_mma(const char* type, int k, const char* modifier) {
+// b_type: of B, where it is another one than that of A.
+Probe integer_mma(const char* type, int k, const char* modifier, const char* b_type = nullptr) {
+  const std::string types =
+      b_type == nullptr ? std::string(type) : fmt::format("{}_{}", type, b_type);
   const int halves = k * (type[1] - '0') / 128;  // registers along k
   Probe probe;
-  probe.name = fmt::format("mma_m16n8k{}_{}_s32{}", k, type, *modifier != 0 ? "_satfinite" : "");
-  probe.what = fmt::format("mma.sync m16n8k{}, {}, s32 accumulators", k, type);
+  probe.name = fmt::format("mma_m16n8k{}_{}_s32{}", k, types, *modifier != 0 ? "_satfinite" : "");
+  probe.what = fmt::format("mma.sync m16n8k{}, {}, s32 accumulators", k, types);
   probe.target = "sm_80";
   probe.inputs = 3 * halves + 4;
   probe.outputs = 4;
   probe.cases = 96;
-  probe.body =
-      mma_body(fmt::format("s32.{}.{}.s32", type, type), k, 2 * halves, halves, 4, modifier);
+  probe.body = mma_body(fmt::format("s32.{}.{}.s32", type, b_type == nullptr ? type : b_type), k,
+                        2 * halves, halves, 4, modifier);
   const std::size_t first_c = 3 * static_cast<std::size_t>(halves) * kLanes;
   probe.fill = [first_c](int index, Random& random, Words& words) {
     for (std::size_t i = 0; i < words.size(); ++i) {
@@ -455,6 +458,7 @@ void add_matrix_probes(std::vector<Probe>& probes) {
   probes.push_back(integer_mma("s8", 32, ""));
   probes.push_back(integer_mma("s8", 32, ".satfinite"));
   probes.push_back(integer_mma("u8", 32, ""));
+  probes.push_back(integer_mma("s8", 32, "", "u8"));
   probes.push_back(integer_mma("s8", 16, ""));
   probes.push_back(integer_mma("s4", 64, ""));
   probes.push_back(integer_mma("s4", 64, ".satfinite"));

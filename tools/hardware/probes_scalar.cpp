@@ -223,7 +223,7 @@ void add_scalar_probes(std::vector<Probe>& probes) {
             f32_operands),
         100, 86));
   }
-  for (const char* comparison : {"gt", "lt", "ge", "leu"}) {
+  for (const char* comparison : {"gt", "lt", "ge", "leu", "num"}) {
     probes.push_back(simple(
         fmt::format("setp_{}_f32", comparison), fmt::format("setp.{}.f32", comparison), 2, 1, 128,
         fmt::format("\tsetp.{}.f32 %p1, %in0, %in1;\n\tselp.b32 %out0, 1, 0, %p1;\n", comparison),
