@@ -19,6 +19,11 @@ std::string head_dim_advice(int) {
       kMostChannels);
 }
 
+// Registers hold Q of 16 rows while it is quantized.
+bool holds_16_rows(const Spec& spec) {
+  return kv_block(spec).channels <= 128 || !kv_quantized(spec.k_bits);
+}
+
 const Fields& what() {
   static const Fields fields{
       field<&Spec::head_dim>("head_dim", "d", range(1, kMostChannels), head_dim_advice),
@@ -46,9 +51,7 @@ RuleLayers<View> rules() {
           return fmt::format("head_dim {} is refused: {}; use {}", v.spec.head_dim,
                              head_dim_advice(v.spec.head_dim), rounded_up(v.spec.head_dim, 8));
         }},
-       {[](const View& v) {
-          return v.spec.rows > 8 && kv_block(v.spec).channels > 128 && kv_quantized(v.spec.k_bits);
-        },
+       {[](const View& v) { return v.spec.rows > 8 && !holds_16_rows(v.spec); },
         [](const View& v) {
           return fmt::format(
               "rows {} with head_dim {} and k_bits {} is refused: registers do not hold Q while it "
@@ -195,5 +198,28 @@ const FamilyOf<Spec, Schedule>& family() {
 }
 
 const Family& any_family() { return family(); }
+
+Kernel usual_kernel(const KvFormat& format, std::int64_t rows, Target target, Spec spec) {
+  spec.head_dim = format.head_dim;
+  spec.io = format.io;
+  spec.k_bits = format.k_bits;
+  spec.v_bits = format.v_bits;
+  spec.k_codes = format.k_codes;
+  spec.v_codes = format.v_codes;
+  // Tiles of 16 rows read the cache half as often as those of 8, where registers hold them.
+  spec.rows = rows <= 8 || !holds_16_rows(spec) ? 8 : 16;
+  const Kernel kernel(family(), spec, target);
+  // Small pages: a tile has blocks of several.
+  Schedule schedule = kernel.view(family()).schedule;
+  if (format.page_tokens % schedule.tile == 0) return kernel;
+  schedule.lookups = tile_blocks(schedule);
+  return {family(), spec, schedule, target};
+}
+
+Target target_on(Target best, int smem_per_sm) {
+  constexpr Target kRoomy{.sm = 80};
+  const int roomy = target_info(kRoomy).smem_per_sm;
+  return smem_per_sm >= roomy && target_info(best).smem_per_sm < roomy ? kRoomy : best;
+}
 
 }  // namespace sagegen::decode

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "sagegen/runtime/argument_check.h"
+#include "sagegen/runtime/artifacts.h"
 #include "templates/decode/params.h"
 #include "templates/shared/params.h"
 
@@ -318,5 +319,11 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePt
 const Kernel& Plan::kernel() const { return impl_->kernel; }
 std::vector<std::string> Plan::kernel_names() const { return impl_->steps.entries(); }
 const std::string& Plan::note() const { return impl_->steps.note(); }
+
+Target best_target(const runtime::Device& device) {
+  return target_on(
+      runtime::best_target(device),
+      device.attribute(runtime::DeviceAttribute::max_shared_memory_per_multiprocessor));
+}
 
 }  // namespace sagegen::decode

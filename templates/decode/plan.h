@@ -58,6 +58,9 @@ struct Arguments {
   ModArguments mods = {};
 };
 
+// The target of kernels for the device, among those that best_target() of it is one of (target_on() says why it is another).
+Target best_target(const runtime::Device& device);
+
 // What is computed is attention over what the codes stand for, with these errors. Q of 8-bit keys is rounded to 16 bits of
 // its row's largest number (14 at 256 channels), that of 4- and 2-bit keys to 8 bits, that of 16-bit keys not at all; P is
 // rounded to f16 (of bf16 V in 16 bits to bf16), and so are products of P and scales of V. Weights below 2^-24 of

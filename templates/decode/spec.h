@@ -86,4 +86,12 @@ constexpr int shared_bytes(const Spec& spec, const Schedule& schedule) {
 using View = ViewOf<Spec, Schedule>;
 const FamilyOf<Spec, Schedule>& family();
 
+// The kernel that a cache of this format usually has for so many rows of a KV head, query heads that share it times queries
+// of a sequence: any number of them, as more than Spec::rows are tiles. `spec` says the rest, masks above all; what it says of
+// the format and of rows does not count.
+Kernel usual_kernel(const KvFormat& format, std::int64_t rows, Target target, Spec spec = {});
+// Of a device for which `best` is the target of other kernels (best_target()). Tiles are on their way in shared memory, and
+// SMs of sm_80 have more than those of the targets after it: a device with as much, sm_90 as well, takes its kernels.
+Target target_on(Target best, int smem_per_sm);
+
 }  // namespace sagegen::decode

@@ -238,25 +238,10 @@ Kernel gather_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
 }
 
 Kernel decode_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
-  // Tiles of 16 rows read the cache half as often as those of 8, where registers hold them.
-  const int rows = options.q_heads / options.kv_heads * options.q_len;
-  const bool is_wide = kv_code_channels(format.head_dim) > 128 && kv_quantized(format.k_bits);
-  const decode::Spec spec{
-      .head_dim = format.head_dim,
-      .io = format.io,
-      .k_bits = format.k_bits,
-      .v_bits = format.v_bits,
-      .k_codes = format.k_codes,
-      .v_codes = format.v_codes,
-      .rows = rows <= 8 || is_wide ? 8 : 16,
-      .rotation = kv_quantized(format.k_bits) ? options.rotation : Rotation::none,
-      .causal = options.causal};
-  Kernel kernel(decode::family(), spec, target);
-  // Small pages: a tile has blocks of several.
-  decode::Schedule schedule = kernel.view(decode::family()).schedule;
-  if (format.page_tokens % schedule.tile == 0) return kernel;
-  schedule.lookups = decode::tile_blocks(schedule);
-  return {decode::family(), spec, schedule, target};
+  return decode::usual_kernel(
+      format, options.q_heads / options.kv_heads * options.q_len, target,
+      {.rotation = kv_quantized(format.k_bits) ? options.rotation : Rotation::none,
+       .causal = options.causal});
 }
 
 }  // namespace
@@ -275,7 +260,7 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
     try {
       validate(format);
       const Kernel append = append_kernel(format, options, target);
-      const Kernel decode = decode_kernel(format, options, target);
+      const Kernel decode = decode_kernel(format, options, decode::best_target(device));
       std::shared_ptr<const Plans>& plans = known[append.key() + decode.key()];
       if (plans == nullptr) {
         plans = std::make_shared<const Plans>(

@@ -192,7 +192,12 @@ class Check(CliTest):
             self.assertLessEqual(pair["stored_of_allowed"], 1)
         self.assertGreater(fewest["stored_of_allowed"], 0.9)   # some element of many is nearly half a step off
         text = self.expect(OK, "kv", "check", "0:K8V4", *self.SMALL, "--dist", "outlier", "--seed", 3).out
-        self.assertIn("70 tokens, 1 KV heads, 2 query heads (kernels of 8 rows), 64 channels, outlier, seed 3", text)
+        self.assertIn("70 tokens, 1 KV heads, 2 query heads, 64 channels, outlier, seed 3", text)
+
+    def test_any_group_of_heads_on_a_gpu_without_kernels_of_its_own(self):
+        report = self.expect_json(OK, "kv", "check", "0:K8V4", "--device", "emulator:sm_90", "--head-dim", 64, "--kv-heads", 1, "--q-heads", 20,
+                                  "--context", 70)
+        self.assertTrue(report["pairs"][0]["decode"].endswith("__sm80"))
 
     def test_a_fault_of_a_kernel_fails(self):
         """Of append and of decode in turn."""

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sagegen/error.h"
+#include "sagegen/runtime/emulator.h"
 #include "tests/driver/fake_plan.h"
 
 using namespace sagegen;
@@ -157,6 +158,39 @@ TEST_CASE("layers of equal formats share modules", "[fast]") {
 
   FakeCache small("0:KV2, 1:KV2 page_tokens=16, 2:KV2 page_tokens=96");
   CHECK(small.calls("cuModuleLoadDataEx") == 3);
+}
+
+TEST_CASE("any number of query heads share a KV head", "[fast]") {
+  struct Case {
+    int head_dim, group, q_len;
+    std::string layer, rows;
+  };
+  const Case cases[] = {{128, 1, 1, "0:KV4", "_r8_"},   {128, 3, 2, "0:KV4", "_r8_"},
+                        {128, 5, 2, "0:KV4", "_r16_"},  {128, 7, 1, "0:KV16", "_r8_"},
+                        {96, 12, 1, "0:K8V4", "_r16_"}, {128, 20, 16, "0:KV2", "_r16_"},
+                        {256, 12, 1, "0:K8V4", "_r8_"}, {256, 12, 1, "0:K16V4", "_r16_"}};
+  for (const Case& each : cases) {
+    const FakeCache fake(each.layer,
+                         {.kv_heads = 2, .q_heads = 2 * each.group, .q_len = each.q_len},
+                         {.head_dim = each.head_dim});
+    const std::string name = fake.cache.kernel_names().back();
+    INFO(name << " for " << each.group << " heads of " << each.q_len << " queries");
+    CHECK(name.find(each.rows) != std::string::npos);
+  }
+}
+
+// Of what an SM has in shared memory a tile in flight is a part.
+TEST_CASE("decode runs kernels of sm_80 on GPUs that have its shared memory", "[fast]") {
+  CHECK(decode::target_on({.sm = 89}, 228 << 10) == Target{.sm = 80});
+  CHECK(decode::target_on({.sm = 86}, 164 << 10) == Target{.sm = 80});
+  CHECK(decode::target_on({.sm = 89}, 100 << 10) == Target{.sm = 89});
+  CHECK(decode::target_on({.sm = 120}, 100 << 10) == Target{.sm = 120});
+  CHECK(decode::target_on({.sm = 80}, 228 << 10) == Target{.sm = 80});
+  CHECK(decode::target_on({.sm = 80}, 64 << 10) == Target{.sm = 80});
+  // H200: the embedded ones, as well.
+  const Device hopper(make_emulator(), static_cast<DeviceOrdinal>(EmulatorProfile::sm_90));
+  const KvCache cache(hopper, kOptions, kv_layers("0:K8V4", kBase), embedded_ptx());
+  CHECK(cache.kernel_names().back().find("__sm80") != std::string::npos);
 }
 
 TEST_CASE("keys of 16 bits are not transformed", "[fast]") {

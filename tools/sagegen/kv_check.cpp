@@ -324,7 +324,6 @@ std::string shown(double x) { return std::isfinite(x) ? fmt::format("{:.2e}", x)
 
 Exit kv_check(const kv::Map& map, const KvModel& model, const KvCheckCommand& command,
               Output& output) {
-  const int rows = kv_rows(model);
   constexpr std::int64_t kMostTokens = 1 << 16;  // their fp64 attention takes seconds
   if (command.tokens > kMostTokens) {
     throw UsageError(
@@ -342,7 +341,8 @@ Exit kv_check(const kv::Map& map, const KvModel& model, const KvCheckCommand& co
   runtime::EmulatorOptions options;
   options.interrupt = interrupt_flag();
   const RunDevice on = open_run_device(command.device, "", options);
-  const std::vector<KvKernels> pairs = kv_kernels(map, model, on.target);
+  const std::vector<KvKernels> pairs =
+      kv_kernels(map, model, on.target, decode::best_target(on.device));
   const runtime::ArtifactSource source = ptx_source(command.ptx, on);
   const reference::Inputs inputs = reference::generate(
       command.distribution,
@@ -392,9 +392,9 @@ Exit kv_check(const kv::Map& map, const KvModel& model, const KvCheckCommand& co
     }
   }
   output.text(fmt::format(
-      "append and decode on {}: {} tokens, {} KV heads, {} query heads (kernels "
-      "of {} rows), {} channels, {}, seed {}\n\n{}{}{}\n",
-      on.name, command.tokens, model.kv_heads, model.all_q_heads(), rows, model.format.head_dim,
+      "append and decode on {}: {} tokens, {} KV heads, {} query heads, "
+      "{} channels, {}, seed {}\n\n{}{}{}\n",
+      on.name, command.tokens, model.kv_heads, model.all_q_heads(), model.format.head_dim,
       command.distribution, command.seed, table.text(), found, passed ? "passed" : "FAILED"));
   output.json({{"device", on.name},
                {"target", to_string(on.target)},

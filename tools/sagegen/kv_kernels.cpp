@@ -46,34 +46,18 @@ void validate_kernel(const Kernel& kernel) {
 
 }  // namespace
 
-Kernel kv_decode_kernel(const KvFormat& format, int rows, Target target) {
-  const Kernel usual(decode::family(),
-                     {.head_dim = format.head_dim,
-                      .io = format.io,
-                      .k_bits = format.k_bits,
-                      .v_bits = format.v_bits,
-                      .rows = rows},
-                     target);
-  const auto view = usual.view(decode::family());
-  decode::Schedule schedule = view.schedule;
-  if (format.page_tokens % schedule.tile == 0) return usual;
-  schedule.lookups = decode::tile_blocks(schedule);
-  return Kernel(decode::family(), view.spec, schedule, target);
-}
-
 int kv_rows(const KvModel& model) {
-  constexpr int kMostRows = 16, kRows = 8;
-  const int group = model.all_q_heads() / model.kv_heads;
-  if (model.all_q_heads() % model.kv_heads != 0 || group > kMostRows) {
+  if (model.all_q_heads() % model.kv_heads != 0) {
     throw UsageError(fmt::format(
-        "--q-heads {} with {} KV heads is refused: as many query heads share each KV head, 1 to "
-        "{}; use a multiple such as {}",
-        model.all_q_heads(), model.kv_heads, kMostRows, 4 * model.kv_heads));
+        "--q-heads {} with {} KV heads is refused: as many query heads share each KV head; use a "
+        "multiple such as {}",
+        model.all_q_heads(), model.kv_heads, 4 * model.kv_heads));
   }
-  return group <= kRows ? kRows : kMostRows;
+  return model.all_q_heads() / model.kv_heads;
 }
 
-std::vector<KvKernels> kv_kernels(const kv::Map& map, const KvModel& model, Target target) {
+std::vector<KvKernels> kv_kernels(const kv::Map& map, const KvModel& model, Target target,
+                                  std::optional<Target> decode_target) {
   std::vector<KvKernels> all;
   for (const auto& [pair, count] : kv::counts(map)) {
     const std::optional<KvFormat> format = kv::format_of(pair, model.format);
@@ -84,16 +68,17 @@ std::vector<KvKernels> kv_kernels(const kv::Map& map, const KvModel& model, Targ
           "--integers",
           layers.front(), kv::to_string(pair), kv::to_string(kv::as_integers(pair))));
     }
-    KvKernels of_pair{.pair = pair,
-                      .format = *format,
-                      .layers = std::move(layers),
-                      .append = Kernel(kv_append::family(),
-                                       {.head_dim = format->head_dim,
-                                        .io = format->io,
-                                        .k_bits = format->k_bits,
-                                        .v_bits = format->v_bits},
-                                       target),
-                      .decode = kv_decode_kernel(*format, kv_rows(model), target)};
+    KvKernels of_pair{
+        .pair = pair,
+        .format = *format,
+        .layers = std::move(layers),
+        .append = Kernel(kv_append::family(),
+                         {.head_dim = format->head_dim,
+                          .io = format->io,
+                          .k_bits = format->k_bits,
+                          .v_bits = format->v_bits},
+                         target),
+        .decode = decode::usual_kernel(*format, kv_rows(model), decode_target.value_or(target))};
     validate_kernel(of_pair.append);
     validate_kernel(of_pair.decode);
     all.push_back(std::move(of_pair));

@@ -1,6 +1,7 @@
 // The kernels that a model needs whose layers' KV caches have the formats of a map; `sagegen kv emit` makes them.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,12 +28,12 @@ struct KvKernels {
   Kernel append, decode;    // of one token of each sequence
 };
 
-// Pages of whole tiles have one look-up for each tile, others one for each block.
-Kernel kv_decode_kernel(const KvFormat& format, int rows, Target target);
-// Query heads of a KV head, filled up to the rows that a kernel has. Throws UsageError.
+// Query heads of a KV head. Throws UsageError.
 int kv_rows(const KvModel& model);
 // Of each distinct pair, the most bits first. Throws SpecError of a pair that no kernel stores, and of a kernel that cannot be.
-std::vector<KvKernels> kv_kernels(const kv::Map& map, const KvModel& model, Target target);
+// decode_target: empty for `target`.
+std::vector<KvKernels> kv_kernels(const kv::Map& map, const KvModel& model, Target target,
+                                  std::optional<Target> decode_target = {});
 
 struct KvEmitCommand {
   std::string target, bundle;

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "generator/vocabulary/suggestion.h"
+#include "sagegen/runtime/artifacts.h"
 #include "templates/decode/spec.h"
 #include "tools/model/decode_bound.h"
 #include "tools/model/ptxas.h"
@@ -65,8 +66,9 @@ std::vector<kv::Pair> pairs_of(const std::optional<kv::Map>& map) {
 // PTX runs on what is newer: GPUs that no kernel of decode is for have that of the best older target.
 void predict(Predicted& each, int rows) {
   const int architecture = each.gpu->architecture;
-  const Target target{.sm = architecture == 90 ? 80 : architecture};
-  each.kernel = kv_decode_kernel(each.format, rows, target);
+  const Target target =
+      decode::target_on(runtime::best_target(architecture), each.gpu->shared_bytes);
+  each.kernel = decode::usual_kernel(each.format, rows, target);
   const Artifact artifact = emit_kernel(*each.kernel, {});
   const model::Assembled assembled =
       model::assemble(artifact.code, fmt::format("sm_{}", architecture), "-v");
@@ -95,6 +97,13 @@ Exit kv_predict(const std::optional<kv::Map>& map, const KvModel& model,
                 const KvPredictCommand& command, Output& output) {
   const std::vector<const model::Gpu*> gpus = gpus_of(command);
   const int rows = kv_rows(model);
+  constexpr int kMostRows = 16;
+  if (rows > kMostRows) {
+    throw UsageError(fmt::format(
+        "--q-heads {} with {} KV heads is refused: a block has {} rows at most, and what more of "
+        "them cost, tiles that read the same tokens again, is not predicted; use {}",
+        model.all_q_heads(), model.kv_heads, kMostRows, kMostRows * model.kv_heads));
+  }
   std::vector<Predicted> all;
   for (const model::Gpu* gpu : gpus) {
     for (const kv::Pair& pair : pairs_of(map)) {
@@ -148,9 +157,8 @@ Exit kv_predict(const std::optional<kv::Map>& map, const KvModel& model,
   }
   output.text(fmt::format(
       "predictions, no measurements: the loop over cached tokens of a KV head, {} query heads each "
-      "(kernels of {} rows), {} channels; ptxas {}\n\n{}",
-      model.all_q_heads() / model.kv_heads, rows, model.format.head_dim, model::ptxas_version(),
-      table.text()));
+      "{} channels; ptxas {}\n\n{}",
+      rows, model.format.head_dim, model::ptxas_version(), table.text()));
   output.json({{"kind", "prediction"},
                {"head_dim", model.format.head_dim},
                {"rows", rows},
