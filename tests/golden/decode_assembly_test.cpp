@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -104,18 +105,41 @@ void check(const Job& job) {
   if (model::ptxas_major_version() == kMeasuredWith) CHECK(per_token <= kSlack * job.measured);
 }
 
+struct Built {
+  model::Assembled assembled;
+  model::Launch launch;
+};
+
+Built build(const Job& job) {
+  try {
+    const Artifact artifact = emit(job.kernel);
+    return {
+        model::assemble(artifact.code, fmt::format("sm_{}", job.architecture), "-v"),
+        {.threads = artifact.resources.threads, .dynamic_shared = artifact.resources.dynamic_smem}};
+  } catch (const std::exception& error) {
+    Built none;
+    none.assembled.report = std::string("error: ") + error.what();
+    return none;
+  }
+}
+
+// Cases have kernels in common, which are built once.
 void assemble_all(std::vector<Job>& jobs) {
-  reference::parallel_for(static_cast<std::int64_t>(jobs.size()), 0, [&](std::int64_t i) {
-    Job& job = jobs[static_cast<std::size_t>(i)];
-    try {
-      const Artifact artifact = emit(job.kernel);
-      job.launch = {.threads = artifact.resources.threads,
-                    .dynamic_shared = artifact.resources.dynamic_smem};
-      job.assembled = model::assemble(artifact.code, fmt::format("sm_{}", job.architecture), "-v");
-    } catch (const std::exception& error) {
-      job.assembled.report = std::string("error: ") + error.what();
-    }
+  static std::map<std::pair<std::string, int>, Built> known;
+  std::vector<std::pair<const Job*, Built*>> missing;
+  for (const Job& job : jobs) {
+    const auto [entry, is_new] = known.try_emplace({job.kernel.key(), job.architecture});
+    if (is_new) missing.emplace_back(&job, &entry->second);
+  }
+  reference::parallel_for(static_cast<std::int64_t>(missing.size()), 0, [&](std::int64_t i) {
+    const auto& [job, built] = missing[static_cast<std::size_t>(i)];
+    *built = build(*job);
   });
+  for (Job& job : jobs) {
+    const Built& built = known.at({job.kernel.key(), job.architecture});
+    job.assembled = built.assembled;
+    job.launch = built.launch;
+  }
 }
 
 TEST_CASE("the loops over tokens of all pairs of widths") {
