@@ -235,7 +235,7 @@ TEST_CASE("each target in short", "[fast]") {
 }
 
 TEST_CASE("every default kernel at ragged lengths", "[full]") {
-  constexpr std::size_t kPairsOfAKernel = 3;
+  constexpr std::size_t kPairsOfAKernel = 2;
   std::set<std::pair<std::int64_t, std::int64_t>> met;
   std::set<std::string> ran, all;
   std::size_t n = 0;
@@ -251,12 +251,15 @@ TEST_CASE("every default kernel at ragged lengths", "[full]") {
   CHECK(ran == all);
 }
 
-TEST_CASE("both alignments of every causal kernel, more and fewer queries than keys", "[full]") {
+TEST_CASE("both alignments of every causal kernel, more or fewer queries than keys", "[full]") {
   std::uint64_t seed = 1000;
+  bool more_first = false;
   for (const Kernel& kernel : default_attentions()) {
     if (!spec_of(kernel).causal) continue;
+    more_first = !more_first;
     for (const auto& [q_len, kv_len] : {std::pair{129, 65}, std::pair{63, 200}}) {
       for (const auto alignment : {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
+        if (((q_len > kv_len) == (alignment == CausalAlignment::top_left)) != more_first) continue;
         const ref::Shape shape{.q_heads = 2, .kv_heads = 1, .q_len = q_len, .kv_len = kv_len};
         const Verdict v = check({.kernel = kernel,
                                  .inputs = inputs_for(kernel, "normal", shape, ++seed),
@@ -467,14 +470,18 @@ TEST_CASE("scores that rise from tile to tile, slowly and in jumps, in all rows 
       {80, 64, DType::f16, DType::s4, false},  {80, 128, DType::f16, DType::s4, true},
       {86, 128, DType::bf16, DType::s4, true}, {80, 128, DType::f16, DType::s8, true},
       {89, 64, DType::f16, DType::s8, true},   {120, 64, DType::f16, DType::s8, false}};
+  bool top_left_now = false;  // the alignment of causal kernels, which differs from case to case
   for (const On& on : kKernels) {
     const Kernel kernel = attention_on(
         on.sm, {.head_dim = on.head_dim, .io = on.io, .qk = on.qk, .causal = on.causal});
     for (const Course& course : kCourses) {
       for (const auto& [rows, worth] : kRows) {
+        top_left_now = !top_left_now;
         for (const CausalAlignment alignment :
              {CausalAlignment::top_left, CausalAlignment::bottom_right}) {
           if (!on.causal && alignment == CausalAlignment::bottom_right) continue;
+          const bool in_turn = (alignment == CausalAlignment::top_left) == top_left_now;
+          if (on.causal && !in_turn) continue;
           INFO(kernel.key() << ", " << course.name << ", " << rows);
           Scene scene{.kernel = kernel,
                       .inputs = scores_by_tile(kernel, kShape, 41, course.octaves, worth)};
@@ -645,33 +652,34 @@ TEST_CASE("the largest codes of P and V in every key of a tile come to finite su
 
 // What attention sinks do to long inputs: each of the many weak keys weighs less than half the smallest
 // code, or little more. V = 1 has to come out as 1, whatever of their weight P V keeps.
+// Each kernel has one of three inputs, in turn: what differs between targets that have it, too, is little.
 TEST_CASE("a constant V comes out as it is, however the weights round", "[full]") {
   constexpr std::int64_t kKeys = 65536;
-  for (const Kernel& kernel : every_pv(DType::f16)) {
-    const bool fp8 = spec_of(kernel).pv == DType::e4m3;
-    for (const double gap : {9.0, 13.5}) {
-      Scene scene{.kernel = kernel,
-                  .inputs = one_strong_key(16, kKeys, gap, DType::f16),
-                  .emulator = {.checks = rt::Checks::off}};
-      std::fill(scene.inputs.v.data.begin(), scene.inputs.v.data.end(), 1.0f);
-      INFO("gap " << gap);
-      const Verdict v = check(scene);
-      for (const double o : v.result.o) REQUIRE(o == 1);
-      // The scores are exact here, so the LSE has the roundings of P alone: half a step of a normal
-      // code, or of a subnormal one, per key, and what exp2, log2 and f32 cost.
-      constexpr double kKeysAsReal = kKeys;
-      const double rounding = fp8 ? 1.0 / 16 + kKeysAsReal * std::ldexp(1, -10) / 448
-                                  : std::ldexp(1, -11) + kKeysAsReal * std::ldexp(1, -25);
-      const double lost = lost_by_accumulation(kernel, kKeys, kernel.target().sm);
-      for (std::size_t row = 0; row < v.result.lse.size(); ++row) {
-        REQUIRE(std::fabs(v.result.lse[row] - v.exact.lse[row]) <= rounding + lost + 1e-5);
-      }
-    }
+  constexpr std::array kGaps = {9.0, 13.5};
+  const std::vector<Kernel> kernels = every_pv(DType::f16);
+  for (std::size_t i = 0; i < kernels.size(); ++i) {
+    const Kernel& kernel = kernels[i];
+    const std::size_t turn = i % 3;
+    const bool peaked = turn < kGaps.size();
     Scene scene{.kernel = kernel,
-                .inputs = inputs_for(kernel, "normal", {.q_len = 16, .kv_len = kKeys}, 3),
+                .inputs = peaked ? one_strong_key(16, kKeys, kGaps[turn], DType::f16)
+                                 : inputs_for(kernel, "normal", {.q_len = 16, .kv_len = kKeys}, 3),
                 .emulator = {.checks = rt::Checks::off}};
     std::fill(scene.inputs.v.data.begin(), scene.inputs.v.data.end(), 1.0f);
-    for (const double o : check(scene).result.o) REQUIRE(o == 1);
+    INFO(turn);
+    const Verdict v = check(scene);
+    for (const double o : v.result.o) REQUIRE(o == 1);
+    if (!peaked) continue;
+    // The scores are exact here, so the LSE has the roundings of P alone: half a step of a normal
+    // code, or of a subnormal one, per key, and what exp2, log2 and f32 cost.
+    constexpr double kKeysAsReal = kKeys;
+    const double rounding = spec_of(kernel).pv == DType::e4m3
+                                ? 1.0 / 16 + kKeysAsReal * std::ldexp(1, -10) / 448
+                                : std::ldexp(1, -11) + kKeysAsReal * std::ldexp(1, -25);
+    const double lost = lost_by_accumulation(kernel, kKeys, kernel.target().sm);
+    for (std::size_t row = 0; row < v.result.lse.size(); ++row) {
+      REQUIRE(std::fabs(v.result.lse[row] - v.exact.lse[row]) <= rounding + lost + 1e-5);
+    }
   }
 }
 
