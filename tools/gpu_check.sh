@@ -6,14 +6,15 @@
 # PyTorch is installed. Needs an NVIDIA driver and what tools/gpu_pack.sh packs; no LLVM and no compiler.
 #
 #   tools/gpu_check.sh [--device cuda:0] [--out DIR] [--pack FILE.tar.gz] [--quick] [--budget SECONDS]
-#                      [--part run|sanitize|record|micro|tune|bench]... [-- BENCH-ARGUMENTS]
+#                      [--part run|sanitize|record|micro|tune|kv|bench]... [-- BENCH-ARGUMENTS]
 #   tools/gpu_check.sh --dry [PROFILE]      the same steps on an emulated device (default sm_89), for CI
 #
-# Without --part: all but tune and bench. Two runs that make the best of ten minutes each:
+# Without --part: all but tune, kv and bench. Two runs that make the best of ten minutes each:
 #   gpu_check.sh --out DIR --pack FILE --part micro --part record --part bench
 #   gpu_check.sh --out DIR --pack FILE --part bench --part run --part sanitize
 # and one of tune alone, which goes on where it was:
 #   gpu_check.sh --out DIR --pack FILE --part tune
+# and a minute for decode on KV caches of few bits, checked and timed: --part kv
 # No step starts after --budget seconds (default 500), none takes longer than four minutes or than what is
 # left of the budget and 70 seconds; a hung kernel ends with its process. --pack writes all results as one
 # archive after each part; unpacked on another machine, a run goes on from it. What follows `--` goes to
@@ -62,8 +63,8 @@ if ! [[ $budget =~ ^[0-9]+$ ]]; then echo "gpu_check: --budget $budget is no who
 if [ ${#parts[@]} -eq 0 ]; then parts=(micro record run sanitize); fi
 for part in "${parts[@]}"; do
   case "$part" in
-    run|sanitize|record|micro|tune|bench) ;;
-    *) echo "gpu_check: no part is named $part; there are run, sanitize, record, micro, tune, bench" >&2; exit 2 ;;
+    run|sanitize|record|micro|tune|kv|bench) ;;
+    *) echo "gpu_check: no part is named $part; there are run, sanitize, record, micro, tune, kv, bench" >&2; exit 2 ;;
   esac
 done
 
@@ -285,6 +286,22 @@ sweep() {   # NAME ARGUMENTS...
     return
   fi
   step "table-$name" "${tune[@]}"   # from the journal
+}
+
+# ---- KV caches of few bits ----------------------------------------------------------------------------------
+
+# Each pair of bits judged, and then whole calls of decode timed, of few sequences and of many, beside 16 bits.
+part_kv() {
+  local all="0:KV16,1:KV8,2:K8V4,3:KV4,4:K4V2,5:KV2" heads=(--kv-heads 8 --q-heads 32) contexts=(2048 8192 32768) batches=(1 16)
+  if [ -n "$dry" ]; then heads=(--kv-heads 1 --q-heads 4) contexts=(2048) batches=(1); fi
+  if [ $quick -eq 1 ]; then all="0:KV16,1:KV4"; fi
+  step kv-check "$sagegen" kv check "$all" --kv-heads 1 --q-heads 8 --device "$device" --json
+  local tokens batch
+  for batch in "${batches[@]}"; do
+    for tokens in "${contexts[@]}"; do
+      step "kv-bench-$batch-$tokens" "$sagegen" kv bench "$all" "${heads[@]}" --batch "$batch" --context "$tokens" --device "$device" --json
+    done
+  done
 }
 
 # ---- attention beside its peers ------------------------------------------------------------------------------

@@ -225,6 +225,39 @@ class Check(CliTest):
         self.expect_error(FILE, "file error", ["no-such-folder"], "kv", "check", "0:KV4", "--ptx", "no-such-folder")
 
 
+@needs_generator
+class Bench(CliTest):
+    SMALL = ("--device", "emulator:sm_86", "--head-dim", 64, "--kv-heads", 2, "--batch", 3, "--context", 100)
+
+    def test_pairs_of_a_map_beside_16_bits(self):
+        report = self.expect_json(OK, "kv", "bench", "0:K8V4,1-2:KV4", *self.SMALL)
+        self.assertEqual((report["unit"], report["deployment"], report["batch"], report["q_heads"]), ("instructions", "eager", 3, 8))
+        # 16 bits take 256 bytes for a token of a KV head of 64 channels; codes have 8 bytes of scales and zero points.
+        self.assertEqual([(call["pair"], call["layers"], call["cache_bytes"]) for call in report["calls"]],
+                         [("KV16", [], 600 * 256), ("K8V4", [0], 600 * 104), ("KV4", [1, 2], 600 * 72)])
+        for call in report["calls"]:
+            self.assertEqual(call["samples"], [call["median"]])   # counts are the same each time
+        again = self.expect_json(OK, "kv", "bench", "0:K8V4,1-2:KV4", *self.SMALL)
+        self.assertEqual(again["calls"], report["calls"])
+        self.assertIn("no times", self.expect(OK, "kv", "bench", "0:KV16", *self.SMALL).out)
+
+    def test_what_is_longer_takes_more(self):
+        counts = [self.expect_json(OK, "kv", "bench", "0:KV16", *self.SMALL[:-1], tokens)["calls"][0]["median"] for tokens in (64, 3200)]
+        self.assertGreater(counts[1], 5 * counts[0])
+
+    def test_all_pairs_without_a_map(self):
+        calls = self.expect_json(OK, "kv", "bench", *self.SMALL)["calls"]
+        self.assertEqual(len({call["pair"] for call in calls}), 16)
+        self.assertEqual(calls[0]["pair"], "KV16")
+
+    def test_what_is_refused(self):
+        self.expect_error(USAGE, "usage error", ["--context 70000", "--batch 1"], "kv", "bench", "0:KV4", "--device", "emulator", "--context", 70000)
+        self.expect_error(USAGE, "usage error", ["--q-heads 3 with 2 KV heads"], "kv", "bench", "0:KV4", *self.SMALL, "--q-heads", 3)
+        self.expect_error(USAGE, "usage error", ["--batch is refused", "sagegen kv bench"], "kv", "check", "0:KV4", "--batch", 3)
+        self.expect_error(USAGE, "argument error", ["timing in graphs is refused on an emulated device"], "kv", "bench", "0:KV4", *self.SMALL,
+                          "--deployment", "graph")
+
+
 class Predict(CliTest):
     @needs_ptxas
     def test_of_a_map_beside_16_bits(self):

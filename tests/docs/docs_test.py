@@ -319,7 +319,8 @@ class Reference(unittest.TestCase):
                 cases += [("emit", [key, "--out", folder], ()), ("trace", [key], ()),
                           ("trace", [key, "--out", folder], ()),
                           ("kv emit", ["0:KV4", "--target", "sm_89", "--out", folder, "--bundle", os.path.join(folder, "kv.bundle")], ()),
-                          ("kv check", ["0:KV4", "--head-dim", "64", "--kv-heads", "1", "--context", "20"], ())]
+                          ("kv check", ["0:KV4", "--head-dim", "64", "--kv-heads", "1", "--context", "20"], ()),
+                          ("kv bench", ["0:KV4", "--head-dim", "64", "--kv-heads", "1", "--context", "20", "--batch", "1", "--device", "emulator"], ())]
             cases += [("inspect", [key], ("what", "how", "description"))]
             if sagegen("inspect", "--model", key)[0] == 0:   # with the generator and ptxas
                 cases += [("kv predict", ["0:KV4", "--gpu", "A100"], ()),

@@ -62,6 +62,11 @@ ls tune/tuned/tuning/* >/dev/null 2>&1 || fail 'the sweep kept nothing'
 check 0 --dry sm_86 --quick --out tune --part tune
 expect '3 steps passed (3 of them earlier)' tune/summary.txt
 
+# KV caches of few bits: judged, and whole calls of decode counted.
+check 0 --dry sm_86 --quick --out kv --part kv
+grep -q '"passed": true' kv/steps/kv-check.out || fail 'no verdict on KV caches'
+grep -q '"unit": "instructions"' kv/steps/kv-bench-1-2048.out || fail 'the emulator gives no counts, or calls them times'
+
 # The benchmark of attention, continued by a second run; one archive carries all results.
 if [ -n "$library" ]; then
   peers=(--sagegen "$library" --contestants "$source/tests/bench/contestants" --only sagegen)

@@ -14,6 +14,7 @@
 #include "tools/sagegen/errors.h"
 #include "tools/sagegen/files.h"
 #include "tools/sagegen/help.h"
+#include "tools/sagegen/kv_bench.h"
 #include "tools/sagegen/kv_check.h"
 #include "tools/sagegen/kv_kernels.h"
 #include "tools/sagegen/kv_plan.h"
@@ -23,13 +24,11 @@
 namespace sagegen::cli {
 namespace {
 
-enum class Action { show, plan, emit, check, predict, layout };
-constexpr std::pair<const char*, Action> kActions[] = {{"show", Action::show},
-                                                       {"plan", Action::plan},
-                                                       {"emit", Action::emit},
-                                                       {"check", Action::check},
-                                                       {"predict", Action::predict},
-                                                       {"layout", Action::layout}};
+enum class Action { show, plan, emit, check, predict, bench, layout };
+constexpr std::pair<const char*, Action> kActions[] = {
+    {"show", Action::show},    {"plan", Action::plan},       {"emit", Action::emit},
+    {"check", Action::check},  {"predict", Action::predict}, {"bench", Action::bench},
+    {"layout", Action::layout}};
 // An option, and the actions that have it: any other would ignore it.
 struct OwnOption {
   const CLI::Option* option;
@@ -48,9 +47,10 @@ struct KvCommand {
   KvEmitCommand emit;
   KvCheckCommand check;
   KvPredictCommand predict;
+  KvBenchCommand bench;
   kv::Language language = kv::Language::c;
   std::string prefix = "kv";
-  const CLI::Option* context = nullptr;
+  const CLI::Option *context = nullptr, *device = nullptr;
   std::vector<OwnOption> own;
 };
 
@@ -233,8 +233,10 @@ void define_kernels(CLI::App& options, KvCommand& command) {
                                          "file for all kernels, as `sagegen bundle` writes");
   const auto gpu = options.add_option("--gpu", command.predict.gpus,
                                       "A100, RTX4090, ...; again and again (default: five)");
-  const auto device = options.add_option("--device", command.check.device,
-                                         "emulator, emulator:PROFILE, cuda:N (default: emulator)");
+  const auto device = options.add_option(
+      "--device", command.check.device,
+      "emulator, emulator:PROFILE, cuda:N (default: emulator; bench: a GPU if there is one)");
+  command.device = device;
   const auto ptx = options.add_option(
       "--ptx", command.check.ptx,
       "generator, a directory with <key>.ptx files, which may be edited, or a bundle "
@@ -243,8 +245,14 @@ void define_kernels(CLI::App& options, KvCommand& command) {
                                        "distribution of Q, K and V (default: normal)");
   const auto seed = options.add_option("--seed", command.check.seed, "of the inputs (default: 1)");
   require_seed(seed);
+  const auto batch = options.add_option("--batch", command.bench.batch, "sequences (default: 8)");
+  require_whole(batch, 1, 1 << 12);
+  const auto deployment = add_choice<std::optional<runtime::Deployment>>(
+      options, "--deployment", command.bench.deployment,
+      {{"eager", runtime::Deployment::eager}, {"graph", runtime::Deployment::graph}},
+      "launches one by one, or a graph of them (default: graph on a GPU)");
   for (CLI::Option* each : {bundle, ptx}) refuse_empty(each);
-  for (CLI::Option* each : {heads, target, bundle, gpu, device, ptx, dist, seed})
+  for (CLI::Option* each : {heads, target, bundle, gpu, device, ptx, dist, seed, batch, deployment})
     each->group("Kernels");
   CLI::Option* const language =
       add_choice<kv::Language>(options, "--language", command.language,
@@ -254,11 +262,13 @@ void define_kernels(CLI::App& options, KvCommand& command) {
       options.add_option("--prefix", command.prefix, "what its names begin with (default: kv)");
   for (CLI::Option* each : {language, prefix}) each->group("Layouts");
   using enum Action;
-  command.own.push_back({heads, {emit, check, predict}});
+  command.own.push_back({heads, {emit, check, predict, bench}});
   for (const CLI::Option* each : {target, bundle}) command.own.push_back({each, {emit}});
   command.own.push_back({gpu, {predict}});
   for (const CLI::Option* each : {language, prefix}) command.own.push_back({each, {layout}});
-  for (const CLI::Option* each : {device, ptx, dist, seed}) command.own.push_back({each, {check}});
+  for (const CLI::Option* each : {device, ptx}) command.own.push_back({each, {check, bench}});
+  for (const CLI::Option* each : {dist, seed}) command.own.push_back({each, {check}});
+  for (const CLI::Option* each : {batch, deployment}) command.own.push_back({each, {bench}});
 }
 
 void refuse_options_of_others(const KvCommand& command) {
@@ -317,6 +327,13 @@ Exit run_kernels(const KvCommand& command, Output& output) {
       if (command.context->count() > 0) check.tokens = command.plan.plan.context;
       return kv_check(*map, model, check, output);
     }
+    case Action::bench: {
+      KvBenchCommand bench = command.bench;
+      if (command.device->count() > 0) bench.device = command.check.device;
+      bench.ptx = command.check.ptx;
+      if (command.context->count() > 0) bench.tokens = command.plan.plan.context;
+      return kv_bench(map, model, bench, output);
+    }
     default:
       return kv_predict(map, model, command.predict, output);
   }
@@ -324,7 +341,7 @@ Exit run_kernels(const KvCommand& command, Output& output) {
 
 Exit run(KvCommand command, Output& output) {
   refuse_options_of_others(command);
-  if (command.map.empty() && command.action != Action::predict)
+  if (command.map.empty() && command.action != Action::predict && command.action != Action::bench)
     throw UsageError(command.action == Action::layout
                          ? "MAP is required: a format such as \"head_dim=128 k_bits=4 v_bits=2\""
                          : "MAP is required: a file, or ranges such as 0-3:fp8,4-31:K8V4");
@@ -350,6 +367,7 @@ void add_kv(App& app) {
       "  sagegen kv emit map.yaml --target sm_89 --bundle kv.bundle\n"
       "  sagegen kv check 0-1:K8V4 --kv-heads 2 --device emulator:sm_89\n"
       "  sagegen kv predict map.yaml --gpu H200 RTX4090\n"
+      "  sagegen kv bench map.yaml --context 8192\n"
       "  sagegen kv layout 'head_dim=128 k_bits=8 v_bits=4 page_tokens=528' --out kv.h",
       [](CLI::App& options, KvCommand& command) {
         std::vector<std::pair<std::string, Action>> actions(std::begin(kActions),
@@ -357,15 +375,16 @@ void add_kv(App& app) {
         add_choice<Action>(options, "ACTION", command.action, actions,
                            "show: what a map comes to; plan: a map for what layers do to inputs; "
                            "emit: the kernels that a map needs; check: run and judge them; "
-                           "predict: what bounds their speed; layout: where bytes of a cache lie, "
-                           "for C and Python")
+                           "predict: what bounds their speed; bench: how long they take; layout: "
+                           "where bytes of a cache lie, for C and Python")
             ->required();
-        options.add_option("MAP", command.map,
-                           "plan: safetensors with Q, K and V of all layers; else: KVTuner's YAML, "
-                           "ModelOpt's hf_quant_config.json or config.json, "
-                           "TensorRT-LLM's or SGLang's YAML, what "
-                           "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4; "
-                           "predict needs none; layout: a format, such as 'k_bits=4 v_bits=2'");
+        options.add_option(
+            "MAP", command.map,
+            "plan: safetensors with Q, K and V of all layers; else: KVTuner's YAML, "
+            "ModelOpt's hf_quant_config.json or config.json, "
+            "TensorRT-LLM's or SGLang's YAML, what "
+            "show --json prints, or ranges such as 0-3:fp8,4-31:K8V4; "
+            "predict and bench need none; layout: a format, such as 'k_bits=4 v_bits=2'");
         const auto added_by = [&](const auto& define) {
           const std::vector<CLI::Option*> before = options.get_options();
           define();
@@ -380,11 +399,11 @@ void add_kv(App& app) {
           command.own.push_back({each, {plan}});
         command.context = options.get_option("--context");
         for (auto& [option, of] : command.own) {
-          if (option == command.context) of.push_back(check);
+          if (option == command.context) of.insert(of.end(), {check, bench});
         }
         for (CLI::Option* each : added_by([&] { define_show(options, command); })) {
           each->group("Maps");
-          command.own.push_back({each, {show, emit, check, predict}});
+          command.own.push_back({each, {show, emit, check, predict, bench}});
         }
         define_kernels(options, command);
         CLI::Option* out = options.add_option(

@@ -156,7 +156,7 @@ Exit kv_predict(const std::optional<kv::Map>& map, const KvModel& model,
                     {"speed_up", speedup}});
   }
   output.text(fmt::format(
-      "predictions, no measurements: the loop over cached tokens of a KV head, {} query heads each "
+      "predictions, no measurements: the loop over cached tokens of a KV head, {} query heads each, "
       "{} channels; ptxas {}\n\n{}",
       rows, model.format.head_dim, model::ptxas_version(), table.text()));
   output.json({{"kind", "prediction"},
