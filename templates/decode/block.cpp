@@ -28,7 +28,8 @@ attention::Mods mods_of(KernelBuilder& k, const Spec& spec, I32 tokens, I32 q_le
 
 }  // namespace
 
-DecodeBlock::DecodeBlock(KernelBuilder& builder, const View& view)
+DecodeBlock::DecodeBlock(KernelBuilder& builder, const View& view, const View& kernel,
+                         SharedPtr shared_memory)
     : k(builder),
       spec(view.spec),
       schedule(view.schedule),
@@ -46,7 +47,9 @@ DecodeBlock::DecodeBlock(KernelBuilder& builder, const View& view)
           k.max(k.load<I32>(p(&Params::lengths) + k.to_i64(sequence) * std::int64_t{4}), k.i32(0)),
           p(&Params::max_pages) * p(&Params::blocks_per_page) * kKvBlockTokens)),
       zero(tokens >> 31),
-      shared(k.shared(shared_bytes(spec, schedule), kBankBytes)),
+      shared(shared_memory),
+      octaves_of_results(p_octaves(kernel.spec.v_bits)),
+      has_exact(&view.spec != &kernel.spec),
       mods(mods_of(k, spec, tokens, q_len)) {}
 
 // Without a branch: it would stand in front of the loop.
@@ -94,7 +97,7 @@ Pred SeenTokens::has(I32 token) const {
 Tiles::Tiles(const DecodeBlock& block) {
   KernelBuilder& k = block.k;
   const int tile = block.schedule.tile;
-  const I32 splits = k.grid_dim(0), none = k.i32(0);
+  const I32 splits = block.spec.exact ? k.grid_dim(0) - 1 : k.grid_dim(0), none = k.i32(0);
   const KeyRange earliest = block.mods.keys_of(block.rows.query(block.tile.first_row), none);
   I32 all = (block.tokens + (tile - 1)) / tile, start = none;
   I32 seen_by_all =
@@ -110,6 +113,12 @@ Tiles::Tiles(const DecodeBlock& block) {
     whole_from = (k.max(latest.begin, none) + (tile - 1)) / tile;
     first_block = begin / kKvBlockTokens;
   }
+  if (block.spec.exact) {
+    const ExactTokens exact(block);
+    const int blocks = tile_blocks(block.schedule);
+    all = k.min(all, exact.codes_end / blocks);
+    start = k.min(k.max(start, exact.sinks / blocks), all);
+  }
   const I32 per_split = (all - start + (splits - 1)) / splits;
   first = k.min(start + block.split * per_split, all);
   end = k.min(first + per_split, all);
@@ -117,6 +126,30 @@ Tiles::Tiles(const DecodeBlock& block) {
   last_block = k.min(end * tile_blocks(block.schedule),
                      (block.tokens + (kKvBlockTokens - 1)) / kKvBlockTokens) -
                1;
+}
+
+// Behind the window codes begin with whole units, so that they end at a whole tile.
+ExactTokens::ExactTokens(const DecodeBlock& decode_block) : block(decode_block) {
+  KernelBuilder& k = block.k;
+  const auto p = k.params<ExactParams>();
+  sinks = p(&ExactParams::sinks);
+  const I32 whole =
+      k.max(block.tokens / kKvBlockTokens - p(&ExactParams::window) - sinks, k.i32(0));
+  codes_end = sinks + quotient(k, whole, p(&ExactParams::unit_reciprocal)) * p(&ExactParams::unit);
+  const I32 all = (block.tokens + (kKvBlockTokens - 1)) / kKvBlockTokens;
+  count = k.min(all, sinks) + k.max(all - codes_end, k.i32(0));
+}
+
+I32 ExactTokens::block_of(I32 number) const {
+  return block.k.select(number < sinks, number, codes_end + (number - sinks));
+}
+
+I32 ExactTokens::place_of(I32 number) const {
+  KernelBuilder& k = block.k;
+  const auto p = k.params<ExactParams>();
+  const I32 behind = k.max(block_of(number) - sinks, k.i32(0)), ring = p(&ExactParams::ring);
+  const I32 turns = quotient(k, behind, p(&ExactParams::ring_reciprocal));
+  return k.select(number < sinks, number, sinks + (behind - turns * ring));
 }
 
 }  // namespace sagegen::decode

@@ -24,10 +24,14 @@ struct RowTile {
 };
 
 struct DecodeBlock {
-  DecodeBlock(dsl::KernelBuilder& builder, const View& view);
+  // Of a kernel; shared: its shared memory. of_exact: the block that has its exact tokens, whose view is that of 16 bits.
+  DecodeBlock(dsl::KernelBuilder& builder, const View& view, const View& kernel,
+              dsl::SharedPtr shared);
 
   // A lane has scores of the rows lane.row + 8 half of the tile of rows.
   int row_halves() const { return spec.rows / 8; }
+  // Octaves by which P exceeds 1 here and in the results that splits leave, which have those of the kernel's V.
+  int octaves() const { return p_octaves(spec.v_bits); }
   dsl::I32 tile_row(int half) const { return lane.row + 8 * half; }
   // Among those of the KV head.
   dsl::I32 row(int half) const { return tile.first_row + tile_row(half); }
@@ -57,6 +61,8 @@ struct DecodeBlock {
   const dsl::I32 tokens;  // of the sequence, as far as its pages go
   const dsl::I32 zero;    // as tokens are no negative number
   const dsl::SharedPtr shared;
+  const int octaves_of_results;
+  const bool has_exact;        // rather than codes, or than all tokens
   const attention::Mods mods;  // on queries by their number in the sequence, and scores in octaves
 
  private:
@@ -74,6 +80,17 @@ class SeenTokens {
   const DecodeBlock& block_;
   const attention::KeyRange keys_;
   dsl::I32 draft_;  // with a tree: its mask
+};
+
+// Which tokens of a sequence are exact, in blocks of 16: those up to `sinks`, and those from `codes_end` on.
+struct ExactTokens {
+  explicit ExactTokens(const DecodeBlock& block);
+  // Of a number of an exact block, that of the block in the sequence, and its place in the table.
+  dsl::I32 block_of(dsl::I32 number) const;
+  dsl::I32 place_of(dsl::I32 number) const;
+
+  const DecodeBlock& block;
+  dsl::I32 sinks, codes_end, count;
 };
 
 // Tiles of the block's split, counted from the first of the sequence.

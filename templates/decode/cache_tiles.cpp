@@ -123,15 +123,42 @@ TokenParameters CacheTile::parameters(int in_block) const {
 }
 
 CacheRing::CacheRing(const DecodeBlock& block, const Tiles& tiles, I32 tile)
+    : CacheRing(block,
+                Source{.last_tile = tiles.end - 1,
+                       .first_block = tiles.first_block,
+                       .last_block = tiles.last_block,
+                       .table = block.p(&Params::page_table) +
+                                block.k.to_i64(block.sequence) *
+                                    block.k.to_i64(block.p(&Params::max_pages) * 4),
+                       .head = block.p(&Params::pool) +
+                               block.k.to_i64(block.tile.kv_head) * block.p(&Params::head_stride) +
+                               block.k.to_i64(block.k.lane_idx() * kCopy),
+                       .warps = block.schedule.warps},
+                tile) {}
+
+CacheRing::CacheRing(const DecodeBlock& block, const ExactTokens& tokens, I32 number)
+    : CacheRing(
+          block,
+          [&] {
+            const auto p = block.k.params<ExactParams>();
+            const I32 columns = tokens.sinks + p(&ExactParams::ring);
+            return Source{
+                .last_tile = tokens.count - 1,
+                .first_block = {},
+                .last_block = {},
+                .table = p(&ExactParams::table) +
+                         block.k.to_i64(block.sequence) * block.k.to_i64(columns * 4),
+                .head = p(&ExactParams::pool) +
+                        block.k.to_i64(block.tile.kv_head) * p(&ExactParams::head_stride) +
+                        block.k.to_i64(block.k.lane_idx() * kCopy),
+                .exact = &tokens,
+                .warps = kExactWarps};
+          }(),
+          number) {}
+
+CacheRing::CacheRing(const DecodeBlock& block, const Source& source, I32 tile)
     : block_(block),
-      last_tile_(tiles.end - 1),
-      first_block_(tiles.first_block),
-      last_block_(tiles.last_block),
-      table_(block.p(&Params::page_table) +
-             block.k.to_i64(block.sequence) * block.k.to_i64(block.p(&Params::max_pages) * 4)),
-      head_(block.p(&Params::pool) +
-            block.k.to_i64(block.tile.kv_head) * block.p(&Params::head_stride) +
-            block.k.to_i64(block.k.lane_idx() * kCopy)),
+      source_(source),
       ring_(block.shared + block.warp * (block.schedule.stages * tile_bytes())),
       ring_lane_(ring_ + block.k.lane_idx() * kCopy),
       to_copy_(block.k.var(tile)),
@@ -147,14 +174,19 @@ CacheRing::CacheRing(const DecodeBlock& block, const Tiles& tiles, I32 tile)
 void CacheRing::look_up() {
   KernelBuilder& k = block_.k;
   const auto& p = block_.p;
-  const I32 first = k.min(to_copy_.get(), last_tile_) * tile_blocks(block_.schedule);
+  if (source_.exact != nullptr) {
+    const I32 place = source_.exact->place_of(k.min(to_copy_.get(), source_.last_tile));
+    found_[0].page = k.load<I32>(source_.table + k.to_i64_unsigned(place) * std::int64_t{4});
+    return;
+  }
+  const I32 first = k.min(to_copy_.get(), source_.last_tile) * tile_blocks(block_.schedule);
   for (std::size_t i = 0; i < found_.size(); ++i) {
-    I32 index = i == 0 ? first : k.min(first + static_cast<int>(i), last_block_);
+    I32 index = i == 0 ? first : k.min(first + static_cast<int>(i), source_.last_block);
     // Pages before the window may be gone.
-    if (block_.spec.window && found_.size() > 1) index = k.max(index, first_block_);
+    if (block_.spec.window && found_.size() > 1) index = k.max(index, source_.first_block);
     const I32 page = quotient(k, index, p(&Params::page_reciprocal));
     found_[i].block = index - page * p(&Params::blocks_per_page);
-    found_[i].page = k.load<I32>(table_ + k.to_i64_unsigned(page) * std::int64_t{4});
+    found_[i].page = k.load<I32>(source_.table + k.to_i64_unsigned(page) * std::int64_t{4});
   }
 }
 
@@ -163,7 +195,12 @@ GlobalPtr CacheRing::block_of(std::size_t lookup) const {
   const auto bytes = [&](const Var<I32>& count, std::int32_t Params::*stride) {
     return k.to_i64_unsigned(count.get()) * k.to_i64_unsigned(block_.p(stride));
   };
-  return head_ + bytes(found_[lookup].page, &Params::page_stride) +
+  if (source_.exact != nullptr) {
+    const auto p = k.params<ExactParams>();
+    return source_.head + k.to_i64_unsigned(found_[lookup].page.get()) *
+                              k.to_i64_unsigned(p(&ExactParams::block_stride));
+  }
+  return source_.head + bytes(found_[lookup].page, &Params::page_stride) +
          bytes(found_[lookup].block, &Params::block_stride);
 }
 
@@ -186,7 +223,7 @@ void CacheRing::copy() {
   }
   k.cp_async_commit();
   advance(filled_);
-  to_copy_ = to_copy_.get() + block_.schedule.warps;
+  to_copy_ = to_copy_.get() + source_.warps;
   look_up();
 }
 

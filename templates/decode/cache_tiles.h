@@ -65,11 +65,20 @@ class CacheRing {
  public:
   // Begins to copy the tiles tile, tile + warps, ...
   CacheRing(const DecodeBlock& block, const Tiles& tiles, dsl::I32 tile);
+  // Of exact blocks, by their numbers.
+  CacheRing(const DecodeBlock& block, const ExactTokens& tokens, dsl::I32 number);
 
   // The next tile, when it has come. go_on: another one is copied in place of the one before.
   CacheTile next(bool go_on);
 
  private:
+  struct Source {  // the pages of codes, or the blocks of exact tokens
+    dsl::I32 last_tile, first_block, last_block;
+    dsl::GlobalPtr table, head;
+    const ExactTokens* exact = nullptr;
+    int warps;  // that have tiles
+  };
+  CacheRing(const DecodeBlock& block, const Source& source, dsl::I32 tile);
   void look_up();
   void copy();
   void advance(const dsl::Var<dsl::I32>& slot) const;
@@ -77,8 +86,7 @@ class CacheRing {
   int tile_bytes() const { return tile_blocks(block_.schedule) * block_.cache.bytes(); }
 
   const DecodeBlock& block_;
-  const dsl::I32 last_tile_, first_block_, last_block_;
-  const dsl::GlobalPtr table_, head_;  // of the sequence; of the lane
+  const Source source_;  // of the sequence; head: of the lane
   const dsl::SharedPtr ring_, ring_lane_;
   dsl::Var<dsl::I32> to_copy_;        // the tile that is copied next
   dsl::Var<dsl::I32> filled_, read_;  // bytes of the ring

@@ -38,6 +38,7 @@ const Fields& what() {
       later(field<&Spec::v_codes>("v_codes", "", kv_codes('v'))),
       flag<&Spec::causal>("causal", "causal"),
       later(flag<&Spec::tree>("tree", "tree")),
+      later(flag<&Spec::exact>("exact", "exact")),
 #define SAGEGEN_DECODE_MOD(name) later(flag<&Spec::name>(#name, #name)),
 #include "templates/decode/mods/mods.def"
   };
@@ -69,6 +70,13 @@ RuleLayers<View> rules() {
                   ? "the masks of a tree say which tokens a query sees, those of a chain too"
                   : "which position a query of a tree has is not known",
               v.spec.causal ? "one of them" : "causal, for drafts that are a chain");
+        }},
+       {[](const View& v) {
+          return v.spec.exact && !kv_quantized(v.spec.k_bits) && !kv_quantized(v.spec.v_bits);
+        },
+        [](const View&) {
+          return std::string(
+              "exact with 16 bits of K and V is refused: all tokens are exact there; leave it out");
         }},
        {[](const View& v) { return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty(); },
         [](const View& v) { return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes); }},
@@ -115,6 +123,7 @@ ParamLayout params_of(const View& v) {
   ParamLayout layout;
   layout.add<Params>().add<PackParams>();
   if (v.spec.tree) layout.add<TreeParams>();
+  if (v.spec.exact) layout.add<ExactParams>();
 #define SAGEGEN_DECODE_MOD(name) \
   if (v.spec.name) layout.add<attention::name::Params>();
 #include "templates/decode/mods/mods.def"
@@ -142,6 +151,10 @@ std::vector<std::string> mask_texts(const Spec& spec) {
       : spec.tree ? "of the last tokens of a sequence a query sees those that its mask has, and "
                     "all before them"
                   : "all queries of a sequence see all of its tokens"};
+  if (spec.exact)
+    texts.push_back(
+        "the first and the last tokens are read in 16 bits, by a block of their own, the last of "
+        "the grid");
 #define SAGEGEN_DECODE_MOD(name) \
   if (spec.name) texts.push_back(fmt::format("{}: {}", #name, attention::name::kWhat));
 #include "templates/decode/mods/mods.def"

@@ -172,6 +172,10 @@ Result Merge::of_warps(I32 row, I32 part) const {
 void Merge::merge_warps() const {
   for_parts([&](I32 row, I32 part) {
     const Result result = of_warps(row, part);
+    if (block_.spec.exact) {  // never a split alone
+      write_partial(row, part, result);
+      return;
+    }
     k_.if_else(
         splits() == 1,
         [&] {
@@ -204,8 +208,11 @@ void Merge::write_partial(I32 row, I32 part, const Result& result) const {
                   k_.to_i64(part * (4 * kPart)),
               words);
   k_.if_(part == 0, [&] {
+    F32 of_results = result.maximum;
+    if (const int apart = block_.octaves_of_results - block_.octaves(); apart != 0)
+      of_results = of_results + static_cast<float>(apart);
     // Without a key it has no weight, whatever the others have.
-    const F32 maximum = k_.select(result.sum > 0.0f, result.maximum, k_.f32(-kInfinity));
+    const F32 maximum = k_.select(result.sum > 0.0f, of_results, k_.f32(-kInfinity));
     k_.store_v2(p_(&Params::partial_sums) + index * std::int64_t{8},
                 {k_.as_bits(maximum), k_.as_bits(result.sum)});
   });
@@ -239,7 +246,7 @@ Merge::Sink Merge::sink_beside(I32 row, F32 maximum, F32 sum) const {
   const F32 sink = k_.select(row < tile_.rows_asked, block_.mods.sink(at), none);
   const F32 of_tokens = k_.select(sum > 0.0f, maximum, none);
   const F32 most = k_.max(k_.max(of_tokens, sink), k_.f32(kLowest));
-  const float octaves = static_cast<float>(p_octaves(block_.spec.v_bits));
+  const float octaves = static_cast<float>(block_.octaves_of_results);
   return {most, k_.exp2(of_tokens - most), k_.exp2(sink - most + octaves)};
 }
 
@@ -346,7 +353,7 @@ void Merge::write_lse(I32 row, F32 maximum, F32 sum) const {
     const I32 head = head_of_all() * block_.rows.heads() + block_.rows.head(of_head);
     const I64 index =
         k_.to_i64(head) * k_.to_i64(p_(&Params::q_len)) + k_.to_i64(block_.rows.query(of_head));
-    const float octaves = static_cast<float>(p_octaves(block_.spec.v_bits));
+    const float octaves = static_cast<float>(block_.octaves_of_results);
     k_.store(lse + index * kF32, (maximum + (k_.log2(sum) - octaves)) * kLn2);
   });
 }

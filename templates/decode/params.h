@@ -66,6 +66,35 @@ struct TreeParams {
   static std::vector<ParamField> fields() { return {param_field("masks", &TreeParams::masks)}; }
 };
 
+// With Spec::exact: the grid has a block more in x, which is the last and has the exact tokens. All numbers of blocks of 16.
+struct ExactParams {
+  Address pool;   // of blocks of 16 bits, KvBlock; strides in bytes, multiples of 16
+  Address table;  // i32 [B, sinks + ring]: blocks of a sequence
+  std::int64_t head_stride;
+  std::int32_t block_stride;
+  std::int32_t sinks;
+  std::int32_t window;
+  std::int32_t unit;
+  std::int32_t unit_reciprocal;  // reciprocal_of(unit), without a sign
+  std::int32_t ring;
+  std::int32_t ring_reciprocal;  // likewise
+
+  static constexpr std::string_view kName = "exact";
+  static std::vector<ParamField> fields() {
+    using P = ExactParams;
+    return {param_field("pool", &P::pool),
+            param_field("table", &P::table),
+            param_field("head_stride", &P::head_stride),
+            param_field("block_stride", &P::block_stride),
+            param_field("sinks", &P::sinks),
+            param_field("window", &P::window),
+            param_field("unit", &P::unit),
+            param_field("unit_reciprocal", &P::unit_reciprocal),
+            param_field("ring", &P::ring),
+            param_field("ring_reciprocal", &P::ring_reciprocal)};
+  }
+};
+
 // A quotient is a product: with m = 2^31 / b, rounded up, n / b is 2 n * m / 2^32, rounded down, while n * b < 2^31. For
 // m b = 2^31 + e with 0 <= e < b, so the product is n / b + n e / (b 2^31), whose second term is less than 1 / b.
 constexpr std::int32_t reciprocal_of(std::int32_t divisor) {

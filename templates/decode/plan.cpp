@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "sagegen/error.h"
 #include "sagegen/runtime/argument_check.h"
 #include "sagegen/runtime/artifacts.h"
 #include "templates/decode/params.h"
@@ -34,6 +35,8 @@ std::int64_t rows_of(const Shape& shape) { return group_of(shape) * shape.q_len;
 std::int64_t row_tiles_of(const Spec& spec, const Shape& shape) {
   return shape.batch * shape.kv_heads * ceil_div(rows_of(shape), std::int64_t{spec.rows});
 }
+// Blocks of a tile of rows: those of its splits, and one that has exact tokens.
+std::int64_t blocks_in_x(const Spec& spec, std::int64_t splits) { return splits + spec.exact; }
 std::int64_t blocks_of(const Shape& shape) { return shape.page_tokens / kKvBlockTokens; }
 
 // Parts of the workspace, in bytes from its start.
@@ -106,9 +109,10 @@ void check_shape(const Kernel& kernel, const Shape& shape) {
         "page, are 32-bit numbers; use smaller pages",
         shape.max_pages, shape.page_tokens);
   }
-  if (shape.splits < 0 || shape.splits > kMostSplits)
+  const std::int64_t most = kMostSplits - view.spec.exact;
+  if (shape.splits < 0 || shape.splits > most)
     refuse("splits is {}; there are 1 to {}, or 0 for as many as fill the device", shape.splits,
-           kMostSplits);
+           most);
 }
 
 // A stride whose steps the kernel takes as a 32-bit number.
@@ -117,6 +121,48 @@ std::int32_t narrow_stride(const char* name, std::int64_t stride) {
     refuse("strides.{} is {} bytes; it must be a multiple of {}, not negative, and less than 2^31",
            name, stride, kStrideUnit);
   return static_cast<std::int32_t>(stride);
+}
+
+std::int64_t reach(std::int64_t count, std::int64_t stride) {
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(count - 1, stride, &bytes) || bytes > std::int64_t{1} << 60)
+    refuse("{} steps of {} bytes span more than 2^60 bytes", count - 1, stride);
+  return bytes;
+}
+
+void check_exact(ArgumentCheck& check, const Kernel& kernel, const Spec& spec, const Shape& shape,
+                 const ExactArguments& exact) {
+  if (!spec.exact) {
+    if (exact.pool != 0 || exact.table != 0) {
+      refuse("exact tokens are given, and kernel {} has none; take one with exact=true",
+             kernel.key());
+    }
+    return;
+  }
+  try {
+    validate(exact.tokens);
+  } catch (const SpecError& error) {
+    refuse("exact.tokens: {}", error.what());
+  }
+  const int bytes = kv_block(exact_spec(spec)).bytes();
+  narrow_stride("page of exact", exact.strides.page);
+  if (exact.strides.head < 0 || exact.strides.head % kStrideUnit != 0 ||
+      (shape.kv_heads > 1 && exact.strides.head < bytes)) {
+    refuse("exact.strides.head is {} bytes; it must be a multiple of {}, and at least a block, {}",
+           exact.strides.head, kStrideUnit, bytes);
+  }
+  if (exact.pool_blocks < 1 || exact.pool_blocks > kMaxLength)
+    refuse("exact.pool_blocks is {}; there are 1 to {}", exact.pool_blocks, kMaxLength);
+  if (exact.pool_blocks > 1 && exact.strides.page < bytes)
+    refuse("exact.strides.page is {} bytes; it must be at least a block, {}", exact.strides.page,
+           bytes);
+  const std::int64_t span = reach(exact.pool_blocks, exact.strides.page) +
+                            reach(shape.kv_heads, exact.strides.head) + bytes;
+  check.array("exact.pool", exact.pool, static_cast<std::uint64_t>(span), kStrideUnit,
+              Access::read);
+  check.array("exact.table", exact.table,
+              static_cast<std::uint64_t>(shape.batch * exact.tokens.blocks() * kI32), kI32,
+              Access::read);
 }
 
 void check_pool(ArgumentCheck& check, const Spec& spec, const Shape& shape,
@@ -137,12 +183,6 @@ void check_pool(ArgumentCheck& check, const Spec& spec, const Shape& shape,
   steps_over("block", blocks_of(shape), strides.block);
   if (arguments.pool_pages < 1 || arguments.pool_pages > kMaxLength)
     refuse("pool_pages is {}; a pool has 1 to {} pages", arguments.pool_pages, kMaxLength);
-  const auto reach = [](std::int64_t count, std::int64_t stride) {
-    std::int64_t bytes = 0;
-    if (__builtin_mul_overflow(count - 1, stride, &bytes) || bytes > std::int64_t{1} << 60)
-      refuse("{} steps of {} bytes span more than 2^60 bytes", count - 1, stride);
-    return bytes;
-  };
   const std::int64_t bytes = reach(arguments.pool_pages, strides.page) +
                              reach(shape.kv_heads, strides.head) +
                              reach(blocks_of(shape), strides.block) + kv_block(spec).bytes();
@@ -193,6 +233,7 @@ void check_arguments(const Kernel& kernel, const Spec& spec, const attention::Mo
   check.tensor("q", arguments.q, shape.batch, shape.q_heads, shape.q_len, spec.head_dim,
                Access::read);
   check_pool(check, spec, shape, arguments);
+  check_exact(check, kernel, spec, shape, arguments.exact);
   const auto batch = static_cast<std::uint64_t>(shape.batch);
   check.array("page_table", arguments.page_table,
               batch * static_cast<std::uint64_t>(shape.max_pages * kI32), kI32, Access::read);
@@ -251,18 +292,20 @@ std::int64_t Plan::splits(const Shape& shape) const {
   const std::int64_t wanted = ceil_div(impl_->blocks_at_a_time, row_tiles_of(impl_->spec, shape));
   return std::clamp<std::int64_t>(
       wanted, 1,
-      std::min<std::int64_t>(kMostSplits, std::max<std::int64_t>(longest / kLeastSplit, 1)));
+      std::min<std::int64_t>(kMostSplits - impl_->spec.exact,
+                             std::max<std::int64_t>(longest / kLeastSplit, 1)));
 }
 
 std::size_t Plan::workspace_bytes(const Shape& shape) const {
-  return static_cast<std::size_t>(Workspace(impl_->spec, shape, splits(shape)).all);
+  return static_cast<std::size_t>(
+      Workspace(impl_->spec, shape, blocks_in_x(impl_->spec, splits(shape))).all);
 }
 
 void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePtr workspace,
                std::size_t workspace_bytes, runtime::StreamHandle stream) const {
-  const std::int64_t splits = this->splits(shape);
-  const Workspace placed(impl_->spec, shape, splits);
   const Spec& spec = impl_->spec;
+  const std::int64_t splits = blocks_in_x(spec, this->splits(shape));
+  const Workspace placed(spec, shape, splits);
   const attention::ModCall call = mod_call(spec, impl_->schedule, shape);
   check_arguments(impl_->kernel, spec, call, shape, arguments, workspace, workspace_bytes,
                   static_cast<std::size_t>(placed.all));
@@ -298,6 +341,21 @@ void Plan::run(const Shape& shape, const Arguments& arguments, runtime::DevicePt
                     .unit = static_cast<float>(scale * kLog2E)});
   params.set(PackParams::of(narrow(group_of(shape))));
   if (spec.tree) params.set(TreeParams{.masks = arguments.tree_masks});
+  if (spec.exact) {
+    const ExactArguments& exact = arguments.exact;
+    const auto blocks = [&](std::int64_t tokens) { return narrow(tokens / kKvBlockTokens); };
+    const std::int32_t unit = blocks(exact.tokens.unit), ring = narrow(exact.tokens.ring_blocks());
+    params.set(ExactParams{.pool = exact.pool,
+                           .table = exact.table,
+                           .head_stride = exact.strides.head,
+                           .block_stride = narrow_stride("page of exact", exact.strides.page),
+                           .sinks = blocks(exact.tokens.sinks),
+                           .window = blocks(exact.tokens.window),
+                           .unit = unit,
+                           .unit_reciprocal = reciprocal_of(unit),
+                           .ring = ring,
+                           .ring_reciprocal = reciprocal_of(ring)});
+  }
 #define SAGEGEN_DECODE_MOD(name) \
   if (spec.name) params.set(attention::name::params(arguments.mods.name, call));
 #include "templates/decode/mods/mods.def"

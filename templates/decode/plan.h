@@ -35,6 +35,17 @@ struct ModArguments {
 #include "templates/decode/mods/mods.def"
 };
 
+// With Spec::exact.
+struct ExactArguments {
+  KvExact tokens = {};
+  runtime::DevicePtr pool =
+      0;  // of blocks: pages of KvFormat{.k_bits = 16, .v_bits = 16, .page_tokens = 16}
+  KvStrides strides = {};        // page is that of a block; block does not count
+  std::int64_t pool_blocks = 0;  // that there are
+  runtime::DevicePtr table =
+      0;  // i32 [batch, tokens.blocks()]; entries that have no token of the sequence may be anything
+};
+
 struct Arguments {
   runtime::TensorView q;          // io [batch, q_heads, q_len, head_dim]
   runtime::DevicePtr pool = 0;    // of pages, as KvFormat says
@@ -49,6 +60,9 @@ struct Arguments {
   // u32 [batch, q_len], of kernels with Spec::tree: bit j of word i is whether query i sees token length - n + j of its
   // sequence, of n queries. Bits from n on do not matter.
   runtime::DevicePtr tree_masks = 0;
+  // Of kernels with Spec::exact. K in it is as the codes were before they were codes, but not rotated: with the same mean
+  // subtracted, and the same embedding.
+  ExactArguments exact = {};
   runtime::TensorView o;       // io, as q
   runtime::DevicePtr lse = 0;  // f32 [batch, q_heads, q_len], natural logarithms; 0: not wanted
   float softmax_scale = 0;     // 0: 1 / sqrt(head_dim)
@@ -76,7 +90,7 @@ class Plan {
   ~Plan();
   Plan(Plan&&) noexcept;
 
-  // What 0 means for Shape::splits: as many blocks as the device runs at a time, of 1024 tokens of max_pages at least; a window is
+  // What 0 means for Shape::splits, of codes where there are exact tokens, too: as many blocks as the device runs at a time, of 1024 tokens of max_pages at least; a window is
   // not known here, so that calls with one give splits of their own.
   std::int64_t splits(const Shape& shape) const;
   // Of run(); 0 with one split. Nobody has to clear it. Throws as run().

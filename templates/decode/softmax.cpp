@@ -79,8 +79,7 @@ void Softmax::raise_maxima(const Scores& scores, const Rescale& rescale) {
       // A row that sees nothing yet keeps the shift 0: with its own, what is hidden would weigh 1.
       shift_[half] = k.select(
           maximum > kHidden,
-          k.fma_down(-maximum, scale(h), k.f32(static_cast<float>(p_octaves(block_.spec.v_bits)))),
-          k.f32(0.0f));
+          k.fma_down(-maximum, scale(h), k.f32(static_cast<float>(block_.octaves()))), k.f32(0.0f));
       const std::array factors{k.shuffle(factor, block_.lane.quad * 8),
                                k.shuffle(factor, block_.lane.quad * 8 + 4)};
       for (std::size_t i = 0; i < 4; ++i) sums_[half][i] = sums_[half][i].get() * factors[i % 2];

@@ -32,6 +32,9 @@ struct Spec {
   Rotation rotation = Rotation::none;
   // Query i of n is that of token length - n + i, and sees the tokens up to it; else all queries see all tokens.
   bool causal = false;
+  // The first tokens of a sequence and the last ones are read in 16 bits, from a pool of their own (ExactWindow): codes count
+  // of those between them alone.
+  bool exact = false;
   // Queries are those of the last tokens, a tree of drafts: of these each sees those that its mask has, and all before them.
   bool tree = false;
 #define SAGEGEN_DECODE_MOD(name) bool name = false;
@@ -73,6 +76,22 @@ constexpr int p_octaves(int v_bits) {
 constexpr int ring_bytes(const Spec& spec, const Schedule& schedule) {
   return schedule.warps * schedule.stages * tile_blocks(schedule) * kv_block(spec).bytes();
 }
+// Of the block that has the exact tokens, in blocks of 16: fewer warps, as there are few of them.
+constexpr Schedule exact_schedule(const Schedule& schedule) {
+  return {.tile = kKvBlockTokens, .stages = 2, .warps = schedule.warps, .lookups = 1};
+}
+inline constexpr int kExactWarps = 2;
+constexpr Spec exact_spec(Spec spec) {
+  spec.k_bits = spec.v_bits = 16;
+  spec.k_codes = spec.v_codes = KvCoding::asymmetric;
+  spec.rotation = Rotation::none;
+  return spec;
+}
+constexpr int exact_ring_bytes(const Spec& spec, const Schedule& schedule) {
+  return spec.exact
+             ? kExactWarps * exact_schedule(schedule).stages * kv_block(exact_spec(spec)).bytes()
+             : 0;
+}
 constexpr int o_row_bytes(const Spec& spec) { return 4 * (kv_block(spec).channels + 4); }
 constexpr int o_bytes(const Spec& spec, const Schedule& schedule) {
   return schedule.warps * spec.rows * o_row_bytes(spec);
@@ -80,7 +99,7 @@ constexpr int o_bytes(const Spec& spec, const Schedule& schedule) {
 constexpr int shared_bytes(const Spec& spec, const Schedule& schedule) {
   const int results = o_bytes(spec, schedule) + 8 * schedule.warps * spec.rows;
   const int weights = 4 * spec.rows * (kMostSplits + 1);
-  return std::max({ring_bytes(spec, schedule), results, weights});
+  return std::max({ring_bytes(spec, schedule), exact_ring_bytes(spec, schedule), results, weights});
 }
 
 using View = ViewOf<Spec, Schedule>;

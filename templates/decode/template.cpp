@@ -11,9 +11,9 @@ namespace {
 
 class Decode {
  public:
-  Decode(KernelBuilder& k, const View& view)
+  Decode(KernelBuilder& k, const View& view, const View& kernel, SharedPtr shared)
       : k_(k),
-        block_(k, view),
+        block_(k, view, kernel, shared),
         tiles_(block_),
         queries_(block_),
         changes_(block_, queries_),
@@ -37,6 +37,22 @@ class Decode {
       } else {
         walk(ring, first, tiles_.whole, /*go_on=*/false);
       }
+      k_.cp_async_wait(0);
+    });
+    merge_and_write(block_, softmax_, values_);
+  }
+
+  // Of the block that has the exact tokens, whose tiles are blocks of 16. There are few, so that all are masked.
+  void build_exact() {
+    const ExactTokens tokens(block_);
+    const I32 first = block_.warp;
+    k_.if_(first < k_.min(tokens.count, k_.i32(kExactWarps)) && block_.tile.rows_asked > 0, [&] {
+      CacheRing ring(block_, tokens, first);
+      k_.for_range(first, tokens.count, kExactWarps, [&](I32 number) {
+        const I32 tile = tokens.block_of(number);
+        const TokenMask mask(block_, tile);
+        attend(ring.next(/*go_on=*/true), tile, &mask);
+      });
       k_.cp_async_wait(0);
     });
     merge_and_write(block_, softmax_, values_);
@@ -85,6 +101,21 @@ class Decode {
 
 }  // namespace
 
-void build(KernelBuilder& k, const Kernel& kernel) { Decode(k, kernel.view(family())).build(); }
+void build(KernelBuilder& k, const Kernel& kernel) {
+  const View view = kernel.view(family());
+  const SharedPtr shared = k.shared(shared_bytes(view.spec, view.schedule), kBankBytes);
+  if (!view.spec.exact) {
+    Decode(k, view, view, shared).build();
+    return;
+  }
+  const Spec spec = exact_spec(view.spec);
+  const Schedule schedule = exact_schedule(view.schedule);
+  k.if_else(
+      k.block_idx(0) == k.grid_dim(0) - 1,
+      [&] {
+        Decode(k, {spec, schedule, view.target}, view, shared).build_exact();
+      },
+      [&] { Decode(k, view, view, shared).build(); });
+}
 
 }  // namespace sagegen::decode

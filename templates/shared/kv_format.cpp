@@ -131,4 +131,19 @@ std::uint64_t kv_digest(const KvFormat& format) {
   return hash;
 }
 
+void validate(const KvExact& exact) {
+  constexpr std::int64_t kMost = 1 << 20;
+  const auto check = [kMost](const char* name, std::int64_t tokens, std::int64_t least, int unit) {
+    if (tokens >= least && tokens <= kMost && tokens % unit == 0) return;
+    throw SpecError(
+        fmt::format("{} of {} exact tokens is refused: it is a multiple of {}, from {} to {}", name,
+                    tokens, unit, least, kMost));
+  };
+  constexpr int kTile = 2 * kKvBlockTokens;  // the largest that decode takes at a time
+  check("sinks", exact.sinks, 0, kTile);
+  check("window", exact.window, 0, kKvBlockTokens);
+  check("unit", exact.unit, kTile, kTile);
+  check("taken_back", exact.taken_back, 0, kKvBlockTokens);
+}
+
 }  // namespace sagegen

@@ -194,4 +194,41 @@ void validate(const KvFormat& format);
 // before (a mean, a Hadamard matrix) is not in it.
 std::uint64_t kv_digest(const KvFormat& format);
 
+// Tokens of a sequence that are kept in 16 bits beside the codes that all tokens have: its first ones, which many queries
+// look at (arXiv 2309.17453), and its last ones (KIVI's residual window, arXiv 2402.02750). They are in blocks of 16 of a pool of
+// their own, whose format has 16 bits and pages of 16 tokens: first those of the sinks, behind them a ring, in which the block of a
+// token that has left the window is that of a later one. Lengths in tokens: sinks and unit are multiples of 32, the others of 16.
+struct KvExact {
+  std::int64_t sinks = 0;
+  std::int64_t window = 0;  // the last tokens of which none is a code
+  // By how much the codes grow at a time: up to unit - 1 tokens more than the window are exact.
+  std::int64_t unit = 32;
+  std::int64_t taken_back =
+      0;  // by how much a sequence may become shorter again, as of drafts that are rejected
+
+  // Blocks of a sequence in the pool: entries of its table.
+  constexpr std::int64_t ring_blocks() const {
+    return (window + unit + taken_back) / kKvBlockTokens;
+  }
+  constexpr std::int64_t blocks() const { return sinks / kKvBlockTokens + ring_blocks(); }
+  // The codes that are read of a sequence of so many tokens are those from the sinks up to here.
+  constexpr std::int64_t codes_end(std::int64_t length) const {
+    const std::int64_t behind = length - window - sinks;
+    return behind < unit ? sinks : sinks + behind / unit * unit;
+  }
+  // Of a sequence that has so many tokens when all that come with this one are there: where it is to be written, as block
+  // in the table times 16 and place in it; -1: nowhere, as a later one is to be there, or will be.
+  constexpr std::int64_t place(std::int64_t token, std::int64_t length) const {
+    if (token < sinks) return token;
+    const std::int64_t of_ring = ring_blocks() * kKvBlockTokens;
+    const std::int64_t first_kept =
+        (length + kKvBlockTokens - 1) / kKvBlockTokens * kKvBlockTokens - of_ring;
+    return token < first_kept ? -1 : sinks + (token - sinks) % of_ring;
+  }
+
+  friend bool operator==(const KvExact&, const KvExact&) = default;
+};
+// Throws SpecError: a number that is none of those.
+void validate(const KvExact& exact);
+
 }  // namespace sagegen

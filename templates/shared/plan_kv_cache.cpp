@@ -22,7 +22,7 @@ using runtime::DevicePtr;
 namespace {
 
 constexpr const char* kPlan = "kv_cache";
-constexpr int kMostLayers = 1024, kMostHeads = 65535;
+constexpr int kMostLayers = 1024, kMostHeads = 65535, kMostExact = 1 << 20;
 
 // The values of an option that kv_append's kernels have, too.
 Values values_of_append(std::string_view name) {
@@ -40,7 +40,11 @@ const Fields& option_fields() {
       flag<&Options::smooth_k>("smooth_k", "smooth_k"),
       field<&Options::rotation>("rotation", "", values_of_append("rotation")),
       flag<&Options::causal>("causal", "causal"),
-      flag<&Options::gather>("gather", "gather")};
+      flag<&Options::gather>("gather", "gather"),
+      field<&Options::sinks>("sinks", "", range(0, kMostExact)),
+      field<&Options::window>("window", "", range(0, kMostExact)),
+      field<&Options::unit>("unit", "", range(1, kMostExact)),
+      field<&Options::taken_back>("taken_back", "", range(0, kMostExact))};
   return fields;
 }
 
@@ -51,6 +55,12 @@ void validate(const KvCacheOptions& options) {
     throw SpecError(fmt::format(
         "q_heads {} is no multiple of kv_heads {}: as many query heads share each KV head",
         options.q_heads, options.kv_heads));
+  }
+  validate(options.exact_tokens());
+  if (options.addressing == kv_append::Addressing::pages && options.exact()) {
+    throw SpecError(
+        "sinks or a window with addressing pages are refused: exact tokens are written where slots "
+        "say; use addressing=slots");
   }
 }
 
@@ -172,6 +182,7 @@ struct KvCache::Impl {
     kv_append::Plan append;
     decode::Plan decode;
     std::optional<kv_gather::Plan> gather;
+    std::optional<kv_append::Plan> append_exact;
     bool smooths;
   };
   const Plans& at(int layer) const {
@@ -184,6 +195,16 @@ struct KvCache::Impl {
   const KvFormat& format(int layer) const {
     at(layer);
     return layers[static_cast<std::size_t>(layer)];
+  }
+  const Plans& need_exact(int layer) const {
+    const Plans& of_layer = at(layer);
+    if (!of_layer.append_exact) {
+      throw ArgumentError(
+          fmt::format("{}: layer {} has no exact tokens beside its codes: {}", kPlan, layer,
+                      options.exact() ? "it has none, all of them are of 16 bits"
+                                      : "the cache was made without the options sinks and window"));
+    }
+    return of_layer;
   }
   KvStrides strides(int layer, const KvPool& pool) const {
     const KvStrides& s = pool.strides;
@@ -223,6 +244,32 @@ Kernel append_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
           target};
 }
 
+bool has_codes(const KvFormat& format) {
+  return kv_quantized(format.k_bits) || kv_quantized(format.v_bits);
+}
+
+// The exact tokens of layers with codes, a block for each page.
+KvFormat format_of_exact(KvFormat format) {
+  format.k_bits = format.v_bits = 16;
+  format.k_codes = format.v_codes = KvCoding::asymmetric;
+  format.page_tokens = kKvBlockTokens;
+  format.layout = KvPageLayout::hnd;
+  return format;
+}
+
+// Keys as the codes were before they were codes, but not rotated, as queries for them are not.
+Kernel append_exact_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
+  return {kv_append::family(),
+          kv_append::Spec{.head_dim = format.head_dim,
+                          .io = format.io,
+                          .k_bits = 16,
+                          .v_bits = 16,
+                          .rope = options.rope,
+                          .smooth_k = kv_quantized(format.k_bits) && options.smooth_k,
+                          .addressing = options.addressing},
+          target};
+}
+
 Kernel gather_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
   const bool coded = kv_quantized(format.k_bits);
   return {kv_gather::family(),
@@ -241,7 +288,8 @@ Kernel decode_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
   return decode::usual_kernel(
       format, options.q_heads / options.kv_heads * options.q_len, target,
       {.rotation = kv_quantized(format.k_bits) ? options.rotation : Rotation::none,
-       .causal = options.causal});
+       .causal = options.causal,
+       .exact = options.exact() && has_codes(format)});
 }
 
 }  // namespace
@@ -270,6 +318,11 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
                                                  std::in_place, device,
                                                  gather_kernel(format, options, target), source)
                                            : std::nullopt,
+                  .append_exact = options.exact() && has_codes(format)
+                                      ? std::optional<kv_append::Plan>(
+                                            std::in_place, device,
+                                            append_exact_kernel(format, options, target), source)
+                                      : std::nullopt,
                   .smooths = append.view(kv_append::family()).spec.smooth_k});
         const auto add = [&](const auto& plan) {
           for (const std::string& name : plan.kernel_names()) {
@@ -282,6 +335,7 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
         add(plans->append);
         add(plans->decode);
         if (plans->gather) add(*plans->gather);
+        if (plans->append_exact) add(*plans->append_exact);
       }
       impl_->plans.push_back(plans);
     } catch (const SpecError& error) {
@@ -319,6 +373,33 @@ void KvCache::append(int layer, const KvPool& pool, std::int64_t tokens,
   plans.append.run({.tokens = tokens, .kv_heads = impl_->options.kv_heads}, all, stream);
 }
 
+bool KvCache::has_exact(int layer) const { return impl_->at(layer).append_exact.has_value(); }
+
+KvFormat KvCache::exact_format(int layer) const {
+  impl_->need_exact(layer);
+  return format_of_exact(format(layer));
+}
+
+std::int64_t KvCache::exact_pool_bytes(int layer, std::int64_t blocks) const {
+  const std::int64_t block = kv_strides(exact_format(layer), impl_->options.kv_heads).page;
+  runtime::check_sizes(kPlan, {{"blocks", blocks, runtime::kMaxLength / kKvBlockTokens,
+                                "places of tokens are 32-bit numbers"}});
+  return runtime::scratch_bytes(kPlan, {blocks, block});
+}
+
+void KvCache::append_exact(int layer, const KvPool& blocks, std::int64_t tokens,
+                           const kv_append::Arguments& arguments,
+                           runtime::StreamHandle stream) const {
+  const Impl::Plans& plans = impl_->need_exact(layer);
+  kv_append::Arguments all = arguments;
+  all.pool = {.data = blocks.data,
+              .pages = blocks.pages,
+              .page_tokens = kKvBlockTokens,
+              .strides = blocks.strides};
+  if (!plans.smooths) all.k_mean = 0;
+  plans.append_exact->run({.tokens = tokens, .kv_heads = impl_->options.kv_heads}, all, stream);
+}
+
 void KvCache::decode(int layer, const KvPool& pool, const decode::Shape& shape,
                      const decode::Arguments& arguments, DevicePtr workspace,
                      std::size_t workspace_bytes, runtime::StreamHandle stream) const {
@@ -327,6 +408,12 @@ void KvCache::decode(int layer, const KvPool& pool, const decode::Shape& shape,
   all.pool = pool.data;
   all.strides = impl_->strides(layer, pool);
   all.pool_pages = pool.pages;
+  if (plans.append_exact) {
+    all.exact.tokens = impl_->options.exact_tokens();
+    const KvStrides& own = all.exact.strides;
+    if (own.page == 0 && own.head == 0)
+      all.exact.strides = kv_strides(format_of_exact(format(layer)), impl_->options.kv_heads);
+  }
   plans.decode.run(impl_->shape(layer, shape), all, workspace, workspace_bytes, stream);
 }
 

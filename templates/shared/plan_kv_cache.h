@@ -43,6 +43,14 @@ struct KvCacheOptions {
   Rotation rotation = Rotation::none;
   bool causal = false;  // with q_len > 1: the last query is that of the last token
   bool gather = false;  // loads the kernels of gather(), too
+  // KvExact, of layers that have codes: with sinks or a window decode() reads these tokens from a pool that append_exact()
+  // writes, beside append().
+  int sinks = 0, window = 0, unit = 32, taken_back = 0;
+
+  bool exact() const { return sinks > 0 || window > 0; }
+  KvExact exact_tokens() const {
+    return {.sinks = sinks, .window = window, .unit = unit, .taken_back = taken_back};
+  }
 
   friend bool operator==(const KvCacheOptions&, const KvCacheOptions&) = default;
 };
@@ -90,8 +98,21 @@ class KvCache {
   void append(int layer, const KvPool& pool, std::int64_t tokens,
               const kv_append::Arguments& arguments, runtime::StreamHandle stream) const;
 
+  // Whether decode() of the layer reads exact tokens. What follows is refused where it does not.
+  bool has_exact(int layer) const;
+  // Of their pool, in whose pages of 16 tokens, the blocks, a sequence has options().exact_tokens().blocks() (KvPool::strides:
+  // of the format below).
+  std::int64_t exact_pool_bytes(int layer, std::int64_t blocks) const;
+  KvFormat exact_format(int layer) const;
+  // Enqueues one kernel: new tokens, the same rows as append() has, into that pool. Slots are block * 16 + place in the
+  // block: of token t of a sequence place = KvExact::place(t, length) says which, and is -1 for those that are left out; of the rest
+  // slot = table[place / 16] * 16 + place % 16.
+  void append_exact(int layer, const KvPool& blocks, std::int64_t tokens,
+                    const kv_append::Arguments& arguments, runtime::StreamHandle stream) const;
+
   // Enqueues decode attention over the pages of `arguments`, which are those of decode::Plan without a pool. Heads and
-  // page_tokens of the shape are the cache's, whatever it says. Trees of drafts and mods have kernels that a cache does not load:
+  // page_tokens of the shape are the cache's, whatever it says; of exact tokens pool, pool_blocks and table count,
+  // and strides that are not all 0. Trees of drafts and mods have kernels that a cache does not load:
   // decode::Plan has them. Throws ArgumentError as decode::Plan::run().
   void decode(int layer, const KvPool& pool, const decode::Shape& shape,
               const decode::Arguments& arguments, runtime::DevicePtr workspace,

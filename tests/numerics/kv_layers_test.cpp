@@ -10,56 +10,21 @@
 #include <string>
 #include <vector>
 
-#include "sagegen/emit.h"
 #include "sagegen/kv_cache.h"
-#include "sagegen/runtime/emulator.h"
 #include "sagegen/runtime/graph.h"
-#include "tools/reference/rounding.h"
+#include "tests/numerics/kv_support.h"
 
 using namespace sagegen;
 namespace rt = sagegen::runtime;
-namespace ref = sagegen::reference;
+using test::artifact_of;
+using test::bytes_of;
+using test::Machine;
+using test::numbers;
+using test::upload;
 
 namespace {
 
 constexpr int kDim = 64, kHeads = 2, kGroup = 4, kTokens = 75;
-
-const Artifact& artifact_of(const Kernel& kernel) {
-  static std::map<std::string, Artifact> artifacts;
-  const auto found = artifacts.find(kernel.key());
-  if (found != artifacts.end()) return found->second;
-  return artifacts.emplace(kernel.key(), emit(kernel)).first->second;
-}
-
-template <typename T>
-rt::Buffer upload(const rt::Device& device, const std::vector<T>& values) {
-  rt::Buffer buffer(device, values.size() * sizeof(T));
-  buffer.upload(std::as_bytes(std::span(values)));
-  return buffer;
-}
-
-std::vector<std::uint16_t> numbers(std::size_t count, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<double> normal;
-  std::vector<std::uint16_t> values(count);
-  for (std::uint16_t& value : values) value = ref::f16_bits(normal(random));
-  return values;
-}
-
-std::vector<std::byte> bytes_of(const rt::Buffer& buffer) {
-  std::vector<std::byte> bytes(buffer.bytes());
-  buffer.download(bytes);
-  return bytes;
-}
-
-struct Machine {
-  std::shared_ptr<rt::EmulatorDriver> emulator = rt::make_emulator({});
-  rt::Device device{emulator, static_cast<rt::DeviceOrdinal>(rt::EmulatorProfile::sm_89)};
-  ~Machine() {
-    for (const rt::Finding& finding : emulator->findings())
-      FAIL_CHECK(finding.check << ": " << finding.message << ", PTX line " << finding.ptx_line);
-  }
-};
 
 // One layer with the tokens of one sequence, whose pages lie in any order.
 struct Layer {
