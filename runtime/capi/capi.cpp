@@ -298,6 +298,25 @@ KvPool pool_of(const sagegen_kv_pool& pool) {
               .page = pool.stride_page, .head = pool.stride_head, .block = pool.stride_block}};
 }
 
+kv_append::Arguments arguments_of(const sagegen_kv_append_arguments& given) {
+  return {.k = view_of(given.k),
+          .v = view_of(given.v),
+          .slots = given.slots,
+          .pages = {.sequences = given.sequences,
+                    .append_indptr = given.append_indptr,
+                    .page_indptr = given.page_indptr,
+                    .page_indices = given.page_indices,
+                    .last_page_len = given.last_page_len,
+                    .page_entries = given.page_entries},
+          .rope = {.positions = given.positions,
+                   .cos = given.cos,
+                   .sin = given.sin,
+                   .stride = given.rope_stride,
+                   .table_rows = given.table_rows,
+                   .rotary = given.rotary},
+          .k_mean = given.k_mean};
+}
+
 decode::Shape shape_of(const sagegen_kv_decode_arguments& arguments) {
   return {.batch = arguments.batch,
           .q_len = arguments.q_len,
@@ -604,10 +623,6 @@ sagegen_status sagegen_kv_cache_create(sagegen_device* device,
     const sagegen_kv_cache_options given = read(options, kCall, "options");
     need(given.layers, kCall, "options.layers");
     const KvCacheOptions of_cache = kv_cache_options_of(text_of(given.options));
-    if (of_cache.gather) {
-      throw ArgumentError(fmt::format(
-          "{}: options \"gather\" is refused: no call of C gathers; leave it out", kCall));
-    }
     *cache = new sagegen_kv_cache{
         KvCache(device->device, of_cache,
                 kv_layers(given.layers, kv_format_of(text_of(given.format))),
@@ -633,7 +648,7 @@ sagegen_status sagegen_kv_cache_layer(const sagegen_kv_cache* cache, int32_t lay
     need(result, kCall, "result");
     const KvFormat& format = cache->cache.format(layer);
     const KvStrides strides = cache->cache.strides(layer);
-    const sagegen_kv_layer ours = {.struct_size = sizeof ours,
+    sagegen_kv_layer ours = {.struct_size = sizeof ours,
                                    .head_dim = format.head_dim,
                                    .k_bits = format.k_bits,
                                    .v_bits = format.v_bits,
@@ -641,7 +656,13 @@ sagegen_status sagegen_kv_cache_layer(const sagegen_kv_cache* cache, int32_t lay
                                    .page_bytes = strides.page,
                                    .stride_head = strides.head,
                                    .stride_block = strides.block,
-                                   .smooths_k = cache->cache.smooths(layer)};
+                                   .smooths_k = cache->cache.smooths(layer),
+                                   .exact_blocks = 0,
+                                   .exact_block_bytes = 0};
+    if (cache->cache.has_exact(layer)) {
+      ours.exact_blocks = cache->cache.options().exact_tokens().blocks();
+      ours.exact_block_bytes = cache->cache.exact_pool_bytes(layer, 1);
+    }
     capi::write(result, ours, kCall);
   });
 }
@@ -653,25 +674,26 @@ sagegen_status sagegen_kv_cache_append(const sagegen_kv_cache* cache, int32_t la
   return guarded([&] {
     need(cache, kCall, "cache");
     const sagegen_kv_append_arguments given = read(arguments, kCall, "arguments");
-    cache->cache.append(layer, pool_of(given.pool), given.tokens,
-                        {.k = view_of(given.k),
-                         .v = view_of(given.v),
-                         .slots = given.slots,
-                         .pages = {.sequences = given.sequences,
-                                   .append_indptr = given.append_indptr,
-                                   .page_indptr = given.page_indptr,
-                                   .page_indices = given.page_indices,
-                                   .last_page_len = given.last_page_len,
-                                   .page_entries = given.page_entries},
-                         .rope = {.positions = given.positions,
-                                  .cos = given.cos,
-                                  .sin = given.sin,
-                                  .stride = given.rope_stride,
-                                  .table_rows = given.table_rows,
-                                  .rotary = given.rotary},
-                         .k_mean = given.k_mean},
+    cache->cache.append(layer, pool_of(given.pool), given.tokens, arguments_of(given),
                         static_cast<StreamHandle>(stream));
   });
+}
+
+sagegen_status sagegen_kv_cache_append_exact(const sagegen_kv_cache* cache, int32_t layer,
+                                             const sagegen_kv_append_arguments* arguments,
+                                             void* stream) {
+  constexpr const char* kCall = "sagegen_kv_cache_append_exact";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    const sagegen_kv_append_arguments given = read(arguments, kCall, "arguments");
+    cache->cache.append_exact(layer, pool_of(given.pool), given.tokens, arguments_of(given),
+                              static_cast<StreamHandle>(stream));
+  });
+}
+
+int64_t sagegen_kv_cache_exact_place(const sagegen_kv_cache* cache, int64_t token, int64_t length) {
+  if (cache == nullptr || !cache->cache.options().exact() || token < 0 || token >= length) return -1;
+  return cache->cache.options().exact_tokens().place(token, length);
 }
 
 sagegen_status sagegen_kv_cache_workspace_bytes(const sagegen_kv_cache* cache, int32_t layer,
@@ -702,10 +724,38 @@ sagegen_status sagegen_kv_cache_decode(const sagegen_kv_cache* cache, int32_t la
                         {.q = view_of(given.q),
                          .page_table = given.page_table,
                          .lengths = given.lengths,
+                         .q_lens = given.q_lens,
+                         .exact = {.pool = given.exact_pool.data,
+                                   .strides = {.page = given.exact_pool.stride_page,
+                                               .head = given.exact_pool.stride_head},
+                                   .pool_blocks = given.exact_pool.pages,
+                                   .table = given.exact_table},
                          .o = view_of(given.o),
                          .lse = given.lse,
                          .softmax_scale = static_cast<float>(given.softmax_scale)},
                         workspace, workspace_bytes, static_cast<StreamHandle>(stream));
+  });
+}
+
+sagegen_status sagegen_kv_cache_gather(const sagegen_kv_cache* cache, int32_t layer,
+                                       const sagegen_kv_gather_arguments* arguments,
+                                       void* stream) {
+  constexpr const char* kCall = "sagegen_kv_cache_gather";
+  return guarded([&] {
+    need(cache, kCall, "cache");
+    const sagegen_kv_gather_arguments given = read(arguments, kCall, "arguments");
+    cache->cache.gather(layer, pool_of(given.pool),
+                        {.batch = given.batch,
+                         .rows = given.rows,
+                         .longest = given.longest,
+                         .max_pages = given.max_pages},
+                        {.page_table = given.page_table,
+                         .indptr = given.indptr,
+                         .lengths = given.lengths,
+                         .k = view_of(given.k),
+                         .v = view_of(given.v),
+                         .k_mean = given.k_mean},
+                        static_cast<StreamHandle>(stream));
   });
 }
 

@@ -35,6 +35,7 @@ SAGEGEN_STRUCT(sagegen_kv_cache_options, 40);
 SAGEGEN_STRUCT(sagegen_kv_layer, 72);
 SAGEGEN_STRUCT(sagegen_kv_append_arguments, 232);
 SAGEGEN_STRUCT(sagegen_kv_decode_arguments, 176);
+SAGEGEN_STRUCT(sagegen_kv_gather_arguments, 176);
 SAGEGEN_STRUCT(sagegen_kv_copy_arguments, 72);
 #undef SAGEGEN_STRUCT
 

@@ -549,6 +549,141 @@ static void test_kv_cache(sagegen_device* device, const char* ptx) {
     EXPECT(sagegen_memory_free(device, all[i]) == SAGEGEN_OK);
 }
 
+/* Sinks and a window that have all tokens, so that nothing but 16 bits is read; what the codes hold is gathered. Of two
+ * sequences the second one has no query. */
+static void test_kv_exact(sagegen_device* device, const char* ptx) {
+  enum { kQueries = kHeads * kChannels, kPages = 6, kBlocks = 12 };
+  static uint16_t inputs[3][kElements], output[2 * kQueries], rows[kElements];
+  uint64_t memory[3], o = 0, pool = 0, blocks = 0, places = 0, workspace = 0, numbers = 0, gathered = 0;
+  if (ptx == NULL) return;
+  sagegen_kv_cache* cache = NULL;
+  const sagegen_kv_cache_options options = {
+      .struct_size = sizeof options,
+      .layers = "K8V4, KV16",
+      .format = "head_dim=64 io=bf16 page_tokens=32",
+      .options = "kv_heads=2 q_heads=2 gather sinks=32 window=32 unit=32",
+      .ptx_directory = ptx};
+  EXPECT(sagegen_kv_cache_create(device, &options, &cache) != SAGEGEN_OK); /* gather of KV16 has no PTX there */
+  sagegen_kv_cache_options of_codes = options;
+  of_codes.layers = "K8V4";
+  EXPECT(sagegen_kv_cache_create(device, &of_codes, &cache) == SAGEGEN_OK);
+  if (cache == NULL) return;
+  sagegen_kv_layer layer = {.struct_size = sizeof layer};
+  EXPECT(sagegen_kv_cache_layer(cache, 0, &layer) == SAGEGEN_OK);
+  EXPECT(layer.exact_blocks == kBlocks / 2 && layer.exact_block_bytes == kHeads * 16 * 4 * kChannels);
+  EXPECT(sagegen_kv_cache_exact_place(cache, 31, 70) == 31);
+  EXPECT(sagegen_kv_cache_exact_place(cache, 40, 70) == 40);
+  EXPECT(sagegen_kv_cache_exact_place(cache, 40, 170) == -1);
+  EXPECT(sagegen_kv_cache_exact_place(cache, 100, 170) == -1);
+  EXPECT(sagegen_kv_cache_exact_place(cache, 160, 170) == 32);
+  EXPECT(sagegen_kv_cache_exact_place(NULL, 1, 2) == -1 && sagegen_kv_cache_exact_place(cache, 7, 7) == -1);
+  for (uint32_t i = 0; i < 3; ++i) {
+    fill(inputs[i], i + 1);
+    EXPECT(sagegen_memory_alloc(device, kElements * 2, &memory[i]) == SAGEGEN_OK);
+    EXPECT(sagegen_memory_upload(device, memory[i], inputs[i], kElements * 2) == SAGEGEN_OK);
+  }
+  const size_t pool_bytes = (size_t)(kPages * layer.page_bytes);
+  EXPECT(sagegen_memory_alloc(device, pool_bytes, &pool) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, (size_t)(kBlocks * layer.exact_block_bytes), &blocks) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, sizeof output, &o) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, 2 * sizeof rows, &gathered) == SAGEGEN_OK);
+  /* The slots of pages 3, 4, 5 and of blocks from the last one down; tables, lengths, q_lens, indptr. */
+  int64_t slots[2 * kTokens];
+  int32_t all_numbers[6 + kBlocks + 2 + 2 + 3] = {3, 4, 5, 0, 1, 2};
+  int32_t *table = all_numbers + 6, *lengths = table + kBlocks, *q_lens = lengths + 2, *indptr = q_lens + 2;
+  for (int32_t i = 0; i < kBlocks; ++i) table[i] = kBlocks - 1 - i;
+  lengths[0] = kTokens, q_lens[0] = 1, indptr[1] = indptr[2] = kTokens; /* the rest is 0 */
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const int64_t place = sagegen_kv_cache_exact_place(cache, t, kTokens);
+    slots[t] = 3 * 32 + t;
+    slots[kTokens + t] = table[place / 16] * 16 + place % 16;
+  }
+  EXPECT(sagegen_memory_alloc(device, sizeof slots, &places) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_upload(device, places, slots, sizeof slots) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_alloc(device, sizeof all_numbers, &numbers) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_upload(device, numbers, all_numbers, sizeof all_numbers) == SAGEGEN_OK);
+  sagegen_kv_append_arguments append = {.struct_size = sizeof append,
+                                        .pool = {.data = pool, .pages = kPages},
+                                        .tokens = kTokens,
+                                        .k = {memory[1], 0, kChannels, kHeads * kChannels},
+                                        .v = {memory[2], 0, kChannels, kHeads * kChannels},
+                                        .slots = places};
+  EXPECT(sagegen_kv_cache_append(cache, 0, &append, NULL) == SAGEGEN_OK);
+  append.pool = (sagegen_kv_pool){.data = blocks, .pages = kBlocks};
+  append.slots = places + 8 * kTokens;
+  EXPECT(sagegen_kv_cache_append_exact(cache, 0, &append, NULL) == SAGEGEN_OK);
+
+  sagegen_kv_decode_arguments decode = {.struct_size = sizeof decode,
+                                        .pool = {.data = pool, .pages = kPages},
+                                        .batch = 2,
+                                        .q_len = 1,
+                                        .max_pages = 3,
+                                        .splits = 1,
+                                        .q = {memory[0], kQueries, kChannels, kChannels},
+                                        .page_table = numbers,
+                                        .lengths = numbers + 4 * (6 + kBlocks),
+                                        .o = {o, kQueries, kChannels, kChannels},
+                                        .q_lens = numbers + 4 * (6 + kBlocks + 2),
+                                        .exact_table = numbers + 4 * 6};
+  size_t bytes = 0;
+  EXPECT(sagegen_kv_cache_workspace_bytes(cache, 0, &decode, &bytes) == SAGEGEN_OK && bytes > 0);
+  EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_decode(cache, 0, &decode, workspace, bytes, NULL),
+               "exact.pool_blocks is 0");
+  decode.exact_pool = append.pool;
+  EXPECT(sagegen_kv_cache_decode(cache, 0, &decode, workspace, bytes, NULL) == SAGEGEN_OK);
+  EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
+  EXPECT(sagegen_memory_download(device, output, o, sizeof output) == SAGEGEN_OK);
+  double error = 0, norm = 0;
+  for (int head = 0; head < kHeads; ++head) {
+    double exact[kChannels] = {0}, sum = 0;
+    for (int t = 0; t < kTokens; ++t) {
+      const int row = (t * kHeads + head) * kChannels;
+      double score = 0;
+      for (int c = 0; c < kChannels; ++c)
+        score += (double)from_bf16(inputs[0][head * kChannels + c]) * from_bf16(inputs[1][row + c]);
+      const double weight = exp(score / sqrt(kChannels));
+      sum += weight;
+      for (int c = 0; c < kChannels; ++c) exact[c] += weight * from_bf16(inputs[2][row + c]);
+    }
+    for (int c = 0; c < kChannels; ++c) {
+      error += fabs(exact[c] / sum - from_bf16(output[head * kChannels + c]));
+      norm += fabs(exact[c] / sum);
+    }
+  }
+  EXPECT(error < 0.005 * norm);
+  for (int i = 0; i < kQueries; ++i) EXPECT(from_bf16(output[kQueries + i]) == 0);
+
+  const sagegen_kv_gather_arguments gather = {.struct_size = sizeof gather,
+                                              .pool = decode.pool,
+                                              .batch = 2,
+                                              .rows = kTokens,
+                                              .longest = kTokens,
+                                              .max_pages = 3,
+                                              .page_table = decode.page_table,
+                                              .indptr = numbers + 4 * (6 + kBlocks + 4),
+                                              .k = {gathered, 0, kChannels, kHeads * kChannels},
+                                              .v = {gathered + sizeof rows, 0, kChannels, kHeads * kChannels}};
+  EXPECT(sagegen_kv_cache_gather(cache, 0, &gather, NULL) == SAGEGEN_OK);
+  EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
+  for (uint32_t i = 0; i < 2; ++i) {
+    EXPECT(sagegen_memory_download(device, rows, gathered + i * sizeof rows, sizeof rows) == SAGEGEN_OK);
+    double worst = 0, largest = 0;
+    for (int e = 0; e < kElements; ++e) {
+      const double x = from_bf16(inputs[1 + i][e]);
+      if (fabs(x - from_bf16(rows[e])) > worst) worst = fabs(x - from_bf16(rows[e]));
+      if (fabs(x) > largest) largest = fabs(x);
+    }
+    EXPECT(worst > 0 && worst < (i == 0 ? 2.0 / 255 : 2.0 / 15) * largest);
+  }
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_gather(cache, 1, &gather, NULL), "layer is 1");
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append_exact(cache, 0, NULL, NULL), "arguments is null");
+  sagegen_kv_cache_destroy(cache);
+  const uint64_t all[] = {memory[0], memory[1], memory[2], o, pool, blocks, places, workspace, numbers, gathered};
+  for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
+    EXPECT(sagegen_memory_free(device, all[i]) == SAGEGEN_OK);
+}
+
 /* A workspace of half the size gives the same bits; what cannot be kept is refused. */
 static void test_bounds(sagegen_device* device) {
   static uint16_t inputs[kElements], outputs[2][kElements];
@@ -1233,6 +1368,7 @@ int main(int argc, char** argv) { /* a directory with PTX of kernels that are no
   test_unreadable_ptx(device);
   test_packed(device, argc > 1 ? argv[1] : NULL);
   test_kv_cache(device, argc > 1 ? argv[1] : NULL);
+  test_kv_exact(device, argc > 1 ? argv[1] : NULL);
   test_misuse(device);
   test_last_error_as_argument(device);
   test_struct_sizes(device);

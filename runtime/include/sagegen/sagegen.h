@@ -312,7 +312,10 @@ typedef struct sagegen_kv_cache_options {
   const char* format;
   /* "kv_heads=8 q_heads=32 q_len=1 addressing=pages rope=neox smooth_k rotation=hadamard causal". q_len: the most queries of a
    * sequence in a decode; addressing=slots is usual. The rest is off where it is not named: what is done to new keys (rotary
-   * embedding, minus a mean, a Hadamard matrix), and whether several queries see only tokens before theirs. */
+   * embedding, minus a mean, a Hadamard matrix), and whether several queries see only tokens before theirs. gather: loads the
+   * kernels of sagegen_kv_cache_gather, too. "sinks=32 window=128 unit=32 taken_back=16": tokens that are kept in 16 bits
+   * beside their codes, the first ones of a sequence and the last ones; up to unit - 1 more than the window are, and a
+   * sequence may become shorter by taken_back. sinks and unit are multiples of 32, the others of 16. */
   const char* options;
   const char* ptx_directory; /* as of sagegen_attention_options */
 } sagegen_kv_cache_options;
@@ -323,6 +326,9 @@ typedef struct sagegen_kv_layer {
   int64_t page_bytes;                /* of all KV heads: page i of a contiguous pool begins i * page_bytes bytes from its start */
   int64_t stride_head, stride_block; /* bytes within such a page, to the next head and to the next 16 tokens */
   int64_t smooths_k; /* not 0: append subtracts k_mean, and an LSE is less by softmax_scale (q . k_mean) */
+  /* Of exact tokens: blocks of 16 tokens of a sequence, 0: the layer has none beside its codes; and bytes of a block of all KV
+   * heads, of which heads lie one behind the other. */
+  int64_t exact_blocks, exact_block_bytes;
 } sagegen_kv_layer;
 
 /* Never changes. Pages of a layer, aligned to 16 bytes. Strides in bytes, multiples of 16; all 0: contiguous. */
@@ -362,7 +368,28 @@ typedef struct sagegen_kv_decode_arguments {
   sagegen_tensor o;
   uint64_t lse;         /* f32 [batch, q_heads, q_len], natural logarithms; 0: not wanted */
   double softmax_scale; /* 0: 1 / sqrt(head_dim) */
+  /* i32 [batch]: queries of each sequence, the first so many rows of q, the others are padding with O = 0; 0: q_len each. */
+  uint64_t q_lens;
+  /* With exact tokens: their pool, whose pages are blocks (stride_block does not count); i32 [batch, exact_blocks]: blocks of
+   * each sequence. */
+  sagegen_kv_pool exact_pool;
+  uint64_t exact_table;
 } sagegen_kv_decode_arguments;
+
+/* Tokens back in 16 bits, for attention on a prompt whose prefix is in the cache: K and V as a packed call reads them. */
+typedef struct sagegen_kv_gather_arguments {
+  size_t struct_size;
+  sagegen_kv_pool pool;
+  int64_t batch;
+  int64_t rows;        /* that k and v have room for */
+  int64_t longest;     /* the most tokens that a sequence may have */
+  int64_t max_pages;   /* columns of the page table */
+  uint64_t page_table; /* i32 [batch, max_pages] */
+  uint64_t indptr;     /* i32 [batch + 1], as cu_seqlens_kv: sequence b has the rows indptr[b] to indptr[b + 1] - 1 */
+  uint64_t lengths;    /* i32 [batch]: tokens that are wanted; rows behind them are left alone. 0: as many as there are rows */
+  sagegen_tensor k, v; /* [1, kv_heads, rows, head_dim] */
+  uint64_t k_mean;     /* as of append: it is added again */
+} sagegen_kv_gather_arguments;
 
 typedef struct sagegen_kv_copy_arguments {
   size_t struct_size;
@@ -393,6 +420,17 @@ sagegen_status sagegen_kv_cache_workspace_bytes(const sagegen_kv_cache* cache, i
 sagegen_status sagegen_kv_cache_decode(const sagegen_kv_cache* cache, int32_t layer,
                                        const sagegen_kv_decode_arguments* arguments,
                                        uint64_t workspace, size_t workspace_bytes, void* stream);
+/* With the option gather. Of keys that were rotated by a Hadamard matrix the rows are those before it. */
+sagegen_status sagegen_kv_cache_gather(const sagegen_kv_cache* cache, int32_t layer,
+                                       const sagegen_kv_gather_arguments* arguments, void* stream);
+/* With exact tokens, beside append, of the same tokens: pool is theirs, slots are block * 16 + place in the block, or -1 for a
+ * token that is left out. */
+sagegen_status sagegen_kv_cache_append_exact(const sagegen_kv_cache* cache, int32_t layer,
+                                             const sagegen_kv_append_arguments* arguments,
+                                             void* stream);
+/* Where a token of a sequence goes there that has `length` tokens when all of the call are in: place / 16 is the column of
+ * its exact_table, place % 16 the place in that block. -1: it is left out, or there are no exact tokens. */
+int64_t sagegen_kv_cache_exact_place(const sagegen_kv_cache* cache, int64_t token, int64_t length);
 /* Before a page that several sequences have is written: each call copies pages of one layer. */
 sagegen_status sagegen_kv_cache_copy_pages(const sagegen_kv_cache* cache, int32_t layer,
                                            const sagegen_kv_copy_arguments* arguments,
