@@ -204,3 +204,63 @@ def test_refused_calls():
     read_only.flags.writeable = False
     with pytest.raises(sagegen.ArgumentError, match="pool is read-only"):
         cache.append(**{**append, "pool": read_only})
+
+
+def test_sinks_and_a_window_are_exact():
+    """A sequence that lies in sinks and window, and one that does not."""
+    cache = cache_of("K4V2", sinks=32, window=64)
+    blocks = cache.exact_blocks(0)
+    assert blocks == (32 + 64 + 32) // 16 and cache.exact_block_bytes(0) == HEADS * 16 * DIM * 4
+    lengths, tables = [100, 200], np.array([[4, 0, 2, 7, 1, 3, 9], [5, 6, 8, 10, 11, 12, 13]], np.int32)
+    exact_table = np.arange(2 * blocks, dtype=np.int32)[::-1].reshape(2, blocks).copy()
+    pool, exact = pool_of(cache, 0, 14), np.full((2 * blocks, cache.exact_block_bytes(0)), 255, np.uint8)
+    keys, values = [], []
+    for i, length in enumerate(lengths):
+        k, v = rows(length, seed=i + 1)
+        places = [cache.exact_place(t, length) for t in range(length)]
+        cache.append(0, pool, k, v, slots=slots_of(tables[i], length))
+        cache.append_exact(0, exact, k, v, slots=np.array([-1 if p < 0 else exact_table[i, p // 16] * 16 + p % 16 for p in places], np.int64))
+        keys.append(k)
+        values.append(v)
+    q = normal(2, HEADS * GROUP, DIM, seed=9)
+    more = dict(exact_pool=exact, exact_table=exact_table)
+    o = cache.decode(0, pool, q, tables, np.array(lengths, np.int32), **more)
+    want = [attended(q[i:i + 1, None], keys[i], values[i])[0][:, 0] for i in range(2)]
+    assert relative_l1(o[:1], want[0]) < 0.001
+    plain = cache_of("K4V2")
+    of_codes = plain.decode(0, pool, q, tables, np.array(lengths, np.int32))
+    assert 0.05 < relative_l1(o[1:], want[1]) < 0.85 * relative_l1(of_codes[1:], want[1])
+    padded = cache.decode(0, pool, q, tables, np.array(lengths, np.int32), q_lens=np.array([1, 0], np.int32), **more)
+    assert np.array_equal(padded[0], o[0]) and not padded[1].any()
+
+    with pytest.raises(sagegen.ArgumentError, match="exact_pool is missing"):
+        cache.decode(0, pool, q, tables, np.array(lengths, np.int32))
+    with pytest.raises(sagegen.ArgumentError, match="the bytes of a block"):
+        cache.decode(0, pool, q, tables, np.array(lengths, np.int32), exact_pool=exact[:, 16:], exact_table=exact_table)
+    assert plain.exact_blocks(0) == 0
+    with pytest.raises(sagegen.ArgumentError, match="without sinks and window"):
+        plain.append_exact(0, exact, keys[0], values[0], slots=np.zeros(100, np.int64))
+    with pytest.raises(sagegen.ArgumentError, match="no exact tokens in this layer"):
+        plain.decode(0, pool, q, tables, np.array(lengths, np.int32), **more)
+    with pytest.raises(sagegen.SpecError, match="multiple of 32"):
+        cache_of("K4V2", sinks=20)
+
+
+def test_prefixes_are_gathered():
+    cache = cache_of("KV8", gather=True, smooth_k=True, rotation="hadamard")
+    k, v = rows(70)
+    mean = np.linspace(-1, 1, HEADS * DIM, dtype=np.float32).reshape(HEADS, DIM)
+    table, pool = np.array([[4, 0, 2], [1, 1, 1]], np.int32), pool_of(cache, 0)
+    cache.append(0, pool, k, v, slots=slots_of(table[0], 70), k_mean=mean)
+    # 75 rows, of which the first 70 are in the cache and five are new; of the other sequence none is.
+    got = normal(80, HEADS, DIM, seed=3), normal(80, HEADS, DIM, seed=4)
+    before = [array.copy() for array in got]
+    indptr = np.array([0, 75, 80], np.int32)
+    cache.gather(0, pool, table, indptr, *got, lengths=np.array([70, 0], np.int32), k_mean=mean)
+    for array, old, want, limit in zip(got, before, (k, v), (0.06, 0.02)):   # V within half a step, rotated K of all its steps
+        assert np.abs(array[:70].astype(float) - want).max() < limit
+        assert np.array_equal(array[70:], old[70:])
+    with pytest.raises(sagegen.ArgumentError, match="without the option gather"):
+        cache_of("KV8", smooth_k=True, rotation="hadamard").gather(0, pool, table, indptr, *got, k_mean=mean)
+    with pytest.raises(sagegen.ArgumentError, match="k has 80 rows and v 79"):
+        cache.gather(0, pool, table, indptr, got[0], got[1][:79], k_mean=mean)

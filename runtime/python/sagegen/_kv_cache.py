@@ -14,6 +14,7 @@ from ._attention import Staged, checked_result, layout_of
 from ._devices import Device, Slot, as_device, lease
 from .errors import ArgumentError, DTypeError
 
+_TABLES = ("append_indptr", "page_indptr", "page_indices", "last_page_len")
 _DTYPES = {"float16": "f16", "bfloat16": "bf16"}
 
 
@@ -31,6 +32,10 @@ class KvCache:
     rope: "neox" or "interleaved", append() embeds new keys (queries come embedded). smooth_k: it subtracts a mean. rotation:
         "hadamard", K and Q are multiplied by a Hadamard matrix, which spreads outliers over channels. Keys of 16 bits are
         neither smoothed nor rotated.
+    sinks, window: the first tokens of a sequence, and its last ones, that decode() reads in 16 bits though the layer has codes, from
+        a pool that append_exact() writes, beside append(). unit: up to unit - 1 tokens more than the window are. taken_back: by how
+        much a sequence may become shorter, as of drafts that are rejected. sinks and unit are multiples of 32, the others of 16.
+    gather: loads the kernels of gather(), too.
     device: "cuda:0", or "emulator:sm_89" for arrays of the host. ptx: a folder or bundle of PTX, looked into first.
 
     A pool is an array of uint8 [pages, page_bytes(layer)] for each layer. Raises ArgumentError, DTypeError, SpecError (by the
@@ -40,6 +45,7 @@ class KvCache:
     def __init__(self, layers: str | Sequence[str], *, kv_heads: int, q_heads: int, head_dim: int = 128, dtype: str = "float16",
                  page_tokens: int = 64, layout: str = "HND", q_len: int = 1, causal: bool = False, addressing: str = "slots",
                  rope: str | None = None, smooth_k: bool = False, rotation: str | None = None,
+                 sinks: int = 0, window: int = 0, unit: int = 32, taken_back: int = 0, gather: bool = False,
                  device: str | Device = "cuda:0", ptx: str | None = None) -> None:
         self._kv_heads = whole("kv_heads", kv_heads, 1, LARGEST_INT)
         self._q_heads = whole("q_heads", q_heads, 1, LARGEST_INT)
@@ -56,6 +62,9 @@ class KvCache:
                    f"rope={self._rope} rotation={turned}")
         options += " smooth_k" if flag("smooth_k", smooth_k) else ""
         options += " causal" if flag("causal", causal) else ""
+        options += " gather" if flag("gather", gather) else ""
+        for name, tokens in dict(sinks=sinks, window=window, unit=unit, taken_back=taken_back).items():
+            options += f" {name}={whole(name, tokens, 0, LARGEST_INT)}"
         self._smooths = smooth_k
         format = (f"head_dim={self._head_dim} io={self._io} page_tokens={whole('page_tokens', page_tokens, 1, LARGEST_INT)} "
                   f"layout={layout_of('layout', layout).lower()}")
@@ -91,6 +100,19 @@ class KvCache:
         """Whether append() subtracts k_mean from the keys of the layer: its LSE is less by scale · (q · mean)."""
         return self._cache.smooths(self._number(layer))
 
+    def exact_blocks(self, layer: int) -> int:
+        """Blocks of 16 exact tokens that a sequence has in the pool of append_exact(); 0: the layer has none beside its codes."""
+        return self._cache.exact_blocks(self._number(layer))
+
+    def exact_block_bytes(self, layer: int) -> int:
+        """Bytes of such a block, of all KV heads; 0: the layer has none."""
+        return self._cache.exact_block_bytes(self._number(layer))
+
+    def exact_place(self, token: int, length: int) -> int:
+        """Where a token of a sequence goes there that has `length` tokens when all of a call are in: place // 16 is the column of its
+        exact_table, place % 16 the place in that block. -1: it is left out."""
+        return self._cache.exact_place(whole("token", token, 0, LARGEST_INT), whole("length", length, 0, LARGEST_INT))
+
     def append(self, layer: int, pool: Any, k: Any, v: Any, *, slots: Any = None, append_indptr: Any = None, page_indptr: Any = None,
                page_indices: Any = None, last_page_len: Any = None, positions: Any = None, cos: Any = None, sin: Any = None,
                k_mean: Any = None) -> None:
@@ -105,12 +127,33 @@ class KvCache:
         Arrays are where the cache's kernels run (or all of the host, for the emulator), on the current stream of PyTorch.
         """
         layer = self._number(layer)
-        with self._call(pool, layer) as call:
+        self._append(layer, pool, self._cache.page_bytes(layer), k, v, slots, dict(append_indptr=append_indptr, page_indptr=page_indptr,
+                     page_indices=page_indices, last_page_len=last_page_len), positions, cos, sin, k_mean, exact=False)
+
+    def append_exact(self, layer: int, pool: Any, k: Any, v: Any, *, slots: Any, positions: Any = None, cos: Any = None, sin: Any = None,
+                     k_mean: Any = None) -> None:
+        """Writes new tokens into the blocks of exact ones, beside append() of the same tokens, whose other arguments these are.
+
+        pool: uint8 [blocks, exact_block_bytes(layer)], which is written. slots: int64 [tokens], block · 16 + place in the block, of the
+            block that the exact_table of the sequence has at exact_place() // 16; -1: the token is left out.
+        """
+        layer = self._number(layer)
+        self._append(layer, pool, self._need_exact(layer), k, v, slots, dict.fromkeys(_TABLES), positions, cos, sin, k_mean, exact=True)
+
+    def _need_exact(self, layer: int) -> int:
+        size = self._cache.exact_block_bytes(layer)
+        if size == 0:
+            raise ArgumentError(f"layer {layer} has no exact tokens beside its codes: it is of 16 bits, or the cache was made without "
+                                "sinks and window")
+        return size
+
+    def _append(self, layer: int, pool: Any, page_bytes: int, k: Any, v: Any, slots: Any, tables: dict[str, Any], positions: Any, cos: Any,
+                sin: Any, k_mean: Any, *, exact: bool) -> None:
+        with self._call(pool, page_bytes) as call:
             rows = call.rows("k", k), call.rows("v", v)
             tokens = rows[0].shape[0]
             if rows[1].shape[0] != tokens:
                 raise ArgumentError(f"k has {tokens} tokens and v {rows[1].shape[0]}; they are the same")
-            tables = dict(append_indptr=append_indptr, page_indptr=page_indptr, page_indices=page_indices, last_page_len=last_page_len)
             paged, embeds = self._addressing == "pages", self._rope != "none"
             _need(slots is not None, not paged, "slots", "addressing pages")
             for name, array in tables.items():
@@ -121,8 +164,8 @@ class KvCache:
             sequences = entries = table_rows = rope_stride = rotary = 0
             places, lists, rope, mean = 0, [0] * 4, [0] * 3, 0
             if paged:
-                sequences = max(_length("last_page_len", last_page_len), 0)
-                entries = _length("page_indices", page_indices)
+                sequences = max(_length("last_page_len", tables["last_page_len"]), 0)
+                entries = _length("page_indices", tables["page_indices"])
                 sizes = (sequences + 1, sequences + 1, entries, sequences)
                 lists = [call.flat(name, array, "i32", (size,)) for (name, array), size in zip(tables.items(), sizes)]
             else:
@@ -141,15 +184,17 @@ class KvCache:
             k_view, v_view = (call.place(view, heads=1, tokens=0) for view in rows)
             self._cache.append(layer, call.pool(), tokens=tokens, k=k_view, v=v_view, slots=places, tables=lists, sequences=sequences,
                                page_entries=entries, rope=rope, table_rows=table_rows, rope_stride=rope_stride, rotary=rotary,
-                               k_mean=mean, stream=call.stream)
+                               k_mean=mean, stream=call.stream, exact=exact)
             call.fetch()
 
-    def decode(self, layer: int, pool: Any, q: Any, page_table: Any, lengths: Any, *, scale: float | None = None, splits: int = 0,
-               return_lse: bool = False, out: Any = None) -> Any:
+    def decode(self, layer: int, pool: Any, q: Any, page_table: Any, lengths: Any, *, q_lens: Any = None, exact_pool: Any = None,
+               exact_table: Any = None, scale: float | None = None, splits: int = 0, return_lse: bool = False, out: Any = None) -> Any:
         """Attention of the newest queries of each sequence over its pages.
 
         q: [batch, q_heads, head_dim], or [batch, q_len, q_heads, head_dim]. page_table: int32 [batch, pages], of which those
             behind the last page of a sequence are not read. lengths: int32 [batch], tokens in the cache, those of q among them.
+        q_lens: int32 [batch], queries of each sequence, its first rows of q; the others are padding, with O = 0 and LSE = -inf.
+        exact_pool: uint8 [blocks, exact_block_bytes(layer)], exact_table: int32 [batch, exact_blocks(layer)], of layers with exact tokens.
         scale: of scores, 1 / sqrt(head_dim) by default. splits: parts of a sequence that are attended side by side, 0: as many as
             fill the device; equal splits give equal bits.
         return_lse: returns (O, LSE): float32 [batch, q_heads, q_len], natural logarithms. out: where O goes.
@@ -160,7 +205,10 @@ class KvCache:
         flag("return_lse", return_lse)
         splits = whole("splits", splits, 0, LARGEST_INT)
         number = 0.0 if scale is None else positive("scale", scale)
-        with self._call(pool, layer) as call:
+        blocks = self._cache.exact_blocks(layer)
+        for name, array in dict(exact_pool=exact_pool, exact_table=exact_table).items():
+            _need(array is not None, blocks > 0, name, "no exact tokens in this layer")
+        with self._call(pool, self._cache.page_bytes(layer)) as call:
             kind = kind_of(q)
             view = kind.view(q, "q")
             call.check(view, self._io)
@@ -176,6 +224,11 @@ class KvCache:
                 raise ArgumentError(f"page_table has the shape {table}; it is ({batch}, pages)")
             pages = call.flat("page_table", page_table, "i32", table)
             counts = call.flat("lengths", lengths, "i32", (batch,))
+            own = 0 if q_lens is None else call.flat("q_lens", q_lens, "i32", (batch,))
+            exact, of_exact = (0, 0, 0), 0
+            if blocks > 0:
+                exact = call.other_pool("exact_pool", exact_pool, self._cache.exact_block_bytes(layer))
+                of_exact = call.flat("exact_table", exact_table, "i32", (batch, blocks))
             o = out if out is not None else kind.empty(shape, "io", q)
             o_view = checked_result(kind, o, "out", tuple(shape), self._io, view.device)
             lse_shape = (batch, self._q_heads, q_len)
@@ -188,10 +241,43 @@ class KvCache:
                 q_place = call.place(view, heads=len(shape) - 2, tokens=len(shape) - 3)
                 o_place = call.place(o_view, heads=len(shape) - 2, tokens=len(shape) - 3, result=True)
                 lse_place = 0 if lse_view is None else call.place(lse_view, heads=1, tokens=2, result=True)[0]
-                self._cache.decode(layer, call.pool(), **sizes, q=q_place, page_table=pages, lengths=counts, o=o_place, lse=lse_place,
-                                   scale=number, workspace=workspace, workspace_bytes=size, stream=call.stream)
+                self._cache.decode(layer, call.pool(), **sizes, q=q_place, page_table=pages, lengths=counts, q_lens=own, exact=exact,
+                                   exact_table=of_exact, o=o_place, lse=lse_place, scale=number, workspace=workspace, workspace_bytes=size, stream=call.stream)
                 call.fetch(pool=False)
         return o if lse is None else (o, lse)
+
+    def gather(self, layer: int, pool: Any, page_table: Any, indptr: Any, k: Any, v: Any, *, longest: int | None = None,
+               lengths: Any = None, k_mean: Any = None) -> None:
+        """Writes what pages hold as rows of 16 bits into k and v: those of a packed call of attention(), for prompts whose prefix is
+        in the cache. The cache was made with gather=True.
+
+        page_table: int32 [batch, pages]. indptr: int32 [batch + 1], as cu_seqlens_kv: sequence b has the rows indptr[b] to
+            indptr[b + 1] - 1 of k and v, [rows, kv_heads, head_dim] of the cache's dtype.
+        longest: the most tokens that a sequence may have, by default all rows. lengths: int32 [batch], tokens of each sequence that
+            are wanted; rows behind them are left as they are: new tokens, which attention is to read as they came.
+        k_mean: float32 [kv_heads, head_dim], as append() had it: it is added again.
+        """
+        layer = self._number(layer)
+        with self._call(pool, self._cache.page_bytes(layer)) as call:
+            views = call.rows("k", k, writable=True), call.rows("v", v, writable=True)
+            rows = views[0].shape[0]
+            if views[1].shape[0] != rows:
+                raise ArgumentError(f"k has {rows} rows and v {views[1].shape[0]}; they are the same")
+            table = tuple(getattr(page_table, "shape", ()))
+            if len(table) != 2:
+                raise ArgumentError(f"page_table has the shape {table}; it is (batch, pages)")
+            _need(k_mean is not None, self._smooths, "k_mean", "no smooth_k")
+            pages = call.flat("page_table", page_table, "i32", table)
+            places = call.flat("indptr", indptr, "i32", (int(table[0]) + 1,))
+            wanted = 0 if lengths is None else call.flat("lengths", lengths, "i32", (int(table[0]),))
+            mean = call.flat("k_mean", k_mean, "f32", (self._kv_heads, self._head_dim)) if self._smooths else 0
+            most = rows if longest is None else whole("longest", longest, 1, LARGEST_INT)
+            if rows == 0:
+                return
+            k_place, v_place = (call.place(view, heads=1, tokens=0, result=True, load=True) for view in views)
+            self._cache.gather(layer, call.pool(), batch=int(table[0]), rows=rows, longest=most, max_pages=int(table[1]),
+                               page_table=pages, indptr=places, lengths=wanted, k=k_place, v=v_place, k_mean=mean, stream=call.stream)
+            call.fetch(pool=False)
 
     def copy_pages(self, layer: int, pool: Any, source: Sequence[int], to: Sequence[int]) -> None:
         """Page source[i] to page to[i], one after the other: before a page that sequences have in common is written."""
@@ -200,7 +286,7 @@ class KvCache:
         for name, pages in (("source", source), ("to", to)):
             listed = sequence(name, pages, "a list of page numbers")
             numbers.append([whole(f"{name}[{i}]", page, 0, LARGEST_INT) for i, page in enumerate(listed)])
-        with self._call(pool, layer) as call:
+        with self._call(pool, self._cache.page_bytes(layer)) as call:
             self._cache.copy_pages(layer, call.pool(), source=numbers[0], to=numbers[1], stream=call.stream)
             call.fetch()
 
@@ -208,11 +294,11 @@ class KvCache:
         return whole("layer", layer, 0, self._cache.layers - 1)
 
     @contextmanager
-    def _call(self, pool: Any, layer: int) -> Iterator[_Call]:
+    def _call(self, pool: Any, page_bytes: int) -> Iterator[_Call]:
         with ExitStack() as stack:
             if self._device.is_emulator:
                 stack.enter_context(self._turn)
-            yield _Call(self._slot, self._device, stack, pool, self._cache.page_bytes(layer), self._kv_heads, self._head_dim, self._io)
+            yield _Call(self._slot, self._device, stack, pool, page_bytes, self._kv_heads, self._head_dim, self._io)
 
 
 def _need(given: bool, needed: bool, name: str, without: str) -> None:
@@ -260,8 +346,8 @@ class _Call:
         if math.prod(view.shape) > 0 and view.shape[-1] > 1 and view.strides[-1] != 1:
             raise ArgumentError(f"{view.name}: the stride of its last axis is {view.strides[-1]}; it is 1: give a contiguous copy")
 
-    def rows(self, name: str, array: Any) -> View:
-        view = kind_of(array).view(array, name)
+    def rows(self, name: str, array: Any, writable: bool = False) -> View:
+        view = kind_of(array).view(array, name, writable)
         self.check(view, self._io)
         if len(view.shape) != 3 or view.shape[1:] != self._row:
             raise ArgumentError(f"{name} has the shape {tuple(view.shape)}; it is (tokens, {self._row[0]}, {self._row[1]})")
@@ -277,9 +363,10 @@ class _Call:
             raise ArgumentError(f"{name} has gaps between its rows; give a contiguous copy")
         return self._staged.place(view)[0]
 
-    def place(self, view: View, heads: int, tokens: int, result: bool = False) -> tuple[int, int, int, int]:
-        """Address, and elements from a batch, head and token to the next; heads, tokens: their axes."""
-        address, strides, memory = self._staged.place(view, load=not result)
+    def place(self, view: View, heads: int, tokens: int, result: bool = False, load: bool = False) -> tuple[int, int, int, int]:
+        """Address, and elements from a batch, head and token to the next; heads, tokens: their axes. load: of a result, what is not
+        written stays."""
+        address, strides, memory = self._staged.place(view, load=load or not result)
         if result and memory is not None and view.tensor is not None:
             self._results.append((memory, view.tensor))
         return address, strides[0], strides[heads], strides[tokens]
@@ -287,6 +374,15 @@ class _Call:
     def pool(self) -> tuple[int, int, int]:
         address, strides, self._pool_memory = self._staged.place(self._pool)
         return address, self._pool.shape[0], strides[0]
+
+    def other_pool(self, name: str, array: Any, page_bytes: int) -> tuple[int, int, int]:
+        """As pool(), of one that is read alone."""
+        view = kind_of(array).view(array, name)
+        self.check(view, "u8")
+        if len(view.shape) != 2 or view.shape[1] != page_bytes:
+            raise ArgumentError(f"{name} has the shape {tuple(view.shape)}; it is (blocks, {page_bytes}), the bytes of a block of the layer")
+        address, strides, _ = self._staged.place(view)
+        return address, view.shape[0], strides[0]
 
     def workspace(self, size: int) -> int:
         if self._pool.on_host:

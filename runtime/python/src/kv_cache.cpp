@@ -39,25 +39,48 @@ class KvCacheOfDevice {
   std::string format(int layer) const { return to_string(cache_.format(layer)); }
   std::int64_t page_bytes(int layer) const { return cache_.page_bytes(layer); }
   bool smooths(int layer) const { return cache_.smooths(layer); }
+  std::int64_t exact_blocks(int layer) const {
+    return cache_.has_exact(layer) ? cache_.options().exact_tokens().blocks() : 0;
+  }
+  std::int64_t exact_block_bytes(int layer) const {
+    return cache_.has_exact(layer) ? cache_.exact_pool_bytes(layer, 1) : 0;
+  }
+  std::int64_t exact_place(std::int64_t token, std::int64_t length) const {
+    return cache_.options().exact_tokens().place(token, length);
+  }
   std::vector<std::string> kernel_names() const { return cache_.kernel_names(); }
   std::string note() const { return cache_.note(); }
 
   void append(int layer, const Pool& pool, std::int64_t tokens, const runtime::TensorView& k,
               const runtime::TensorView& v, Address slots, const kv_append::Pages& pages,
-              const kv_append::Embedding& rope, Address k_mean, Address stream) const {
+              const kv_append::Embedding& rope, Address k_mean, Address stream, bool exact) const {
+    const kv_append::Arguments arguments{
+        .k = k, .v = v, .slots = slots, .pages = pages, .rope = rope, .k_mean = k_mean};
     device_->run([&] {
-      cache_.append(
-          layer, place_of(layer, pool), tokens,
-          {.k = k, .v = v, .slots = slots, .pages = pages, .rope = rope, .k_mean = k_mean},
-          handle_of(stream));
+      if (exact)
+        cache_.append_exact(layer, exact_place_of(layer, pool), tokens, arguments,
+                            handle_of(stream));
+      else
+        cache_.append(layer, place_of(layer, pool), tokens, arguments, handle_of(stream));
     });
   }
   std::size_t workspace_bytes(int layer, const decode::Shape& shape) const {
     return cache_.workspace_bytes(layer, shape);
   }
-  void decode(int layer, const Pool& pool, const decode::Shape& shape,
-              const decode::Arguments& arguments, Address workspace, std::size_t workspace_bytes,
+  void gather(int layer, const Pool& pool, const kv_gather::Shape& shape,
+              const kv_gather::Arguments& arguments, Address stream) const {
+    device_->run(
+        [&] { cache_.gather(layer, place_of(layer, pool), shape, arguments, handle_of(stream)); });
+  }
+  void decode(int layer, const Pool& pool, const Pool& exact, const decode::Shape& shape,
+              decode::Arguments arguments, Address workspace, std::size_t workspace_bytes,
               Address stream) const {
+    if (cache_.has_exact(layer)) {
+      const KvPool blocks = exact_place_of(layer, exact);
+      arguments.exact.pool = blocks.data;
+      arguments.exact.pool_blocks = blocks.pages;
+      arguments.exact.strides = blocks.strides;
+    }
     device_->run([&] {
       cache_.decode(layer, place_of(layer, pool), shape, arguments, workspace, workspace_bytes,
                     handle_of(stream));
@@ -76,6 +99,12 @@ class KvCacheOfDevice {
   KvPool place_of(int layer, const Pool& pool) const {
     const auto& [data, pages, stride] = pool;
     KvStrides strides = cache_.strides(layer);
+    strides.page = stride;
+    return {.data = data, .pages = pages, .strides = strides};
+  }
+  KvPool exact_place_of(int layer, const Pool& pool) const {
+    const auto& [data, pages, stride] = pool;
+    KvStrides strides = kv_strides(cache_.exact_format(layer), cache_.options().kv_heads);
     strides.page = stride;
     return {.data = data, .pages = pages, .strides = strides};
   }
@@ -110,13 +139,16 @@ void bind_kv_cache(nb::module_& module) {
       .def("format", &Cache::format, nb::arg("layer"))
       .def("page_bytes", &Cache::page_bytes, nb::arg("layer"))
       .def("smooths", &Cache::smooths, nb::arg("layer"))
+      .def("exact_blocks", &Cache::exact_blocks, nb::arg("layer"))
+      .def("exact_block_bytes", &Cache::exact_block_bytes, nb::arg("layer"))
+      .def("exact_place", &Cache::exact_place, nb::arg("token"), nb::arg("length"))
       .def(
           "append",
           [](const Cache& cache, int layer, const Pool& pool, std::int64_t tokens, const View& k,
              const View& v, Address slots, const std::array<Address, 4>& tables,
              std::int64_t sequences, std::int64_t page_entries, const std::array<Address, 3>& rope,
              std::int64_t table_rows, std::int64_t rope_stride, std::int64_t rotary, Address k_mean,
-             Address stream) {
+             Address stream, bool exact) {
             cache.append(layer, pool, tokens, view_of(k), view_of(v), slots,
                          {.sequences = sequences,
                           .append_indptr = tables[0],
@@ -130,12 +162,12 @@ void bind_kv_cache(nb::module_& module) {
                           .stride = rope_stride,
                           .table_rows = table_rows,
                           .rotary = rotary},
-                         k_mean, stream);
+                         k_mean, stream, exact);
           },
           nb::arg("layer"), nb::arg("pool"), nb::kw_only(), nb::arg("tokens"), nb::arg("k"),
           nb::arg("v"), nb::arg("slots"), nb::arg("tables"), nb::arg("sequences"),
           nb::arg("page_entries"), nb::arg("rope"), nb::arg("table_rows"), nb::arg("rope_stride"),
-          nb::arg("rotary"), nb::arg("k_mean"), nb::arg("stream"))
+          nb::arg("rotary"), nb::arg("k_mean"), nb::arg("stream"), nb::arg("exact"))
       .def(
           "workspace_bytes",
           [](const Cache& cache, int layer, std::int64_t batch, std::int64_t q_len,
@@ -149,13 +181,16 @@ void bind_kv_cache(nb::module_& module) {
           "decode",
           [](const Cache& cache, int layer, const Pool& pool, std::int64_t batch,
              std::int64_t q_len, std::int64_t max_pages, std::int64_t splits, const View& q,
-             Address page_table, Address lengths, const View& o, Address lse, double scale,
-             Address workspace, std::size_t workspace_bytes, Address stream) {
-            cache.decode(layer, pool,
+             Address page_table, Address lengths, Address q_lens, const Pool& exact,
+             Address exact_table, const View& o, Address lse, double scale, Address workspace,
+             std::size_t workspace_bytes, Address stream) {
+            cache.decode(layer, pool, exact,
                          {.batch = batch, .q_len = q_len, .max_pages = max_pages, .splits = splits},
                          {.q = view_of(q),
                           .page_table = page_table,
                           .lengths = lengths,
+                          .q_lens = q_lens,
+                          .exact = {.table = exact_table},
                           .o = view_of(o),
                           .lse = lse,
                           .softmax_scale = static_cast<float>(scale)},
@@ -163,8 +198,27 @@ void bind_kv_cache(nb::module_& module) {
           },
           nb::arg("layer"), nb::arg("pool"), nb::kw_only(), nb::arg("batch"), nb::arg("q_len"),
           nb::arg("max_pages"), nb::arg("splits"), nb::arg("q"), nb::arg("page_table"),
-          nb::arg("lengths"), nb::arg("o"), nb::arg("lse"), nb::arg("scale"), nb::arg("workspace"),
+          nb::arg("lengths"), nb::arg("q_lens"), nb::arg("exact"), nb::arg("exact_table"),
+          nb::arg("o"), nb::arg("lse"), nb::arg("scale"), nb::arg("workspace"),
           nb::arg("workspace_bytes"), nb::arg("stream"))
+      .def(
+          "gather",
+          [](const Cache& cache, int layer, const Pool& pool, std::int64_t batch, std::int64_t rows,
+             std::int64_t longest, std::int64_t max_pages, Address page_table, Address indptr,
+             Address lengths, const View& k, const View& v, Address k_mean, Address stream) {
+            cache.gather(layer, pool,
+                         {.batch = batch, .rows = rows, .longest = longest, .max_pages = max_pages},
+                         {.page_table = page_table,
+                          .indptr = indptr,
+                          .lengths = lengths,
+                          .k = view_of(k),
+                          .v = view_of(v),
+                          .k_mean = k_mean},
+                         stream);
+          },
+          nb::arg("layer"), nb::arg("pool"), nb::kw_only(), nb::arg("batch"), nb::arg("rows"),
+          nb::arg("longest"), nb::arg("max_pages"), nb::arg("page_table"), nb::arg("indptr"),
+          nb::arg("lengths"), nb::arg("k"), nb::arg("v"), nb::arg("k_mean"), nb::arg("stream"))
       .def("copy_pages", &Cache::copy_pages, nb::arg("layer"), nb::arg("pool"), nb::kw_only(),
            nb::arg("source"), nb::arg("to"), nb::arg("stream"));
 }
