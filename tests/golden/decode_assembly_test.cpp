@@ -2,6 +2,7 @@
 // short as it was. Skipped (exit code 77) where there is no ptxas.
 #include <catch2/catch.hpp>
 
+#include <array>
 #include <exception>
 #include <map>
 #include <optional>
@@ -222,6 +223,55 @@ TEST_CASE("masks and changes of scores do without spills") {
     INFO(job.kernel.key() << " on sm_" << job.architecture << ": " << job.assembled.report);
     CHECK(model::complaint(job.assembled.report).empty());
   }
+}
+
+// The block that has exact tokens is a way of its own through the kernel.
+TEST_CASE("exact tokens cost the loop over codes nothing") {
+  test::skip_without_ptxas();
+  const auto instructions = [](const Job& job) {
+    INFO(job.kernel.key() << " on sm_" << job.architecture << ": " << job.assembled.report);
+    CHECK(model::complaint(job.assembled.report).empty());
+    const std::optional<model::HotPath> path =
+        model::hot_path(model::read_cubin(job.assembled.cubin));
+    REQUIRE(path);
+    return static_cast<double>(path->steps.size()) /
+           job.kernel.view(decode::family()).schedule.tile;
+  };
+  std::vector<Job> jobs;
+  for (const int architecture : {80, 86, 89, 90, 120}) {
+    const auto add = [&](const decode::Spec& spec) {
+      jobs.push_back(
+          {Kernel(decode::family(), spec, Target{.sm = architecture == 90 ? 80 : architecture}),
+           architecture});
+    };
+    for (const auto& [k, v, rows] : {std::array{4, 4, 8}, {8, 4, 8}, {2, 2, 16}}) {
+      add({.k_bits = k, .v_bits = v, .rows = rows});
+      add({.k_bits = k, .v_bits = v, .rows = rows, .exact = true});
+    }
+  }
+  const std::size_t pairs = jobs.size();
+  for (const int architecture : {80, 89, 120}) {
+    jobs.push_back({Kernel(decode::family(),
+                           {.k_bits = 4,
+                            .v_bits = 4,
+                            .causal = true,
+                            .exact = true,
+                            .window = true,
+                            .sinks = true},
+                           Target{.sm = architecture}),
+                    architecture});
+    jobs.push_back(
+        {Kernel(decode::family(), {.k_bits = 8, .v_bits = 4, .exact = true, .tree = true},
+                Target{.sm = architecture}),
+         architecture});
+  }
+  assemble_all(jobs);
+  for (std::size_t i = 0; i < pairs; i += 2) {
+    const double without = instructions(jobs[i]), with = instructions(jobs[i + 1]);
+    INFO(jobs[i + 1].kernel.key() << ": " << with << ", without exact tokens " << without);
+    CHECK(with <= kSlack * without);
+  }
+  for (std::size_t i = pairs; i < jobs.size(); ++i) instructions(jobs[i]);
 }
 
 // With the rates of data sheets, as `sagegen kv bench` predicts; rows 8 are those of 1, 4 and 8 query heads of a KV head.

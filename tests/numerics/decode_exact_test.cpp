@@ -435,6 +435,132 @@ TEST_CASE("bits of O depend neither on pages, nor on how a sequence has grown, n
   CHECK(std::equal(bits.begin(), bits.end(), both.begin()));
 }
 
+// K and V whose codes of 8 bits are themselves: all numbers are multiples of 2^-7, the least and the largest of each row
+// 255 of them apart. So it makes no difference which tokens are exact, and 16 bits of all say what masks do.
+TEST_CASE("masks and changes of scores are those of positions, wherever a token lies", "[fast]") {
+  constexpr int kDim = 64, kGroup = 3, kQueries = 3, kPage = 32, kMost = 320;
+  constexpr KvExact kExact{.sinks = 32, .window = 48};
+  const Machine machine;
+  const rt::Device& device = machine.device;
+  std::mt19937_64 random(3);
+  const auto multiples = [&] {
+    std::vector<std::uint16_t> values;
+    for (int row = 0; row < kMost * kHeads; ++row) {
+      for (int c = 0; c < kDim; ++c) {
+        const int n = c == row % kDim         ? 0
+                      : c == (row + 1) % kDim ? 255
+                                              : static_cast<int>(random() % 256);
+        values.push_back(ref::f16_bits((n - 128) * 0x1p-7));
+      }
+    }
+    return values;
+  };
+  const rt::Buffer k = upload(device, multiples()), v = upload(device, multiples()),
+                   q = upload(device, numbers(kHeads * kGroup * kQueries * kDim, 4)),
+                   slopes =
+                       upload(device, std::vector<float>{0.5f, 0.25f, 0.1f, 0.0f, 0.02f, 1.0f}),
+                   logits = upload(device, std::vector<float>{1, -2, 3, 0, 5, -40}),
+                   trees = upload(device, std::vector<std::uint32_t>{1, 3, 5});
+  std::vector<std::int32_t> table(kMost / kPage),
+      exact_table(static_cast<std::size_t>(kExact.blocks()));
+  std::iota(table.rbegin(), table.rend(), 0);
+  std::iota(exact_table.rbegin(), exact_table.rend(), 0);
+  const rt::Buffer pages = upload(device, table), blocks = upload(device, exact_table);
+  const auto format = [](int bits, int page) {
+    return KvFormat{.head_dim = kDim, .k_bits = bits, .v_bits = bits, .page_tokens = page};
+  };
+  const auto strides = [&](int bits, int page) { return kv_strides(format(bits, page), kHeads); };
+  const auto filled = [&](int bits, int page, std::int64_t count,
+                          const std::vector<std::int64_t>& slots) {
+    rt::Buffer pool(device, static_cast<std::size_t>(count * strides(bits, page).page));
+    pool.fill(0xFF);
+    const Kernel kernel(kv_append::family(), {.head_dim = kDim, .k_bits = bits, .v_bits = bits},
+                        Target{.sm = 89});
+    const rt::Buffer places = upload(device, slots);
+    kv_append::Plan(device, kernel, artifact_of)
+        .run({.tokens = static_cast<std::int64_t>(slots.size()), .kv_heads = kHeads},
+             {.k = rt::nhd(k.data(), kHeads, kMost, kDim),
+              .v = rt::nhd(v.data(), kHeads, kMost, kDim),
+              .pool = {.data = pool.data(), .pages = count, .page_tokens = page},
+              .slots = places.data()},
+             nullptr);
+    device.synchronize();
+    return pool;
+  };
+  const std::vector<std::pair<std::string, decode::Spec>> specs{
+      {"causal", {.causal = true}},
+      {"tree", {.tree = true}},
+      {"window", {.causal = true, .window = true}},
+      {"window, sinks", {.window = true, .sinks = true}},
+      {"softcap", {.softcap = true}},
+      {"alibi, sinks", {.causal = true, .alibi = true, .sinks = true}}};
+  for (const int length : {3, 50, 97, 210, kMost}) {
+    std::vector<std::int64_t> slots, exact_slots;
+    for (int t = 0; t < length; ++t) {
+      slots.push_back(std::int64_t{table[static_cast<std::size_t>(t / kPage)]} * kPage + t % kPage);
+      const std::int64_t place = kExact.place(t, length);
+      exact_slots.push_back(
+          place < 0
+              ? -1
+              : std::int64_t{exact_table[static_cast<std::size_t>(place / 16)]} * 16 + place % 16);
+    }
+    const rt::Buffer all = filled(16, kPage, kMost / kPage, slots),
+                     codes = filled(8, kPage, kMost / kPage, slots),
+                     exact = filled(16, 16, kExact.blocks(), exact_slots),
+                     lengths = upload(device, std::vector<std::int32_t>{length});
+    for (const auto& [name, masks] : specs) {
+      const auto attended = [&](int bits) {
+        decode::Spec spec = masks;
+        spec.exact = bits < 16;
+        const Kernel kernel =
+            decode::usual_kernel(format(bits, kPage), kGroup * kQueries, Target{.sm = 89}, spec);
+        const decode::Plan plan(device, kernel, artifact_of);
+        const decode::Shape shape{.q_heads = kHeads * kGroup,
+                                  .kv_heads = kHeads,
+                                  .q_len = kQueries,
+                                  .page_tokens = kPage,
+                                  .max_pages = kMost / kPage,
+                                  .splits = 2};
+        decode::Arguments arguments{.q = rt::hnd(q.data(), kHeads * kGroup, kQueries, kDim),
+                                    .pool = bits < 16 ? codes.data() : all.data(),
+                                    .strides = strides(bits, kPage),
+                                    .pool_pages = kMost / kPage,
+                                    .page_table = pages.data(),
+                                    .lengths = lengths.data(),
+                                    .tree_masks = spec.tree ? trees.data() : 0};
+        if (spec.exact)
+          arguments.exact = {.tokens = kExact,
+                             .pool = exact.data(),
+                             .strides = strides(16, 16),
+                             .pool_blocks = kExact.blocks(),
+                             .table = blocks.data()};
+        if (spec.window) arguments.mods.window = {.left = 70, .right = spec.causal ? -1 : 0};
+        if (spec.softcap) arguments.mods.softcap = {.cap = 2};
+        if (spec.alibi) arguments.mods.alibi = {.slopes = slopes.data()};
+        if (spec.sinks) arguments.mods.sinks = {.logits = logits.data()};
+        rt::Buffer o(device, q.bytes()), lse(device, 4 * kHeads * kGroup * kQueries),
+            workspace(device, plan.workspace_bytes(shape));
+        arguments.o = rt::hnd(o.data(), kHeads * kGroup, kQueries, kDim);
+        arguments.lse = lse.data();
+        plan.run(shape, arguments, workspace.data(), workspace.bytes(), nullptr);
+        device.synchronize();
+        Batch::Result result;
+        std::vector<std::uint16_t> bits_of(o.bytes() / 2);
+        o.download(std::as_writable_bytes(std::span(bits_of)));
+        for (const std::uint16_t each : bits_of) result.o.push_back(ref::f16_value(each));
+        std::vector<float> sums(lse.bytes() / 4);
+        lse.download(std::as_writable_bytes(std::span(sums)));
+        result.lse.assign(sums.begin(), sums.end());
+        return result;
+      };
+      const Batch::Result got = attended(8), want = attended(16);
+      INFO(name << ", " << length << " tokens");
+      CHECK(worst_error(got, want, kDim) <= 0.003);
+      CHECK(worst_lse(got, want) <= 5e-4);
+    }
+  }
+}
+
 TEST_CASE("exact tokens that cannot be are refused by name", "[fast]") {
   const Machine machine;
   const auto cache = [&](const std::string& options, const std::string& layers) {
