@@ -314,7 +314,12 @@ kv_append::Arguments arguments_of(const sagegen_kv_append_arguments& given) {
                    .stride = given.rope_stride,
                    .table_rows = given.table_rows,
                    .rotary = given.rotary},
-          .k_mean = given.k_mean};
+          .k_mean = given.k_mean,
+          .exact = {.data = given.exact_pool.data,
+                    .blocks = given.exact_pool.pages,
+                    .strides = {.page = given.exact_pool.stride_page,
+                                .head = given.exact_pool.stride_head},
+                    .slots = given.exact_slots}};
 }
 
 decode::Shape shape_of(const sagegen_kv_decode_arguments& arguments) {
@@ -676,18 +681,6 @@ sagegen_status sagegen_kv_cache_append(const sagegen_kv_cache* cache, int32_t la
     const sagegen_kv_append_arguments given = read(arguments, kCall, "arguments");
     cache->cache.append(layer, pool_of(given.pool), given.tokens, arguments_of(given),
                         static_cast<StreamHandle>(stream));
-  });
-}
-
-sagegen_status sagegen_kv_cache_append_exact(const sagegen_kv_cache* cache, int32_t layer,
-                                             const sagegen_kv_append_arguments* arguments,
-                                             void* stream) {
-  constexpr const char* kCall = "sagegen_kv_cache_append_exact";
-  return guarded([&] {
-    need(cache, kCall, "cache");
-    const sagegen_kv_append_arguments given = read(arguments, kCall, "arguments");
-    cache->cache.append_exact(layer, pool_of(given.pool), given.tokens, arguments_of(given),
-                              static_cast<StreamHandle>(stream));
   });
 }
 

@@ -144,6 +144,15 @@ void check_exact(ArgumentCheck& check, const Kernel& kernel, const Spec& spec, c
   } catch (const SpecError& error) {
     refuse("exact.tokens: {}", error.what());
   }
+  // What reciprocal_of() is exact for.
+  const std::int64_t divisor =
+      std::max(exact.tokens.unit / kKvBlockTokens, exact.tokens.ring_blocks());
+  if (shape.max_pages * blocks_of(shape) * divisor > kMaxLength) {
+    refuse(
+        "exact.tokens with {} pages of {} tokens are refused: blocks of 16 tokens times those of a "
+        "unit or of the ring, {}, are 32-bit numbers; use a smaller window",
+        shape.max_pages, shape.page_tokens, divisor);
+  }
   const int bytes = kv_block(exact_spec(spec)).bytes();
   narrow_stride("page of exact", exact.strides.page);
   if (exact.strides.head < 0 || exact.strides.head % kStrideUnit != 0 ||

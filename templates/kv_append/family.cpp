@@ -47,6 +47,11 @@ std::vector<Section> describe(const View& v) {
   lines.push_back(s.addressing == Addressing::slots
                       ? "each token has a slot, i64 [tokens]; a negative one is skipped"
                       : "tokens are the last ones of sequences, whose pages a table lists");
+  if (s.exact) {
+    lines.push_back(
+        "tokens with a place in a second pool go there in 16 bits, too: V as it comes, K before it "
+        "is rotated");
+  }
   lines.push_back(fmt::format("grid (tokens * kv_heads / {})", rows_of_block(s)));
   return {{"what it computes", lines}};
 }
@@ -83,7 +88,8 @@ const FamilyOf<Spec>& family() {
                later(field<&Spec::rotation>("rotation", "", rotations())),
                later(field<&Spec::addressing>("addressing", "", addressings())),
                later(field<&Spec::k_codes>("k_codes", "", kv_codes('k'))),
-               later(field<&Spec::v_codes>("v_codes", "", kv_codes('v')))},
+               later(field<&Spec::v_codes>("v_codes", "", kv_codes('v'))),
+               later(flag<&Spec::exact>("exact", "exact"))},
       .rules =
           {{{[](const View& v) {
                return !kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes).empty();
@@ -93,6 +99,14 @@ const FamilyOf<Spec>& family() {
                return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty();
              },
              [](const View& v) { return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes); }},
+            {[](const View& v) {
+               return v.spec.exact && !kv_quantized(v.spec.k_bits) && !kv_quantized(v.spec.v_bits);
+             },
+             [](const View&) {
+               return std::string(
+                   "exact with k_bits 16 and v_bits 16 is refused: all tokens are stored in 16 "
+                   "bits there; use fewer bits of K or V, or leave exact out");
+             }},
             {[](const View& v) {
                return v.spec.rope != Rope::none && v.spec.head_dim < rotary_step(v.spec.head_dim);
              },
@@ -121,6 +135,7 @@ const FamilyOf<Spec>& family() {
             if (v.spec.addressing == Addressing::pages) layout.add<PageParams>();
             if (v.spec.rope != Rope::none) layout.add<RopeParams>();
             if (v.spec.smooth_k) layout.add<MeanParams>();
+            if (v.spec.exact) layout.add<ExactParams>();
             return layout;
           },
       .describe = describe,

@@ -104,4 +104,21 @@ struct MeanParams {
   static std::vector<ParamField> fields() { return {param_field("mean", &MeanParams::mean)}; }
 };
 
+// With exact.
+struct ExactParams {
+  Address pool;  // of blocks of 16 tokens in 16 bits; strides in bytes
+  Address
+      slots;  // i64 [tokens]: block * 16 + place in it; one that the pool does not have is skipped
+  std::int64_t stride_block, stride_head;
+  std::int64_t slot_count;  // blocks * 16
+
+  static constexpr std::string_view kName = "exact";
+  static std::vector<ParamField> fields() {
+    using P = ExactParams;
+    return {param_field("pool", &P::pool), param_field("slots", &P::slots),
+            param_field("stride_block", &P::stride_block),
+            param_field("stride_head", &P::stride_head), param_field("slot_count", &P::slot_count)};
+  }
+};
+
 }  // namespace sagegen::kv_append

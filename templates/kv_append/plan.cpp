@@ -82,6 +82,33 @@ std::uint64_t span_of(const Spec& spec, const Shape& shape, const Pool& pool) {
                    strides_of(spec, shape, pool));
 }
 
+KvStrides exact_strides(const Spec& spec, const Shape& shape, const ExactPool& exact) {
+  if (!is_contiguous(exact.strides)) return exact.strides;
+  return kv_strides(kv_exact_format({.head_dim = spec.head_dim, .io = spec.io}),
+                    static_cast<int>(shape.kv_heads));
+}
+
+void check_exact(ArgumentCheck& check, const Spec& spec, const Shape& shape,
+                 const ExactPool& exact) {
+  runtime::check_sizes(kPlan, {{"exact.blocks", exact.blocks, kMaxLength / kKvBlockTokens,
+                                "places of tokens are 32-bit numbers"}});
+  const std::uint64_t bytes =
+      pool_span("kv_append: exact", exact_block_of(spec).bytes(), {exact.blocks, shape.kv_heads, 1},
+                exact_strides(spec, shape, exact));
+  check.array("exact.slots", exact.slots, static_cast<std::uint64_t>(shape.tokens * kI64), kI64,
+              Access::read);
+  check.array("exact.data", exact.data, bytes, kUnit, Access::write);
+}
+
+ExactParams exact_params(const Spec& spec, const Shape& shape, const ExactPool& exact) {
+  const KvStrides strides = exact_strides(spec, shape, exact);
+  return {.pool = exact.data,
+          .slots = exact.slots,
+          .stride_block = strides.page,
+          .stride_head = strides.head,
+          .slot_count = exact.blocks * kKvBlockTokens};
+}
+
 // Of an argument that only some kernels take.
 void check_given(bool takes, bool given, const char* name, std::string_view option) {
   if (takes && !given) refuse("{} is a null pointer; a kernel with {} needs it", name, option);
@@ -142,6 +169,7 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& a) {
   check_given(!slots, a.pages.append_indptr != 0, "pages.append_indptr", "addressing pages");
   check_given(rope, a.rope.positions != 0, "rope.positions", "rope");
   check_given(spec.smooth_k, a.k_mean != 0, "k_mean", "smooth_k");
+  check_given(spec.exact, a.exact.slots != 0, "exact.slots", "exact");
 
   ArgumentCheck check(kPlan);
   const runtime::ElementRule elements{.bytes = 2, .step = elements_at_once(spec.head_dim)};
@@ -157,6 +185,7 @@ void check_arguments(const Spec& spec, const Shape& shape, const Arguments& a) {
     check.array("k_mean", a.k_mean, bytes, kUnit, Access::read);
   }
   check.array("pool", a.pool.data, span_of(spec, shape, a.pool), kUnit, Access::write);
+  if (spec.exact) check_exact(check, spec, shape, a.exact);
   check.overlaps();
 }
 
@@ -226,6 +255,7 @@ void Plan::run(const Shape& shape, const Arguments& a, runtime::StreamHandle str
                           .rotary = narrow(rotary_of(spec, a.rope))});
   }
   if (spec.smooth_k) params.set(MeanParams{.mean = a.k_mean});
+  if (spec.exact) params.set(exact_params(spec, shape, a.exact));
   const std::int64_t blocks = ceil_div(shape.tokens * shape.kv_heads, rows_of_block(spec));
   impl_->steps.launch(0, {.x = static_cast<unsigned>(blocks), .y = 1, .z = 1}, params, stream);
 }

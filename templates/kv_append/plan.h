@@ -56,6 +56,16 @@ struct Embedding {
       0;  // channels that are rotated, a multiple of rotary_step(); 0: all of the head
 };
 
+// With exact: the pool of tokens in 16 bits (KvExact), whose pages are blocks of 16 tokens of all KV heads.
+struct ExactPool {
+  runtime::DevicePtr data = 0;  // 16-byte aligned
+  std::int64_t blocks = 1;
+  KvStrides strides = {};  // of kv_exact_format(); all 0: contiguous
+  // i64 [tokens]: block * 16 + place in it, -1 of a token that is not kept there. No two tokens of a call have the same: KvExact::place()
+  // sees to that.
+  runtime::DevicePtr slots = 0;
+};
+
 struct Arguments {
   // [1, kv_heads, tokens, head_dim]; strides are multiples of elements_at_once().
   runtime::TensorView k, v;
@@ -66,6 +76,7 @@ struct Arguments {
   Pages pages = {};
   Embedding rope = {};
   runtime::DevicePtr k_mean = 0;  // with smooth_k: f32 [kv_heads, head_dim], 16-byte aligned
+  ExactPool exact = {};
 };
 
 // A token's bytes depend on its own K and V, position and mean, and are written whatever else a call has: prompts may come

@@ -50,6 +50,10 @@ struct Spec {
   // Of K, orthonormal: of each rotation_block() channels.
   Rotation rotation = Rotation::none;
   Addressing addressing = Addressing::slots;
+  // Tokens that have a place in a pool of 16 bits (KvExact) go there, too: V as it comes, and K before it is rotated, as it comes
+  // if it is neither embedded nor made less by a mean. Scores of both are the same ones: decode takes queries for these
+  // keys as they come, and rotated ones for the codes.
+  bool exact = false;
 };
 
 constexpr bool transforms_k(const Spec& spec) {
@@ -61,6 +65,10 @@ constexpr KvBlock block_of(const Spec& spec) {
                   .v_bits = spec.v_bits,
                   .k_codes = spec.k_codes,
                   .v_codes = spec.v_codes});
+}
+
+constexpr KvBlock exact_block_of(const Spec& spec) {
+  return KvBlock({.head_dim = spec.head_dim, .k_bits = 16, .v_bits = 16});
 }
 
 // A row is one token of one head. Its codes have 64, 128 or 256 channels; a lane has neighbouring ones of them.

@@ -77,7 +77,9 @@ class KvAppend {
   };
   Place place_of_slot(I32 token) const;
   Place place_in_pages(I32 token) const;
+  Place place_of_exact(I32 token) const;
   GlobalPtr block_of_place(const Place& place, I32 head) const;
+  GlobalPtr block_of_exact(const Place& place, I32 head) const;
 
   // Whether the head has the lane's channel i, and so those that are read at once with it.
   Pred has_channel(int i) const { return channel_ + i / loaded_ * loaded_ < spec_.head_dim; }
@@ -89,7 +91,8 @@ class KvAppend {
   Row load_f32(GlobalPtr from, int count) const;
   Row values(const Words& words) const;
 
-  void transform(Row& k, I32 token, I32 head) const;
+  // before_rotation: a copy of it, where not null.
+  void transform(Row& k, I32 token, I32 head, Row* before_rotation) const;
   void embed(Row& k, I32 token) const;
   void subtract_mean(Row& k, I32 head) const;
   void rotate(Row& k) const;
@@ -114,10 +117,17 @@ class KvAppend {
                          const Quantizer& quantizer) const;
   Words e4m3_words(const Row& row, const Quantizer& quantizer) const;
   Words words_of(const std::vector<I32>& bytes) const;
-  void store_keys(GlobalPtr block, const Words& words) const;
-  void store_values(GlobalPtr block, const std::vector<I32>& parts) const;
+  void store_keys(const KvBlock& layout, GlobalPtr block, const Words& words) const;
+  void store_values(const KvBlock& layout, GlobalPtr block, const std::vector<I32>& parts) const;
+  // Codes or numbers of 16 bits of a token, to the block that has it.
+  void store_rows(const KvBlock& layout, GlobalPtr block, I32 in_block, const Words& k,
+                  const std::vector<I32>& v) const;
   void store_parameters(GlobalPtr block, I32 token, const Quantizers& of) const;
-  void append(const Place& place, I32 token, I32 head, Pred stored) const;
+  // Of kernels with exact: `exact`, and whether it is stored there.
+  void append(const Place& place, I32 token, I32 head, Pred stored, const Place& exact,
+              Pred exact_stored) const;
+  Words packed(const Row& row) const;
+  static std::vector<I32> halves(const Words& words);
 
   int lane_count() const { return lanes_of_row(spec_.head_dim); }
 
@@ -187,6 +197,22 @@ KvAppend::Place KvAppend::place_in_pages(I32 token) const {
           in_table && page >= 0 && page < p_(&Params::pages)};
 }
 
+KvAppend::Place KvAppend::place_of_exact(I32 token) const {
+  using P = ExactParams;
+  const auto p = k_.params<P>();
+  const I64 asked = k_.load<I64>(p(&P::slots) + k_.to_i64(token) * std::int64_t{8});
+  const Pred there = asked >= 0 && asked < p(&P::slot_count);
+  const I32 slot = k_.select(there, k_.to_i32(asked), k_.i32(0));
+  return {slot >> 4, slot & (kKvBlockTokens - 1), there};
+}
+
+GlobalPtr KvAppend::block_of_exact(const Place& place, I32 head) const {
+  using P = ExactParams;
+  const auto p = k_.params<P>();
+  return p(&P::pool) + k_.to_i64_unsigned(place.page) * p(&P::stride_block) +
+         k_.to_i64_unsigned(head) * p(&P::stride_head);
+}
+
 GlobalPtr KvAppend::block_of_place(const Place& place, I32 head) const {
   return p_(&Params::pool) + k_.to_i64_unsigned(place.page) * p_(&Params::stride_page) +
          k_.to_i64_unsigned(head) * p_(&Params::stride_head) +
@@ -242,9 +268,10 @@ Row KvAppend::values(const Words& words) const {
 
 // ---- transforms of K -------------------------------------------------------------------------------
 
-void KvAppend::transform(Row& k, I32 token, I32 head) const {
+void KvAppend::transform(Row& k, I32 token, I32 head, Row* before_rotation) const {
   if (spec_.rope != Rope::none) embed(k, token);
   if (spec_.smooth_k) subtract_mean(k, head);
+  if (before_rotation != nullptr) *before_rotation = k;
   if (spec_.rotation == Rotation::hadamard) rotate(k);
 }
 
@@ -469,10 +496,10 @@ std::vector<I32> KvAppend::bytes(const Row& row, int bits, KvCoding codes,
 
 // ---- stores ----------------------------------------------------------------------------------------
 
-void KvAppend::store_keys(GlobalPtr block, const Words& words) const {
-  const int bytes = held_ * spec_.k_bits / 8;
+void KvAppend::store_keys(const KvBlock& layout, GlobalPtr block, const Words& words) const {
+  const int bytes = held_ * layout.k_bits / 8;
   const GlobalPtr to = block + distance(k_, lane_, lane_count(),
-                                        [&](int lane) { return block_.k_byte(0, lane * bytes); });
+                                        [&](int lane) { return layout.k_byte(0, lane * bytes); });
   if (bytes == 16) {
     k_.store_v4(to, {words[0], words[1], words[2], words[3]});
   } else if (bytes == 8) {
@@ -500,18 +527,28 @@ Words KvAppend::words_of(const std::vector<I32>& bytes) const {
 }
 
 // Neighbouring bytes of a token lie apart, those of others between them.
-void KvAppend::store_values(GlobalPtr block, const std::vector<I32>& parts) const {
-  const int bytes = held_ * spec_.v_bits / 8, part = bytes / static_cast<int>(parts.size());
+void KvAppend::store_values(const KvBlock& layout, GlobalPtr block,
+                            const std::vector<I32>& parts) const {
+  const int bytes = held_ * layout.v_bits / 8, part = bytes / static_cast<int>(parts.size());
   const GlobalPtr to = block + distance(k_, lane_, lane_count(),
-                                        [&](int lane) { return block_.v_byte(0, lane * bytes); });
+                                        [&](int lane) { return layout.v_byte(0, lane * bytes); });
   for (int i = 0; i < bytes; i += part) {
-    const GlobalPtr place = to + std::int64_t{block_.v_byte(0, i)};
+    const GlobalPtr place = to + std::int64_t{layout.v_byte(0, i)};
     const I32 value = parts[static_cast<std::size_t>(i / part)];
     if (part == 1)
       k_.store_8(place, value);
     else
       k_.store_16(place, value);
   }
+}
+
+void KvAppend::store_rows(const KvBlock& layout, GlobalPtr block, I32 in_block, const Words& k,
+                          const std::vector<I32>& v) const {
+  const auto of_token = [&](const std::function<int(int)>& byte) {
+    return block + distance(k_, in_block, kKvBlockTokens, byte);
+  };
+  store_keys(layout, of_token([&](int number) { return layout.k_byte(number, 0); }), k);
+  store_values(layout, of_token([&](int number) { return layout.v_byte(number, 0); }), v);
 }
 
 void KvAppend::store_parameters(GlobalPtr block, I32 token, const Quantizers& of) const {
@@ -542,7 +579,27 @@ void KvAppend::store_parameters(GlobalPtr block, I32 token, const Quantizers& of
 
 // ---- the kernel ------------------------------------------------------------------------------------
 
-void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) const {
+Words KvAppend::packed(const Row& row) const {
+  Words words;
+  for (std::size_t i = 0; i < row.size(); i += 2) {
+    const auto number = [&](F32 x) { return spec_.io == DType::f16 ? saturated(k_, x) : x; };
+    const F32 first = number(row[i]);
+    words.push_back(k_.pack2(spec_.io, first, number(row[i + 1])));
+  }
+  return words;
+}
+
+std::vector<I32> KvAppend::halves(const Words& words) {
+  std::vector<I32> halves;
+  for (const I32 word : words) {
+    halves.push_back(word);
+    halves.push_back(word >> 16);
+  }
+  return halves;
+}
+
+void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored, const Place& exact,
+                      Pred exact_stored) const {
   using P = Params;
   const auto row = [&](Address P::*data, std::int64_t P::*of_token, std::int64_t P::*of_head) {
     const I64 elements =
@@ -551,6 +608,7 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
   };
   Words k_words = row(&P::k, &P::k_stride_token, &P::k_stride_head);
   const Words v_words = row(&P::v, &P::v_stride_token, &P::v_stride_head);
+  Words exact_k_words = k_words;
 
   Row k = values(k_words), v = values(v_words);
   if (quantizes_k()) {
@@ -562,7 +620,10 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
   if (quantizes_v()) {
     for (F32& x : v) x = without_nan(k_, x);
   }
-  if (transforms_k(spec_)) transform(k, token, head);
+  Row before_rotation;
+  if (transforms_k(spec_)) transform(k, token, head, spec_.exact ? &before_rotation : nullptr);
+  if (spec_.exact && (spec_.rope != Rope::none || spec_.smooth_k))
+    exact_k_words = packed(before_rotation);
 
   Quantizers quantizers;
   if (quantizes_k() || quantizes_v()) quantizers = this->quantizers(k, v);
@@ -579,21 +640,19 @@ void KvAppend::append(const Place& place, I32 token, I32 head, Pred stored) cons
   if (quantizes_v()) {
     v_parts = bytes(v, spec_.v_bits, spec_.v_codes, quantizers.v);
   } else {
-    for (const I32 word : v_words) {
-      v_parts.push_back(word);
-      v_parts.push_back(word >> 16);
-    }
+    v_parts = halves(v_words);
   }
 
   k_.if_(stored, [&] {
     const GlobalPtr block = block_of_place(place, head);
     const I32 in_block = place.token & (kKvBlockTokens - 1);
-    const auto of_token = [&](const std::function<int(int)>& byte) {
-      return block + distance(k_, in_block, kKvBlockTokens, byte);
-    };
-    store_keys(of_token([&](int number) { return block_.k_byte(number, 0); }), k_words);
-    store_values(of_token([&](int number) { return block_.v_byte(number, 0); }), v_parts);
+    store_rows(block_, block, in_block, k_words, v_parts);
     if (block_.parameter_bytes() > 0) store_parameters(block, in_block, quantizers);
+  });
+  if (!spec_.exact) return;
+  k_.if_(exact_stored, [&] {
+    store_rows(exact_block_of(spec_), block_of_exact(exact, head), exact.token, exact_k_words,
+               halves(v_words));
   });
 }
 
@@ -606,7 +665,14 @@ void KvAppend::build() {
   const Place place =
       spec_.addressing == Addressing::slots ? place_of_slot(token) : place_in_pages(token);
   const Pred stored = first < rows && place.there;
-  k_.if_(k_.any(stored), [&] { append(place, token, head, stored); });
+  if (!spec_.exact) {
+    k_.if_(k_.any(stored), [&] { append(place, token, head, stored, {}, {}); });
+    return;
+  }
+  const Place exact = place_of_exact(token);
+  const Pred exact_stored = first < rows && exact.there;
+  k_.if_(k_.any(stored || exact_stored),
+         [&] { append(place, token, head, stored, exact, exact_stored); });
 }
 
 }  // namespace

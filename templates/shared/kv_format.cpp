@@ -146,4 +146,12 @@ void validate(const KvExact& exact) {
   check("taken_back", exact.taken_back, 0, kKvBlockTokens);
 }
 
+KvFormat kv_exact_format(KvFormat format) {
+  format.k_bits = format.v_bits = 16;
+  format.k_codes = format.v_codes = KvCoding::asymmetric;
+  format.page_tokens = kKvBlockTokens;
+  format.layout = KvPageLayout::hnd;
+  return format;
+}
+
 }  // namespace sagegen

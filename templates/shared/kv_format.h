@@ -230,5 +230,7 @@ struct KvExact {
 };
 // Throws SpecError: a number that is none of those.
 void validate(const KvExact& exact);
+// Of that pool, beside codes of this format.
+KvFormat kv_exact_format(KvFormat format);
 
 }  // namespace sagegen

@@ -182,8 +182,7 @@ struct KvCache::Impl {
     kv_append::Plan append;
     decode::Plan decode;
     std::optional<kv_gather::Plan> gather;
-    std::optional<kv_append::Plan> append_exact;
-    bool smooths;
+    bool exact, smooths;
   };
   const Plans& at(int layer) const {
     if (layer < 0 || layer >= static_cast<int>(layers.size())) {
@@ -198,7 +197,7 @@ struct KvCache::Impl {
   }
   const Plans& need_exact(int layer) const {
     const Plans& of_layer = at(layer);
-    if (!of_layer.append_exact) {
+    if (!of_layer.exact) {
       throw ArgumentError(
           fmt::format("{}: layer {} has no exact tokens beside its codes: {}", kPlan, layer,
                       options.exact() ? "it has none, all of them are of 16 bits"
@@ -228,6 +227,10 @@ struct KvCache::Impl {
 
 namespace {
 
+bool has_exact_beside(const KvFormat& format, const KvCacheOptions& options) {
+  return options.exact() && (kv_quantized(format.k_bits) || kv_quantized(format.v_bits));
+}
+
 Kernel append_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
   const bool coded = kv_quantized(format.k_bits);
   return {kv_append::family(),
@@ -240,33 +243,8 @@ Kernel append_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
                           .rope = options.rope,
                           .smooth_k = coded && options.smooth_k,
                           .rotation = coded ? options.rotation : Rotation::none,
-                          .addressing = options.addressing},
-          target};
-}
-
-bool has_codes(const KvFormat& format) {
-  return kv_quantized(format.k_bits) || kv_quantized(format.v_bits);
-}
-
-// The exact tokens of layers with codes, a block for each page.
-KvFormat format_of_exact(KvFormat format) {
-  format.k_bits = format.v_bits = 16;
-  format.k_codes = format.v_codes = KvCoding::asymmetric;
-  format.page_tokens = kKvBlockTokens;
-  format.layout = KvPageLayout::hnd;
-  return format;
-}
-
-// Keys as the codes were before they were codes, but not rotated, as queries for them are not.
-Kernel append_exact_kernel(const KvFormat& format, const KvCacheOptions& options, Target target) {
-  return {kv_append::family(),
-          kv_append::Spec{.head_dim = format.head_dim,
-                          .io = format.io,
-                          .k_bits = 16,
-                          .v_bits = 16,
-                          .rope = options.rope,
-                          .smooth_k = kv_quantized(format.k_bits) && options.smooth_k,
-                          .addressing = options.addressing},
+                          .addressing = options.addressing,
+                          .exact = has_exact_beside(format, options)},
           target};
 }
 
@@ -289,7 +267,7 @@ Kernel decode_kernel(const KvFormat& format, const KvCacheOptions& options, Targ
       format, options.q_heads / options.kv_heads * options.q_len, target,
       {.rotation = kv_quantized(format.k_bits) ? options.rotation : Rotation::none,
        .causal = options.causal,
-       .exact = options.exact() && has_codes(format)});
+       .exact = has_exact_beside(format, options)});
 }
 
 }  // namespace
@@ -318,11 +296,7 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
                                                  std::in_place, device,
                                                  gather_kernel(format, options, target), source)
                                            : std::nullopt,
-                  .append_exact = options.exact() && has_codes(format)
-                                      ? std::optional<kv_append::Plan>(
-                                            std::in_place, device,
-                                            append_exact_kernel(format, options, target), source)
-                                      : std::nullopt,
+                  .exact = has_exact_beside(format, options),
                   .smooths = append.view(kv_append::family()).spec.smooth_k});
         const auto add = [&](const auto& plan) {
           for (const std::string& name : plan.kernel_names()) {
@@ -335,7 +309,6 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
         add(plans->append);
         add(plans->decode);
         if (plans->gather) add(*plans->gather);
-        if (plans->append_exact) add(*plans->append_exact);
       }
       impl_->plans.push_back(plans);
     } catch (const SpecError& error) {
@@ -370,14 +343,15 @@ void KvCache::append(int layer, const KvPool& pool, std::int64_t tokens,
               .layout = format(layer).layout,
               .strides = pool.strides};
   if (!plans.smooths) all.k_mean = 0;
+  if (!plans.exact && impl_->options.exact()) all.exact = {};
   plans.append.run({.tokens = tokens, .kv_heads = impl_->options.kv_heads}, all, stream);
 }
 
-bool KvCache::has_exact(int layer) const { return impl_->at(layer).append_exact.has_value(); }
+bool KvCache::has_exact(int layer) const { return impl_->at(layer).exact; }
 
 KvFormat KvCache::exact_format(int layer) const {
   impl_->need_exact(layer);
-  return format_of_exact(format(layer));
+  return kv_exact_format(format(layer));
 }
 
 std::int64_t KvCache::exact_pool_bytes(int layer, std::int64_t blocks) const {
@@ -385,19 +359,6 @@ std::int64_t KvCache::exact_pool_bytes(int layer, std::int64_t blocks) const {
   runtime::check_sizes(kPlan, {{"blocks", blocks, runtime::kMaxLength / kKvBlockTokens,
                                 "places of tokens are 32-bit numbers"}});
   return runtime::scratch_bytes(kPlan, {blocks, block});
-}
-
-void KvCache::append_exact(int layer, const KvPool& blocks, std::int64_t tokens,
-                           const kv_append::Arguments& arguments,
-                           runtime::StreamHandle stream) const {
-  const Impl::Plans& plans = impl_->need_exact(layer);
-  kv_append::Arguments all = arguments;
-  all.pool = {.data = blocks.data,
-              .pages = blocks.pages,
-              .page_tokens = kKvBlockTokens,
-              .strides = blocks.strides};
-  if (!plans.smooths) all.k_mean = 0;
-  plans.append_exact->run({.tokens = tokens, .kv_heads = impl_->options.kv_heads}, all, stream);
 }
 
 void KvCache::decode(int layer, const KvPool& pool, const decode::Shape& shape,
@@ -408,11 +369,12 @@ void KvCache::decode(int layer, const KvPool& pool, const decode::Shape& shape,
   all.pool = pool.data;
   all.strides = impl_->strides(layer, pool);
   all.pool_pages = pool.pages;
-  if (plans.append_exact) {
+  if (!plans.exact && impl_->options.exact()) all.exact = {};
+  if (plans.exact) {
     all.exact.tokens = impl_->options.exact_tokens();
     const KvStrides& own = all.exact.strides;
     if (own.page == 0 && own.head == 0)
-      all.exact.strides = kv_strides(format_of_exact(format(layer)), impl_->options.kv_heads);
+      all.exact.strides = kv_strides(kv_exact_format(format(layer)), impl_->options.kv_heads);
   }
   plans.decode.run(impl_->shape(layer, shape), all, workspace, workspace_bytes, stream);
 }

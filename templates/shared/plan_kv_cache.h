@@ -43,8 +43,8 @@ struct KvCacheOptions {
   Rotation rotation = Rotation::none;
   bool causal = false;  // with q_len > 1: the last query is that of the last token
   bool gather = false;  // loads the kernels of gather(), too
-  // KvExact, of layers that have codes: with sinks or a window decode() reads these tokens from a pool that append_exact()
-  // writes, beside append().
+  // KvExact, of layers that have codes: with sinks or a window decode() reads these tokens from a pool of their own, which append()
+  // writes, too.
   int sinks = 0, window = 0, unit = 32, taken_back = 0;
 
   bool exact() const { return sinks > 0 || window > 0; }
@@ -93,23 +93,19 @@ class KvCache {
   // Whether append() subtracts a mean from the keys of the layer. Its LSE is less by softmax_scale (q . mean).
   bool smooths(int layer) const;
 
-  // Enqueues one kernel: K and V of new tokens into their pages. `arguments` are those of kv_append::Plan without a pool;
+  // Enqueues one kernel: K and V of new tokens into their pages, and of layers with exact tokens into arguments.exact, which
+  // is not read of other layers of the same cache.
+  // `arguments` are those of kv_append::Plan without a pool;
   // k_mean is not read where smooths() is false. Throws ArgumentError as kv_append::Plan::run().
   void append(int layer, const KvPool& pool, std::int64_t tokens,
               const kv_append::Arguments& arguments, runtime::StreamHandle stream) const;
 
-  // Whether decode() of the layer reads exact tokens. What follows is refused where it does not.
+  // Whether the layer has exact tokens. What follows is refused where it does not.
   bool has_exact(int layer) const;
   // Of their pool, in whose pages of 16 tokens, the blocks, a sequence has options().exact_tokens().blocks() (KvPool::strides:
   // of the format below).
   std::int64_t exact_pool_bytes(int layer, std::int64_t blocks) const;
   KvFormat exact_format(int layer) const;
-  // Enqueues one kernel: new tokens, the same rows as append() has, into that pool. Slots are block * 16 + place in the
-  // block: of token t of a sequence place = KvExact::place(t, length) says which, and is -1 for those that are left out; of the rest
-  // slot = table[place / 16] * 16 + place % 16.
-  void append_exact(int layer, const KvPool& blocks, std::int64_t tokens,
-                    const kv_append::Arguments& arguments, runtime::StreamHandle stream) const;
-
   // Enqueues decode attention over the pages of `arguments`, which are those of decode::Plan without a pool. Heads and
   // page_tokens of the shape are the cache's, whatever it says; of exact tokens pool, pool_blocks and table count,
   // and strides that are not all 0. Trees of drafts and mods have kernels that a cache does not load:

@@ -608,10 +608,10 @@ static void test_kv_exact(sagegen_device* device, const char* ptx) {
                                         .k = {memory[1], 0, kChannels, kHeads * kChannels},
                                         .v = {memory[2], 0, kChannels, kHeads * kChannels},
                                         .slots = places};
+  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append(cache, 0, &append, NULL), "exact.slots is a null pointer");
+  append.exact_pool = (sagegen_kv_pool){.data = blocks, .pages = kBlocks};
+  append.exact_slots = places + 8 * kTokens;
   EXPECT(sagegen_kv_cache_append(cache, 0, &append, NULL) == SAGEGEN_OK);
-  append.pool = (sagegen_kv_pool){.data = blocks, .pages = kBlocks};
-  append.slots = places + 8 * kTokens;
-  EXPECT(sagegen_kv_cache_append_exact(cache, 0, &append, NULL) == SAGEGEN_OK);
 
   sagegen_kv_decode_arguments decode = {.struct_size = sizeof decode,
                                         .pool = {.data = pool, .pages = kPages},
@@ -630,7 +630,7 @@ static void test_kv_exact(sagegen_device* device, const char* ptx) {
   EXPECT(sagegen_memory_alloc(device, bytes, &workspace) == SAGEGEN_OK);
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_decode(cache, 0, &decode, workspace, bytes, NULL),
                "exact.pool_blocks is 0");
-  decode.exact_pool = append.pool;
+  decode.exact_pool = append.exact_pool;
   EXPECT(sagegen_kv_cache_decode(cache, 0, &decode, workspace, bytes, NULL) == SAGEGEN_OK);
   EXPECT(sagegen_device_synchronize(device) == SAGEGEN_OK);
   EXPECT(sagegen_memory_download(device, output, o, sizeof output) == SAGEGEN_OK);
@@ -677,7 +677,6 @@ static void test_kv_exact(sagegen_device* device, const char* ptx) {
     EXPECT(worst > 0 && worst < (i == 0 ? 2.0 / 255 : 2.0 / 15) * largest);
   }
   EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_gather(cache, 1, &gather, NULL), "layer is 1");
-  EXPECT_ERROR(SAGEGEN_ARGUMENT_ERROR, sagegen_kv_cache_append_exact(cache, 0, NULL, NULL), "arguments is null");
   sagegen_kv_cache_destroy(cache);
   const uint64_t all[] = {memory[0], memory[1], memory[2], o, pool, blocks, places, workspace, numbers, gathered};
   for (size_t i = 0; i < sizeof all / sizeof *all; ++i)

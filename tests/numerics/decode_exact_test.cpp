@@ -137,14 +137,13 @@ class Batch {
                      mean = upload(device_, mean_);
     const auto skipped = static_cast<rt::DevicePtr>(2 * first * kHeads * case_.head_dim);
     const int all = static_cast<int>(k_[b].size()) / (kHeads * case_.head_dim);
-    kv_append::Arguments arguments{.k = rt::nhd(k.data() + skipped, kHeads, all, case_.head_dim),
-                                   .v = rt::nhd(v.data() + skipped, kHeads, all, case_.head_dim),
-                                   .slots = at.data(),
-                                   .k_mean = mean.data()};
+    const kv_append::Arguments arguments{
+        .k = rt::nhd(k.data() + skipped, kHeads, all, case_.head_dim),
+        .v = rt::nhd(v.data() + skipped, kHeads, all, case_.head_dim),
+        .slots = at.data(),
+        .k_mean = mean.data(),
+        .exact = {.data = exact_pool_.data(), .blocks = blocks_, .slots = exact_at.data()}};
     cache_.append(0, {.data = pool_.data(), .pages = pages_}, count, arguments, nullptr);
-    arguments.slots = exact_at.data();
-    cache_.append_exact(0, {.data = exact_pool_.data(), .pages = blocks_}, count, arguments,
-                        nullptr);
     device_.synchronize();
     lengths_[b] = last;
   }
@@ -179,7 +178,7 @@ class Batch {
          .lse = lse.data()},
         workspace.data(), workspace.bytes(), nullptr);
     device_.synchronize();
-    Result result{.bits = bytes_of(o)};
+    Result result{.o = {}, .lse = {}, .bits = bytes_of(o)};
     std::vector<std::uint16_t> bits(result.bits.size() / 2);
     std::memcpy(bits.data(), result.bits.data(), result.bits.size());
     for (const std::uint16_t each : bits) result.o.push_back(ref::f16_value(each));
@@ -521,13 +520,17 @@ TEST_CASE("masks and changes of scores are those of positions, wherever a token 
                                   .page_tokens = kPage,
                                   .max_pages = kMost / kPage,
                                   .splits = 2};
+        rt::Buffer o(device, q.bytes()), lse(device, 4 * kHeads * kGroup * kQueries),
+            workspace(device, plan.workspace_bytes(shape));
         decode::Arguments arguments{.q = rt::hnd(q.data(), kHeads * kGroup, kQueries, kDim),
                                     .pool = bits < 16 ? codes.data() : all.data(),
                                     .strides = strides(bits, kPage),
                                     .pool_pages = kMost / kPage,
                                     .page_table = pages.data(),
                                     .lengths = lengths.data(),
-                                    .tree_masks = spec.tree ? trees.data() : 0};
+                                    .tree_masks = spec.tree ? trees.data() : 0,
+                                    .o = rt::hnd(o.data(), kHeads * kGroup, kQueries, kDim),
+                                    .lse = lse.data()};
         if (spec.exact)
           arguments.exact = {.tokens = kExact,
                              .pool = exact.data(),
@@ -538,10 +541,6 @@ TEST_CASE("masks and changes of scores are those of positions, wherever a token 
         if (spec.softcap) arguments.mods.softcap = {.cap = 2};
         if (spec.alibi) arguments.mods.alibi = {.slopes = slopes.data()};
         if (spec.sinks) arguments.mods.sinks = {.logits = logits.data()};
-        rt::Buffer o(device, q.bytes()), lse(device, 4 * kHeads * kGroup * kQueries),
-            workspace(device, plan.workspace_bytes(shape));
-        arguments.o = rt::hnd(o.data(), kHeads * kGroup, kQueries, kDim);
-        arguments.lse = lse.data();
         plan.run(shape, arguments, workspace.data(), workspace.bytes(), nullptr);
         device.synchronize();
         Batch::Result result;

@@ -218,8 +218,8 @@ def test_sinks_and_a_window_are_exact():
     for i, length in enumerate(lengths):
         k, v = rows(length, seed=i + 1)
         places = [cache.exact_place(t, length) for t in range(length)]
-        cache.append(0, pool, k, v, slots=slots_of(tables[i], length))
-        cache.append_exact(0, exact, k, v, slots=np.array([-1 if p < 0 else exact_table[i, p // 16] * 16 + p % 16 for p in places], np.int64))
+        cache.append(0, pool, k, v, slots=slots_of(tables[i], length), exact_pool=exact,
+                     exact_slots=np.array([-1 if p < 0 else exact_table[i, p // 16] * 16 + p % 16 for p in places], np.int64))
         keys.append(k)
         values.append(v)
     q = normal(2, HEADS * GROUP, DIM, seed=9)
@@ -238,8 +238,10 @@ def test_sinks_and_a_window_are_exact():
     with pytest.raises(sagegen.ArgumentError, match="the bytes of a block"):
         cache.decode(0, pool, q, tables, np.array(lengths, np.int32), exact_pool=exact[:, 16:], exact_table=exact_table)
     assert plain.exact_blocks(0) == 0
-    with pytest.raises(sagegen.ArgumentError, match="without sinks and window"):
-        plain.append_exact(0, exact, keys[0], values[0], slots=np.zeros(100, np.int64))
+    with pytest.raises(sagegen.ArgumentError, match="exact_slots is missing"):
+        cache.append(0, pool, keys[0], values[0], slots=slots_of(tables[0], 100), exact_pool=exact)
+    with pytest.raises(sagegen.ArgumentError, match="no exact tokens in this layer"):
+        plain.append(0, pool, keys[0], values[0], slots=slots_of(tables[0], 100), exact_pool=exact, exact_slots=np.zeros(100, np.int64))
     with pytest.raises(sagegen.ArgumentError, match="no exact tokens in this layer"):
         plain.decode(0, pool, q, tables, np.array(lengths, np.int32), **more)
     with pytest.raises(sagegen.SpecError, match="multiple of 32"):

@@ -354,6 +354,10 @@ typedef struct sagegen_kv_append_arguments {
   uint64_t positions, cos, sin;
   int64_t table_rows, rope_stride, rotary;
   uint64_t k_mean; /* f32 [kv_heads, head_dim], with smooth_k; not read of layers whose keys have 16 bits */
+  /* With sinks or a window, of layers with exact tokens: their pool, whose pages are blocks (stride_block does not count); i64
+   * [tokens]: block * 16 + place in the block, or -1 for a token that is left out. */
+  sagegen_kv_pool exact_pool;
+  uint64_t exact_slots;
 } sagegen_kv_append_arguments;
 
 typedef struct sagegen_kv_decode_arguments {
@@ -423,13 +427,8 @@ sagegen_status sagegen_kv_cache_decode(const sagegen_kv_cache* cache, int32_t la
 /* With the option gather. Of keys that were rotated by a Hadamard matrix the rows are those before it. */
 sagegen_status sagegen_kv_cache_gather(const sagegen_kv_cache* cache, int32_t layer,
                                        const sagegen_kv_gather_arguments* arguments, void* stream);
-/* With exact tokens, beside append, of the same tokens: pool is theirs, slots are block * 16 + place in the block, or -1 for a
- * token that is left out. */
-sagegen_status sagegen_kv_cache_append_exact(const sagegen_kv_cache* cache, int32_t layer,
-                                             const sagegen_kv_append_arguments* arguments,
-                                             void* stream);
-/* Where a token of a sequence goes there that has `length` tokens when all of the call are in: place / 16 is the column of
- * its exact_table, place % 16 the place in that block. -1: it is left out, or there are no exact tokens. */
+/* Where a token of a sequence goes among exact ones, that has `length` tokens when all of the call are in: place / 16 is the column
+ * of its exact_table, place % 16 the place in that block. -1: it is left out, or there are no exact tokens. */
 int64_t sagegen_kv_cache_exact_place(const sagegen_kv_cache* cache, int64_t token, int64_t length);
 /* Before a page that several sequences have is written: each call copies pages of one layer. */
 sagegen_status sagegen_kv_cache_copy_pages(const sagegen_kv_cache* cache, int32_t layer,

@@ -14,7 +14,6 @@ from ._attention import Staged, checked_result, layout_of
 from ._devices import Device, Slot, as_device, lease
 from .errors import ArgumentError, DTypeError
 
-_TABLES = ("append_indptr", "page_indptr", "page_indices", "last_page_len")
 _DTYPES = {"float16": "f16", "bfloat16": "bf16"}
 
 
@@ -33,7 +32,7 @@ class KvCache:
         "hadamard", K and Q are multiplied by a Hadamard matrix, which spreads outliers over channels. Keys of 16 bits are
         neither smoothed nor rotated.
     sinks, window: the first tokens of a sequence, and its last ones, that decode() reads in 16 bits though the layer has codes, from
-        a pool that append_exact() writes, beside append(). unit: up to unit - 1 tokens more than the window are. taken_back: by how
+        a pool of their own, which append() writes, too. unit: up to unit - 1 tokens more than the window are. taken_back: by how
         much a sequence may become shorter, as of drafts that are rejected. sinks and unit are multiples of 32, the others of 16.
     gather: loads the kernels of gather(), too.
     device: "cuda:0", or "emulator:sm_89" for arrays of the host. ptx: a folder or bundle of PTX, looked into first.
@@ -101,7 +100,7 @@ class KvCache:
         return self._cache.smooths(self._number(layer))
 
     def exact_blocks(self, layer: int) -> int:
-        """Blocks of 16 exact tokens that a sequence has in the pool of append_exact(); 0: the layer has none beside its codes."""
+        """Blocks of 16 exact tokens that a sequence has in their pool; 0: the layer has none beside its codes."""
         return self._cache.exact_blocks(self._number(layer))
 
     def exact_block_bytes(self, layer: int) -> int:
@@ -109,13 +108,13 @@ class KvCache:
         return self._cache.exact_block_bytes(self._number(layer))
 
     def exact_place(self, token: int, length: int) -> int:
-        """Where a token of a sequence goes there that has `length` tokens when all of a call are in: place // 16 is the column of its
+        """Where a token of a sequence goes among them, that has `length` tokens when all of a call are in: place // 16 is the column of its
         exact_table, place % 16 the place in that block. -1: it is left out."""
         return self._cache.exact_place(whole("token", token, 0, LARGEST_INT), whole("length", length, 0, LARGEST_INT))
 
     def append(self, layer: int, pool: Any, k: Any, v: Any, *, slots: Any = None, append_indptr: Any = None, page_indptr: Any = None,
                page_indices: Any = None, last_page_len: Any = None, positions: Any = None, cos: Any = None, sin: Any = None,
-               k_mean: Any = None) -> None:
+               k_mean: Any = None, exact_pool: Any = None, exact_slots: Any = None) -> None:
         """Writes new tokens into their pages, those of a step as those of prompts, whole or in parts.
 
         pool: uint8 [pages, page_bytes(layer)], which is written. k, v: [tokens, kv_heads, head_dim] of the cache's dtype.
@@ -124,36 +123,21 @@ class KvCache:
             FlashInfer has them.
         positions: int64 [tokens]; cos, sin: float32 [positions, rotated channels / 2], with a rope.
         k_mean: float32 [kv_heads, head_dim], with smooth_k; not read where the keys of the layer have 16 bits.
+        exact_pool: uint8 [blocks, exact_block_bytes(layer)], which is written, of layers with exact tokens. exact_slots: int64 [tokens],
+            block · 16 + place in the block, of the block that the exact_table of the sequence has at exact_place() // 16; -1: the token is
+            left out.
         Arrays are where the cache's kernels run (or all of the host, for the emulator), on the current stream of PyTorch.
         """
         layer = self._number(layer)
-        self._append(layer, pool, self._cache.page_bytes(layer), k, v, slots, dict(append_indptr=append_indptr, page_indptr=page_indptr,
-                     page_indices=page_indices, last_page_len=last_page_len), positions, cos, sin, k_mean, exact=False)
-
-    def append_exact(self, layer: int, pool: Any, k: Any, v: Any, *, slots: Any, positions: Any = None, cos: Any = None, sin: Any = None,
-                     k_mean: Any = None) -> None:
-        """Writes new tokens into the blocks of exact ones, beside append() of the same tokens, whose other arguments these are.
-
-        pool: uint8 [blocks, exact_block_bytes(layer)], which is written. slots: int64 [tokens], block · 16 + place in the block, of the
-            block that the exact_table of the sequence has at exact_place() // 16; -1: the token is left out.
-        """
-        layer = self._number(layer)
-        self._append(layer, pool, self._need_exact(layer), k, v, slots, dict.fromkeys(_TABLES), positions, cos, sin, k_mean, exact=True)
-
-    def _need_exact(self, layer: int) -> int:
-        size = self._cache.exact_block_bytes(layer)
-        if size == 0:
-            raise ArgumentError(f"layer {layer} has no exact tokens beside its codes: it is of 16 bits, or the cache was made without "
-                                "sinks and window")
-        return size
-
-    def _append(self, layer: int, pool: Any, page_bytes: int, k: Any, v: Any, slots: Any, tables: dict[str, Any], positions: Any, cos: Any,
-                sin: Any, k_mean: Any, *, exact: bool) -> None:
-        with self._call(pool, page_bytes) as call:
+        blocks = self._cache.exact_blocks(layer)
+        for name, array in dict(exact_pool=exact_pool, exact_slots=exact_slots).items():
+            _need(array is not None, blocks > 0, name, "no exact tokens in this layer")
+        with self._call(pool, self._cache.page_bytes(layer)) as call:
             rows = call.rows("k", k), call.rows("v", v)
             tokens = rows[0].shape[0]
             if rows[1].shape[0] != tokens:
                 raise ArgumentError(f"k has {tokens} tokens and v {rows[1].shape[0]}; they are the same")
+            tables = dict(append_indptr=append_indptr, page_indptr=page_indptr, page_indices=page_indices, last_page_len=last_page_len)
             paged, embeds = self._addressing == "pages", self._rope != "none"
             _need(slots is not None, not paged, "slots", "addressing pages")
             for name, array in tables.items():
@@ -164,8 +148,8 @@ class KvCache:
             sequences = entries = table_rows = rope_stride = rotary = 0
             places, lists, rope, mean = 0, [0] * 4, [0] * 3, 0
             if paged:
-                sequences = max(_length("last_page_len", tables["last_page_len"]), 0)
-                entries = _length("page_indices", tables["page_indices"])
+                sequences = max(_length("last_page_len", last_page_len), 0)
+                entries = _length("page_indices", page_indices)
                 sizes = (sequences + 1, sequences + 1, entries, sequences)
                 lists = [call.flat(name, array, "i32", (size,)) for (name, array), size in zip(tables.items(), sizes)]
             else:
@@ -179,12 +163,16 @@ class KvCache:
                         call.flat("sin", sin, "f32", (table_rows, rope_stride))]
             if self._smooths:
                 mean = call.flat("k_mean", k_mean, "f32", (self._kv_heads, self._head_dim))
+            exact, of_exact = (0, 0, 0), 0
+            if blocks > 0:
+                exact = call.other_pool("exact_pool", exact_pool, self._cache.exact_block_bytes(layer), written=True)
+                of_exact = call.flat("exact_slots", exact_slots, "i64", (tokens,))
             if tokens == 0:
                 return
             k_view, v_view = (call.place(view, heads=1, tokens=0) for view in rows)
             self._cache.append(layer, call.pool(), tokens=tokens, k=k_view, v=v_view, slots=places, tables=lists, sequences=sequences,
                                page_entries=entries, rope=rope, table_rows=table_rows, rope_stride=rope_stride, rotary=rotary,
-                               k_mean=mean, stream=call.stream, exact=exact)
+                               k_mean=mean, exact=exact, exact_slots=of_exact, stream=call.stream)
             call.fetch()
 
     def decode(self, layer: int, pool: Any, q: Any, page_table: Any, lengths: Any, *, q_lens: Any = None, exact_pool: Any = None,
@@ -375,13 +363,15 @@ class _Call:
         address, strides, self._pool_memory = self._staged.place(self._pool)
         return address, self._pool.shape[0], strides[0]
 
-    def other_pool(self, name: str, array: Any, page_bytes: int) -> tuple[int, int, int]:
-        """As pool(), of one that is read alone."""
-        view = kind_of(array).view(array, name)
+    def other_pool(self, name: str, array: Any, page_bytes: int, written: bool = False) -> tuple[int, int, int]:
+        """As pool(), of one beside it."""
+        view = kind_of(array).view(array, name, written)
         self.check(view, "u8")
         if len(view.shape) != 2 or view.shape[1] != page_bytes:
             raise ArgumentError(f"{name} has the shape {tuple(view.shape)}; it is (blocks, {page_bytes}), the bytes of a block of the layer")
-        address, strides, _ = self._staged.place(view)
+        address, strides, memory = self._staged.place(view)
+        if written and memory is not None and view.tensor is not None:
+            self._results.append((memory, view.tensor))
         return address, view.shape[0], strides[0]
 
     def workspace(self, size: int) -> int:

@@ -51,18 +51,16 @@ class KvCacheOfDevice {
   std::vector<std::string> kernel_names() const { return cache_.kernel_names(); }
   std::string note() const { return cache_.note(); }
 
-  void append(int layer, const Pool& pool, std::int64_t tokens, const runtime::TensorView& k,
-              const runtime::TensorView& v, Address slots, const kv_append::Pages& pages,
-              const kv_append::Embedding& rope, Address k_mean, Address stream, bool exact) const {
-    const kv_append::Arguments arguments{
-        .k = k, .v = v, .slots = slots, .pages = pages, .rope = rope, .k_mean = k_mean};
-    device_->run([&] {
-      if (exact)
-        cache_.append_exact(layer, exact_place_of(layer, pool), tokens, arguments,
-                            handle_of(stream));
-      else
-        cache_.append(layer, place_of(layer, pool), tokens, arguments, handle_of(stream));
-    });
+  void append(int layer, const Pool& pool, const Pool& exact, std::int64_t tokens,
+              kv_append::Arguments arguments, Address stream) const {
+    if (cache_.has_exact(layer)) {
+      const KvPool blocks = exact_place_of(layer, exact);
+      arguments.exact.data = blocks.data;
+      arguments.exact.blocks = blocks.pages;
+      arguments.exact.strides = blocks.strides;
+    }
+    device_->run(
+        [&] { cache_.append(layer, place_of(layer, pool), tokens, arguments, handle_of(stream)); });
   }
   std::size_t workspace_bytes(int layer, const decode::Shape& shape) const {
     return cache_.workspace_bytes(layer, shape);
@@ -148,26 +146,32 @@ void bind_kv_cache(nb::module_& module) {
              const View& v, Address slots, const std::array<Address, 4>& tables,
              std::int64_t sequences, std::int64_t page_entries, const std::array<Address, 3>& rope,
              std::int64_t table_rows, std::int64_t rope_stride, std::int64_t rotary, Address k_mean,
-             Address stream, bool exact) {
-            cache.append(layer, pool, tokens, view_of(k), view_of(v), slots,
-                         {.sequences = sequences,
-                          .append_indptr = tables[0],
-                          .page_indptr = tables[1],
-                          .page_indices = tables[2],
-                          .last_page_len = tables[3],
-                          .page_entries = page_entries},
-                         {.positions = rope[0],
-                          .cos = rope[1],
-                          .sin = rope[2],
-                          .stride = rope_stride,
-                          .table_rows = table_rows,
-                          .rotary = rotary},
-                         k_mean, stream, exact);
+             const Pool& exact, Address exact_slots, Address stream) {
+            cache.append(layer, pool, exact, tokens,
+                         {.k = view_of(k),
+                          .v = view_of(v),
+                          .slots = slots,
+                          .pages = {.sequences = sequences,
+                                    .append_indptr = tables[0],
+                                    .page_indptr = tables[1],
+                                    .page_indices = tables[2],
+                                    .last_page_len = tables[3],
+                                    .page_entries = page_entries},
+                          .rope = {.positions = rope[0],
+                                   .cos = rope[1],
+                                   .sin = rope[2],
+                                   .stride = rope_stride,
+                                   .table_rows = table_rows,
+                                   .rotary = rotary},
+                          .k_mean = k_mean,
+                          .exact = {.slots = exact_slots}},
+                         stream);
           },
           nb::arg("layer"), nb::arg("pool"), nb::kw_only(), nb::arg("tokens"), nb::arg("k"),
           nb::arg("v"), nb::arg("slots"), nb::arg("tables"), nb::arg("sequences"),
           nb::arg("page_entries"), nb::arg("rope"), nb::arg("table_rows"), nb::arg("rope_stride"),
-          nb::arg("rotary"), nb::arg("k_mean"), nb::arg("stream"), nb::arg("exact"))
+          nb::arg("rotary"), nb::arg("k_mean"), nb::arg("exact"), nb::arg("exact_slots"),
+          nb::arg("stream"))
       .def(
           "workspace_bytes",
           [](const Cache& cache, int layer, std::int64_t batch, std::int64_t q_len,
