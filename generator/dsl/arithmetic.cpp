@@ -241,6 +241,16 @@ I32 ArithmeticVerbs::multiply2(DType type, I32 a, I32 b, SourceLoc loc) {
   return impl_->wrap<I32>(impl_->reinterpret(product, impl_->b.getInt32Ty()));
 }
 
+I32 ArithmeticVerbs::subtract2(DType type, I32 a, I32 b, SourceLoc loc) {
+  impl_->at(loc);
+  if (type != DType::f16)
+    impl_->fail(fmt::format("subtract2 subtracts pairs of f16, not of {}", to_string(type)));
+  llvm::Type* pair = llvm::FixedVectorType::get(impl_->b.getHalfTy(), 2);
+  llvm::Value* difference = impl_->b.CreateFSub(impl_->reinterpret(impl_->use(a), pair),
+                                                impl_->reinterpret(impl_->use(b), pair));
+  return impl_->wrap<I32>(impl_->reinterpret(difference, impl_->b.getInt32Ty()));
+}
+
 I32 ArithmeticVerbs::pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc) {
   impl_->at(loc);
   auto& builder = impl_->b;

@@ -82,6 +82,15 @@ RuleLayers<View> rules() {
         [](const View& v) { return kv_codes_refusal('k', v.spec.k_bits, v.spec.k_codes); }},
        {[](const View& v) { return !kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes).empty(); },
         [](const View& v) { return kv_codes_refusal('v', v.spec.v_bits, v.spec.v_codes); }},
+       {[](const View& v) {
+          return v.schedule.normal_codes &&
+                 (!kv_quantized(v.spec.v_bits) || v.spec.v_codes == KvCoding::e4m3);
+        },
+        [](const View&) {
+          return std::string(
+              "normal_codes is refused: V is no integer codes, which alone are read as subnormal "
+              "numbers; leave it out");
+        }},
        {[](const View& v) { return v.schedule.lookups > tile_blocks(v.schedule); },
         [](const View& v) {
           return fmt::format(
@@ -180,6 +189,8 @@ std::vector<Section> describe(const View& v) {
                     "shared memory of the block",
                     v.schedule.warps, v.schedule.tile, v.schedule.stages - 1,
                     ring_bytes(spec, v.schedule)),
+        v.schedule.normal_codes ? "codes of V become normal numbers of f16"
+                                : "codes of V are multiplied as they stand",
         fmt::format("pages have a multiple of {} tokens", v.schedule.tile / v.schedule.lookups)}}};
   for (const std::string& text : mask_texts(spec)) sections[0].lines.push_back(text);
   return sections;
@@ -196,7 +207,8 @@ const FamilyOf<Spec, Schedule>& family() {
       .how = {field<&Schedule::tile>("tile", "t", numbers({16, 32})),
               joined(field<&Schedule::stages>("stages", "s", range(2, 4))),
               joined(field<&Schedule::warps>("warps", "w", numbers({2, 4, 8}))),
-              joined(field<&Schedule::lookups>("lookups", "l", numbers({1, 2})))},
+              joined(field<&Schedule::lookups>("lookups", "l", numbers({1, 2}))),
+              flag<&Schedule::normal_codes>("normal_codes", "normal")},
       .rules = rules(),
       .resources =
           [](const View& v) {

@@ -47,6 +47,9 @@ struct Schedule {
   int warps = 4;   // of a block; each takes every so manieth tile of its split
   int lookups =
       1;  // in the page table, for a tile: 1 where pages have whole tiles, or each block of it has its own
+  // Codes of V are f16 as they stand, subnormal numbers. With this they are made normal ones first, by an OR and a subtraction:
+  // for a GPU whose tensor cores are slow on subnormal numbers, of which none is known.
+  bool normal_codes = false;
 };
 
 inline constexpr int kMostSplits = 256;

@@ -7,17 +7,20 @@ using namespace dsl;
 namespace {
 
 constexpr float kUnit = 0x1p24f;  // of codes that are read as f16
+constexpr std::int32_t kThousand =
+    0x64006400;  // 1024 twice, whose last bits of 10 count as those of whole numbers do
 
 // In the order of Values::operands().
-std::vector<ChannelTile> channel_tiles(const KvBlock& cache) {
-  const float unit_of_byte = cache.v_codes == KvCoding::e4m3 ? kUnitOfE4m3 : kUnit;
+std::vector<ChannelTile> channel_tiles(const KvBlock& cache, bool normal_codes) {
+  const float unit = normal_codes ? 1.0f : kUnit;
+  const float unit_of_byte = cache.v_codes == KvCoding::e4m3 ? kUnitOfE4m3 : unit;
   std::vector<ChannelTile> tiles;
   const int piece = cache.v_piece_bytes();
-  for (int unit = 0; unit < cache.v_units(); ++unit) {
-    const int byte = 8 * piece * unit;  // of lane row 0
+  for (int of_lane = 0; of_lane < cache.v_units(); ++of_lane) {
+    const int byte = 8 * piece * of_lane;  // of lane row 0
     switch (cache.v_bits) {
       case 16:
-        tiles.push_back({2, {16 * unit, 16 * unit + 1}, {1.0f, 1.0f}});
+        tiles.push_back({2, {16 * of_lane, 16 * of_lane + 1}, {1.0f, 1.0f}});
         break;
       case 8:
         for (int word = 0; word < piece; word += 2)
@@ -26,13 +29,13 @@ std::vector<ChannelTile> channel_tiles(const KvBlock& cache) {
       case 4:
         for (int word = 0; word < piece; ++word)
           tiles.push_back(
-              {2 * piece, {2 * (byte + word), 2 * (byte + word) + 1}, {kUnit, kUnit / 16}});
+              {2 * piece, {2 * (byte + word), 2 * (byte + word) + 1}, {unit, unit / 16}});
         break;
       default:
         for (int word = 0; word < piece; ++word) {
           for (int code = 0; code < 4; code += 2) {
             const int channel = 4 * (byte + word) + code;
-            const float unit_of_code = code == 0 ? kUnit : kUnit / 16;
+            const float unit_of_code = code == 0 ? unit : unit / 16;
             tiles.push_back({4 * piece, {channel, channel + 1}, {unit_of_code, unit_of_code / 4}});
           }
         }
@@ -43,7 +46,8 @@ std::vector<ChannelTile> channel_tiles(const KvBlock& cache) {
 
 }  // namespace
 
-Values::Values(const DecodeBlock& block) : block_(block), tiles_(channel_tiles(block.cache)) {
+Values::Values(const DecodeBlock& block)
+    : block_(block), tiles_(channel_tiles(block.cache, block.schedule.normal_codes)) {
   KernelBuilder& k = block.k;
   sums_.resize(tiles_.size());
   for (auto& tile : sums_) {
@@ -77,10 +81,20 @@ std::vector<std::array<I32, 4>> Values::operands(const std::vector<I32>& words) 
     }
     return result;
   }
+  // A code c below 256, in the last bits of 1024, is 1024 + c: all of these numbers are exact.
+  const bool normal = block_.schedule.normal_codes;
+  // In registers: an instruction of a mask and an OR has room for one constant.
+  const I32 thousand = normal ? block_.opaque(kThousand, 0) : k.i32(0);
+  const auto less_thousand = [&](I32 pair) {
+    return normal ? k.subtract2(DType::f16, pair, thousand) : pair;
+  };
+  const auto number = [&](I32 code) { return normal ? less_thousand(code | thousand) : code; };
   if (block_.spec.v_bits == 8) {
-    const I32 zero = k.i32(0);
-    const auto even = [](I32 word) { return word & 0x00FF00FF; };
-    const auto odd = [&](I32 word) { return k.permute_bytes(word, zero, {1, 4, 3, 4}); };
+    const I32 zero = normal ? block_.opaque(kThousand >> 8, 0) : k.i32(0);
+    const auto even = [&](I32 word) { return number(word & 0x00FF00FF); };
+    const auto odd = [&](I32 word) {
+      return less_thousand(k.permute_bytes(word, zero, {1, 4, 3, 4}));
+    };
     for (std::size_t i = 0; i < words.size(); i += 2)
       result.push_back({even(words[i]), even(words[i + 1]), odd(words[i]), odd(words[i + 1])});
     return result;
@@ -92,8 +106,8 @@ std::vector<std::array<I32, 4>> Values::operands(const std::vector<I32>& words) 
   for (const I32 word : words) {
     const I32 shifted = word >> 8;
     for (std::size_t i = 0; i < masks.size(); i += 2)
-      result.push_back(
-          {word & masks[i], word & masks[i + 1], shifted & masks[i], shifted & masks[i + 1]});
+      result.push_back({number(word & masks[i]), number(word & masks[i + 1]),
+                        number(shifted & masks[i]), number(shifted & masks[i + 1])});
   }
   return result;
 }

@@ -1,5 +1,6 @@
 // Decode attention assembles without spills, its products are exactly those of the algorithm, and its main loop is as
 // short as it was. Skipped (exit code 77) where there is no ptxas.
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include <array>
@@ -196,6 +197,46 @@ TEST_CASE("the loops over tokens of codes without zero points") {
   }
   assemble_all(jobs);
   for (const Job& job : jobs) check(job);
+}
+
+// An OR, which joins the mask's instruction, and a subtraction of each register of V: of 16 channels and tokens 4.
+TEST_CASE("codes of V as normal numbers cost a subtraction of each operand") {
+  test::skip_without_ptxas();
+  constexpr int kWidths[] = {2, 4, 8};
+  std::vector<Job> jobs;
+  for (const int bits : kWidths) {
+    const Kernel usual(decode::family(), {.k_bits = bits, .v_bits = bits}, Target{.sm = 80});
+    decode::Schedule schedule = usual.view(decode::family()).schedule;
+    for (const bool normal : {false, true}) {
+      schedule.normal_codes = normal;
+      jobs.push_back(
+          {Kernel(decode::family(), {.k_bits = bits, .v_bits = bits}, schedule, Target{.sm = 80}),
+           80});
+    }
+  }
+  assemble_all(jobs);
+  for (std::size_t i = 0; i < jobs.size(); i += 2) {
+    const auto counted = [](const Job& job, std::string_view name) {
+      INFO(job.kernel.key() << ": " << job.assembled.report);
+      CHECK(model::complaint(job.assembled.report).empty());
+      const model::Code code = model::read_cubin(job.assembled.cubin);
+      const std::optional<model::HotPath> path = model::hot_path(code);
+      REQUIRE(path);
+      const auto is = [&](const model::Step& step) {
+        return name.empty() ||
+               model::operation_info(step.instruction, code.architecture).name == name;
+      };
+      return static_cast<int>(std::count_if(path->steps.begin(), path->steps.end(), is));
+    };
+    const int tile = jobs[i].kernel.view(decode::family()).schedule.tile;
+    INFO(jobs[i + 1].kernel.key());
+    CHECK(counted(jobs[i], "HADD2") == 0);
+    CHECK(counted(jobs[i + 1], "HADD2") == tile / 16 * 8 * 4);
+    const double more = static_cast<double>(counted(jobs[i + 1], "") - counted(jobs[i], "")) / tile;
+    CAPTURE(more);
+    // 2 instructions for a token are the subtractions.
+    if (model::ptxas_major_version() == kMeasuredWith) CHECK(more <= 2.5);
+  }
 }
 
 TEST_CASE("masks and changes of scores do without spills") {

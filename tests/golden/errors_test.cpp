@@ -203,6 +203,8 @@ TEST_CASE("fragments are what the instruction multiplies") {
       "mma of f16 takes B of f16, but this one holds bf16");
   rejects([](Kernel& t) { t.k.multiply2(DType::bf16, t.a, t.b); },
           "multiply2 multiplies pairs of f16, not of bf16");
+  rejects([](Kernel& t) { t.k.subtract2(DType::bf16, t.a, t.b); },
+          "subtract2 subtracts pairs of f16, not of bf16");
 }
 
 TEST_CASE("tiles are read as what they hold, and inside") {

@@ -1002,6 +1002,39 @@ TEST_CASE("queries and groups, with each mask, over ragged batches, pages and pa
   }
 }
 
+TEST_CASE("codes of V as normal numbers give the O of codes as they stand", "[fast]") {
+  struct Kind {
+    int k_bits, v_bits, rows;
+    KvCoding v_codes;
+    const char* how;
+  };
+  for (const Kind& kind : {Kind{4, 4, 8, KvCoding::asymmetric, "t32s2w2l1"},
+                           Kind{8, 8, 16, KvCoding::symmetric, "t16s2w4l1"},
+                           Kind{16, 2, 8, KvCoding::asymmetric, "t16s2w2l1"}}) {
+    Case c{.spec = {.k_bits = kind.k_bits,
+                    .v_bits = kind.v_bits,
+                    .v_codes = kind.v_codes,
+                    .rows = kind.rows},
+           .how = kind.how,
+           .lengths = {1, 130, 97},
+           .splits = 2};
+    const Inputs inputs = inputs_of(c);
+    const Result plain = run(c, inputs);
+    c.how = std::string(kind.how) + "_normal";
+    check(c);
+    // Products are the same but for a power of two. Tensor cores add them aligned to the largest exponent, which of a subnormal
+    // number says less of its size: what is cut off differs, and so may an O be rounded to f16.
+    const Result normal = run(c, inputs);
+    INFO(c.text());
+    CHECK(difference(normal.o, plain.o) < 0x1p-13);
+    CHECK(normal.lse == plain.lse);
+  }
+  const Kernel floats(decode::family(), {.v_codes = KvCoding::e4m3},
+                      decode::Schedule{.tile = 16, .normal_codes = true}, Target{.sm = 80});
+  REQUIRE(floats.violations().size() == 1);
+  CHECK_THAT(floats.violations()[0], Contains("normal_codes is refused"));
+}
+
 // What follows are bugs that others had.
 TEST_CASE("a tile that spans pages finds each of its pages", "[full]") {
   for (const int page_tokens : {16, 48})

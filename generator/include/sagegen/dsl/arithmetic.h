@@ -55,6 +55,8 @@ class ArithmeticVerbs : public BuilderCore {
   std::array<F32, 2> unpack2(DType type, I32 bits, SourceLoc loc = SourceLoc::here());
   // Product of two such pairs. type: f16.
   I32 multiply2(DType type, I32 a, I32 b, SourceLoc loc = SourceLoc::here());  // mul.rn.f16x2
+  // Their difference. type: f16.
+  I32 subtract2(DType type, I32 a, I32 b, SourceLoc loc = SourceLoc::here());  // sub.rn.f16x2
   // Four values as bytes, `a` lowest. e4m3: cvt.rn.satfinite (two instructions and a merge). s8: the
   // values are rounded to nearest even and must lie within [-128, 127].
   I32 pack4(DType type, F32 a, F32 b, F32 c, F32 d, SourceLoc loc = SourceLoc::here());
