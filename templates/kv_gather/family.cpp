@@ -16,6 +16,11 @@ std::string head_dim_advice(int) {
 
 std::string stored(const char* tensor, int bits, KvCoding codes, DType io) {
   if (!kv_quantized(bits)) return fmt::format("{} is stored in {}", tensor, to_string(io));
+  if (codes == KvCoding::channel) {
+    return fmt::format(
+        "{} is stored in {} bits with a scale and a zero point per channel and {} tokens", tensor,
+        bits, kKvGroupTokens);
+  }
   if (kv_has_zero_point(codes)) {
     return fmt::format("{} is stored in {} bits with a scale and a zero point per token and head",
                        tensor, bits);
@@ -58,7 +63,7 @@ const FamilyOf<Spec>& family() {
                later(field<&Spec::rotation>("rotation", "",
                                             words<Rotation>({{Rotation::none, "none", "rot0"},
                                                              {Rotation::hadamard, "hadamard"}}))),
-               later(field<&Spec::k_codes>("k_codes", "", kv_codes('k'))),
+               later(field<&Spec::k_codes>("k_codes", "", kv_codes_with_channel('k'))),
                later(field<&Spec::v_codes>("v_codes", "", kv_codes('v')))},
       .rules =
           {{{[](const View& v) { return v.spec.head_dim % 8 != 0; },

@@ -31,7 +31,7 @@ template <typename... Values>
 
 std::int64_t blocks_of(const Shape& shape) { return shape.page_tokens / kKvBlockTokens; }
 
-void check_shape(const Shape& shape) {
+void check_shape(const Spec& spec, const Shape& shape) {
   runtime::check_sizes(
       kPlan,
       {{"batch", shape.batch, kMaxGridYZ, "a grid has no more blocks in z; split the batch"},
@@ -44,6 +44,11 @@ void check_shape(const Shape& shape) {
   if (shape.page_tokens % kKvBlockTokens != 0) {
     refuse("page_tokens is {}; pages have whole blocks of {} tokens", shape.page_tokens,
            kKvBlockTokens);
+  }
+  if (shape.page_tokens % kv_page_unit(spec.k_codes) != 0) {
+    refuse(
+        "page_tokens is {}; pages of a kernel with k_codes channel have whole groups of {} tokens",
+        shape.page_tokens, kKvGroupTokens);
   }
 }
 
@@ -94,7 +99,7 @@ Plan::Plan(Plan&&) noexcept = default;
 
 void Plan::run(const Shape& shape, const Arguments& a, runtime::StreamHandle stream) const {
   const Spec& spec = impl_->spec;
-  check_shape(shape);
+  check_shape(spec, shape);
   check_arguments(spec, shape, a);
   const auto narrow = [](std::int64_t number) { return static_cast<std::int32_t>(number); };
   const PackParams page = PackParams::of(narrow(blocks_of(shape)));

@@ -2,7 +2,8 @@
 // prefix reads that lies in pages already, when a prompt comes in chunks, or when attention to a prompt is to see what the
 // cache holds of it. One kernel for all sequences of a batch.
 //
-// Codes of 2, 4 and 8 bits become scale * code + zero, rounded once in f32, or what KvCoding has in its place. What kv_append did to K is undone in reverse
+// Codes of 2, 4 and 8 bits become scale * code + zero, rounded once in f32, or what KvCoding has in its place (of K also by channel, which
+// kv_append does not write). What kv_append did to K is undone in reverse
 // order: the orthonormal Hadamard matrix, which is its own inverse, then the frozen mean is added. A rotary embedding stays. Results
 // are rounded to the dtype of the rows, and in f16 at most 65504. What is stored in 16 bits and not transformed comes as it is.
 #pragma once

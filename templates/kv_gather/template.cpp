@@ -27,8 +27,13 @@ class KvGather {
   void build();
 
  private:
-  void gather(GlobalPtr block, I32 first_row, I32 tokens) const;
-  void gather_key(GlobalPtr block, int parity, GlobalPtr row, Pred there) const;
+  // Of K by channel, of the channels of a lane in their order; else empty.
+  struct Channels {
+    Row s, z;
+  };
+  void gather(GlobalPtr block, const Channels& channels, I32 first_row, I32 tokens) const;
+  void gather_key(GlobalPtr block, const Channels& channels, int parity, GlobalPtr row,
+                  Pred there) const;
   void gather_values(GlobalPtr block, int unit, GlobalPtr rows, I32 tokens) const;
   void gather_values_of_16_bits(GlobalPtr block, int unit, GlobalPtr rows, I32 tokens) const;
 
@@ -43,6 +48,8 @@ class KvGather {
     F32 s, z;  // z: of codes with a zero point
   };
   void add_codes(Row& row, I32 word, int count, const Coding& coding) const;
+  void add_codes_by_channel(Row& row, I32 word, const Channels& channels) const;
+  Row parameters_of_channels(GlobalPtr block) const;
 
   KernelBuilder& k_;
   const Spec& spec_;
@@ -121,13 +128,44 @@ void KvGather::add_codes(Row& row, I32 word, int count, const Coding& coding) co
         row.push_back(k_.as_f32(bits) * 0x1p120f * coding.s);
         break;
       }
+      case KvCoding::channel:  // add_codes_by_channel
+        break;
     }
   }
 }
 
+void KvGather::add_codes_by_channel(Row& row, I32 word, const Channels& channels) const {
+  for (int i = 0; i < 32 / spec_.k_bits; ++i) {
+    const I32 code = (i == 0 ? word : word >> i * spec_.k_bits) & ((1 << spec_.k_bits) - 1);
+    const std::size_t channel = row.size();
+    row.push_back(k_.fma(k_.to_f32(code), channels.s[channel], channels.z[channel]));
+  }
+}
+
+// The first halves of all pairs of a word, then the second ones: KvBlock::k_channel.
+Row KvGather::parameters_of_channels(GlobalPtr block) const {
+  const std::size_t codes = 32 / static_cast<std::size_t>(spec_.k_bits);
+  const std::size_t words = static_cast<std::size_t>(block_.k_lane_bytes()) / 4;
+  Row row(words * codes);
+  for (std::size_t word = 0; word < words; ++word) {
+    for (std::size_t unit = 0; unit < codes / 8; ++unit) {
+      const auto offset = static_cast<std::int64_t>(64 * (word * (codes / 8) + unit));
+      const auto pairs = k_.load_v4(block + quad_ * 16 + (block_.channel_offset() + offset));
+      for (std::size_t i = 0; i < pairs.size(); ++i) {
+        const auto pair = k_.unpack2(DType::f16, pairs[i]);
+        const std::size_t channel = word * codes + 4 * unit + i;
+        row[channel] = pair[0];
+        row[channel + codes / 2] = pair[1];
+      }
+    }
+  }
+  return row;
+}
+
 // ---- K ---------------------------------------------------------------------------------------------
 
-void KvGather::gather_key(GlobalPtr block, int parity, GlobalPtr row, Pred there) const {
+void KvGather::gather_key(GlobalPtr block, const Channels& of_channels, int parity, GlobalPtr row,
+                          Pred there) const {
   const int lane_bytes = block_.k_lane_bytes(), piece = block_.k_piece_bytes();
   const int pieces = lane_bytes / piece, channels = piece * 8 / spec_.k_bits;
   Words words;
@@ -138,7 +176,9 @@ void KvGather::gather_key(GlobalPtr block, int parity, GlobalPtr row, Pred there
   }
   if (kv_quantized(spec_.k_bits) || transforms_k(spec_)) {
     Row x;
-    if (kv_quantized(spec_.k_bits)) {
+    if (block_.k_of_channels()) {
+      for (const I32 word : words) add_codes_by_channel(x, word, of_channels);
+    } else if (kv_quantized(spec_.k_bits)) {
       Coding coding{.bits = spec_.k_bits, .codes = spec_.k_codes, .s = {}, .z = {}};
       // Of the token 2 g + parity, as s_k has it: quads of tokens, and in these pairs.
       const int quad_bytes = block_.s_k(4) - block_.s_k(0);
@@ -213,7 +253,7 @@ void KvGather::gather_values_of_16_bits(GlobalPtr block, int unit, GlobalPtr row
 
 // ---- the kernel ------------------------------------------------------------------------------------
 
-void KvGather::gather(GlobalPtr block, I32 first_row, I32 tokens) const {
+void KvGather::gather(GlobalPtr block, const Channels& channels, I32 first_row, I32 tokens) const {
   using P = Params;
   const auto rows = [&](Address P::*data, std::int64_t P::*of_token, std::int64_t P::*of_head) {
     const I64 elements =
@@ -223,8 +263,8 @@ void KvGather::gather(GlobalPtr block, I32 first_row, I32 tokens) const {
   const GlobalPtr keys = rows(&P::k, &P::k_stride_token, &P::k_stride_head);
   for (int parity = 0; parity < 2; ++parity) {
     const I32 token = row_ * 2 + parity;
-    gather_key(block, parity, keys + k_.to_i64(token) * p_(&P::k_stride_token) * kElementBytes,
-               token < tokens);
+    gather_key(block, channels, parity,
+               keys + k_.to_i64(token) * p_(&P::k_stride_token) * kElementBytes, token < tokens);
   }
   const GlobalPtr values = rows(&P::v, &P::v_stride_token, &P::v_stride_head);
   for (int unit = 0; unit < block_.v_units(); ++unit) {
@@ -258,7 +298,15 @@ void KvGather::build() {
     const GlobalPtr at = p_(&P::pool) + k_.to_i64_unsigned(known) * p_(&P::stride_page) +
                          k_.to_i64_unsigned(head_) * p_(&P::stride_head) +
                          k_.to_i64_unsigned(in_page) * p_(&P::stride_block);
-    gather(at, begin + first, tokens.get() - first);
+    Channels channels;
+    if (block_.k_of_channels()) {
+      // Of both blocks of the group, whichever of them this one is.
+      const I64 back = k_.to_i64_unsigned(in_page & 1) * p_(&P::stride_block);
+      const GlobalPtr group = at + back * std::int64_t{-1};
+      channels.s = parameters_of_channels(group);
+      channels.z = parameters_of_channels(group + p_(&P::stride_block));
+    }
+    gather(at, channels, begin + first, tokens.get() - first);
   });
 }
 

@@ -30,6 +30,8 @@ std::string_view to_string(KvCoding value) {
       return "symmetric";
     case KvCoding::e4m3:
       return "e4m3";
+    case KvCoding::channel:
+      return "channel";
   }
   return "?";
 }
@@ -46,7 +48,27 @@ Values kv_codes(char tag) {
   return tag == 'k' ? values("kasym", "ksym", "ke4m3") : values("vasym", "vsym", "ve4m3");
 }
 
+Values kv_codes_with_channel(char tag) {
+  Values values = kv_codes(tag);
+  values.allowed.push_back(static_cast<int>(KvCoding::channel));
+  values.words.push_back(to_string(KvCoding::channel));
+  values.tokens.push_back(tag == 'k' ? "kchan" : "vchan");
+  return values;
+}
+
 std::string kv_codes_refusal(char tensor, int code_bits, KvCoding codes) {
+  if (codes == KvCoding::channel) {
+    if (tensor == 'k' && code_bits < 8) return "";
+    return tensor == 'k'
+               ? fmt::format(
+                     "k_codes channel with k_bits {} is refused: codes by channel have 2 or 4 "
+                     "bits; "
+                     "use k_bits 4, or k_codes asymmetric",
+                     code_bits)
+               : std::string(
+                     "v_codes channel is refused: K alone has channels that stand out in all "
+                     "tokens; use v_codes asymmetric");
+  }
   if (codes == KvCoding::asymmetric || (codes == KvCoding::symmetric && kv_quantized(code_bits)) ||
       code_bits == 8)
     return "";
@@ -70,6 +92,13 @@ std::string page_advice(int tokens) {
                      rounded_up(std::clamp(tokens, 1, kMostPageTokens), kKvBlockTokens));
 }
 
+std::string channel_group_advice(int tokens) {
+  return fmt::format(
+      "with k_codes channel a page has whole groups of {} tokens, which share the scales of their "
+      "channels; the next such number is {}",
+      kKvGroupTokens, rounded_up(tokens, kKvGroupTokens));
+}
+
 }  // namespace
 
 const Fields& kv_format_fields() {
@@ -83,8 +112,8 @@ const Fields& kv_format_fields() {
       field<&KvFormat::layout>(
           "layout", "",
           words<KvPageLayout>({{KvPageLayout::hnd, "hnd"}, {KvPageLayout::nhd, "nhd"}})),
-      later(field<&KvFormat::k_codes>("k_codes", "", kv_codes('k'))),
-      later(field<&KvFormat::v_codes>("v_codes", "", kv_codes('v'))),
+      later(field<&KvFormat::k_codes>("k_codes", "", kv_codes_with_channel('k'))),
+      later(field<&KvFormat::v_codes>("v_codes", "", kv_codes_with_channel('v'))),
   };
   return fields;
 }
@@ -103,6 +132,9 @@ void validate(const KvFormat& format) {
   if (refused.empty() && format.page_tokens % kKvBlockTokens != 0)
     refused.push_back(fmt::format("page_tokens {} is refused: {}", format.page_tokens,
                                   page_advice(format.page_tokens)));
+  else if (refused.empty() && format.page_tokens % kv_page_unit(format.k_codes) != 0)
+    refused.push_back(fmt::format("page_tokens {} is refused: {}", format.page_tokens,
+                                  channel_group_advice(format.page_tokens)));
   if (refused.empty()) {
     for (const std::string& sentence : {kv_codes_refusal('k', format.k_bits, format.k_codes),
                                         kv_codes_refusal('v', format.v_bits, format.v_codes)}) {

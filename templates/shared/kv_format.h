@@ -15,6 +15,8 @@
 namespace sagegen {
 
 inline constexpr int kKvBlockTokens = 16;
+// Tokens that share the scales and zero points of K by channel (KvCoding::channel): two blocks.
+inline constexpr int kKvGroupTokens = 2 * kKvBlockTokens;
 
 // Of a page, which has the blocks of all KV heads: hnd has those of a head together, nhd those of the heads of 16 tokens.
 enum class KvPageLayout { hnd, nhd };
@@ -24,9 +26,14 @@ std::string_view to_string(KvPageLayout value);
 //   asymmetric: unsigned numbers c of so many bits, s c + z (KVTuner's and KIVI's "per token", arXiv 2502.04420 section 3).
 //   symmetric:  s (c - 2^(bits - 1)), without zero point: c has an offset, so that it is unsigned, too.
 //   e4m3:       s c of FP8 numbers c, 8 bits; NaN is none of them.
-enum class KvCoding { asymmetric, symmetric, e4m3 };
+// Or per channel of a head, of K alone and of 2 or 4 bits (KIVI's and KVTuner's "per channel", arXiv 2402.02750 section 3.2):
+//   channel:    s c + z as asymmetric, where s and z are those of a channel and of a group of kKvGroupTokens tokens. A group is
+//               written as a whole. A page has whole groups.
+enum class KvCoding { asymmetric, symmetric, e4m3, channel };
 std::string_view to_string(KvCoding value);
-constexpr bool kv_has_zero_point(KvCoding codes) { return codes == KvCoding::asymmetric; }
+constexpr bool kv_has_zero_point(KvCoding codes) {
+  return codes == KvCoding::asymmetric || codes == KvCoding::channel;
+}
 // By which an unsigned code exceeds what is multiplied by the scale.
 constexpr int kv_code_offset(KvCoding codes, int code_bits) {
   return codes == KvCoding::symmetric ? 1 << (code_bits - 1) : 0;
@@ -50,8 +57,13 @@ struct KvFormat {
 // Bits of a code, and whether there is a scale with it.
 Values kv_bits();
 constexpr bool kv_quantized(int code_bits) { return code_bits < 16; }
-// KvCoding as fields `k_codes` and `v_codes` have them: tag is "k" or "v".
+// KvCoding as fields `k_codes` and `v_codes` have them: tag is "k" or "v". Without `channel`, which kernels name that have it.
 Values kv_codes(char tag);
+Values kv_codes_with_channel(char tag);
+// What a page is a multiple of, in tokens.
+constexpr int kv_page_unit(KvCoding k_codes) {
+  return k_codes == KvCoding::channel ? kKvGroupTokens : kKvBlockTokens;
+}
 // Why codes of K or V (`tensor`) are none of so many bits; empty: they are.
 std::string kv_codes_refusal(char tensor, int code_bits, KvCoding codes);
 
@@ -83,17 +95,20 @@ struct KvBlock {
   constexpr int v_row_bytes() const { return channels * v_bits / 8; }
   constexpr int k_bytes() const { return kKvBlockTokens * k_row_bytes(); }
   constexpr int v_bytes() const { return kKvBlockTokens * v_row_bytes(); }
-  constexpr bool both_quantized() const { return kv_quantized(k_bits) && kv_quantized(v_bits); }
+  // Both with parameters of each token.
+  constexpr bool both_quantized() const { return k_of_tokens() && kv_quantized(v_bits); }
   constexpr bool k_has_zero_point() const {
     return kv_quantized(k_bits) && kv_has_zero_point(k_codes);
   }
+  // Parameters of K are those of channels, or of tokens; neither: 16 bits.
+  constexpr bool k_of_channels() const { return k_codes == KvCoding::channel; }
+  constexpr bool k_of_tokens() const { return kv_quantized(k_bits) && !k_of_channels(); }
   constexpr bool v_has_zero_point() const {
     return kv_quantized(v_bits) && kv_has_zero_point(v_codes);
   }
   constexpr int parameter_bytes() const {
-    const int of_k = kv_quantized(k_bits) ? 1 + k_has_zero_point() : 0;
-    const int of_v = kv_quantized(v_bits) ? 1 + v_has_zero_point() : 0;
-    return 2 * kKvBlockTokens * (of_k + of_v);
+    const int of_k = k_of_tokens() ? 1 + k_has_zero_point() : 0;
+    return 2 * kKvBlockTokens * of_k + v_parameter_bytes() + (k_of_channels() ? 2 * channels : 0);
   }
   constexpr int v_offset() const { return k_bytes(); }
   constexpr int parameter_offset() const { return k_bytes() + v_bytes(); }
@@ -137,7 +152,7 @@ struct KvBlock {
            4 * (row_byte % v_piece_bytes()) + j;
   }
 
-  // Scales and zero points of a token, f16. Those of a quad of tokens 4 t to 4 t + 3 that both are quantized:
+  // Scales and zero points of a token, f16; K by channel has none of a token. Those of a quad of tokens 4 t to 4 t + 3 that both are quantized:
   //   z_v0 z_v2 s_k0 s_k2 z_v1 z_v3 s_k1 s_k3, which is an A operand of m16n8k16 (z_v in rows 0-7);
   // behind them of each quad s_v0 s_v2 s_v1 s_v3, behind these z_k of the tokens in their order.
   // V alone: z_v0 z_v2 s_v0 s_v2 z_v1 z_v3 s_v1 s_v3 of each quad. K alone: s_k0 s_k2 s_k1 s_k3 of each, then z_k.
@@ -152,7 +167,24 @@ struct KvBlock {
     return parameter_offset() + parameter_bytes() - 2 * kKvBlockTokens + 2 * token;
   }
 
+  // Parameters of K by channel, f16, behind those of V: the scales of a group of tokens in its first block, the zero points at
+  // the same places of its second one. Units of 16 bytes, unit (j, t) at 16 (4 j + t), are of the channels that quad t has in its
+  // rows of K, word after word: n codes of a word are n / 2 pairs, code i and code i + n / 2, which a mask makes two f16 of a
+  // register (n / 2 codes are 16 bits), so that a lane reads the operand that its codes are multiplied by.
+  constexpr int channel_offset() const { return parameter_offset() + v_parameter_bytes(); }
+  constexpr int k_channel(int channel) const {
+    const int codes = 32 / k_bits, row_byte = channel * k_bits / 8, piece = k_piece_bytes();
+    const int t = row_byte % (4 * piece) / piece;
+    const int word = row_byte / (4 * piece) * (piece / 4) + row_byte % piece / 4;
+    const int code = channel % codes, pair = code % (codes / 2), high = code / (codes / 2);
+    const int unit = word * (codes / 8) + pair / 4;
+    return channel_offset() + 16 * (4 * unit + t) + 4 * (pair % 4) + 2 * high;
+  }
+
  private:
+  constexpr int v_parameter_bytes() const {
+    return kv_quantized(v_bits) ? 2 * kKvBlockTokens * (1 + v_has_zero_point()) : 0;
+  }
   // Of a quad with two parameters that are read at once, or with one.
   constexpr int wide(int token) const {
     return quad(token, 16) + 8 * (token % 2) + 2 * high(token);
@@ -166,7 +198,7 @@ struct KvBlock {
   static constexpr int high(int token) { return token % 4 / 2; }
 };
 
-// Of one KV head: bytes of a token with its share of everything; a head of a page; and what that is per element of K and V.
+// Of one KV head: bytes of a token with its share of everything (of parameters by channel, too); a head of a page; and what that is per element of K and V.
 constexpr int kv_token_bytes(const KvFormat& format) {
   return KvBlock(format).bytes() / kKvBlockTokens;
 }

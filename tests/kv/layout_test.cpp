@@ -55,10 +55,15 @@ std::string expected(const KvFormat& format) {
       text += fmt::format("{}\n", block.k_byte(token, byte));
     for (int byte = 0; byte < block.v_row_bytes(); ++byte)
       text += fmt::format("{}\n", block.v_byte(token, byte));
-    if (kv_quantized(format.k_bits)) text += fmt::format("{}\n", block.s_k(token));
-    if (block.k_has_zero_point()) text += fmt::format("{}\n", block.z_k(token));
+    if (block.k_of_tokens()) text += fmt::format("{}\n", block.s_k(token));
+    if (block.k_of_tokens() && block.k_has_zero_point())
+      text += fmt::format("{}\n", block.z_k(token));
     if (kv_quantized(format.v_bits)) text += fmt::format("{}\n", block.s_v(token));
     if (block.v_has_zero_point()) text += fmt::format("{}\n", block.z_v(token));
+  }
+  if (block.k_of_channels()) {
+    for (int channel = 0; channel < block.channels; ++channel)
+      text += fmt::format("{}\n", block.k_channel(channel));
   }
   return text;
 }
@@ -66,8 +71,8 @@ std::string expected(const KvFormat& format) {
 std::vector<std::string> parameters(const KvFormat& format) {
   const KvBlock block(format);
   std::vector<std::string> names;
-  if (kv_quantized(format.k_bits)) names.emplace_back("k_scale");
-  if (block.k_has_zero_point()) names.emplace_back("k_zero");
+  if (block.k_of_tokens()) names.emplace_back("k_scale");
+  if (block.k_of_tokens() && block.k_has_zero_point()) names.emplace_back("k_zero");
   if (kv_quantized(format.v_bits)) names.emplace_back("v_scale");
   if (block.v_has_zero_point()) names.emplace_back("v_zero");
   return names;
@@ -88,7 +93,12 @@ int main(void) {{
                                  kHeads, kPage);
   for (const std::string& name : parameters(format))
     text += fmt::format("    printf(\"%d\\n\", kv_{}(token));\n", name);
-  return text + "  }\n  return 0;\n}\n";
+  text += "  }\n";
+  if (format.k_codes == KvCoding::channel)
+    text +=
+        "  for (int channel = 0; channel < KV_CHANNELS; ++channel) printf(\"%d\\n\", "
+        "kv_k_channel(channel));\n";
+  return text + "  return 0;\n}\n";
 }
 
 std::string python_program(const KvFormat& format) {
@@ -106,6 +116,8 @@ for token in range(KV_BLOCK_TOKENS):
                                  kHeads, kPage);
   for (const std::string& name : parameters(format))
     text += fmt::format("    print(kv_{}(token))\n", name);
+  if (format.k_codes == KvCoding::channel)
+    text += "for channel in range(KV_CHANNELS):\n    print(kv_k_channel(channel))\n";
   return text;
 }
 
@@ -130,6 +142,8 @@ std::vector<KvFormat> formats() {
   all.push_back({.k_codes = KvCoding::e4m3, .v_codes = KvCoding::e4m3});
   all.push_back({.k_bits = 4, .v_bits = 4, .v_codes = KvCoding::symmetric});
   all.push_back({.k_bits = 4, .k_codes = KvCoding::symmetric});
+  all.push_back({.k_bits = 4, .v_bits = 4, .k_codes = KvCoding::channel});
+  all.push_back({.head_dim = 256, .k_bits = 2, .v_bits = 16, .k_codes = KvCoding::channel});
   return all;
 }
 

@@ -199,7 +199,9 @@ void store_token(const Spec& spec, std::span<std::byte> bytes, int token,
   const bool transforms =
       spec.rope != Rope::none || spec.smooth_k || spec.rotation != Rotation::none;
   if (transforms) key = transformed_key(spec, key, angles, mean);
-  if (kv_quantized(spec.k_bits)) {
+  if (spec.k_codes == KvCoding::channel) {
+    // Nothing of K is of a token alone.
+  } else if (kv_quantized(spec.k_bits)) {
     const KvCodes codes = quantized(key, spec.k_bits, spec.k_codes, block.channels);
     put_codes(bytes, codes.codes, spec.k_bits, key_bytes(block, token));
     put_half(bytes, block.s_k(token), codes.s);

@@ -37,7 +37,7 @@ KvCodes quantized(const std::vector<float>& row, int bits, KvCoding coding, int 
 // s * number + z of the first channels.
 std::vector<double> restored(const KvCodes& codes, int channels);
 
-// Writes K and V of a token of a head to its place in a block, and no other byte.
+// Writes K and V of a token of a head to its place in a block, and no other byte. Of K by channel nothing.
 void store_token(const kv_append::Spec& spec, std::span<std::byte> block, int token,
                  std::span<const std::uint16_t> k, std::span<const std::uint16_t> v,
                  const KvAngles& angles, std::span<const float> mean);

@@ -52,6 +52,44 @@ rt::Buffer upload(const rt::Device& device, const std::vector<T>& values) {
   return buffer;
 }
 
+// Codes by channel of one group of tokens: any codes, scales and zero points. Places are those of KvBlock, which the unit test of
+// formats judges.
+struct Group {
+  std::vector<double> s, z;
+};
+double store_half(std::span<std::byte> block, int at, double value) {
+  const std::uint16_t bits = test::kv_bits_of(DType::f16, value);
+  block[static_cast<std::size_t>(at)] = static_cast<std::byte>(bits & 0xFF);
+  block[static_cast<std::size_t>(at) + 1] = static_cast<std::byte>(bits >> 8);
+  return test::kv_values(DType::f16, std::vector{bits})[0];
+}
+Group store_group(const KvBlock& block, std::span<std::byte> first, std::span<std::byte> second,
+                  std::mt19937_64& random) {
+  std::normal_distribution<double> normal;
+  Group group;
+  for (int channel = 0; channel < block.channels; ++channel) {
+    const double outlier = channel % 31 == 3 ? 2000 : 1;
+    group.s.push_back(
+        store_half(first, block.k_channel(channel), outlier * std::abs(normal(random))));
+    group.z.push_back(store_half(second, block.k_channel(channel), outlier * normal(random)));
+  }
+  return group;
+}
+std::vector<double> store_key(const KvBlock& block, std::span<std::byte> bytes, int token,
+                              const Group& group, int head_dim, std::mt19937_64& random) {
+  std::vector<double> row;
+  for (int channel = 0; channel < block.channels; ++channel) {
+    const auto c = static_cast<std::size_t>(channel);
+    const int code = static_cast<int>(random() % (1u << block.k_bits)),
+              bit = channel * block.k_bits;
+    std::byte& byte = bytes[static_cast<std::size_t>(block.k_byte(token, bit / 8))];
+    const auto mask = static_cast<std::byte>(((1 << block.k_bits) - 1) << bit % 8);
+    byte = (byte & ~mask) | static_cast<std::byte>(code << bit % 8);
+    if (channel < head_dim) row.push_back(group.s[c] * code + group.z[c]);
+  }
+  return row;
+}
+
 // In double precision: what Hadamard's matrix makes of each block of channels.
 std::vector<double> rotated(const std::vector<double>& x) {
   const std::size_t block = x.size() & -x.size();
@@ -125,6 +163,7 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
   std::vector<Expected> expected;  // [row, head]
   std::vector<std::int32_t> indptr{0};
   for (std::size_t b = 0; b < c.lengths.size(); ++b) {
+    std::vector<Group> groups(static_cast<std::size_t>(c.heads));
     for (int token = 0; token < c.lengths[b]; ++token) {
       for (std::int64_t head = 0; head < c.heads; ++head) {
         std::vector<std::uint16_t> k, v;
@@ -148,7 +187,18 @@ void check(const GatherCase& c, std::uint64_t seed = 1) {
           const std::vector<float> values = test::kv_values(spec.io, row);
           return std::vector<double>(values.begin(), values.end());
         };
-        Expected row{.k = numbers(k, spec.k_bits, true), .v = numbers(v, spec.v_bits, false)};
+        std::vector<double> key;
+        if (spec.k_codes == KvCoding::channel) {
+          Group& group = groups[static_cast<std::size_t>(head)];
+          if (token % 32 == 0) {
+            const std::span next(pool.data() + at + strides.block, bytes.size());
+            group = store_group(block, bytes, next, random);
+          }
+          key = store_key(block, bytes, token % 16, group, spec.head_dim, random);
+        } else {
+          key = numbers(k, spec.k_bits, true);
+        }
+        Expected row{.k = key, .v = numbers(v, spec.v_bits, false)};
         if (spec.rotation == Rotation::hadamard) row.k = rotated(row.k);
         for (std::size_t d = 0; d < width; ++d) {
           if (spec.smooth_k) row.k[d] += mean[static_cast<std::size_t>(head) * width + d];
@@ -249,6 +299,34 @@ TEST_CASE("rows are what codes without zero points stand for", "[fast]") {
   }
   check({.spec = {.v_bits = 16, .k_codes = KvCoding::e4m3, .rotation = Rotation::hadamard}});
   check({.spec = {.k_bits = 16, .v_codes = KvCoding::symmetric}});
+}
+
+TEST_CASE("rows are what codes by channel stand for, with the parameters of their group",
+          "[fast]") {
+  constexpr KvCoding kChannel = KvCoding::channel;
+  int turn = 0;
+  for (const int k_bits : {2, 4}) {
+    for (const int head_dim : {64, 80, 128, 256}) {
+      check({.spec = {.head_dim = head_dim,
+                      .io = turn % 2 == 0 ? DType::f16 : DType::bf16,
+                      .k_bits = k_bits,
+                      .v_bits = std::vector{2, 16, 4, 8}[static_cast<std::size_t>(turn % 4)],
+                      .k_codes = kChannel},
+             .page_tokens = std::vector{32, 64, 544}[static_cast<std::size_t>(turn % 3)],
+             .layout = turn % 2 == 0 ? KvPageLayout::nhd : KvPageLayout::hnd,
+             .lengths = {19, 0, 3, 70, 64}});
+      ++turn;
+    }
+  }
+  check({.spec = {.k_bits = 4,
+                  .v_bits = 4,
+                  .k_codes = kChannel,
+                  .v_codes = KvCoding::symmetric,
+                  .smooth_k = true,
+                  .rotation = Rotation::hadamard},
+         .page_tokens = 32});
+  CHECK_THROWS_WITH(check({.spec = {.k_bits = 4, .k_codes = kChannel}, .page_tokens = 48}),
+                    Catch::Matchers::Contains("whole groups of 32 tokens"));
 }
 
 TEST_CASE("heads of all sizes have their rows, and no channel behind them", "[fast]") {

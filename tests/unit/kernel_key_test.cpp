@@ -89,6 +89,17 @@ TEST_CASE("the keys of default kernels are the documented ones") {
   CHECK_THROWS_WITH(
       Kernel(decode::family(), {.v_bits = 16, .v_codes = KvCoding::symmetric}, {}, sm89).validate(),
       Contains("v_codes symmetric with v_bits 16 is refused") && Contains("v_bits 2, 4 or 8"));
+  // By channel: pages that are read back, and neither written nor attended to.
+  CHECK(Kernel(kv_gather::family(), {.k_bits = 4, .v_bits = 4, .k_codes = KvCoding::channel}, sm89)
+            .key() == "sage_kvgather_d128_f16_k4v4_kchan__sm89");
+  CHECK_THROWS_WITH(Kernel(kv_gather::family(), {.k_codes = KvCoding::channel}, sm89).validate(),
+                    Contains("k_codes channel with k_bits 8 is refused"));
+  CHECK_THROWS_WITH(
+      Kernel(kv_append::family(), {.k_bits = 4, .k_codes = KvCoding::channel}, sm89).validate(),
+      Contains("k_codes channel is refused: it must be asymmetric, symmetric or e4m3"));
+  CHECK_THROWS_WITH(
+      Kernel(decode::family(), {.k_bits = 4, .k_codes = KvCoding::channel}, {}, sm89).validate(),
+      Contains("k_codes channel is refused: it must be asymmetric, symmetric or e4m3"));
   CHECK(Kernel(kv_statistics::family(), {.k_sum = true, .v_range = true}, sm89).key() ==
         "sage_kvstats_d128_f16_ksum_vrange__sm89");
   CHECK(Kernel(quantize_values::family(), {.octaves = 7, .smooth = true}, sm89).key() ==
@@ -369,7 +380,8 @@ TEST_CASE("families are found by title, and a kernel tells whose it is") {
   CHECK_THROWS_WITH(
       builtin_families().of_title("attentoin"),
       "unknown family \"attentoin\"; there are attention, decode, kv_append, kv_gather, "
-      "kv_statistics, mean_scores, merge_partials, quantize_rows, quantize_values; did you mean attention?");
+      "kv_statistics, mean_scores, merge_partials, quantize_rows, quantize_values; did you mean "
+      "attention?");
   const Kernel kernel = parse_key(kGood);
   CHECK(&kernel.family() == &attention::family());
   CHECK_THROWS_AS(kernel.view(quantize_rows::family()), InternalError);

@@ -217,6 +217,82 @@ TEST_CASE("bytes of a token and a layer") {
   CHECK(kv_effective_bits({.head_dim = 32}) == 17.0);
 }
 
+// m16n8k16: register b0 of a lane is of two rows of a k step, b1 of two others; which channels these are is free. A mask at
+// multiples of the bits of a code leaves code i and code i + n / 2 of n in a word as two numbers of 16 bits.
+TEST_CASE("parameters by channel lie as the operand that a mask makes of the codes") {
+  for (const int head_dim : kHeadDims) {
+    for (const int k_bits : {2, 4}) {
+      for (const int v_bits : kBits) {
+        const KvFormat format{
+            .head_dim = head_dim, .k_bits = k_bits, .v_bits = v_bits, .k_codes = KvCoding::channel};
+        INFO(to_string(format));
+        const KvBlock block(format);
+        const int of_v = v_bits < 16 ? 64 : 0;
+        REQUIRE(block.channel_offset() == block.k_bytes() + block.v_bytes() + of_v);
+        REQUIRE(block.channel_offset() % 16 == 0);
+        REQUIRE(block.bytes() == block.channel_offset() + 2 * block.channels);
+        REQUIRE(block.bytes() % 16 == 0);
+        const int codes = 32 / k_bits;
+        std::vector<int> times(static_cast<std::size_t>(block.channels));
+        for (int lane = 0; lane < 4; ++lane) {  // of token 0
+          int unit = 0, in_unit = 0;  // of 16 bytes, as the lane reads them one after the other
+          for (int word = 0; word < block.channels / 4 / codes; ++word) {
+            for (int pair = 0; pair < codes / 2; ++pair) {
+              for (const int high : {0, 1}) {
+                const int code = pair + high * codes / 2;
+                // The channel whose code this is, by where its byte lies.
+                int found = -1;
+                for (int channel = 0; channel < block.channels; ++channel) {
+                  const int bit = channel * k_bits, byte = block.k_byte(0, bit / 8);
+                  const int lane_bytes = block.channels * k_bits / 32;
+                  const int unit_bytes = lane_bytes < 16 ? 2 * lane_bytes : 16;
+                  const int at =
+                      8 * (byte % (32 * unit_bytes) % unit_bytes + byte / (32 * unit_bytes) * 16) +
+                      bit % 8;
+                  if (byte % (32 * unit_bytes) / unit_bytes == lane &&
+                      at == 32 * word + k_bits * code)
+                    found = channel;
+                }
+                REQUIRE(found >= 0);
+                ++times[static_cast<std::size_t>(found)];
+                REQUIRE(block.k_channel(found) ==
+                        block.channel_offset() + 64 * unit + 16 * lane + 4 * in_unit + 2 * high);
+              }
+              if (++in_unit == 4) in_unit = 0, ++unit;
+            }
+          }
+        }
+        for (const int count : times) REQUIRE(count == 1);
+        // V is where it is with K of 16 bits, behind other codes of K.
+        const KvBlock alone({.head_dim = head_dim, .k_bits = 16, .v_bits = v_bits});
+        for (int token = 0; v_bits < 16 && token < kKvBlockTokens; ++token) {
+          REQUIRE(block.s_v(token) - block.parameter_offset() ==
+                  alone.s_v(token) - alone.parameter_offset());
+          REQUIRE(block.z_v(token) - block.parameter_offset() ==
+                  alone.z_v(token) - alone.parameter_offset());
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("codes by channel: bytes and what is refused") {
+  constexpr KvCoding kChannel = KvCoding::channel;
+  CHECK(kv_token_bytes({.k_bits = 4, .v_bits = 4, .k_codes = kChannel}) == 64 + 64 + 4 + 16);
+  CHECK(kv_token_bytes({.k_bits = 2, .v_bits = 2, .k_codes = kChannel}) == 32 + 32 + 4 + 16);
+  CHECK(kv_format_of("k_bits=4 k_codes=channel page_tokens=96") ==
+        KvFormat{.k_bits = 4, .k_codes = kChannel, .page_tokens = 96});
+  const auto refused = [](const char* text, const char* sentence) {
+    CHECK_THROWS_WITH(kv_format_of(text), Catch::Matchers::Contains(sentence));
+  };
+  refused("k_codes=channel",
+          "k_codes channel with k_bits 8 is refused: codes by channel have 2 or 4");
+  refused("k_codes=channel k_bits=16", "k_codes channel with k_bits 16 is refused");
+  refused("v_codes=channel v_bits=4", "v_codes channel is refused: K alone has channels");
+  refused("k_codes=channel k_bits=4 page_tokens=528", "the next such number is 544");
+  CHECK(kv_digest({.k_bits = 4, .k_codes = kChannel}) != kv_digest({.k_bits = 4}));
+}
+
 TEST_CASE("strides of a pool") {
   KvFormat format{.page_tokens = 528};
   const int block = KvBlock(format).bytes();

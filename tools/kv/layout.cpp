@@ -86,6 +86,10 @@ std::string meaning(const char* tensor, int bits, KvCoding codes) {
                          kv_code_offset(codes, bits));
     case KvCoding::e4m3:
       return fmt::format("  {}: scale * code, codes of FP8 e4m3", tensor);
+    case KvCoding::channel:
+      return fmt::format(
+          "  {}: scale * code + zero, codes without sign, of each channel and GROUP_TOKENS tokens",
+          tensor);
   }
   return "?";
 }
@@ -123,6 +127,12 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
   text.comment(meaning("K", format.k_bits, format.k_codes));
   text.comment(meaning("V", format.v_bits, format.v_codes));
   text.comment("Channels behind HEAD_DIM stand for nothing.");
+  if (block.k_of_channels()) {
+    text.comment(
+        "Scales of K lie in the first block of a group of tokens, the zero points at the same "
+        "places "
+        "of its second one.");
+  }
   text.line("");
   std::string guard = prefix + "_layout_h";
   std::ranges::transform(guard, guard.begin(), [](unsigned char x) { return std::toupper(x); });
@@ -139,6 +149,7 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
   text.constant("page_tokens", fmt::format("{}", format.page_tokens));
   text.constant("block_tokens", fmt::format("{}", kKvBlockTokens));
   text.constant("block_bytes", fmt::format("{}", block.bytes()));
+  if (block.k_of_channels()) text.constant("group_tokens", fmt::format("{}", kKvGroupTokens));
   if (c) text.line("");
 
   const KvStrides one = kv_strides(format, 1);
@@ -174,10 +185,16 @@ std::string layout_text(const KvFormat& format, Language language, const std::st
   const auto parameter_if = [&](bool has, const char* name, int (KvBlock::*place)(int) const) {
     if (has) parameter(name, [&](int token) { return (block.*place)(token); });
   };
-  parameter_if(kv_quantized(format.k_bits), "k_scale", &KvBlock::s_k);
-  parameter_if(block.k_has_zero_point(), "k_zero", &KvBlock::z_k);
+  parameter_if(block.k_of_tokens(), "k_scale", &KvBlock::s_k);
+  parameter_if(block.k_of_tokens() && block.k_has_zero_point(), "k_zero", &KvBlock::z_k);
   parameter_if(kv_quantized(format.v_bits), "v_scale", &KvBlock::s_v);
   parameter_if(block.v_has_zero_point(), "v_zero", &KvBlock::z_v);
+  if (block.k_of_channels()) {
+    std::vector<std::string> terms;
+    add_terms(terms, "channel", block.channels,
+              [&](int channel) { return block.k_channel(channel); });
+    text.function("k_channel", false, {"channel"}, sum(block.k_channel(0), terms));
+  }
   if (c) text.line(fmt::format("\n#endif  // {}", guard));
   return text.text();
 }
