@@ -287,6 +287,9 @@ KvCache::KvCache(const runtime::Device& device, const KvCacheOptions& options,
       validate(format);
       const Kernel append = append_kernel(format, options, target);
       const Kernel decode = decode_kernel(format, options, decode::best_target(device));
+      // A source that does not generate would say only that it has no such kernel.
+      append.validate();
+      decode.validate();
       std::shared_ptr<const Plans>& plans = known[append.key() + decode.key()];
       if (plans == nullptr) {
         plans = std::make_shared<const Plans>(

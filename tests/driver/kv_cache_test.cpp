@@ -237,6 +237,8 @@ TEST_CASE("what no kernel is for is refused by its layer", "[fast]") {
   odd.head_dim = 100;
   CHECK_THROWS_WITH(FakeCache("0-1:KV8, 2:KV4", kOptions, odd),
                     Contains("kv_cache: layer 0: ") && Contains("head_dim 100 is refused"));
+  CHECK_THROWS_WITH(FakeCache("0:KV4, 1:KV4 k_codes=channel"),
+                    Contains("kv_cache: layer 1: ") && Contains("k_codes channel is refused"));
   auto driver = std::make_shared<FakeDriver>();
   const Device device(driver, 0);
   CHECK_THROWS_WITH(KvCache(device, kOptions, {}, fake_source()), Contains("there are no layers"));
